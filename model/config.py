@@ -1,0 +1,107 @@
+"""The shapes of the eight released SAM 2 models, as plain data.
+
+Figures from the configuration files of Meta's release (sam2/configs/sam2 and sam2/configs/sam2.1). The image
+half of SAM 2 and SAM 2.1 is the same network with other weights.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class HieraConfig:
+    """The trunk: Hiera (arXiv 2306.00989) with windowed absolute position embeddings (arXiv 2311.05613)."""
+
+    embed_dim: int
+    """Channels of the first stage; each following stage doubles them."""
+    num_heads: int
+    """Attention heads of the first stage; each following stage doubles them."""
+    stages: tuple[int, int, int, int]
+    """Blocks in each stage."""
+    global_attention_blocks: tuple[int, ...]
+    """Indices of the blocks that attend over the whole map."""
+    position_embedding_size: tuple[int, int] = (7, 7)
+    """Height and width of the learned background position embedding."""
+    window_sizes: tuple[int, int, int, int] = (8, 4, 14, 7)
+    """Side of an attention window in each stage."""
+
+    @property
+    def depth(self) -> int:
+        """Blocks in all stages together."""
+        return sum(self.stages)
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """Index of the last block of each stage."""
+        return tuple(sum(self.stages[: i + 1]) - 1 for i in range(len(self.stages)))
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of each stage, finest first."""
+        return tuple(self.embed_dim * 2**i for i in range(len(self.stages)))
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """The mask decoder and its two-way transformer; the same in every release."""
+
+    depth: int = 2
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    attention_downsample_rate: int = 2
+    num_multimask_outputs: int = 3
+    iou_head_depth: int = 3
+    stability_delta: float = 0.05
+    """The single mask is stable when the IoU of its thresholds at +-delta reaches stability_threshold."""
+    stability_threshold: float = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Sam2Config:
+    """One model. `image_size` must be a multiple of 32 (patches of 4, pooled three times)."""
+
+    trunk: HieraConfig
+    image_size: int = 1024
+    embed_dim: int = 256
+    """Channels of the neck, the prompts and the decoder."""
+    mask_in_chans: int = 16
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse a picture size that the strides do not divide."""
+        if self.image_size <= 0 or self.image_size % 32:
+            raise ValueError(f"image_size must be a positive multiple of 32, not {self.image_size}")
+
+    @property
+    def embedding_size(self) -> int:
+        """Side of the image embedding: 64 at 1024 px."""
+        return self.image_size // 16
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the low-resolution logits: 256 at 1024 px."""
+        return self.image_size // 4
+
+
+_TINY = HieraConfig(embed_dim=96, num_heads=1, stages=(1, 2, 7, 2), global_attention_blocks=(5, 7, 9))
+_SMALL = HieraConfig(embed_dim=96, num_heads=1, stages=(1, 2, 11, 2), global_attention_blocks=(7, 10, 13))
+_BASE_PLUS = HieraConfig(
+    embed_dim=112,
+    num_heads=2,
+    stages=(2, 3, 16, 3),
+    global_attention_blocks=(12, 16, 20),
+    position_embedding_size=(14, 14),
+)
+_LARGE = HieraConfig(
+    embed_dim=144,
+    num_heads=2,
+    stages=(2, 6, 36, 4),
+    global_attention_blocks=(23, 33, 43),
+    window_sizes=(8, 4, 16, 8),
+)
+
+VARIANTS: dict[str, Sam2Config] = {
+    f"{release}_hiera_{size}": Sam2Config(trunk)
+    for release in ("sam2.1", "sam2")
+    for size, trunk in (("tiny", _TINY), ("small", _SMALL), ("base_plus", _BASE_PLUS), ("large", _LARGE))
+}
+"""Configuration of each released model by the name that SAM2_MODEL takes."""
