@@ -39,6 +39,15 @@ class Embedding:
         """Bytes that the three maps hold in memory."""
         return sum(t.nbytes for t in (self.image_embed, self.feat_s0, self.feat_s1))
 
+    def to_arrays(self, dtype: npt.DTypeLike) -> dict[str, npt.NDArray[np.floating]]:
+        """The maps as a decoder elsewhere wants them: (1, c, h, w) each, under SAM2ImagePredictor's names."""
+        maps = {
+            "image_embed": self.image_embed,
+            "high_res_feats_0": self.feat_s0,
+            "high_res_feats_1": self.feat_s1,
+        }
+        return {name: t.float().cpu().numpy()[None].astype(dtype) for name, t in maps.items()}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:

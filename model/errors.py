@@ -1,0 +1,12 @@
+"""What can go wrong before a model has its weights.
+
+Knows nothing of requests; those have their own errors in the service.
+"""
+
+
+class CheckpointError(Exception):
+    """A file cannot serve as the weights of the model. The message says why and what to do."""
+
+
+class WeightsUnavailable(CheckpointError):
+    """Weights are neither in their folder nor to be had. The message names every way to go on."""

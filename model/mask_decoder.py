@@ -1,0 +1,124 @@
+"""The mask decoder: an image embedding and prompt tokens to mask logits and scores.
+
+Segment Anything (arXiv 2304.02643, A) with the high-resolution features and the object score of SAM 2
+(arXiv 2408.00714, D.1).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import Sam2Config
+from model.layers import LayerNorm2d, Mlp
+from model.transformer import TwoWayTransformer
+
+
+class DecoderOutput(NamedTuple):
+    """All four masks of every prompt, in float32: token 0 is the single mask, 1 to 3 the multimask output."""
+
+    logits: Tensor
+    """(b, 4, h, w)."""
+    iou: Tensor
+    """(b, 4), 0..1."""
+    object_score: Tensor
+    """(b,), a logit."""
+
+
+class MaskDecoder(nn.Module):
+    """Parameters and forward pass of the mask decoder."""
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        dim, decoder = config.embed_dim, config.decoder
+        self.num_mask_tokens = decoder.num_multimask_outputs + 1
+        self.transformer = TwoWayTransformer(
+            dim,
+            depth=decoder.depth,
+            num_heads=decoder.num_heads,
+            mlp_dim=decoder.mlp_dim,
+            downsample_rate=decoder.attention_downsample_rate,
+        )
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, dim)
+        self.obj_score_token = nn.Embedding(1, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.conv_s0 = nn.Conv2d(dim, dim // 8, kernel_size=1)
+        self.conv_s1 = nn.Conv2d(dim, dim // 4, kernel_size=1)
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            Mlp(dim, dim, dim // 8, depth=3, activation=F.relu) for _ in range(self.num_mask_tokens)
+        )
+        head_depth = decoder.iou_head_depth
+        self.iou_prediction_head = Mlp(dim, dim, self.num_mask_tokens, depth=head_depth, activation=F.relu)
+        self.pred_obj_score_head = Mlp(dim, dim, 1, depth=3, activation=F.relu)
+
+    def forward(
+        self,
+        image_embed: Tensor,
+        feat_s0: Tensor,
+        feat_s1: Tensor,
+        *,
+        sparse: Tensor,
+        dense: Tensor,
+        image_positions: Tensor,
+    ) -> DecoderOutput:
+        """Decode b prompts at once.
+
+        `image_embed` (b, c, h, w), `feat_s0` (b, c / 8, 4 h, 4 w), `feat_s1` (b, c / 4, 2 h, 2 w), prompt
+        tokens `sparse` (b, n, c), prompt maps `dense` (b, c, h or 1, w or 1), `image_positions` (c, h, w).
+        """
+        b, _, h, w = image_embed.shape
+        output_tokens = torch.cat(
+            [self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight]
+        )
+        tokens = torch.cat([output_tokens.expand(b, -1, -1), sparse], dim=1)
+        cells = (image_embed + dense).contiguous().flatten(2).transpose(1, 2)  # b h*w c
+        tokens, cells = self.transformer(tokens, cells, image_positions=image_positions.flatten(1).T[None])
+
+        object_token, iou_token, mask_tokens = tokens[:, : 2 + self.num_mask_tokens].split(
+            [1, 1, self.num_mask_tokens], 1
+        )
+        features = self.upscale(cells.transpose(1, 2).unflatten(2, (h, w)), feat_s0, feat_s1)
+        kernels = [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
+        logits = torch.stack(kernels, dim=1) @ features.flatten(2)
+        return DecoderOutput(
+            logits=logits.unflatten(2, features.shape[2:]).float(),
+            iou=self.iou_prediction_head(iou_token[:, 0]).float().sigmoid(),
+            object_score=self.pred_obj_score_head(object_token[:, 0])[:, 0].float(),
+        )
+
+    def upscale(self, image: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Tensor:
+        """(b, c, h, w) to (b, c / 8, 4 h, 4 w), the high-resolution features added on the way."""
+        up_1, norm, gelu, up_2, _ = self.output_upscaling
+        return gelu(up_2(gelu(norm(up_1(image) + feat_s1))) + feat_s0)
+
+
+def stability(logits: Tensor, delta: float) -> Tensor:
+    """IoU of the masks thresholded at +delta and at -delta: (..., h, w) to (...), 1 where both are empty."""
+    inner = (logits > delta).sum((-2, -1))
+    outer = (logits > -delta).sum((-2, -1))
+    return torch.where(outer > 0, inner / outer, 1.0)
+
+
+def select_masks(
+    output: DecoderOutput, *, multimask: Tensor, delta: float, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Choose each prompt's masks among the four, as Meta's image predictor does.
+
+    Where `multimask` (b,) is true: tokens 1 to 3. Elsewhere: token 0, or, where token 0 is not stable, the best
+    of tokens 1 to 3 by predicted IoU, in the first place of three. Returns logits (b, 3, h, w) and iou (b, 3).
+    """
+    best = output.iou[:, 1:].argmax(dim=1) + 1
+    is_stable = stability(output.logits[:, 0], delta) >= threshold
+    single = torch.where(is_stable, 0, best)
+    tokens = torch.arange(1, output.iou.shape[1], device=single.device)
+    chosen = torch.where(multimask[:, None], tokens, single[:, None])
+    rows = torch.arange(len(chosen), device=single.device)[:, None]
+    return output.logits[rows, chosen], output.iou[rows, chosen]

@@ -1,0 +1,307 @@
+"""Low-resolution mask logits -> the mask at the picture's own size: runs, area, box, outline, PNG.
+
+Knows nothing of the network that made the logits, of COCO's string form or of HTTP; needs no torch.
+
+A mask is `logits > 0` after bilinear upsampling (align_corners=False). That picture is never made. Between
+values of one sign interpolation cannot change sign, so only the cells of the low-resolution grid whose four
+corners disagree are looked at, and in each of their columns the one row where the mask begins or ends. The
+cost follows the length of the outline at full size, not the area.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from contourpy import FillType, contour_generator
+from PIL import Image
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Booleans: TypeAlias = npt.NDArray[np.bool_]
+Ring: TypeAlias = npt.NDArray[np.float64]
+
+_LARGEST = 1e30
+"""Logits are clipped to +-this, so that no product or sum overflows."""
+
+_SLAB = 1 << 15
+"""Values worked on at once: a few arrays of this length stay in a core's cache."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """A mask as COCO has it: the lengths of its runs, column by column, background and object in turn."""
+
+    height: int
+    width: int
+    lengths: Integers
+    """(n,), the first run background (0 where the mask holds the first pixel), sum = height * width."""
+
+    @classmethod
+    def from_array(cls, mask_hw: npt.NDArray[np.bool_ | np.uint8]) -> "Runs":
+        """The runs of a mask (height, width) of zeros and ones."""
+        height, width = mask_hw.shape
+        pixels = mask_hw.astype(bool).ravel(order="F")
+        before = np.concatenate(([False], pixels[:-1]))
+        return cls._between(np.flatnonzero(pixels != before), height=height, width=width)
+
+    @classmethod
+    def _between(cls, toggles: Integers, *, height: int, width: int) -> "Runs":
+        """The runs between ascending column-major positions at which background and object take turns."""
+        edges = np.concatenate(([0], toggles, [height * width]))
+        return cls(height, width, edges[1:] - edges[:-1])
+
+    @property
+    def area(self) -> int:
+        """Pixels of the object."""
+        return int(self.lengths[1::2].sum())
+
+    @property
+    def bbox(self) -> tuple[int, int, int, int]:
+        """COCO's x, y, width, height in whole pixels; all zeros for an empty mask."""
+        ends = np.cumsum(self.lengths)
+        firsts, lasts = ends[:-1:2], ends[1::2] - 1
+        if not (firsts <= lasts).all():  # a client's RLE may hold object runs of length 0
+            firsts, lasts = firsts[firsts <= lasts], lasts[firsts <= lasts]
+        if not firsts.size:
+            return 0, 0, 0, 0
+        left, right = int(firsts[0]) // self.height, int(lasts[-1]) // self.height
+        first_rows, last_rows = firsts % self.height, lasts % self.height
+        if (lasts - firsts != last_rows - first_rows).any():  # a run goes on from one column into the next
+            top, bottom = 0, self.height - 1
+        else:
+            top, bottom = int(first_rows.min()), int(last_rows.max())
+        return left, top, right - left + 1, bottom - top + 1
+
+    def to_array(self) -> Booleans:
+        """The mask (height, width), True on the object; in memory column by column."""
+        inside = np.arange(self.lengths.size) % 2 == 1
+        return np.repeat(inside, self.lengths).reshape(self.width, self.height).T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outline:
+    """The borders of a mask: closed rings (n, 2) of [x, y], the first point not repeated, n >= 3.
+
+    Pixels of the picture; pixel (0, 0) covers 0..1 x 0..1. With y downwards on the screen outer rings run
+    clockwise and holes counter-clockwise.
+    """
+
+    outer: list[Ring]
+    holes: list[Ring]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Axis:
+    """How one side of the picture samples one side of the logits, in torch's own float32 arithmetic."""
+
+    scale: float
+    """Low-resolution samples per pixel, a float32 value."""
+    starts: Integers
+    """(samples + 1,): the first pixel that lies at or after each sample; the last entry is the size."""
+
+    def source(self, pixel: Integers) -> Floats:
+        """Where pixels lie between the samples: torch's area_pixel_compute_source_index.
+
+        Multiplied and subtracted with one rounding, as the fused instruction does that compilers emit for it.
+        """
+        return np.maximum((self.scale * (pixel + 0.5) - 0.5).astype(np.float32), np.float32(0))
+
+
+def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
+    """The mask of one map of logits (h, w) at a picture's size: bilinear upsampling, then > 0, as runs.
+
+    The same pixels as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False) > 0`, down- and
+    upsampled; a processor without fused multiply-add may differ where the interpolated value is zero to within
+    rounding. NaN counts as background; infinities, and all beyond +-1e30, count as +-1e30.
+
+    Raises:
+        ValueError: the logits are not a map of at least one value, or a side of the picture is below 1.
+    """
+    padded = _padded(logits_hw, height=height, width=width)
+    rows, columns = _axis(padded.shape[0] - 2, height), _axis(padded.shape[1] - 1, width)
+    toggles = _toggles(padded, rows, columns, height=height)
+    toggles.sort()
+    # Two toggles at one place cancel: a run that goes on from one column into the next, or low-resolution cells
+    # without a pixel of their own.
+    last_of_equals = np.flatnonzero(np.append(toggles[1:] != toggles[:-1], True))
+    if last_of_equals.size < toggles.size:
+        counts = np.diff(last_of_equals, prepend=-1)
+        toggles = toggles[last_of_equals[counts % 2 == 1]]
+    if toggles.size and toggles[-1] == height * width:
+        toggles = toggles[:-1]
+    return Runs._between(toggles, height=height, width=width)
+
+
+def polygons(logits_hw: Floats, *, height: int, width: int) -> Outline:
+    """The outline where bilinearly upsampled logits (h, w) cross zero, closed along the picture's border.
+
+    Marching squares on the low-resolution grid: finer than pixels, and a few points per cell whatever the size
+    of the picture. NaN, infinities and errors as in `runs`.
+    """
+    grid = _padded(logits_hw, height=height, width=width)[1:-1, :-1]
+    h, w = grid.shape
+    generator = contour_generator(
+        x=np.concatenate(([0.0], (np.arange(w) + 0.5) * (width / w), [float(width)])),
+        y=np.concatenate(([0.0], (np.arange(h) + 0.5) * (height / h), [float(height)])),
+        z=np.pad(grid, 1, mode="edge"),
+        name="serial",
+        fill_type=FillType.OuterOffset,
+    )
+    outline = Outline([], [])
+    for points, offsets in zip(*generator.filled(0.0, np.inf), strict=True):
+        for place, (start, end) in enumerate(pairwise(offsets.tolist())):
+            ring = _simplified(points[start : end - 1], height=height, width=width)
+            if len(ring) >= 3:
+                (outline.holes if place else outline.outer).append(ring)
+    return outline
+
+
+def stability(logits_hw: Floats, *, offset: float = 1.0) -> float:
+    """How little a mask depends on its threshold: the IoU of `logits > offset` and `logits > -offset`, 0..1.
+
+    1.0 where both are empty. From Meta's sam2/modeling/sam/mask_decoder.py, at low resolution.
+    """
+    union = np.count_nonzero(logits_hw > -offset)
+    return np.count_nonzero(logits_hw > offset) / union if union else 1.0
+
+
+def png(mask: Runs) -> bytes:
+    """The mask as a one-bit PNG, white on the object."""
+    packed = np.packbits(np.ascontiguousarray(mask.to_array()), axis=1)
+    file = BytesIO()
+    Image.frombytes("1", (mask.width, mask.height), packed.tobytes()).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _padded(logits_hw: Floats, *, height: int, width: int) -> Floats:
+    """The logits with background above and below, and the last column twice, as the last pixels see it."""
+    if logits_hw.ndim != 2 or not logits_hw.size:
+        raise ValueError(f"logits must be a map (h, w) of at least one value, not of shape {logits_hw.shape}")
+    if height < 1 or width < 1:
+        raise ValueError(f"a picture has at least one pixel, not height {height} and width {width}")
+    if not (logits_hw.min() >= -_LARGEST and logits_hw.max() <= _LARGEST):  # false for NaN, too
+        logits_hw = np.clip(np.where(np.isnan(logits_hw), -_LARGEST, logits_hw), -_LARGEST, _LARGEST)
+    h, w = logits_hw.shape
+    padded = np.full((h + 2, w + 1), -1, dtype=np.float32)
+    padded[1:-1, :-1] = logits_hw
+    padded[1:-1, -1] = logits_hw[:, -1]
+    return padded
+
+
+@lru_cache(maxsize=256)
+def _axis(samples: int, size: int) -> _Axis:
+    """The axis of `size` pixels over `samples` logits; the three masks of a click, and all clicks, share it."""
+    scale = float(np.float32(samples) / np.float32(size))
+    unstarted = _Axis(scale, np.empty(0, dtype=np.int64))
+    wanted = np.arange(samples + 1)
+    starts = _first(
+        lambda pixel: unstarted.source(pixel) >= wanted,
+        low=np.zeros_like(wanted),
+        high=np.full_like(wanted, size),
+    )
+    starts[-1] = size
+    starts.flags.writeable = False
+    return _Axis(scale, starts)
+
+
+def _toggles(padded: Floats, rows: _Axis, columns: _Axis, *, height: int) -> Integers:
+    """Column-major positions where the mask changes, in no order; a position counts as often as it occurs.
+
+    The background above and below the logits makes a column that begins inside toggle at its first pixel, and
+    one that ends inside toggle after its last.
+    """
+    cells = _mixed_cells(padded)
+    flat, stride = padded.ravel(), padded.shape[1]
+    above, left = np.divmod(cells, stride)
+    top_left, top_right = flat[cells], flat[cells + 1]
+    bottom_left, bottom_right = flat[cells + stride], flat[cells + stride + 1]
+    first = columns.starts[left]
+    count = columns.starts[left + 1] - first
+    from_left = left.astype(np.float32)
+
+    found = [np.empty(0, dtype=np.int64)]
+    widest = int(count.max(initial=0))  # 0 where no cell has a pixel column of its own
+    step = max(1, _SLAB // max(1, cells.size))
+    for begin in range(0, widest, step):
+        # (step, cells): the pixel columns of every cell side by side, so that each operation runs over all cells.
+        nth = np.arange(begin, min(begin + step, widest))[:, np.newaxis]
+        column = first + nth
+        right_weight = columns.source(column) - from_left
+        top = _interpolate(top_left, top_right, right_weight)
+        bottom = _interpolate(bottom_left, bottom_right, right_weight)
+        crossing = np.flatnonzero(((top > 0) != (bottom > 0)) & (nth < count))
+        row = _crossing_rows(
+            top.ravel()[crossing], bottom.ravel()[crossing], above[crossing % cells.size], rows, height=height
+        )
+        found.append(column.ravel()[crossing] * height + row)
+    return np.concatenate(found)
+
+
+def _mixed_cells(padded: Floats) -> Integers:
+    """Flat indices of the upper left corners of those cells whose corners are not all of one sign."""
+    stride = padded.shape[1]
+    inside = padded.ravel() > 0
+    either = inside[:-1] | inside[1:]
+    both = inside[:-1] & inside[1:]
+    mixed = (either[:-stride] | either[stride:]) ^ (both[:-stride] & both[stride:])
+    mixed[stride - 1 :: stride] = False  # from the end of one line of logits to the start of the next
+    return np.flatnonzero(mixed)
+
+
+def _crossing_rows(top: Floats, bottom: Floats, above: Integers, rows: _Axis, *, height: int) -> Integers:
+    """The first pixel row with the lower value's sign, for values of opposite sign in lines `above`, `above` + 1.
+
+    Rounding keeps order, so within a cell the interpolated values rise or fall throughout and there is one such
+    row. Real arithmetic finds it; only where that lands within float32's rounding of a whole row do torch's own
+    numbers have to decide. That rounding is below 3 * 2**-24 of a position among the logits; 1e-6 is ample.
+    """
+    samples = rows.starts.size - 1
+    low = np.concatenate(([0], rows.starts[: samples - 1], [height]))[above]
+    high = np.concatenate(([0], rows.starts[1:samples], [height]))[above]
+    top_exact = top.astype(np.float64)
+    zero = (above - 0.5 + top_exact / (top_exact - bottom)) / rows.scale - 0.5
+    after = np.ceil(zero)
+    rounding = 1e-6 * (height + height / samples)
+    row = np.clip(after.astype(np.int64), low, high)
+    doubtful = np.flatnonzero(np.abs(after - zero - 0.5) > 0.5 - rounding)
+    if doubtful.size:
+        top, bottom = top[doubtful], bottom[doubtful]
+        sample = (above[doubtful] - 1).astype(np.float32)
+        row[doubtful] = _first(
+            lambda pixel: (_interpolate(top, bottom, rows.source(pixel) - sample) > 0) == (bottom > 0),
+            low=low[doubtful],
+            high=high[doubtful],
+        )
+    return row
+
+
+def _interpolate(first: Floats, second: Floats, second_weight: Floats) -> Floats:
+    """Weigh two values as torch's kernel does: the first product is fused with the sum, rounded once."""
+    first_weight = (np.float32(1) - second_weight).astype(np.float64)
+    return (first_weight * first + second_weight * second).astype(np.float32)
+
+
+def _first(holds: Callable[[Integers], Booleans], *, low: Integers, high: Integers) -> Integers:
+    """The first position in low..high where `holds`, by bisection; `high` where it holds nowhere before."""
+    while (undecided := low < high).any():
+        middle = (low + high) // 2
+        held = holds(middle)
+        low = np.where(undecided & ~held, middle + 1, low)
+        high = np.where(undecided & held, middle, high)
+    return high
+
+
+def _simplified(ring: Ring, *, height: int, width: int) -> Ring:
+    """The ring without repeated points and without points in the middle of the picture's border."""
+    corner = np.array([width, height], dtype=np.float64)
+    # contourpy interpolates along the border, too, and rounds there.
+    ring = np.where(np.abs(ring - corner) < 1e-6, corner, ring)
+    ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+    on_border = np.concatenate((ring == 0, ring == corner), axis=1)  # left, top, right, bottom
+    amid = on_border & np.roll(on_border, 1, axis=0) & np.roll(on_border, -1, axis=0)
+    return ring[~amid.any(axis=1)]

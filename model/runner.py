@@ -1,0 +1,214 @@
+"""Runs SAM 2 on one device: preprocessing, batches of what is mixed, precision, warm-up.
+
+The only file that says "cuda". Not safe for several threads at once: one thread owns the device.
+"""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.checkpoint import load_parameters, untrained_parameters
+from model.config import VARIANTS
+from model.mask_decoder import select_masks
+from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
+from model.sam2 import Sam2
+from model.types import Embedding, Pixels, Prediction, Prompt
+
+log = logging.getLogger(__name__)
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_DEVIATION = (0.229, 0.224, 0.225)
+"""ImageNet's mean and standard deviation per channel, of values in 0..1."""
+
+PREPROCESSING = "square-bilinear-antialias-imagenet-1"
+"""Names the way from pixels to the encoder's input; a change makes every cached embedding another one."""
+
+MAX_DECODE_CHUNK = 4
+"""Prompts in one forward: more of them fall out of a CPU's caches and take longer each."""
+
+
+class Sam2Runner:
+    """A model on its device. Implements the Segmenter that app/ asks for."""
+
+    def __init__(self, model: Sam2, *, name: str, weights_fingerprint: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.config = model.config
+        self.name = name
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, str(self.dtype))
+        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
+        self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
+        self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
+        """Embed pictures (height, width, 3), uint8 RGB, of any sizes."""
+        batch = torch.stack([self._preprocess(image) for image in images])
+        image_embed, feat_s0, feat_s1 = self.model.encode(batch.to(self.dtype))
+        return [
+            # Maps of its own for each picture: a view would keep the whole batch alive for as long as one lives.
+            Embedding(
+                image_embed=image_embed[i].clone(),
+                feat_s0=feat_s0[i].clone(),
+                feat_s1=feat_s1[i].clone(),
+                height=image.shape[0],
+                width=image.shape[1],
+            )
+            for i, image in enumerate(images)
+        ]
+
+    @torch.inference_mode()
+    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        """Predict masks for any mix of pictures and prompts; one prediction per job, in order.
+
+        The decoder's attention has no padding mask, and a padding point changes the numbers, so only prompts with
+        the same number of point tokens share a forward.
+        """
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for i, (_, prompt) in enumerate(jobs):
+            groups[_num_point_tokens(prompt)].append(i)
+        predictions: dict[int, Prediction] = {}
+        for indices in groups.values():
+            for start in range(0, len(indices), MAX_DECODE_CHUNK):
+                chunk = indices[start : start + MAX_DECODE_CHUNK]
+                predictions.update(zip(chunk, self._decode_alike([jobs[i] for i in chunk]), strict=True))
+        return [predictions[i] for i in range(len(jobs))]
+
+    def warm_up(self) -> None:
+        """Run every stage once, so that the first user does not pay for what is set up lazily."""
+        side = self.config.image_size
+        embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
+        self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
+
+    def _preprocess(self, image: Pixels) -> Tensor:
+        """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept."""
+        x = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
+        side = self.config.image_size
+        x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        return (x[0] - self._mean) / self._deviation
+
+    def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        embeddings, prompts = zip(*jobs, strict=True)
+        coords, labels = self._point_tokens(jobs)
+        mask_logits, has_mask = self._mask_inputs(prompts)
+        output = self.model.decode(
+            *(
+                _stack_maps([getattr(e, name) for e in embeddings])
+                for name in ("image_embed", "feat_s0", "feat_s1")
+            ),
+            coords=coords,
+            labels=labels,
+            mask_logits=mask_logits,
+            has_mask=has_mask,
+        )
+        logits, iou = select_masks(
+            output,
+            multimask=torch.tensor([p.multimask_output for p in prompts], device=self.device),
+            delta=self.config.decoder.stability_delta,
+            threshold=self.config.decoder.stability_threshold,
+        )
+        return [
+            Prediction(logits=logits_khw[:k], iou=iou_k[:k], object_score=score)
+            for logits_khw, iou_k, score, k in zip(
+                logits.cpu().numpy(),
+                iou.cpu().numpy(),
+                output.object_score.tolist(),
+                (iou.shape[1] if p.multimask_output else 1 for p in prompts),
+                strict=True,
+            )
+        ]
+
+    def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
+        """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long.
+
+        The order of these float32 operations is Meta's: the position encoding turns coordinates several times
+        around, and attention enlarges what rounding differently leaves to 1e-4 of the logits.
+        """
+        tokens = [_box_clicks_padding(prompt) for _, prompt in jobs]
+        coords = np.array([points for points, _ in tokens], np.float32).reshape(len(jobs), -1, 2)
+        sizes = np.array([(e.width, e.height) for e, _ in jobs], np.float32)
+        coords = coords / sizes[:, None] * np.float32(self.config.image_size)
+        labels = np.array([labels for _, labels in tokens], np.int64).reshape(len(jobs), -1)
+        return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
+
+    def _mask_inputs(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        side = self.config.mask_size
+        logits = np.zeros((len(prompts), 1, side, side), np.float32)
+        for i, prompt in enumerate(prompts):
+            if prompt.mask_logits is not None:
+                logits[i, 0] = prompt.mask_logits
+        has_mask = torch.tensor([p.mask_logits is not None for p in prompts], device=self.device)
+        return torch.from_numpy(logits).to(self.device, self.dtype), has_mask
+
+
+def load_runner(variant: str, *, checkpoint: Path | None, device: str, dtype: str) -> Sam2Runner:
+    """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
+
+    `device` is "auto" or any name that torch knows, `dtype` "auto", "float32", "bfloat16" or "float16". Raises
+    ValueError for a device that is not there and CheckpointError for a file that does not fit.
+    """
+    config = VARIANTS[variant]
+    torch_device = resolve_device(device)
+    torch_dtype = resolve_dtype(dtype, torch_device)
+    with torch.device("meta"):
+        model = Sam2(config)
+    if checkpoint is None:
+        fingerprint = untrained_parameters(model, device=torch_device, dtype=torch_dtype)
+    else:
+        fingerprint = load_parameters(
+            model, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
+        )
+    name = variant if checkpoint is not None else f"{variant} (untrained)"
+    return Sam2Runner(model, name=name, weights_fingerprint=fingerprint)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that "auto" or a name stands for."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {error}") from error
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision that "auto" or a name stands for on this device."""
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _num_point_tokens(prompt: Prompt) -> int:
+    return len(_box_clicks_padding(prompt)[1])
+
+
+def _box_clicks_padding(prompt: Prompt) -> tuple[list[tuple[float, float]], list[int]]:
+    """A box's corners, the clicks, and one padding point; nothing at all for a mask alone."""
+    points, labels = list(prompt.points), list(prompt.labels)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box
+        points = [(x0, y0), (x1, y1), *points]
+        labels = [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
+    return ([*points, (0.0, 0.0)], [*labels, PADDING]) if points else ([], [])
+
+
+def _stack_maps(maps: Sequence[Tensor]) -> Tensor:
+    """(b, c, h, w); one picture's map is not copied for each of its prompts."""
+    first = maps[0]
+    if all(m is first for m in maps):
+        return first.expand(len(maps), -1, -1, -1)
+    return torch.stack(list(maps))

@@ -1,0 +1,127 @@
+"""Equal to Meta's own code: embeddings, logits, IoU and masks of every golden file (see recipe.py).
+
+Each file in this folder is one released configuration, one picture and nine prompts, run through Meta's
+SAM2ImagePredictor in float32 on a CPU. SAM2_GOLDEN_DIR names another folder of such files to run as well.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from model.config import VARIANTS
+from model.masks import runs
+from model.runner import Sam2Runner
+from model.sam2 import Sam2
+from model.types import Embedding, Prediction, Prompt
+from tests.golden.recipe import image, sample_indices, weight
+
+FOLDERS = [Path(__file__).parent, *(Path(f) for f in [os.environ.get("SAM2_GOLDEN_DIR")] if f)]
+FILES = sorted(path for folder in FOLDERS for path in folder.glob("sam2*.json"))
+
+
+@dataclass
+class Golden:
+    """A golden file, and what our model makes of its picture and prompts."""
+
+    expected: dict[str, Any]
+    runner: Sam2Runner
+    embedding: Embedding
+    predictions: dict[str, list[Prediction]]
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    expected = json.loads(request.param.read_text())
+    with torch.device("meta"):
+        model = Sam2(VARIANTS[expected["variant"]])
+    state = {name: torch.from_numpy(weight(name, expected["shapes"][name])) for name in model.state_dict()}
+    model.load_state_dict(state, assign=True)
+    runner = Sam2Runner(model, name=expected["variant"], weights_fingerprint="golden")
+    embedding = runner.encode([image(**expected["image"])])[0]
+    predictions: dict[str, list[Prediction]] = {}
+    for case in expected["cases"]:
+        prompts = golden_prompts(case["prompt"], predictions)
+        predictions[case["prompt"]["name"]] = runner.decode([(embedding, p) for p in prompts])
+    return Golden(expected, runner, embedding, predictions)
+
+
+def golden_prompts(case: dict[str, Any], earlier: dict[str, list[Prediction]]) -> list[Prompt]:
+    """The prompts of one case: several boxes or several lists of clicks are several prompts."""
+    mask_logits = None
+    if "mask_from" in case:
+        (prediction,) = earlier[case["mask_from"]]
+        mask_logits = prediction.logits[prediction.iou.argmax()].clip(-32, 32)
+    points, labels, boxes = case.get("points", []), case.get("labels", []), case.get("box")
+    if not points or not isinstance(points[0][0], list):
+        points, labels = [points], [labels]
+    if boxes is None or not isinstance(boxes[0], list):
+        boxes = [boxes]
+    count = max(len(points), len(boxes))
+    return [
+        Prompt(
+            points=tuple((x, y) for x, y in points[i % len(points)]),
+            labels=tuple(labels[i % len(labels)]),
+            box=boxes[i % len(boxes)],
+            mask_logits=mask_logits,
+            multimask_output=case["multimask_output"],
+        )
+        for i in range(count)
+    ]
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def test_embedding_equals_metas(golden: Golden) -> None:
+    for name, expected in golden.expected["embedding"].items():
+        actual = getattr(golden.embedding, name)[None]
+        assert list(actual.shape) == expected["shape"]
+        sample = actual.flatten()[sample_indices(name, actual.numel(), 64)]
+        error = relative_error(sample, expected["sample"])
+        print(f"{golden.expected['variant']} {name}: relative error {error:.1e}")
+        assert error < 1e-4
+        assert actual.mean().item() == pytest.approx(expected["mean"], abs=1e-4 * expected["std"])
+        assert actual.std().item() == pytest.approx(expected["std"], rel=1e-4)
+
+
+def test_logits_and_iou_equal_metas(golden: Golden) -> None:
+    for case in golden.expected["cases"]:
+        name, expected = case["prompt"]["name"], case["expected"]
+        predictions = golden.predictions[name]
+        iou = np.concatenate([p.iou for p in predictions])
+        logits = np.concatenate([p.logits for p in predictions]).clip(-32, 32)
+        low_res = expected["low_res_logits"]
+        assert list(logits.shape) == low_res["shape"]
+        sample = logits.flatten()[sample_indices(name, logits.size, 256)]
+        iou_error, logit_error = (
+            np.abs(iou - expected["iou"]).max(),
+            relative_error(sample, low_res["sample"]),
+        )
+        print(f"{golden.expected['variant']} {name}: IoU error {iou_error:.1e}, logits {logit_error:.1e}")
+        assert iou_error < 1e-4
+        assert logit_error < 1e-4
+        assert logits.std() == pytest.approx(low_res["std"], rel=1e-4)
+
+
+def test_masks_equal_metas(golden: Golden) -> None:
+    size = {"height": golden.embedding.height, "width": golden.embedding.width}
+    pixels = size["height"] * size["width"]
+    for case in golden.expected["cases"]:
+        name, expected = case["prompt"]["name"], case["expected"]
+        masks = [runs(logits, **size) for p in golden.predictions[name] for logits in p.logits]
+        worst = max(abs(m.area - area) for m, area in zip(masks, expected["area"], strict=True))
+        assert worst <= 1e-3 * pixels
+        for mask, rle in zip(masks, expected.get("rle", [None] * len(masks)), strict=True):
+            if rle is not None:
+                differing = int((mask.to_array() != coco_mask.decode(rle).astype(bool)).sum())
+                print(f"{golden.expected['variant']} {name}: {differing} of {pixels} pixels differ")
+                assert differing <= 1e-3 * pixels
