@@ -79,7 +79,7 @@ class MaskDecoder(nn.Module):
             [self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight]
         )
         tokens = torch.cat([output_tokens.expand(b, -1, -1), sparse], dim=1)
-        cells = (image_embed + dense).contiguous().flatten(2).transpose(1, 2)  # b h*w c
+        cells = (image_embed + dense).flatten(2).transpose(1, 2)  # b h*w c
         tokens, cells = self.transformer(tokens, cells, image_positions=image_positions.flatten(1).T[None])
 
         object_token, iou_token, mask_tokens = tokens[:, : 2 + self.num_mask_tokens].split(

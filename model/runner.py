@@ -207,8 +207,8 @@ def _box_clicks_padding(prompt: Prompt) -> tuple[list[tuple[float, float]], list
 
 
 def _stack_maps(maps: Sequence[Tensor]) -> Tensor:
-    """(b, c, h, w); one picture's map is not copied for each of its prompts."""
-    first = maps[0]
-    if all(m is first for m in maps):
-        return first.expand(len(maps), -1, -1, -1)
+    """(b, c, h, w). Repeats one picture's map as Meta does: its layout decides how the products after it round."""
+    first = maps[0][None]
+    if all(m is maps[0] for m in maps):
+        return first if len(maps) == 1 else first.repeat_interleave(len(maps), dim=0)
     return torch.stack(list(maps))
