@@ -136,6 +136,9 @@ class ShuttingDown(RetryableError):
     status = 503
     code = "shutting_down"
 
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down; ask again in a moment.", retry_after_s=2)
+
 
 class DeadlineExceeded(ServiceError):
     """The request waited longer than SAM2_DEADLINE_S."""

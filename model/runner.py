@@ -49,6 +49,21 @@ class Sam2Runner:
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
         self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
 
+    @property
+    def device_name(self) -> str:
+        """cpu, cuda:0."""
+        return str(self.device)
+
+    @property
+    def dtype_name(self) -> str:
+        """float32, bfloat16 or float16."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of low-resolution logits and of mask_logits."""
+        return self.config.mask_size, self.config.mask_size
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
         """Embed pictures (height, width, 3), uint8 RGB, of any sizes."""

@@ -1,0 +1,105 @@
+"""The command `sam2-serve`: one line per step, then the server."""
+
+import argparse
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from app.access import RequestIdFilter
+from app.loading import locate_weights
+from app.main import create_app
+from app.service import SegmentationService
+from app.settings import Settings, unknown_variables
+from model.errors import CheckpointError
+
+log = logging.getLogger("app")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, but those who wait in the queues are answered as soon as a signal asks it to stop."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer all who wait, then let Uvicorn wait for the requests that are running."""
+        service: SegmentationService = self._app.state.service
+        service.drain()
+        await super().shutdown(sockets)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server until a signal; 0 after a clean stop, 1 where it cannot start, 2 for bad settings."""
+    try:
+        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"])).upper()
+            sys.stderr.write(f"SAM2_{name}: {problem['msg']} (got {problem['input']!r})\n")
+        return 2
+    configure_logging(settings)
+    for name in unknown_variables():
+        log.warning("%s is no setting; sam2-serve --help lists them.", name)
+    try:
+        locate_weights(
+            settings
+        )  # before the server starts: a download shows its progress, a failure ends here
+    except CheckpointError as error:
+        log.critical("%s", error)
+        return 1
+    app = create_app(settings)
+    server = Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(settings.deadline_s) + 5,
+        ),
+        app,
+    )
+    log.info("Listening on http://%s:%d; /docs is the page to try it on", settings.host, settings.port)
+    server.run()
+    failure = app.state.service.failure if hasattr(app.state, "service") else None
+    return 0 if server.started and failure is None else 1
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Settings from the command line, then the environment, then the defaults."""
+    parser = argparse.ArgumentParser(
+        prog="sam2-serve",
+        description="Serve SAM 2. Each option is also an environment variable, SAM2_ and its name.",
+    )
+    for name, setting in Settings.model_fields.items():
+        default = "" if setting.default_factory else f" Default: {setting.default or 'none'}."
+        text = f"{setting.description}{default} [SAM2_{name.upper()}]".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=name.split("_")[-1].upper(), help=text)
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    return Settings(**given)
+
+
+def configure_logging(settings: Settings) -> None:
+    """One line per event on standard error, with the id of the request."""
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestIdFilter())
+    handler.setFormatter(
+        logging.Formatter(
+            "%(asctime)s %(levelname)-7s %(request_id)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+        )
+    )
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx", "httpcore", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""From settings to a model on its device: finds or downloads the weights, then builds it."""
+
+import logging
+from pathlib import Path
+from time import perf_counter
+
+from app.segmenter import Segmenter
+from app.settings import UNTRAINED, Settings
+from model.download import locate
+from model.runner import load_runner
+
+log = logging.getLogger(__name__)
+
+
+def locate_weights(settings: Settings) -> Path | None:
+    """The file that the settings ask for, downloaded where need be; None for random weights.
+
+    Raises WeightsUnavailable, which says what to do, where it cannot be had.
+    """
+    if settings.checkpoint == UNTRAINED:
+        return None
+    if settings.checkpoint_path is not None:
+        return settings.checkpoint_path
+    return locate(
+        settings.model, weights_dir=settings.weights_dir.expanduser(), base_url=settings.weights_url
+    )
+
+
+def load_segmenter(settings: Settings) -> Segmenter:
+    """Load the model. Raises CheckpointError or ValueError, whose messages say what to do."""
+    checkpoint = locate_weights(settings)
+    started = perf_counter()
+    log.info("Loading %s from %s", settings.model, checkpoint or "random weights")
+    runner = load_runner(settings.model, checkpoint=checkpoint, device=settings.device, dtype=settings.dtype)
+    log.info(
+        "Loaded %s on %s in %s, %.1f s",
+        runner.name,
+        runner.device_name,
+        runner.dtype_name,
+        perf_counter() - started,
+    )
+    return runner

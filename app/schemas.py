@@ -1,0 +1,219 @@
+"""The wire: what requests and replies look like, and the body of every error.
+
+Types and ranges only; what a prompt means for its picture is checked in prompts.py.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+IMAGE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+MAX_POINTS = 256
+
+ImageId = Annotated[
+    str,
+    Field(
+        pattern=IMAGE_ID_PATTERN,
+        description="The id that /embed replied: the client's own name, or the SHA-256 of the uploaded bytes.",
+        examples=["truck"],
+    ),
+]
+Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+
+
+class Wire(BaseModel):
+    """Refuses unknown fields, and strings or booleans where numbers belong."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Rle(Wire):
+    """A mask in COCO RLE: column-major runs, the first one background."""
+
+    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
+        description="Height and width of the mask.", examples=[[1200, 1800]]
+    )
+    counts: str | list[int] = Field(description="COCO's compressed string, or the list of run lengths.")
+
+
+class PromptBody(Wire):
+    """One object to segment. Every field is optional, but not all at once."""
+
+    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS)] = Field(
+        [], description="Clicks as [x, y] in pixels of the picture.", examples=[[[500, 375]]]
+    )
+    point_labels: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS)] = Field(
+        [], description="For each click, 1: the object; 0: not the object.", examples=[[1]]
+    )
+    box: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="x0, y0, x1, y1 with x0 < x1 and y0 < y1."
+    )
+    mask_input: str | Rle | None = Field(
+        None, description="Logits of an earlier reply, or a COCO RLE mask at the picture's size."
+    )
+    multimask_output: bool | None = Field(
+        None, description="Three masks, or one. Left out: three for one lone click, one otherwise."
+    )
+
+
+class DecodeBody(PromptBody):
+    """Prompts for one embedded picture; the fields of a single prompt may stand beside image_id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"image_id": "truck", "point_coords": [[500, 375]], "point_labels": [1]}],
+        }
+    )
+
+    image_id: ImageId
+    prompts: Annotated[list[PromptBody], Field(min_length=1)] | None = Field(
+        None, description="Any mix of prompts; one prediction for each, in order."
+    )
+    mask_format: Literal["rle", "rle_uncompressed", "polygons", "png"] = Field(
+        "rle", description="How masks come back."
+    )
+    return_logits: bool = Field(False, description="Add logits, to send back as mask_input.")
+
+    @model_validator(mode="after")
+    def _one_way_of_prompting(self) -> "DecodeBody":
+        beside = sorted(self.model_fields_set & PromptBody.model_fields.keys())
+        if self.prompts is not None and beside:
+            raise ValueError(f"{', '.join(beside)} beside 'prompts': put them into a prompt of the list")
+        return self
+
+    def all_prompts(self) -> list[PromptBody]:
+        """The prompts of the request, however they were written."""
+        return self.prompts if self.prompts is not None else [self]
+
+
+class EmbedBody(Wire):
+    """A picture as JSON."""
+
+    image: str = Field(description="The picture file in base64, or as a data URL.")
+    image_id: ImageId | None = Field(None)
+    replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+
+
+class EmbedFields(BaseModel):
+    """What may stand beside a picture in a form or in the query; text there, so numbers and words are read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_id: ImageId | None = None
+    replace: bool = False
+
+
+class EmbedReply(BaseModel):
+    """The picture is embedded and can be decoded by its id."""
+
+    image_id: str = Field(examples=["truck"])
+    width: int = Field(description="Pixels, after EXIF orientation.", examples=[1800])
+    height: int = Field(description="Pixels, after EXIF orientation.", examples=[1200])
+    model: str = Field(examples=["sam2.1_hiera_large"])
+    cached: bool = Field(description="No encoder ran for this request.")
+
+
+class MaskReply(BaseModel):
+    """One mask at the picture's size, in the format asked for."""
+
+    rle: Rle | None = None
+    polygons: list[list[list[float]]] | None = Field(None, description="Outer rings of [x, y].")
+    holes: list[list[list[float]]] | None = Field(None, description="Rings of [x, y] around what is cut out.")
+    png: str | None = Field(None, description="A one-bit PNG in base64.")
+    iou: float = Field(description="The model's own estimate of the mask's IoU, 0..1.", examples=[0.981])
+    stability: float = Field(description="IoU of the mask thresholded at +1 and at -1 of its logits.")
+    area: int = Field(description="Pixels of the mask.")
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height; zeros for an empty mask.")
+    logits: str | None = Field(None, description="Send it back as mask_input to refine this mask.")
+
+
+class PredictionReply(BaseModel):
+    """The masks of one prompt, best predicted IoU first."""
+
+    masks: list[MaskReply]
+
+
+class DecodeReply(BaseModel):
+    """One prediction for each prompt, in order."""
+
+    image_id: str
+    width: int
+    height: int
+    model: str
+    predictions: list[PredictionReply]
+
+
+class ImageReply(BaseModel):
+    """What is known of a stored picture."""
+
+    image_id: str
+    width: int
+    height: int
+    model: str
+    bytes: int = Field(description="Bytes that its embedding takes.")
+    created: float = Field(description="When this id was given, in seconds since 1970.")
+    used: float = Field(description="When its embedding was last used, in seconds since 1970.")
+    tiers: list[str] = Field(description="Where its embedding is held.")
+
+
+class ImagesReply(BaseModel):
+    """Stored pictures, newest first."""
+
+    images: list[ImageReply]
+    next: str | None = Field(None, description="Send it as `after` for the next page; null on the last.")
+
+
+class LimitsReply(BaseModel):
+    """What the server accepts."""
+
+    max_upload_mib: int
+    max_image_megapixels: float
+    max_prompts: int
+    max_points: int
+    deadline_s: float
+    cache_mib: int
+
+
+class ModelReply(BaseModel):
+    """The model that answers."""
+
+    model: str
+    variant: str
+    fingerprint: str = Field(description="Model, weights, preprocessing and precision.")
+    device: str
+    dtype: str
+    mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
+    limits: LimitsReply
+
+
+class StatusReply(BaseModel):
+    """A sign of life."""
+
+    status: Literal["ok", "ready"]
+
+
+class ErrorDetail(BaseModel):
+    """One thing that is wrong with a request."""
+
+    where: str
+    what: str
+
+
+class ErrorBody(BaseModel):
+    """What went wrong and what to do about it."""
+
+    code: str = Field(examples=["image_not_found"])
+    message: str
+    details: list[ErrorDetail] | None = None
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply that is not 2xx."""
+
+    error: ErrorBody
+
+
+def schema_ref(model: type[BaseModel]) -> dict[str, Any]:
+    """How openapi.json points to a model of this file."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

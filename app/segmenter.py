@@ -1,0 +1,39 @@
+"""What the service asks of a model; model/runner.py and the tests' fake both give it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from model.types import Embedding, Pixels, Prediction, Prompt
+
+
+class Segmenter(Protocol):
+    """A model on its device. Every method runs on the one thread that owns the device."""
+
+    @property
+    def name(self) -> str:
+        """The variant, as replies name it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Model, weights, preprocessing and precision: part of every cache key."""
+
+    @property
+    def device_name(self) -> str:
+        """Where it runs, as people say it: cpu, cuda:0."""
+
+    @property
+    def dtype_name(self) -> str:
+        """float32, bfloat16 or float16."""
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of low-resolution logits."""
+
+    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
+        """One embedding for each picture, in order."""
+
+    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        """One prediction for each job, in order, of any mix of pictures and prompts."""
+
+    def warm_up(self) -> None:
+        """Do what would make the first request slow."""
