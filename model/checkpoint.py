@@ -50,8 +50,8 @@ def load_parameters(
 ) -> str:
     """Fill `module`, built on the meta device, from a released .pt or a .safetensors file.
 
-    Every parameter and buffer of `module.state_dict()` becomes fresh memory of `device` and `dtype`. The
-    file is mapped and copied one parameter at a time, so the weights are in memory once, and nothing refers
+    Every parameter of `module.state_dict()` becomes fresh memory of `device` and `dtype`; buffers stay in
+    float32, because half precision would blur the positions that they encode. The file is mapped and copied one parameter at a time, so the weights are in memory once, and nothing refers
     to the file afterwards. (A .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.)
     The module is untouched where this raises.
 
@@ -61,6 +61,7 @@ def load_parameters(
     Raises CheckpointError when the file cannot be read, holds anything but tensors, or does not fit.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    buffers = {name for name, _ in module.named_buffers()}
     found = _read(path)
     _check_fit(found, expected, path=path, variant=variant)
     digest = sha256()
@@ -71,7 +72,10 @@ def load_parameters(
         digest.update(f"{name} {tuple(exact.shape)}\n".encode())
         digest.update(exact.view(-1).numpy().data)
         parameters[name] = values.to(
-            device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format
+            device=device,
+            dtype=torch.float32 if name in buffers else dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
         )
     module.load_state_dict(parameters, assign=True)
     fingerprint = digest.hexdigest()
@@ -90,12 +94,13 @@ def untrained_parameters(
     Returns a fingerprint (64 hex digits) of the seed and the shapes.
     """
     digest = sha256(f"untrained-{seed}\n".encode())
+    buffers = {name for name, _ in module.named_buffers()}
     parameters: dict[str, Tensor] = {}
     for name, tensor in sorted(module.state_dict().items()):
         shape = tuple(tensor.shape)
         digest.update(f"{name} {shape}\n".encode())
         values = torch.from_numpy(_untrained_values(name, shape, seed))
-        parameters[name] = values.to(device=device, dtype=dtype)
+        parameters[name] = values.to(device=device, dtype=torch.float32 if name in buffers else dtype)
     module.load_state_dict(parameters, assign=True)
     logger.info("random weights, seed %d: %s parameters, untrained", seed, _count(module))
     return digest.hexdigest()

@@ -23,11 +23,12 @@ class RandomFourierPositions(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, num_frequencies))
 
     def forward(self, positions: Tensor) -> Tensor:
-        """(..., 2), x and y as fractions of the picture, to (..., 2 * num_frequencies)."""
-        matrix = self.positional_encoding_gaussian_matrix
-        # Frequencies times 2 pi turn several times over a picture: half precision would blur the position.
-        x = 2 * math.pi * ((2 * positions.float() - 1) @ matrix.float())
-        return torch.cat([x.sin(), x.cos()], dim=-1).to(matrix.dtype)
+        """(..., 2), x and y as fractions of the picture, to (..., 2 * num_frequencies), in float32.
+
+        The angles turn several times over a picture: half precision would blur the position.
+        """
+        angles = 2 * math.pi * ((2 * positions - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def grid(self, side: int) -> Tensor:
         """(c, side, side): the encoding of every cell's centre."""
@@ -65,7 +66,7 @@ class PromptEncoder(nn.Module):
             [e.get_parameter("weight") for e in (self.not_a_point_embed, *self.point_embeddings)]
         )
         is_point = (labels != PADDING).unsqueeze(-1)
-        return F.embedding(labels + 1, kinds) + positions * is_point
+        return F.embedding(labels + 1, kinds) + positions.to(kinds.dtype) * is_point
 
     def embed_masks(self, logits: Tensor) -> Tensor:
         """Mask logits (b, 1, 4 h, 4 w) to maps (b, c, h, w)."""
@@ -77,4 +78,4 @@ class PromptEncoder(nn.Module):
 
     def image_positions(self) -> Tensor:
         """(c, h, w): the position of every cell of the image embedding."""
-        return self.pe_layer.grid(self.embedding_size)
+        return self.pe_layer.grid(self.embedding_size).to(self.no_mask_embed.weight.dtype)

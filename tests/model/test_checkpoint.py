@@ -127,7 +127,8 @@ def test_fingerprint_is_of_the_file_and_not_of_the_dtype(tmp_path):
     path = saved({"model": box_weights()}, tmp_path / "weights.pt")
     module = on_meta()
     fingerprint = load_parameters(module, path, variant="any", device=CPU, dtype=torch.bfloat16)
-    assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in module.buffers()} == {torch.float32}
     assert fingerprint == load(on_meta(), path)
 
 
@@ -469,7 +470,8 @@ def test_untrained_weights_are_scaled_for_what_they_do():
 def test_untrained_weights_take_the_dtype():
     module = on_meta()
     untrained_parameters(module, device=CPU, dtype=torch.float16)
-    assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float16}
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float16}
+    assert {buffer.dtype for buffer in module.buffers()} == {torch.float32}
 
 
 def test_untrained_masks_are_neither_empty_nor_full():
