@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,15 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where: the port is known now, where SAM2_PORT left it open too."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
+                url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                log.info("Listening on %s; %s/docs is the page to try it on", url, url)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all who wait, then let Uvicorn wait for the requests that are running."""
         service: SegmentationService = self._app.state.service
@@ -47,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in unknown_variables():
         log.warning("%s is no setting; sam2-serve --help lists them.", name)
     try:
-        locate_weights(
-            settings
-        )  # before the server starts: a download shows its progress, a failure ends here
+        locate_weights(settings)  # before the server starts: a download shows progress, a failure ends here
     except CheckpointError as error:
         log.critical("%s", error)
         return 1
@@ -67,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
         app,
     )
-    log.info("Listening on http://%s:%d; /docs is the page to try it on", settings.host, settings.port)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        # Uvicorn catches these, stops, and sends them anew to who caught them before: a clean stop, not a death.
+        signal.signal(stop, lambda *_: None)
     server.run()
-    failure = app.state.service.failure if hasattr(app.state, "service") else None
-    return 0 if server.started and failure is None else 1
+    service: SegmentationService = app.state.service
+    return 0 if server.started and service.failure is None else 1
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

@@ -24,16 +24,24 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 log = logging.getLogger(__name__)
 
+NO_ANSWER = 499
+"""As nginx has it: the client closed the connection before there was an answer."""
+
 _USABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 
 
 class AccessMiddleware:
-    """Echoes or makes X-Request-ID, logs one line for each request and counts it."""
+    """Echoes or makes X-Request-ID, logs one line for each request and counts it.
 
-    def __init__(self, app: App, metrics: Metrics) -> None:
+    What the app lets through is a fault of ours: it is logged here, under the id of its request, and answered with
+    `on_bug`.
+    """
+
+    def __init__(self, app: App, *, metrics: Metrics, on_bug: App) -> None:
         self.app = app
         self.metrics = metrics
+        self.on_bug = on_bug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -43,7 +51,7 @@ class AccessMiddleware:
         sent = dict(scope["headers"]).get(b"x-request-id", b"")
         this_id = sent if _USABLE_ID.fullmatch(sent) else uuid.uuid4().hex.encode()
         token = request_id.set(this_id.decode())
-        status = 499  # as nginx has it: the client closed the connection before there was an answer
+        status = NO_ANSWER
         started = perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -55,15 +63,19 @@ class AccessMiddleware:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("A fault of the server's own")
+            if status != NO_ANSWER:
+                raise  # in the middle of a reply, which the server cuts off
+            await self.on_bug(scope, receive, send_with_id)
         finally:
             self._record(scope, status, perf_counter() - started)
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")
-        path = getattr(
-            route, "path", "unknown"
-        )  # the template, not the path: few values, and no ids in metrics
+        # The template, not the path: few values, and no ids in metrics.
+        path = getattr(route, "path", "unknown")
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.request_seconds.labels(path).observe(seconds)
         level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO

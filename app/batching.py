@@ -1,28 +1,25 @@
-"""Many awaiting callers share one device, which a single thread owns.
+"""Many awaiting callers share the few calls that a device can run.
 
 A batch closes when the device is free, not when a timer fires: while one batch runs the next one fills, and
 an idle device takes a lone item at once. Knows nothing of tensors, shapes or HTTP.
 """
 
 import asyncio
-import contextlib
 import copy
 import logging
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
+from app.device import DeviceThread
 from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, ShuttingDown
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,126 +35,6 @@ class Ran(Generic[Result]):
     """Seconds its whole batch ran, batches that overtook it included."""
     batch_size: int
     """Items in its batch, its own included."""
-
-
-class DeviceThread:
-    """The one thread on which everything of the device runs: load, warm-up and every batch.
-
-    Belongs to the event loop on which `start` is called. A daemon, so that a device that hangs for good
-    cannot keep the process from ending.
-    """
-
-    def __init__(self) -> None:
-        self.busy_since: float | None = None
-        """time.monotonic() at the last sign of life of what runs now, None while idle; for a watchdog."""
-        self.changed = threading.Condition()
-        """Guards every queue of this device; held for queue operations only, never while anything runs."""
-        self._batchers: list[Batcher[Any, Any]] = []  # by priority
-        self._running_priority = math.inf  # nothing runs
-        self._closing = False
-        self._ended = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop  # from `start` on, and so wherever the thread runs
-        self._thread = threading.Thread(target=self._main, name="device", daemon=True)
-        self._jobs: Batcher[Callable[[], Any], Future[Any]] = Batcher(
-            _attempt, name="job", device=self, priority=-math.inf, max_batch=1, max_waiting=100
-        )
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs: from `start` to `close`, unless it broke."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread, once. Needs a running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
-
-    async def run(self, job: Callable[[], T]) -> T:
-        """Run a job, such as loading or warming up, on the thread, before any batch that waits.
-
-        Jobs overtake too. Raises what the job raises, and ShuttingDown where the device closes before the job
-        begins.
-        """
-        attempt: Future[T] = (await self._jobs.submit(job, deadline_s=math.inf)).result
-        return attempt.result()
-
-    def overtake(self) -> None:
-        """Let urgent work pass: a long batch calls this between its steps, on the device thread.
-
-        Runs one waiting batch of each batcher that goes before the one now running: one each, so that clicks
-        without end slow an encode down but cannot stop it. Their failures go to their own callers.
-        """
-        if threading.current_thread() is not self._thread:
-            raise RuntimeError("overtake() is for a batch to call, on the device thread")
-        for batcher in self._batchers:
-            if batcher.priority < self._running_priority:
-                with self.changed:
-                    batch = batcher.take()
-                if batch is not None:
-                    self._do(batch, batcher.priority)
-
-    async def close(self) -> None:
-        """Answer all who wait with ShuttingDown, let the running batch end, and end the thread.
-
-        May be called again. Waits for as long as the running batch takes; with less patience, put a timeout
-        around it.
-        """
-        self._refuse_all()
-        if self._thread.ident is not None:
-            await self._ended.wait()
-            self._thread.join()
-
-    def register(self, batcher: "Batcher[Any, Any]") -> None:
-        """Take batches of this batcher from now on."""
-        with self.changed:
-            self._batchers = sorted([*self._batchers, batcher], key=lambda batcher: batcher.priority)
-
-    def post(self, callback: Callable[[], None]) -> None:
-        """Have the event loop call back. Where it is closed, nobody is left to answer."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback)
-
-    def _main(self) -> None:
-        try:
-            while self._serve_one():
-                pass
-        except BaseException:
-            log.critical("The device thread broke; nothing more will run on it.", exc_info=True)
-        finally:
-            self.post(self._refuse_all)  # after a break too: nobody waits for what will not run
-            self.post(self._ended.set)
-
-    def _serve_one(self) -> bool:
-        """Wait for work and do it; false when closing. Its frame holds items, so it ends between waits."""
-        with self.changed:
-            while (work := self._next()) is None:
-                if self._closing:
-                    return False
-                self.changed.wait()
-        self._do(*work)
-        return True
-
-    def _next(self) -> tuple[Callable[[], None], float] | None:
-        for batcher in self._batchers:
-            if (batch := batcher.take()) is not None:
-                return batch, batcher.priority
-        return None
-
-    def _do(self, work: Callable[[], None], priority: float) -> None:
-        interrupted, self._running_priority = self._running_priority, priority
-        self.busy_since = monotonic()
-        try:
-            work()
-        finally:
-            self._running_priority = interrupted
-            self.busy_since = None if interrupted == math.inf else monotonic()
-
-    def _refuse_all(self) -> None:
-        with self.changed:
-            self._closing = True
-            self.changed.notify()
-        for batcher in self._batchers:
-            batcher.drain()
 
 
 @dataclass(slots=True, eq=False)
@@ -335,16 +212,6 @@ class Batcher(Generic[Item, Result]):
         self._finished_at = end
         if self._on_batch is not None:
             self._on_batch(size, end - start)
-
-
-def _attempt(jobs: Sequence[Callable[[], T]]) -> list[Future[T]]:
-    """The outcome of a batch of one job. Settled futures carry an exception to its caller as it is."""
-    attempt: Future[T] = Future()
-    try:
-        attempt.set_result(jobs[0]())
-    except BaseException as error:
-        attempt.set_exception(error)
-    return [attempt]
 
 
 def _forget_frames(error: BaseException) -> None:

@@ -33,13 +33,6 @@ class BadRequest(ServiceError):
     code = "bad_request"
 
 
-class Unauthorized(ServiceError):
-    """A key is asked for, and it is missing or wrong."""
-
-    status = 401
-    code = "unauthorized"
-
-
 class ImageNotFound(ServiceError):
     """No embedding by that id."""
 
@@ -102,13 +95,6 @@ class RetryableError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
-class RateLimited(RetryableError):
-    """A client over its share."""
-
-    status = 429
-    code = "rate_limited"
-
-
 class InferenceFailed(ServiceError):
     """The model broke on this batch; the server goes on."""
 
@@ -136,8 +122,15 @@ class ShuttingDown(RetryableError):
     status = 503
     code = "shutting_down"
 
-    def __init__(self) -> None:
-        super().__init__("The server is shutting down; ask again in a moment.", retry_after_s=2)
+    def __init__(
+        self,
+        message: str = "The server is shutting down; ask again in a moment.",
+        *,
+        retry_after_s: int = 2,
+        details: Sequence[Detail] = (),
+    ) -> None:
+        # The arguments of every ServiceError, for copy.copy calls it with them.
+        super().__init__(message, retry_after_s=retry_after_s, details=details)
 
 
 class DeadlineExceeded(ServiceError):

@@ -52,9 +52,8 @@ _LOOKS_LIKE = tuple(
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _BLOCK_PIXELS = 2**18  # 1 MiB of Pillow's four bytes a pixel stays in the cache between two passes
 _MAX_JPEG_SCANS = 100  # encoders write about ten; without a limit 64 MiB can hold hours of work
-_MAX_RLE_BMP_PIXELS = (
-    4_000_000  # Pillow decodes this kind in Python: 10 s for 40 kB that claim 100 megapixels
-)
+_MAX_JPEG_SEGMENTS = 1000  # some ten are usual; 64 MiB can hold 16 million, which would fill memory
+_MAX_RLE_BMP_PIXELS = 4_000_000  # Pillow decodes these in Python: 40 kB of 100 megapixels take 10 s
 
 # EXIF orientation -> does the upright picture run (rows backwards, columns backwards, rows as columns)
 _TURNS = {
@@ -70,7 +69,7 @@ _TURNS = {
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
-    """The first picture in `data` as a person sees it: (height, width, 3) uint8 RGB, contiguous, the caller's own.
+    """The first picture in `data` as a person sees it: (height, width, 3), RGB, 0..255, contiguous.
 
     EXIF orientation is applied, and ignored where its block is broken. Alpha is laid over white. Grey of more
     than 8 bits is scaled so that its least finite value is 0 and its greatest 255; a constant picture is black,
@@ -111,12 +110,12 @@ def _decode(data: bytes, max_pixels: int) -> Pixels:
             # libtiff allocates a whole tile, which need not fit inside the picture
             tile_size = image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)
             _check_size(tile_size, max_pixels, what="tile of this TIFF")
-        elif image.format == "BMP" and image.info["compression"] in (1, 2):
-            if image.width * image.height > _MAX_RLE_BMP_PIXELS:
-                raise ImageTooLarge(
-                    f"The picture is a run-length coded BMP of {image.width} x {image.height}; "
-                    f"the limit for these is {_MAX_RLE_BMP_PIXELS / 1e6:g} megapixels. Send it as PNG."
-                )
+        run_length_coded = image.format == "BMP" and image.info["compression"] in (1, 2)
+        if run_length_coded and image.width * image.height > _MAX_RLE_BMP_PIXELS:
+            raise ImageTooLarge(
+                f"The picture is a run-length coded BMP of {image.width} x {image.height}; "
+                f"the limit for these is {_MAX_RLE_BMP_PIXELS / 1e6:g} megapixels. Send it as PNG."
+            )
         image.load()  # turns a TIFF upright itself
         return _upright_rgb(image, _orientation(exif or image.info.get("exif")))
 
@@ -141,9 +140,7 @@ def _explain(data: bytes, error: Exception) -> str:
     for name in _FORMATS:
         accepts = Image.OPEN[name][1]
         if accepts and accepts(data[:16]):
-            return (
-                f"The header of this {name} picture is broken, of no size, or of a rare kind. Save it anew."
-            )
+            return f"The header of this {name} picture is broken, empty, or of a rare kind. Save it anew."
     return f"The body is no picture that can be read here. {_WANTED}"
 
 
@@ -156,21 +153,21 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     exif = b""
     at = 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda"):
-        if data[at + 1] == 0xFF:  # fill byte
-            at += 1
-            continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if end < at + 4:
-            break
         if not exif and data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             exif = data[at + 10 : end]
         # Application segments and comments go, but for the two that tell the colour space: JFIF's and Adobe's.
         if data[at + 1] in (0xE0, 0xEE) or not (0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE):
             kept.append(data[at:end])
+        if len(kept) > _MAX_JPEG_SEGMENTS:
+            raise InvalidImage(
+                f"The JPEG has more than {_MAX_JPEG_SEGMENTS} segments before its pixels. Save it anew."
+            )
         at = end
-    if data.count(b"\xff\xda", at) > _MAX_JPEG_SCANS:
+    bare = b"".join([*kept, data[at:]])
+    if bare.count(b"\xff\xda") > _MAX_JPEG_SCANS:
         raise InvalidImage(f"The JPEG has more than {_MAX_JPEG_SCANS} scans. Save it as a baseline JPEG.")
-    return b"".join([*kept, data[at:]]), exif
+    return bare, exif
 
 
 def _bare_gif(data: bytes) -> bytes:

@@ -7,6 +7,7 @@ from time import perf_counter
 from app.segmenter import Segmenter
 from app.settings import UNTRAINED, Settings
 from model.download import locate
+from model.errors import WeightsUnavailable
 from model.runner import load_runner
 
 log = logging.getLogger(__name__)
@@ -15,12 +16,17 @@ log = logging.getLogger(__name__)
 def locate_weights(settings: Settings) -> Path | None:
     """The file that the settings ask for, downloaded where need be; None for random weights.
 
-    Raises WeightsUnavailable, which says what to do, where it cannot be had.
+    Raises CheckpointError, which says what to do, where it cannot be had.
     """
     if settings.checkpoint == UNTRAINED:
         return None
-    if settings.checkpoint_path is not None:
-        return settings.checkpoint_path
+    if (path := settings.checkpoint_path) is not None:
+        if not path.is_file():
+            raise WeightsUnavailable(
+                f"SAM2_CHECKPOINT names {path}, and there is no such file. Correct it, leave it out to have "
+                f"SAM2_MODEL's released file, or set it to '{UNTRAINED}' for random weights."
+            )
+        return path
     return locate(
         settings.model, weights_dir=settings.weights_dir.expanduser(), base_url=settings.weights_url
     )

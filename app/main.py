@@ -15,11 +15,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from app import schemas
-from app.access import AccessMiddleware
+from app.access import NO_ANSWER, AccessMiddleware, Receive, Scope, Send
+from app.connection import ClientGone
 from app.errors import Detail, RetryableError, ServiceError
 from app.loading import load_segmenter
 from app.metrics import Metrics
-from app.routes import ClientGone, router
+from app.routes import router
 from app.segmenter import Segmenter
 from app.service import SegmentationService
 from app.settings import Settings
@@ -42,24 +43,26 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = SegmentationService(settings, metrics, load=load)
         app.state.service = service
-        app.state.body_budget = BodyBudget(settings.max_bodies_mib * 2**20)
+        app.state.body_budget = BodyBudget(
+            capacity_bytes=settings.max_bodies_mib * 2**20, patience_s=settings.deadline_s
+        )
         # The server answers while the model loads: /healthz with 200, all else with 503.
         loading = asyncio.create_task(service.start())
         try:
             yield
         finally:
             await service.close()
-            await loading
+            loading.cancel()  # where the device hangs, it would wait for good
 
     app = FastAPI(
         title="SAM 2 service",
         summary="A picture is embedded once; every click after that comes back in milliseconds.",
         version="0.1.0",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect has no body that says what is wrong
         responses={"default": {"description": "Any error.", "model": schemas.ErrorReply}},
     )
     app.include_router(router)
-    app.add_middleware(AccessMiddleware, metrics=metrics)
     _add_error_handlers(app, metrics)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -108,12 +111,13 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(ClientGone)
     async def on_client_gone(_: Request, __: ClientGone) -> Response:
-        return Response(status_code=499)  # nobody reads it; the log does
+        return Response(status_code=NO_ANSWER)  # nobody reads it; the log does
 
-    @app.exception_handler(Exception)
-    async def on_bug(_: Request, __: Exception) -> Response:
-        """A fault of ours; Starlette logs the traceback."""
-        return reply(500, "internal_error", "The server made a mistake; its log says which. It goes on.")
+    async def on_bug(scope: Scope, receive: Receive, send: Send) -> None:
+        response = reply(500, "internal_error", "The server made a mistake; its log says which. It goes on.")
+        await response(scope, receive, send)
+
+    app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

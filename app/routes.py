@@ -1,30 +1,28 @@
 """The endpoints: parse, call the service, shape the reply. No logic."""
 
-import asyncio
 import io
-from collections.abc import Coroutine
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import safetensors.numpy
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel
 
 from app import schemas
 from app.answers import MaskAnswer
+from app.connection import while_connected
 from app.metrics import CONTENT_TYPE
 from app.prompts import PromptRequest, RleMask
-from app.service import SegmentationService, StageTimes
+from app.service import Decoded, SegmentationService, StageTimes
 from app.store import ImageRecord
 from app.uploads import BodyBudget, Upload, max_body_bytes, parse_json, parse_upload
 from model.types import Embedding
 
-T = TypeVar("T")
-
 router = APIRouter()
 
 _PARSED_ON_LOOP_BYTES = 64 * 1024
-"""Parsing less than this takes less time than handing it to a thread."""
+"""Parsing less than this takes about as long as handing it to a thread."""
+_WRITTEN_ON_LOOP_PREDICTIONS = 2
+"""The same for writing a reply."""
 
 
 def _service(request: Request) -> SegmentationService:
@@ -67,11 +65,7 @@ _DECODE_BODY: dict[str, Any] = {
 
 
 @router.post("/embed", response_model=schemas.EmbedReply, openapi_extra=_UPLOAD_BODY)
-async def embed(
-    request: Request,
-    image_id: Annotated[str | None, Query(pattern=schemas.IMAGE_ID_PATTERN, max_length=128)] = None,  # noqa: ARG001
-    replace: Annotated[bool, Query()] = False,  # noqa: ARG001  # read by parse_upload; here for /docs
-) -> Response:
+async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]) -> Response:
     """Embed a picture once, to decode any number of prompts on it.
 
     The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
@@ -86,13 +80,13 @@ async def embed(
             return parse_upload(
                 body,
                 headers=request.headers,
-                query=request.query_params,
+                query=query,
                 max_bytes=settings.max_upload_mib * 2**20,
             )
 
         upload = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse)
-        embedded = await _while_connected(
-            request,
+        embedded = await while_connected(
+            request.receive,
             service.embed(upload.data, image_id=upload.image_id, replace=upload.replace, times=times),
         )
     reply = schemas.EmbedReply(
@@ -102,7 +96,7 @@ async def embed(
         model=model,
         cached=embedded.cached,
     )
-    return _json(request, reply, times)
+    return _json(request, reply.model_dump_json().encode(), times)
 
 
 @router.post("/decode", response_model=schemas.DecodeReply, openapi_extra=_DECODE_BODY)
@@ -118,8 +112,8 @@ async def decode(request: Request) -> Response:
             return parse_json(schemas.DecodeBody, body)
 
         wanted = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse)
-        decoded = await _while_connected(
-            request,
+        decoded = await while_connected(
+            request.receive,
             service.decode(
                 wanted.image_id,
                 [_prompt_request(prompt) for prompt in wanted.all_prompts()],
@@ -128,34 +122,24 @@ async def decode(request: Request) -> Response:
                 times=times,
             ),
         )
-    size = [decoded.height, decoded.width]
-    reply = schemas.DecodeReply(
-        image_id=wanted.image_id,
-        width=decoded.width,
-        height=decoded.height,
-        model=model,
-        predictions=[
-            schemas.PredictionReply(masks=[_mask_reply(mask, size) for mask in masks])
-            for masks in decoded.predictions
-        ],
-    )
-    return _json(request, reply, times)
+
+    def write() -> bytes:
+        return _decode_reply(decoded, image_id=wanted.image_id, model=model)
+
+    few = len(decoded.predictions) <= _WRITTEN_ON_LOOP_PREDICTIONS
+    return _json(request, write() if few else await service.work(write), times)
 
 
 @router.get("/images", response_model=schemas.ImagesReply)
-async def list_images(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(description="`next` of the page before.")] = None,
-) -> schemas.ImagesReply:
+async def list_images(request: Request, query: Annotated[schemas.PageQuery, Query()]) -> schemas.ImagesReply:
     """Stored pictures, newest first."""
     service = _service(request)
     model = service.ready().name
-    records = await service.store.describe_all(limit=limit + 1, after=after)
-    page = records[:limit]
+    records = await service.store.describe_all(limit=query.limit + 1, after=query.after)
+    page = records[: query.limit]
     return schemas.ImagesReply(
         images=[_image_reply(record, model) for record in page],
-        next=page[-1].image_id if len(records) > limit else None,
+        next=page[-1].image_id if len(records) > query.limit else None,
     )
 
 
@@ -181,23 +165,20 @@ async def delete_image(request: Request, image_id: str) -> None:
     },
 )
 async def get_embedding(
-    request: Request,
-    image_id: str,
-    format: Annotated[Literal["npz", "safetensors"], Query()] = "npz",  # noqa: A002  # the wire's name
-    dtype: Annotated[Literal["float16", "float32"], Query()] = "float32",
+    request: Request, image_id: str, query: Annotated[schemas.EmbeddingQuery, Query()]
 ) -> Response:
     """The three feature maps, for a decoder that runs elsewhere: in a browser, say."""
     service = _service(request)
     segmenter = service.ready()
     record = await service.store.describe(image_id)
-    etag = f'"{record.content[:32]}-{segmenter.fingerprint[:16]}-{dtype}-{format}"'
+    etag = f'"{record.content[:32]}-{segmenter.fingerprint[:16]}-{query.dtype}-{query.format}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache", "X-SAM2-Model": segmenter.name}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     embedding = await service.store.get(image_id)
-    content = await service.work(lambda: _pack(embedding, file_format=format, dtype=dtype))
-    headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{format}"'
+    content = await service.work(lambda: _pack(embedding, query))
+    headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
@@ -243,29 +224,6 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.render(), media_type=CONTENT_TYPE)
 
 
-async def _while_connected(request: Request, story: Coroutine[Any, Any, T]) -> T:
-    """Run a story, and give it up when its client goes away: its place in the queue is another's."""
-    work = asyncio.ensure_future(story)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientGone
-        return work.result()
-    finally:
-        for task in (work, gone):
-            task.cancel()
-
-
-class ClientGone(Exception):
-    """The client went away before its answer was there; nobody reads what is said now."""
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
     mask_input: str | RleMask | None
     if isinstance(prompt.mask_input, schemas.Rle):
@@ -274,12 +232,27 @@ def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
     else:
         mask_input = prompt.mask_input
     return PromptRequest(
-        point_coords=prompt.point_coords,
-        point_labels=prompt.point_labels,
+        point_coords=prompt.point_coords or (),
+        point_labels=prompt.point_labels or (),
         box=prompt.box,
         mask_input=mask_input,
         multimask_output=prompt.multimask_output,
     )
+
+
+def _decode_reply(decoded: Decoded, *, image_id: str, model: str) -> bytes:
+    """The reply as JSON, one prediction at a time: each holds the interpreter while it is written."""
+    size = [decoded.height, decoded.width]
+    reply = schemas.DecodeReply(
+        image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
+    )
+    predictions = ",".join(
+        schemas.PredictionReply(masks=[_mask_reply(mask, size) for mask in masks]).model_dump_json(
+            exclude_none=True
+        )
+        for masks in decoded.predictions
+    )
+    return f"{reply.model_dump_json().removesuffix(']}')}{predictions}]}}".encode()
 
 
 def _mask_reply(mask: MaskAnswer, size: list[int]) -> schemas.MaskReply:
@@ -309,21 +282,17 @@ def _image_reply(record: ImageRecord, model: str) -> schemas.ImageReply:
     )
 
 
-def _pack(embedding: Embedding, *, file_format: Literal["npz", "safetensors"], dtype: str) -> bytes:
-    arrays = embedding.to_arrays(dtype)
-    if file_format == "safetensors":
+def _pack(embedding: Embedding, query: schemas.EmbeddingQuery) -> bytes:
+    arrays = embedding.to_arrays(query.dtype)
+    if query.format == "safetensors":
         return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
-def _json(request: Request, reply: BaseModel, times: StageTimes) -> Response:
+def _json(request: Request, content: bytes, times: StageTimes) -> Response:
     stages = times.seconds
     _service(request).metrics.observe_stages(stages)
     timing = ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in stages.items())
-    return Response(
-        reply.model_dump_json(exclude_none=True),
-        media_type="application/json",
-        headers={"Server-Timing": timing},
-    )
+    return Response(content, media_type="application/json", headers={"Server-Timing": timing})

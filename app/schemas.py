@@ -5,10 +5,19 @@ Types and ranges only; what a prompt means for its picture is checked in prompts
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 IMAGE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 MAX_POINTS = 256
+MOST_PROMPTS = 4096
+"""SAM2_MAX_PROMPTS may not be more; a longer list is refused before it takes memory."""
+
+_EXAMPLE_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAA4QAAAJYAQAAAAASvhV2AAAAmklEQVR42u3PwQkAMAgEQWP/PWsNQZAEZv7nYgQAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAMBbzv2kZrdy/UdFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVF"
+    "RUVFRUVFRUVFRUVFRUVFRUVFRUVFRQAAAAAAAAAAAAAAAAAAAAD4SwOmmAIsUF1QQQAAAABJRU5ErkJggg=="
+)
+"""A white box on black, 900 x 600, so that the examples of /docs work as they stand."""
 
 ImageId = Annotated[
     str,
@@ -34,24 +43,32 @@ class Rle(Wire):
     size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
         description="Height and width of the mask.", examples=[[1200, 1800]]
     )
-    counts: str | list[int] = Field(description="COCO's compressed string, or the list of run lengths.")
+    # The first wrong number ends it: a million of errors would take a thousand times the memory of the list.
+    counts: Annotated[
+        Annotated[str, Tag("string")] | Annotated[list[int], Field(fail_fast=True), Tag("list")],
+        Discriminator(lambda value: "string" if isinstance(value, str) else "list"),
+    ] = Field(description="COCO's compressed string, or the list of run lengths.")
 
 
 class PromptBody(Wire):
     """One object to segment. Every field is optional, but not all at once."""
 
-    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS)] = Field(
-        [], description="Clicks as [x, y] in pixels of the picture.", examples=[[[500, 375]]]
+    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS)] | None = Field(
+        None, description="Clicks as [x, y] in pixels of the picture.", examples=[[[500, 375]]]
     )
-    point_labels: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS)] = Field(
-        [], description="For each click, 1: the object; 0: not the object.", examples=[[1]]
+    point_labels: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS)] | None = (
+        Field(None, description="For each click, 1: the object; 0: not the object.", examples=[[1]])
     )
     box: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
         None, description="x0, y0, x1, y1 with x0 < x1 and y0 < y1."
     )
-    mask_input: str | Rle | None = Field(
-        None, description="Logits of an earlier reply, or a COCO RLE mask at the picture's size."
-    )
+    mask_input: (
+        Annotated[
+            Annotated[str, Tag("logits")] | Annotated[Rle, Tag("rle")],
+            Discriminator(lambda value: "logits" if isinstance(value, str) else "rle"),
+        ]
+        | None
+    ) = Field(None, description="Logits of an earlier reply, or a COCO RLE mask at the picture's size.")
     multimask_output: bool | None = Field(
         None, description="Three masks, or one. Left out: three for one lone click, one otherwise."
     )
@@ -62,14 +79,14 @@ class DecodeBody(PromptBody):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"image_id": "truck", "point_coords": [[500, 375]], "point_labels": [1]}],
+            "examples": [{"image_id": "example", "point_coords": [[500, 375]], "point_labels": [1]}],
         }
     )
 
     image_id: ImageId
-    prompts: Annotated[list[PromptBody], Field(min_length=1)] | None = Field(
-        None, description="Any mix of prompts; one prediction for each, in order."
-    )
+    prompts: (
+        Annotated[list[PromptBody], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
+    ) = Field(None, description="Any mix of prompts; one prediction for each, in order.")
     mask_format: Literal["rle", "rle_uncompressed", "polygons", "png"] = Field(
         "rle", description="How masks come back."
     )
@@ -90,18 +107,40 @@ class DecodeBody(PromptBody):
 class EmbedBody(Wire):
     """A picture as JSON."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"image_id": "example", "image": _EXAMPLE_PICTURE}]}
+    )
+
     image: str = Field(description="The picture file in base64, or as a data URL.")
     image_id: ImageId | None = Field(None)
     replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
 
 
-class EmbedFields(BaseModel):
-    """What may stand beside a picture in a form or in the query; text there, so numbers and words are read."""
+class Text(BaseModel):
+    """Fields of a form or a query: text, so words are read as what they mean. Refuses unknown ones."""
 
     model_config = ConfigDict(extra="forbid")
 
+
+class EmbedFields(Text):
+    """What may stand beside a picture in a form or in the query."""
+
     image_id: ImageId | None = None
-    replace: bool = False
+    replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+
+
+class PageQuery(Text):
+    """Which of the stored pictures to list."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    after: str | None = Field(None, description="`next` of the page before.")
+
+
+class EmbeddingQuery(Text):
+    """How an embedding is written."""
+
+    format: Literal["npz", "safetensors"] = "npz"
+    dtype: Literal["float16", "float32"] = "float32"
 
 
 class EmbedReply(BaseModel):

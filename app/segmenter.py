@@ -19,7 +19,7 @@ class Segmenter(Protocol):
 
     @property
     def device_name(self) -> str:
-        """Where it runs, as people say it: cpu, cuda:0."""
+        """Where it runs, as torch names it."""
 
     @property
     def dtype_name(self) -> str:

@@ -17,8 +17,17 @@ from time import perf_counter
 from typing import TypeVar
 
 from app.answers import MaskAnswer, MaskFormat, answer
-from app.batching import Batcher, DeviceThread, Ran
-from app.errors import DeadlineExceeded, InvalidPrompt, NotReady, Overloaded, ServiceError, ShuttingDown
+from app.batching import Batcher, Ran
+from app.device import DeviceThread
+from app.errors import (
+    DeadlineExceeded,
+    InvalidPrompt,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    ShuttingDown,
+    ValidationFailed,
+)
 from app.images import decode_image
 from app.metrics import Metrics
 from app.prompts import PromptRequest, resolve_prompts
@@ -36,6 +45,9 @@ DECODED_AHEAD = 8
 
 _OFF_LOOP_BYTES = 256 * 1024
 """Hashing less than this takes less time than handing it to a thread."""
+
+_OFF_LOOP_POINTS = 1000
+"""The same for checking clicks."""
 
 
 @dataclass(slots=True)
@@ -159,9 +171,13 @@ class SegmentationService:
         self._encoder.drain()
 
     async def close(self) -> None:
-        """Drain, wait for the device and end the threads."""
+        """Drain, wait for the device, but not longer than anyone would, and end the threads."""
         self.drain()
-        await self._device.close()
+        try:
+            async with asyncio.timeout(self.settings.deadline_s):
+                await self._device.close()
+        except TimeoutError:
+            log.error("The device is still busy after %g s; stopping without it.", self.settings.deadline_s)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def embed(self, data: bytes, *, image_id: str | None, replace: bool, times: StageTimes) -> Embedded:
@@ -210,7 +226,8 @@ class SegmentationService:
                 resolve_prompts, requests, height=height, width=width, mask_size=segmenter.mask_size
             )
             has_masks = any(request.mask_input is not None for request in requests)
-            prompts = await self._work(resolve) if has_masks else resolve()
+            many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
+            prompts = await self._work(resolve) if has_masks or many else resolve()
             jobs = [(embedding, prompt) for prompt in prompts]
             ran = await self._decoder.submit_all(jobs, deadline_s=self.settings.deadline_s)
             times.add_ran(ran)
@@ -243,9 +260,8 @@ class SegmentationService:
     def _check_reserved(self, name: str, content: str) -> None:
         """Keep a client's name from standing where another picture's content id belongs."""
         if len(name) == 64 and name != content and all(c in "0123456789abcdef" for c in name):
-            raise InvalidPrompt(
-                f"image_id {name!r} looks like a SHA-256, and is not that of this picture. Use another name."
-            )
+            what = f"{name!r} looks like a SHA-256, and is not that of this picture; use another name"
+            raise ValidationFailed(f"image_id: {what}.", details=[{"where": "image_id", "what": what}])
 
     async def _join_encoding(self, content: str, data: bytes, times: StageTimes) -> Embedding:
         """Wait for the one encoding of this content; when the last who waits has gone, it is given up."""
@@ -265,12 +281,11 @@ class SegmentationService:
         finally:
             encoding.callers -= 1
             if encoding.callers == 0:
-                encoding.task.cancel()
+                encoding.task.cancel()  # also keeps asyncio from complaining of a failure that nobody hears
                 del self._encodings[content]  # now, so that nobody joins what has been given up
         if (failure := encoding.task.exception()) is not None:
-            raise copy.copy(
-                failure
-            ) from failure.__cause__  # one exception for each caller, as in batching.py
+            # One exception for each caller, as in batching.py.
+            raise copy.copy(failure) from failure.__cause__
         return encoding.task.result()
 
     async def _encode(self, content: str, data: bytes, times: StageTimes) -> Embedding:

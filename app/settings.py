@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         Path("weights"), description="Folder where released checkpoints are looked for and downloaded to."
     )
     weights_url: str = Field(RELEASE_URL, description="Where released checkpoints are downloaded from.")
-    device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+    device: str = Field("auto", description="auto (a GPU where there is one) or a device as torch names it.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the model. auto: bfloat16 on a GPU, float32 on a CPU."
     )
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take before it gets 504.")
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")
     max_image_megapixels: float = Field(100.0, gt=0, description="Largest picture accepted, in pixels.")
-    max_prompts: int = Field(256, ge=1, description="Prompts in one /decode request.")
+    max_prompts: int = Field(256, ge=1, le=4096, description="Prompts in one /decode request.")
     max_waiting_images: int = Field(
         64, ge=1, description="Pictures being embedded or waiting for it; more get 503."
     )

@@ -50,7 +50,7 @@ class EmbeddingStore:
     embedded again. `on_evict` is told of each.
     """
 
-    def __init__(self, *, capacity_bytes: int, on_evict: Callable[[], None] | None = None) -> None:
+    def __init__(self, *, capacity_bytes: int, on_evict: Callable[[], None]) -> None:
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
         self._on_evict = on_evict
@@ -85,8 +85,7 @@ class EmbeddingStore:
         self.used_bytes += embedding.nbytes
         while self.used_bytes > self.capacity_bytes and len(self._entries) > 1:
             self._forget(next(iter(self._entries)))
-            if self._on_evict is not None:
-                self._on_evict()
+            self._on_evict()
 
     def check_name(self, image_id: str, content: str, *, replace: bool) -> None:
         """Raise ImageIdConflict where the id names another content and may not be replaced."""
@@ -108,7 +107,8 @@ class EmbeddingStore:
         name = self._names.get(image_id)
         if name is None or name.content != content:
             self._drop_name(image_id)
-            self._names[image_id] = _Name(content, created=time.time())
+            entry.used = time.time()
+            self._names[image_id] = _Name(content, created=entry.used)
             entry.names.add(image_id)
         return True
 

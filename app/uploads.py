@@ -3,6 +3,7 @@
 Knows nothing of what a picture is.
 """
 
+import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from app.errors import BadRequest, Detail, ImageTooLarge, Overloaded, UnsupportedMediaType, ValidationFailed
@@ -24,6 +25,7 @@ Model = TypeVar("Model", bound=BaseModel)
 PICTURE_FIELDS = ("image", "file")
 _FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may take beside its picture."""
+_MOST_DETAILS = 256
 _BASE64_PIECE = 1 << 20  # a multiple of 4
 
 
@@ -39,10 +41,12 @@ class Upload(NamedTuple):
 class BodyBudget:
     """Bytes that the bodies of all requests together may hold in memory.
 
-    Counted as they arrive, not as they are announced: a client that says nothing holds nothing.
+    Counted as they arrive, not as they are announced: a client that says nothing holds nothing, and one that stops
+    in the middle holds what it sent for `patience_s` seconds.
     """
 
     capacity_bytes: int
+    patience_s: float
     used_bytes: int = 0
 
     @asynccontextmanager
@@ -50,16 +54,17 @@ class BodyBudget:
         """The body of a request, its bytes counted until the block ends.
 
         Raises ImageTooLarge beyond `max_bytes`, at once where Content-Length says so, Overloaded where the
-        budget is spent, and BadRequest where the client goes away in the middle.
+        budget is spent, and BadRequest where the client goes away or falls silent in the middle.
         """
         too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
             raise too_large
-        body = bytearray()
+        chunks: list[bytes] = []
+        size = 0
         try:
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > max_bytes:
+            async for chunk in self._arriving(request):
+                if size + len(chunk) > max_bytes:
                     raise too_large
                 if self.used_bytes + len(chunk) > self.capacity_bytes:
                     raise Overloaded(
@@ -67,12 +72,27 @@ class BodyBudget:
                         retry_after_s=2,
                     )
                 self.used_bytes += len(chunk)
-                body += chunk
-            yield bytes(body)
+                size += len(chunk)
+                chunks.append(chunk)
+            body = b"".join(chunks)
+            chunks.clear()
+            yield body
+        finally:
+            self.used_bytes -= size
+
+    async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
+        stream = request.stream()
+        try:
+            while True:
+                async with asyncio.timeout(self.patience_s):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    return
+                yield chunk
         except ClientDisconnect as error:
             raise BadRequest("The connection closed before the whole body had arrived.") from error
-        finally:
-            self.used_bytes -= len(body)
+        except TimeoutError as error:
+            raise BadRequest(f"Nothing more of the body came for {self.patience_s:g} s.") from error
 
 
 def max_body_bytes(max_upload_mib: int) -> int:
@@ -88,8 +108,8 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         raise _explain(error) from error
 
 
-def parse_upload(body: bytes, *, headers: Headers, query: QueryParams, max_bytes: int) -> Upload:
-    """Find the picture in a body of any of the accepted forms.
+def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes: int) -> Upload:
+    """Find the picture in a body of any of the accepted forms; what stands beside it there goes before `query`.
 
     Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
     ImageTooLarge.
@@ -107,8 +127,9 @@ def parse_upload(body: bytes, *, headers: Headers, query: QueryParams, max_bytes
         )
     else:
         raise UnsupportedMediaType(
-            f"Content-Type {media_type.decode('latin-1') or 'is missing'!r} is no picture upload. Send "
-            "multipart/form-data with a field 'image', a raw body as image/* or application/octet-stream, or JSON."
+            f"{_named(media_type)} is no picture upload. Send multipart/form-data with a field 'image' (curl -F "
+            "image=@truck.jpg), a raw body with Content-Type image/* or application/octet-stream (curl -H "
+            "'Content-Type: image/jpeg' --data-binary @truck.jpg), or JSON."
         )
     if len(data) > max_bytes:
         raise ImageTooLarge(
@@ -116,7 +137,7 @@ def parse_upload(body: bytes, *, headers: Headers, query: QueryParams, max_bytes
             "(SAM2_MAX_UPLOAD_MIB). Send a smaller file."
         )
     try:
-        named = EmbedFields.model_validate({**query, **fields})
+        named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
     except ValidationError as error:
         raise _explain(error) from error
     return Upload(data, named.image_id, named.replace)
@@ -216,12 +237,18 @@ def _decode_base64(text: str) -> bytes:
     return b"".join(pieces)
 
 
+def _named(media_type: bytes) -> str:
+    return f"Content-Type {media_type.decode('latin-1')!r}" if media_type else "A body without Content-Type"
+
+
 def _invalid(where: str, what: str) -> ValidationFailed:
     return ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
 
 
 def _explain(error: ValidationError) -> BadRequest | ValidationFailed:
     """An error of pydantic in words: where, what, and the value where it is short."""
+    if error.error_count() > _MOST_DETAILS:  # spelling them out would take a hundred times the body's memory
+        return ValidationFailed(f"{error.error_count()} things are wrong with the fields of this body.")
     details: list[Detail] = []
     for problem in error.errors(include_url=False, include_context=False):
         if problem["type"] == "json_invalid":

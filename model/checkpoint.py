@@ -51,9 +51,10 @@ def load_parameters(
     """Fill `module`, built on the meta device, from a released .pt or a .safetensors file.
 
     Every parameter of `module.state_dict()` becomes fresh memory of `device` and `dtype`; buffers stay in
-    float32, because half precision would blur the positions that they encode. The file is mapped and copied one parameter at a time, so the weights are in memory once, and nothing refers
-    to the file afterwards. (A .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.)
-    The module is untouched where this raises.
+    float32, because half precision would blur the positions that they encode. The file is mapped and copied
+    one parameter at a time, so the weights are in memory once, and nothing refers to the file afterwards. (A
+    .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.) The module is untouched
+    where this raises.
 
     Returns the fingerprint: SHA-256 (hex) over name, shape and float32 values of the parameters used, in
     order of name. It is that of the weights alone: file format, `device` and `dtype` do not change it.

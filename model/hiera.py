@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.config import HieraConfig
 from model.layers import Mlp
+from model.linear import Linear
 
 
 def partition_windows(x: Tensor, side: int) -> Tensor:
@@ -40,8 +41,8 @@ class MultiScaleAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.pools = pools
-        self.qkv = nn.Linear(dim, dim_out * 3)
-        self.proj = nn.Linear(dim_out, dim_out)
+        self.qkv = Linear(dim, dim_out * 3)
+        self.proj = Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
@@ -68,7 +69,7 @@ class MultiScaleBlock(nn.Module):
         self.attn = MultiScaleAttention(dim, dim_out, num_heads=num_heads, pools=pools)
         self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
         self.mlp = Mlp(dim_out, dim_out * 4, dim_out, depth=2, activation=F.gelu)
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""

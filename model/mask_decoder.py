@@ -32,7 +32,7 @@ class MaskDecoder(nn.Module):
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
         dim, decoder = config.embed_dim, config.decoder
-        self.num_mask_tokens = decoder.num_multimask_outputs + 1
+        num_mask_tokens = decoder.num_multimask_outputs + 1
         self.transformer = TwoWayTransformer(
             dim,
             depth=decoder.depth,
@@ -41,7 +41,7 @@ class MaskDecoder(nn.Module):
             downsample_rate=decoder.attention_downsample_rate,
         )
         self.iou_token = nn.Embedding(1, dim)
-        self.mask_tokens = nn.Embedding(self.num_mask_tokens, dim)
+        self.mask_tokens = nn.Embedding(num_mask_tokens, dim)
         self.obj_score_token = nn.Embedding(1, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
@@ -53,10 +53,10 @@ class MaskDecoder(nn.Module):
         self.conv_s0 = nn.Conv2d(dim, dim // 8, kernel_size=1)
         self.conv_s1 = nn.Conv2d(dim, dim // 4, kernel_size=1)
         self.output_hypernetworks_mlps = nn.ModuleList(
-            Mlp(dim, dim, dim // 8, depth=3, activation=F.relu) for _ in range(self.num_mask_tokens)
+            Mlp(dim, dim, dim // 8, depth=3, activation=F.relu) for _ in range(num_mask_tokens)
         )
         head_depth = decoder.iou_head_depth
-        self.iou_prediction_head = Mlp(dim, dim, self.num_mask_tokens, depth=head_depth, activation=F.relu)
+        self.iou_prediction_head = Mlp(dim, dim, num_mask_tokens, depth=head_depth, activation=F.relu)
         self.pred_obj_score_head = Mlp(dim, dim, 1, depth=3, activation=F.relu)
 
     def forward(
@@ -74,25 +74,27 @@ class MaskDecoder(nn.Module):
         `image_embed` (b, c, h, w), `feat_s0` (b, c / 8, 4 h, 4 w), `feat_s1` (b, c / 4, 2 h, 2 w), prompt
         tokens `sparse` (b, n, c), prompt maps `dense` (b, c, h or 1, w or 1), `image_positions` (c, h, w).
         """
-        b, _, h, w = image_embed.shape
-        output_tokens = torch.cat(
-            [self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight]
-        )
-        tokens = torch.cat([output_tokens.expand(b, -1, -1), sparse], dim=1)
+        h, w = image_embed.shape[2:]
+        tokens = torch.cat([self.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
         cells = (image_embed + dense).flatten(2).transpose(1, 2)  # b h*w c
         tokens, cells = self.transformer(tokens, cells, image_positions=image_positions.flatten(1).T[None])
-
-        object_token, iou_token, mask_tokens = tokens[:, : 2 + self.num_mask_tokens].split(
-            [1, 1, self.num_mask_tokens], 1
-        )
         features = self.upscale(cells.transpose(1, 2).unflatten(2, (h, w)), feat_s0, feat_s1)
-        kernels = [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        logits = torch.stack(kernels, dim=1) @ features.flatten(2)
-        return DecoderOutput(
-            logits=logits.unflatten(2, features.shape[2:]).float(),
-            iou=self.iou_prediction_head(iou_token[:, 0]).float().sigmoid(),
-            object_score=self.pred_obj_score_head(object_token[:, 0])[:, 0].float(),
-        )
+        logits = (self.kernels(tokens) @ features.flatten(2)).unflatten(2, features.shape[2:])
+        return DecoderOutput(logits.float(), *self.scores(tokens))
+
+    def output_tokens(self) -> Tensor:
+        """(6, c): the tokens that come before a prompt's: object score, IoU, the single mask, three masks."""
+        return torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
+
+    def kernels(self, tokens: Tensor) -> Tensor:
+        """Decoded tokens (b, n, c) to what each mask weighs the upscaled features with, (b, 4, c / 8)."""
+        mlps = enumerate(self.output_hypernetworks_mlps, start=2)
+        return torch.stack([mlp(tokens[:, i]) for i, mlp in mlps], dim=1)
+
+    def scores(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoded tokens (b, n, c) to IoU (b, 4) and object score (b,), in float32."""
+        iou = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
+        return iou, self.pred_obj_score_head(tokens[:, 0])[:, 0].float()
 
     def upscale(self, image: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Tensor:
         """(b, c, h, w) to (b, c / 8, 4 h, 4 w), the high-resolution features added on the way."""

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from model.checkpoint import load_parameters, untrained_parameters
 from model.config import VARIANTS
-from model.mask_decoder import select_masks
+from model.cpu_decoder import CpuDecoder
+from model.mask_decoder import DecoderOutput, select_masks
 from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
 from model.sam2 import Sam2
-from model.types import Embedding, Pixels, Prediction, Prompt
+from model.types import Embedding, Pixels, Prediction, Prompt, to_subpixels
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,15 @@ IMAGE_DEVIATION = (0.229, 0.224, 0.225)
 PREPROCESSING = "square-bilinear-antialias-imagenet-1"
 """Names the way from pixels to the encoder's input; a change makes every cached embedding another one."""
 
-MAX_DECODE_CHUNK = 4
-"""Prompts in one forward: more of them fall out of a CPU's caches and take longer each."""
+MAX_DECODE_CHUNK = 16
+"""Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
 
 
 class Sam2Runner:
     """A model on its device. Implements the Segmenter that app/ asks for."""
 
     def __init__(self, model: Sam2, *, name: str, weights_fingerprint: str) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
         self.name = name
         parameter = next(model.parameters())
@@ -46,6 +47,7 @@ class Sam2Runner:
         parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, str(self.dtype))
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
+        self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
         self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
 
@@ -68,18 +70,8 @@ class Sam2Runner:
     def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
         """Embed pictures (height, width, 3), uint8 RGB, of any sizes."""
         batch = torch.stack([self._preprocess(image) for image in images])
-        image_embed, feat_s0, feat_s1 = self.model.encode(batch.to(self.dtype))
-        return [
-            # Maps of its own for each picture: a view would keep the whole batch alive for as long as one lives.
-            Embedding(
-                image_embed=image_embed[i].clone(),
-                feat_s0=feat_s0[i].clone(),
-                feat_s1=feat_s1[i].clone(),
-                height=image.shape[0],
-                width=image.shape[1],
-            )
-            for i, image in enumerate(images)
-        ]
+        maps = self.model.encode(batch.to(self.dtype))
+        return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
     @torch.inference_mode()
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
@@ -111,20 +103,24 @@ class Sam2Runner:
         x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
         return (x[0] - self._mean) / self._deviation
 
+    def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
+        side = self.config.embedding_size
+        # Tensors of its own for each picture: a view would keep the whole batch alive for as long as one lives.
+        image_rows = image_embed.flatten(1).T.clone(memory_format=torch.contiguous_format)
+        return Embedding(
+            image_rows=image_rows,
+            feat_s1_rows=to_subpixels(feat_s1, side),
+            feat_s0_rows=to_subpixels(feat_s0, side),
+            first_projections=self._cpu_decoder.prepare(image_rows) if self._cpu_decoder else (),
+            height=image.shape[0],
+            width=image.shape[1],
+        )
+
     def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         embeddings, prompts = zip(*jobs, strict=True)
         coords, labels = self._point_tokens(jobs)
         mask_logits, has_mask = self._mask_inputs(prompts)
-        output = self.model.decode(
-            *(
-                _stack_maps([getattr(e, name) for e in embeddings])
-                for name in ("image_embed", "feat_s0", "feat_s1")
-            ),
-            coords=coords,
-            labels=labels,
-            mask_logits=mask_logits,
-            has_mask=has_mask,
-        )
+        output = self._decode_tensors(embeddings, coords, labels, mask_logits, has_mask)
         logits, iou = select_masks(
             output,
             multimask=torch.tensor([p.multimask_output for p in prompts], device=self.device),
@@ -141,6 +137,32 @@ class Sam2Runner:
                 strict=True,
             )
         ]
+
+    def _decode_tensors(
+        self,
+        embeddings: Sequence[Embedding],
+        coords: Tensor,
+        labels: Tensor,
+        mask_logits: Tensor,
+        has_mask: Tensor,
+    ) -> DecoderOutput:
+        if self._cpu_decoder is None:
+            image_embed, feat_s0, feat_s1 = zip(*(e.maps() for e in embeddings), strict=True)
+            return self.model.decode(
+                torch.stack(image_embed),
+                torch.stack(feat_s0),
+                torch.stack(feat_s1),
+                coords=coords,
+                labels=labels,
+                mask_logits=mask_logits,
+                has_mask=has_mask,
+            )
+        prompts = self.model.sam_prompt_encoder
+        mask_maps = [
+            prompts.embed_masks(mask_logits[i : i + 1])[0] if has_mask[i] else None
+            for i in range(len(has_mask))
+        ]
+        return self._cpu_decoder.decode(embeddings, prompts.embed_points(coords, labels), mask_maps)
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long.
@@ -219,11 +241,3 @@ def _box_clicks_padding(prompt: Prompt) -> tuple[list[tuple[float, float]], list
         points = [(x0, y0), (x1, y1), *points]
         labels = [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
     return ([*points, (0.0, 0.0)], [*labels, PADDING]) if points else ([], [])
-
-
-def _stack_maps(maps: Sequence[Tensor]) -> Tensor:
-    """(b, c, h, w). Repeats one picture's map as Meta does: its layout decides how the products after it round."""
-    first = maps[0][None]
-    if all(m is maps[0] for m in maps):
-        return first if len(maps) == 1 else first.repeat_interleave(len(maps), dim=0)
-    return torch.stack(list(maps))

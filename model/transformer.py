@@ -30,13 +30,7 @@ class TwoWayAttentionBlock(nn.Module):
         self, tokens: Tensor, image: Tensor, *, token_positions: Tensor, image_positions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Tokens (b, n, c) and the picture's cells (b, h * w, c), both updated."""
-        if self.is_first:  # the tokens are their own positions so far: none added, no residual
-            tokens = self.self_attn(q=tokens, k=tokens, v=tokens)
-        else:
-            placed = tokens + token_positions
-            tokens = tokens + self.self_attn(q=placed, k=placed, v=tokens)
-        tokens = self.norm1(tokens)
-
+        tokens = self.attend_to_self(tokens, token_positions)
         q, k = tokens + token_positions, image + image_positions
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(q=q, k=k, v=image))
         tokens = self.norm3(tokens + self.mlp(tokens))
@@ -44,6 +38,13 @@ class TwoWayAttentionBlock(nn.Module):
         placed = tokens + token_positions
         image = self.norm4(image + self.cross_attn_image_to_token(q=k, k=placed, v=tokens))
         return tokens, image
+
+    def attend_to_self(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Self-attention of the tokens (b, n, c), and the norm behind it."""
+        if self.is_first:  # the tokens are their own positions so far: none added, no residual
+            return self.norm1(self.self_attn(q=tokens, k=tokens, v=tokens))
+        placed = tokens + positions
+        return self.norm1(tokens + self.self_attn(q=placed, k=placed, v=tokens))
 
 
 class TwoWayTransformer(nn.Module):

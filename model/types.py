@@ -3,6 +3,7 @@
 Knows nothing of files, devices or HTTP.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -21,14 +22,18 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 class Embedding:
     """What the image encoder leaves of one picture, ready for any number of decodes.
 
-    The maps are those of SAM2ImagePredictor: `image_embed` (c, h, w) with the "no memory" embedding added,
-    and the two high-resolution maps after conv_s0 and conv_s1. At 1024 px: (256, 64, 64), (32, 256, 256)
-    and (64, 128, 128).
+    One row for each of the h * w cells of the image embedding (64 * 64 at 1024 px), whose pixels in the finer maps
+    stay together: "sub-pixel order", row by row within a cell, and again within each of its quarters.
     """
 
-    image_embed: Tensor
-    feat_s0: Tensor
-    feat_s1: Tensor
+    image_rows: Tensor
+    """(h * w, c): the image embedding, with the "no memory" embedding added."""
+    feat_s1_rows: Tensor
+    """(h * w, 4, c / 4): stride 8, after conv_s1."""
+    feat_s0_rows: Tensor
+    """(h * w, 4, 4, c / 8): stride 4, after conv_s0."""
+    first_projections: tuple[Tensor, ...]
+    """What the decoder's first layer makes of the picture for any prompt without a mask: see cpu_decoder.py."""
     height: int
     """Height of the picture in pixels."""
     width: int
@@ -36,17 +41,48 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the three maps hold in memory."""
-        return sum(t.nbytes for t in (self.image_embed, self.feat_s0, self.feat_s1))
+        """Bytes held in memory."""
+        tensors = (self.image_rows, self.feat_s1_rows, self.feat_s0_rows, *self.first_projections)
+        return sum(t.nbytes for t in tensors)
+
+    def maps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """image_embed (c, h, w), feat_s0 (c / 8, 4 h, 4 w) and feat_s1 (c / 4, 2 h, 2 w)."""
+        side = math.isqrt(len(self.image_rows))
+        return (
+            self.image_rows.T.unflatten(1, (side, side)),
+            from_subpixels(self.feat_s0_rows, side),
+            from_subpixels(self.feat_s1_rows, side),
+        )
 
     def to_arrays(self, dtype: npt.DTypeLike) -> dict[str, npt.NDArray[np.floating]]:
         """The maps as a decoder elsewhere wants them: (1, c, h, w) each, under SAM2ImagePredictor's names."""
-        maps = {
-            "image_embed": self.image_embed,
-            "high_res_feats_0": self.feat_s0,
-            "high_res_feats_1": self.feat_s1,
+        names = ("image_embed", "high_res_feats_0", "high_res_feats_1")
+        return {
+            name: np.ascontiguousarray(t.float().cpu().numpy()[None], dtype)
+            for name, t in zip(names, self.maps(), strict=True)
         }
-        return {name: t.float().cpu().numpy()[None].astype(dtype) for name, t in maps.items()}
+
+
+def to_subpixels(feature_map: Tensor, side: int) -> Tensor:
+    """A map (c, s * side, s * side), s = 2 or 4, to rows (side * side, 4, c) or (side * side, 4, 4, c)."""
+    if feature_map.shape[1] == 2 * side:
+        return (
+            feature_map.unflatten(2, (side, 2))
+            .unflatten(1, (side, 2))
+            .permute(1, 3, 2, 4, 0)
+            .reshape(-1, 4, len(feature_map))
+        )
+    x = feature_map.unflatten(2, (side, 2, 2)).unflatten(1, (side, 2, 2))  # c y a b x e f
+    return x.permute(1, 4, 2, 5, 3, 6, 0).reshape(side * side, 4, 4, -1)
+
+
+def from_subpixels(rows: Tensor, side: int) -> Tensor:
+    """Undo `to_subpixels`."""
+    if rows.dim() == 3:
+        x = rows.view(side, side, 2, 2, -1)  # y x a e c
+        return x.permute(4, 0, 2, 1, 3).reshape(-1, 2 * side, 2 * side)
+    x = rows.view(side, side, 2, 2, 2, 2, -1)  # y x a e b f c
+    return x.permute(6, 0, 2, 4, 1, 3, 5).reshape(-1, 4 * side, 4 * side)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from app import batching
-from app.batching import Batcher, DeviceThread, Ran
+from app.batching import Batcher, Ran
+from app.device import DeviceThread
 from app.errors import DeadlineExceeded, InferenceFailed, InvalidPrompt, Overloaded, ShuttingDown
 
 LONG_S = 20.0

@@ -105,9 +105,9 @@ def filled(mode: str, colour: object) -> Image.Image:
     return Image.new(mode, (WIDTH, HEIGHT), colour)  # type: ignore[arg-type]
 
 
-def palette_picture() -> Image.Image:
-    """Index 0 is pure blue, 1 orange; every pixel is orange."""
-    picture = Image.new("P", (WIDTH, HEIGHT), 1)
+def palette_picture(index: int = 1) -> Image.Image:
+    """Index 0 is pure blue, 1 orange."""
+    picture = Image.new("P", (WIDTH, HEIGHT), index)
     picture.putpalette([0, 0, 255, 255, 128, 0])
     return picture
 
@@ -123,6 +123,18 @@ def premultiplied(mode: str, colour: tuple[int, ...]) -> bytes:
     return with_tag(encoded(filled(mode, colour), "TIFF"), 338, 1)
 
 
+def unnamed_rgb_jpeg() -> bytes:
+    """Not YCbCr, though its channels are numbered as those of YCbCr are."""
+    data = encoded(filled("RGB", (40, 90, 200)), "JPEG", quality=100, keep_rgb=True)
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    numbered = bytearray(data)
+    for at in (frame + 10, scan + 5):
+        step = 3 if at < scan else 2
+        assert numbered[at : at + 3 * step : step] == b"RGB"
+        numbered[at : at + 3 * step : step] = b"\1\2\3"
+    return bytes(numbered)
+
+
 GREY, ORANGE = (90, 90, 90), (255, 128, 0)
 COLOURS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "grey PNG": (encoded(filled("L", 90), "PNG"), GREY),
@@ -135,6 +147,7 @@ COLOURS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "palette BMP": (encoded(palette_picture(), "BMP"), ORANGE),
     "palette TIFF": (encoded(palette_picture(), "TIFF"), ORANGE),
     "CMYK JPEG, inverted as Adobe does": (encoded(filled("CMYK", (0, 255, 255, 0)), "JPEG"), (254, 0, 0)),
+    "RGB JPEG that only Adobe's marker tells": (unnamed_rgb_jpeg(), (40, 90, 200)),
     "CMYK TIFF": (encoded(filled("CMYK", (0, 127, 255, 0)), "TIFF"), ORANGE),
     "YCbCr TIFF": (encoded(filled("RGB", ORANGE).convert("YCbCr"), "TIFF"), (254, 128, 0)),
     "LAB TIFF": (encoded(filled("LAB", (255, 128, 128)), "TIFF"), (255, 255, 255)),
@@ -156,6 +169,7 @@ COLOURS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
         (255, 192, 128),
     ),
     "clear GIF": (encoded(palette_picture(), "GIF", transparency=1), (255, 255, 255)),
+    "GIF with a duration": (encoded(palette_picture(0), "GIF", duration=100), (0, 0, 255)),
     "clear colour": (encoded(filled("RGB", ORANGE), "PNG", transparency=ORANGE), (255, 255, 255)),
     "clear grey": (encoded(filled("L", 90), "PNG", transparency=90), (255, 255, 255)),
     "another grey is clear": (encoded(filled("L", 90), "PNG", transparency=91), GREY),
@@ -208,9 +222,9 @@ def test_signalling_not_a_number_is_black_too() -> None:
 
 
 def test_the_clear_value_of_deep_grey_is_white_and_out_of_the_range() -> None:
-    picture = Image.fromarray(np.array([[65535, 100, 200]], "<u2"))
+    picture = Image.fromarray(np.array([[0, 100, 200]], "<u2"))
     png = bytearray(encoded(picture, "PNG"))
-    chunk = b"tRNS\xff\xff"
+    chunk = b"tRNS\0\0"
     at = png.index(b"IDAT") - 4
     png[at:at] = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
     np.testing.assert_array_equal(decoded(bytes(png))[0, :, 0], [255, 0, 255])
@@ -256,14 +270,14 @@ def test_large_pictures_come_out_whole(orientation: int, size: tuple[int, int]) 
 
 
 def with_exif(file_format: str, block: bytes) -> bytes:
-    """A lossless picture (a JPEG of one colour) that holds `block` where its EXIF belongs."""
-    if file_format == "AVIF":  # its encoder checks the block; the damage must be done afterwards
-        whole = exif(1)
-        data = encoded(filled("RGB", GREY), "AVIF", exif=whole)
-        return data.replace(
-            whole.removeprefix(b"Exif\0\0"), block.ljust(len(whole) - 6, b"\xff")[: len(whole) - 6]
-        )
-    return encoded(filled("RGB", GREY), file_format, exif=b"Exif\0\0" + block, lossless=True)
+    """A grey picture that holds `block` where its EXIF belongs."""
+    if file_format != "AVIF":
+        return encoded(filled("RGB", GREY), file_format, exif=b"Exif\0\0" + block, lossless=True)
+    # its encoder checks the block, so that the damage must be done afterwards
+    room = b"II*\0\x08\0\0\0" + bytes(300)
+    data = encoded(filled("RGB", GREY), "AVIF", exif=room)
+    assert room in data
+    return data.replace(room, block.ljust(len(room), b"\xff"))
 
 
 BROKEN_EXIF = {
@@ -274,6 +288,7 @@ BROKEN_EXIF = {
     "claims more tags than it has": b"MM\0*\0\0\0\x08\xff\xff\x01\x0f",
     "orientation of 9": exif(9)[6:],
     "orientation of 0": exif(0)[6:],
+    "orientation in words": b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x0112, 2, 2) + b"\x06\0\0\0",
     "a text far outside": exif(1)[6:].replace(
         struct.pack("<HHI", 0x010F, 2, 17), struct.pack("<HHI", 0x010F, 2, 2**31)
     ),
@@ -297,6 +312,11 @@ def test_a_broken_index_of_further_pictures_is_ignored() -> None:
     at = data.index(b"MPF\0")
     data[at + 4 : at + 40] = b"\xff" * 36
     assert np.abs(decoded(bytes(data)).astype(int) - 90).max() <= 2
+
+
+def test_bytes_that_fill_a_jpeg_do_not_hide_its_orientation() -> None:
+    data = encoded(Image.fromarray(gradient()), "JPEG", exif=exif(6))
+    assert decoded(data[:2] + b"\xff\xff" + data[2:]).shape == (WIDTH, HEIGHT, 3)
 
 
 def test_the_first_frame_is_the_picture() -> None:

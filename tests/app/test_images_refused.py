@@ -227,11 +227,23 @@ def test_small_run_length_bmps_are_read() -> None:
     assert decode_image(run_length_bmp(40), max_pixels=MEGAPIXEL).shape == (40, 40, 3)
 
 
+def test_what_strangers_send_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidImage):
+        decode_image(with_tag(WHOLE["TIFF"], 277, 5_000), max_pixels=MEGAPIXEL)
+    assert not caplog.records
+
+
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
     data = encoded(filled("L", 90), "JPEG", progressive=True)
     last_scan = data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(InvalidImage, match="scans"):
         decode_image(data[:-2] + last_scan * 200 + data[-2:], max_pixels=MEGAPIXEL)
+
+
+def test_a_jpeg_of_endless_segments_is_refused() -> None:
+    data = WHOLE["JPEG"]
+    with pytest.raises(InvalidImage, match="segments"):
+        decode_image(data[:2] + b"\xff\xc4\0\2" * 2_000 + data[2:], max_pixels=MEGAPIXEL)
 
 
 @pytest.mark.parametrize(

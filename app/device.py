@@ -1,0 +1,199 @@
+"""The one thread that owns the device, and the order in which it takes work from its queues.
+
+Knows nothing of tensors, of HTTP, and of how a queue makes batches.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+from app.errors import ShuttingDown
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Queue(Protocol):
+    """Work for the device that waits: batching.py's Batcher is one."""
+
+    @property
+    def priority(self) -> float:
+        """Of the queues of one device, the one with the lower priority goes first."""
+
+    def take(self) -> Callable[[], None] | None:
+        """The next piece of work, which raises nothing; None where none waits. The device holds `changed`."""
+
+    def drain(self) -> None:
+        """Answer all who wait, and all who come, with ShuttingDown."""
+
+
+class DeviceThread:
+    """The one thread on which everything of the device runs: load, warm-up and every batch.
+
+    Belongs to the event loop on which `start` is called. A daemon, so that a device that hangs for good
+    cannot keep the process from ending.
+    """
+
+    def __init__(self) -> None:
+        self.busy_since: float | None = None
+        """time.monotonic() at the last sign of life of what runs now, None while idle; for a watchdog."""
+        self.changed = threading.Condition()
+        """Guards every queue of this device; held for queue operations only, never while anything runs."""
+        self._jobs = _Jobs(self.changed)
+        self._queues: list[Queue] = [self._jobs]  # by priority
+        self._running_priority = math.inf  # nothing runs
+        self._closing = False
+        self._ended = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop  # from `start` on, and so wherever the thread runs
+        self._thread = threading.Thread(target=self._main, name="device", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs: from `start` to `close`, unless it broke."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread, once. Needs a running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run a job, such as loading or warming up, on the thread, before any batch that waits.
+
+        Jobs overtake too. Raises what the job raises, and ShuttingDown where the device closes before the job
+        begins.
+        """
+        attempt: Future[T] = await asyncio.wrap_future(self._jobs.add(job))
+        return attempt.result()
+
+    def overtake(self) -> None:
+        """Let urgent work pass: a long batch calls this between its steps, on the device thread.
+
+        Runs one waiting batch of each queue that goes before the one now running: one each, so that clicks
+        without end slow an encode down but cannot stop it. Their failures go to their own callers.
+        """
+        if threading.current_thread() is not self._thread:
+            raise RuntimeError("overtake() is for a batch to call, on the device thread")
+        for queue in self._queues:
+            if queue.priority < self._running_priority:
+                with self.changed:
+                    work = queue.take()
+                if work is not None:
+                    self._do(work, queue.priority)
+
+    async def close(self) -> None:
+        """Answer all who wait with ShuttingDown, let the running batch end, and end the thread.
+
+        May be called again. Waits for as long as the running batch takes; with less patience, put a timeout
+        around it.
+        """
+        self._refuse_all()
+        if self._thread.ident is not None:
+            await self._ended.wait()
+            self._thread.join()
+
+    def register(self, queue: Queue) -> None:
+        """Take work from this queue from now on."""
+        with self.changed:
+            self._queues = sorted([*self._queues, queue], key=lambda queue: queue.priority)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Have the event loop call back. Where it is closed, nobody is left to answer."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+    def _main(self) -> None:
+        try:
+            while self._serve_one():
+                pass
+        except BaseException:
+            log.critical("The device thread broke; nothing more will run on it.", exc_info=True)
+        finally:
+            self.post(self._refuse_all)  # after a break too: nobody waits for what will not run
+            self.post(self._ended.set)
+
+    def _serve_one(self) -> bool:
+        """Wait for work and do it; false when closing. Its frame holds items, so it ends between waits."""
+        with self.changed:
+            while (work := self._next()) is None:
+                if self._closing:
+                    return False
+                self.changed.wait()
+        self._do(*work)
+        return True
+
+    def _next(self) -> tuple[Callable[[], None], float] | None:
+        for queue in self._queues:
+            if (work := queue.take()) is not None:
+                return work, queue.priority
+        return None
+
+    def _do(self, work: Callable[[], None], priority: float) -> None:
+        interrupted, self._running_priority = self._running_priority, priority
+        self.busy_since = monotonic()
+        try:
+            work()
+        finally:
+            self._running_priority = interrupted
+            self.busy_since = None if interrupted == math.inf else monotonic()
+
+    def _refuse_all(self) -> None:
+        with self.changed:
+            self._closing = True
+            self.changed.notify()
+        for queue in self._queues:
+            queue.drain()
+
+
+class _Jobs:
+    """The queue before all others: single jobs, one at a time."""
+
+    priority = -math.inf
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._waiting: deque[tuple[Callable[[], Any], Future[Future[Any]]]] = deque()
+        self._draining = False
+
+    def add(self, job: Callable[[], T]) -> "Future[Future[T]]":
+        """What will have become of the job: an outcome within, so that its caller gets any exception as it is."""
+        outcome: Future[Future[T]] = Future()
+        with self._changed:
+            if self._draining:
+                raise ShuttingDown()
+            self._waiting.append((job, outcome))
+            self._changed.notify()
+        return outcome
+
+    def take(self) -> Callable[[], None] | None:
+        while self._waiting:
+            job, outcome = self._waiting.popleft()
+            if outcome.set_running_or_notify_cancel():  # its caller has not gone
+                return lambda: outcome.set_result(_attempt(job))
+        return None
+
+    def drain(self) -> None:
+        with self._changed:
+            self._draining = True
+            waiting, self._waiting = self._waiting, deque()
+        for _, outcome in waiting:
+            if outcome.set_running_or_notify_cancel():
+                outcome.set_exception(ShuttingDown())
+
+
+def _attempt(job: Callable[[], T]) -> "Future[T]":
+    """The outcome of a job, whatever it raises."""
+    attempt: Future[T] = Future()
+    try:
+        attempt.set_result(job())
+    except BaseException as error:
+        attempt.set_exception(error)
+    return attempt

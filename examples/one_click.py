@@ -1,0 +1,95 @@
+"""Embed a picture, click on it, and save the mask drawn over it.
+
+    .venv/bin/python examples/one_click.py truck.jpg --point 500,375
+
+Needs httpx, pillow and numpy, and nothing of the server's own code.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image, ImageOps
+
+COLOUR = (30, 144, 255)
+OPACITY = 0.55
+
+
+def main() -> None:
+    """Parse the command line, ask the server, draw."""
+    parser = argparse.ArgumentParser(description="Save the mask of a click, drawn over the picture.")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument(
+        "--point", type=point, action="append", required=True, metavar="X,Y", help="on the object; repeatable"
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, help="default: PICTURE with .mask.png")
+    arguments = parser.parse_args()
+    output = arguments.output or arguments.picture.with_suffix(".mask.png")
+
+    with httpx.Client(base_url=arguments.url, timeout=60) as client:
+        picture = arguments.picture.read_bytes()
+        embedded = reply(client.post("/embed", files={"image": picture}))
+        print("embedded:", embedded)
+        prompt = {"point_coords": arguments.point, "point_labels": [1] * len(arguments.point)}
+        decoded = reply(client.post("/decode", json={"image_id": embedded["image_id"], **prompt}))
+
+    best = decoded["predictions"][0]["masks"][0]  # masks come with the best predicted IoU first
+    print(f"best mask: predicted IoU {best['iou']}, {best['area']} pixels, bbox {best['bbox']}")
+    draw(arguments.picture, decode_rle(best["rle"])).save(output)
+    print("wrote", output)
+
+
+def point(text: str) -> list[float]:
+    """A click from "x,y"."""
+    x, y = text.split(",")
+    return [float(x), float(y)]
+
+
+def reply(response: httpx.Response) -> Any:
+    """The JSON of a good reply; the server's own message, and the end, for any other."""
+    if response.is_error:
+        sys.exit(f"{response.request.url}: {response.status_code} {response.text}")
+    return response.json()
+
+
+def decode_rle(rle: dict[str, Any]) -> np.ndarray:
+    """The mask (height, width), bool, of a COCO RLE: what pycocotools.mask.decode gives.
+
+    The string holds the lengths of runs, background first, down one column after the other. A number is written
+    in groups of five bits, lowest first, each as the character of its value + 48; bit 6 says that another group
+    follows, and bit 5 of the last group is the sign. From the fourth run on, it is the difference to the run two
+    before, the last one of the same kind.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in rle["counts"]:
+        group = ord(character) - 48
+        number |= (group & 0x1F) << shift
+        shift += 5
+        if group & 0x20:
+            continue
+        if group & 0x10:
+            number -= 1 << shift
+        if len(lengths) > 2:
+            number += lengths[-2]
+        lengths.append(number)
+        number = shift = 0
+    height, width = rle["size"]
+    is_object = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(is_object, lengths).reshape(width, height).T
+
+
+def draw(path: Path, mask: np.ndarray) -> Image.Image:
+    """The picture as a person sees it, with the mask in colour over it."""
+    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    pixels = np.asarray(picture, np.float32)
+    tinted = (1 - OPACITY) * pixels + OPACITY * np.array(COLOUR, np.float32)
+    return Image.fromarray(np.where(mask[..., None], tinted, pixels).round().astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()

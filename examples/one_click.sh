@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Embed a picture, click on it, and save the mask drawn over it as SVG, which any browser shows. Needs curl alone.
+#
+#     examples/one_click.sh truck.jpg 500 375 [truck.svg]
+#
+# SAM2_URL names another server than http://127.0.0.1:8000.
+set -euo pipefail
+
+if (($# < 3 || $# > 4)); then
+    echo "usage: $0 PICTURE X Y [OUTPUT.svg]" >&2
+    exit 2
+fi
+picture=$1 x=$2 y=$3 output=${4:-${1%.*}.svg}
+url=${SAM2_URL:-http://127.0.0.1:8000}
+
+# The body of the reply; where the server refuses, its message goes to standard error and the script ends.
+ask() {
+    local reply
+    reply=$(curl --silent --show-error --fail-with-body "$@") || { [[ -z $reply ]] || echo "$reply" >&2; return 1; }
+    echo "$reply"
+}
+
+# The first value of a field in JSON of the server's making: compact, and without quotes inside these values.
+# The best mask is the first of the reply, so its fields are, too.
+first() {
+    [[ $2 =~ \"$1\":\"?([^\",}]*) ]] && echo "${BASH_REMATCH[1]}"
+}
+
+embedded=$(ask --form "image=@\"$picture\"" "$url/embed")
+image_id=$(first image_id "$embedded") width=$(first width "$embedded") height=$(first height "$embedded")
+echo "$picture is $width x $height pixels, image_id $image_id, embedded by $(first model "$embedded")"
+
+decoded=$(ask --json @- "$url/decode" <<JSON
+{"image_id": "$image_id", "point_coords": [[$x, $y]], "point_labels": [1], "mask_format": "png"}
+JSON
+)
+echo "best mask: predicted IoU $(first iou "$decoded"), $(first area "$decoded") pixels"
+
+# An SVG mask lets through what is white in the mask. Browsers look at a picture's bytes, not at the type given here.
+cat >"$output" <<SVG
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 $width $height">
+  <image width="$width" height="$height" href="data:image/jpeg;base64,$(base64 <"$picture" | tr -d '\n')"/>
+  <mask id="object" maskUnits="userSpaceOnUse" x="0" y="0" width="$width" height="$height">
+    <image width="$width" height="$height" href="data:image/png;base64,$(first png "$decoded")"/>
+  </mask>
+  <rect width="$width" height="$height" fill="dodgerblue" opacity="0.55" mask="url(#object)"/>
+  <circle cx="$x" cy="$y" r="0.6%" fill="white" stroke="black"/>
+</svg>
+SVG
+echo "wrote $output"

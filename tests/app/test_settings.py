@@ -1,0 +1,75 @@
+"""The settings: documented, checked, and found where a user puts them."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.__main__ import read_settings
+from app.settings import Settings, unknown_variables
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for name, setting in Settings.model_fields.items():
+        assert setting.description, name
+        assert setting.description[-1] == ".", name
+
+
+def test_every_setting_has_a_default_that_is_valid() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8000, "sam2.1_hiera_tiny")
+    assert settings.checkpoint_path is None
+    assert settings.workers >= 2
+
+
+def test_help_shows_every_setting_with_its_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        read_settings(["--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, setting in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert f"[SAM2_{name.upper()}]" in text
+        assert f"Default: {setting.default or 'none'}" in text or setting.default_factory
+    assert "Default: one for each CPU core" in text
+
+
+def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_PORT", "9001")
+    monkeypatch.setenv("sam2_deadline_s", "2.5")
+    assert read_settings([]).port == 9001
+    settings = read_settings(["--port", "9002", "--max-image-megapixels", "12"])
+    assert (settings.port, settings.deadline_s, settings.max_image_megapixels) == (9002, 2.5, 12)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "path"),
+    [("", None), ("untrained", None), ("a.pt", Path("a.pt")), ("~/a.pt", Path("~/a.pt").expanduser())],
+)
+def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None) -> None:
+    assert Settings(checkpoint=checkpoint).checkpoint_path == path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "sam3"),
+        ("dtype", "int8"),
+        ("port", "70000"),
+        ("cache_mib", "0"),
+        ("deadline_s", "0"),
+        ("max_prompts", "many"),
+        ("log_level", "loud"),
+    ],
+)
+def test_bad_values_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"SAM2_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+def test_variables_that_no_setting_reads_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_PRT", "8000")
+    monkeypatch.setenv("SAM2_PORT", "8000")
+    monkeypatch.setenv("SAM_X", "1")
+    assert unknown_variables() == ["SAM2_PRT"]

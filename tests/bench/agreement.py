@@ -1,0 +1,85 @@
+"""Whether sides that are compared for speed give the same answers; a run in which they do not is no run.
+
+Knows nothing of time. The first side is the measure of the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+from model.types import Prompt
+from tests.bench.report import Row
+from tests.bench.sides import Decoded, Side
+
+
+class Disagreement(Exception):
+    """A side's answers differ from those of the first side by more than the tolerance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The most by which a side may differ."""
+
+    logits: float
+    """Relative error of the logits: the norm of the difference over the norm, of the worst prompt."""
+    iou: float
+    """Absolute, of the worst mask."""
+    pixels: float
+    """Pixels of the full-size masks that differ, as a share of the picture, mean of all masks."""
+    worst_pixels: float
+    """The same, of the worst mask."""
+
+
+FLOAT32 = Tolerance(logits=1e-3, iou=1e-3, pixels=1e-3, worst_pixels=1e-3)
+BFLOAT16 = Tolerance(logits=0.1, iou=0.05, pixels=5e-3, worst_pixels=2e-2)
+"""Half a percent of the pixels is what issue 3 allows on structured masks."""
+
+
+def check(
+    sides: Sequence[Side], prompts: Sequence[Prompt], *, case: str, size: tuple[int, int], half: Sequence[str]
+) -> list[Row]:
+    """Rows with the worst differences of every side from the first, on picture 0 of `size` (height, width).
+
+    Raises Disagreement where they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`.
+    """
+    reference, *others = sides
+    expected = reference.decode(0, prompts)
+    expected_masks = _masks(reference, expected, prompts, size)
+    rows = []
+    for side in others:
+        found = side.decode(0, prompts)
+        logits = max(
+            float(np.linalg.norm(f.logits - e.logits) / np.linalg.norm(e.logits))
+            for f, e in zip(found, expected, strict=True)
+        )
+        iou = max(float(np.abs(f.iou - e.iou).max()) for f, e in zip(found, expected, strict=True))
+        masks = _masks(side, found, prompts, size)
+        shares = [float((m != e).mean()) for m, e in zip(masks, expected_masks, strict=True)]
+        tolerance = BFLOAT16 if side.name in half else FLOAT32
+        differences = Tolerance(logits, iou, sum(shares) / len(shares), max(shares))
+        if any(
+            found > allowed for found, allowed in zip(astuple(differences), astuple(tolerance), strict=True)
+        ):
+            raise Disagreement(
+                f"{side.name} and {reference.name} on {case}: {differences}, allowed {tolerance}"
+            )
+        rows.append(Row("agreement", f"{case}, against {reference.name}", side.name, asdict(differences)))
+    return rows
+
+
+def _masks(
+    side: Side, found: Sequence[Decoded], prompts: Sequence[Prompt], size: tuple[int, int]
+) -> list[npt.NDArray[np.bool_]]:
+    """Full-size masks of every prompt in the order of tokens; answers sorted by predicted IoU are sorted back."""
+    masks = []
+    for decoded, rles in zip(found, side.answer(0, prompts), strict=True):
+        order = (-decoded.iou).argsort(kind="stable") if side.sorts_by_iou else range(len(rles))
+        of_token = dict(zip(order, rles, strict=True))
+        masks += [
+            coco_mask.decode({"size": list(size), "counts": of_token[i].encode()}).astype(bool)
+            for i in range(len(rles))
+        ]
+    return masks

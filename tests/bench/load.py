@@ -1,0 +1,150 @@
+"""A load generator: clients with one keep-alive connection each, every client sending its requests one by one.
+
+A process of its own (`python -m tests.bench.load`), fed a plan as JSON on standard input and answering with JSON on
+standard output. Standard library only, and little of it between a reply and the next request: what it costs is
+part of every latency. Knows nothing of pictures.
+"""
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from time import perf_counter
+
+
+class UnexpectedReply(Exception):
+    """A reply that is not 200: what was measured would be how fast the server refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One client: POSTs its bodies in turn, over and over."""
+
+    name: str
+    """Latencies of streams of one name are reported together."""
+    path: str
+    content_type: str
+    bodies: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Streams that run side by side for a while; requests begun by then are waited for, and count."""
+
+    port: int
+    seconds: float
+    streams: tuple[Stream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the streams of one name met with."""
+
+    latencies: list[float]
+    """Seconds from the first byte sent to the last byte received."""
+    seconds: float
+    """From the first request's start to the last reply's end."""
+
+    @property
+    def per_second(self) -> float:
+        """Requests answered each second."""
+        return len(self.latencies) / self.seconds
+
+
+def run(load: Load) -> dict[str, Measured]:
+    """Run a load in a process of its own; what was measured, by the streams' names."""
+    plan = asdict(load)
+    for stream in plan["streams"]:
+        stream["bodies"] = [base64.b64encode(body).decode("ascii") for body in stream["bodies"]]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.load"], input=json.dumps(plan), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UnexpectedReply(
+            done.stderr.strip().splitlines()[-1] if done.stderr else "the load generator died"
+        )
+    return {name: Measured(**measured) for name, measured in json.loads(done.stdout).items()}
+
+
+async def drive(load: Load) -> dict[str, Measured]:
+    """Run a load in this event loop. Raises UnexpectedReply for the first reply that is not 200."""
+    connections = [await asyncio.open_connection("127.0.0.1", load.port) for _ in load.streams]
+    end = perf_counter() + load.seconds
+    clients = [
+        asyncio.create_task(_repeat(stream, reader, writer, end=end))
+        for stream, (reader, writer) in zip(load.streams, connections, strict=True)
+    ]
+    try:
+        spans = await asyncio.gather(*clients)
+    finally:
+        for client in clients:
+            client.cancel()
+        for _, writer in connections:
+            writer.close()
+            await writer.wait_closed()
+    return {name: _measured(load.streams, spans, name) for name in {stream.name for stream in load.streams}}
+
+
+Span = tuple[float, float]
+"""When a request began and when its reply was complete."""
+
+
+def _measured(streams: Sequence[Stream], spans: Sequence[list[Span]], name: str) -> Measured:
+    mine = [
+        span
+        for stream, of_stream in zip(streams, spans, strict=True)
+        if stream.name == name
+        for span in of_stream
+    ]
+    return Measured([end - begin for begin, end in mine], max(e for _, e in mine) - min(b for b, _ in mine))
+
+
+async def _repeat(
+    stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, end: float
+) -> list[Span]:
+    requests = [
+        f"POST {stream.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {stream.content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+        for body in stream.bodies
+    ]
+    spans = []
+    for request in cycle(requests):
+        begin = perf_counter()
+        writer.write(request)
+        status, body = await _reply(reader)
+        now = perf_counter()
+        if status != 200:
+            raise UnexpectedReply(f"POST {stream.path}: {status} {body[:300].decode(errors='replace')}")
+        spans.append((begin, now))
+        if now >= end:
+            break
+    return spans
+
+
+async def _reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    return int(status_line.split()[1]), await reader.readexactly(int(headers["content-length"]))
+
+
+def main() -> None:
+    """Read a plan, run it, write what was measured."""
+    plan = json.load(sys.stdin)
+    streams = tuple(
+        Stream(**{**stream, "bodies": tuple(base64.b64decode(body) for body in stream["bodies"])})
+        for stream in plan["streams"]
+    )
+    measured = asyncio.run(drive(Load(plan["port"], plan["seconds"], streams)))
+    json.dump({name: asdict(of_name) for name, of_name in measured.items()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The machine and the versions behind a run, for the head of the report.
+
+Knows nothing of what is measured.
+"""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "numpy", "transformers", "onnxruntime", "onnx", "pycocotools")
+_ROOT = Path(__file__).parents[2]
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use; every side gets as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> dict[str, object]:
+    """Names to values: when, machine, load, versions, commit."""
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{_processor()}, {num_cores()} cores, {platform.system()} {platform.machine()}",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "load average at the start (1, 5, 15 min)": load_average(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": _commit(),
+    }
+
+
+def load_average() -> str:
+    """Of the last 1, 5 and 15 minutes. Above 0 before a run, others share the machine."""
+    return ", ".join(f"{load:.2f}" for load in os.getloadavg())
+
+
+def peak_resident_mib(pid: int) -> float:
+    """The most memory that a process has had in RAM, MiB; Linux only."""
+    return _status_kib(pid, "VmHWM") / 1024
+
+
+def resident_mib(pid: int) -> float:
+    """The memory that a process has in RAM now, MiB; Linux only."""
+    return _status_kib(pid, "VmRSS") / 1024
+
+
+def _status_kib(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise LookupError(f"/proc/{pid}/status has no {name}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(_ROOT)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + (" with uncommitted changes" if changes.stdout.strip() else "")

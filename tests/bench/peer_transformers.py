@@ -1,0 +1,113 @@
+"""transformers' Sam2Model with our weights: the peer that most Python users have.
+
+Decodes from the maps that it is given, so that encoders do not differ between sides. Its image processor is left
+out; pictures are prepared as ours are.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
+
+from model.config import VARIANTS
+from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
+from model.types import Pixels, Prompt
+from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
+from tests.bench.weights import VARIANT, transformers_state
+
+
+def transformers_config(variant: str) -> Sam2Config:
+    """The shapes of one of our variants in transformers' words."""
+    trunk = VARIANTS[variant].trunk
+    backbone = Sam2HieraDetConfig(
+        hidden_size=trunk.embed_dim,
+        num_attention_heads=trunk.num_heads,
+        blocks_per_stage=list(trunk.stages),
+        embed_dim_per_stage=list(trunk.stage_dims),
+        num_attention_heads_per_stage=[trunk.num_heads * 2**i for i in range(len(trunk.stages))],
+        window_size_per_stage=list(trunk.window_sizes),
+        global_attention_blocks=list(trunk.global_attention_blocks),
+        window_positional_embedding_background_size=list(trunk.position_embedding_size),
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=list(reversed(trunk.stage_dims))
+    )
+    return Sam2Config(vision_config=vision)
+
+
+class Transformers:
+    """Implements Side; holds the maps of every picture. `dtype` other than float32 is for encode alone."""
+
+    sorts_by_iou = False
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        pictures: Sequence[Pixels],
+        *,
+        name: str,
+        dtype: torch.dtype,
+        variant: str = VARIANT,
+        device: str = "cpu",
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.device = device
+        with torch.device("meta"):
+            model = Sam2Model(transformers_config(variant))
+        converted = {key: tensor.clone() for key, tensor in transformers_state(state).items()}
+        model.load_state_dict(converted, strict=True, assign=True)
+        self._model = model.to(device, dtype).eval().requires_grad_(False)
+        self._pictures = pictures
+        self._maps: list[list[Tensor]] = []
+
+    def take(self, maps: Sequence[Maps]) -> None:
+        """Remember the embeddings of the pictures, in order."""
+        names = ("high_res_feats_0", "high_res_feats_1", "image_embed")
+        self._maps = [[torch.from_numpy(m[name]).to(self.dtype) for name in names] for m in maps]
+
+    @torch.inference_mode()
+    def encode(self, picture: Pixels) -> list[Tensor]:
+        """A picture to maps: finest first, image_embed last."""
+        x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
+        x = F.interpolate(x, size=(1024, 1024), mode="bilinear", align_corners=False, antialias=True)
+        mean, deviation = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in (IMAGE_MEAN, IMAGE_DEVIATION)
+        )
+        return self._model.get_image_embeddings(((x - mean) / deviation).to(self.dtype))
+
+    @torch.inference_mode()
+    def decode(self, picture: int, prompts: Sequence[Prompt]) -> list[Decoded]:
+        """See Side."""
+        logits, iou = self._forward(picture, prompts)
+        return [Decoded(*pair) for pair in zip(logits.float().numpy(), iou.float().numpy(), strict=True)]
+
+    @torch.inference_mode()
+    def answer(self, picture: int, prompts: Sequence[Prompt]) -> list[list[str]]:
+        """See Side."""
+        height, width = self._pictures[picture].shape[:2]
+        logits, _ = self._forward(picture, prompts)
+        return [coco_rles(masks, height=height, width=width) for masks in logits]
+
+    def crowd(self, prompts: Sequence[Prompt]) -> list[list[str]]:
+        """See Side. One by one."""
+        return [self.answer(i, [prompt])[0] for i, prompt in enumerate(prompts)]
+
+    def _forward(self, picture: int, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Logits (n, k, 256, 256) and IoU (n, k)."""
+        points = labels = boxes = None
+        if prompts[0].points:
+            points = square_points(self._pictures[picture], prompts)[None].to(self.dtype)
+            labels = torch.tensor([p.labels for p in prompts])[None]
+        else:
+            boxes = square_boxes(self._pictures[picture], prompts)[None].to(self.dtype)
+        output = self._model(
+            image_embeddings=list(self._maps[picture]),
+            input_points=points,
+            input_labels=labels,
+            input_boxes=boxes,
+            multimask_output=prompts[0].multimask_output,
+        )
+        return output.pred_masks[0], output.iou_scores[0]

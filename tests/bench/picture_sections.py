@@ -1,0 +1,95 @@
+"""Sections masks and encode: what costs with the size of a picture.
+
+Knows nothing of prompts and of HTTP.
+"""
+
+import math
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from app.rle import encode_counts
+from model.masks import runs
+from tests.bench.report import OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.sides import coco_rles
+from tests.bench.timing import take_turns
+from tests.bench.workbench import HEIGHT, WIDTH, Workbench
+
+SIZES = {"1 MP": (820, 1220), "8 MP": (2310, 3464), "24 MP": (4000, 6000)}
+"""Height and width, 2:3."""
+
+
+def masks(bench: Workbench) -> list[Row]:
+    """One map of logits to RLE: areas with an outline, and noise, which no model draws."""
+    rows = []
+    for size, (height, width) in SIZES.items():
+        for kind, logits in (("areas", area_logits()), ("noise", noise_logits())):
+            sides = {
+                "ours": partial(_ours, logits, height=height, width=width),
+                "interpolate + pycocotools": partial(_theirs, logits, height=height, width=width),
+            }
+            if len({call() for call in sides.values()}) > 1:
+                _check_close(logits, height=height, width=width)
+            times = take_turns(sides, bench.effort(8, quick_seconds=1, least=10))
+            rows += timed_rows("masks", f"{size}, {kind}", times)
+    return rows
+
+
+def encode(bench: Workbench) -> list[Row]:
+    """One picture, pixels to embedding; preparation included."""
+    picture = bench.pictures[0]
+    sides = {TRANSFORMERS: partial(bench.transformers.encode, picture)}
+    sides |= {name: partial(bench.runners[name].encode, [picture]) for name in OURS}
+    rows = _check_encoders(bench)  # runs every encoder once
+    times = take_turns(sides, bench.effort(60, quick_seconds=6, warm_up=0))
+    return rows + timed_rows("encode", f"{WIDTH} x {HEIGHT}", times)
+
+
+def area_logits() -> npt.NDArray[np.float32]:
+    """(256, 256) logits of a few rounded areas: waves of low frequency, as steep as a trained model's."""
+    y, x = np.mgrid[0:256, 0:256] / 256
+    waves = np.sin(2 * math.pi * 2 * x + 1) * np.cos(2 * math.pi * 1.5 * y) + 0.3 * np.sin(
+        2 * math.pi * (5 * x + 3 * y)
+    )
+    return (12 * (waves - 0.4)).astype(np.float32)
+
+
+def noise_logits() -> npt.NDArray[np.float32]:
+    """(256, 256) independent logits."""
+    return np.random.Generator(np.random.Philox(key=1)).standard_normal((256, 256), dtype=np.float32)
+
+
+def _ours(logits: npt.NDArray[np.float32], *, height: int, width: int) -> str:
+    return encode_counts(runs(logits, height=height, width=width).lengths)
+
+
+def _theirs(logits: npt.NDArray[np.float32], *, height: int, width: int) -> str:
+    return coco_rles(torch.from_numpy(logits)[None], height=height, width=width)[0]
+
+
+def _check_close(logits: npt.NDArray[np.float32], *, height: int, width: int) -> None:
+    """Masks may differ in single pixels where a processor rounds otherwise, see model/masks.py."""
+    x = torch.from_numpy(logits)[None, None]
+    full = torch.nn.functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)[
+        0, 0
+    ]
+    differing = int((runs(logits, height=height, width=width).to_array() != (full > 0).numpy()).sum())
+    if differing > 1e-6 * height * width:
+        raise AssertionError(f"{differing} of {height * width} pixels differ from interpolate and threshold")
+
+
+def _check_encoders(bench: Workbench) -> list[Row]:
+    """Relative error of our image_embed against transformers'; raises AssertionError where it is too large."""
+    expected = bench.transformers.encode(bench.pictures[0])[-1][0].numpy()
+    rows = []
+    for name, most in zip(OURS, (1e-3, 0.03), strict=True):
+        found = bench.embeddings[name][0].to_arrays(np.float32)["image_embed"][0]
+        error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        if error > most:
+            raise AssertionError(
+                f"{name}: image_embed differs from transformers' by {error:.2g}, allowed {most}"
+            )
+        rows.append(Row("agreement", "image_embed, against transformers", name, {"relative error": error}))
+    return rows

@@ -1,0 +1,140 @@
+"""What was measured, as rows; rows as Markdown and as JSON.
+
+Knows nothing of how anything is measured. A ratio is only ever made between sides of one case of one run.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.bench.timing import summarise
+
+OURS = ("ours float32", "ours bfloat16")
+"""Names of our sides; every other side is a peer."""
+
+ONNX = "ONNX Runtime"
+TRANSFORMERS = "transformers"
+
+Number = int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One side of one case. The units stand in the names of the values."""
+
+    section: str
+    case: str
+    side: str
+    values: Mapping[str, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What issue 3 asks of one value."""
+
+    section: str
+    case: str
+    side: str
+    value: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def is_met_by(self, number: Number) -> bool:
+        """Whether a measured number reaches the target."""
+        return (self.at_most is None or number <= self.at_most) and (
+            self.at_least is None or number >= self.at_least
+        )
+
+
+TARGETS = (
+    Target("click", "with RLE", OURS[0], f"vs {ONNX}", at_most=0.65),
+    Target("click", "with RLE", OURS[1], f"vs {ONNX}", at_most=0.45),
+    Target("click", "with RLE", OURS[0], f"vs {TRANSFORMERS}", at_most=0.33),
+    Target("click", "with RLE", OURS[1], f"vs {TRANSFORMERS}", at_most=0.22),
+    Target("boxes", "16 boxes", OURS[0], f"vs {ONNX}", at_most=0.50),
+    Target("boxes", "16 boxes", OURS[1], f"vs {ONNX}", at_most=0.30),
+    Target("boxes", "16 boxes", OURS[0], f"vs {TRANSFORMERS}", at_most=0.12),
+    Target("boxes", "16 boxes", OURS[1], f"vs {TRANSFORMERS}", at_most=0.08),
+    Target("masks", "24 MP, areas", "ours", "vs interpolate + pycocotools", at_most=0.08),
+    Target("encode", "1800 x 1200", OURS[0], f"vs {TRANSFORMERS}", at_most=0.75),
+    Target("encode", "1800 x 1200", OURS[1], f"vs {TRANSFORMERS}", at_most=0.45),
+    Target("http", "cost over the in-process click", "ours", "p50_ms", at_most=2.0),
+    Target("http", "16 clients, share of the in-process batch's rate", "ours", "ratio", at_least=0.9),
+    Target("http", "cached upload of a 1 MB JPEG", "ours", "p50_ms", at_most=5.0),
+    Target("busy", "p95 while embedding over idle p95", "ours", "ratio", at_most=5.0),
+)
+
+
+def timed_rows(section: str, case: str, seconds: Mapping[str, list[float]]) -> list[Row]:
+    """A row for each side of one case, with our medians over the peers' medians."""
+    summaries = {side: summarise(times) for side, times in seconds.items()}
+    is_ours = {side: side in OURS or side == "ours" for side in seconds}
+    rows = []
+    for side, summary in summaries.items():
+        values: dict[str, Number] = asdict(summary)
+        if is_ours[side]:
+            for peer, theirs in summaries.items():
+                if not is_ours[peer]:
+                    values[f"vs {peer}"] = summary.median_ms / theirs.median_ms
+        rows.append(Row(section, case, side, values))
+    return rows
+
+
+def markdown(rows: Sequence[Row], *, machine: Mapping[str, object]) -> str:
+    """The report: the machine, a table for each section, and the targets."""
+    lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in machine.items())]
+    for section in dict.fromkeys(row.section for row in rows):
+        of_section = [row for row in rows if row.section == section]
+        columns = list(dict.fromkeys(name for row in of_section for name in row.values))
+        lines += ["", f"## {section}", "", *_table(("case", "side", *columns), _cells(of_section, columns))]
+    return "\n".join([*lines, *_target_lines(rows), ""])
+
+
+def write(rows: Sequence[Row], *, machine: Mapping[str, object], folder: Path, name: str = "bench") -> None:
+    """Write `name`.md and `name`.json into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(markdown(rows, machine=machine))
+    content = {"machine": dict(machine), "rows": [asdict(row) for row in rows]}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
+
+
+def _target_lines(rows: Sequence[Row]) -> list[str]:
+    found = {(row.section, row.case, row.side): row.values for row in rows}
+    table = []
+    for target in TARGETS:
+        number = found.get((target.section, target.case, target.side), {}).get(target.value)
+        if number is not None:
+            limit = f"<= {target.at_most}" if target.at_most is not None else f">= {target.at_least}"
+            verdict = "met" if target.is_met_by(number) else "missed"
+            what = f"{target.section}: {target.case}"
+            table.append((what, target.side, target.value, limit, _shown(number), verdict))
+    if not table:
+        return []
+    header = ("target", "side", "value", "wanted", "measured", "")
+    return ["", "## targets of issue 3", "", *_table(header, table)]
+
+
+def _cells(rows: Iterable[Row], columns: Sequence[str]) -> list[tuple[str, ...]]:
+    return [
+        (row.case, row.side, *(_shown(row.values[c]) if c in row.values else "" for c in columns))
+        for row in rows
+    ]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' * len(header)}",
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+    ]
+
+
+def _shown(number: Number) -> str:
+    """Two or three significant digits, and whole numbers whole."""
+    if isinstance(number, int) or abs(number) >= 1000:
+        return f"{number:.0f}"
+    if 0 < abs(number) < 0.01:
+        return f"{number:.1e}"
+    digits = 3 if abs(number) < 1 else 2 if abs(number) < 10 else 1 if abs(number) < 100 else 0
+    return f"{number:.{digits}f}"

@@ -1,0 +1,80 @@
+"""Takes the time of several sides in turn, so that each meets the same machine.
+
+Knows nothing of what it times. A round times every side once, each round begins with another side, and garbage is
+collected between rounds only.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter, sleep
+
+SETTLE_S = 0.005
+"""Pause before each timed call: threads of the side before may spin for a while after their last work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to time one case: rounds until `seconds` are over, but `least` and at most `most` of them."""
+
+    seconds: float
+    least: int = 3
+    most: int = 1000
+    warm_up: int = 1
+    """Rounds before those that count; none where a shorter case has warmed everything up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Statistics of one side's times, in milliseconds."""
+
+    n: int
+    median_ms: float
+    p95_ms: float
+
+
+def percentile(seconds: list[float], percent: float) -> float:
+    """The value that `percent` of the values do not exceed (nearest rank); `percent` in 0..100."""
+    if not seconds:
+        raise ValueError("no values, no percentile")
+    ordered = sorted(seconds)
+    rank = -(-len(ordered) * percent // 100)  # rounded up
+    return ordered[max(0, int(rank) - 1)]
+
+
+def summarise(seconds: list[float]) -> Summary:
+    """Median and 95th percentile of times in seconds."""
+    return Summary(len(seconds), 1000 * median(seconds), 1000 * percentile(seconds, 95))
+
+
+def take_turns(sides: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, list[float]]:
+    """Seconds of every call of every side, round by round."""
+    for _ in range(effort.warm_up):
+        for call in sides.values():
+            call()
+    names = list(sides)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    started = perf_counter()
+    rounds = 0
+    while rounds < effort.least or (perf_counter() - started < effort.seconds and rounds < effort.most):
+        first = rounds % len(names)
+        with _no_garbage_collection():
+            for name in names[first:] + names[:first]:
+                sleep(SETTLE_S)
+                began = perf_counter()
+                sides[name]()
+                seconds[name].append(perf_counter() - began)
+        rounds += 1
+    return seconds
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

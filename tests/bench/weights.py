@@ -1,0 +1,102 @@
+"""One set of weights for every side: built from tests/golden/recipe.py, given to each in its own form.
+
+Knows nothing of what is measured. The conversion of names for transformers is our own; transformers itself refuses
+names and shapes that it does not know.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import VARIANTS
+from model.sam2 import Sam2
+from tests.golden.recipe import weight
+
+VARIANT = "sam2.1_hiera_tiny"
+
+_MASK_DOWNSCALING = {"0": "conv1", "1": "layer_norm1", "3": "conv2", "4": "layer_norm2", "6": "conv3"}
+_UPSCALING = {"0": "upscale_conv1", "1": "upscale_layer_norm", "3": "upscale_conv2"}
+
+_RENAMES = (
+    (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
+    (r"patch_embed\.proj\.", "patch_embed.projection."),
+    (r"^image_encoder\.neck\.convs\.(\d)\.conv\.", r"vision_encoder.neck.convs.\1."),
+    (r"^sam_mask_decoder\.", "mask_decoder."),
+    (r"^sam_prompt_encoder\.", "prompt_encoder."),
+    (r"pe_layer\.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+    (r"\.out_proj\.", ".o_proj."),
+    (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
+    (r"\.norm(\d)\.", r".layer_norm\1."),
+    (r"^no_mem_embed$", "no_memory_embedding"),
+)
+
+
+def golden_state(variant: str = VARIANT) -> dict[str, Tensor]:
+    """The golden weights of the image half: name to float32 tensor, names as in released checkpoints."""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in Sam2(VARIANTS[variant]).state_dict().items()}
+    return {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}
+
+
+def save_checkpoint(state: Mapping[str, Tensor], path: Path) -> Path:
+    """Write `state` as a .safetensors file that SAM2_CHECKPOINT may name; returns `path`."""
+    save_file(dict(state), path)
+    return path
+
+
+def plain_model(state: Mapping[str, Tensor], *, variant: str = VARIANT) -> Sam2:
+    """Our reference network in float32, as the paper has it."""
+    with torch.device("meta"):
+        model = Sam2(VARIANTS[variant])
+    model.load_state_dict(dict(state), assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights under the names of transformers' Sam2Model.
+
+    One tensor becomes two where transformers keeps the position frequencies twice, and four point embeddings
+    become one table.
+    """
+    depths = _mlp_depths(state)
+    converted: dict[str, Tensor] = {}
+    points = {}
+    for name, tensor in state.items():
+        if match := re.search(r"point_embeddings\.(\d)\.weight$", name):
+            points[int(match[1])] = tensor
+        else:
+            converted[_transformers_name(name, depths)] = tensor
+    converted["prompt_encoder.point_embed.weight"] = torch.cat([points[i] for i in sorted(points)])
+    converted["shared_image_embedding.positional_embedding"] = converted[
+        "prompt_encoder.shared_embedding.positional_embedding"
+    ]
+    return converted
+
+
+def _mlp_depths(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Layers of each perceptron, by the name before `.layers.`; the two-way transformer's layers left out."""
+    depths: dict[str, int] = {}
+    for name in state:
+        if match := re.match(r"(.*)\.layers\.(\d+)\.weight$", name):
+            depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
+    return depths
+
+
+def _transformers_name(name: str, depths: Mapping[str, int]) -> str:
+    match = re.match(r"(.*)\.layers\.(\d+)\.(weight|bias)$", name)
+    if match and match[1] in depths:
+        perceptron, layer, kind = match[1], int(match[2]), match[3]
+        last = depths[perceptron] - 1
+        place = "proj_in" if layer == 0 else "proj_out" if layer == last else f"layers.{layer - 1}"
+        name = f"{perceptron}.{place}.{kind}"
+    if match := re.match(r"sam_prompt_encoder\.mask_downscaling\.(\d)\.(\w+)$", name):
+        name = f"prompt_encoder.mask_embed.{_MASK_DOWNSCALING[match[1]]}.{match[2]}"
+    if match := re.match(r"sam_mask_decoder\.output_upscaling\.(\d)\.(\w+)$", name):
+        name = f"mask_decoder.{_UPSCALING[match[1]]}.{match[2]}"
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name

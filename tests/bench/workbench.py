@@ -1,0 +1,115 @@
+"""What the sections share: weights, pictures, prompts, sides and the server, each made when first asked for.
+
+Knows nothing of time.
+"""
+
+import copy
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from model.runner import Sam2Runner, load_runner
+from model.types import Embedding, Pixels, Prompt
+from tests.bench.discs import disc_state
+from tests.bench.peer_onnx import OnnxRuntime, export
+from tests.bench.peer_transformers import Transformers
+from tests.bench.report import ONNX, OURS, TRANSFORMERS
+from tests.bench.server import RunningServer, serve
+from tests.bench.sides import Ours, Side
+from tests.bench.timing import Effort
+from tests.bench.traffic import HEIGHT, WIDTH
+from tests.bench.weights import VARIANT, plain_model, save_checkpoint
+from tests.golden.recipe import image
+
+CROWD = 16
+CLICK = Prompt(points=((500.0, 375.0),), labels=(1,))
+
+
+class Workbench:
+    """Everything that is measured, and how much effort to spend on it."""
+
+    def __init__(self, *, quick: bool, num_threads: int) -> None:
+        self.quick = quick
+        self.num_threads = num_threads
+        torch.set_num_threads(self.num_threads)
+        self._stack = ExitStack()
+        self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sam2-bench-")))
+
+    def close(self) -> None:
+        """Stop the server and remove what was written."""
+        self._stack.close()
+
+    def effort(self, seconds: float, *, quick_seconds: float, least: int = 5, warm_up: int = 1) -> Effort:
+        """Effort for one case; a quick run is content with two rounds of what is slow."""
+        if self.quick:
+            return Effort(quick_seconds, least=2, warm_up=warm_up)
+        return Effort(seconds, least=least, warm_up=warm_up)
+
+    @cached_property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights of every side."""
+        return disc_state(VARIANT)
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The weights as a file for SAM2_CHECKPOINT."""
+        return save_checkpoint(self.state, self.folder / "bench.safetensors")
+
+    def runner(self, dtype: str) -> Sam2Runner:
+        """A runner on the CPU, as the service loads it."""
+        return load_runner(VARIANT, checkpoint=self.checkpoint, device="cpu", dtype=dtype)
+
+    @cached_property
+    def runners(self) -> dict[str, Sam2Runner]:
+        """Our sides' runners by the names of the sides."""
+        return dict(zip(OURS, (self.runner("float32"), self.runner("bfloat16")), strict=True))
+
+    @cached_property
+    def pictures(self) -> list[Pixels]:
+        """Pictures for the crowd, the first for all else. A quick run repeats one."""
+        drawn = [image(f"bench {i}", WIDTH, HEIGHT) for i in range(1 if self.quick else CROWD)]
+        return [drawn[i % len(drawn)] for i in range(CROWD)]
+
+    @cached_property
+    def embeddings(self) -> dict[str, list[Embedding]]:
+        """Embeddings of the pictures by the names of our sides, each with memory of its own."""
+        return {name: self._embed(runner) for name, runner in self.runners.items()}
+
+    @cached_property
+    def transformers(self) -> Transformers:
+        """The peer, without embeddings."""
+        return Transformers(self.state, self.pictures, name=TRANSFORMERS, dtype=torch.float32)
+
+    @cached_property
+    def sides(self) -> list[Side]:
+        """The sides of the decoder's sections; all but our bfloat16 decode the same float32 embeddings."""
+        maps = [embedding.to_arrays(np.float32) for embedding in self.embeddings[OURS[0]]]
+        onnx = OnnxRuntime(
+            export(plain_model(self.state)), self.pictures, name=ONNX, num_threads=self.num_threads
+        )
+        for peer in (self.transformers, onnx):
+            peer.take(maps)
+        ours = [Ours(self.runners[name], self.embeddings[name], name=name) for name in OURS]
+        return [self.transformers, onnx, *ours]
+
+    @cached_property
+    def server(self) -> RunningServer:
+        """Our server with these weights and its default settings."""
+        settings = {"model": VARIANT, "checkpoint": str(self.checkpoint), "log_level": "warning"}
+        running = serve(settings, log=self.folder / "server.log", num_threads=self.num_threads)
+        return self._stack.enter_context(running)
+
+    def _embed(self, runner: Sam2Runner) -> list[Embedding]:
+        known: dict[int, Embedding] = {}
+        embeddings = []
+        for picture in self.pictures:
+            if id(picture) not in known:
+                known[id(picture)] = runner.encode([picture])[0]
+                embeddings.append(known[id(picture)])
+            else:
+                embeddings.append(copy.deepcopy(known[id(picture)]))
+        return embeddings

@@ -1,0 +1,200 @@
+"""A segmenter without a model, and the whole service around it, ready in milliseconds.
+
+What it answers can be computed by hand: the mask of a click is a disc around it.
+"""
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import torch
+from fastapi import FastAPI
+from PIL import Image
+
+from app.main import create_app
+from app.service import SegmentationService
+from app.settings import Settings
+from model.types import Embedding, Logits, Pixels, Prediction, Prompt
+
+MASK_SIDE = 32
+RADII = (3.0, 6.0, 9.0)
+"""Of the three discs of a click, in low-resolution samples."""
+IOUS = (0.5, 0.9, 1.25)
+"""Of the three discs; the best is the last, and the model's estimate is above 1 there."""
+SINGLE_IOU = 0.75
+LONG_S = 20.0
+"""No passing test comes near it."""
+
+
+class FakeSegmenter:
+    """Implements app/segmenter.py's Segmenter. Writes down its batches, waits at its gate, fails on demand."""
+
+    name = "fake"
+    fingerprint = "0123456789abcdef" * 4
+    device_name = "imagined"
+    mask_size = (MASK_SIDE, MASK_SIDE)
+
+    def __init__(
+        self, *, dtype_name: str = "float32", embedding_side: int = 2, hold: Callable[[], None] | None = None
+    ) -> None:
+        self.dtype_name = dtype_name
+        self.encoded: list[list[tuple[int, int]]] = []
+        """Height and width of the pictures of every encode batch."""
+        self.decoded: list[list[Prompt]] = []
+        """The prompts of every decode batch."""
+        self.order: list[str] = []
+        """"encode" and "decode", in the order in which batches ran."""
+        self.fail_next: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self._entered = threading.Semaphore(0)
+        self._embedding_side = embedding_side
+        self._hold = hold or self._wait_at_gate
+
+    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
+        """Maps that hold the mean of the picture."""
+        self.encoded.append([image.shape[:2] for image in images])
+        self._run("encode")
+        cells = self._embedding_side**2
+        return [
+            Embedding(
+                image_rows=torch.full((cells, 8), float(image.mean())),
+                feat_s1_rows=torch.full((cells, 4, 2), 2.0),
+                feat_s0_rows=torch.full((cells, 4, 4, 1), 1.0),
+                first_projections=(),
+                height=image.shape[0],
+                width=image.shape[1],
+            )
+            for image in images
+        ]
+
+    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        """Discs around the first click, or around the middle of the box; a mask alone comes back as it is."""
+        self.decoded.append([prompt for _, prompt in jobs])
+        self._run("decode")
+        return [self._predict(embedding, prompt) for embedding, prompt in jobs]
+
+    def warm_up(self) -> None:
+        """Nothing is slow the first time."""
+
+    async def wait_until_entered(self) -> None:
+        """Until one more batch has begun to run."""
+        assert await asyncio.to_thread(self._entered.acquire, True, LONG_S)
+
+    def _run(self, what: str) -> None:
+        self.order.append(what)
+        self._entered.release()
+        self._hold()
+        if self.fail_next is not None:
+            failure, self.fail_next = self.fail_next, None
+            raise failure
+
+    def _wait_at_gate(self) -> None:
+        assert self.gate.wait(LONG_S)
+
+    def _predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
+        radii, iou = (RADII, IOUS) if prompt.multimask_output else (RADII[1:2], (SINGLE_IOU,))
+        if prompt.points:
+            x, y = prompt.points[0]
+        elif prompt.box is not None:
+            x, y = (prompt.box[0] + prompt.box[2]) / 2, (prompt.box[1] + prompt.box[3]) / 2
+        else:
+            assert prompt.mask_logits is not None
+            return Prediction(np.stack([prompt.mask_logits] * len(radii)), np.array(iou, np.float32), 1.0)
+        logits = [disc(x / embedding.width, y / embedding.height, radius) for radius in radii]
+        return Prediction(np.stack(logits), np.array(iou, np.float32), 1.0)
+
+
+def disc(x: float, y: float, radius: float) -> Logits:
+    """Logits (h, w) of a disc around (x, y), fractions of the picture; steep, so that some are beyond +-32."""
+    rows, columns = np.mgrid[:MASK_SIDE, :MASK_SIDE] + 0.5
+    distance = np.hypot(columns - x * MASK_SIDE, rows - y * MASK_SIDE)
+    return (3.1 * (radius - distance)).astype(np.float32)
+
+
+def disc_mask(x: float, y: float, radius: float, *, height: int, width: int) -> np.ndarray:
+    """The mask (height, width) of `disc` at a picture's size, by torch."""
+    logits = torch.from_numpy(disc(x / width, y / height, radius))[None, None]
+    full = torch.nn.functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+    return (full[0, 0] > 0).numpy()
+
+
+def picture(width: int = 60, height: int = 40, *, shade: int = 0) -> bytes:
+    """A PNG file; another shade, another content."""
+    file = io.BytesIO()
+    Image.new("L", (width, height), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running service and a client of it."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    segmenter: FakeSegmenter
+
+    @property
+    def service(self) -> SegmentationService:
+        """What the routes call."""
+        service: SegmentationService = self.app.state.service
+        return service
+
+    async def post(self, path: str, body: object) -> httpx.Response:
+        """POST a value as JSON."""
+        return await self.client.post(path, json=body)
+
+    async def embed(self, data: bytes, image_id: str | None = None) -> httpx.Response:
+        """POST a picture as a raw body."""
+        return await self.client.post(
+            "/embed",
+            content=data,
+            params={"image_id": image_id} if image_id else None,
+            headers={"Content-Type": "image/png"},
+        )
+
+    async def click(self, image_id: str, x: float = 30, y: float = 20) -> httpx.Response:
+        """POST one click."""
+        return await self.post(
+            "/decode", {"image_id": image_id, "point_coords": [[x, y]], "point_labels": [1]}
+        )
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings | None = None, segmenter: FakeSegmenter | None = None
+) -> AsyncIterator[Served]:
+    """The service from start, once it is ready, to end."""
+    segmenter = segmenter or FakeSegmenter()
+    app = create_app(settings or Settings(workers=2), segmenter)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://sam2") as client:
+            served = Served(app, client, segmenter)
+            await until(lambda: served.service._segmenter is not None)
+            try:
+                yield served
+            finally:
+                segmenter.gate.set()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the event loop go on until something holds."""
+    async with asyncio.timeout(LONG_S):
+        while not holds():  # noqa: ASYNC110  # what is waited for knows nothing of tests
+            await asyncio.sleep(0.001)
+
+
+def error(response: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error; its body is the one that API.md promises."""
+    body = response.json()
+    assert response.headers["content-type"] == "application/json"
+    assert set(body) == {"error"}
+    assert set(body["error"]) - {"details"} == {"code", "message"}
+    assert body["error"]["message"]
+    return response.status_code, body["error"]["code"]

@@ -1,0 +1,127 @@
+"""Who may import whom, and what may be said where: DESIGN.md, held by reading the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "app").glob("*.py"), *(ROOT / "model").glob("*.py")])
+APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "__main__": {"access", "loading", "main", "service", "settings"},
+    "main": {
+        "access", "connection", "errors", "loading", "metrics", "routes", "schemas", "segmenter", "service",
+        "settings", "uploads",
+    },
+    "routes": {"answers", "connection", "metrics", "prompts", "schemas", "service", "store", "uploads"},
+    "service": {
+        "answers", "batching", "device", "errors", "images", "metrics", "prompts", "segmenter", "settings", "store",
+    },
+    "loading": {"segmenter", "settings"},
+    "access": {"metrics"},
+    "uploads": {"errors", "schemas"},
+    "prompts": {"errors", "logits", "rle"},
+    "answers": {"logits", "rle"},
+    "batching": {"device", "errors"},
+    "device": {"errors"},
+    "store": {"errors"},
+    "images": {"errors"},
+}  # fmt: skip
+"""Of app/, by file; what is not here is a leaf."""
+
+MODEL_NAMES: dict[str, set[str]] = {
+    "__main__": {"model.errors"},
+    "loading": {"model.download", "model.errors", "model.runner"},
+    "settings": {"model.config", "model.download"},
+    "segmenter": {"model.types"},
+    "service": {"model.types"},
+    "routes": {"model.types"},
+    "store": {"model.types"},
+    "prompts": {"model.masks", "model.types"},
+    "answers": {"model.masks", "model.types"},
+}
+"""What of model/ the files of app/ may import."""
+
+ONLY_IN: dict[str, set[str]] = {
+    "fastapi": {"app/__main__.py", "app/main.py", "app/routes.py"},
+    "starlette": {"app/main.py", "app/uploads.py"},
+    "uvicorn": {"app/__main__.py"},
+    "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
+    "pydantic_settings": {"app/settings.py"},
+    "prometheus_client": {"app/metrics.py"},
+}
+"""Packages that stand for a subject, and the files whose subject it is."""
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            # `from app import schemas` imports app.schemas
+            bare = node.module in ("app", "model")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if bare else {node.module}
+    return found
+
+
+def packages(path: Path) -> set[str]:
+    """The top-level names among a file's imports."""
+    return {module.split(".")[0] for module in imports(path)}
+
+
+def name(path: Path) -> str:
+    """As the rules write it: app/main.py."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_rules_speak_of_files_that_exist() -> None:
+    assert len(APP) > 10
+    assert set(MAY_IMPORT) | set(MODEL_NAMES) <= APP
+    assert {file for files in ONLY_IN.values() for file in files} <= {name(path) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports(path: Path) -> None:
+    modules = imports(path)
+    if path.parent.name == "model":
+        assert not packages(path) & {"app", "asyncio", "pydantic", *ONLY_IN}
+        return
+    of_app = {module.removeprefix("app.") for module in modules if module.startswith("app.")}
+    assert of_app <= MAY_IMPORT.get(path.stem, set())
+    of_model = {module for module in modules if module.split(".")[0] == "model"}
+    assert of_model <= MODEL_NAMES.get(path.stem, set())
+    if path.name != "store.py":
+        assert "torch" not in packages(path)
+    for package, files in ONLY_IN.items():
+        assert package not in packages(path) or name(path) in files
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_the_environment_is_read_in_one_place(path: Path) -> None:
+    if name(path) == "app/settings.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        said = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
+        assert said not in ("environ", "environb", "getenv")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_only_the_runner_says_cuda(path: Path) -> None:
+    assert name(path) == "model/runner.py" or "cuda" not in path.read_text().lower()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_has_one_subject(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 320
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_says_what_it_is(path: Path) -> None:
+    source = path.read_text()
+    assert not source or ast.get_docstring(ast.parse(source))

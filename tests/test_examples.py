@@ -1,0 +1,150 @@
+"""The examples, and every curl line of README, against a server as users run it."""
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from examples.one_click import COLOUR, OPACITY, decode_rle
+from tests.server import ROOT, free_port, running_server
+
+SVG = "{http://www.w3.org/2000/svg}"
+WIDTH, HEIGHT = 1800, 1200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples run: with a truck.jpg of the size that README talks about."""
+    folder = tmp_path_factory.mktemp("examples")
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    picture = np.stack([x * 255 / WIDTH, y * 255 / HEIGHT, np.hypot(x - 500, y - 375) % 256], axis=-1)
+    Image.fromarray(picture.astype(np.uint8)).save(folder / "truck.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with running_server(folder) as url:
+        yield url
+
+
+def run(folder: Path, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does who knows no proxy."""
+    variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return subprocess.run(
+        command, cwd=folder, env=variables | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def best_mask(folder: Path, url: str) -> np.ndarray:
+    """The mask that the examples should draw, decoded by pycocotools."""
+    picture = (folder / "truck.jpg").read_bytes()
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        image_id = client.post("/embed", files={"image": picture}).json()["image_id"]
+        click = {"point_coords": [[500, 375]], "point_labels": [1]}
+        reply = client.post("/decode", json={"image_id": image_id, **click}).json()
+    return coco_mask.decode(reply["predictions"][0]["masks"][0]["rle"]).astype(bool)
+
+
+def test_python_example_draws_the_best_mask(folder: Path, url: str, best_mask: np.ndarray) -> None:
+    done = run(
+        folder,
+        sys.executable,
+        ROOT / "examples/one_click.py",
+        "truck.jpg",
+        "--point",
+        "500,375",
+        "--url",
+        url,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{best_mask.sum()} pixels" in done.stdout
+    before = np.asarray(Image.open(folder / "truck.jpg"), np.float32)
+    after = np.asarray(Image.open(folder / "truck.mask.png"), np.float32)
+    tinted = before + OPACITY * (np.array(COLOUR, np.float32) - before)
+    assert 0 < best_mask.mean() < 1
+    assert np.array_equal(after[~best_mask], before[~best_mask])
+    assert np.abs(after[best_mask] - tinted[best_mask]).max() <= 0.51
+
+
+def test_shell_example_draws_the_best_mask(folder: Path, url: str, best_mask: np.ndarray) -> None:
+    done = run(folder, ROOT / "examples/one_click.sh", "truck.jpg", "500", "375", SAM2_URL=url)
+    assert done.returncode == 0, done.stderr
+    assert f"{best_mask.sum()} pixels" in done.stdout
+    drawing = ElementTree.parse(folder / "truck.svg").getroot()  # noqa: S314  # our own file
+    photograph, mask = (
+        base64.b64decode(image.attrib["href"].partition("base64,")[2], validate=True)
+        for image in drawing.iter(f"{SVG}image")
+    )
+    assert photograph == (folder / "truck.jpg").read_bytes()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask)), bool), best_mask)
+    assert drawing.attrib["viewBox"] == f"0 0 {WIDTH} {HEIGHT}"
+
+
+def test_examples_show_what_the_server_says_is_wrong(folder: Path, url: str) -> None:
+    (folder / "page.jpg").write_text("<html></html>")
+    by_shell = run(folder, ROOT / "examples/one_click.sh", "page.jpg", "1", "1", SAM2_URL=url)
+    python = ROOT / "examples/one_click.py"
+    by_python = run(folder, sys.executable, python, "page.jpg", "--point", "1,1", "--url", url)
+    for done in (by_shell, by_python):
+        assert done.returncode == 1
+        assert "invalid_image" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (folder / "page.svg").exists()
+
+
+def test_shell_example_says_that_no_server_is_there(folder: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    done = run(folder, ROOT / "examples/one_click.sh", "truck.jpg", "1", "1", SAM2_URL=nobody)
+    assert done.returncode == 1
+    assert "connect" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_example_decodes_rle_as_pycocotools_does(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    height, width = random.integers(1, 300, 2)
+    mask = random.random((height, width)) < random.choice([0, 0.001, 0.1, 0.5, 1])
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    assert np.array_equal(decode_rle({"size": rle["size"], "counts": rle["counts"].decode()}), mask)
+
+
+def test_every_curl_line_of_readme_works(folder: Path, url: str) -> None:
+    """In order, as someone does who pastes one after the other; curl fails here where a reply is not 2xx."""
+    (folder / ".curlrc").write_text("fail\nsilent\nshow-error\n")
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    scripts = [block for block in blocks if block.startswith("curl ")]
+    assert len(scripts) >= 5
+    for script in scripts:
+        script = script.replace("127.0.0.1:8000", url.removeprefix("http://"))
+        done = run(folder, "bash", "-euo", "pipefail", "-c", script, CURL_HOME=str(folder))
+        assert done.returncode == 0, script + done.stderr
+
+
+def test_reply_shown_in_readme_has_the_fields_of_a_real_one(
+    folder: Path, url: str, best_mask: np.ndarray
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = json.loads(re.search(r"^```json\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1])
+    digest = shown["image_id"]
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        client.post("/embed", files={"image": (folder / "truck.jpg").read_bytes()}, data={"image_id": digest})
+        click = {"point_coords": [[500, 375]], "point_labels": [1]}
+        reply = client.post("/decode", json={"image_id": digest, **click}).json()
+    assert shown.keys() == reply.keys()
+    masks, shown_masks = (r["predictions"][0]["masks"] for r in (reply, shown))
+    assert len(shown_masks) == len(masks)
+    assert all(shown_mask.keys() == masks[0].keys() for shown_mask in shown_masks)

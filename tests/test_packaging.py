@@ -1,0 +1,270 @@
+"""What stands around the code and would go stale unseen: README, constraints, make, Docker."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from app.settings import Settings
+from tests.server import ROOT
+
+README = (ROOT / "README.md").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = {f"SAM2_{name.upper()}": setting for name, setting in Settings.model_fields.items()}
+
+
+def test_readme_lists_every_setting_and_no_other() -> None:
+    """Where this fails, the rows it shows are those to paste."""
+    expected = []
+    for name, setting in SETTINGS.items():
+        given = str(setting.default) if setting.default_factory is None else ""
+        expected.append(f"| `{name}` | {f'`{given}`' if given else '-'} | {setting.description} |")
+    assert re.findall(r"^\| `SAM2_.*$", README, re.MULTILINE) == expected
+
+
+@pytest.mark.parametrize("package", ["app", "model"])
+def test_readme_shows_the_files_that_there_are(package: str) -> None:
+    picture = re.search(rf"^    {package}/ .*\n((?:      .*\n)+)", README, re.MULTILINE)
+    assert picture
+    shown = re.findall(r"\b(\w+\.py)\b", picture[1])
+    assert sorted(shown) == sorted(path.name for path in (ROOT / package).glob("*.py") if path.stat().st_size)
+
+
+def test_versions_agree() -> None:
+    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_licence_is_there_as_the_package_says() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+
+
+def pins() -> dict[str, Requirement]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(pin.name): pin for pin in map(Requirement, lines)}
+
+
+def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
+    """Of this machine: what a package asks for elsewhere only is not looked for."""
+    needed: set[str] = set()
+    waiting = [Requirement(line) for line in PROJECT["dependencies"]]
+    waiting += [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+    while waiting:
+        requirement = waiting.pop()
+        extras = requirement.extras or {""}
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+            continue
+        name = canonicalize_name(requirement.name)
+        if name in needed:
+            continue
+        needed.add(name)
+        try:
+            asked = distribution(name).requires or []
+        except PackageNotFoundError:
+            pytest.fail(f"{name} is needed and not installed here")
+        waiting += [
+            r for r in map(Requirement, asked) if r.marker is None or r.marker.evaluate({"extra": ""})
+        ]
+    # CUDA's libraries, where the installed torch brings them: torch pins them itself.
+    needed = {name for name in needed if not name.startswith(("nvidia-", "cuda-")) and name != "triton"}
+    assert needed == set(pins())
+
+
+def test_constraints_are_exact_and_public() -> None:
+    for name, pin in pins().items():
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)), (
+            name
+        )  # a local version is to be had nowhere else
+        assert distribution(name).version.partition("+")[0] in pin.specifier, (
+            f"{name} is installed in another version"
+        )
+
+
+class Sandbox:
+    """A folder with our Makefile and a python3 that only notes how it is called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, folder)
+        self.python = folder / "python3"
+        self.python.write_text(
+            "#!/bin/sh\n"
+            f'echo "$*" >> {folder}/calls\n'
+            f'if [ "$*" = "-m venv .venv" ]; then mkdir -p .venv/bin && cp {folder}/python3 .venv/bin/python; fi\n'
+            f'if [ -e {folder}/offline ]; then case "$*" in "-m pip"*) echo "no network" >&2; exit 1;; esac; fi\n'
+            f'if [ -e {folder}/old ] && [ "$1" = -c ]; then exit 1; fi\n'
+            'if [ "$1" = --version ]; then echo Python 3.9.2; fi\n'
+        )
+        self.python.chmod(0o755)
+
+    def make(self, target: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        """Run make; what it did, and the modules that it ran."""
+        calls = self.folder / "calls"
+        calls.write_text("")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(
+            ["make", target, f"PYTHON={self.python}"],
+            cwd=self.folder,
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done, re.findall(r"^-m (\w+)", calls.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
+
+
+def test_make_serve_installs_once(sandbox: Sandbox) -> None:
+    assert sandbox.make("serve")[1] == ["venv", "pip", "pip", "app"]
+    assert sandbox.make("serve")[1] == ["app"]
+
+
+def test_make_test_installs_once_and_runs_all_checks(sandbox: Sandbox) -> None:
+    checks = ["ruff", "ruff", "mypy", "pytest"]
+    assert sandbox.make("test")[1] == ["venv", "pip", "pip", *checks]
+    assert sandbox.make("test")[1] == checks
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_make_installs_again_what_has_changed(sandbox: Sandbox, name: str) -> None:
+    sandbox.make("serve")
+    later = (sandbox.folder / ".venv/serve.stamp").stat().st_mtime + 10
+    os.utime(sandbox.folder / name, (later, later))
+    assert sandbox.make("serve")[1] == ["pip", "pip", "app"]
+
+
+def test_an_install_that_fails_shows_why_and_goes_on_the_next_time(sandbox: Sandbox) -> None:
+    offline = sandbox.folder / "offline"
+    offline.touch()
+    done, modules = sandbox.make("serve")
+    assert done.returncode != 0
+    assert "no network" in done.stderr
+    assert "app" not in modules
+    offline.unlink()
+    assert sandbox.make("serve")[1] == ["pip", "pip", "app"]
+
+
+def test_make_says_which_python_is_too_old(sandbox: Sandbox) -> None:
+    (sandbox.folder / "old").touch()
+    done, modules = sandbox.make("serve")
+    assert done.returncode != 0
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert "Python 3.9.2" in done.stderr
+    assert modules == []
+
+
+def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
+    done = subprocess.run(["make"], cwd=sandbox.folder, capture_output=True, text=True, check=True)
+    assert re.findall(r"^make (\w+)", done.stdout, re.MULTILINE) == [
+        "help",
+        "serve",
+        "test",
+        "check",
+        "clean",
+    ]
+
+
+def test_ci_runs_make_test() -> None:
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert "set -euo pipefail" in script.read_text()
+    assert script.read_text().rstrip().endswith("make test")
+
+
+def test_docker_and_compose_name_only_settings_that_exist() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    for name in re.findall(r"\bSAM2_[A-Z0-9_]+", DOCKERFILE + compose):
+        assert name in SETTINGS
+
+
+def test_image_copies_only_what_the_context_holds() -> None:
+    let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(\S+)", DOCKERFILE, re.MULTILINE)
+    assert sorted(copied) == sorted(let_in)
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_image_does_not_run_as_root() -> None:
+    last_stage = DOCKERFILE.split("\nFROM ")[-1]
+    assert re.search(r"^USER sam2$", last_stage, re.MULTILINE)
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """The port of a server that answers GET /readyz with this status, and all else with 404."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Print nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_healthcheck_of_the_image(status: int, healthy: bool) -> None:
+    command = json.loads(re.search(r"HEALTHCHECK (?:.*\\\n)+ +CMD (\[.*\])", DOCKERFILE)[1])
+    assert command[0] == "python"
+    with answering(status) as port:
+        done = subprocess.run(
+            [sys.executable, *command[1:]], env=os.environ | {"SAM2_PORT": str(port)}, check=False
+        )
+    assert (done.returncode == 0) is healthy
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    (default,) = (name for name, service in services.items() if "profiles" not in service)
+    (device,) = services[default]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert services["sam2-cpu"]["profiles"] == ["cpu"]
+    assert "deploy" not in services["sam2-cpu"]
+
+
+def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        Settings(
+            **{name.removeprefix("SAM2_").lower(): value for name, value in service["environment"].items()}
+        )
+        weights = [volume.split(":")[1] for volume in service["volumes"]]
+        assert weights == [re.search(r"SAM2_WEIGHTS_DIR=(\S+)", DOCKERFILE)[1]]
+        assert service["ports"] == [
+            "127.0.0.1:8000:8000"
+        ]  # there are no API keys: other machines are asked for
+        assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()
