@@ -1,6 +1,6 @@
 """What the service asks of a model; model/runner.py and the tests' fake both give it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from model.types import Embedding, Pixels, Prediction, Prompt
@@ -29,8 +29,8 @@ class Segmenter(Protocol):
     def mask_size(self) -> tuple[int, int]:
         """Height and width of low-resolution logits."""
 
-    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
-        """One embedding for each picture, in order."""
+    def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
+        """One embedding for each picture, in order. Calls `between` now and then, which may decode."""
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """One prediction for each job, in order, of any mix of pictures and prompts."""

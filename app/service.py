@@ -124,7 +124,7 @@ class SegmentationService:
             on_batch=partial(self._count_batch, "decode"),
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
-            lambda images: self.ready().encode(images),
+            lambda images: self.ready().encode(images, between=self._device.overtake),
             name="encode",
             device=self._device,
             priority=1,

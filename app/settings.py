@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     weights_url: str = Field(RELEASE_URL, description="Where released checkpoints are downloaded from.")
     device: str = Field("auto", description="auto (a GPU where there is one) or a device as torch names it.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Precision of the model. auto: bfloat16 on a GPU, float32 on a CPU."
+        "auto",
+        description="Precision of the model. auto: bfloat16 on a GPU and on a CPU with AVX-512 BF16 or AMX, "
+        "else float32.",
     )
 
     cache_mib: int = Field(

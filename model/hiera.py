@@ -4,6 +4,8 @@ Maps stay (b, h, w, c) inside the trunk, because attention and normalisation wan
 names are those of the released checkpoints.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from model.config import HieraConfig
 from model.layers import Mlp
 from model.linear import Linear
+
+SLICE_ROWS = 4096
+"""Rows that a CPU takes through several layers before it goes on to the next: they should stay in its caches."""
 
 
 def partition_windows(x: Tensor, side: int) -> Tensor:
@@ -32,6 +37,22 @@ def join_windows(windows: Tensor, *, height: int, width: int) -> Tensor:
 def max_pool_2x2(x: Tensor) -> Tensor:
     """Halve height and width of (b, h, w, c)."""
     return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def in_slices(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, rows_each: int, between: Callable[[], None]
+) -> Tensor:
+    """Apply what treats the elements of the first dimension alike, on a CPU a cacheful at a time.
+
+    `rows_each` is how many rows each element holds. `between` is called after every slice.
+    """
+    if x.device.type != "cpu":
+        return function(x)
+    slices = []
+    for part in x.split(max(1, SLICE_ROWS // rows_each)):
+        slices.append(function(part))
+        between()
+    return torch.cat(slices)
 
 
 class MultiScaleAttention(nn.Module):
@@ -71,21 +92,27 @@ class MultiScaleBlock(nn.Module):
         self.mlp = Mlp(dim_out, dim_out * 4, dim_out, depth=2, activation=F.gelu)
         self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, between: Callable[[], None]) -> Tensor:
         """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
         shortcut, x = x, self.norm1(x)
         if self.proj is not None:
             shortcut = self.proj(x)
             if self.pools:
                 shortcut = max_pool_2x2(shortcut)
-        x = shortcut + self._attend(x)
-        return x + self.mlp(self.norm2(x))
+        x = shortcut + self._attend(x, between)
+        rows = in_slices(self._feed_forward, x.flatten(0, 2), rows_each=1, between=between)
+        return rows.view(x.shape)
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        return rows + self.mlp(self.norm2(rows))
+
+    def _attend(self, x: Tensor, between: Callable[[], None]) -> Tensor:
+        between()
         if self.window_size == 0:
             return self.attn(x)
         _, h, w, _ = x.shape
-        windows = self.attn(partition_windows(x, self.window_size))
+        windows = partition_windows(x, self.window_size)
+        windows = in_slices(self.attn, windows, rows_each=self.window_size**2, between=between)
         stride = 2 if self.pools else 1
         return join_windows(windows, height=h // stride, width=w // stride)
 
@@ -114,13 +141,16 @@ class Hiera(nn.Module):
         self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, window, window))
         self.blocks = nn.ModuleList(_blocks(config))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(b, 3, s, s) to four maps (b, c, h, w), from s / 4 down to s / 32, channels doubling."""
+    def forward(self, images: Tensor, between: Callable[[], None]) -> list[Tensor]:
+        """(b, 3, s, s) to four maps (b, c, h, w), from s / 4 down to s / 32, channels doubling.
+
+        `between` is called every few milliseconds on a CPU, for more urgent work to pass.
+        """
         x = self.patch_embed(images)
         x = x + self.position_embedding(x.shape[1], x.shape[2])
         stages = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x, between)
             if i in self.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
         return stages

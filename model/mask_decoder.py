@@ -75,7 +75,7 @@ class MaskDecoder(nn.Module):
         tokens `sparse` (b, n, c), prompt maps `dense` (b, c, h or 1, w or 1), `image_positions` (c, h, w).
         """
         h, w = image_embed.shape[2:]
-        tokens = torch.cat([self.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
+        tokens = torch.cat([self.output_tokens().expand(sparse.shape[0], -1, -1), sparse], dim=1)
         cells = (image_embed + dense).flatten(2).transpose(1, 2)  # b h*w c
         tokens, cells = self.transformer(tokens, cells, image_positions=image_positions.flatten(1).T[None])
         features = self.upscale(cells.transpose(1, 2).unflatten(2, (h, w)), feat_s0, feat_s1)

@@ -6,7 +6,7 @@ The only file that says "cuda". Not safe for several threads at once: one thread
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,15 @@ class Sam2Runner:
         return self.config.mask_size, self.config.mask_size
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
-        """Embed pictures (height, width, 3), uint8 RGB, of any sizes."""
+    def encode(
+        self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
+    ) -> list[Embedding]:
+        """Embed pictures (height, width, 3), uint8 RGB, of any sizes.
+
+        `between` is called every few milliseconds on a CPU, and may decode.
+        """
         batch = torch.stack([self._preprocess(image) for image in images])
-        maps = self.model.encode(batch.to(self.dtype))
+        maps = self.model.encode(batch.to(self.dtype), between=between)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
     @torch.inference_mode()
@@ -225,7 +230,9 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.float32
+        # Without these instructions bfloat16 is emulated, and slower than float32.
+        is_fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if is_fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 

@@ -3,6 +3,8 @@
 Stateless. Knows tensors of one shape at a time; runner.py makes batches of what is mixed.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -23,13 +25,15 @@ class Sam2(nn.Module):
         self.sam_mask_decoder = MaskDecoder(config)
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(
+        self, images: Tensor, *, between: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised pictures (b, 3, s, s) to image_embed, feat_s0 and feat_s1.
 
         What depends on the picture alone is done here once: conv_s0, conv_s1, and the embedding that says
-        "no memory" of earlier video frames.
+        "no memory" of earlier video frames. `between` is called every few milliseconds on a CPU.
         """
-        stride_4, stride_8, stride_16 = self.image_encoder(images)
+        stride_4, stride_8, stride_16 = self.image_encoder(images, between)
         decoder = self.sam_mask_decoder
         image_embed = stride_16 + self.no_mem_embed[0, 0][:, None, None]
         return image_embed, decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)

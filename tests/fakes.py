@@ -48,7 +48,7 @@ class FakeSegmenter:
         self.decoded: list[list[Prompt]] = []
         """The prompts of every decode batch."""
         self.order: list[str] = []
-        """"encode" and "decode", in the order in which batches ran."""
+        """What began and ended, in order: "encode", "encoded", "decode"."""
         self.fail_next: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -56,10 +56,14 @@ class FakeSegmenter:
         self._embedding_side = embedding_side
         self._hold = hold or self._wait_at_gate
 
-    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
-        """Maps that hold the mean of the picture."""
+    def encode(
+        self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
+    ) -> list[Embedding]:
+        """Maps that hold the mean of the picture; lets decodes pass once."""
         self.encoded.append([image.shape[:2] for image in images])
         self._run("encode")
+        between()
+        self.order.append("encoded")
         cells = self._embedding_side**2
         return [
             Embedding(

@@ -53,6 +53,13 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CLICK = Prompt(points=((500.0, 375.0),), labels=(1,))
 PROMPTS = 64
 
+GOLDEN_TOLERANCE = {"embedding": 1e-4, "logits": 5e-2, "IoU": 5e-3}
+"""Attention of golden weights enlarges rounding ten thousandfold: 4e-7 in the embedding becomes 3e-3 in the logits
+on a CPU, from the number of threads alone. So the embedding is held tightly, and the masks by check_masks."""
+
+LEAST_MEAN_IOU = {"float32": 0.998, "bfloat16": 0.97, "float16": 0.97}
+"""Of structured masks, with those of float32 on the CPU."""
+
 
 class Wrong(Exception):
     """An answer is not what it must be; nothing is timed."""
@@ -116,41 +123,44 @@ def check_goldens(session: Session) -> None:
             iou_errors.append(float(np.abs(found.iou - np.ravel(wanted["iou"])).max()))
         worst = {"embedding": max(errors), "logits": max(logit_errors), "IoU": max(iou_errors)}
         session.add("correct", f"{expected['variant']}, {len(iou_errors)} golden prompts, float32", **worst)
-        if max(worst.values()) > 1e-3:
-            raise Wrong(f"{file.name}: {worst}; at most 0.001 is rounding")
+        if any(worst[name] > most for name, most in GOLDEN_TOLERANCE.items()):
+            raise Wrong(f"{file.name}: {worst}, allowed {GOLDEN_TOLERANCE}")
 
 
-def check_half_precision(session: Session) -> None:
-    """Masks of the device's own precision against float32, on weights that draw areas (see discs.py)."""
+def check_masks(session: Session) -> None:
+    """Masks of the device in float32 and half against float32 on the CPU; weights that draw areas, see discs.py."""
     checkpoint = save_checkpoint(disc_state(session.variant), session.folder / "discs.safetensors")
-    picture = image("bench 0", WIDTH, HEIGHT)
-    places = [(500.0, 375.0), (900.0, 700.0), (1500.0, 300.0), (300.0, 900.0)]
-    prompts = [Prompt(points=(place,), labels=(1,)) for place in places]
-    masks = []
-    dtypes = ("float32", "bfloat16" if session.rehearse else "auto")
-    for dtype in dtypes:
-        runner = session.runner(session.variant, checkpoint=checkpoint, dtype=dtype)
-        embedding = runner.encode([picture])[0]
-        masks.append(
-            [
-                runs(logits, height=HEIGHT, width=WIDTH).to_array()
-                for prediction in runner.decode([(embedding, prompt) for prompt in prompts])
-                for logits in prediction.logits
-            ]
-        )
-    pairs = list(zip(*masks, strict=True))
-    iou = [float((a & b).sum() / max(1, (a | b).sum())) for a, b in pairs]
-    share = [float((a != b).mean()) for a, b in pairs]
-    session.add(
-        "correct",
-        f"{runner.dtype_name} against float32, {len(pairs)} structured masks",
-        mIoU=float(np.mean(iou)),
-        worst_IoU=min(iou),
-        pixels_differing=float(np.mean(share)),
-        worst_pixels_differing=max(share),
+    expected = _structured_masks(
+        load_runner(session.variant, checkpoint=checkpoint, device="cpu", dtype="float32")
     )
-    if np.mean(iou) < 0.97:
-        raise Wrong(f"{runner.dtype_name} masks have a mean IoU of {np.mean(iou):.3f} with those of float32")
+    for dtype in ("float32", "bfloat16" if session.rehearse else "auto"):
+        runner = session.runner(session.variant, checkpoint=checkpoint, dtype=dtype)
+        pairs = list(zip(_structured_masks(runner), expected, strict=True))
+        iou = [float((a & b).sum() / max(1, (a | b).sum())) for a, b in pairs]
+        share = [float((a != b).mean()) for a, b in pairs]
+        session.add(
+            "correct",
+            f"{runner.dtype_name} against float32 on the CPU, {len(pairs)} structured masks",
+            mIoU=float(np.mean(iou)),
+            worst_IoU=min(iou),
+            pixels=float(np.mean(share)),
+            worst_pixels=max(share),
+        )
+        if np.mean(iou) < LEAST_MEAN_IOU[runner.dtype_name]:
+            raise Wrong(
+                f"{runner.dtype_name} masks have a mean IoU of {np.mean(iou):.3f} with float32 on the CPU"
+            )
+
+
+def _structured_masks(runner: Sam2Runner) -> list[np.ndarray]:
+    embedding = runner.encode([image("bench 0", WIDTH, HEIGHT)])[0]
+    places = [(500.0, 375.0), (900.0, 700.0), (1500.0, 300.0), (300.0, 900.0)]
+    jobs = [(embedding, Prompt(points=(place,), labels=(1,))) for place in places]
+    return [
+        runs(logits, height=HEIGHT, width=WIDTH).to_array()
+        for prediction in runner.decode(jobs)
+        for logits in prediction.logits
+    ]
 
 
 def time_encode(session: Session, runner: Sam2Runner) -> None:
@@ -238,7 +248,7 @@ def main() -> int:
         try:
             with _announced("correctness"):
                 check_goldens(session)
-                check_half_precision(session)
+                check_masks(session)
             with _announced("timings in process"):
                 started = perf_counter()
                 runner = session.runner(session.variant, checkpoint=None, dtype="auto")

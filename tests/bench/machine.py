@@ -42,19 +42,10 @@ def load_average() -> str:
 
 def peak_resident_mib(pid: int) -> float:
     """The most memory that a process has had in RAM, MiB; Linux only."""
-    return _status_kib(pid, "VmHWM") / 1024
-
-
-def resident_mib(pid: int) -> float:
-    """The memory that a process has in RAM now, MiB; Linux only."""
-    return _status_kib(pid, "VmRSS") / 1024
-
-
-def _status_kib(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise LookupError(f"/proc/{pid}/status has no {name}")
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise LookupError(f"/proc/{pid}/status has no VmHWM")
 
 
 def _version(package: str) -> str:

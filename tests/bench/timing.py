@@ -1,7 +1,7 @@
 """Takes the time of several sides in turn, so that each meets the same machine.
 
 Knows nothing of what it times. A round times every side once, each round begins with another side, and garbage is
-collected between rounds only.
+collected before the first round only.
 """
 
 import gc
@@ -56,17 +56,17 @@ def take_turns(sides: Mapping[str, Callable[[], object]], effort: Effort) -> dic
             call()
     names = list(sides)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    started = perf_counter()
-    rounds = 0
-    while rounds < effort.least or (perf_counter() - started < effort.seconds and rounds < effort.most):
-        first = rounds % len(names)
-        with _no_garbage_collection():
+    with _no_garbage_collection():
+        started = perf_counter()
+        rounds = 0
+        while rounds < effort.least or (perf_counter() - started < effort.seconds and rounds < effort.most):
+            first = rounds % len(names)
             for name in names[first:] + names[:first]:
                 sleep(SETTLE_S)
                 began = perf_counter()
                 sides[name]()
                 seconds[name].append(perf_counter() - began)
-        rounds += 1
+            rounds += 1
     return seconds
 
 

@@ -1,0 +1,132 @@
+"""The decoder that runs on a CPU is the plain one of the paper, arranged otherwise."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import VARIANTS
+from model.mask_decoder import DecoderOutput
+from model.runner import Sam2Runner
+from model.types import Embedding, Prompt, from_subpixels, to_subpixels
+from tests.golden.recipe import image
+from tests.model.test_runner import make_runner
+
+SMALL = replace(VARIANTS["sam2.1_hiera_tiny"], image_size=256)
+MASK = np.linspace(-9, 9, 64 * 64, dtype=np.float32).reshape(64, 64)
+PROMPTS = {
+    "click": Prompt(points=((30.0, 40.0),), labels=(1,)),
+    "box": Prompt(box=(10.0, 20.0, 80.0, 90.0)),
+    "mask": Prompt(mask_logits=MASK),
+    "refinement": Prompt(points=((30.0, 40.0),), labels=(0,), mask_logits=MASK),
+    "more tokens than folding is worth": Prompt(
+        points=tuple((5.0 * i, 90.0 - 3.0 * i) for i in range(20)), labels=(1, 0) * 10
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Sam2Runner:
+    return make_runner(SMALL)
+
+
+@pytest.fixture(scope="module")
+def embeddings(runner: Sam2Runner) -> list[Embedding]:
+    return runner.encode([image("first", 120, 100), image("second", 90, 160)])
+
+
+def plain(runner: Sam2Runner, jobs: Sequence[tuple[Embedding, Prompt]]) -> DecoderOutput:
+    """What the modules that read like the paper make of these jobs."""
+    return decode(runner, jobs, with_plain_modules=True)
+
+
+def decode(
+    runner: Sam2Runner, jobs: Sequence[tuple[Embedding, Prompt]], *, with_plain_modules: bool = False
+) -> DecoderOutput:
+    embeddings = [embedding for embedding, _ in jobs]
+    coords, labels = runner._point_tokens(jobs)
+    masks = runner._mask_inputs([prompt for _, prompt in jobs])
+    cpu_decoder = runner._cpu_decoder
+    try:
+        if with_plain_modules:
+            runner._cpu_decoder = None
+        with torch.inference_mode():
+            return runner._decode_tensors(embeddings, coords, labels, *masks)
+    finally:
+        runner._cpu_decoder = cpu_decoder
+
+
+def assert_close(actual: DecoderOutput, expected: DecoderOutput, *, tolerance: float) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_it_equals_the_plain_decoder(
+    runner: Sam2Runner,
+    embeddings: list[Embedding],
+    name: str,
+    count: int,
+    folds: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner._cpu_decoder, "_keeps_order", not folds)
+    jobs = [(embeddings[0], PROMPTS[name])] * count
+    assert_close(decode(runner, jobs), plain(runner, jobs), tolerance=1e-5)
+
+
+def test_pictures_may_differ_within_a_batch_and_some_prompts_have_masks(
+    runner: Sam2Runner, embeddings: list[Embedding]
+) -> None:
+    first, second = embeddings
+    jobs = [
+        (first, PROMPTS["click"]),
+        (second, PROMPTS["refinement"]),
+        (second, PROMPTS["click"]),
+        (first, PROMPTS["refinement"]),
+    ]
+    assert_close(decode(runner, jobs), plain(runner, jobs), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close_to_float32(
+    runner: Sam2Runner, embeddings: list[Embedding], dtype: torch.dtype
+) -> None:
+    half = make_runner(SMALL, dtype=dtype)
+    (embedding,) = half.encode([image("first", 120, 100)])
+    for prompt in PROMPTS.values():
+        actual, expected = decode(half, [(embedding, prompt)]), plain(runner, [(embeddings[0], prompt)])
+        assert actual.logits.dtype == torch.float32
+        assert_close(actual, expected, tolerance=0.1)
+
+
+def test_pictures_are_decoded_while_another_is_encoded(
+    runner: Sam2Runner, embeddings: list[Embedding]
+) -> None:
+    job = (embeddings[0], PROMPTS["click"])
+    (expected,) = runner.decode([job])
+    answers: list[Any] = []
+    (embedding,) = runner.encode(
+        [image("second", 90, 160)], between=lambda: answers.extend(runner.decode([job]))
+    )
+    assert len(answers) >= 2 * SMALL.trunk.depth
+    for answer in answers:
+        np.testing.assert_array_equal(answer.logits, expected.logits)
+    torch.testing.assert_close(embedding.image_rows, embeddings[1].image_rows, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_subpixel_order_keeps_the_pixels_of_a_cell_together(scale: int) -> None:
+    side, channels = 3, 5
+    feature_map = torch.arange(channels * (scale * side) ** 2).view(channels, scale * side, scale * side)
+    rows = to_subpixels(feature_map, side)
+    assert rows.shape == ((9, 4, 5) if scale == 2 else (9, 4, 4, 5))
+    middle = feature_map[0, scale : 2 * scale, scale : 2 * scale]
+    assert sorted(rows[4, ..., 0].flatten().tolist()) == sorted(middle.flatten().tolist())
+    assert torch.equal(from_subpixels(rows, side), feature_map)

@@ -1,0 +1,39 @@
+"""Products of many rows: the same numbers as torch.nn.Linear, by another library."""
+
+import pytest
+import torch
+from torch import nn
+
+from model.linear import MIN_ROWS, Linear, rows_linear, rows_times
+
+
+def exact(rows: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    return rows.double() @ layer.weight.double().T + layer.bias.double()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("k", [7, 96, 192, 193, 256, 384, 448, 896])
+@pytest.mark.parametrize("bias_last", [False, True])
+def test_blocks_add_up_whatever_the_width(k: int, bias_last: bool) -> None:
+    rows, layer = torch.randn(600, k), nn.Linear(k, 40)
+    out = rows_linear(rows, layer.weight, layer.bias, bias_last=bias_last)
+    assert (out - exact(rows, layer)).norm() < 1e-6 * out.norm()
+
+
+@torch.inference_mode()
+def test_rows_may_be_columns_of_a_wider_matrix_and_have_no_bias() -> None:
+    wide, weight = torch.randn(50, 30), torch.randn(4, 10)
+    torch.testing.assert_close(rows_times(wide[:, 5:15], weight), wide[:, 5:15] @ weight.T)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_map_goes_through_a_layer_as_through_any_other(side: int, dtype: torch.dtype) -> None:
+    assert (side**2 < MIN_ROWS) == (side == 8)
+    layer = Linear(256, 24).to(dtype)
+    for x in (
+        torch.randn(1, side, side, 256, dtype=dtype),
+        torch.randn(1, 256, side, side, dtype=dtype).permute(0, 2, 3, 1),
+    ):
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
