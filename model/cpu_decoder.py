@@ -22,7 +22,7 @@ from model.linear import rows_linear, rows_times
 from model.mask_decoder import DecoderOutput
 from model.sam2 import Sam2
 from model.transformer import TwoWayAttentionBlock
-from model.types import Embedding, from_subpixels
+from model.types import Embedding
 
 
 @dataclass(slots=True)
@@ -69,14 +69,6 @@ class _CrossAttention:
         """Scores (heads, n, cells) of projected tokens (n, inner) and projected cells (cells, inner)."""
         return torch.bmm(self._split(tokens * self._scale), self._split(cells).transpose(1, 2))
 
-    def scores_by_folded_k(self, q: Tensor, placed: Tensor) -> Tensor:
-        """Scores (heads, n, cells) of projected q (n, inner) and cells (cells, c).
-
-        k_proj's bias adds the same to all scores of a token, and the softmax over cells does not see it.
-        """
-        folded = torch.bmm(self._split(q * self._scale), self._k_by_head)
-        return self._transposed(rows_times(placed, folded.flatten(0, 1)))
-
     def scores_by_folded_q(self, placed: Tensor, k: Tensor) -> Tensor:
         """Scores (heads, n, cells) of cells (cells, c) and projected k (n, inner)."""
         k = self._split(k * self._scale)
@@ -84,12 +76,15 @@ class _CrossAttention:
         bias = torch.bmm(k, self.q.bias.view(self._heads, -1, 1))
         return self._transposed(rows_times(placed, folded.flatten(0, 1), bias.flatten()))
 
-    def read(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """What the tokens take from the cells, v_proj folded, without out_proj: (n, inner)."""
-        heads, n, cells = scores.shape
-        mixed = scores.softmax(2).view(-1, cells) @ rows
-        out = torch.bmm(mixed.view(heads, n, -1), self._v_by_head)
-        return out.transpose(0, 1).flatten(1) + self.v.bias
+    def read(self, q: Tensor, placed: Tensor, rows: Tensor) -> Tensor:
+        """What projected q (n, inner) takes from the cells, k_proj and v_proj folded: (n, inner).
+
+        k_proj's bias adds the same to all scores of a token, and the softmax over cells does not see it.
+        """
+        folded = torch.bmm(self._split(q * self._scale), self._k_by_head)  # heads n c
+        probabilities = rows_times(placed, folded.flatten(0, 1)).softmax(0)  # cells heads*n
+        mixed = (probabilities.T @ rows).view_as(folded)
+        return torch.bmm(mixed, self._v_by_head).transpose(0, 1).flatten(1) + self.v.bias
 
     def write(self, scores: Tensor, v: Tensor) -> Tensor:
         """What the cells take from the tokens' projected v (n, inner), out_proj folded: (cells, c)."""
@@ -112,7 +107,6 @@ class CpuDecoder:
     def __init__(self, model: Sam2) -> None:
         prompts, self._decoder = model.sam_prompt_encoder, model.sam_mask_decoder
         transformer = self._decoder.transformer
-        self._side = model.config.embedding_size
         self._keeps_order = model.no_mem_embed.dtype == torch.float32
         self._positions = prompts.image_positions().flatten(1).T.contiguous()
         self._no_mask = prompts.embed_no_mask().flatten()
@@ -131,7 +125,10 @@ class CpuDecoder:
     def decode(
         self, embeddings: Sequence[Embedding], sparse: Tensor, mask_maps: Sequence[Tensor | None]
     ) -> DecoderOutput:
-        """One prompt for each embedding: tokens `sparse` (b, n, c), and a map (c, h, w) where it has a mask."""
+        """One prompt for each embedding: tokens `sparse` (b, n, c), and a map (c, h, w) where it has a mask.
+
+        The logits stay in sub-pixel order, (b, 4, cells, 16), for most of them are not asked for.
+        """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
         views = self._first_views(embeddings, mask_maps)
         tokens = self._transform(tokens, views)
@@ -206,7 +203,7 @@ class CpuDecoder:
             return self._to_image[i].attend(q, keys, values)
         attention = self._to_image[i] if i < len(self._layers) else self._last_look
         if folds:
-            return attention.read(attention.scores_by_folded_k(q, view.placed), view.rows)
+            return attention.read(q, view.placed, view.rows)
         return attention.attend(q, _project(attention.k, view.placed), _project(attention.v, view.rows))
 
     def _write(self, i: int, view: _View, k: Tensor, v: Tensor, *, folds: bool) -> Tensor:
@@ -220,12 +217,11 @@ class CpuDecoder:
         return _project(attention.out, attention.attend(q, k, v))
 
     def _logits(self, view: _View, embedding: Embedding, kernels: Tensor) -> Tensor:
-        """Upscale the cells and weigh them with kernels (4, c / 8): (4, 4 h, 4 w)."""
+        """Upscale the cells and weigh them with kernels (4, c / 8): (4, cells, 16)."""
         x = rows_times(view.rows, *self._up_1).view_as(embedding.feat_s1_rows).add_(embedding.feat_s1_rows)
         x = F.gelu(_normalise(self._up_norm, x)).flatten(0, 1)
         x = rows_times(x, *self._up_2).view_as(embedding.feat_s0_rows).add_(embedding.feat_s0_rows)
-        x = rows_times(F.gelu(x).flatten(0, 2), kernels)
-        return from_subpixels(x.view(self._side**2, 4, 4, -1), self._side)
+        return (kernels @ F.gelu(x).flatten(0, 2).T).unflatten(1, (len(view.rows), 16))
 
 
 def _project(layer: nn.Linear, rows: Tensor) -> Tensor:

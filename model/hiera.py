@@ -140,6 +140,7 @@ class Hiera(nn.Module):
         window = config.window_sizes[0]
         self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, window, window))
         self.blocks = nn.ModuleList(_blocks(config))
+        self._resized_positions: Tensor | None = None
 
     def forward(self, images: Tensor, between: Callable[[], None]) -> list[Tensor]:
         """(b, 3, s, s) to four maps (b, c, h, w), from s / 4 down to s / 32, channels doubling.
@@ -147,13 +148,18 @@ class Hiera(nn.Module):
         `between` is called every few milliseconds on a CPU, for more urgent work to pass.
         """
         x = self.patch_embed(images)
-        x = x + self.position_embedding(x.shape[1], x.shape[2])
+        positions = self._resized_positions
+        x = x + (self.position_embedding(*x.shape[1:3]) if positions is None else positions)
         stages = []
         for i, block in enumerate(self.blocks):
             x = block(x, between)
             if i in self.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
         return stages
+
+    def fix_size(self, height: int, width: int) -> None:
+        """Resize the position embedding once and for all, for pictures of one size and weights that stay."""
+        self._resized_positions = self.position_embedding(height, width)
 
     def position_embedding(self, height: int, width: int) -> Tensor:
         """(1, height, width, c): the background, resized, plus the window part, tiled (arXiv 2311.05613)."""

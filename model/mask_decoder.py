@@ -4,6 +4,7 @@ Segment Anything (arXiv 2304.02643, A) with the high-resolution features and the
 (arXiv 2408.00714, D.1).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -109,18 +110,19 @@ def stability(logits: Tensor, delta: float) -> Tensor:
     return torch.where(outer > 0, inner / outer, 1.0)
 
 
-def select_masks(
-    output: DecoderOutput, *, multimask: Tensor, delta: float, threshold: float
-) -> tuple[Tensor, Tensor]:
-    """Choose each prompt's masks among the four, as Meta's image predictor does.
+def choose_masks(
+    output: DecoderOutput, *, multimask: Sequence[bool], delta: float, threshold: float
+) -> list[slice]:
+    """Which of the four masks each prompt is answered with, as Meta's image predictor has it.
 
-    Where `multimask` (b,) is true: tokens 1 to 3. Elsewhere: token 0, or, where token 0 is not stable, the best
-    of tokens 1 to 3 by predicted IoU, in the first place of three. Returns logits (b, 3, h, w) and iou (b, 3).
+    With multimask, tokens 1 to 3. Without, token 0, or, where that is not stable, the best of tokens 1 to 3 by
+    predicted IoU.
     """
-    best = output.iou[:, 1:].argmax(dim=1) + 1
-    is_stable = stability(output.logits[:, 0], delta) >= threshold
-    single = torch.where(is_stable, 0, best)
-    tokens = torch.arange(1, output.iou.shape[1], device=single.device)
-    chosen = torch.where(multimask[:, None], tokens, single[:, None])
-    rows = torch.arange(len(chosen), device=single.device)[:, None]
-    return output.logits[rows, chosen], output.iou[rows, chosen]
+    chosen = [slice(1, output.iou.shape[1])] * len(multimask)
+    singles = [i for i, several in enumerate(multimask) if not several]
+    if singles:
+        is_stable = stability(output.logits[singles, 0], delta) >= threshold
+        best = output.iou[singles, 1:].argmax(dim=1) + 1
+        for i, token in zip(singles, torch.where(is_stable, 0, best).tolist(), strict=True):
+            chosen[i] = slice(token, token + 1)
+    return chosen

@@ -17,10 +17,10 @@ from torch import Tensor
 from model.checkpoint import load_parameters, untrained_parameters
 from model.config import VARIANTS
 from model.cpu_decoder import CpuDecoder
-from model.mask_decoder import DecoderOutput, select_masks
+from model.mask_decoder import DecoderOutput, choose_masks
 from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
 from model.sam2 import Sam2
-from model.types import Embedding, Pixels, Prediction, Prompt, to_subpixels
+from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class Sam2Runner:
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
+        with torch.inference_mode():
+            model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
         self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
 
@@ -126,22 +128,23 @@ class Sam2Runner:
         coords, labels = self._point_tokens(jobs)
         mask_logits, has_mask = self._mask_inputs(prompts)
         output = self._decode_tensors(embeddings, coords, labels, mask_logits, has_mask)
-        logits, iou = select_masks(
+        chosen = choose_masks(
             output,
-            multimask=torch.tensor([p.multimask_output for p in prompts], device=self.device),
+            multimask=[prompt.multimask_output for prompt in prompts],
             delta=self.config.decoder.stability_delta,
             threshold=self.config.decoder.stability_threshold,
         )
+        scores = zip(output.iou.cpu().numpy(), output.object_score.tolist(), strict=True)
         return [
-            Prediction(logits=logits_khw[:k], iou=iou_k[:k], object_score=score)
-            for logits_khw, iou_k, score, k in zip(
-                logits.cpu().numpy(),
-                iou.cpu().numpy(),
-                output.object_score.tolist(),
-                (iou.shape[1] if p.multimask_output else 1 for p in prompts),
-                strict=True,
-            )
+            Prediction(logits=self._in_rows_and_columns(logits[masks]), iou=iou[masks], object_score=score)
+            for logits, masks, (iou, score) in zip(output.logits, chosen, scores, strict=True)
         ]
+
+    def _in_rows_and_columns(self, logits: Tensor) -> Logits:
+        """Logits of k masks as the decoder leaves them to (k, h, w)."""
+        if self._cpu_decoder is not None:
+            logits = join_subpixels(logits, self.config.embedding_size)
+        return logits.cpu().numpy()
 
     def _decode_tensors(
         self,

@@ -81,8 +81,13 @@ def from_subpixels(rows: Tensor, side: int) -> Tensor:
     if rows.dim() == 3:
         x = rows.view(side, side, 2, 2, -1)  # y x a e c
         return x.permute(4, 0, 2, 1, 3).reshape(-1, 2 * side, 2 * side)
-    x = rows.view(side, side, 2, 2, 2, 2, -1)  # y x a e b f c
-    return x.permute(6, 0, 2, 4, 1, 3, 5).reshape(-1, 4 * side, 4 * side)
+    return join_subpixels(rows.flatten(1, 2).permute(2, 0, 1), side)
+
+
+def join_subpixels(cells: Tensor, side: int) -> Tensor:
+    """Maps in sub-pixel order (c, side * side, 16) to rows and columns: (c, 4 * side, 4 * side)."""
+    x = cells.unflatten(2, (2, 2, 2, 2)).unflatten(1, (side, side))  # c y x a e b f
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * side, 4 * side)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,15 +5,24 @@ Knows no peers: what others serve SAM 2 with is not on PyPI.
 
 import copy
 from functools import partial
+from itertools import cycle
 from statistics import median
 
+from model.types import Prompt
 from tests.bench import machine
 from tests.bench.load import Load, Measured, Stream, run
 from tests.bench.report import Row
 from tests.bench.sides import Ours
 from tests.bench.timing import Effort, percentile, summarise, take_turns
-from tests.bench.traffic import clickers, embed_own_pictures, jpeg_of_a_megabyte, tiny_bitmap
-from tests.bench.workbench import CLICK, Workbench
+from tests.bench.traffic import (
+    clickers,
+    embed_own_pictures,
+    jpeg_of_a_megabyte,
+    own_picture,
+    places,
+    tiny_bitmap,
+)
+from tests.bench.workbench import Workbench
 
 CLIENTS = (1, 4, 16, 64)
 BATCH = 16
@@ -25,10 +34,10 @@ def http(bench: Workbench) -> list[Row]:
     ids = embed_own_pictures(bench.server, 2 if bench.quick else 16)
     seconds, rounds = (1.0, 1) if bench.quick else (5.0, 5)
     runner = bench.runner("auto")
-    embedding = runner.encode([bench.pictures[0]])[0]
+    embedding = runner.encode([own_picture(0)])[0]
     in_process = Ours(runner, [copy.deepcopy(embedding) for _ in range(BATCH)], name="ours")
-    click = partial(in_process.answer, 0, [CLICK])
-    batch = partial(in_process.crowd, [CLICK] * BATCH)
+    prompts = cycle([Prompt(points=(place,), labels=(1,)) for place in places(0)])
+    batch = partial(in_process.crowd, [next(prompts) for _ in range(BATCH)])
     loads = {count: Load(port, seconds, clickers(count, ids)) for count in CLIENTS}
     upload = Stream("upload", "/embed", "image/jpeg", (jpeg_of_a_megabyte(),))
     for load in (loads[1], loads[BATCH], Load(port, 0.0, (upload,))):  # what a first request sets up
@@ -38,7 +47,9 @@ def http(bench: Workbench) -> list[Row]:
     clicks: list[list[float]] = []
     for _ in range(4 * rounds):
         served[1].append(run(Load(port, 1.0, loads[1].streams))["click"])
-        clicks.append(take_turns({"click": click}, Effort(1.0))["click"])
+        clicks.append(
+            take_turns({"click": lambda: in_process.answer(0, [next(prompts)])}, Effort(1.0))["click"]
+        )
     batches: list[float] = []
     uploads: list[float] = []
     for _ in range(rounds):

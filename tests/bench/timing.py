@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, sleep
 
-SETTLE_S = 0.005
+SETTLE_S = 0.05
 """Pause before each timed call: threads of the side before may spin for a while after their last work."""
 
 
@@ -62,7 +62,7 @@ def take_turns(sides: Mapping[str, Callable[[], object]], effort: Effort) -> dic
         while rounds < effort.least or (perf_counter() - started < effort.seconds and rounds < effort.most):
             first = rounds % len(names)
             for name in names[first:] + names[:first]:
-                sleep(SETTLE_S)
+                sleep(SETTLE_S if len(names) > 1 else 0)
                 began = perf_counter()
                 sides[name]()
                 seconds[name].append(perf_counter() - began)

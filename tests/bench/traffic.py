@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from model.types import Pixels
 from tests.bench.load import Stream
 from tests.bench.server import RunningServer
 from tests.golden.recipe import image
@@ -18,32 +19,39 @@ from tests.golden.recipe import image
 WIDTH, HEIGHT = 1800, 1200
 
 
+def own_picture(number: int) -> Pixels:
+    """The picture of one client, HEIGHT x WIDTH: a rectangle on a plain ground."""
+    colour = np.array([40 + 10 * number, 200 - 9 * number, 90], np.uint8)
+    pixels = np.broadcast_to(colour, (HEIGHT, WIDTH, 3)).copy()
+    pixels[200 : 300 + 40 * number, 300 : 600 + 50 * number] = 255 - colour
+    return pixels
+
+
 def embed_own_pictures(server: RunningServer, count: int) -> list[str]:
-    """Ids of `count` different pictures of 1800 x 1200, embedded now if they are not yet."""
+    """Ids of the first `count` own pictures, embedded now if they are not yet."""
     ids = []
-    for i in range(count):
-        colour = np.array([40 + 10 * i, 200 - 9 * i, 90], np.uint8)
-        pixels = np.broadcast_to(colour, (HEIGHT, WIDTH, 3)).copy()
-        pixels[200 : 300 + 40 * i, 300 : 600 + 50 * i] = 255 - colour
+    for number in range(count):
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+        Image.fromarray(own_picture(number)).save(file, format="PNG", compress_level=1)
         ids.append(server.embed(file.getvalue()))
     return ids
 
 
+def places(client: int) -> list[tuple[float, float]]:
+    """Where a client clicks, in turn: x, y in pixels."""
+    return [(150.0 + 200 * i, 100.0 + (client * 37 + i * 131) % 1000) for i in range(8)]
+
+
 def clickers(count: int, ids: Sequence[str]) -> tuple[Stream, ...]:
-    """Clients, each clicking in eight places of its own picture (or sharing it, where there are more clients)."""
+    """Clients, each clicking at its places of its own picture (or sharing it, where there are more clients)."""
     return tuple(
         Stream(
             "click",
             "/decode",
             "application/json",
-            tuple(
-                _click(ids[i % len(ids)], 150 + 200 * place, 100 + (i * 37 + place * 131) % 1000)
-                for place in range(8)
-            ),
+            tuple(_click(ids[client % len(ids)], *place) for place in places(client)),
         )
-        for i in range(count)
+        for client in range(count)
     )
 
 
@@ -67,5 +75,5 @@ def tiny_bitmap(number: int) -> bytes:
     return file_header + picture_header + struct.pack("<I", number)
 
 
-def _click(image_id: str, x: int, y: int) -> bytes:
+def _click(image_id: str, x: float, y: float) -> bytes:
     return json.dumps({"image_id": image_id, "point_coords": [[x, y]], "point_labels": [1]}).encode()

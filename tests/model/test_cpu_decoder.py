@@ -11,7 +11,7 @@ import torch
 from model.config import VARIANTS
 from model.mask_decoder import DecoderOutput
 from model.runner import Sam2Runner
-from model.types import Embedding, Prompt, from_subpixels, to_subpixels
+from model.types import Embedding, Prompt, from_subpixels, join_subpixels, to_subpixels
 from tests.golden.recipe import image
 from tests.model.test_runner import make_runner
 
@@ -54,7 +54,12 @@ def decode(
         if with_plain_modules:
             runner._cpu_decoder = None
         with torch.inference_mode():
-            return runner._decode_tensors(embeddings, coords, labels, *masks)
+            output = runner._decode_tensors(embeddings, coords, labels, *masks)
+            if with_plain_modules:
+                return output
+            return output._replace(
+                logits=torch.stack([join_subpixels(masks, SMALL.embedding_size) for masks in output.logits])
+            )
     finally:
         runner._cpu_decoder = cpu_decoder
 
