@@ -8,7 +8,7 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check clean
+.PHONY: help serve test check bench clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,11 @@ check: $(VENV)/test.stamp  ## Install, then check style, formatting and types
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m mypy
 
+bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime; BENCH=--quick for three minutes
+	@.bench/venv/bin/python -m tests.bench $(BENCH)
+
 clean:  ## Remove .venv and all that tools left behind; weights/ stays
-	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an install that was cut off goes on the next time. Both stamps are older than a changed
 # pyproject.toml or constraints.txt, which installs again what has changed.
@@ -51,4 +54,12 @@ $(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
 	@echo "Installing what the tests need into $(VENV); torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) setuptools
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+.bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
+	@echo "Installing what the benchmark compares with into .bench; this takes minutes."
+	@$(VENV_PYTHON) -m venv .bench/venv
+	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --no-build-isolation --editable '.[bench]'
 	@touch $@

@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     cache_mib: int = Field(
         4096,
         ge=1,
-        description="Memory for embeddings, least recently used out first; one takes 16 MiB in float32, 8 in half.",
+        description="Memory for embeddings, least recently used out first; one takes 22 MiB in float32, "
+        "11 in half precision.",
     )
     deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take before it gets 504.")
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")

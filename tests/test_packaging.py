@@ -181,6 +181,7 @@ def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
         "serve",
         "test",
         "check",
+        "bench",
         "clean",
     ]
 
