@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):
         # Uvicorn catches these, stops, and sends them anew to who caught them before: a clean stop, not a death.
         signal.signal(stop, lambda *_: None)
+    # The device thread and the event loop hand the interpreter to each other many times a click, and by default who
+    # wants it waits 5 ms. Measured with 16 clients on 2 cores, this gives a fifth more clicks per second.
+    sys.setswitchinterval(0.0005)
     server.run()
     service: SegmentationService = app.state.service
     return 0 if server.started and service.failure is None else 1
