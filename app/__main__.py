@@ -1,7 +1,9 @@
 """The command `sam2-serve`: one line per step, then the server."""
 
 import argparse
+import ctypes
 import logging
+import platform
 import signal
 import socket
 import sys
@@ -17,6 +19,9 @@ from app.main import create_app
 from app.service import SegmentationService
 from app.settings import Settings, unknown_variables
 from model.errors import CheckpointError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""Options of mallopt(3)."""
 
 log = logging.getLogger("app")
 
@@ -81,9 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The device thread and the event loop hand the interpreter to each other many times a click, and by default who
     # wants it waits 5 ms. Measured with 16 clients on 2 cores, this gives a fifth more clicks per second.
     sys.setswitchinterval(0.0005)
+    keep_freed_memory()
     server.run()
     service: SegmentationService = app.state.service
     return 0 if server.started and service.failure is None else 1
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next picture, in one pool.
+
+    By default large tensors go back to the system and come again as pages to be zeroed: 60,000 page faults for each
+    picture, a tenth of its time on a CPU. Memory stays at its peak instead. Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+        libc.mallopt(option, value)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
