@@ -28,7 +28,9 @@ def locate_weights(settings: Settings) -> Path | None:
             )
         return path
     return locate(
-        settings.model, weights_dir=settings.weights_dir.expanduser(), base_url=settings.weights_url
+        settings.model,
+        weights_dir=settings.weights_dir.expanduser().absolute(),
+        base_url=settings.weights_url,
     )
 
 
