@@ -14,6 +14,9 @@ from model.config import HieraConfig
 from model.layers import Mlp
 from model.linear import Linear
 
+SLICE_QUERIES = 1024
+"""Queries of global attention between two chances for more urgent work: some 40 ms."""
+
 SLICE_ROWS = 4096
 """Rows that a CPU takes through several layers before it goes on to the next: they should stay in its caches."""
 
@@ -65,7 +68,7 @@ class MultiScaleAttention(nn.Module):
         self.qkv = Linear(dim, dim_out * 3)
         self.proj = Linear(dim_out, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
         """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
         b, h, w, _ = x.shape
         q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -75,7 +78,13 @@ class MultiScaleAttention(nn.Module):
         q, k, v = (
             t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).transpose(1, 2) for t in (q, k, v)
         )
-        x = F.scaled_dot_product_attention(q, k, v)  # b heads h*w c
+        # A few queries at a time, for `between` to be called; the kernel itself takes 256 of them at a time.
+        parts = q.split(SLICE_QUERIES, dim=2) if q.device.type == "cpu" else (q,)
+        attended = []
+        for part in parts:
+            attended.append(F.scaled_dot_product_attention(part, k, v))
+            between()
+        x = torch.cat(attended, dim=2)  # b heads h*w c
         return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
 
 
@@ -109,7 +118,7 @@ class MultiScaleBlock(nn.Module):
     def _attend(self, x: Tensor, between: Callable[[], None]) -> Tensor:
         between()
         if self.window_size == 0:
-            return self.attn(x)
+            return self.attn(x, between)
         _, h, w, _ = x.shape
         windows = partition_windows(x, self.window_size)
         windows = in_slices(self.attn, windows, rows_each=self.window_size**2, between=between)
