@@ -42,6 +42,11 @@ class Server(uvicorn.Server):
                 url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
                 log.info("Listening on %s; %s/docs is the page to try it on", url, url)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop: also where the model cannot be loaded, for a server without one is of no use."""
+        service: SegmentationService = self._app.state.service
+        return await super().on_tick(counter) or service.failure is not None
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all who wait, then let Uvicorn wait for the requests that are running."""
         service: SegmentationService = self._app.state.service

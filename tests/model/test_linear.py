@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from model.linear import MIN_ROWS, Linear, rows_linear, rows_times
+from tests.golden.test_golden import rounds_like_metas_machine
 
 
 def exact(rows: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
@@ -37,3 +38,14 @@ def test_a_map_goes_through_a_layer_as_through_any_other(side: int, dtype: torch
         torch.randn(1, 256, side, side, dtype=dtype).permute(0, 2, 3, 1),
     ):
         torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not rounds_like_metas_machine(), reason="this machine's MKL sums in another order")
+@pytest.mark.parametrize("k", [96, 192, 256, 384, 448, 768, 896])
+def test_sums_are_mkls_to_the_last_bit(k: int) -> None:
+    rows, layer = torch.randn(1024, k), nn.Linear(k, 64)
+    assert torch.equal(rows_linear(rows, layer.weight, layer.bias, bias_last=False), layer(rows))
+    repeated = rows.T.contiguous().T  # not contiguous
+    expected = nn.functional.linear(repeated[None], layer.weight, layer.bias)[0]
+    assert torch.equal(rows_linear(rows, layer.weight, layer.bias, bias_last=True), expected)
