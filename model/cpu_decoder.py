@@ -5,9 +5,12 @@ A prompt has some eight tokens, a picture 4096 cells. So products touch the cell
 - The first layer's projections of the picture are made once, when it is embedded (`prepare`).
 - A transposed convolution of 2x2 with stride 2 is one product per cell, when the four new pixels of a cell stay
   together ("sub-pixel order"). Only the final logits are put into rows and columns.
-- In half precision, q (W_k x) becomes (q W_k) x: a projection of the cells is folded into the few tokens, and so
-  for values and outputs. Float32 keeps Meta's order of operations to the last bit instead, up to the upscaling,
-  because attention enlarges what rounds differently a thousand times (tests/golden).
+- q (W_k x) becomes (q W_k) x: a projection of the cells is folded into the few tokens, and so for values and
+  outputs.
+
+Folding rounds otherwise than Meta's code, and with unlucky weights attention enlarges that to 5e-5 of the logits. A
+chain of refinements enlarges it at every link, so in float32 it keeps Meta's order of operations to the last bit
+instead, up to the upscaling (tests/golden).
 """
 
 from collections.abc import Sequence
@@ -107,7 +110,6 @@ class CpuDecoder:
     def __init__(self, model: Sam2) -> None:
         prompts, self._decoder = model.sam_prompt_encoder, model.sam_mask_decoder
         transformer = self._decoder.transformer
-        self._keeps_order = model.no_mem_embed.dtype == torch.float32
         self._positions = prompts.image_positions().flatten(1).T.contiguous()
         self._no_mask = prompts.embed_no_mask().flatten()
         self._layers: list[TwoWayAttentionBlock] = list(transformer.layers)  # type: ignore[arg-type]
@@ -123,15 +125,22 @@ class CpuDecoder:
         return self._project_first(image_rows + self._no_mask, bias_last=False)
 
     def decode(
-        self, embeddings: Sequence[Embedding], sparse: Tensor, mask_maps: Sequence[Tensor | None]
+        self,
+        embeddings: Sequence[Embedding],
+        sparse: Tensor,
+        mask_maps: Sequence[Tensor | None],
+        *,
+        keeps_order: bool,
     ) -> DecoderOutput:
         """One prompt for each embedding: tokens `sparse` (b, n, c), and a map (c, h, w) where it has a mask.
 
-        The logits stay in sub-pixel order, (b, 4, cells, 16), for most of them are not asked for.
+        `keeps_order` asks for Meta's order of operations, which takes half as long again. The logits stay in
+        sub-pixel order, (b, 4, cells, 16), for most of them are not asked for.
         """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
-        views = self._first_views(embeddings, mask_maps)
-        tokens = self._transform(tokens, views)
+        views = self._first_views(embeddings, mask_maps, keeps_order=keeps_order)
+        folds = not keeps_order and self._last_look.folds(tokens.shape[1])
+        tokens = self._transform(tokens, views, folds=folds)
         kernels = self._decoder.kernels(tokens)
         logits = [self._logits(*each) for each in zip(views, embeddings, kernels, strict=True)]
         return DecoderOutput(torch.stack(logits).float(), *self._decoder.scores(tokens))
@@ -146,11 +155,11 @@ class CpuDecoder:
         return tuple(rows_linear(x, layer.weight, layer.bias, bias_last=bias_last) for layer, x in pairs)
 
     def _first_views(
-        self, embeddings: Sequence[Embedding], mask_maps: Sequence[Tensor | None]
+        self, embeddings: Sequence[Embedding], mask_maps: Sequence[Tensor | None], *, keeps_order: bool
     ) -> list[_View]:
         # For several prompts Meta repeats the picture, which changes its layout, and PyTorch then adds biases last.
         repeats = len(embeddings) > 1 and all(e is embeddings[0] for e in embeddings)
-        bias_last = repeats and self._keeps_order
+        bias_last = repeats and keeps_order
         plain: _View | None = None
         views = []
         for embedding, mask_map in zip(embeddings, mask_maps, strict=True):
@@ -167,10 +176,9 @@ class CpuDecoder:
             views.append(replace(plain))
         return views
 
-    def _transform(self, tokens: Tensor, views: Sequence[_View]) -> Tensor:
+    def _transform(self, tokens: Tensor, views: Sequence[_View], *, folds: bool) -> Tensor:
         """The two-way transformer: tokens (b, n, c) to tokens; the views' rows are updated."""
         positions = tokens
-        folds = not self._keeps_order and self._last_look.folds(tokens.shape[1])
         for i, layer in enumerate(self._layers):
             tokens = layer.attend_to_self(tokens, positions)
             to_image = layer.cross_attn_token_to_image
