@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import Attention, LayerNorm2d
-from model.linear import rows_linear, rows_times
+from model.linear import columns_times, rows_linear, rows_times, transposed_rows_times
 from model.mask_decoder import DecoderOutput
 from model.sam2 import Sam2
 from model.transformer import TwoWayAttentionBlock
@@ -77,7 +77,8 @@ class _CrossAttention:
         k = self._split(k * self._scale)
         folded = torch.bmm(k, self._q_by_head)
         bias = torch.bmm(k, self.q.bias.view(self._heads, -1, 1))
-        return self._transposed(rows_times(placed, folded.flatten(0, 1), bias.flatten()))
+        scores = transposed_rows_times(placed, folded.flatten(0, 1), bias.flatten())
+        return scores.unflatten(0, (self._heads, -1))
 
     def read(self, q: Tensor, placed: Tensor, rows: Tensor) -> Tensor:
         """What projected q (n, inner) takes from the cells, k_proj and v_proj folded: (n, inner).
@@ -85,23 +86,19 @@ class _CrossAttention:
         k_proj's bias adds the same to all scores of a token, and the softmax over cells does not see it.
         """
         folded = torch.bmm(self._split(q * self._scale), self._k_by_head)  # heads n c
-        probabilities = rows_times(placed, folded.flatten(0, 1)).softmax(0)  # cells heads*n
-        mixed = (probabilities.T @ rows).view_as(folded)
+        probabilities = transposed_rows_times(placed, folded.flatten(0, 1)).softmax(1)  # heads*n cells
+        mixed = (probabilities @ rows).view_as(folded)
         return torch.bmm(mixed, self._v_by_head).transpose(0, 1).flatten(1) + self.v.bias
 
     def write(self, scores: Tensor, v: Tensor) -> Tensor:
         """What the cells take from the tokens' projected v (n, inner), out_proj folded: (cells, c)."""
         values = torch.bmm(self._split(v), self._out_by_head).flatten(0, 1)
-        probabilities = scores.softmax(1).flatten(0, 1).T.contiguous()
-        return rows_times(probabilities, values.T.contiguous(), self.out.bias)
+        # Over the middle dimension, because softmax is slow over a last one as short as n.
+        return columns_times(scores.softmax(1).flatten(0, 1), values, self.out.bias)
 
     def _split(self, x: Tensor) -> Tensor:
         """(m, inner) to (heads, m, inner / heads)."""
         return x.view(len(x), self._heads, -1).transpose(0, 1)
-
-    def _transposed(self, scores: Tensor) -> Tensor:
-        """(cells, heads * n) to (heads, n, cells): softmax is fast over any dimension but a short last one."""
-        return scores.T.contiguous().view(self._heads, -1, len(scores))
 
 
 class CpuDecoder:
