@@ -1,0 +1,122 @@
+"""The picture of a scene while it is put together, and what is in it to click at.
+
+Knows nothing of where pictures come from; what is pasted later hides what was there.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import combinations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from model.training.pack import Mask, Pixels
+
+SMALLEST, LARGEST = 0.003, 0.9
+"""Of the frame: what is smaller or larger is nothing to click at."""
+
+LEAST_VISIBLE = 0.3
+"""Of an object: one hidden further is left out."""
+
+
+class Kind(Enum):
+    """What a mask is of. The value is its share of the masks that are drawn where all kinds are there."""
+
+    OBJECT = 0.74
+    PART = 0.05
+    UNION = 0.06
+    REGION = 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Something to click at."""
+
+    mask: Mask
+    """(side, side): what is to be seen of it."""
+    kind: Kind
+    whole: int
+    """Its pixels in the frame before anything hid it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Something to paste."""
+
+    rgb: Pixels
+    """(side, side, 3)."""
+    alpha: Pixels
+    """(side, side), 0..255."""
+    parts: tuple[Mask, ...] = ()
+    """(side, side) each: what beside the whole of it can be meant by a click."""
+    shadow: Pixels | None = None
+    """(side, side), 0..255: how far it darkens what is below."""
+
+    @property
+    def mask(self) -> Mask:
+        """(side, side): where it is more there than not."""
+        return self.alpha >= 128
+
+
+@dataclass(eq=False)
+class Canvas:
+    """A picture in the making."""
+
+    picture: Pixels
+    """(side, side, 3)."""
+    candidates: list[Candidate] = field(default_factory=list)
+
+    def add(self, mask: Mask, kind: Kind) -> None:
+        """Note something that the picture shows already."""
+        self.candidates.append(Candidate(mask, kind, int(np.count_nonzero(mask))))
+
+    def paste(self, layer: Layer) -> None:
+        """Lay something over the picture; what it hides of others leaves their masks."""
+        if layer.shadow is not None:
+            light = 1 - layer.shadow.astype(np.float32) / 255
+            self.picture = (self.picture * light[..., None]).astype(np.uint8)
+        x, y, w, h = cv2.boundingRect(layer.alpha)
+        area = (slice(y, y + h), slice(x, x + w))
+        alpha = layer.alpha[area][..., None].astype(np.float32) / 255
+        below = self.picture[area].astype(np.float32)
+        self.picture = self.picture.copy()
+        self.picture[area] = below + (layer.rgb[area] - below) * alpha + 0.5
+        mask = layer.mask
+        self.candidates = [Candidate(c.mask & ~mask, c.kind, c.whole) for c in self.candidates]
+        self.add(mask, Kind.OBJECT)
+        for part in layer.parts:
+            self.add(part & mask, Kind.PART)
+
+    def add_unions(self, most: int = 6) -> None:
+        """Note neighbours that could be meant together: a rider with the horse."""
+        objects = [c for c in self.candidates if c.kind is Kind.OBJECT and self.is_worth_a_click(c)]
+        objects = sorted(objects, key=lambda c: -c.whole)[:most]
+        widened = [cv2.dilate(c.mask.view(np.uint8), np.ones((5, 5), np.uint8)) for c in objects]
+        for (one, wide), (other, _) in combinations(zip(objects, widened, strict=True), 2):
+            touching = np.count_nonzero(other.mask & wide.view(np.bool_))
+            if touching > 0.25 * np.sqrt(min(one.whole, other.whole)):
+                self.add(one.mask | other.mask, Kind.UNION)
+
+    def is_worth_a_click(self, candidate: Candidate) -> bool:
+        """Neither too small nor nearly everything, and visible enough."""
+        seen = int(np.count_nonzero(candidate.mask))
+        within = SMALLEST <= seen / candidate.mask.size <= LARGEST
+        return within and seen >= LEAST_VISIBLE * candidate.whole
+
+    def choose(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """`count` masks (count, side, side), large ones first choice; again from the start where there are fewer.
+
+        None at all, (0, side, side), where nothing is worth a click.
+        """
+        good = [c for c in self.candidates if self.is_worth_a_click(c)]
+        if not good:
+            return np.zeros((0, *self.picture.shape[:2]), np.bool_)
+        weights = np.sqrt([np.count_nonzero(c.mask) for c in good])
+        kinds = np.array([c.kind.name for c in good])
+        for kind in Kind:
+            own = kinds == kind.name
+            weights[own] *= kind.value / max(weights[own].sum(), 1)
+        size = min(count, len(good))
+        drawn = rng.choice(len(good), size, replace=False, p=weights / weights.sum())
+        return np.stack([good[drawn[place % size]].mask for place in range(count)])

@@ -1,0 +1,54 @@
+"""Regions of a photograph as things to click at: one, or neighbours together.
+
+Knows nothing of how regions were found.
+"""
+
+import cv2
+import numpy as np
+
+from model.training.canvas import SMALLEST, Canvas, Kind
+from model.training.pack import Mask, Pixels
+
+MOST = 4
+"""Regions noted of one view."""
+
+
+def add_regions(canvas: Canvas, labels: Pixels, rng: np.random.Generator) -> None:
+    """Note up to `MOST` regions out of labels (side, side), large ones first choice.
+
+    A region that lies across the edge of an instance is left out: it saw no edge where people saw one.
+    """
+    counts = np.bincount(labels.ravel(), minlength=256)
+    large = np.flatnonzero(counts >= 2 * SMALLEST * labels.size)
+    if not len(large):
+        return
+    weights = np.sqrt(counts[large])
+    drawn = rng.choice(large, min(MOST, len(large)), replace=False, p=weights / weights.sum())
+    instances = [candidate.mask for candidate in canvas.candidates]
+    for label in drawn:
+        region: Mask = labels == label
+        if rng.random() < 0.35:
+            region = _with_neighbours(region, labels, rng)
+        region = cv2.medianBlur(region.view(np.uint8), 5).view(np.bool_)
+        if not any(_crosses(region, instance) for instance in instances):
+            canvas.add(region, Kind.REGION)
+
+
+def _with_neighbours(region: Mask, labels: Pixels, rng: np.random.Generator) -> Mask:
+    """Together with one or two regions that touch it, those with the longest common edge first choice."""
+    edge = cv2.dilate(region.view(np.uint8), np.ones((3, 3), np.uint8)).view(np.bool_) & ~region
+    common = np.bincount(labels[edge], minlength=256)
+    around = np.flatnonzero(common)
+    if not len(around):
+        return region
+    count = min(int(rng.integers(1, 3)), len(around))
+    chosen = rng.choice(around, count, replace=False, p=common[around] / common.sum())
+    return region | np.isin(labels, chosen)
+
+
+def _crosses(region: Mask, instance: Mask) -> bool:
+    """Whether a good part of it is in the instance, a good part outside, and it is not the instance itself."""
+    size, common = int(np.count_nonzero(region)), int(np.count_nonzero(region & instance))
+    if not 0.1 * size < common < 0.9 * size:
+        return False
+    return common < 0.85 * int(np.count_nonzero(instance))
