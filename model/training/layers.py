@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from model.training import shapes, textures
 from model.training.canvas import Layer
-from model.training.pack import Picture, Pixels
+from model.training.pack import Picture, Pixels, as_pixels
 from model.training.views import view_of
 
 
@@ -42,9 +42,11 @@ def instance(picture: Picture, index: int, ground: Pixels, rng: np.random.Genera
         mirrored=mirrored,
         target=(target[0], target[1]),
     )
-    inside = cv2.erode(picture.mask(index).view(np.uint8) * np.uint8(255), np.ones((3, 3), np.uint8))
-    alpha = view.see(inside, beyond=cv2.BORDER_REPLICATE if is_cut else cv2.BORDER_CONSTANT)  # type: ignore[arg-type]
-    alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.1) * side / 256)  # type: ignore[assignment]
+    inside = as_pixels(
+        cv2.erode(picture.mask(index).view(np.uint8) * np.uint8(255), np.ones((3, 3), np.uint8))
+    )
+    alpha = view.see(inside, beyond=cv2.BORDER_REPLICATE if is_cut else cv2.BORDER_CONSTANT)
+    alpha = _softened(alpha, rng)
     rgb = view.see(picture.pixels)
     if rng.random() < 0.7:
         rgb = textures.nearer(rgb, alpha, ground, rng.uniform(0, 0.4))
@@ -72,13 +74,13 @@ def cutout(picture: Picture, ground: Pixels, surface: Pixels, rng: np.random.Gen
     if manner < 0.3:
         rgb = textures.embossed(rgb, surface, rng.uniform(0.3, 0.9))
     elif manner < 0.5:
-        rgb = cv2.addWeighted(rgb, rng.uniform(0.1, 0.7), surface, 0.6, 0)  # type: ignore[assignment]
+        rgb = as_pixels(cv2.addWeighted(rgb, rng.uniform(0.1, 0.7), surface, 0.6, 0))
     if rng.random() < 0.5:
         rgb = textures.shaded(rgb, rng)
     if rng.random() < 0.4:
         rgb = textures.nearer(rgb, alpha, ground, rng.uniform(0, 0.5))
     if rng.random() < 0.3:
-        alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.0) * side / 256)  # type: ignore[assignment]
+        alpha = _softened(alpha, rng)
     return Layer(rgb, alpha, shadow=_shadow(alpha, rng) if rng.random() < 0.4 else None)
 
 
@@ -122,6 +124,11 @@ def _place(side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     if rng.random() < 0.6:
         return np.clip(rng.normal(0.5, 0.12, 2), 0.1, 0.9) * side
     return rng.uniform(0.08, 0.92, 2) * side
+
+
+def _softened(alpha: Pixels, rng: np.random.Generator) -> Pixels:
+    """As a lens would leave its edge: within a pixel or so."""
+    return as_pixels(cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.1) * alpha.shape[0] / 256))
 
 
 def _bled(rgba: Pixels) -> Pixels:

@@ -115,6 +115,11 @@ def read_pack(folder: Path) -> Pack:
     )
 
 
+def as_pixels(image: npt.NDArray[Any]) -> Pixels:
+    """What OpenCV made of bytes: bytes again, which its types do not say. Nothing is copied."""
+    return np.asarray(image, np.uint8)
+
+
 def _pictures(path: Path) -> Iterator[Picture]:
     """One tar, in the order of its lines."""
     with tarfile.open(path) as tar:

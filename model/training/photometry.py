@@ -3,10 +3,13 @@
 Knows nothing of masks: no pixel moves.
 """
 
+import io
+
 import cv2
 import numpy as np
+from PIL import Image
 
-from model.training.pack import Pixels
+from model.training.pack import Pixels, as_pixels
 
 
 def photographed(rgb: Pixels, rng: np.random.Generator) -> Pixels:
@@ -34,8 +37,7 @@ def _colours(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     hue = np.cos(turn) * np.eye(3) + np.sin(turn) * axis + (1 - np.cos(turn)) / 3
     matrix = luma + saturation * (np.eye(3) - luma) @ hue
-    mixed: Pixels = cv2.transform(rgb, matrix)  # type: ignore[assignment]
-    return mixed
+    return as_pixels(cv2.transform(rgb, matrix))
 
 
 def _tones(rgb: Pixels, rng: np.random.Generator) -> Pixels:
@@ -46,22 +48,21 @@ def _tones(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     cast = rng.uniform(0.88, 1.12, 3) if rng.random() < 0.5 else 1.0
     y = ((x**gamma - 0.5) * contrast + 0.5 + rng.uniform(-0.12, 0.12)) * cast * np.ones(3)
     lookup = np.clip(y * 255 + 0.5, 0, 255).astype(np.uint8)
-    mapped: Pixels = cv2.LUT(rgb, lookup[None])  # type: ignore[assignment]
-    return mapped
+    return as_pixels(cv2.LUT(rgb, lookup[None]))
 
 
 def _blurred(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     """Out of focus, or of fewer pixels than it shows."""
     side = rgb.shape[0]
     if rng.random() < 0.5:
-        soft = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.5) * side / 256)
-    else:
-        fewer = round(side * rng.uniform(0.4, 0.9))
-        soft = cv2.resize(cv2.resize(rgb, (fewer, fewer), interpolation=cv2.INTER_AREA), (side, side))
-    return soft  # type: ignore[return-value]
+        return as_pixels(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.4, 1.5) * side / 256))
+    fewer = round(side * rng.uniform(0.4, 0.9))
+    return as_pixels(cv2.resize(cv2.resize(rgb, (fewer, fewer), interpolation=cv2.INTER_AREA), (side, side)))
 
 
 def _compressed(rgb: Pixels, quality: int) -> Pixels:
     """Through JPEG and back."""
-    encoded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])  # type: ignore[index]
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        return np.array(image)

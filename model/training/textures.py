@@ -5,8 +5,9 @@ Knows nothing of shapes.
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from model.training.pack import Pixels
+from model.training.pack import Pixels, as_pixels
 from model.training.views import view_of
 
 
@@ -21,16 +22,14 @@ def patch(pixels: Pixels, side: int, rng: np.random.Generator) -> Pixels:
 def gradient(side: int, rng: np.random.Generator) -> Pixels:
     """(side, side, 3): one colour to another, or nearly plain."""
     corners = rng.integers(0, 256, (1, 1, 3)) + rng.normal(0, rng.choice((3, 60)), (2, 2, 3))
-    blown: Pixels = cv2.resize(  # type: ignore[assignment]
-        np.clip(corners, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR
-    )
-    return blown
+    return as_pixels(cv2.resize(np.clip(corners, 0, 255).astype(np.uint8), (side, side)))
 
 
 def recoloured(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     """The same pattern with the channels in another order and weight."""
     gain, lift = rng.uniform(0.6, 1.4, 3), rng.uniform(-40, 40, 3)
-    return np.clip(rgb[..., rng.permutation(3)] * gain + lift, 0, 255).astype(np.uint8)
+    swapped = np.ascontiguousarray(rgb[..., rng.permutation(3)])
+    return _through_tables(swapped, np.arange(256)[:, None] * gain + lift)
 
 
 def nearer(rgb: Pixels, of: Pixels, ground: Pixels, share: float) -> Pixels:
@@ -51,7 +50,7 @@ def shaded(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     """Lit from one side."""
     side = rgb.shape[0]
     corners = rng.uniform(0.55, 1.25, (2, 2)).astype(np.float32)
-    light = cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+    light = cv2.resize(corners, (side, side))
     return np.minimum(rgb * light[..., None], 255).astype(np.uint8)
 
 
@@ -62,8 +61,7 @@ def embossed(rgb: Pixels, pattern: Pixels, share: float) -> Pixels:
     return np.clip(rgb * light[..., None], 0, 255).astype(np.uint8)
 
 
-def _through_tables(rgb: Pixels, tables: np.ndarray) -> Pixels:
+def _through_tables(rgb: Pixels, tables: npt.NDArray[np.float64]) -> Pixels:
     """Each channel through its own column of (256, 3)."""
     lookup = np.clip(tables, 0, 255).astype(np.uint8)
-    mapped: Pixels = cv2.LUT(rgb, lookup[None])  # type: ignore[assignment]
-    return mapped
+    return as_pixels(cv2.LUT(rgb, lookup[None]))

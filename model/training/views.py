@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from model.training.pack import Mask, Pixels
+from model.training.pack import Mask, Pixels, as_pixels
 
 # Workers are processes, one for each core; OpenCV's own threads would only fight, and do not survive a fork.
 cv2.setNumThreads(1)
@@ -37,13 +37,13 @@ class View:
         while abs(np.linalg.det(matrix[:, :2])) > 1.6**2 and min(pixels.shape[:2]) >= 4:
             h, w = pixels.shape[:2]
             half = (w // 2, h // 2)
-            pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            pixels = as_pixels(cv2.resize(pixels, half, interpolation=cv2.INTER_AREA))
             ratio = np.array([half[0] / w, half[1] / h])
             matrix *= ratio[:, None]
             matrix[:, 2] += ratio / 2 - 0.5
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        seen: Pixels = cv2.warpAffine(pixels, matrix, (self.side, self.side), flags=flags, borderMode=beyond)  # type: ignore[assignment]
-        return seen
+        frame = (self.side, self.side)
+        return as_pixels(cv2.warpAffine(pixels, matrix, frame, flags=flags, borderMode=beyond))
 
     def see_mask(self, mask: Mask, *, beyond: int = cv2.BORDER_REFLECT_101) -> Mask:
         """A mask (h, w) as the frame shows it, (side, side)."""
@@ -52,10 +52,9 @@ class View:
     def see_labels(self, labels: Pixels) -> Pixels:
         """Labels (h, w) as the frame shows them: never mixed."""
         flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        seen: Pixels = cv2.warpAffine(  # type: ignore[assignment]
-            labels, self.matrix, (self.side, self.side), flags=flags, borderMode=cv2.BORDER_REFLECT_101
-        )
-        return seen
+        frame = (self.side, self.side)
+        beyond = cv2.BORDER_REFLECT_101
+        return as_pixels(cv2.warpAffine(labels, self.matrix, frame, flags=flags, borderMode=beyond))
 
 
 def view_of(
