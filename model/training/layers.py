@@ -74,7 +74,8 @@ def cutout(picture: Picture, ground: Pixels, surface: Pixels, rng: np.random.Gen
     if manner < 0.3:
         rgb = textures.embossed(rgb, surface, rng.uniform(0.3, 0.9))
     elif manner < 0.5:
-        rgb = as_pixels(cv2.addWeighted(rgb, rng.uniform(0.1, 0.7), surface, 0.6, 0))
+        share = rng.uniform(0.3, 0.9)
+        rgb = as_pixels(cv2.addWeighted(rgb, 1 - share, surface, share, 0))
     if rng.random() < 0.5:
         rgb = textures.shaded(rgb, rng)
     if rng.random() < 0.4:

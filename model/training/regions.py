@@ -12,11 +12,15 @@ from model.training.pack import Mask, Pixels
 MOST = 4
 """Regions noted of one view."""
 
+RAGGED = 8.0
+"""Of the squared length of an edge, over that of a circle of the same area; a square has 1.3."""
+
 
 def add_regions(canvas: Canvas, labels: Pixels, rng: np.random.Generator) -> None:
     """Note up to `MOST` regions out of labels (side, side), large ones first choice.
 
-    A region that lies across the edge of an instance is left out: it saw no edge where people saw one.
+    What lies across the edge of an instance is left out, for it saw no edge where people saw one; so is what is
+    ragged.
     """
     counts = np.bincount(labels.ravel(), minlength=256)
     large = np.flatnonzero(counts >= 2 * SMALLEST * labels.size)
@@ -30,7 +34,7 @@ def add_regions(canvas: Canvas, labels: Pixels, rng: np.random.Generator) -> Non
         if rng.random() < 0.35:
             region = _with_neighbours(region, labels, rng)
         region = cv2.medianBlur(region.view(np.uint8), 5).view(np.bool_)
-        if not any(_crosses(region, instance) for instance in instances):
+        if not _is_ragged(region) and not any(_crosses(region, instance) for instance in instances):
             canvas.add(region, Kind.REGION)
 
 
@@ -44,6 +48,13 @@ def _with_neighbours(region: Mask, labels: Pixels, rng: np.random.Generator) -> 
     count = min(int(rng.integers(1, 3)), len(around))
     chosen = rng.choice(around, count, replace=False, p=common[around] / common.sum())
     return region | np.isin(labels, chosen)
+
+
+def _is_ragged(region: Mask) -> bool:
+    """Whether its edge is longer than that of a smooth thing: grass, leaves, what happens to be in focus."""
+    lines, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    edge = sum(cv2.arcLength(line, True) for line in lines)
+    return edge**2 > RAGGED * 4 * np.pi * max(int(np.count_nonzero(region)), 1)
 
 
 def _crosses(region: Mask, instance: Mask) -> bool:
