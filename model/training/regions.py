@@ -58,8 +58,6 @@ def _is_ragged(region: Mask) -> bool:
 
 
 def _crosses(region: Mask, instance: Mask) -> bool:
-    """Whether a good part of it is in the instance, a good part outside, and it is not the instance itself."""
-    size, common = int(np.count_nonzero(region)), int(np.count_nonzero(region & instance))
-    if not 0.1 * size < common < 0.9 * size:
-        return False
-    return common < 0.85 * int(np.count_nonzero(instance))
+    """Whether a good part of it is in the instance, and a good part outside."""
+    common, size = int(np.count_nonzero(region & instance)), int(np.count_nonzero(region))
+    return 0.1 * size < common < 0.9 * size

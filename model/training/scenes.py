@@ -74,7 +74,7 @@ class Scenes:
             for index in range(len(picture.runs))
             if _can_be_pasted(picture, index)
         ]
-        self._pasteable = _Drawn(pasteable, [np.sqrt(picture.areas[index]) for picture, index in pasteable])
+        self._pasteable = _Drawn(pasteable, [_weight(p) * np.sqrt(p.areas[index]) for p, index in pasteable])
         self._cutouts = _Drawn(pack.cutouts, [1.0] * len(pack.cutouts))
         table: tuple[tuple[Callable[[np.random.Generator], Canvas], float, bool], ...] = (
             (self._photograph, 0.45, bool(pack.photographs)),
