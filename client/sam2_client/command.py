@@ -1,6 +1,6 @@
 """The command `sam2`: embed pictures, click on one, join masks to a COCO data set.
 
-Reads arguments, prints, writes files; what it prints as a result goes to standard output, all else to standard error.
+Reads arguments and the environment, prints, writes files: results to standard output, the rest to standard error.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def embed(client: Client, arguments: argparse.Namespace) -> bool:
         if result.image is not None:
             print(f"{result.image.image_id}\t{file}")
         else:
-            _complain(f"{file}: {result.error}")
+            _complain(f"{file}: {_why(result.error)}")
     return all(result.error is None for result in results)
 
 
@@ -140,12 +140,12 @@ def _decode_lines(client: Client, lines: Sequence[PromptLine]) -> Iterator[Insta
     results = client.embed_many(list(by_picture), progress=len(by_picture) > 1 and sys.stderr.isatty())
     for (path, of_picture), result in zip(by_picture.items(), results, strict=True):
         if result.image is None:
-            yield f"{path}: {result.error}"
+            yield f"{path}: {_why(result.error)}"
             continue
         try:
             answers = result.image.decode_many([line.prompt for line in of_picture])
         except (Sam2Error, OSError, ValueError) as error:
-            yield f"{path}: {error}"
+            yield f"{path}: {_why(error)}"
             continue
         for line, masks in zip(of_picture, answers, strict=True):
             size = {"width": result.image.width, "height": result.image.height}
@@ -153,9 +153,8 @@ def _decode_lines(client: Client, lines: Sequence[PromptLine]) -> Iterator[Insta
 
 
 def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
-    """The files that arguments name: files, folders (all that is below, by suffix), patterns where no shell did them.
-
-    Raises OSError for what is not there.
+    """The files that arguments name: files, folders (all that is below, by suffix), and patterns, for shells that
+    leave them as they are. Raises OSError for a pattern that nothing matches.
     """
     for argument in arguments:
         path = Path(argument)
@@ -163,10 +162,15 @@ def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
             yield from sorted(below for below in path.rglob("*") if below.suffix.lower() in suffixes)
         elif path.exists() or not glob.has_magic(argument):
             yield path
-        elif matches := sorted(glob.glob(argument, recursive=True)):
+        elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # also absolute
             yield from map(Path, matches)
         else:
             raise FileNotFoundError(f"no file matches {argument}")
+
+
+def _why(error: Exception | None) -> str:
+    """Without the file's name, which the caller says."""
+    return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _complain(message: str) -> int:
@@ -192,6 +196,12 @@ def _numbers(text: str, count: int, form: str) -> list[float]:
     return numbers
 
 
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument(
@@ -211,7 +221,9 @@ def _parser() -> argparse.ArgumentParser:
         "embed", parents=[server], help="embed pictures ahead of time; prints their ids"
     )
     one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
-    one.add_argument("--concurrency", type=int, default=4, metavar="N", help="uploads at a time; default 4")
+    one.add_argument(
+        "--concurrency", type=_at_least_1, default=4, metavar="N", help="uploads at a time; default 4"
+    )
     one.set_defaults(run=embed)
 
     one = commands.add_parser("decode", parents=[server], help="segment one object of a picture")
@@ -236,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="the best mask as a picture, white on black, or, where FILE ends in .json, the reply for export; repeatable",
+        help="the best mask, white on black; the reply, for export, where FILE ends in .json; repeatable",
     )
     one.add_argument("--overlay", type=Path, metavar="FILE", help="the picture with the best mask in colour")
     one.add_argument("--label", default=coco.DEFAULT_LABEL, help="category for export; default %(default)s")

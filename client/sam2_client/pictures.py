@@ -24,7 +24,7 @@ LARGE_MIB = 16
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 _TIFF_MODES = ("I", "F")  # grey of 32 bits, for which PNG has no place
-_ALPHA_MODES = ("PA", "La", "RGBa")
+_ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
 class LargePictureWarning(UserWarning):
@@ -85,7 +85,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
@@ -112,10 +112,11 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 def _encode(image: Image.Image) -> bytes:
     """The pixels as they are: an orientation that the image's EXIF still asks for is not applied."""
     if image.mode in _ALPHA_MODES:
-        image = image.convert("RGBA")
-    elif (
-        image.mode not in _PNG_MODES + _TIFF_MODES
-    ):  # CMYK, YCbCr and the like, as the service would convert them
+        image = image.convert(_ALPHA_MODES[image.mode])
+    elif image.mode not in (
+        *_PNG_MODES,
+        *_TIFF_MODES,
+    ):  # CMYK and the like, as the service would convert them
         image = image.convert("RGB")
     file = io.BytesIO()
     if image.mode in _TIFF_MODES:

@@ -48,7 +48,7 @@ def _from_string(counts: str) -> Lengths:
     that another group follows. From the fourth run on, the number is the difference to the run two before.
     """
     groups = np.frombuffer(counts.encode("ascii", errors="replace"), np.uint8) - np.uint8(48)
-    if not groups.size or (groups > 0x3F).any() or groups[-1] & 0x20:
+    if not groups.size or not counts.isascii() or (groups > 0x3F).any() or groups[-1] & 0x20:
         raise ValueError("this RLE's counts are cut off or no COCO string")
     ends = np.flatnonzero(groups < 0x20)
     starts = np.concatenate(([0], ends[:-1] + 1))

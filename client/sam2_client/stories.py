@@ -100,7 +100,7 @@ def _mask_input(mask: Mask, retries: Retries) -> Story[Any]:
     if origin is None:
         return mask.rle
     if origin.logits is None:
-        ((*candidates,),) = yield from _decode(origin.embedded, [origin.prompt], logits=True, retries=retries)
+        (candidates,) = yield from _decode(origin.embedded, [origin.prompt], logits=True, retries=retries)
         # In a near tie of two candidates their order may be another one than before.
         pixels = mask.to_numpy()
         same = max(candidates, key=lambda candidate: (candidate.to_numpy() == pixels).sum())
