@@ -14,6 +14,8 @@ from model.config import VARIANTS
 from model.download import RELEASE_URL
 
 UNTRAINED = "untrained"
+_OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
+"""What client/ reads, often in the same shell."""
 
 
 class Settings(BaseSettings):
@@ -82,7 +84,7 @@ class Settings(BaseSettings):
 
 def unknown_variables() -> list[str]:
     """SAM2_* variables that no setting reads: most likely typing errors."""
-    known = {f"SAM2_{name}".upper() for name in Settings.model_fields}
+    known = {f"SAM2_{name}".upper() for name in Settings.model_fields} | _OF_THE_CLIENT
     return sorted(
         name for name in os.environ if name.upper().startswith("SAM2_") and name.upper() not in known
     )

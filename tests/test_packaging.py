@@ -103,8 +103,9 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-            shutil.copy(ROOT / name, folder)
+        (folder / "client").mkdir()
+        for name in ("Makefile", "pyproject.toml", "client/pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, folder / name)
         self.python = folder / "python3"
         self.python.write_text(
             "#!/bin/sh\n"
