@@ -4,6 +4,7 @@ Imported only where OTEL_* asks for traces, for it needs the extra `otel`. The S
 endpoint, headers, sampler, service name. Knows nothing of what a stage does.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -16,18 +17,22 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from app.stages import Stage
 from app.version import VERSION
 
+_LAST_SPANS_S = 3.0
+"""A collector that does not answer is not waited for longer when the server stops; the exporter alone takes 10 s."""
+
 
 class Tracing:
     """Where spans go. A provider of its own, for nothing else in the process is to be traced."""
 
     def __init__(self) -> None:
         ours = Resource.create({"service.name": "sam2-service", "service.version": VERSION})
+        self._exporter = OTLPSpanExporter()
         self.provider = TracerProvider(
             # What the environment says of the service goes before what is said here.
             resource=ours.merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,
         )
-        self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self.provider.get_tracer("sam2", VERSION)
 
     def end_request(self, stages: Sequence[Stage], *, request_id: str, batch_size: int) -> str:
@@ -52,5 +57,9 @@ class Tracing:
         return trace.format_trace_id(context.trace_id)
 
     def close(self) -> None:
-        """Send what has not been sent; takes as long as the exporter's own timeout where nobody answers."""
-        self.provider.shutdown()
+        """Send what has not been sent, as far as the collector takes it."""
+        sending = threading.Thread(target=self.provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_LAST_SPANS_S)
+        if sending.is_alive():
+            self._exporter.shutdown()  # which ends its attempts

@@ -66,7 +66,7 @@ class Watchdog:
         """Watch no longer. May be called again, and before `start`."""
         self._stopped.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(_LAST_WORDS_S)
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._period_s):

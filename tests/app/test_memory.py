@@ -147,6 +147,22 @@ async def test_of_those_who_share_a_batch_only_who_does_not_fit_is_refused() -> 
         assert (await blocking).status_code == 200
 
 
+async def test_a_request_of_which_one_prompt_does_not_fit_is_refused_and_leaves_the_queue() -> None:
+    async with serving(Settings(workers=2, batch_prompts=4), SmallSegmenter()) as served:
+        blocking = await block(served)
+        served.segmenter.fits = lambda batch: not any(p.box == (2, 2, 9, 30) for p in batch)  # type: ignore[attr-defined]
+        boxes = {"image_id": "blocked", "prompts": [{"box": [x % 8, 2, 9, 30]} for x in range(64)]}
+        (many,) = start(served.post("/decode", boxes))
+        await until(lambda: waiting_prompts(served) == 64)
+        served.segmenter.gate.set()
+        assert error(await many) == (503, "overloaded")
+        assert waiting_prompts(served) == 0
+        assert len(served.segmenter.decoded) < 16
+        assert (await blocking).status_code == 200
+        served.segmenter.fits = lambda batch: True  # type: ignore[attr-defined]
+        assert (await served.embed(picture(shade=1), "truck")).status_code == 200
+
+
 @pytest.mark.parametrize("what", ["encode", "decode"])
 async def test_a_server_out_of_memory_goes_on_when_there_is_some(what: str) -> None:
     async with serving(Settings(workers=2), SmallSegmenter()) as served:

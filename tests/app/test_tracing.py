@@ -5,16 +5,18 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app import main
 from app.settings import wants_traces
-from tests.fakes import picture, serving
+from tests.fakes import LONG_S, picture, serving
 from tests.server import ROOT
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -98,6 +100,19 @@ async def test_a_request_that_is_not_sampled_is_answered_all_the_same(
         await served.embed(picture(), "truck")
         assert (await served.click("truck")).status_code == 200
     assert exporter.get_finished_spans() == ()
+
+
+async def test_a_collector_that_does_not_answer_does_not_keep_the_server_from_stopping(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("app.tracing._LAST_SPANS_S", 0.05)
+    monkeypatch.setattr(exporter, "export", lambda spans: ended.wait(LONG_S) and SpanExportResult.FAILURE)
+    monkeypatch.setattr(exporter, "shutdown", ended.set)
+    async with serving() as served:
+        await served.client.get("/images")
+        assert not ended.is_set()
+    assert ended.is_set()
 
 
 def test_without_otel_nothing_of_it_is_imported() -> None:
