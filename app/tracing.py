@@ -12,13 +12,13 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from app.stages import Stage
 from app.version import VERSION
 
 _LAST_SPANS_S = 3.0
-"""A collector that does not answer is not waited for longer when the server stops; the exporter alone takes 10 s."""
+"""A stop does not wait longer for a collector that does not answer; the exporter by itself tries for 10 s."""
 
 
 class Tracing:
@@ -26,7 +26,7 @@ class Tracing:
 
     def __init__(self) -> None:
         ours = Resource.create({"service.name": "sam2-service", "service.version": VERSION})
-        self._exporter = OTLPSpanExporter()
+        self._exporter: SpanExporter = OTLPSpanExporter()
         self.provider = TracerProvider(
             # What the environment says of the service goes before what is said here.
             resource=ours.merge(OTELResourceDetector().detect()),
