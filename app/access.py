@@ -120,7 +120,7 @@ class AccessMiddleware:
             return
         stages_ms = {stage: round(1000 * duration, 1) for stage, duration in times.seconds.items()}
         fields = {
-            "tenant": scope.get("tenant"),
+            "tenant": scope.get("tenant") or None,
             "method": scope["method"],
             "path": scope["path"],
             "route": route,
