@@ -15,8 +15,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /venv/bin/python install --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-    > requirements.txt
+# With the extra `otel`, so that OTEL_* is all that traces need.
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /venv/bin/python install --constraint constraints.txt --requirement requirements.txt
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from app.access import RequestIdFilter
 from app.loading import locate_weights
+from app.logs import formatter
 from app.main import create_app
 from app.service import SegmentationService
 from app.settings import Settings, unknown_variables
@@ -55,7 +56,10 @@ class Server(uvicorn.Server):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server until a signal; 0 after a clean stop, 1 where it cannot start, 2 for bad settings."""
+    """Run the server until a signal; 0 after a clean stop, 1 where it cannot start, 2 for bad settings.
+
+    watchdog.py ends the process with 3 where the device hangs.
+    """
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments)
     except ValidationError as error:
@@ -125,14 +129,11 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
 
 def configure_logging(settings: Settings) -> None:
-    """One line per event on standard error, with the id of the request."""
+    """All that is logged in one form on standard error, with the id of the request; warnings of Python too."""
     handler = logging.StreamHandler()
     handler.addFilter(RequestIdFilter())
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s %(levelname)-7s %(request_id)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-        )
-    )
+    handler.setFormatter(formatter(settings.log_format))
+    logging.captureWarnings(capture=True)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

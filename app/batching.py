@@ -62,14 +62,15 @@ _Batch: TypeAlias = list[tuple[_Call[Item, Result], int]]
 class Batcher(Generic[Item, Result]):
     """Makes the submissions of many callers into few calls of `run`, on the device's thread.
 
-    `run` gets 1 to `max_batch` items and returns a result for each, in order. At most `max_waiting` items
+    `run` gets 1 to `max_batch` items and returns a result for each, in order, or a ServiceError in the place of
+    one that failed alone. At most `max_waiting` items
     wait. Of the batchers of one device, the one with the lower `priority` goes first. `on_batch` is told the
     size and the seconds of every batch, on the event loop, once its callers are answered.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item]], Sequence[Result | ServiceError]],
         *,
         name: str,
         device: DeviceThread,
@@ -173,7 +174,7 @@ class Batcher(Generic[Item, Result]):
 
     def _run_batch(self, batch: _Batch[Item, Result]) -> None:
         """On the device thread. Nothing that `run` raises gets past here."""
-        outcome: Sequence[Result] | ServiceError
+        outcome: Sequence[Result | ServiceError] | ServiceError
         started_at = monotonic()
         try:
             outcome = self._run([call.items[index] for call, index in batch])
@@ -195,7 +196,11 @@ class Batcher(Generic[Item, Result]):
         return failure
 
     def _deliver(
-        self, batch: _Batch[Item, Result], outcome: Sequence[Result] | ServiceError, start: float, end: float
+        self,
+        batch: _Batch[Item, Result],
+        outcome: Sequence[Result | ServiceError] | ServiceError,
+        start: float,
+        end: float,
     ) -> None:
         """Answer the callers of a batch; on the event loop."""
         size = len(batch)
@@ -204,6 +209,9 @@ class Batcher(Generic[Item, Result]):
                 call.settle(outcome)
         else:
             for (call, index), result in zip(batch, outcome, strict=True):
+                if isinstance(result, ServiceError):
+                    call.settle(result)
+                    continue
                 call.ran[index] = Ran(result, start - call.submitted_at, end - start, size)
                 if len(call.ran) == len(call.items):
                     call.settle(None)

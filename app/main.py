@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from app import schemas
-from app.access import NO_ANSWER, AccessMiddleware, Receive, Scope, Send
+from app.access import NO_ANSWER, QUIET, AccessMiddleware, Receive, Scope, Send, Traces
 from app.connection import ClientGone
 from app.errors import Detail, RetryableError, ServiceError
 from app.loading import load_segmenter
@@ -23,8 +23,9 @@ from app.metrics import Metrics
 from app.routes import router
 from app.segmenter import Segmenter
 from app.service import SegmentationService
-from app.settings import Settings
+from app.settings import Settings, wants_traces
 from app.uploads import BodyBudget
+from app.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     """The application. `segmenter` takes the place of the model that the settings name."""
     settings = settings or Settings()
     metrics = Metrics()
+    traces = _start_tracing() if wants_traces() else None
     load: Callable[[], Segmenter] = (
         partial(load_segmenter, settings) if segmenter is None else lambda: segmenter
     )
@@ -53,22 +55,43 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         finally:
             await service.close()
             loading.cancel()  # where the device hangs, it would wait for good
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="SAM 2 service",
         summary="A picture is embedded once; every click after that comes back in milliseconds.",
-        version="0.1.0",
+        version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect has no body that says what is wrong
+        # Spans of requests, where there is somewhere to send them; figures and logs are ours.
+        telemetry={
+            "tracer_provider": traces.provider if traces is not None else None,
+            "tracing": traces is not None,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope["path"] in QUIET,
+        },
         responses={"default": {"description": "Any error.", "model": schemas.ErrorReply}},
     )
     app.include_router(router)
-    _add_error_handlers(app, metrics)
+    _add_error_handlers(app, metrics, traces)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
-def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+def _start_tracing() -> Traces | None:
+    try:
+        from app.tracing import Tracing  # here, for the SDK is large and few want it
+    except ImportError as error:
+        log.warning("OTEL_* asks for traces, which need the extra: pip install '.[otel]' (%s)", error)
+        return None
+    return Tracing()
+
+
+def _add_error_handlers(app: FastAPI, metrics: Metrics, traces: Traces | None) -> None:
     def reply(
         status: int,
         code: str,
@@ -117,7 +140,7 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         response = reply(500, "internal_error", "The server made a mistake; its log says which. It goes on.")
         await response(scope, receive, send)
 
-    app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug)
+    app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug, traces=traces)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

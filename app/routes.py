@@ -12,7 +12,8 @@ from app.answers import MaskAnswer
 from app.connection import while_connected
 from app.metrics import CONTENT_TYPE
 from app.prompts import PromptRequest, RleMask
-from app.service import Decoded, SegmentationService, StageTimes
+from app.service import Decoded, SegmentationService
+from app.stages import StageTimes
 from app.store import ImageRecord
 from app.uploads import BodyBudget, Upload, max_body_bytes, parse_json, parse_upload
 from model.types import Embedding
@@ -33,6 +34,12 @@ def _service(request: Request) -> SegmentationService:
 def _budget(request: Request) -> BodyBudget:
     budget: BodyBudget = request.app.state.body_budget
     return budget
+
+
+def _stage_times(request: Request) -> StageTimes:
+    """Where a request notes its stages: access.py finds them in the scope, also where it fails."""
+    request.scope["stages"] = times = StageTimes()
+    return times
 
 
 _UPLOAD_BODY: dict[str, Any] = {
@@ -70,7 +77,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
     The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
     """
-    service, settings, times = _service(request), _service(request).settings, StageTimes()
+    service, settings, times = _service(request), _service(request).settings, _stage_times(request)
     model = service.ready().name
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)
@@ -102,7 +109,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 @router.post("/decode", response_model=schemas.DecodeReply, openapi_extra=_DECODE_BODY)
 async def decode(request: Request) -> Response:
     """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
-    service, settings, times = _service(request), _service(request).settings, StageTimes()
+    service, settings, times = _service(request), _service(request).settings, _stage_times(request)
     model = service.ready().name
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)

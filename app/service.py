@@ -11,13 +11,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
 from app.answers import MaskAnswer, MaskFormat, answer
-from app.batching import Batcher, Ran
+from app.batching import Batcher
 from app.device import DeviceThread
 from app.errors import (
     DeadlineExceeded,
@@ -26,14 +26,17 @@ from app.errors import (
     Overloaded,
     ServiceError,
     ShuttingDown,
-    ValidationFailed,
 )
 from app.images import decode_image
+from app.memory import WithinMemory
 from app.metrics import Metrics
+from app.names import check_reserved
 from app.prompts import PromptRequest, resolve_prompts
 from app.segmenter import Segmenter
 from app.settings import Settings
+from app.stages import StageTimes
 from app.store import EmbeddingStore
+from app.watchdog import Watchdog
 from model.types import Embedding, Pixels, Prediction, Prompt
 
 T = TypeVar("T")
@@ -48,23 +51,6 @@ _OFF_LOOP_BYTES = 256 * 1024
 
 _OFF_LOOP_POINTS = 1000
 """The same for checking clicks."""
-
-
-@dataclass(slots=True)
-class StageTimes:
-    """Seconds by stage of one request, in the order in which they ended."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Record a stage; a later stage of the same name adds to it."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-    def add_ran(self, ran: Sequence[Ran[T]]) -> None:
-        """Record the queue and the device of a request whose items may have run in several batches."""
-        slowest = max(ran, key=lambda r: r.queue_s + r.device_s)
-        self.add("queue", slowest.queue_s)
-        self.add("device", slowest.device_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +90,11 @@ class SegmentationService:
     def __init__(self, settings: Settings, metrics: Metrics, *, load: Callable[[], Segmenter]) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.store = EmbeddingStore(capacity_bytes=settings.cache_mib * 2**20, on_evict=metrics.evictions.inc)
+        self.store = EmbeddingStore(
+            capacity_bytes=settings.cache_mib * 2**20,
+            on_hit=metrics.cache_hits.labels("device").inc,
+            on_evict=metrics.evictions.labels("device").inc,
+        )
         self.failure: Exception | None = None
         """Why the model could not be loaded, once that is known."""
         self._load = load
@@ -114,28 +104,40 @@ class SegmentationService:
         self._decoded_ahead = asyncio.Semaphore(DECODED_AHEAD)
         self._workers = ThreadPoolExecutor(settings.workers, thread_name_prefix="worker")
         self._device = DeviceThread()
+        self._watchdog = Watchdog(self._device, limit_s=settings.watchdog_s)
+        # Called on the device thread; the store belongs to the event loop.
+        shed = partial(self._device.ask_loop, self.store.shed)
         self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
-            lambda jobs: self.ready().decode(jobs),
+            WithinMemory[tuple[Embedding, Prompt], Prediction](
+                lambda jobs: self.ready().decode(jobs),
+                shed=shed,
+                on_full=metrics.out_of_memory.labels("decode").inc,
+            ),
             name="decode",
             device=self._device,
             priority=0,
             max_batch=settings.batch_prompts,
             max_waiting=settings.max_waiting_prompts,
-            on_batch=partial(self._count_batch, "decode"),
+            on_batch=partial(metrics.observe_batch, "decode"),
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
-            lambda images: self.ready().encode(images, between=self._device.overtake),
+            WithinMemory[Pixels, Embedding](
+                lambda images: self.ready().encode(images, between=self._device.overtake),
+                shed=shed,
+                on_full=metrics.out_of_memory.labels("encode").inc,
+            ),
             name="encode",
             device=self._device,
             priority=1,
             max_batch=settings.batch_images,
             max_waiting=settings.max_waiting_images,
-            on_batch=partial(self._count_batch, "encode"),
+            on_batch=partial(metrics.observe_batch, "encode"),
         )
-        metrics.watch("sam2_cache_bytes", "Bytes of embeddings in memory.", lambda: self.store.used_bytes)
-        metrics.watch("sam2_cache_images", "Embeddings in memory.", lambda: len(self.store))
-        metrics.watch("sam2_waiting_prompts", "Prompts in the queue.", lambda: self._decoder.waiting)
-        metrics.watch("sam2_waiting_images", "Pictures not embedded yet.", lambda: len(self._encodings))
+        metrics.cache_bytes.labels("device").set_function(lambda: self.store.used_bytes)
+        metrics.cache_images.labels("device").set_function(lambda: len(self.store))
+        metrics.waiting_prompts.set_function(lambda: self._decoder.waiting)
+        metrics.waiting_images.set_function(lambda: len(self._encodings))
+        metrics.watch_readiness(self.ready)
 
     def ready(self) -> Segmenter:
         """The model. Raises NotReady while it loads and ShuttingDown while the server stops."""
@@ -145,8 +147,7 @@ class SegmentationService:
             raise NotReady(f"The model could not be loaded: {self.failure}", retry_after_s=60)
         if self._segmenter is None:
             raise NotReady("The model is still loading; /readyz tells when it is done.", retry_after_s=2)
-        if not self._device.alive:
-            raise NotReady("The device thread broke; the server must be restarted.", retry_after_s=60)
+        self._watchdog.check()
         return self._segmenter
 
     async def start(self) -> None:
@@ -162,6 +163,9 @@ class SegmentationService:
             self.failure = error
         else:
             self._segmenter = segmenter
+            self.metrics.describe(segmenter)
+            if not self._draining:
+                self._watchdog.start()
             log.info("Ready")
 
     def drain(self) -> None:
@@ -173,6 +177,7 @@ class SegmentationService:
     async def close(self) -> None:
         """Drain, wait for the device, but not longer than anyone would, and end the threads."""
         self.drain()
+        self._watchdog.stop()  # from here on the deadline below is what ends a device that hangs
         try:
             async with asyncio.timeout(self.settings.deadline_s):
                 await self._device.close()
@@ -189,7 +194,7 @@ class SegmentationService:
             self.ready()  # admission comes before any work
             content = await self._content_id(data, times)
             name = image_id or content
-            self._check_reserved(name, content)
+            check_reserved(name, content)
             self.store.check_name(name, content, replace=replace)
             embedding = await self.store.find(content)
             outcome = "hit"
@@ -262,12 +267,6 @@ class SegmentationService:
         times.add("hash", perf_counter() - started)
         return content
 
-    def _check_reserved(self, name: str, content: str) -> None:
-        """Keep a client's name from standing where another picture's content id belongs."""
-        if len(name) == 64 and name != content and all(c in "0123456789abcdef" for c in name):
-            what = f"{name!r} looks like a SHA-256, and is not that of this picture; use another name"
-            raise ValidationFailed(f"image_id: {what}.", details=[{"where": "image_id", "what": what}])
-
     async def _join_encoding(self, content: str, data: bytes, times: StageTimes) -> Embedding:
         """Wait for the one encoding of this content; when the last who waits has gone, it is given up."""
         encoding = self._encodings.get(content)
@@ -303,7 +302,7 @@ class SegmentationService:
             times.add("picture", perf_counter() - started)
             # The deadline is that of each caller who waits for this task, not of the task.
             ran = await self._encoder.submit(image, deadline_s=float("inf"))
-        times.add("queue", started - waiting_since)
+        times.add("queue", started - waiting_since, ended_at=started)
         times.add_ran([ran])
         await self.store.put(content, ran.result)
         return ran.result
@@ -317,7 +316,3 @@ class SegmentationService:
             raise DeadlineExceeded(
                 f"No answer within {self.settings.deadline_s:g} s (SAM2_DEADLINE_S); the server is busy."
             ) from error
-
-    def _count_batch(self, queue: str, size: int, seconds: float) -> None:
-        self.metrics.batch_size.labels(queue).observe(size)
-        self.metrics.stage_seconds.labels(f"{queue}_batch").observe(seconds)

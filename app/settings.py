@@ -68,6 +68,15 @@ class Settings(BaseSettings):
         description="Threads that decode pictures and shape masks. Default: one for each CPU core, at least 2.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text: a line for people; json: an object a line, for machines."
+    )
+    watchdog_s: float = Field(
+        60.0,
+        ge=0,
+        description="Longest time a batch may run without a sign of life before /readyz turns 503; after three "
+        "times as long the process ends with 3, for its supervisor to start it anew. 0 watches nothing.",
+    )
 
     @field_validator("model")
     @classmethod
@@ -80,6 +89,15 @@ class Settings(BaseSettings):
     def checkpoint_path(self) -> Path | None:
         """The file that SAM2_CHECKPOINT names, if it names one."""
         return Path(self.checkpoint).expanduser() if self.checkpoint not in ("", UNTRAINED) else None
+
+
+def wants_traces() -> bool:
+    """Whether OpenTelemetry's own variables ask for traces by OTLP."""
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return False
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return exporter == "otlp" or any(os.environ.get(name) for name in endpoints)
 
 
 def unknown_variables() -> list[str]:

@@ -10,17 +10,24 @@ FILES = sorted([*(ROOT / "app").glob("*.py"), *(ROOT / "model").glob("*.py")])
 APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "__main__": {"access", "loading", "main", "service", "settings"},
+    "__main__": {"access", "loading", "logs", "main", "service", "settings"},
     "main": {
         "access", "connection", "errors", "loading", "metrics", "routes", "schemas", "segmenter", "service",
-        "settings", "uploads",
+        "settings", "tracing", "uploads", "version",
     },
-    "routes": {"answers", "connection", "metrics", "prompts", "schemas", "service", "store", "uploads"},
+    "routes": {"answers", "connection", "metrics", "prompts", "schemas", "service", "stages", "store", "uploads"},
     "service": {
-        "answers", "batching", "device", "errors", "images", "metrics", "prompts", "segmenter", "settings", "store",
+        "answers", "batching", "device", "errors", "images", "memory", "metrics", "names", "prompts", "segmenter",
+        "settings", "stages", "store", "watchdog",
     },
     "loading": {"segmenter", "settings"},
-    "access": {"metrics"},
+    "access": {"metrics", "stages"},
+    "metrics": {"version"},
+    "tracing": {"stages", "version"},
+    "stages": {"batching"},
+    "memory": {"errors"},
+    "names": {"errors"},
+    "watchdog": {"device", "errors"},
     "uploads": {"errors", "schemas"},
     "prompts": {"errors", "logits", "rle"},
     "answers": {"logits", "rle"},
@@ -34,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MODEL_NAMES: dict[str, set[str]] = {
     "__main__": {"model.errors"},
     "loading": {"model.download", "model.errors", "model.runner"},
+    "memory": {"model.errors"},
     "settings": {"model.config", "model.download"},
     "segmenter": {"model.types"},
     "service": {"model.types"},
@@ -51,6 +59,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
     "pydantic_settings": {"app/settings.py"},
     "prometheus_client": {"app/metrics.py"},
+    "opentelemetry": {"app/tracing.py"},
 }
 """Packages that stand for a subject, and the files whose subject it is."""
 

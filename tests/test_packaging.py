@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.settings import Settings
+from app.version import VERSION
 from tests.server import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,7 @@ def test_readme_shows_the_files_that_there_are(package: str) -> None:
 
 def test_versions_agree() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["version"] == VERSION
 
 
 def test_licence_is_there_as_the_package_says() -> None:

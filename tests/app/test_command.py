@@ -35,6 +35,7 @@ def _restore_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     caught = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     chatty = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.error")}
     yield
+    logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in chatty.items():
