@@ -10,21 +10,30 @@ FILES = sorted([*(ROOT / "app").glob("*.py"), *(ROOT / "model").glob("*.py")])
 APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "__main__": {"access", "loading", "main", "service", "settings"},
+    "__main__": {"access", "keys", "loading", "main", "service", "settings"},
     "main": {
-        "access", "connection", "errors", "loading", "metrics", "routes", "schemas", "segmenter", "service",
-        "settings", "uploads",
+        "access", "browsers", "callers", "connection", "errors", "keys", "loading", "metrics", "rates",
+        "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares", "uploads",
     },
-    "routes": {"answers", "connection", "metrics", "prompts", "schemas", "service", "store", "uploads"},
+    "routes": {
+        "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "schemas", "service",
+        "stages", "store", "uploads",
+    },
     "service": {
-        "answers", "batching", "device", "errors", "images", "metrics", "prompts", "segmenter", "settings", "store",
+        "answers", "batching", "device", "errors", "images", "metrics", "prompts", "rates", "segmenter", "settings",
+        "shares", "stages", "store",
     },
+    "callers": {"access", "errors", "keys", "rates"},
+    "browsers": {"access", "errors"},
+    "rates": {"errors"},
+    "remote_pictures": {"errors"},
+    "stages": {"batching"},
     "loading": {"segmenter", "settings"},
     "access": {"metrics"},
-    "uploads": {"errors", "schemas"},
+    "uploads": {"errors", "schemas", "shares"},
     "prompts": {"errors", "logits", "rle"},
     "answers": {"logits", "rle"},
-    "batching": {"device", "errors"},
+    "batching": {"device", "errors", "shares"},
     "device": {"errors"},
     "store": {"errors"},
     "images": {"errors"},
@@ -46,11 +55,12 @@ MODEL_NAMES: dict[str, set[str]] = {
 
 ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"app/__main__.py", "app/main.py", "app/routes.py"},
-    "starlette": {"app/main.py", "app/uploads.py"},
+    "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/uploads.py"},
     "uvicorn": {"app/__main__.py"},
     "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
     "pydantic_settings": {"app/settings.py"},
     "prometheus_client": {"app/metrics.py"},
+    "httpcore": {"app/remote_pictures.py"},
 }
 """Packages that stand for a subject, and the files whose subject it is."""
 
