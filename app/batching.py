@@ -17,7 +17,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from app.device import DeviceThread
 from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, ShuttingDown
-from app.shares import Shares
+from app.shares import Rotation, Shares
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -88,8 +88,8 @@ class Batcher(Generic[Item, Result]):
         self._device = device
         self._max_batch = max_batch
         self._on_batch = on_batch
-        # Calls with untaken items, by share; of both the next in turn comes first.
-        self._calls: dict[str, deque[_Call[Item, Result]]] = {}
+        self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, the next in turn first
+        self._rotation = Rotation()
         self._waiting = Shares(max_waiting)  # their untaken items
         self._draining = False
         self._finished_at = -math.inf
@@ -144,16 +144,16 @@ class Batcher(Generic[Item, Result]):
         """The next batch, ready to run: one item of each share in turn. The device asks, holding `changed`."""
         batch: _Batch[Item, Result] = []
         while self._calls and len(batch) < self._max_batch:
-            share = next(iter(self._calls))
-            line = self._calls.pop(share)
+            share = self._rotation.next(self._calls)
+            line = self._calls[share]
             call = line.popleft()
             batch.append((call, len(call.items) - call.untaken))
             call.untaken -= 1
             self._waiting.remove(share, 1)
             if call.untaken:
                 line.append(call)
-            if line:
-                self._calls[share] = line  # behind the other shares
+            if not line:
+                del self._calls[share]
         return partial(self._run_batch, batch) if batch else None
 
     def _admit(self, items: Sequence[Item], share: str) -> _Call[Item, Result]:
@@ -166,7 +166,7 @@ class Batcher(Generic[Item, Result]):
                 held, others = self._waiting.held(share), self._waiting.used - self._waiting.held(share)
                 raise Overloaded(
                     f"The {self._name} queue holds {held} of at most {self._waiting.alone} items"
-                    f"{f' of yours and {others} of others' if others else ''}; "
+                    f"{f' of yours, and {others} of others' if others else ''}; "
                     f"{len(items)} more do not fit. Nothing was started.",
                     retry_after_s=max(1, math.ceil(self._waiting.used * self._seconds_per_item)),
                 )

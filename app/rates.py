@@ -10,6 +10,7 @@ from time import monotonic
 
 from app.errors import RateLimited
 
+_ROUNDING_S = 1e-6
 _MANY = 10_000
 """Shares that are remembered before those with nothing to remember are dropped: addresses can be without end."""
 
@@ -60,7 +61,7 @@ class PicturesPerMinute:
         a_token_s = 60 / self._limit
         full_at = max(self._full_at.get(share, now), now) + a_token_s
         wait_s = full_at - now - max(60.0, a_token_s)
-        if wait_s > 0:
+        if wait_s > _ROUNDING_S:
             raise RateLimited(
                 f"You have sent more than {self._limit:g} new pictures a minute (SAM2_RATE_PICTURES_PER_MINUTE).",
                 retry_after_s=math.ceil(wait_s),

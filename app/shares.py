@@ -5,7 +5,7 @@ A share is whatever counts as one client; knows nothing of keys, addresses and H
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 _OF_THE_FREE = 3
 """A share may hold this many times what is left free."""
+_MANY = 10_000
+"""Shares remembered before those that do not wait are dropped: addresses can be without end."""
 
 
 class Shares:
@@ -51,6 +53,26 @@ class Shares:
         self._held[share] -= amount
         if not self._held[share]:
             del self._held[share]
+
+
+class Rotation:
+    """Whose turn is next: who was served longest ago, and before all who never was.
+
+    So a newcomer goes first once, and one who asks for one thing at a time no more often than others.
+    """
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+        self._turn = 0
+
+    def next(self, waiting: Collection[str]) -> str:
+        """One of those who wait, at least one; it has been served now."""
+        share = min(waiting, key=lambda share: self._served.get(share, 0))
+        if len(self._served) >= _MANY:
+            self._served = {share: at for share, at in self._served.items() if share in waiting}
+        self._turn += 1
+        self._served[share] = self._turn
+        return share
 
 
 class Turns:
