@@ -99,7 +99,8 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
             with budget.holding(share) as arrived:
                 data, url = upload.data, upload.url
                 if url is not None:
-                    data = await _remote(request).fetch(url, arrived=arrived)
+                    with times.during("fetch"):
+                        data = await _remote(request).fetch(url, arrived=arrived)
                 return await service.embed(
                     data, image_id=upload.image_id, replace=upload.replace, times=times, share=share
                 )

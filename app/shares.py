@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from app.errors import ShuttingDown
+
 T = TypeVar("T")
 
 _OF_THE_FREE = 3
@@ -150,12 +152,16 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         # Two for each thread, so that one that ends a job finds the next without asking the event loop.
         self._turns = Turns(2 * threads, reserved=0)
+        self._closed = False
 
     async def run(self, job: Callable[[], T], *, share: str) -> T:
-        """Run a job in a thread. Raises what it raises."""
+        """Run a job in a thread. Raises what it raises, and ShuttingDown where its turn comes after `close`."""
         async with self._turns.turn(share):
+            if self._closed:
+                raise ShuttingDown
             return await asyncio.get_running_loop().run_in_executor(self._pool, job)
 
     def close(self) -> None:
         """End the threads when their jobs have ended; drop the jobs that wait."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)

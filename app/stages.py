@@ -3,8 +3,10 @@
 Knows nothing of what the stages are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TypeVar
 
 from app.batching import Ran
@@ -21,6 +23,13 @@ class StageTimes:
     def add(self, stage: str, seconds: float) -> None:
         """Record a stage; a later stage of the same name adds to it."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    @contextmanager
+    def during(self, stage: str) -> Iterator[None]:
+        """Record how long the block takes."""
+        started = perf_counter()
+        yield
+        self.add(stage, perf_counter() - started)
 
     def add_ran(self, ran: Sequence[Ran[T]]) -> None:
         """Record the queue and the device of a request whose items may have run in several batches."""

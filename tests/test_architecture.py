@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "browsers": {"access", "errors"},
     "rates": {"errors"},
     "remote_pictures": {"errors"},
+    "shares": {"errors"},
     "stages": {"batching"},
     "loading": {"segmenter", "settings"},
     "access": {"metrics"},

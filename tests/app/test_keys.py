@@ -4,9 +4,13 @@ import asyncio
 import base64
 import hashlib
 import logging
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI
 
@@ -15,7 +19,10 @@ from app.access import ANYONE
 from app.callers import share_of, tenant_of
 from app.keys import ApiKeys, KeysError
 from app.settings import Settings
-from tests.fakes import Served, error, picture, serving
+from tests.app.test_command import LONG_S, _restore_process, ready, serve_until
+from tests.fakes import FakeSegmenter, Served, error, picture, serving
+
+__all__ = ["_restore_process"]  # a fixture: some tests run the command here
 
 ANNA = "anna-0123456789abcdef"
 BERT = "bert-0123456789abcdef"
@@ -200,8 +207,6 @@ async def test_a_key_comes_in_any_usual_header_and_its_name_is_the_tenant() -> N
 
 
 async def test_without_keys_all_see_the_same_and_each_address_has_a_share_of_its_own() -> None:
-    import httpx
-
     async with serving() as served:
         add_who(served.app)
         for address, share in (
@@ -285,3 +290,31 @@ def test_an_open_door_is_warned_of(
     assert ("without SAM2_API_KEYS" in capsys.readouterr().err) is not local
     assert command.main([*arguments, "--api-keys", PAIRS]) == 1
     assert "without SAM2_API_KEYS" not in capsys.readouterr().err
+
+
+def test_a_signal_has_the_file_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("app.main.load_segmenter", lambda settings: FakeSegmenter())
+    path = tmp_path / "keys"
+    path.write_text(f"anna:{digest(ANNA)}\n")
+
+    def story(url: str) -> None:
+        assert ready(url)
+
+        def status(key: str) -> int:
+            return httpx.get(f"{url}/model", headers=bearer(key), trust_env=False).status_code
+
+        assert (status(ANNA), status(BERT)) == (200, 401)
+        path.write_text(f"bert:{digest(BERT)}\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        end = time.monotonic() + LONG_S
+        while status(BERT) == 401 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (status(ANNA), status(BERT)) == (401, 200)
+
+    code, log = serve_until(story, ["--api-keys", str(path)], capsys)
+    assert code == 0
+    assert "Read the API keys anew: 1." in log
+    assert ANNA not in log
+    assert digest(BERT) not in log

@@ -102,7 +102,7 @@ async def web(
             self,
             host: str,
             port: int,
-            timeout: float | None = None,
+            timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature
             local_address: str | None = None,
             socket_options: Iterable[Any] | None = None,
         ) -> httpcore.AsyncNetworkStream:
@@ -170,7 +170,6 @@ async def test_a_picture_is_fetched_with_the_name_and_nothing_else(
         f"https://anna:secret@{HOST}/",
         f"https://{HOST}/\r\nX-Other: 1",
         "https://[::1/",
-        "https://" + "a" * 300 + "../",
     ],
 )
 async def test_what_is_not_plain_https_is_refused_before_anything_is_looked_up(
@@ -339,7 +338,6 @@ async def test_redirects_are_followed_and_looked_at_anew(status: str, authority:
         f"https://{HOST}:8443/",
         f"https://a:b@{HOST}/",
         "",
-        "//",
     ],
 )
 async def test_a_redirect_to_where_nothing_is_fetched_from_is_refused(
@@ -428,6 +426,7 @@ async def test_embed_takes_a_url_where_a_picture_may_stand(authority: trustme.CA
         first = await served.post("/embed", {"url": URL, "image_id": "truck"})
         assert first.status_code == 200
         assert (first.json()["image_id"], first.json()["cached"]) == ("truck", False)
+        assert "fetch;dur=" in first.headers["server-timing"]
         assert (await served.click("truck")).status_code == 200
         assert (await served.embed(picture())).json()["cached"] is True  # one content, however it comes
         here.replies["/truck.png"] = reply(b"no picture")

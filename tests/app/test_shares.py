@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from app import shares as shares_module
+from app.errors import ShuttingDown
 from app.shares import Rotation, Shares, Turns, Workers
 from tests.fakes import until
 
@@ -145,6 +146,18 @@ async def test_jobs_of_one_share_do_not_keep_anothers_from_the_threads() -> None
     assert [await task for task in many] == [f"a{i}" for i in range(20)]
     assert order.index("b") <= 3  # behind what the thread had in hand
     workers.close()
+
+
+async def test_whose_turn_comes_after_the_end_is_told_so() -> None:
+    workers, gate = Workers(1), threading.Event()
+    jobs = [asyncio.create_task(workers.run(lambda: gate.wait(20), share="a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    workers.close()
+    gate.set()
+    assert await jobs[0]
+    with pytest.raises(ShuttingDown):
+        await jobs[2]
+    assert jobs[1].cancelled()  # the pool had it, and dropped it
 
 
 async def test_what_a_job_raises_reaches_its_caller_and_frees_its_place() -> None:
