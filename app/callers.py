@@ -1,6 +1,7 @@
 """Who calls: checks the key of every request, and names the tenant and the share that it counts for.
 
-Closed unless said otherwise: what is not in FREE needs a key. Knows nothing of pictures and queues.
+Closed unless said otherwise: what FREE and FREE_FOLDERS do not name needs a key. Knows nothing of pictures and
+queues.
 """
 
 import base64
@@ -16,7 +17,8 @@ from app.errors import ServiceError, Unauthorized
 from app.keys import ApiKeys
 from app.rates import InFlight
 
-FREE = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+FREE = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+FREE_FOLDERS = ("/page/",)
 """Paths that need no key: supervisors have none, browsers that open a page send none, and pages hold no data."""
 METRICS = "/metrics"
 """Free where SAM2_OPEN_METRICS says so."""
@@ -26,13 +28,13 @@ _HOW = "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
 
 def tenant_of(request: HTTPConnection) -> str:
     """Whose pictures a request may see: the name of its key; ANYONE on a server without keys."""
-    tenant: str = request.state.tenant
+    tenant: str = request.scope["tenant"]
     return tenant
 
 
 def share_of(request: HTTPConnection) -> str:
     """Whose share of queues and rates a request counts for: the name of its key, or its address without keys."""
-    share: str = request.state.share
+    share: str = request.scope["share"]
     return share
 
 
@@ -59,14 +61,13 @@ class CallersMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
-        if scope["path"] in self.free:
-            state["tenant"], state["share"] = ANYONE, _address(scope)
+        if scope["path"] in self.free or scope["path"].startswith(FREE_FOLDERS):
+            scope["tenant"], scope["share"] = ANYONE, _address(scope)
             await self.app(scope, receive, send)
             return
         try:
-            state["tenant"], state["share"] = self._identify(scope)
-            with self.in_flight.request(state["share"]):
+            scope["tenant"], scope["share"] = self._identify(scope)
+            with self.in_flight.request(scope["share"]):
                 await self.app(scope, receive, send)
         except ServiceError as error:  # of these two: those of the app are answered within it
             await self.refuse(error)(scope, receive, send)

@@ -245,12 +245,10 @@ def _upright_rgb(image: Image.Image, orientation: int) -> Pixels:
 
 
 def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) of at most _BLOCK_PIXELS that cover the picture, whole rows if they can."""
-    columns = min(width, _BLOCK_PIXELS)
-    rows = _BLOCK_PIXELS // columns
+    """Boxes (left, top, right, bottom) of whole rows, at most _BLOCK_PIXELS each, that cover the picture."""
+    rows = _BLOCK_PIXELS // width  # at least 4, for no side is longer than _MAX_SIDE_PX
     for top in range(0, height, rows):
-        for left in range(0, width, columns):
-            yield left, top, min(left + columns, width), min(top + rows, height)
+        yield 0, top, width, min(top + rows, height)
 
 
 def _block_rgb(block: Image.Image) -> Pixels:

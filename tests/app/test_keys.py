@@ -153,6 +153,8 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
     async with serving(settings()) as served:
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert (await served.client.get(path)).status_code == 200
+        for path in ("/", "/page/main.js"):
+            assert (await served.client.get(path)).status_code != 401
         closed = [
             ("POST", "/embed"),
             ("POST", "/decode"),
@@ -164,7 +166,7 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("GET", "/metrics"),
             ("GET", "/nowhere"),
             ("GET", "/healthz/"),
-            ("GET", "//healthz"),
+            ("GET", "/page"),
             ("GET", "/docs/oauth2-redirect"),
         ]
         documented = set((await served.client.get("/openapi.json")).json()["paths"])
