@@ -29,6 +29,8 @@ COPY model ./model
 COPY app ./app
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
     SAM2_HOST=0.0.0.0 \
     SAM2_PORT=8000 \
     SAM2_WEIGHTS_DIR=/weights

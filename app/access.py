@@ -23,6 +23,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that is being answered: log records carry it."""
 
+ANYONE = ""
+"""The tenant of a server without keys."""
+
 log = logging.getLogger(__name__)
 
 NO_ANSWER = 499

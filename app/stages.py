@@ -3,7 +3,8 @@
 Knows nothing of what a stage does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
@@ -42,6 +43,13 @@ class StageTimes:
         """Record a stage that has just ended, or did at `ended_at`."""
         end = perf_counter() if ended_at is None else ended_at
         self.stages.append(Stage(stage, end - seconds, end))
+
+    @contextmanager
+    def during(self, stage: str) -> Iterator[None]:
+        """Record how long the block takes."""
+        started = perf_counter()
+        yield
+        self.add(stage, perf_counter() - started)
 
     def add_ran(self, ran: Sequence[Ran[T]]) -> None:
         """Record the queue and the device of a request whose items may have run in several batches."""
