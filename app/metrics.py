@@ -48,11 +48,31 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.evictions = Counter("sam2_evictions", "Embeddings evicted.", registry=self.registry)
+        self.cache_hits = Counter(
+            "sam2_cache_hits",
+            "Embeddings found, by the tier that held them.",
+            ["tier"],
+            registry=self.registry,
+        )
+        self.evictions = Counter(
+            "sam2_evictions", "Embeddings that had to leave a tier.", ["tier"], registry=self.registry
+        )
+        self.cache_bytes = Gauge(
+            "sam2_cache_bytes",
+            "Bytes of embeddings; on disk of uploads too.",
+            ["tier"],
+            registry=self.registry,
+        )
+        self.cache_images = Gauge("sam2_cache_images", "Embeddings.", ["tier"], registry=self.registry)
 
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
         """Export a figure that is read when it is scraped."""
         Gauge(name, what, registry=self.registry).set_function(read)
+
+    def observe_batch(self, queue: str, size: int, seconds: float) -> None:
+        """Record one batch of a queue."""
+        self.batch_size.labels(queue).observe(size)
+        self.stage_seconds.labels(f"{queue}_batch").observe(seconds)
 
     def observe_stages(self, seconds: Mapping[str, float]) -> None:
         """Record the stages of one request."""

@@ -8,12 +8,13 @@ import safetensors.numpy
 from fastapi import APIRouter, Query, Request, Response
 
 from app import schemas
-from app.answers import MaskAnswer
+from app.answers import Decoded, MaskAnswer
 from app.connection import while_connected
 from app.metrics import CONTENT_TYPE
 from app.prompts import PromptRequest, RleMask
-from app.service import Decoded, SegmentationService, StageTimes
-from app.store import ImageRecord
+from app.service import SegmentationService
+from app.stages import StageTimes
+from app.store import ANYONE, ImageRecord
 from app.uploads import BodyBudget, Upload, max_body_bytes, parse_json, parse_upload
 from model.types import Embedding
 
@@ -87,7 +88,13 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         upload = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse)
         embedded = await while_connected(
             request.receive,
-            service.embed(upload.data, image_id=upload.image_id, replace=upload.replace, times=times),
+            service.embed(
+                upload.data,
+                tenant=ANYONE,
+                image_id=upload.image_id,
+                replace=upload.replace,
+                times=times,
+            ),
         )
     reply = schemas.EmbedReply(
         image_id=embedded.image_id,
@@ -117,6 +124,7 @@ async def decode(request: Request) -> Response:
             service.decode(
                 wanted.image_id,
                 [_prompt_request(prompt) for prompt in wanted.all_prompts()],
+                tenant=ANYONE,
                 mask_format=wanted.mask_format,
                 return_logits=wanted.return_logits,
                 times=times,
@@ -135,7 +143,7 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
     """Stored pictures, newest first."""
     service = _service(request)
     model = service.ready().name
-    records = await service.store.describe_all(limit=query.limit + 1, after=query.after)
+    records = await service.store.describe_all(tenant=ANYONE, limit=query.limit + 1, after=query.after)
     page = records[: query.limit]
     return schemas.ImagesReply(
         images=[_image_reply(record, model) for record in page],
@@ -147,13 +155,14 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
 async def get_image(request: Request, image_id: str) -> schemas.ImageReply:
     """What is known of a stored picture."""
     service = _service(request)
-    return _image_reply(await service.store.describe(image_id), service.ready().name)
+    model = service.ready().name
+    return _image_reply(await service.store.describe(image_id, tenant=ANYONE), model)
 
 
 @router.delete("/images/{image_id}", status_code=204)
 async def delete_image(request: Request, image_id: str) -> None:
     """Forget a picture; also answers 204 where there is nothing to forget."""
-    await _service(request).store.delete(image_id)
+    await _service(request).delete(image_id, tenant=ANYONE)
 
 
 @router.get(
@@ -170,13 +179,13 @@ async def get_embedding(
     """The three feature maps, for a decoder that runs elsewhere: in a browser, say."""
     service = _service(request)
     segmenter = service.ready()
-    record = await service.store.describe(image_id)
+    record = await service.store.describe(image_id, tenant=ANYONE)
     etag = f'"{record.content[:32]}-{segmenter.fingerprint[:16]}-{query.dtype}-{query.format}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache", "X-SAM2-Model": segmenter.name}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
-    embedding = await service.store.get(image_id)
+    embedding = await service.find(image_id, tenant=ANYONE, times=StageTimes())
     content = await service.work(lambda: _pack(embedding, query))
     headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
     return Response(content, media_type="application/octet-stream", headers=headers)
@@ -200,7 +209,10 @@ async def get_model(request: Request) -> schemas.ModelReply:
             max_prompts=settings.max_prompts,
             max_points=schemas.MAX_POINTS,
             deadline_s=settings.deadline_s,
-            cache_mib=settings.cache_mib,
+            device_cache_mib=settings.device_cache_mib,
+            host_cache_mib=settings.host_cache_mib,
+            disk_cache_mib=settings.disk_cache_mib,
+            image_ttl_s=settings.image_ttl_s,
         ),
     )
 

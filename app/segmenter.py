@@ -29,6 +29,13 @@ class Segmenter(Protocol):
     def mask_size(self) -> tuple[int, int]:
         """Height and width of low-resolution logits."""
 
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether embeddings on the device lie in host memory anyway: on a CPU."""
+
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding that comes from host memory or from a file, brought to the device."""
+
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
         """One embedding for each picture, in order. Calls `between` now and then, which may decode."""
 

@@ -8,32 +8,34 @@ import asyncio
 import copy
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from app.answers import MaskAnswer, MaskFormat, answer
-from app.batching import Batcher, Ran
+from app.answers import Decoded, MaskFormat, answer
+from app.batching import Batcher
+from app.deadlines import within
 from app.device import DeviceThread
 from app.errors import (
-    DeadlineExceeded,
+    ImageNotFound,
     InvalidPrompt,
     NotReady,
     Overloaded,
     ServiceError,
     ShuttingDown,
-    ValidationFailed,
 )
 from app.images import decode_image
 from app.metrics import Metrics
+from app.names import check_reserved
+from app.opening import open_store
 from app.prompts import PromptRequest, resolve_prompts
 from app.segmenter import Segmenter
 from app.settings import Settings
-from app.store import EmbeddingStore
+from app.stages import StageTimes
+from app.store import Claim, EmbeddingStore
 from model.types import Embedding, Pixels, Prediction, Prompt
 
 T = TypeVar("T")
@@ -50,23 +52,6 @@ _OFF_LOOP_POINTS = 1000
 """The same for checking clicks."""
 
 
-@dataclass(slots=True)
-class StageTimes:
-    """Seconds by stage of one request, in the order in which they ended."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Record a stage; a later stage of the same name adds to it."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-    def add_ran(self, ran: Sequence[Ran[T]]) -> None:
-        """Record the queue and the device of a request whose items may have run in several batches."""
-        slowest = max(ran, key=lambda r: r.queue_s + r.device_s)
-        self.add("queue", slowest.queue_s)
-        self.add("device", slowest.device_s)
-
-
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """What became of an upload."""
@@ -76,15 +61,6 @@ class Embedded:
     width: int
     cached: bool
     """Whether no encoder ran for this request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Masks for every prompt of a request, in order."""
-
-    height: int
-    width: int
-    predictions: list[list[MaskAnswer]]
 
 
 @dataclass(slots=True, eq=False)
@@ -104,14 +80,15 @@ class SegmentationService:
     def __init__(self, settings: Settings, metrics: Metrics, *, load: Callable[[], Segmenter]) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.store = EmbeddingStore(capacity_bytes=settings.cache_mib * 2**20, on_evict=metrics.evictions.inc)
         self.failure: Exception | None = None
         """Why the model could not be loaded, once that is known."""
+        self.store: EmbeddingStore  # from when the model is loaded
         self._load = load
         self._segmenter: Segmenter | None = None
         self._draining = False
         self._encodings: dict[str, _Encoding] = {}
         self._decoded_ahead = asyncio.Semaphore(DECODED_AHEAD)
+        self._deadline = partial(within, settings.deadline_s)
         self._workers = ThreadPoolExecutor(settings.workers, thread_name_prefix="worker")
         self._device = DeviceThread()
         self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
@@ -121,7 +98,7 @@ class SegmentationService:
             priority=0,
             max_batch=settings.batch_prompts,
             max_waiting=settings.max_waiting_prompts,
-            on_batch=partial(self._count_batch, "decode"),
+            on_batch=partial(metrics.observe_batch, "decode"),
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
             lambda images: self.ready().encode(images, between=self._device.overtake),
@@ -130,10 +107,8 @@ class SegmentationService:
             priority=1,
             max_batch=settings.batch_images,
             max_waiting=settings.max_waiting_images,
-            on_batch=partial(self._count_batch, "encode"),
+            on_batch=partial(metrics.observe_batch, "encode"),
         )
-        metrics.watch("sam2_cache_bytes", "Bytes of embeddings in memory.", lambda: self.store.used_bytes)
-        metrics.watch("sam2_cache_images", "Embeddings in memory.", lambda: len(self.store))
         metrics.watch("sam2_waiting_prompts", "Prompts in the queue.", lambda: self._decoder.waiting)
         metrics.watch("sam2_waiting_images", "Pictures not embedded yet.", lambda: len(self._encodings))
 
@@ -155,6 +130,12 @@ class SegmentationService:
         try:
             segmenter = await self._device.run(self._load)
             await self._device.run(segmenter.warm_up)
+            self.store = await open_store(
+                self.settings,
+                segmenter,
+                self.metrics,
+                adopt=lambda embedding: self._device.run(partial(segmenter.adopt, embedding)),
+            )
         except ServiceError:
             log.info("Stopped before the model was loaded.")
         except Exception as error:
@@ -178,29 +159,33 @@ class SegmentationService:
                 await self._device.close()
         except TimeoutError:
             log.error("The device is still busy after %g s; stopping without it.", self.settings.deadline_s)
+        if self._segmenter is not None:
+            await self.store.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    async def embed(self, data: bytes, *, image_id: str | None, replace: bool, times: StageTimes) -> Embedded:
+    async def embed(
+        self, data: bytes, *, tenant: str, image_id: str | None, replace: bool, times: StageTimes
+    ) -> Embedded:
         """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
 
-        Raises a ServiceError: for a bad picture, a name that is taken, a full queue, a missed deadline.
+        Raises a ServiceError: for a bad picture, a name that is taken or that is deleted meanwhile, a full queue, a
+        missed deadline.
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
             content = await self._content_id(data, times)
             name = image_id or content
-            self._check_reserved(name, content)
-            self.store.check_name(name, content, replace=replace)
-            embedding = await self.store.find(content)
-            outcome = "hit"
-            if embedding is None:
-                outcome = "joined" if content in self._encodings else "miss"
-                embedding = await self._join_encoding(content, data, times)
-            self.metrics.cache_lookups.labels(outcome).inc()
-            if not await self.store.give_name(name, content, replace=replace):
-                # Evicted between the encoder and here: keep it, for this caller was told nothing yet.
-                await self.store.put(content, embedding)
-                await self.store.give_name(name, content, replace=replace)
+            check_reserved(name, content)
+            with self.store.claim(name, tenant=tenant) as claim:
+                self.store.check_name(name, content, tenant=tenant, replace=replace)
+                embedding = await self.store.find(content)
+                outcome = "hit"
+                if embedding is None:
+                    outcome = "joined" if content in self._encodings else "miss"
+                    embedding = await self._join_encoding(content, data, times, claim=claim)
+                self.metrics.cache_lookups.labels(outcome).inc()
+                upload = data if self.settings.keep_uploads else None
+                await self.store.keep(claim, content, embedding, replace=replace, upload=upload)
             return Embedded(name, embedding.height, embedding.width, cached=outcome != "miss")
 
     async def decode(
@@ -208,6 +193,7 @@ class SegmentationService:
         image_id: str,
         requests: Sequence[PromptRequest],
         *,
+        tenant: str,
         mask_format: MaskFormat,
         return_logits: bool,
         times: StageTimes,
@@ -215,7 +201,7 @@ class SegmentationService:
         """Masks for every prompt. Raises a ServiceError: no such image, a bad prompt, a full queue, too late."""
         async with self._deadline():
             segmenter = self.ready()
-            embedding = await self.store.get(image_id)
+            embedding = await self.find(image_id, tenant=tenant, times=times)
             height, width = embedding.height, embedding.width
             if len(requests) > self.settings.max_prompts:
                 raise InvalidPrompt(
@@ -245,6 +231,30 @@ class SegmentationService:
             times.add("masks", perf_counter() - started)
             return Decoded(height, width, predictions)
 
+    async def find(self, image_id: str, *, tenant: str, times: StageTimes) -> Embedding:
+        """An image's embedding: at once where it is on the device, made again where its upload was kept.
+
+        Raises a ServiceError: no such image, a full queue, too late.
+        """
+        async with self._deadline():
+            self.ready()
+            content = self.store.look_up(image_id, tenant=tenant).content
+            if (embedding := await self.store.find(content)) is not None:
+                return embedding
+            if (upload := await self.store.find_upload(content)) is None:
+                raise ImageNotFound.fallen_out(image_id)
+            with self.store.claim(image_id, tenant=tenant) as claim:
+                self.store.look_up(image_id, tenant=tenant)  # it may have been deleted before the claim
+                embedding = await self._join_encoding(content, upload, times, claim=claim)
+                await self.store.keep(claim, content, embedding, replace=False, upload=None)
+            return embedding
+
+    async def delete(self, image_id: str, *, tenant: str) -> None:
+        """Forget an image everywhere, also while it is being embedded."""
+        async with self._deadline():
+            self.ready()
+            await self.store.delete(image_id, tenant=tenant)
+
     async def work(self, job: Callable[[], T]) -> T:
         """Run a job in a worker thread, within the deadline of a request."""
         async with self._deadline():
@@ -262,14 +272,13 @@ class SegmentationService:
         times.add("hash", perf_counter() - started)
         return content
 
-    def _check_reserved(self, name: str, content: str) -> None:
-        """Keep a client's name from standing where another picture's content id belongs."""
-        if len(name) == 64 and name != content and all(c in "0123456789abcdef" for c in name):
-            what = f"{name!r} looks like a SHA-256, and is not that of this picture; use another name"
-            raise ValidationFailed(f"image_id: {what}.", details=[{"where": "image_id", "what": what}])
+    async def _join_encoding(
+        self, content: str, data: bytes, times: StageTimes, *, claim: Claim
+    ) -> Embedding:
+        """Wait for the one encoding of this content; when the last who waits has gone, it is given up.
 
-    async def _join_encoding(self, content: str, data: bytes, times: StageTimes) -> Embedding:
-        """Wait for the one encoding of this content; when the last who waits has gone, it is given up."""
+        Raises ImageNotFound as soon as the claim is deleted.
+        """
         encoding = self._encodings.get(content)
         if encoding is None:
             if len(self._encodings) >= self.settings.max_waiting_images:
@@ -282,12 +291,14 @@ class SegmentationService:
             self._encodings[content] = encoding
         encoding.callers += 1
         try:
-            await asyncio.wait([encoding.task])
+            either: list[asyncio.Future[Any]] = [encoding.task, claim.deleted]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             encoding.callers -= 1
             if encoding.callers == 0:
                 encoding.task.cancel()  # also keeps asyncio from complaining of a failure that nobody hears
                 del self._encodings[content]  # now, so that nobody joins what has been given up
+        claim.check()
         if (failure := encoding.task.exception()) is not None:
             # One exception for each caller, as in batching.py.
             raise copy.copy(failure) from failure.__cause__
@@ -305,19 +316,5 @@ class SegmentationService:
             ran = await self._encoder.submit(image, deadline_s=float("inf"))
         times.add("queue", started - waiting_since)
         times.add_ran([ran])
-        await self.store.put(content, ran.result)
+        self.store.put(content, ran.result)
         return ran.result
-
-    @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self.settings.deadline_s):
-                yield
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"No answer within {self.settings.deadline_s:g} s (SAM2_DEADLINE_S); the server is busy."
-            ) from error
-
-    def _count_batch(self, queue: str, size: int, seconds: float) -> None:
-        self.metrics.batch_size.labels(queue).observe(size)
-        self.metrics.stage_seconds.labels(f"{queue}_batch").observe(seconds)

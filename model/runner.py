@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,28 @@ class Sam2Runner:
     def mask_size(self) -> tuple[int, int]:
         """Height and width of low-resolution logits and of mask_logits."""
         return self.config.mask_size, self.config.mask_size
+
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether embeddings on the device lie in host memory anyway."""
+        return self.device.type == "cpu"
+
+    @torch.inference_mode()
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding of any device, with equal fingerprint, as this one decodes it fastest."""
+        image_rows = embedding.image_rows.to(self.device)
+        first = embedding.first_projections
+        if self._cpu_decoder is None:
+            first = ()
+        elif not first:
+            first = self._cpu_decoder.prepare(image_rows)
+        return replace(
+            embedding,
+            image_rows=image_rows,
+            feat_s1_rows=embedding.feat_s1_rows.to(self.device),
+            feat_s0_rows=embedding.feat_s0_rows.to(self.device),
+            first_projections=first,
+        )
 
     @torch.inference_mode()
     def encode(
