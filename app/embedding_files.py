@@ -59,7 +59,7 @@ class EmbeddingFiles:
     """The files of one model in a folder; those of other models are only counted, and go first.
 
     A file's modification time says when it was last used. Beyond `capacity_bytes` the least recently used goes, and
-    uploads, from which embeddings can be made again, after embeddings; but they take no more than half.
+    uploads, from which embeddings can be made again, after embeddings; but before them where they take over half.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class EmbeddingFiles:
         trouble: DiskTrouble,
         on_evict: Callable[[], None],
     ) -> None:
+        self._folder = folder
         self._embeddings, self._uploads = folder / "embeddings", folder / "uploads"
         self._fingerprint = fingerprint
         self._mine = self._embeddings / fingerprint[:32]
@@ -199,7 +200,8 @@ class EmbeddingFiles:
         if place.exists():
             return None
         # Pictures are private: nobody but this user.
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self._folder, place.parent.parent, place.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = make()
         made = Beside(place.with_name(f"{_BESIDE}{uuid.uuid4().hex}"), place)
         try:

@@ -100,9 +100,10 @@ class RegisterFile:
                 raise sqlite3.OperationalError(
                     f"the register was made by a newer server: version {version}, not {VERSION}"
                 )
-            for statement in _SCHEMA.split(";"):
-                self._writer.execute(statement)
-            self._writer.execute(f"PRAGMA user_version = {VERSION}")
+            if version < VERSION:
+                for statement in _SCHEMA.split(";"):
+                    self._writer.execute(statement)
+                self._writer.execute(f"PRAGMA user_version = {VERSION}")
         self._seen = self._data_version()
 
     def close(self) -> None:

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from model.embedding_bytes import BrokenEmbedding, from_bytes, to_bytes
+from model.runner import Sam2Runner
 from model.types import Embedding, Prompt
 from tests.golden.recipe import image
 from tests.model.test_runner import TINY, make_runner
@@ -26,34 +28,41 @@ def small() -> Embedding:
     return Embedding(rows, torch.ones(2, 4, 1), torch.zeros(2, 4, 4, 1), (rows + 1,), height=40, width=60)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_bit_and_every_mask_is_the_same_after_a_round_trip(dtype: torch.dtype) -> None:
-    runner = make_runner(replace(TINY, image_size=256), dtype=dtype)
-    [embedding] = runner.encode([image("first", 320, 200)])
+@pytest.fixture(scope="module")
+def runner() -> Sam2Runner:
+    return make_runner(replace(TINY, image_size=256))
+
+
+@pytest.fixture(scope="module")
+def embedding(runner: Sam2Runner) -> Embedding:
+    return runner.encode([image("first", 320, 200)])[0]
+
+
+def logits(runner: Sam2Runner, embedding: Embedding) -> np.ndarray:
+    """Of a click."""
+    return runner.decode([(embedding, Prompt(points=((30.0, 40.0),), labels=(1,)))])[0].logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_bit_is_the_same_after_a_round_trip(dtype: torch.dtype, embedding: Embedding) -> None:
+    before = Embedding(*(each.to(dtype) for each in tensors(embedding)[:3]), (), height=200, width=320)
+    after = from_bytes(to_bytes(before.to_host(), NOTE), NOTE)
+    assert (after.height, after.width) == (200, 320)
+    for one, other in zip(tensors(before), tensors(after), strict=True):
+        assert one.dtype == other.dtype == dtype
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+        assert other.data_ptr() % 64 == 0  # as torch aligns its own: products may round otherwise where not
+
+
+def test_every_mask_is_the_same_after_a_round_trip(runner: Sam2Runner, embedding: Embedding) -> None:
     again = from_bytes(to_bytes(embedding.to_host(), NOTE), NOTE)
-    assert (again.height, again.width) == (embedding.height, embedding.width)
-    for before, after in zip(tensors(embedding), tensors(again), strict=True):
-        assert before.dtype == after.dtype == dtype
-        assert torch.equal(before.view(torch.uint8), after.view(torch.uint8))
-        assert (
-            after.data_ptr() % 64 == 0
-        )  # as torch aligns its own: products may round otherwise where they are not
-    prompt = Prompt(points=((30.0, 40.0),), labels=(1,))
-    assert (
-        runner.decode([(runner.adopt(again), prompt)])[0].logits
-        == runner.decode([(embedding, prompt)])[0].logits
-    ).all()
+    assert (logits(runner, runner.adopt(again)) == logits(runner, embedding)).all()
 
 
-def test_a_gpus_embedding_becomes_a_cpus_and_decodes_the_same() -> None:
+def test_a_gpus_embedding_decodes_the_same_on_a_cpu(runner: Sam2Runner, embedding: Embedding) -> None:
     """What a CPU's decoder wants beside the maps is not in the files of a GPU."""
-    runner = make_runner(replace(TINY, image_size=256))
-    [embedding] = runner.encode([image("first", 320, 200)])
-    prompt = Prompt(points=((30.0, 40.0),), labels=(1,))
     adopted = runner.adopt(replace(embedding, first_projections=()))
-    assert (
-        runner.decode([(adopted, prompt)])[0].logits == runner.decode([(embedding, prompt)])[0].logits
-    ).all()
+    assert (logits(runner, adopted) == logits(runner, embedding)).all()
 
 
 def test_any_byte_that_is_missing_or_altered_is_noticed() -> None:
