@@ -43,6 +43,18 @@ class Beside:
         """Put it in its place at once, whatever was there."""
         self.beside.replace(self.place)
 
+    def settle(self) -> None:
+        """Have it outlive a power cut too, once it has appeared. Raises OSError.
+
+        Not before: that a killed process loses nothing needs no fsync, and a busy disk takes seconds for one. A
+        file that a power cut tears has a wrong checksum.
+        """
+        try:
+            with self.place.open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            pass  # removed already
+
     def discard(self) -> None:
         """Remove it."""
         self.beside.unlink(missing_ok=True)
@@ -207,10 +219,6 @@ class EmbeddingFiles:
         try:
             with made.beside.open("xb") as file:
                 file.write(data)
-                file.flush()
-                # Before it appears, so that after a power cut too it is whole. That it has appeared is not synced:
-                # what is lost in the last moment before a power cut is embedded again.
-                os.fsync(file.fileno())
         except BaseException:
             made.discard()
             raise

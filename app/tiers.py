@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from app.disk_trouble import DiskTrouble
-from app.embedding_files import EmbeddingFiles
+from app.embedding_files import Beside, EmbeddingFiles
 from app.memory_tier import MemoryTier
 from model.types import Embedding
 
@@ -27,6 +27,9 @@ MOST_MOVING = 4
 
 MOST_SAVING = 4
 """Embeddings on their way to the disk; beyond it uploads wait, or their replies would promise what is not done."""
+
+MOST_SETTLING = 16
+"""Files that wait to be synced; beyond it the operating system writes them in its own time."""
 
 SLOW_DISK_S = 5.0
 """So long they wait; a disk that hangs is one that fails."""
@@ -71,6 +74,8 @@ class Tiers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(2, thread_name_prefix="tiers")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._settling = 0
 
     async def find(self, content: str) -> Embedding | None:
         """The embedding, on the device; a use of it. At once where it is there, else moved up."""
@@ -202,7 +207,7 @@ class Tiers:
             fetching.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
-        for executor in (self._reading, self._writing):
+        for executor in (self._reading, self._writing, self._syncing):
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def _fetch(self, content: str) -> Embedding | None:
@@ -255,6 +260,9 @@ class Tiers:
                 if made is not None and not await self._while_named(content, made.appear):
                     await self._run(self._writing, made.discard)
                     return
+                if made is not None and self._settling < MOST_SETTLING:
+                    self._settling += 1
+                    self._start(self._settle(made), name=DISK)
         except (OSError, sqlite3.Error) as error:
             self._not_saved(content, error)
         else:
@@ -264,6 +272,15 @@ class Tiers:
             await self._run(self._writing, files.trim)
         finally:
             self._places.release()
+
+    async def _settle(self, made: Beside) -> None:
+        try:
+            await self._run(self._syncing, made.settle)
+        except OSError as error:
+            if self._trouble is not None:
+                self._trouble.report("an embedding may not outlive a power cut", error)
+        finally:
+            self._settling -= 1
 
     def _not_saved(self, content: str, error: Exception) -> None:
         self._unsaved.add(content)

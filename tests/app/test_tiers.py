@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from app.disk_trouble import DiskTrouble
-from app.embedding_files import EmbeddingFiles
+from app.embedding_files import Beside, EmbeddingFiles
 from app.tiers import Tiers
 from model.types import Embedding
 from tests.fakes import LONG_S, until
@@ -263,7 +263,7 @@ async def test_what_could_not_be_written_is_written_when_the_disk_works(
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("os.fsync", full)
+        monkeypatch.setattr(EmbeddingFiles, "write_beside", full)
         for content in "abc":
             await w.save(content, 1.0)
         assert caplog.text.count("No space left on device") == 1
@@ -281,7 +281,13 @@ async def test_a_disk_that_hangs_holds_nobody_for_long(
 ) -> None:
     monkeypatch.setattr("app.tiers.SLOW_DISK_S", 0.01)
     gate = threading.Event()
-    monkeypatch.setattr("os.fsync", lambda _: gate.wait(LONG_S))
+    write = EmbeddingFiles.write_beside
+
+    def slow(files: EmbeddingFiles, content: str, embedding: Embedding) -> Beside | None:
+        assert gate.wait(LONG_S)
+        return write(files, content, embedding)
+
+    monkeypatch.setattr(EmbeddingFiles, "write_beside", slow)
     async with world(tmp_path, device=9) as w:
         w.named |= set("abcdef")
         for content in "abcdef":
@@ -310,3 +316,27 @@ async def test_a_failure_to_bring_it_up_is_told_to_all_who_asked(
         failures = await asyncio.gather(*(w.tiers.find("a") for _ in range(3)), return_exceptions=True)
         assert [str(failure) for failure in failures] == ["the device is broken"] * 3
         assert len({id(failure) for failure in failures}) == 3
+
+
+async def test_a_disk_that_cannot_sync_is_told_of_and_one_that_is_slow_at_it_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    def sync(_: int) -> None:
+        assert gate.wait(LONG_S)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr("app.tiers.MOST_SETTLING", 3)
+    async with world(tmp_path, device=9) as w:
+        w.named |= set("abcdef")
+        for content in "abcdef":
+            w.tiers.put(content, on_device(1.0))
+            await w.tiers.save(content, plain(1.0), upload=None)
+        await until(lambda: len(w.tiers._tasks) == 3)
+        for content in "abcdef":
+            assert await w.where(content) == ("device", "disk")
+        gate.set()
+        await w.settled()
+        assert "power cut" in caplog.text
