@@ -207,7 +207,7 @@ class EmbeddingStore:
             if not claim.deleted.done():
                 claim.deleted.set_result(None)
         for content in await self._register.remove(image_id, tenant=tenant):
-            self.tiers.drop(content)
+            self._drop_unnamed(content)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """What is known of a picture; not a use of it. Raises ImageNotFound."""
@@ -229,10 +229,10 @@ class EmbeddingStore:
         if await self._register.tend():
             self.tiers.save_all()
         for content in await self._register.expire():
-            self.tiers.drop(content)
+            self._drop_unnamed(content)
         if await self._register.changed_elsewhere():
             for content in await self._register.unnamed(self.tiers.in_memory() - self._unnamed.keys()):
-                self.tiers.drop(content)
+                self._drop_unnamed(content)
         patience = time.monotonic() - UNNAMED_S
         for content in [each for each, since in self._unnamed.items() if since < patience]:
             self._drop_unnamed(content)
@@ -251,9 +251,10 @@ class EmbeddingStore:
             used=now,
         )
         for unnamed in await self._register.add(name, replace=replace):
-            self.tiers.drop(unnamed)
+            self._drop_unnamed(unnamed)
 
     def _drop_unnamed(self, content: str) -> None:
+        """Let go of a content, unless somebody has given it a name meanwhile."""
         self._unnamed.pop(content, None)
         if not self._register.is_named(content):
             self.tiers.drop(content)
