@@ -8,6 +8,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,28 @@ class Sam2Runner:
     def memory_bytes(self) -> int | None:
         """Memory of the GPU that torch holds for this process, in use or not; None on a CPU. For any thread."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether embeddings on the device lie in host memory anyway."""
+        return self.device.type == "cpu"
+
+    @torch.inference_mode()
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding of any device, with equal fingerprint, as this one decodes it fastest."""
+        image_rows = embedding.image_rows.to(self.device)
+        first = embedding.first_projections
+        if self._cpu_decoder is None:
+            first = ()
+        elif not first:
+            first = self._cpu_decoder.prepare(image_rows)
+        return replace(
+            embedding,
+            image_rows=image_rows,
+            feat_s1_rows=embedding.feat_s1_rows.to(self.device),
+            feat_s0_rows=embedding.feat_s0_rows.to(self.device),
+            first_projections=first,
+        )
 
     @_names_lack_of_memory()
     @torch.inference_mode()
