@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from app import schemas
+from app import pages, schemas
 from app.access import NO_ANSWER, AccessMiddleware, Receive, Scope, Send
 from app.connection import ClientGone
 from app.errors import Detail, RetryableError, ServiceError
@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         responses={"default": {"description": "Any error.", "model": schemas.ErrorReply}},
     )
     app.include_router(router)
+    app.include_router(pages.router)
     _add_error_handlers(app, metrics)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
