@@ -22,7 +22,7 @@ export class ApiError extends Error {
 export const decode = (body, signal) =>
   request("decode", { method: "POST", body: JSON.stringify(body), signal, headers: { "Content-Type": "application/json" } });
 
-export const describeModel = async () => (await request("model")).data;
+export const describeModel = () => request("model");
 
 /** Whether anything answers at all. */
 export const answers = () => fetch(address("healthz")).then((reply) => reply.ok, () => false);

@@ -1,12 +1,11 @@
 /** Starts the page: makes its parts, and gives every key, button and gesture its meaning. */
 
-import { apiKey, describeModel } from "./api.js";
+import { apiKey } from "./api.js";
 import { Canvas } from "./canvas.js";
 import * as exports from "./export.js";
 import * as keys from "./keys.js";
 import { Notice } from "./notice.js";
 import * as panels from "./panels.js";
-import { patiently } from "./patience.js";
 import { chosenMask } from "./picture.js";
 import * as pointer from "./pointer.js";
 import { addPoint, boxBetween, withBox, withThree } from "./prompts.js";
@@ -160,6 +159,7 @@ function render() {
   panels.candidates(session, commands.choose);
   panels.figures(session);
   $("welcome").hidden = !!picture;
+  $("key-button").hidden = !apiKey.get();
   const sending = picture && !picture.imageId && !picture.problem;
   $("progress").hidden = !sending;
   if (sending) {
@@ -201,5 +201,4 @@ addEventListener("drop", (event) => {
 
 session.addEventListener("change", render);
 await session.open(notice);
-$("key-button").hidden = !apiKey.get();
-$("model").textContent = (await patiently(describeModel, { notice }).catch(() => ({}))).model ?? "";
+$("model").textContent = (await requests.describe()).model;

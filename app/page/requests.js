@@ -1,12 +1,13 @@
 /** Keeps the server in step with the session: uploads what it lacks, asks for the masks it owes, previews. */
 
-import { address, apiKey, contentType, decode, upload } from "./api.js";
+import { address, apiKey, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
 import { addPoint, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
 
 const masksOf = ({ data }) => data.predictions[0].masks.map(({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts, iou, area, bbox, logits }));
 
 export class Requests {
+  model = null; // what GET /model says, once it has been asked
   #uploading = null;
   #asked = null; // {prompt, abort} of the click that is being answered
   #wanted = null; // the newest hover
@@ -19,6 +20,11 @@ export class Requests {
       this.#upload();
       this.#decode();
     });
+  }
+
+  /** The model and its limits, asked for once; also how it is found out early that a key is needed. */
+  async describe() {
+    return (this.model ??= (await patiently(describeModel, { notice: this.notice })).data);
   }
 
   /** Try a picture again that the server refused. */
@@ -50,6 +56,9 @@ export class Requests {
       session.redraw();
     };
     try {
+      const { limits } = await this.describe();
+      if (picture.file.size > limits.max_upload_mib * 2 ** 20) // a refusal in the middle of an upload is lost
+        throw new Error(`The file has ${(picture.file.size / 2 ** 20).toFixed(1)} MiB; the server takes ${limits.max_upload_mib}.`);
       const reply = await patiently(() => upload(picture.file, onProgress), { notice });
       const { image_id: imageId, width, height } = reply.data;
       Object.assign(picture, { imageId, width, height, progress: 1 });
