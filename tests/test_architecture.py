@@ -12,8 +12,8 @@ APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem !=
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"access", "loading", "main", "service", "settings"},
     "main": {
-        "access", "connection", "errors", "loading", "metrics", "pages", "routes", "schemas", "segmenter", "service",
-        "settings", "uploads",
+        "access", "connection", "errors", "loading", "metrics", "pages", "routes", "schemas", "segmenter",
+        "service", "settings", "uploads",
     },
     "routes": {"answers", "connection", "metrics", "prompts", "schemas", "service", "store", "uploads"},
     "service": {

@@ -76,7 +76,7 @@ const commands = {
   move([dx, dy], event) {
     const { bitmap } = session.current ?? {};
     if (!bitmap) return;
-    const step = event.shiftKey ? 1 : Math.max(10 * canvas.ratio / canvas.view.scale, 1);
+    const step = event.shiftKey ? 1 : Math.max(Math.round(10 * canvas.ratio / canvas.view.scale), 1);
     const [x, y] = canvas.cursor ?? [bitmap.width / 2, bitmap.height / 2];
     const held = (value, most) => Math.min(Math.max(Math.floor(value), 0), most - 1) + 0.5;
     canvas.cursor = [held(x + dx * step, bitmap.width), held(y + dy * step, bitmap.height)];
@@ -99,8 +99,8 @@ const commands = {
     gestures.cancel();
   },
   theme() {
-    const dark = getComputedStyle(document.documentElement).colorScheme.endsWith("dark");
-    setTheme(dark ? "light" : "dark");
+    const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+    setTheme((document.documentElement.dataset.theme ?? system) === "dark" ? "light" : "dark");
   },
   key: () => notice.openKey(),
   async copy() {

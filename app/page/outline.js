@@ -1,6 +1,6 @@
 /** A mask as polygons along the edges of its pixels, smoothed a little. Knows nothing of files. */
 
-const TOLERANCE = 0.75; // pixels; takes the stairs out of slopes
+const TOLERANCE = 1; // pixel; takes the stairs out of slopes
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // east, south, west, north
 const CELLS = [[0, 0], [-1, 0], [-1, -1], [0, -1]]; // right ahead of a corner, by direction
 

@@ -26,7 +26,9 @@ _FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_NO_PREVIEW = """if (!localStorage.getItem("sam2-options")) localStorage.setItem("sam2-options", '{"hover":false}')"""
+_NO_PREVIEW = (
+    """if (!localStorage.getItem("sam2-options")) localStorage.setItem("sam2-options", '{"hover":false}')"""
+)
 
 
 class PageServer:
@@ -93,7 +95,7 @@ def server() -> Iterator[PageServer]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A profile that has never seen the page, and has previews switched off."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
     context.add_init_script(_NO_PREVIEW)
     yield context
     context.close()

@@ -3,6 +3,7 @@
 Knows nothing of the server behind the page.
 """
 
+import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,17 @@ WIDTH, HEIGHT = 600, 400
 PATIENCE_S = 20.0
 """No passing test comes near it."""
 
-_MASKED = """([xs, ys, scale, left, top]) => {
+_STEP = 8
+_SHOWN = """([width, height, step, scale, left, top]) => {
   const canvas = document.getElementById("masks");
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const at = (x, y) => (Math.floor(y * scale + top) * canvas.width + Math.floor(x * scale + left)) * 4;
-  return ys.map((y) => xs.map((x) => Array.from(data.subarray(at(x, y), at(x, y) + 4))));
+  let bytes = "";
+  for (let y = 0.5; y < height; y += step)
+    for (let x = 0.5; x < width; x += step) {
+      const at = (Math.floor(y * scale + top) * canvas.width + Math.floor(x * scale + left)) * 4;
+      bytes += String.fromCharCode(...data.subarray(at, at + 4));
+    }
+  return btoa(bytes);
 }"""
 
 
@@ -49,7 +56,7 @@ class Visitor:
         end = time.monotonic() + PATIENCE_S
         while not holds():
             assert time.monotonic() < end, "it did not come to pass"
-            self.page.wait_for_timeout(10)
+            self.page.wait_for_timeout(20)
 
     def add(self, *files: tuple[str, bytes]) -> None:
         """Choose picture files, and wait until the server has the first."""
@@ -59,7 +66,9 @@ class Visitor:
 
     def until_ready(self) -> None:
         """Wait until the picture that is looked at can be clicked on."""
-        self.until(lambda: "uploading" not in (self.find("[aria-current=true]").get_attribute("aria-label") or ""))
+        self.until(
+            lambda: "uploading" not in (self.find("[aria-current=true]").get_attribute("aria-label") or "")
+        )
         self.until(lambda: self.page.evaluate("document.getElementById('picture').width > 1"))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -89,15 +98,14 @@ class Visitor:
         for key in keys:
             self.page.keyboard.press(key)
 
-    def pixels(self, step: int = 4) -> npt.NDArray[np.uint8]:
-        """Red, green, blue, alpha (h, w, 4) of the masks on the screen, at every `step`-th pixel of the picture."""
-        xs, ys = (np.arange(0, size, step) + 0.5 for size in (WIDTH, HEIGHT))
-        return np.array(self.page.evaluate(_MASKED, [xs.tolist(), ys.tolist(), *self._view()]), np.uint8)
+    def colour(self, x: int, y: int) -> tuple[int, int, int]:
+        """Red, green and blue of what lies over a pixel of the picture; x and y are multiples of 8."""
+        red, green, blue = self._shown()[y // _STEP, x // _STEP, :3].tolist()
+        return red, green, blue
 
-    def sees(self, mask: npt.NDArray[np.bool_], step: int = 4) -> bool:
+    def sees(self, mask: npt.NDArray[np.bool_]) -> bool:
         """Whether a mask (HEIGHT, WIDTH) is what lies over the picture, but for the width of its outline."""
-        shown = self.pixels(step)[..., 3] > 0
-        return bool((shown == mask[::step, ::step]).mean() > 0.985)
+        return bool(((self._shown()[..., 3] > 0) == mask[::_STEP, ::_STEP]).mean() > 0.985)
 
     def until_seen(self, mask: npt.NDArray[np.bool_]) -> None:
         """Wait until a mask lies over the picture."""
@@ -112,6 +120,11 @@ class Visitor:
     def alert(self) -> str:
         """The message that stands over the picture, or nothing."""
         return self.find("#alert").inner_text() if self.find("#alert").is_visible() else ""
+
+    def _shown(self) -> npt.NDArray[np.uint8]:
+        """Red, green, blue, alpha (h, w, 4) of the masks on the screen, at every eighth pixel of the picture."""
+        data = base64.b64decode(self.page.evaluate(_SHOWN, [WIDTH, HEIGHT, _STEP, *self._view()]))
+        return np.frombuffer(data, np.uint8).reshape(HEIGHT // _STEP, WIDTH // _STEP, 4)
 
     def _view(self) -> tuple[float, float, float]:
         """Scale, left and top of the picture in the stage, as app/page/view.js fits it."""
