@@ -27,10 +27,10 @@ export class Notice {
   /** A message that `clear(owner)` takes away; without an owner the person does. */
   show(owner, message) {
     this.#owner = owner;
-    // The live region hears of a new message, not of every second of a countdown.
-    const [said, counted] = [message.replace(/\d+ s\.$/, ""), message.match(/\d+ s\.$/)?.[0] ?? ""];
+    // Read aloud once, not again with every second of the countdown at its end.
+    const [, said, counted] = message.match(/^(.*?)(\d+ s\.)?$/s);
     if ($("alert-text").textContent !== said) $("alert-text").textContent = said;
-    $("alert-count").textContent = counted;
+    $("alert-count").textContent = counted ?? "";
     $("alert").hidden = false;
     $("dismiss").hidden = owner !== null;
   }
@@ -62,7 +62,7 @@ export class Notice {
     $("key").focus();
   }
 
-  /** Say to a screen reader what others see; `visibly` in the line under the picture, too. */
+  /** Say to a screen reader what others see. */
   say(message) {
     $("said").textContent = message;
   }
