@@ -12,21 +12,21 @@ APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem !=
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"access", "keys", "loading", "logs", "main", "service", "settings"},
     "main": {
-        "image_routes",
-        "access", "browsers", "callers", "connection", "errors", "keys", "loading", "metrics", "rates",
-        "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares", "tracing",
-        "uploads", "version",
+        "access", "browsers", "callers", "connection", "errors", "image_routes", "keys", "loading", "metrics",
+        "pages", "rates", "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares",
+        "tracing", "uploads", "version",
     },
-    "routes": {"state",
+    "routes": {
         "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "schemas", "service",
-        "stages", "store", "uploads",
+        "stages", "state", "store", "uploads",
     },
     "image_routes": {"callers", "schemas", "state", "store"},
     "encodings": {"batching", "errors", "images", "rates", "shares", "stages", "store"},
     "state": {"remote_pictures", "service", "stages", "uploads"},
-    "service": {"encodings",
-        "answers", "batching", "deadlines", "device", "errors", "images", "memory", "metrics", "names",
-        "opening", "prompts", "rates", "segmenter", "settings", "shares", "stages", "store", "watchdog",
+    "service": {
+        "answers", "batching", "deadlines", "device", "encodings", "errors", "images", "memory", "metrics",
+        "names", "opening", "prompts", "rates", "segmenter", "settings", "shares", "stages", "store",
+        "watchdog",
     },
     "loading": {"segmenter", "settings"},
     "access": {"metrics", "stages"},
@@ -77,7 +77,10 @@ MODEL_NAMES: dict[str, set[str]] = {
 """What of model/ the files of app/ may import."""
 
 ONLY_IN: dict[str, set[str]] = {
-    "fastapi": {"app/__main__.py", "app/main.py", "app/image_routes.py", "app/routes.py", "app/state.py"},
+    "fastapi": {
+        "app/__main__.py", "app/image_routes.py", "app/main.py", "app/pages.py", "app/routes.py",
+        "app/state.py",
+    },
     "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/uploads.py"},
     "uvicorn": {"app/__main__.py"},
     "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
