@@ -1,0 +1,72 @@
+"""A network to begin training with, and the copy in which its gradients are computed.
+
+Knows nothing of pictures, prompts or losses.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.config import Sam2Config
+from model.sam2 import Sam2
+
+_DEVIATION = 0.02
+"""Of the trunk's first weights, as Hiera has it (arXiv 2306.00989)."""
+
+
+def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
+    """A network in float32 on the CPU, its values a function of `seed`.
+
+    The trunk and the picture's own embeddings begin as a truncated normal, as in Hiera; neck, prompts and decoder as
+    torch has them, as in Segment Anything; position frequencies as a standard normal.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Sam2(config)
+        trunk = network.image_encoder.trunk
+        for module in trunk.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=_DEVIATION)
+                nn.init.zeros_(module.bias)
+        for embedding in (trunk.pos_embed, trunk.pos_embed_window, network.no_mem_embed):
+            nn.init.trunc_normal_(embedding, std=_DEVIATION)
+        nn.init.normal_(network.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
+    return network
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and kernels; not to gains, biases, embeddings and tokens."""
+    return parameter.ndim >= 2 and not any(
+        word in name for word in ("pos_embed", "_embed.", "embeddings", "token.")
+    )
+
+
+class WorkingCopy:
+    """A network in lower precision that computes the gradients of one kept in float32.
+
+    Pictures and losses would not tell half a bit of a weight, but small steps would be lost without float32.
+    """
+
+    def __init__(self, exact: Sam2, *, dtype: torch.dtype) -> None:
+        self._exact = exact
+        self.network = exact
+        if dtype != torch.float32:
+            self.network = Sam2(exact.config).to(next(exact.parameters()).device)
+            self.network.load_state_dict(exact.state_dict())
+            for parameter in self.network.parameters():  # buffers hold positions, and keep float32
+                parameter.data = parameter.data.to(dtype)
+        self._pairs = list(zip(exact.parameters(), self.network.parameters(), strict=True))
+
+    def hand_over_gradients(self) -> None:
+        """Move the copy's gradients to the exact network."""
+        if self.network is self._exact:
+            return
+        for exact, copy in self._pairs:
+            exact.grad = None if copy.grad is None else copy.grad.float()
+            copy.grad = None
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take over the exact network's weights."""
+        if self.network is not self._exact:
+            exact, copies = zip(*self._pairs, strict=True)
+            torch._foreach_copy_(copies, exact)
