@@ -1,7 +1,7 @@
 """The shapes of the eight released SAM 2 models and of the built-in one, as plain data.
 
-Figures of the released ones from the configuration files of Meta's release (sam2/configs/sam2 and sam2/configs/sam2.1). The image
-half of SAM 2 and SAM 2.1 is the same network with other weights.
+Figures of the released ones from the configuration files of Meta's release (sam2/configs/sam2 and
+sam2/configs/sam2.1). The image half of SAM 2 and SAM 2.1 is the same network with other weights.
 """
 
 from dataclasses import dataclass, field

@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import json
 import math
+import os
 import platform
 import signal
 import sys
@@ -12,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import cv2
 import torch
-from torch import Tensor
 
 from model.config import BUILTIN
 from model.runner import resolve_device, resolve_dtype
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     said = _parser().parse_args(arguments)
     keep_freed_memory()
     torch.set_flush_denormal(True)
+    cv2.setNumThreads(1)  # its calls are small; those who make many have threads of their own
+    torch.set_num_threads(said.threads or max(1, (os.cpu_count() or 1) - said.workers))
     said.out.mkdir(parents=True, exist_ok=True)
     try:
         state = State.load(said.out)
@@ -83,13 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of activations and gradients: "auto" is bfloat16 where the device is fast at it, else float32."""
+    """Precision of activations and gradients: "auto" is bfloat16 where the device is fast at it, else float32."""
     dtype = resolve_dtype(name, device)
     return torch.float32 if dtype == torch.float16 else dtype  # float16 would need its losses scaled
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step; else tensors come as new pages, to be zeroed, again and again."""
+    """Have glibc keep freed memory for the next step; else tensors come as new pages, to be zeroed each time."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         for option, value in ((_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, 2**31 - 1)):
@@ -135,7 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     pace.add_argument("--workers", type=int, default=1, help="processes that make scenes")
     pace.add_argument(
-        "--cache", type=Path, help="folder where regions of photographs are kept; OUT/segments if not given"
+        "--threads",
+        type=int,
+        help="of the steps, on a CPU; if not given, one for each core that the workers leave. Too many wait for "
+        "each other whenever another process runs.",
+    )
+    pace.add_argument(
+        "--cache", type=Path, help="folder of the photographs' regions; OUT/segments if not given"
     )
     pace.add_argument("--compile", action="store_true", help="have torch compile the network")
     pace.add_argument("--save-every-min", type=float, default=5.0)

@@ -71,4 +71,5 @@ def jittered_box(
 def _distances(region: Mask) -> npt.NDArray[np.float32]:
     """(h, w): how far each pixel of the region is from the nearest pixel outside it, or outside the picture."""
     padded = cv2.copyMakeBorder(region.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    distances = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distances, np.float32)[1:-1, 1:-1]

@@ -16,8 +16,8 @@ _DEVIATION = 0.02
 def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
     """A network in float32 on the CPU, its values a function of `seed`.
 
-    The trunk and the picture's own embeddings begin as a truncated normal, as in Hiera; neck, prompts and decoder as
-    torch has them, as in Segment Anything; position frequencies as a standard normal.
+    The trunk and the picture's own embeddings begin as a truncated normal, as in Hiera; neck, prompts and decoder
+    as torch has them, as in Segment Anything; position frequencies as a standard normal.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -35,9 +35,10 @@ def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
 
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies: to matrices and kernels; not to gains, biases, embeddings and tokens."""
-    return parameter.ndim >= 2 and not any(
-        word in name for word in ("pos_embed", "_embed.", "embeddings", "token.")
+    is_embedding = any(
+        word in name for word in ("pos_embed", "_embed.", "no_mem_embed", "embeddings", "token.")
     )
+    return parameter.ndim >= 2 and not is_embedding
 
 
 class WorkingCopy:

@@ -36,8 +36,8 @@ MASK_DROPPED = 0.1
 
 LOGIT_LIMIT = 32.0
 SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
-"""Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is asked
-for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
+"""Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
+asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
 
 TARGET_STRIDE = 2
 """Pixels of the picture to one cell of the targets, each way. Logits have a stride of 4."""
@@ -195,7 +195,5 @@ class Rounds:
         x, y, is_object = np.array(list(_POOL.map(click, range(len(predictions))))).T
         prompts.clicked[np.arange(len(x)), y, x] = True
         cells = np.stack([x, y], axis=-1)[:, None].astype(np.float32)
-        pixels = (
-            cells + 0.5
-        ) * TARGET_STRIDE - 0.5  # the middle of a cell, where whole numbers are pixels' middles
+        pixels = (cells + 0.5) * TARGET_STRIDE - 0.5  # whole numbers are the middles of pixels
         prompts.add(pixels, np.where(is_object, POSITIVE, NEGATIVE)[:, None])
