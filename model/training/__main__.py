@@ -68,7 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 save_every_s=60 * said.save_every_min,
                 validate_every_s=60 * said.validate_every_min,
                 stop_after_s=60 * said.stop_after_min,
-                compiles=said.compile,
             ),
             state=state,
             start=start.average if start else None,
@@ -146,7 +145,6 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument(
         "--cache", type=Path, help="folder of the photographs' regions; OUT/segments if not given"
     )
-    pace.add_argument("--compile", action="store_true", help="have torch compile the network")
     pace.add_argument("--save-every-min", type=float, default=5.0)
     pace.add_argument("--validate-every-min", type=float, default=30.0)
     pace.add_argument("--stop-after-min", type=float, default=math.inf, help="save and stop after so long")

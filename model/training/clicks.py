@@ -1,8 +1,8 @@
-"""Where a person would click next: at the middle of what is most wrong, or anywhere in it.
+"""Where a person would click next on one object: at the middle of what is most wrong.
 
-Knows nothing of networks. The protocol is that of the evaluation set: object pixels that are missed and background
-pixels that are wrongly included are the two error regions; the next click falls on the point farthest from its
-region's boundary.
+Knows nothing of networks; corrections.py does the same for batches. The protocol is that of the evaluation set: object
+pixels that are missed and background pixels that are wrongly included are the two error regions; the next click falls
+on the point farthest from its region's boundary.
 """
 
 from dataclasses import dataclass
@@ -39,33 +39,6 @@ def central_click(truth: Mask, prediction: Mask, *, excluded: Mask) -> Click | N
         return None
     y, x = divmod(place, truth.shape[1])
     return Click(x, y, is_object)
-
-
-def random_click(
-    truth: Mask, prediction: Mask, *, excluded: Mask, generator: np.random.Generator
-) -> Click | None:
-    """Any pixel of the error regions, each as likely; otherwise as `central_click`."""
-    wrong = np.flatnonzero((truth ^ prediction) & ~excluded)
-    if not wrong.size:
-        return None
-    y, x = divmod(int(wrong[generator.integers(wrong.size)]), truth.shape[1])
-    return Click(x, y, bool(truth[y, x]))
-
-
-def jittered_box(
-    truth: Mask, *, share: float, generator: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """A box about a mask that is not empty, each side moved by up to `share` of the box's width or height.
-
-    x0, y0, x1, y1 in pixels, x1 and y1 where the last pixel ends; inside the picture, x0 < x1, y0 < y1.
-    """
-    height, width = truth.shape
-    columns, rows = np.flatnonzero(truth.any(axis=0)), np.flatnonzero(truth.any(axis=1))
-    x0, x1 = float(columns[0]), float(columns[-1]) + 1
-    y0, y1 = float(rows[0]), float(rows[-1]) + 1
-    moves = generator.uniform(-share, share, 4) * (x1 - x0, y1 - y0, x1 - x0, y1 - y0)
-    x0, y0, x1, y1 = np.array([x0, y0, x1, y1]) + moves
-    return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
 
 
 def _distances(region: Mask) -> npt.NDArray[np.float32]:

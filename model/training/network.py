@@ -61,9 +61,12 @@ class WorkingCopy:
         """Move the copy's gradients to the exact network."""
         if self.network is self._exact:
             return
+        gradients = []
         for exact, copy in self._pairs:
-            exact.grad = None if copy.grad is None else copy.grad.float()
-            copy.grad = None
+            exact.grad = torch.empty_like(exact) if exact.grad is None else exact.grad
+            gradients.append((exact.grad, torch.zeros_like(copy) if copy.grad is None else copy.grad))
+        torch._foreach_copy_(*zip(*gradients, strict=True))
+        self.network.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def follow(self) -> None:

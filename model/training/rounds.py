@@ -5,11 +5,9 @@ corrections in the middle cost a forward only, the first round and the last have
 optimisers or schedules.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +16,7 @@ from model.mask_decoder import DecoderOutput
 from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
 from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
 from model.sam2 import Sam2
-from model.training.clicks import central_click, jittered_box, random_click
+from model.training.corrections import correcting_clicks, jittered_boxes
 from model.training.losses import mask_loss, true_iou
 
 FIRST_PROMPTS = {"click": 0.7, "box": 0.15, "click in box": 0.15}
@@ -42,8 +40,6 @@ asked for then, as a rule; but clients may, and the single mask falls back on th
 TARGET_STRIDE = 2
 """Pixels of the picture to one cell of the targets, each way. Logits have a stride of 4."""
 
-_POOL = ThreadPoolExecutor(8, "clicks")  # OpenCV lets go of the interpreter while it measures distances
-
 
 @dataclass(slots=True)
 class StepLoss:
@@ -53,49 +49,54 @@ class StepLoss:
     parts: dict[str, Tensor]
 
 
-@dataclass(slots=True)
 class _Prompts:
     """The prompts of n masks, equally long: coordinates (n, k, 2) in the model's pixels, labels (n, k)."""
 
-    coords: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    clicked: npt.NDArray[np.bool_]
-    """(n, h, w), on the grid of the targets."""
+    def __init__(self, truth: Tensor) -> None:
+        device, count = truth.device, len(truth)
+        self.coords = torch.zeros(count, 0, 2, device=device)
+        self.labels = torch.zeros(count, 0, dtype=torch.long, device=device)
+        self.clicked = torch.zeros_like(truth)  # n h w, on the grid of the targets
 
-    def add(self, coords: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
+    def add(self, coords: Tensor, labels: Tensor) -> None:
         """Put tokens (n, k, 2) and labels (n, k) behind what there is."""
-        self.coords = np.concatenate([self.coords, coords], axis=1)
-        self.labels = np.concatenate([self.labels, labels], axis=1)
+        self.coords = torch.cat([self.coords, coords], dim=1)
+        self.labels = torch.cat([self.labels, labels], dim=1)
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Coordinates and labels with the padding point that always comes last."""
+        return F.pad(self.coords, (0, 0, 0, 1)), F.pad(self.labels, (0, 1), value=PADDING)
 
 
 class Rounds:
     """Plays through the prompts of one batch."""
 
     def __init__(
-        self, network: Sam2, pictures: Tensor, masks: Tensor, *, generator: np.random.Generator
+        self, network: Sam2, pictures: Tensor, masks: Tensor, *, chance: np.random.Generator
     ) -> None:
         """`pictures` (b, s, s, 3) uint8 and `masks` (b, m, s, s) bool, on the network's device."""
         self._network = network
         self._dtype = network.no_mem_embed.dtype
-        self._generator = generator
+        self._chance = chance
+        self._generator = torch.Generator(masks.device).manual_seed(int(chance.integers(2**62)))
         self._masks_each = masks.shape[1]
         self._targets = F.avg_pool2d(masks.flatten(0, 1)[:, None].float(), TARGET_STRIDE)  # n 1 h w
-        self._truth = (self._targets[:, 0] > 0.5).cpu().numpy()
-        self._full_truth = masks.flatten(0, 1).cpu().numpy()
+        self._truth = self._targets[:, 0] > 0.5
+        self._masks = masks.flatten(0, 1)
         self._pictures = pictures
         self._parts: dict[str, list[Tensor]] = {}
 
     def play(self) -> StepLoss:
         """Encode the pictures, go through all rounds, and sum up the loss."""
         kinds, shares = zip(*FIRST_PROMPTS.items(), strict=True)
-        kind = kinds[self._generator.choice(len(kinds), p=shares)]
+        kind = kinds[self._chance.choice(len(kinds), p=shares)]
         prompts = self._first_prompts(kind)
         encoded = self._network.encode(self._normalised())
         maps = [x.repeat_interleave(self._masks_each, dim=0) for x in encoded]
         loss, logits = self._first_round(maps, prompts, is_click=kind == "click")
         with torch.no_grad():
             detached = [x.detach() for x in maps]
-            for _ in range(self._generator.choice(len(SILENT_ROUNDS), p=SILENT_ROUNDS)):
+            for _ in range(self._chance.choice(len(SILENT_ROUNDS), p=SILENT_ROUNDS)):
                 self._correct(prompts, logits)
                 logits = self._decode(detached, prompts, logits).logits[:, :1]
         self._correct(prompts, logits)
@@ -143,57 +144,45 @@ class Rounds:
         self._parts.setdefault(name, []).append(value.detach())
 
     def _decode(self, maps: list[Tensor], prompts: _Prompts, logits: Tensor | None) -> DecoderOutput:
-        device, count = maps[0].device, len(prompts.coords)
-        coords = np.concatenate([prompts.coords, np.zeros((count, 1, 2), np.float32)], axis=1)
-        labels = np.concatenate([prompts.labels, np.full((count, 1), PADDING)], axis=1)
-        has_mask = np.zeros(count, bool)
-        if logits is not None:
-            has_mask = self._generator.random(count) >= MASK_DROPPED
+        device, count = maps[0].device, len(self._truth)
         side = self._network.config.mask_size
-        previous = torch.zeros(count, 1, side, side, device=device) if logits is None else logits
+        coords, labels = prompts.padded()
+        if logits is None:
+            has_mask = torch.zeros(count, dtype=torch.bool, device=device)
+            logits = torch.zeros(count, 1, side, side, device=device)
+        else:
+            has_mask = torch.rand(count, generator=self._generator, device=device) >= MASK_DROPPED
         return self._network.decode(
             *maps,
-            coords=torch.from_numpy(coords).to(device),
-            labels=torch.from_numpy(labels).to(device),
-            mask_logits=previous.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).to(self._dtype),
-            has_mask=torch.from_numpy(has_mask).to(device),
+            coords=coords,
+            labels=labels,
+            mask_logits=logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).to(self._dtype),
+            has_mask=has_mask,
         )
 
     def _first_prompts(self, kind: str) -> _Prompts:
-        count = len(self._truth)
-        prompts = _Prompts(
-            np.zeros((count, 0, 2), np.float32), np.zeros((count, 0), np.int64), np.zeros_like(self._truth)
-        )
+        prompts = _Prompts(self._truth)
         if kind != "click":
-            boxes = [jittered_box(x, share=BOX_JITTER, generator=self._generator) for x in self._full_truth]
-            labels = np.tile([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], (count, 1))
-            prompts.add(np.array(boxes, np.float32).reshape(count, 2, 2), labels)
+            boxes = jittered_boxes(self._masks, share=BOX_JITTER, generator=self._generator)
+            labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=boxes.device)
+            prompts.add(boxes.view(-1, 2, 2), labels.expand(len(boxes), 2))
         if kind != "box":
-            self._click(prompts, np.zeros_like(self._truth), share_central=FIRST_CENTRAL)
+            self._click(prompts, torch.zeros_like(self._truth), share_central=FIRST_CENTRAL)
         return prompts
 
     def _correct(self, prompts: _Prompts, logits: Tensor) -> None:
         """Click where logits (n, 1, h, w) are wrong."""
         fine = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
-        self._click(prompts, (fine[:, 0] > 0).cpu().numpy(), share_central=LATER_CENTRAL)
+        self._click(prompts, fine[:, 0] > 0, share_central=LATER_CENTRAL)
 
-    def _click(self, prompts: _Prompts, predictions: npt.NDArray[np.bool_], *, share_central: float) -> None:
-        generators = self._generator.spawn(len(predictions))
-
-        def click(i: int) -> tuple[int, int, bool]:
-            truth, prediction, excluded = self._truth[i], predictions[i], prompts.clicked[i]
-            generator = generators[i]
-            if generator.random() < share_central:
-                found = central_click(truth, prediction, excluded=excluded)
-            else:
-                found = random_click(truth, prediction, excluded=excluded, generator=generator)
-            if found is None:  # nothing is wrong: a person who clicks all the same says that this is right
-                y, x = divmod(int(generator.integers(truth.size)), truth.shape[1])
-                return x, y, bool(truth[y, x])
-            return found.x, found.y, found.is_object
-
-        x, y, is_object = np.array(list(_POOL.map(click, range(len(predictions))))).T
-        prompts.clicked[np.arange(len(x)), y, x] = True
-        cells = np.stack([x, y], axis=-1)[:, None].astype(np.float32)
+    def _click(self, prompts: _Prompts, predictions: Tensor, *, share_central: float) -> None:
+        cells, is_object = correcting_clicks(
+            self._truth,
+            predictions,
+            excluded=prompts.clicked,
+            share_central=share_central,
+            generator=self._generator,
+        )
+        prompts.clicked[torch.arange(len(cells)), cells[:, 1], cells[:, 0]] = True
         pixels = (cells + 0.5) * TARGET_STRIDE - 0.5  # whole numbers are the middles of pixels
-        prompts.add(pixels, np.where(is_object, POSITIVE, NEGATIVE)[:, None])
+        prompts.add(pixels[:, None], torch.where(is_object, POSITIVE, NEGATIVE)[:, None])

@@ -70,8 +70,6 @@ class Pace:
     validate_every_s: float = 1800.0
     stop_after_s: float = math.inf
     """Save and stop after this time, for machines that are lent by the minute."""
-    compiles: bool = False
-    """Have torch compile the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,8 @@ class Trainer:
         if state is not None:
             network.load_state_dict(state.network)
         self.network = network.to(pace.device)
-        self._average = {name: x.detach().clone() for name, x in self.network.state_dict().items()}
+        self._weights = list(self.network.state_dict().values())
+        self._average = {name: x.clone() for name, x in self.network.state_dict().items()}
         self._optimiser = _optimiser(self.network, plan)
         self.step, self._losses, self._seconds = 0, dict[str, float](), 0.0
         if state is not None:
@@ -127,9 +126,6 @@ class Trainer:
             self._optimiser.load_state_dict(state.optimiser)
             self.step, self._losses, self._seconds = state.step, dict(state.losses), state.seconds
         self._copy = WorkingCopy(self.network, dtype=pace.dtype)
-        if pace.compiles:
-            self._copy.network.encode = torch.compile(self._copy.network.encode)  # type: ignore[method-assign]
-            self._copy.network.decode = torch.compile(self._copy.network.decode, dynamic=True)  # type: ignore[method-assign]
         self._fresh_losses: list[dict[str, Tensor]] = []
 
     def run(
@@ -180,10 +176,12 @@ class Trainer:
     def take_step(self, pictures: Tensor, masks: Tensor) -> None:
         """One step on pictures (b, s, s, 3) uint8 and masks (b, m, s, s) bool."""
         device = self._pace.device
-        generator = np.random.default_rng([self.plan.seed, self.step])
+        chance = np.random.default_rng([self.plan.seed, self.step])
         network = self._copy.network
         with _fast_attention(device):
-            rounds = Rounds(network, pictures.to(device), masks.to(device), generator=generator)
+            rounds = Rounds(
+                network, *(x.to(device, non_blocking=True) for x in (pictures, masks)), chance=chance
+            )
             loss = rounds.play()
             loss.total.backward()
         self._copy.hand_over_gradients()
@@ -192,7 +190,7 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad(set_to_none=False)  # memory that the next step needs again
         self._copy.follow()
         self.step += 1
         self._follow_average()
@@ -226,9 +224,7 @@ class Trainer:
     @torch.no_grad()
     def _follow_average(self) -> None:
         decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            list(self._average.values()), list(self.network.state_dict().values()), 1 - decay
-        )
+        torch._foreach_lerp_(list(self._average.values()), self._weights, 1 - decay)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         workers = self._pace.workers
