@@ -4,7 +4,7 @@ Knows nothing of JSON and of pydantic.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +41,19 @@ class PromptRequest:
 
 
 def resolve_prompts(
-    requests: Sequence[PromptRequest], *, height: int, width: int, mask_size: tuple[int, int]
+    requests: Sequence[PromptRequest],
+    *,
+    height: int,
+    width: int,
+    mask_size: tuple[int, int],
+    hands_out_logits: bool,
 ) -> list[Prompt]:
     """The model's prompts for a picture of this size. Raises InvalidPrompt with the index of the first bad one."""
     prompts = []
     for i, request in enumerate(requests):
         try:
-            prompts.append(_resolve(request, height=height, width=width, mask_size=mask_size))
+            prompt = _resolve(request, height=height, width=width, mask_size=mask_size)
+            prompts.append(replace(prompt, hands_out_logits=hands_out_logits))
         except ValueError as error:
             where = f"prompts[{i}]"
             raise InvalidPrompt(

@@ -223,7 +223,12 @@ class SegmentationService:
                     "(SAM2_MAX_PROMPTS). Send them in several requests."
                 )
             resolve = partial(
-                resolve_prompts, requests, height=height, width=width, mask_size=segmenter.mask_size
+                resolve_prompts,
+                requests,
+                height=height,
+                width=width,
+                mask_size=segmenter.mask_size,
+                hands_out_logits=return_logits,
             )
             has_masks = any(request.mask_input is not None for request in requests)
             many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS

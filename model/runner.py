@@ -85,11 +85,12 @@ class Sam2Runner:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.
 
         The decoder's attention has no padding mask, and a padding point changes the numbers, so only prompts with
-        the same number of point tokens share a forward.
+        the same number of point tokens share a forward. In float32 links of a refinement go apart from the others:
+        see cpu_decoder.py.
         """
-        groups: defaultdict[int, list[int]] = defaultdict(list)
+        groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for i, (_, prompt) in enumerate(jobs):
-            groups[_num_point_tokens(prompt)].append(i)
+            groups[_num_point_tokens(prompt), self._keeps_order(prompt)].append(i)
         predictions: dict[int, Prediction] = {}
         for indices in groups.values():
             for start in range(0, len(indices), MAX_DECODE_CHUNK):
@@ -127,7 +128,9 @@ class Sam2Runner:
         embeddings, prompts = zip(*jobs, strict=True)
         coords, labels = self._point_tokens(jobs)
         mask_logits, has_mask = self._mask_inputs(prompts)
-        output = self._decode_tensors(embeddings, coords, labels, mask_logits, has_mask)
+        output = self._decode_tensors(
+            embeddings, coords, labels, mask_logits, has_mask, keeps_order=self._keeps_order(prompts[0])
+        )
         chosen = choose_masks(
             output,
             multimask=[prompt.multimask_output for prompt in prompts],
@@ -139,6 +142,10 @@ class Sam2Runner:
             Prediction(logits=self._in_rows_and_columns(logits[masks]), iou=iou[masks], object_score=score)
             for logits, masks, (iou, score) in zip(output.logits, chosen, scores, strict=True)
         ]
+
+    def _keeps_order(self, prompt: Prompt) -> bool:
+        """Whether rounding as Meta's code does is worth its time: half precision rounds more than that anyway."""
+        return self.dtype == torch.float32 and prompt.in_refinement
 
     def _in_rows_and_columns(self, logits: Tensor) -> Logits:
         """Logits of k masks as the decoder leaves them to (k, h, w)."""
@@ -153,6 +160,8 @@ class Sam2Runner:
         labels: Tensor,
         mask_logits: Tensor,
         has_mask: Tensor,
+        *,
+        keeps_order: bool,
     ) -> DecoderOutput:
         if self._cpu_decoder is None:
             image_embed, feat_s0, feat_s1 = zip(*(e.maps() for e in embeddings), strict=True)
@@ -170,7 +179,8 @@ class Sam2Runner:
             prompts.embed_masks(mask_logits[i : i + 1])[0] if has_mask[i] else None
             for i in range(len(has_mask))
         ]
-        return self._cpu_decoder.decode(embeddings, prompts.embed_points(coords, labels), mask_maps)
+        points = prompts.embed_points(coords, labels)
+        return self._cpu_decoder.decode(embeddings, points, mask_maps, keeps_order=keeps_order)
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long.

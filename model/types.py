@@ -106,6 +106,13 @@ class Prompt:
     """(h, w) at the decoder's own resolution, such as an earlier prediction's logits clamped to +-32."""
     multimask_output: bool = True
     """Three masks for an ambiguous prompt, or the single best."""
+    hands_out_logits: bool = False
+    """Whether its logits may come back as another prompt's mask_logits."""
+
+    @property
+    def in_refinement(self) -> bool:
+        """Whether it is a link of a chain in which each prediction builds on the one before."""
+        return self.hands_out_logits or self.mask_logits is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

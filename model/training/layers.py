@@ -68,13 +68,14 @@ def cutout(picture: Picture, ground: Pixels, surface: Pixels, rng: np.random.Gen
         mirrored=rng.random() < 0.5,
         target=(target[0], target[1]),
     )
-    seen = view.see(_bled(picture.pixels), beyond=cv2.BORDER_CONSTANT)
-    rgb, alpha = np.ascontiguousarray(seen[..., :3]), np.ascontiguousarray(seen[..., 3])
+    rgb = view.see(_bled(picture.pixels), beyond=cv2.BORDER_REPLICATE)
+    alpha = view.see(picture.pixels[..., 3], beyond=cv2.BORDER_CONSTANT)
     manner = rng.random()
     if manner < 0.3:
         rgb = textures.embossed(rgb, surface, rng.uniform(0.3, 0.9))
     elif manner < 0.5:
-        rgb = as_pixels(cv2.addWeighted(rgb, rng.uniform(0.1, 0.7), surface, 0.6, 0))
+        share = rng.uniform(0.3, 0.9)
+        rgb = as_pixels(cv2.addWeighted(rgb, 1 - share, surface, share, 0))
     if rng.random() < 0.5:
         rgb = textures.shaded(rgb, rng)
     if rng.random() < 0.4:
@@ -132,13 +133,16 @@ def _softened(alpha: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _bled(rgba: Pixels) -> Pixels:
-    """Colour carried over the edge, where files keep black, so that no dark seam is sampled; (h, w, 4)."""
+    """Colour carried over the edge, where files keep black, so that no dark seam is sampled; (h, w, 3).
+
+    It is the colour of what is near, and far from anything the mean of all.
+    """
     alpha = rgba[..., 3]
     weight = alpha.astype(np.float32) / 255
-    near = cv2.blur(rgba[..., :3] * weight[..., None], (5, 5))
-    near = near / np.maximum(cv2.blur(weight, (5, 5)), 1e-3)[..., None]
-    rgb = np.where(alpha[..., None] >= 200, rgba[..., :3], np.clip(near, 0, 255).astype(np.uint8))
-    return np.dstack([rgb, alpha])
+    mean = np.array(cv2.mean(rgba[..., :3], alpha)[:3], np.float32)
+    near = cv2.blur(rgba[..., :3] * weight[..., None], (5, 5)) + 0.001 * mean
+    near = near / (cv2.blur(weight, (5, 5)) + 0.001)[..., None]
+    return np.where(alpha[..., None] >= 200, rgba[..., :3], np.clip(near, 0, 255).astype(np.uint8))
 
 
 def _shadow(alpha: Pixels, rng: np.random.Generator) -> Pixels:

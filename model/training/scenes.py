@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -18,7 +19,7 @@ from PIL import Image
 from model.training import layers, textures
 from model.training.canvas import Canvas, Kind
 from model.training.contact_sheet import contact_sheet
-from model.training.pack import Pack, Picture, Pixels, read_pack
+from model.training.pack import Pack, Picture, Pixels, as_pixels, read_pack
 from model.training.photometry import photographed
 from model.training.regions import add_regions
 from model.training.segments import with_segments
@@ -73,7 +74,7 @@ class Scenes:
             for index in range(len(picture.runs))
             if _can_be_pasted(picture, index)
         ]
-        self._pasteable = _Drawn(pasteable, [np.sqrt(picture.areas[index]) for picture, index in pasteable])
+        self._pasteable = _Drawn(pasteable, [_weight(p) * np.sqrt(p.areas[index]) for p, index in pasteable])
         self._cutouts = _Drawn(pack.cutouts, [1.0] * len(pack.cutouts))
         table: tuple[tuple[Callable[[np.random.Generator], Canvas], float, bool], ...] = (
             (self._photograph, 0.45, bool(pack.photographs)),
@@ -127,8 +128,12 @@ class Scenes:
         return canvas
 
     def _ground(self, rng: np.random.Generator) -> Canvas:
-        """A photograph or background to paste on; what the photograph shows stays to be clicked at."""
-        return self._seen(self._grounds.one(rng), rng, most=4)
+        """A photograph or background to paste on, out of focus at times; what it shows stays to be clicked at."""
+        canvas = self._seen(self._grounds.one(rng), rng, most=4)
+        if rng.random() < 0.25:
+            sigma = rng.uniform(0.8, 3.0) * self._side / 256
+            canvas.picture = as_pixels(cv2.GaussianBlur(canvas.picture, (0, 0), sigma))
+        return canvas
 
     def _seen(self, picture: Picture, rng: np.random.Generator, *, most: int) -> Canvas:
         """A random view of a photograph, with the `most` largest instances in it."""
@@ -176,11 +181,13 @@ def _how_many(rng: np.random.Generator) -> int:
 
 
 def _can_be_pasted(picture: Picture, index: int) -> bool:
-    """Large enough, not cut off on opposite sides, and nothing that makes sense under a microscope alone."""
+    """Large, in one piece, not cut off on opposite sides, and of a source that makes sense elsewhere."""
     h, w = picture.pixels.shape[:2]
     box_w, box_h = picture.boxes[index, 2:]
-    is_large = picture.areas[index] >= SMALLEST_PASTED_PX
-    return bool(is_large and box_w < w - 3 and box_h < h - 3 and picture.source not in NEVER_PASTED)
+    if picture.areas[index] < SMALLEST_PASTED_PX or box_w >= w - 3 or box_h >= h - 3:
+        return False
+    pieces = cv2.connectedComponentsWithStats(picture.mask(index).view(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    return bool(pieces.max() >= 0.85 * pieces.sum()) and picture.source not in NEVER_PASTED
 
 
 def main() -> None:

@@ -201,6 +201,15 @@ async def test_logits_that_were_handed_out_come_back_exactly() -> None:
         assert (logits == -32).any()
 
 
+async def test_the_model_is_told_which_logits_may_be_refined() -> None:
+    async with serving() as served:
+        await served.embed(picture(WIDTH, HEIGHT), "truck")
+        for return_logits in (True, False):
+            await served.post("/decode", {"image_id": "truck", "return_logits": return_logits, **CLICK})
+            (prompt,) = served.segmenter.decoded[-1]
+            assert prompt.hands_out_logits is return_logits
+
+
 async def test_logits_of_a_model_in_half_precision_are_half_as_long() -> None:
     lengths = {}
     for dtype_name in ("float32", "bfloat16"):

@@ -44,7 +44,11 @@ def plain(runner: Sam2Runner, jobs: Sequence[tuple[Embedding, Prompt]]) -> Decod
 
 
 def decode(
-    runner: Sam2Runner, jobs: Sequence[tuple[Embedding, Prompt]], *, with_plain_modules: bool = False
+    runner: Sam2Runner,
+    jobs: Sequence[tuple[Embedding, Prompt]],
+    *,
+    with_plain_modules: bool = False,
+    keeps_order: bool = False,
 ) -> DecoderOutput:
     embeddings = [embedding for embedding, _ in jobs]
     coords, labels = runner._point_tokens(jobs)
@@ -54,7 +58,7 @@ def decode(
         if with_plain_modules:
             runner._cpu_decoder = None
         with torch.inference_mode():
-            output = runner._decode_tensors(embeddings, coords, labels, *masks)
+            output = runner._decode_tensors(embeddings, coords, labels, *masks, keeps_order=keeps_order)
             if with_plain_modules:
                 return output
             return output._replace(
@@ -70,7 +74,7 @@ def assert_close(actual: DecoderOutput, expected: DecoderOutput, *, tolerance: f
         assert (one - other).norm() <= tolerance * other.norm()
 
 
-@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("keeps_order", [False, True])
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_it_equals_the_plain_decoder(
@@ -78,12 +82,10 @@ def test_it_equals_the_plain_decoder(
     embeddings: list[Embedding],
     name: str,
     count: int,
-    folds: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    keeps_order: bool,
 ) -> None:
-    monkeypatch.setattr(runner._cpu_decoder, "_keeps_order", not folds)
     jobs = [(embeddings[0], PROMPTS[name])] * count
-    assert_close(decode(runner, jobs), plain(runner, jobs), tolerance=1e-5)
+    assert_close(decode(runner, jobs, keeps_order=keeps_order), plain(runner, jobs), tolerance=1e-5)
 
 
 def test_pictures_may_differ_within_a_batch_and_some_prompts_have_masks(
