@@ -10,14 +10,17 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
 import cv2
 import torch
+from torch import Tensor
 
 from model.config import BUILTIN
 from model.runner import resolve_device, resolve_dtype
+from model.training.export import read_weights
 from model.training.held_out import held_out_figures
 from model.training.pack import PackError, read_pack
 from model.training.scenes import Scenes
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     said.out.mkdir(parents=True, exist_ok=True)
     try:
         state = State.load(said.out)
-        start = State.read(said.start_from) if said.start_from else None
+        start = read_weights(said.start_from) if said.start_from else None
         pack = read_pack(said.data)
         device = resolve_device(said.device)
         plan = Plan(
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             learning_rate=said.learning_rate,
             warm_up=said.warm_up,
             seed=said.seed,
-            start_from=f"{start.plan.seed}-{start.step}" if start else "",
+            start_from=fingerprint(start) if start else "",
         )
         trainer = Trainer(
             plan,
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stop_after_s=60 * said.stop_after_min,
             ),
             state=state,
-            start=start.average if start else None,
+            start=start,
         )
     except (PackError, PlanDiffers, ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -82,6 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
     return 0
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Names weights in a plan: the beginning of a SHA-256 over them, in order of name."""
+    digest = sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -129,9 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--learning-rate", type=float, default=6e-4, help="at its highest")
     plan.add_argument("--warm-up", type=int, default=500, help="steps")
     plan.add_argument("--seed", type=int, default=0)
-    plan.add_argument(
-        "--start-from", type=Path, help="state of another run, whose weights this one begins with"
-    )
+    plan.add_argument("--start-from", type=Path, help="a run's folder or exported weights to begin with")
     pace = parser.add_argument_group("how it is carried out on this machine")
     pace.add_argument("--device", default="auto")
     pace.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")

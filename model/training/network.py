@@ -61,11 +61,12 @@ class WorkingCopy:
         """Move the copy's gradients to the exact network."""
         if self.network is self._exact:
             return
-        gradients = []
+        gradients, copied = [], []
         for exact, copy in self._pairs:
             exact.grad = torch.empty_like(exact) if exact.grad is None else exact.grad
-            gradients.append((exact.grad, torch.zeros_like(copy) if copy.grad is None else copy.grad))
-        torch._foreach_copy_(*zip(*gradients, strict=True))
+            gradients.append(exact.grad)
+            copied.append(torch.zeros_like(copy) if copy.grad is None else copy.grad)
+        torch._foreach_copy_(gradients, copied)
         self.network.zero_grad(set_to_none=True)
 
     @torch.no_grad()

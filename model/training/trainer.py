@@ -6,7 +6,7 @@ Knows neither where scenes come from nor what a step consists of.
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.config import VARIANTS, Sam2Config
 from model.sam2 import Sam2
+from model.training.attention import PlainAttention
 from model.training.network import WorkingCopy, decays, initial_network
 from model.training.rounds import Rounds
 from model.training.state import Plan, State
@@ -178,7 +178,7 @@ class Trainer:
         device = self._pace.device
         chance = np.random.default_rng([self.plan.seed, self.step])
         network = self._copy.network
-        with _fast_attention(device):
+        with PlainAttention() if device.type == "cpu" else nullcontext():
             rounds = Rounds(
                 network, *(x.to(device, non_blocking=True) for x in (pictures, masks)), chance=chance
             )
@@ -248,24 +248,6 @@ def learning_rate(plan: Plan, step: int) -> float:
         return plan.learning_rate * (step + 1) / plan.warm_up
     progress = (step - plan.warm_up) / max(1, plan.steps - plan.warm_up)
     return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-
-
-@contextmanager
-def _fast_attention(device: torch.device) -> Iterator[None]:
-    """On a CPU, attention by plain products: three to seven times as fast as its fused kernel, backward.
-
-    There are few tokens, or few of them see each other.
-    """
-    if device.type != "cpu":
-        yield
-        return
-    exact = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # torch's switch for every device
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(exact)
 
 
 def _optimiser(network: Sam2, plan: Plan) -> torch.optim.AdamW:
