@@ -39,14 +39,14 @@ def export(state: State, path: Path) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Weights to begin another run with, float32: out of a run's state or of an exported file.
 
-    Raises ValueError for a file that is neither.
+    Raises ValueError for a file that is neither, and OSError where there is none.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return {name: x.float() for name, x in load_file(path).items()}
+    if path.suffix != ".safetensors":
         return State.read(path / FILE_NAME if path.is_dir() else path).average
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is neither a run's state nor exported weights: {error}") from error
+    try:
+        return {name: x.float() for name, x in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no file of weights: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         state = State.read(path)
         export(state, said.out)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"{path} cannot be exported: {error}", file=sys.stderr)
         return 1
     parameters = sum(x.numel() for x in state.average.values())

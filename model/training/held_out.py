@@ -25,7 +25,12 @@ CLICKS = (1, 3, 5)
 
 
 def held_out_figures(pack: Pack, weights: dict[str, Tensor], *, side: int, device: str) -> dict[str, float]:
-    """Mean IoU after 1, 3 and 5 clicks: on held-out photographs' largest objects, and on scenes made of them."""
+    """Mean IoU after 1, 3 and 5 clicks: on held-out photographs' largest objects, and on scenes made of them.
+
+    None of these where no photographs are held out.
+    """
+    if not pack.photographs:
+        return {}
     runner = runner_of(weights, side=side, device=device)
     photographs = [(photograph.pixels, _largest(photograph.masks)) for photograph in pack.photographs]
     source = Scenes(pack, side=side, masks_per_scene=1, seed=0)

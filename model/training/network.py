@@ -43,8 +43,8 @@ def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
 def _look_where_the_position_is_alike(attention: Attention) -> None:
     """Begin cross-attention with queries and keys projected alike, so that a click and the cells about it meet.
 
-    After "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828). Without it the decoder cannot tell for
-    many hundreds of steps where a click is, and learns to leave every mask empty.
+    After "Mimetic Initialization of Self-Attention Layers" (arXiv 2305.09828). Without it the decoder cannot tell
+    for many hundreds of steps where a click is, and learns to leave every mask empty.
     """
     nn.init.xavier_uniform_(attention.q_proj.weight)
     attention.k_proj.load_state_dict(

@@ -6,6 +6,7 @@ Knows nothing of what the values mean.
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ FILE_NAME = "state.pt"
 
 class PlanDiffers(Exception):
     """A run cannot go on under another plan than it began with. The message says what differs."""
+
+
+class StateError(ValueError):
+    """A file is no state of a run. The message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +78,15 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> "State":
-        """The state in a file, on the CPU."""
-        values = torch.load(path, map_location="cpu", weights_only=True)
-        return cls(**values | {"plan": Plan(**values["plan"])})
+        """The state in a file, on the CPU.
+
+        Raises StateError where the file is something else, and OSError where there is none.
+        """
+        try:
+            values = torch.load(path, map_location="cpu", weights_only=True)
+            return cls(**values | {"plan": Plan(**values["plan"])})
+        except (UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+            raise StateError(f"{path} is no state of a run, or is damaged.") from error
 
     def check(self, plan: Plan) -> None:
         """Raise PlanDiffers unless `plan` is the one that this run began with."""

@@ -7,7 +7,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from model.config import VARIANTS, Sam2Config
+from model.config import VARIANTS
 from model.sam2 import Sam2
 from model.training.attention import PlainAttention
 from model.training.network import WorkingCopy, decays, initial_network
@@ -90,11 +90,6 @@ class _Indexed(Dataset[SceneLike]):
         return self._scenes[index]
 
 
-def config_for(plan: Plan) -> Sam2Config:
-    """The variant, at the size it is trained with."""
-    return replace(VARIANTS[plan.variant], image_size=plan.side)
-
-
 class Trainer:
     """One run of a plan."""
 
@@ -111,7 +106,7 @@ class Trainer:
         if state is not None:
             state.check(plan)
         self.plan, self._scenes, self._pace = plan, scenes, pace
-        network = initial_network(config_for(plan), seed=plan.seed)
+        network = initial_network(replace(VARIANTS[plan.variant], image_size=plan.side), seed=plan.seed)
         if start is not None:
             network.load_state_dict(start)
         if state is not None:
@@ -153,22 +148,15 @@ class Trainer:
                 if self.step % 20 == 0 or ends:
                     report = self.report()
                     bar.set_postfix(_shown(report.losses | figures), refresh=False)
-                    note(
-                        {
-                            "step": report.step,
-                            "lr": report.learning_rate,
-                            "s": report.seconds,
-                            **report.losses,
-                        }
-                    )
+                    note(asdict(report))
                 bar.update()
+                if now - saved > self._pace.save_every_s or ends:
+                    self.state().save(folder)
+                    saved = monotonic()
                 if now - validated > self._pace.validate_every_s or is_last:
                     figures = validate(self.averaged())
                     note({"step": self.step, "held_out": figures})
                     validated = monotonic()
-                if now - saved > self._pace.save_every_s or ends:
-                    self.state().save(folder)
-                    saved = monotonic()
                 if ends:
                     return is_last
         return True
@@ -178,11 +166,9 @@ class Trainer:
         device = self._pace.device
         chance = np.random.default_rng([self.plan.seed, self.step])
         network = self._copy.network
+        batch = [x.to(device, non_blocking=True) for x in (pictures, masks)]
         with PlainAttention() if device.type == "cpu" else nullcontext():
-            rounds = Rounds(
-                network, *(x.to(device, non_blocking=True) for x in (pictures, masks)), chance=chance
-            )
-            loss = rounds.play()
+            loss = Rounds(network, *batch, chance=chance).play()
             loss.total.backward()
         self._copy.hand_over_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
