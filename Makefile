@@ -8,7 +8,7 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check bench clean
+.PHONY: help serve test check bench train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,11 +27,18 @@ check: $(VENV)/test.stamp  ## Install, then check style, formatting and types
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m mypy
 
+train: said $(VENV)/train.stamp  ## Install, then train: DATA=folder-of-the-pack OUT=folder-of-the-run, TRAIN="--steps 20000" and the like
+	@exec $(VENV_PYTHON) -m model.training "$(DATA)" "$(OUT)" $(TRAIN)
+
+said:
+	@test -n "$(DATA)" -a -n "$(OUT)" || { \
+	  echo "Say what to train on and where to keep the run: make train DATA=folder OUT=folder" >&2; exit 1; }
+
 bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime; BENCH=--quick for three minutes
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
 
 clean:  ## Remove .venv and all that tools left behind; weights/ stays
-	rm -rf $(VENV) .bench build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an install that was cut off goes on the next time. Both stamps are older than a changed
 # pyproject.toml or constraints.txt, which installs again what has changed.
@@ -50,10 +57,16 @@ $(VENV)/serve.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
+$(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml client/pyproject.toml constraints.txt
 	@echo "Installing what the tests need into $(VENV); torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) setuptools
-	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]'
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]' --editable client
+	@touch $@
+
+$(VENV)/train.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
+	@echo "Installing what training needs into $(VENV); torch is large, so the first time takes minutes."
+	@$(PIP_INSTALL) setuptools
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[train]'
 	@touch $@
 
 .bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt

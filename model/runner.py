@@ -6,7 +6,8 @@ The only file that says "cuda". Not safe for several threads at once: one thread
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from model.checkpoint import load_parameters, untrained_parameters
 from model.config import VARIANTS
 from model.cpu_decoder import CpuDecoder
+from model.errors import DeviceOutOfMemory
 from model.mask_decoder import DecoderOutput, choose_masks
 from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
 from model.sam2 import Sam2
@@ -34,6 +36,15 @@ PREPROCESSING = "square-bilinear-antialias-imagenet-1"
 
 MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
+
+
+@contextmanager
+def _names_lack_of_memory() -> Iterator[None]:
+    """Raise DeviceOutOfMemory in the place of torch's error, of which the service knows nothing."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceOutOfMemory(str(error)) from error
 
 
 class Sam2Runner:
@@ -69,6 +80,11 @@ class Sam2Runner:
         """Height and width of low-resolution logits and of mask_logits."""
         return self.config.mask_size, self.config.mask_size
 
+    def memory_bytes(self) -> int | None:
+        """Memory of the GPU that torch holds for this process, in use or not; None on a CPU. For any thread."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    @_names_lack_of_memory()
     @torch.inference_mode()
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
@@ -81,6 +97,7 @@ class Sam2Runner:
         maps = self.model.encode(batch.to(self.dtype), between=between)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
+    @_names_lack_of_memory()
     @torch.inference_mode()
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.

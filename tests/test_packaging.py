@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.settings import Settings
+from app.version import VERSION
 from tests.server import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,7 @@ def test_readme_shows_the_files_that_there_are(package: str) -> None:
 
 def test_versions_agree() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["version"] == VERSION
 
 
 def test_licence_is_there_as_the_package_says() -> None:
@@ -103,8 +105,9 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-            shutil.copy(ROOT / name, folder)
+        (folder / "client").mkdir()
+        for name in ("Makefile", "pyproject.toml", "client/pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, folder / name)
         self.python = folder / "python3"
         self.python.write_text(
             "#!/bin/sh\n"
@@ -116,13 +119,13 @@ class Sandbox:
         )
         self.python.chmod(0o755)
 
-    def make(self, target: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    def make(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         """Run make; what it did, and the modules that it ran."""
         calls = self.folder / "calls"
         calls.write_text("")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(
-            ["make", target, f"PYTHON={self.python}"],
+            ["make", target, *variables, f"PYTHON={self.python}"],
             cwd=self.folder,
             env=clean,
             capture_output=True,
@@ -146,6 +149,16 @@ def test_make_test_installs_once_and_runs_all_checks(sandbox: Sandbox) -> None:
     checks = ["ruff", "ruff", "mypy", "pytest"]
     assert sandbox.make("test")[1] == ["venv", "pip", "pip", *checks]
     assert sandbox.make("test")[1] == checks
+
+
+def test_make_train_asks_for_folders_before_it_installs(sandbox: Sandbox) -> None:
+    done, modules = sandbox.make("train", "DATA=data")
+    assert done.returncode != 0
+    assert "make train DATA=folder OUT=folder" in done.stderr
+    assert modules == []
+    assert sandbox.make("train", "DATA=data", "OUT=run")[1] == ["venv", "pip", "pip", "model"]
+    sandbox.make("train", "DATA=data", "OUT=run", "TRAIN=--steps 5")
+    assert "-m model.training data run --steps 5" in (sandbox.folder / "calls").read_text()
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
@@ -183,6 +196,7 @@ def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
         "serve",
         "test",
         "check",
+        "train",
         "bench",
         "clean",
     ]
@@ -260,6 +274,20 @@ def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any
     assert "deploy" not in services["sam2-cpu"]
 
 
+def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.get("privileged")
+        assert "user" not in service  # the image's own, who is not root
+        writable = [mount.split(":")[0] for mount in service["tmpfs"]]
+        writable += [volume.split(":")[1] for volume in service["volumes"]]
+        home = re.search(r"\bHOME=(\S+)", DOCKERFILE)[1]
+        assert home in writable  # where libraries keep what they cache
+
+
 def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         Settings(
@@ -269,5 +297,5 @@ def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any])
         assert weights == [re.search(r"SAM2_WEIGHTS_DIR=(\S+)", DOCKERFILE)[1]]
         assert service["ports"] == [
             "127.0.0.1:8000:8000"
-        ]  # there are no API keys: other machines are asked for
+        ]  # without keys, so other machines are for the operator to let in
         assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()
