@@ -245,13 +245,18 @@ class Sam2Runner:
         return torch.from_numpy(logits).to(self.device, self.dtype), has_mask
 
 
-def load_runner(variant: str, *, checkpoint: Path | None, device: str, dtype: str) -> Sam2Runner:
+def load_runner(
+    variant: str, *, checkpoint: Path | None, device: str, dtype: str, image_size: int | None = None
+) -> Sam2Runner:
     """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
 
     `device` is "auto" or any name that torch knows, `dtype` "auto", "float32", "bfloat16" or "float16". Raises
-    ValueError for a device that is not there and CheckpointError for a file that does not fit.
+    ValueError for a device that is not there and CheckpointError for a file that does not fit. `image_size` is what
+    the model sees of a picture, where not what its variant says.
     """
     config = VARIANTS[variant]
+    if image_size is not None:
+        config = replace(config, image_size=image_size)
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     with torch.device("meta"):
