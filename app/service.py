@@ -31,6 +31,7 @@ from app.errors import (
 from app.images import decode_image
 from app.metrics import Metrics
 from app.prompts import PromptRequest, resolve_prompts
+from app.room import encode_with_room, with_room
 from app.segmenter import Segmenter
 from app.settings import Settings
 from app.store import EmbeddingStore
@@ -115,7 +116,7 @@ class SegmentationService:
         self._workers = ThreadPoolExecutor(settings.workers, thread_name_prefix="worker")
         self._device = DeviceThread()
         self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
-            lambda jobs: self.ready().decode(jobs),
+            lambda jobs: with_room(lambda: self.ready().decode(jobs)),
             name="decode",
             device=self._device,
             priority=0,
@@ -124,7 +125,7 @@ class SegmentationService:
             on_batch=partial(self._count_batch, "decode"),
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
-            lambda images: self.ready().encode(images, between=self._device.overtake),
+            lambda images: with_room(lambda: self.ready().encode(images, between=self._device.overtake)),
             name="encode",
             device=self._device,
             priority=1,
@@ -302,7 +303,7 @@ class SegmentationService:
             image = await self._work(partial(decode_image, data, max_pixels=max_pixels))
             times.add("picture", perf_counter() - started)
             # The deadline is that of each caller who waits for this task, not of the task.
-            ran = await self._encoder.submit(image, deadline_s=float("inf"))
+            ran = await encode_with_room(image, self._encoder, self.store)
         times.add("queue", started - waiting_since)
         times.add_ran([ran])
         await self.store.put(content, ran.result)

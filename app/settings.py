@@ -41,11 +41,16 @@ class Settings(BaseSettings):
         "else float32.",
     )
 
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="On a GPU: auto replays captured graphs, on compiles kernels as well, which takes minutes "
+        "before the server is ready, off does neither.",
+    )
     cache_mib: int = Field(
         4096,
         ge=1,
         description="Memory for embeddings, least recently used out first; one takes 22 MiB in float32 "
-        "and 11 in half precision on a CPU, 8 on a GPU.",
+        "and 11 in half precision on a CPU, 8 on a GPU, where all of it is taken at the start.",
     )
     deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take before it gets 504.")
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")

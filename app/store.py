@@ -84,8 +84,15 @@ class EmbeddingStore:
         self._entries[content] = _Entry(embedding, used=time.time())
         self.used_bytes += embedding.nbytes
         while self.used_bytes > self.capacity_bytes and len(self._entries) > 1:
-            self._forget(next(iter(self._entries)))
-            self._on_evict()
+            self.evict_coldest()
+
+    def evict_coldest(self) -> bool:
+        """Forget the embedding that was unused longest; false where there is none."""
+        if not self._entries:
+            return False
+        self._forget(next(iter(self._entries)))
+        self._on_evict()
+        return True
 
     def check_name(self, image_id: str, content: str, *, replace: bool) -> None:
         """Raise ImageIdConflict where the id names another content and may not be replaced."""

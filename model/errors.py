@@ -1,4 +1,4 @@
-"""What can go wrong before a model has its weights.
+"""What can go wrong with a model: with its weights, and with the memory of its device.
 
 Knows nothing of requests; those have their own errors in the service.
 """
@@ -10,3 +10,7 @@ class CheckpointError(Exception):
 
 class WeightsUnavailable(CheckpointError):
     """Weights are neither in their folder nor to be had. The message names every way to go on."""
+
+
+class NoFreeSlot(Exception):
+    """Every place for an embedding in device memory is held. The message says how many there are."""
