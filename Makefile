@@ -53,7 +53,7 @@ $(VENV)/serve.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
 $(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
 	@echo "Installing what the tests need into $(VENV); torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) setuptools
-	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]'
 	@touch $@
 
 .bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt

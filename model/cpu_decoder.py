@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import Attention, LayerNorm2d
-from model.linear import rows_linear, rows_times
-from model.mask_decoder import DecoderOutput
+from model.layers import Attention, LayerNorm2d, Mlp
+from model.linear import columns_times, rows_linear, rows_times, transposed_rows_times
+from model.mask_decoder import DecoderOutput, MaskDecoder
 from model.sam2 import Sam2
 from model.transformer import TwoWayAttentionBlock
 from model.types import Embedding
@@ -77,7 +77,8 @@ class _CrossAttention:
         k = self._split(k * self._scale)
         folded = torch.bmm(k, self._q_by_head)
         bias = torch.bmm(k, self.q.bias.view(self._heads, -1, 1))
-        return self._transposed(rows_times(placed, folded.flatten(0, 1), bias.flatten()))
+        scores = transposed_rows_times(placed, folded.flatten(0, 1), bias.flatten())
+        return scores.unflatten(0, (self._heads, -1))
 
     def read(self, q: Tensor, placed: Tensor, rows: Tensor) -> Tensor:
         """What projected q (n, inner) takes from the cells, k_proj and v_proj folded: (n, inner).
@@ -85,23 +86,46 @@ class _CrossAttention:
         k_proj's bias adds the same to all scores of a token, and the softmax over cells does not see it.
         """
         folded = torch.bmm(self._split(q * self._scale), self._k_by_head)  # heads n c
-        probabilities = rows_times(placed, folded.flatten(0, 1)).softmax(0)  # cells heads*n
-        mixed = (probabilities.T @ rows).view_as(folded)
+        probabilities = transposed_rows_times(placed, folded.flatten(0, 1)).softmax(1)  # heads*n cells
+        mixed = (probabilities @ rows).view_as(folded)
         return torch.bmm(mixed, self._v_by_head).transpose(0, 1).flatten(1) + self.v.bias
 
     def write(self, scores: Tensor, v: Tensor) -> Tensor:
         """What the cells take from the tokens' projected v (n, inner), out_proj folded: (cells, c)."""
         values = torch.bmm(self._split(v), self._out_by_head).flatten(0, 1)
-        probabilities = scores.softmax(1).flatten(0, 1).T.contiguous()
-        return rows_times(probabilities, values.T.contiguous(), self.out.bias)
+        # Over the middle dimension, because softmax is slow over a last one as short as n.
+        return columns_times(scores.softmax(1).flatten(0, 1), values, self.out.bias)
 
     def _split(self, x: Tensor) -> Tensor:
         """(m, inner) to (heads, m, inner / heads)."""
         return x.view(len(x), self._heads, -1).transpose(0, 1)
 
-    def _transposed(self, scores: Tensor) -> Tensor:
-        """(cells, heads * n) to (heads, n, cells): softmax is fast over any dimension but a short last one."""
-        return scores.T.contiguous().view(self._heads, -1, len(scores))
+
+class _Heads:
+    """The perceptrons behind the output tokens, six of three layers, each layer of all six at once."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        kernels: list[Mlp] = list(decoder.output_hypernetworks_mlps)  # type: ignore[arg-type]
+        heads = [decoder.pred_obj_score_head, decoder.iou_prediction_head, *kernels]
+        self._hidden = [_stacked([mlp.layers[i] for mlp in heads]) for i in range(2)]
+        self._kernels = _stacked([mlp.layers[2] for mlp in kernels])
+        self._last = [mlp.layers[2] for mlp in heads[:2]]
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Decoded tokens (b, n, c) to kernels (b, 4, c / 8), and to IoU (b, 4) and object score (b,) in float32."""
+        x = tokens[:, : len(self._hidden[0][0])].transpose(0, 1)  # heads b c
+        for weight, bias in self._hidden:
+            x = torch.baddbmm(bias, x, weight).relu_()
+        weight, bias = self._kernels
+        kernels = torch.baddbmm(bias, x[2:], weight).transpose(0, 1)
+        object_score, iou = (last(each).float() for last, each in zip(self._last, x, strict=False))
+        return kernels, (iou.sigmoid(), object_score[:, 0])
+
+
+def _stacked(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Weights (heads, in, out) and biases (heads, 1, out) of linear layers for one product of all."""
+    weights, biases = zip(*((layer.weight, layer.bias) for layer in layers), strict=True)
+    return torch.stack(weights).transpose(1, 2).contiguous(), torch.stack(biases)[:, None]
 
 
 class CpuDecoder:
@@ -119,6 +143,7 @@ class CpuDecoder:
         up_1, up_norm, _, up_2, _ = self._decoder.output_upscaling
         self._up_1, self._up_2 = subpixel_product(up_1), subpixel_product(up_2)
         self._up_norm: LayerNorm2d = up_norm  # type: ignore[assignment]  # nn.Sequential is not generic
+        self._heads = _Heads(self._decoder)
 
     def prepare(self, image_rows: Tensor) -> tuple[Tensor, ...]:
         """Keys, values and queries of the first layer for any prompt without a mask, (cells, c / 2) each."""
@@ -141,9 +166,15 @@ class CpuDecoder:
         views = self._first_views(embeddings, mask_maps, keeps_order=keeps_order)
         folds = not keeps_order and self._last_look.folds(tokens.shape[1])
         tokens = self._transform(tokens, views, folds=folds)
-        kernels = self._decoder.kernels(tokens)
-        logits = [self._logits(*each) for each in zip(views, embeddings, kernels, strict=True)]
-        return DecoderOutput(torch.stack(logits).float(), *self._decoder.scores(tokens))
+        if keeps_order:
+            kernels, scores = self._decoder.kernels(tokens), self._decoder.scores(tokens)
+        else:
+            kernels, scores = self._heads(tokens)
+        logits = tokens.new_empty(len(tokens), self._positions.shape[0] * 16, kernels.shape[1])
+        for each, out in zip(zip(views, embeddings, kernels, strict=True), logits, strict=True):
+            self._weigh_upscaled(*each, out=out)
+        by_mask = logits.float().unflatten(1, (-1, 16)).permute(0, 3, 1, 2)
+        return DecoderOutput(by_mask, *scores)
 
     def _project_first(self, rows: Tensor, *, bias_last: bool) -> tuple[Tensor, ...]:
         placed = rows + self._positions
@@ -224,12 +255,12 @@ class CpuDecoder:
         q = view.first[2] if view.placed is None else _project(attention.q, view.placed)
         return _project(attention.out, attention.attend(q, k, v))
 
-    def _logits(self, view: _View, embedding: Embedding, kernels: Tensor) -> Tensor:
-        """Upscale the cells and weigh them with kernels (4, c / 8): (4, cells, 16)."""
+    def _weigh_upscaled(self, view: _View, embedding: Embedding, kernels: Tensor, *, out: Tensor) -> None:
+        """Upscale the cells and weigh them with kernels (4, c / 8), into out (16 * cells, 4)."""
         x = rows_times(view.rows, *self._up_1).view_as(embedding.feat_s1_rows).add_(embedding.feat_s1_rows)
         x = F.gelu(_normalise(self._up_norm, x)).flatten(0, 1)
         x = rows_times(x, *self._up_2).view_as(embedding.feat_s0_rows).add_(embedding.feat_s0_rows)
-        return (kernels @ F.gelu(x).flatten(0, 2).T).unflatten(1, (len(view.rows), 16))
+        torch.mm(F.gelu(x).flatten(0, 2), kernels.T, out=out)
 
 
 def _project(layer: nn.Linear, rows: Tensor) -> Tensor:

@@ -21,6 +21,20 @@ def rows_times(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return F.conv2d(as_map, weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
 
 
+def transposed_rows_times(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What `rows_times` makes of rows (m, k) and weight (n, k), n much less than m, transposed: (n, m)."""
+    if rows.dtype == torch.float32:  # MKL's product is slower than oneDNN's with a copy behind it
+        return rows_times(rows, weight, bias).T.contiguous()
+    return weight @ rows.T if bias is None else torch.addmm(bias[:, None], weight, rows.T)
+
+
+def columns_times(columns: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Columns (k, m) transposed, k much less than m, times weight (k, n), plus bias: (m, n)."""
+    if columns.dtype == torch.float32:
+        return rows_times(columns.T.contiguous(), weight.T.contiguous(), bias)
+    return torch.addmm(bias, columns.T, weight)
+
+
 def rows_linear(rows: Tensor, weight: Tensor, bias: Tensor, *, bias_last: bool) -> Tensor:
     """Like `rows_times`, but equal to MKL's float32 product to the last bit.
 

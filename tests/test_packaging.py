@@ -64,7 +64,9 @@ def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
     """Of this machine: what a package asks for elsewhere only is not looked for."""
     needed: set[str] = set()
     waiting = [Requirement(line) for line in PROJECT["dependencies"]]
-    waiting += [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+    waiting += [
+        Requirement(line) for extra in ("dev", "train") for line in PROJECT["optional-dependencies"][extra]
+    ]
     while waiting:
         requirement = waiting.pop()
         extras = requirement.extras or {""}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
+from app.__main__ import keep_freed_memory
 from tests.bench import machine, report
 from tests.bench.decoder_sections import boxes, click, crowd
 from tests.bench.picture_sections import encode, masks
@@ -45,6 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     head = machine.describe()
     head |= {"threads of every side": options.threads, "effort": "quick" if options.quick else "full"}
+    keep_freed_memory()  # as the server does; all sides have it
     bench = Workbench(quick=options.quick, num_threads=options.threads)
     rows: list[Row] = []
     try:

@@ -1,0 +1,129 @@
+"""The picture of a scene while it is put together, and what is in it to click at.
+
+Knows nothing of where pictures come from; what is pasted later hides what was there.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import combinations, cycle
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from model.training.pack import Mask, Pixels
+
+SMALLEST, LARGEST = 0.003, 0.9
+"""Of the frame: what is smaller or larger is nothing to click at."""
+
+LEAST_VISIBLE = 0.3
+"""Of an object: one hidden further is left out."""
+
+
+class Kind(Enum):
+    """What a mask is of. The value is its weight among the kinds that a scene has, when masks are drawn."""
+
+    OBJECT = 0.8
+    PART = 0.25
+    UNION = 0.06
+    REGION = 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Something to click at."""
+
+    mask: Mask
+    """(side, side): what is to be seen of it."""
+    kind: Kind
+    whole: int
+    """Its pixels in the frame before anything hid it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Something to paste."""
+
+    rgb: Pixels
+    """(side, side, 3)."""
+    alpha: Pixels
+    """(side, side), 0..255."""
+    parts: tuple[Mask, ...] = ()
+    """(side, side) each: what beside the whole of it can be meant by a click."""
+    shadow: Pixels | None = None
+    """(side, side), 0..255: how far it darkens what is below."""
+
+    @property
+    def mask(self) -> Mask:
+        """(side, side): where it is more there than not."""
+        return self.alpha >= 128
+
+
+@dataclass(eq=False)
+class Canvas:
+    """A picture in the making."""
+
+    picture: Pixels
+    """(side, side, 3)."""
+    candidates: list[Candidate] = field(default_factory=list)
+
+    def add(self, mask: Mask, kind: Kind) -> None:
+        """Note something that the picture shows already."""
+        self.candidates.append(Candidate(mask, kind, int(np.count_nonzero(mask))))
+
+    def paste(self, layer: Layer) -> None:
+        """Lay something over the picture; what it hides of others leaves their masks."""
+        if layer.shadow is not None:
+            light = 1 - layer.shadow.astype(np.float32) / 255
+            self.picture = (self.picture * light[..., None]).astype(np.uint8)
+        x, y, w, h = cv2.boundingRect(layer.alpha)
+        area = (slice(y, y + h), slice(x, x + w))
+        alpha = layer.alpha[area][..., None].astype(np.float32) / 255
+        below = self.picture[area].astype(np.float32)
+        self.picture = self.picture.copy()
+        self.picture[area] = below + (layer.rgb[area] - below) * alpha + 0.5
+        mask = layer.mask
+        self.candidates = [Candidate(c.mask & ~mask, c.kind, c.whole) for c in self.candidates]
+        self.add(mask, Kind.OBJECT)
+        for part in layer.parts:
+            self.add(part & mask, Kind.PART)
+
+    def add_unions(self, most: int = 6) -> None:
+        """Note neighbours that could be meant together: a rider with the horse."""
+        objects = [c for c in self.candidates if c.kind is Kind.OBJECT and self.is_worth_a_click(c)]
+        objects = sorted(objects, key=lambda c: -c.whole)[:most]
+        widened = [cv2.dilate(c.mask.view(np.uint8), np.ones((5, 5), np.uint8)) for c in objects]
+        for (one, wide), (other, _) in combinations(zip(objects, widened, strict=True), 2):
+            touching = np.count_nonzero(other.mask & wide.view(np.bool_))
+            if touching > 0.25 * np.sqrt(min(one.whole, other.whole)):
+                self.add(one.mask | other.mask, Kind.UNION)
+
+    def is_worth_a_click(self, candidate: Candidate) -> bool:
+        """Neither too small nor nearly everything, and visible enough."""
+        seen = int(np.count_nonzero(candidate.mask))
+        within = SMALLEST <= seen / candidate.mask.size <= LARGEST
+        return within and seen >= LEAST_VISIBLE * candidate.whole
+
+    def choose(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """`count` masks (count, side, side), large ones first choice; some of them again where there are fewer.
+
+        A kind keeps its share however few of it there are: one object among many regions comes again and again,
+        to be clicked elsewhere. None at all, (0, side, side), where nothing is worth a click.
+        """
+        pools: dict[Kind, list[Mask]] = {}
+        for candidate in filter(self.is_worth_a_click, self.candidates):
+            pools.setdefault(candidate.kind, []).append(candidate.mask)
+        if not pools:
+            return np.zeros((0, *self.picture.shape[:2]), np.bool_)
+        turns = {kind: cycle(_large_first(masks, rng)) for kind, masks in pools.items()}
+        shares = np.array([kind.value for kind in turns])
+        drawn = rng.choice(len(shares), count, p=shares / shares.sum())
+        kinds = list(turns)
+        return np.stack([next(turns[kinds[place]]) for place in drawn])
+
+
+def _large_first(masks: list[Mask], rng: np.random.Generator) -> list[Mask]:
+    """In random order, a mask of four times the pixels twice as likely to come before another."""
+    weights = np.sqrt([np.count_nonzero(mask) for mask in masks])
+    order = rng.choice(len(masks), len(masks), replace=False, p=weights / weights.sum())
+    return [masks[place] for place in order]
