@@ -59,6 +59,11 @@ class Metrics:
         for stage, duration in seconds.items():
             self.stage_seconds.labels(stage).observe(duration)
 
+    def observe_batch(self, queue: str, size: int, seconds: float) -> None:
+        """Record one batch of a queue."""
+        self.batch_size.labels(queue).observe(size)
+        self.stage_seconds.labels(f"{queue}_batch").observe(seconds)
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)

@@ -122,7 +122,7 @@ class SegmentationService:
             priority=0,
             max_batch=settings.batch_prompts,
             max_waiting=settings.max_waiting_prompts,
-            on_batch=partial(self._count_batch, "decode"),
+            on_batch=partial(metrics.observe_batch, "decode"),
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
             lambda images: with_room(lambda: self.ready().encode(images, between=self._device.overtake)),
@@ -131,7 +131,7 @@ class SegmentationService:
             priority=1,
             max_batch=settings.batch_images,
             max_waiting=settings.max_waiting_images,
-            on_batch=partial(self._count_batch, "encode"),
+            on_batch=partial(metrics.observe_batch, "encode"),
         )
         metrics.watch("sam2_cache_bytes", "Bytes of embeddings in memory.", lambda: self.store.used_bytes)
         metrics.watch("sam2_cache_images", "Embeddings in memory.", lambda: len(self.store))
@@ -318,7 +318,3 @@ class SegmentationService:
             raise DeadlineExceeded(
                 f"No answer within {self.settings.deadline_s:g} s (SAM2_DEADLINE_S); the server is busy."
             ) from error
-
-    def _count_batch(self, queue: str, size: int, seconds: float) -> None:
-        self.metrics.batch_size.labels(queue).observe(size)
-        self.metrics.stage_seconds.labels(f"{queue}_batch").observe(seconds)

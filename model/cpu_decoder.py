@@ -101,7 +101,7 @@ class _CrossAttention:
         return x.view(len(x), self._heads, -1).transpose(0, 1)
 
 
-class _Heads:
+class Heads:
     """The perceptrons behind the output tokens, six of three layers, each layer of all six at once."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
@@ -143,7 +143,7 @@ class CpuDecoder:
         up_1, up_norm, _, up_2, _ = self._decoder.output_upscaling
         self._up_1, self._up_2 = subpixel_product(up_1), subpixel_product(up_2)
         self._up_norm: LayerNorm2d = up_norm  # type: ignore[assignment]  # nn.Sequential is not generic
-        self._heads = _Heads(self._decoder)
+        self._heads = Heads(self._decoder)
 
     def prepare(self, image_rows: Tensor) -> tuple[Tensor, ...]:
         """Keys, values and queries of the first layer for any prompt without a mask, (cells, c / 2) each."""

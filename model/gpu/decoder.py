@@ -7,9 +7,9 @@ none whose shape or existence depends on a value: all of it can be captured.
   them; their share of the product is constant, and computed once.
 - A transposed convolution of 2x2 with stride 2 is one product per cell, when the four new pixels of a cell stay
   together ("sub-pixel order"). Only the masks that are asked for are put into rows and columns.
-- The six perceptrons behind the tokens are as wide as each other, and go together.
+- The six perceptrons behind the tokens go together.
 
-cpu_decoder.py has the same in the order that suits caches.
+cpu_decoder.py has the same, and more, in the order that suits caches.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.cpu_decoder import subpixel_product
+from model.cpu_decoder import Heads, subpixel_product
 from model.gpu.arena import Arena
-from model.layers import Attention, LayerNorm2d, Mlp
+from model.layers import Attention, LayerNorm2d
 from model.mask_decoder import DecoderOutput, stability
 from model.sam2 import Sam2
 from model.transformer import TwoWayAttentionBlock
@@ -45,8 +45,7 @@ class GpuDecoder:
         up_1, up_norm, _, up_2, _ = decoder.output_upscaling
         self._up_1, self._up_2 = subpixel_product(up_1), subpixel_product(up_2)
         self._up_norm: LayerNorm2d = up_norm  # type: ignore[assignment]  # nn.Sequential is not generic
-        heads = [decoder.pred_obj_score_head, decoder.iou_prediction_head]
-        self._heads = _StackedMlps([*heads, *decoder.output_hypernetworks_mlps])
+        self._heads = Heads(decoder)
         self._multimask_tokens = torch.arange(
             1, model.config.decoder.num_multimask_outputs + 1, device=arena.image_rows.device
         )
@@ -74,12 +73,9 @@ class GpuDecoder:
         points = self._prompts.embed_points(coords, labels)
         tokens = torch.cat([self._output_tokens.expand(len(points), -1, -1), points], dim=1)
         tokens, rows = self._transform(tokens, rows)
-        heads = self._heads(tokens[:, : len(self._output_tokens)].transpose(0, 1))  # tokens b width
-        num_masks = len(heads) - 2
-        kernels = heads[2:].transpose(0, 1)
+        kernels, scores = self._heads(tokens)
         logits = kernels @ self._upscale(rows, slots).flatten(1, 2).transpose(1, 2)
-        iou = heads[1, :, :num_masks].float().sigmoid()
-        return DecoderOutput(logits.unflatten(2, (-1, 16)), iou, heads[0, :, 0].float())
+        return DecoderOutput(logits.unflatten(2, (-1, 16)), *scores)
 
     def choose(self, output: DecoderOutput, multimask: Tensor, *, planes: Tensor, scores: Tensor) -> None:
         """Write the masks that each prompt is answered with, in float32, as choose_masks in mask_decoder.py has it.
@@ -158,28 +154,6 @@ class _CellProjection:
     def __call__(self, rows: Tensor) -> tuple[Tensor, ...]:
         """(b, h * w, c) to as many of (b, h * w, inner)."""
         return F.linear(rows, self._weight).add_(self._share).chunk(self._count, dim=2)
-
-
-class _StackedMlps:
-    """Perceptrons that differ in their outputs' width only, as one: the narrower are padded with zeros."""
-
-    def __init__(self, mlps: Sequence[Mlp]) -> None:
-        layers = list(zip(*(mlp.layers for mlp in mlps), strict=True))
-        width = max(layer.out_features for layer in layers[-1])
-        self._weights, self._biases = [], []
-        for number, of_layer in enumerate(layers):
-            missing = [width - layer.out_features if number == len(layers) - 1 else 0 for layer in of_layer]
-            pairs = list(zip(of_layer, missing, strict=True))
-            weights = [F.pad(layer.weight, (0, 0, 0, rows)) for layer, rows in pairs]
-            biases = [F.pad(layer.bias, (0, rows)) for layer, rows in pairs]
-            self._weights.append(torch.stack(weights).transpose(1, 2).contiguous())  # mlps in out
-            self._biases.append(torch.stack(biases)[:, None])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(mlps, b, in) to (mlps, b, width)."""
-        for weight, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
-            x = F.relu(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(self._biases[-1], x, self._weights[-1])
 
 
 def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
