@@ -121,6 +121,7 @@ def test_errors_are_relative_and_nan_is_never_right() -> None:
     assert not relative_error([ones, nan], [ones, ones]) <= 1.0
     assert not relative_error([nan], [nan]) <= 1.0
     assert relative_error([0 * ones], [0 * ones]) == 0.0
+    assert relative_error([0.02 * ones], [0.01 * ones]) == pytest.approx(0.1)  # twice, but next to nothing
 
 
 Network = Callable[..., Sequence[Tensor]]
