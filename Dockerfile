@@ -15,8 +15,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /venv/bin/python install --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-    > requirements.txt
+# With the extra `otel`, so that OTEL_* is all that traces need.
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /venv/bin/python install --constraint constraints.txt --requirement requirements.txt
 
@@ -28,6 +29,8 @@ COPY model ./model
 COPY app ./app
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
     SAM2_HOST=0.0.0.0 \
     SAM2_PORT=8000 \
     SAM2_WEIGHTS_DIR=/weights

@@ -31,7 +31,7 @@ bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime;
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
 
 clean:  ## Remove .venv and all that tools left behind; weights/ stays
-	rm -rf $(VENV) .bench build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an install that was cut off goes on the next time. Both stamps are older than a changed
 # pyproject.toml or constraints.txt, which installs again what has changed.
@@ -50,10 +50,10 @@ $(VENV)/serve.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
+$(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml client/pyproject.toml constraints.txt
 	@echo "Installing what the tests need into $(VENV); torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) setuptools
-	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]'
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]' --editable client
 	@touch $@
 
 .bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt

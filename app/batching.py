@@ -17,6 +17,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from app.device import DeviceThread
 from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, ShuttingDown
+from app.shares import Rotation, Shares
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,6 +43,7 @@ class _Call(Generic[Item, Result]):
     """One submission: its items, how many of them no batch has taken, and what has come back."""
 
     items: tuple[Item, ...]
+    share: str
     submitted_at: float
     untaken: int  # guarded by DeviceThread.changed; what follows is the event loop's alone
     # A failure is a value here, not set_exception: asyncio complains of exceptions that nobody fetches, and a
@@ -62,14 +64,17 @@ _Batch: TypeAlias = list[tuple[_Call[Item, Result], int]]
 class Batcher(Generic[Item, Result]):
     """Makes the submissions of many callers into few calls of `run`, on the device's thread.
 
-    `run` gets 1 to `max_batch` items and returns a result for each, in order. At most `max_waiting` items
-    wait. Of the batchers of one device, the one with the lower `priority` goes first. `on_batch` is told the
-    size and the seconds of every batch, on the event loop, once its callers are answered.
+    `run` gets 1 to `max_batch` items and returns a result for each, in order, or a ServiceError in the place of
+    one that failed alone. Batches take one item of each share in turn, and within a share one of each call in turn,
+    so that neither a client who asks much nor a large request delays others by more than a batch. At most
+    `max_waiting` items of one share wait, and a third more of all (see Shares). Of the batchers of one device, the
+    one with the lower `priority` goes first. `on_batch` is told the size and the seconds of every batch, on the
+    event loop, once its callers are answered.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item]], Sequence[Result | ServiceError]],
         *,
         name: str,
         device: DeviceThread,
@@ -83,10 +88,10 @@ class Batcher(Generic[Item, Result]):
         self._name = name
         self._device = device
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
         self._on_batch = on_batch
-        self._calls: deque[_Call[Item, Result]] = deque()  # those with untaken items, the next in turn first
-        self._waiting = 0  # the sum of their untaken items
+        self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, the next in turn first
+        self._rotation = Rotation()
+        self._waiting = Shares(max_waiting)  # their untaken items
         self._draining = False
         self._finished_at = -math.inf
         self._seconds_per_item = 0.0  # lately, time lost to other batchers included
@@ -95,13 +100,15 @@ class Batcher(Generic[Item, Result]):
     @property
     def waiting(self) -> int:
         """Items that no batch has taken yet."""
-        return self._waiting
+        return self._waiting.used
 
-    async def submit(self, item: Item, *, deadline_s: float) -> Ran[Result]:
+    async def submit(self, item: Item, *, deadline_s: float, share: str = "") -> Ran[Result]:
         """`submit_all` for one item."""
-        return (await self.submit_all([item], deadline_s=deadline_s))[0]
+        return (await self.submit_all([item], deadline_s=deadline_s, share=share))[0]
 
-    async def submit_all(self, items: Sequence[Item], *, deadline_s: float) -> list[Ran[Result]]:
+    async def submit_all(
+        self, items: Sequence[Item], *, deadline_s: float, share: str = ""
+    ) -> list[Ran[Result]]:
         """Results in the order of the items, which may run in several batches, among the items of others.
 
         All or nothing: raises Overloaded where they do not all fit into the queue, ShuttingDown after
@@ -110,7 +117,7 @@ class Batcher(Generic[Item, Result]):
         """
         if not items:
             return []
-        call = self._admit(items)
+        call = self._admit(items, share)
         late = DeadlineExceeded(f"No answer within {deadline_s:g} s.")
         expiry = call.answer.get_loop().call_later(deadline_s, call.settle, late)
         try:
@@ -128,52 +135,64 @@ class Batcher(Generic[Item, Result]):
         """Answer all who wait, and all who come, with ShuttingDown; the running batch goes on."""
         with self._device.changed:
             self._draining = True
-            calls, self._calls = self._calls, deque()
-            self._waiting = 0
+            calls = [call for line in self._calls.values() for call in line]
             for call in calls:
-                call.untaken = 0
+                self._remove(call)
         for call in calls:
             call.settle(ShuttingDown())
 
     def take(self) -> Callable[[], None] | None:
-        """The next batch, ready to run: one item of each call in turn. The device asks, holding `changed`."""
+        """The next batch, ready to run: one item of each share in turn. The device asks, holding `changed`."""
         batch: _Batch[Item, Result] = []
         while self._calls and len(batch) < self._max_batch:
-            call = self._calls.popleft()
+            share = self._rotation.next(self._calls)
+            line = self._calls[share]
+            call = line.popleft()
             batch.append((call, len(call.items) - call.untaken))
             call.untaken -= 1
+            self._waiting.remove(share, 1)
             if call.untaken:
-                self._calls.append(call)
-        self._waiting -= len(batch)
+                line.append(call)
+            if not line:
+                del self._calls[share]
         return partial(self._run_batch, batch) if batch else None
 
-    def _admit(self, items: Sequence[Item]) -> _Call[Item, Result]:
+    def _admit(self, items: Sequence[Item], share: str) -> _Call[Item, Result]:
         answer = asyncio.get_running_loop().create_future()
-        call: _Call[Item, Result] = _Call(tuple(items), monotonic(), len(items), answer)
+        call: _Call[Item, Result] = _Call(tuple(items), share, monotonic(), len(items), answer)
         with self._device.changed:
             if self._draining:
                 raise ShuttingDown()
-            if self._waiting + len(items) > self._max_waiting:
+            if not self._waiting.admits(share, len(items)):
+                held, others = self._waiting.held(share), self._waiting.used - self._waiting.held(share)
                 raise Overloaded(
-                    f"The {self._name} queue holds {self._waiting} of at most {self._max_waiting} items; "
+                    f"The {self._name} queue holds {held} of at most {self._waiting.alone} items"
+                    f"{f' of yours, and {others} of others' if others else ''}; "
                     f"{len(items)} more do not fit. Nothing was started.",
-                    retry_after_s=max(1, math.ceil(self._waiting * self._seconds_per_item)),
+                    retry_after_s=max(1, math.ceil(self._waiting.used * self._seconds_per_item)),
                 )
-            self._calls.append(call)
-            self._waiting += len(items)
+            self._calls.setdefault(share, deque()).append(call)
+            self._waiting.add(share, len(items))
             self._device.changed.notify()
         return call
 
     def _withdraw(self, call: _Call[Item, Result]) -> None:
         with self._device.changed:
             if call.untaken:
-                self._calls.remove(call)
-                self._waiting -= call.untaken
-                call.untaken = 0
+                self._remove(call)
+
+    def _remove(self, call: _Call[Item, Result]) -> None:
+        """Take a call with untaken items from its line; `changed` is held."""
+        line = self._calls[call.share]
+        line.remove(call)
+        if not line:
+            del self._calls[call.share]
+        self._waiting.remove(call.share, call.untaken)
+        call.untaken = 0
 
     def _run_batch(self, batch: _Batch[Item, Result]) -> None:
         """On the device thread. Nothing that `run` raises gets past here."""
-        outcome: Sequence[Result] | ServiceError
+        outcome: Sequence[Result | ServiceError] | ServiceError
         started_at = monotonic()
         try:
             outcome = self._run([call.items[index] for call, index in batch])
@@ -195,7 +214,11 @@ class Batcher(Generic[Item, Result]):
         return failure
 
     def _deliver(
-        self, batch: _Batch[Item, Result], outcome: Sequence[Result] | ServiceError, start: float, end: float
+        self,
+        batch: _Batch[Item, Result],
+        outcome: Sequence[Result | ServiceError] | ServiceError,
+        start: float,
+        end: float,
     ) -> None:
         """Answer the callers of a batch; on the event loop."""
         size = len(batch)
@@ -204,6 +227,9 @@ class Batcher(Generic[Item, Result]):
                 call.settle(outcome)
         else:
             for (call, index), result in zip(batch, outcome, strict=True):
+                if isinstance(result, ServiceError):
+                    call.settle(result)
+                    continue
                 call.ran[index] = Ran(result, start - call.submitted_at, end - start, size)
                 if len(call.ran) == len(call.items):
                     call.settle(None)

@@ -17,8 +17,12 @@ from typing import Any, Protocol, TypeVar
 from app.errors import ShuttingDown
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
+
+_LOOP_PATIENCE_S = 10.0
+"""An event loop that has not answered by then is closed: it is held up for milliseconds, never for seconds."""
 
 
 class Queue(Protocol):
@@ -60,6 +64,11 @@ class DeviceThread:
         """Whether the thread runs: from `start` to `close`, unless it broke."""
         return self._thread.is_alive()
 
+    @property
+    def ident(self) -> int | None:
+        """The thread's, as `threading` has it; None before `start`."""
+        return self._thread.ident
+
     def start(self) -> None:
         """Start the thread, once. Needs a running event loop."""
         self._loop = asyncio.get_running_loop()
@@ -82,12 +91,26 @@ class DeviceThread:
         """
         if threading.current_thread() is not self._thread:
             raise RuntimeError("overtake() is for a batch to call, on the device thread")
+        self.busy_since = monotonic()  # a long batch that gets here does not hang
         for queue in self._queues:
             if queue.priority < self._running_priority:
                 with self.changed:
                     work = queue.take()
                 if work is not None:
                     self._do(work, queue.priority)
+
+    def ask_loop(self, job: Callable[[Item], T], argument: Item) -> T:
+        """Run a job on the event loop, where what is the loop's may be touched: a batch calls this and waits.
+
+        Raises what the job raises, and ShuttingDown where the loop does not answer.
+        """
+        answer: Future[Future[T]] = Future()
+        self.post(lambda: answer.set_result(_attempt(lambda: job(argument))))
+        try:
+            outcome = answer.result(_LOOP_PATIENCE_S)
+        except TimeoutError:
+            raise ShuttingDown() from None
+        return outcome.result()
 
     async def close(self) -> None:
         """Answer all who wait with ShuttingDown, let the running batch end, and end the thread.

@@ -25,12 +25,29 @@ class ServiceError(Exception):
         self.message = message
         self.details = list(details)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What of it stands in the head of the reply."""
+        return {}
+
 
 class BadRequest(ServiceError):
     """The body cannot be parsed at all: not JSON, not multipart, cut off."""
 
     status = 400
     code = "bad_request"
+
+
+class Unauthorized(ServiceError):
+    """A key is asked for, and it is missing or wrong."""
+
+    status = 401
+    code = "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How a key is sent: RFC 6750."""
+        return {"WWW-Authenticate": 'Bearer realm="sam2"'}
 
 
 class ImageNotFound(ServiceError):
@@ -94,6 +111,18 @@ class RetryableError(ServiceError):
         super().__init__(message, details=details)
         self.retry_after_s = retry_after_s
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to try again, in seconds."""
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class RateLimited(RetryableError):
+    """A client over its own share; others are served."""
+
+    status = 429
+    code = "rate_limited"
+
 
 class InferenceFailed(ServiceError):
     """The model broke on this batch; the server goes on."""
@@ -107,10 +136,6 @@ class Overloaded(RetryableError):
 
     status = 503
     code = "overloaded"
-
-
-class DeviceFull(Overloaded):
-    """Every place for an embedding on the device is held by a picture that somebody waits for."""
 
 
 class NotReady(RetryableError):

@@ -50,6 +50,7 @@ _LOOKS_LIKE = tuple(
 )
 
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+_MAX_SIDE_PX = 65_535  # as in JPEG; the time that a mask takes grows with its sides, not with its pixels
 _BLOCK_PIXELS = 2**18  # 1 MiB of Pillow's four bytes a pixel stays in the cache between two passes
 _MAX_JPEG_SCANS = 100  # encoders write about ten; without a limit 64 MiB can hold hours of work
 _MAX_JPEG_SEGMENTS = 1000  # some ten are usual; 64 MiB can hold 16 million, which would fill memory
@@ -75,8 +76,9 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
     than 8 bits is scaled so that its least finite value is 0 and its greatest 255; a constant picture is black,
     as are not-a-numbers. Colour profiles are not applied.
 
-    Raises ImageTooLarge where the header claims more than `max_pixels`, before any pixel is decoded, and
-    InvalidImage for everything that is not a whole picture in one of the formats read here.
+    Raises ImageTooLarge where the header claims more than `max_pixels`, or a side of more than 65,535, before
+    any pixel is decoded, and InvalidImage for everything that is not a whole picture in one of the formats read
+    here.
     """
     if not data:
         raise InvalidImage(f"The body is empty. {_WANTED}")
@@ -126,6 +128,10 @@ def _check_size(size: tuple[int, int], max_pixels: int, *, what: str = "picture"
         raise ImageTooLarge(
             f"The {what} is {width} x {height} = {width * height / 1e6:g} megapixels; "
             f"the limit is {max_pixels / 1e6:g} (SAM2_MAX_IMAGE_MEGAPIXELS). Send a smaller picture."
+        )
+    if max(size) > _MAX_SIDE_PX:
+        raise ImageTooLarge(
+            f"The {what} is {width} x {height}; the limit of a side is {_MAX_SIDE_PX}. Send a smaller picture."
         )
 
 
@@ -239,12 +245,10 @@ def _upright_rgb(image: Image.Image, orientation: int) -> Pixels:
 
 
 def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) of at most _BLOCK_PIXELS that cover the picture, whole rows if they can."""
-    columns = min(width, _BLOCK_PIXELS)
-    rows = _BLOCK_PIXELS // columns
+    """Boxes (left, top, right, bottom) of whole rows, at most _BLOCK_PIXELS each, that cover the picture."""
+    rows = _BLOCK_PIXELS // width  # at least 4, for no side is longer than _MAX_SIDE_PX
     for top in range(0, height, rows):
-        for left in range(0, width, columns):
-            yield left, top, min(left + columns, width), min(top + rows, height)
+        yield 0, top, width, min(top + rows, height)
 
 
 def _block_rgb(block: Image.Image) -> Pixels:

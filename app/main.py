@@ -15,26 +15,42 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from app import schemas
-from app.access import NO_ANSWER, AccessMiddleware, Receive, Scope, Send
+from app.access import NO_ANSWER, QUIET, AccessMiddleware, App, Receive, Scope, Send, Traces
+from app.browsers import CorsMiddleware, SecurityHeadersMiddleware
+from app.callers import FREE, METRICS, CallersMiddleware
 from app.connection import ClientGone
-from app.errors import Detail, RetryableError, ServiceError
+from app.errors import Detail, ServiceError
+from app.keys import ApiKeys
 from app.loading import load_segmenter
 from app.metrics import Metrics
+from app.rates import InFlight
+from app.remote_pictures import RemotePictures
 from app.routes import router
 from app.segmenter import Segmenter
 from app.service import SegmentationService
-from app.settings import Settings
+from app.settings import Settings, wants_traces
+from app.shares import Shares
 from app.uploads import BodyBudget
+from app.version import VERSION
 
 log = logging.getLogger(__name__)
 
+_KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _BODIES = (schemas.EmbedBody, schemas.DecodeBody, schemas.ErrorReply)
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
-    """The application. `segmenter` takes the place of the model that the settings name."""
+    """The application. `segmenter` takes the place of the model that the settings name.
+
+    Raises KeysError where the API keys cannot be read.
+    """
     settings = settings or Settings()
+    keys = ApiKeys(settings.api_keys.get_secret_value())
     metrics = Metrics()
+    traces = _start_tracing() if wants_traces() else None
     load: Callable[[], Segmenter] = (
         partial(load_segmenter, settings) if segmenter is None else lambda: segmenter
     )
@@ -44,7 +60,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         service = SegmentationService(settings, metrics, load=load)
         app.state.service = service
         app.state.body_budget = BodyBudget(
-            capacity_bytes=settings.max_bodies_mib * 2**20, patience_s=settings.deadline_s
+            Shares(settings.max_bodies_mib * 2**20), patience_s=settings.deadline_s
         )
         # The server answers while the model loads: /healthz with 200, all else with 503.
         loading = asyncio.create_task(service.start())
@@ -53,22 +69,65 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         finally:
             await service.close()
             loading.cancel()  # where the device hangs, it would wait for good
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="SAM 2 service",
         summary="A picture is embedded once; every click after that comes back in milliseconds.",
-        version="0.1.0",
+        version=VERSION,
         lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,  # a redirect has no body that says what is wrong
+        # Spans of requests, where there is somewhere to send them; figures and logs are ours.
+        telemetry={
+            "tracer_provider": traces.provider if traces is not None else None,
+            "tracing": traces is not None,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope["path"] in QUIET,
+        },
         responses={"default": {"description": "Any error.", "model": schemas.ErrorReply}},
     )
+    app.state.keys = keys
+    app.state.remote_pictures = RemotePictures(
+        allowed=settings.allow_urls,
+        max_bytes=settings.max_upload_mib * 2**20,
+        deadline_s=settings.deadline_s,
+    )
     app.include_router(router)
-    _add_error_handlers(app, metrics)
+    refuse, on_bug = _add_error_handlers(app, metrics)
+    # The last one added is outermost: CORS, so that what any of the others refuse can be read by a browser.
+    app.add_middleware(
+        CallersMiddleware,
+        keys=keys,
+        in_flight=InFlight(settings.rate_requests_in_flight),
+        free={*FREE, METRICS} if settings.open_metrics else FREE,
+        refuse=refuse,
+    )
+    app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug, traces=traces)
+    app.add_middleware(SecurityHeadersMiddleware)
+    if settings.cors_origin_list:
+        app.add_middleware(CorsMiddleware, origins=settings.cors_origin_list, refuse=refuse)
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
-def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+def _start_tracing() -> Traces | None:
+    try:
+        from app.tracing import Tracing  # here, for the SDK is large and few want it
+    except ImportError as error:
+        log.warning("OTEL_* asks for traces, which need the extra: pip install '.[otel]' (%s)", error)
+        return None
+    return Tracing()
+
+
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[ServiceError], Response], App]:
+    """The reply to an error of ours, and what answers a bug, for those who stand before the app."""
+
     def reply(
         status: int,
         code: str,
@@ -88,10 +147,12 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             headers=dict(headers) if headers else None,
         )
 
+    def refuse(error: ServiceError) -> Response:
+        return reply(error.status, error.code, error.message, details=error.details, headers=error.headers)
+
     @app.exception_handler(ServiceError)
     async def on_service_error(_: Request, error: ServiceError) -> Response:
-        retry = {"Retry-After": str(error.retry_after_s)} if isinstance(error, RetryableError) else None
-        return reply(error.status, error.code, error.message, details=error.details, headers=retry)
+        return refuse(error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(_: Request, error: RequestValidationError) -> Response:
@@ -117,7 +178,7 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         response = reply(500, "internal_error", "The server made a mistake; its log says which. It goes on.")
         await response(scope, receive, send)
 
-    app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug)
+    return refuse, on_bug
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -127,6 +188,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         _, definitions = models_json_schema(
             [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
         )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(definitions["$defs"])
+        if app.state.keys:
+            components["securitySchemes"] = _KEY_SCHEMES
+            document["security"] = [{name: []} for name in _KEY_SCHEMES]
         app.openapi_schema = document
     return app.openapi_schema

@@ -9,10 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app import schemas
 from app.answers import MaskAnswer
+from app.callers import share_of
 from app.connection import while_connected
 from app.metrics import CONTENT_TYPE
 from app.prompts import PromptRequest, RleMask
-from app.service import Decoded, SegmentationService, StageTimes
+from app.remote_pictures import RemotePictures
+from app.service import Decoded, Embedded, SegmentationService
+from app.stages import StageTimes
 from app.store import ImageRecord
 from app.uploads import BodyBudget, Upload, max_body_bytes, parse_json, parse_upload
 from model.types import Embedding
@@ -33,6 +36,17 @@ def _service(request: Request) -> SegmentationService:
 def _budget(request: Request) -> BodyBudget:
     budget: BodyBudget = request.app.state.body_budget
     return budget
+
+
+def _stage_times(request: Request) -> StageTimes:
+    """Where a request notes its stages: access.py finds them in the scope, also where it fails."""
+    request.scope["stages"] = times = StageTimes()
+    return times
+
+
+def _remote(request: Request) -> RemotePictures:
+    pictures: RemotePictures = request.app.state.remote_pictures
+    return pictures
 
 
 _UPLOAD_BODY: dict[str, Any] = {
@@ -70,11 +84,12 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
     The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
     """
-    service, settings, times = _service(request), _service(request).settings, StageTimes()
+    service, settings, times = _service(request), _service(request).settings, _stage_times(request)
     model = service.ready().name
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)
-    async with _budget(request).read(request, max_bytes=max_bytes, limit=limit) as body:
+    share, budget = share_of(request), _budget(request)
+    async with budget.read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
 
         def parse() -> Upload:
             return parse_upload(
@@ -84,11 +99,19 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
                 max_bytes=settings.max_upload_mib * 2**20,
             )
 
-        upload = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse)
-        embedded = await while_connected(
-            request.receive,
-            service.embed(upload.data, image_id=upload.image_id, replace=upload.replace, times=times),
-        )
+        upload = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+
+        async def story() -> Embedded:
+            with budget.holding(share) as arrived:
+                data, url = upload.data, upload.url
+                if url is not None:
+                    with times.during("fetch"):
+                        data = await _remote(request).fetch(url, arrived=arrived)
+                return await service.embed(
+                    data, image_id=upload.image_id, replace=upload.replace, times=times, share=share
+                )
+
+        embedded = await while_connected(request.receive, story())
     reply = schemas.EmbedReply(
         image_id=embedded.image_id,
         width=embedded.width,
@@ -100,18 +123,19 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
 
 @router.post("/decode", response_model=schemas.DecodeReply, openapi_extra=_DECODE_BODY)
-async def decode(request: Request) -> Response:
+async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
-    service, settings, times = _service(request), _service(request).settings, StageTimes()
+    service, settings, times = _service(request), _service(request).settings, _stage_times(request)
     model = service.ready().name
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)
-    async with _budget(request).read(request, max_bytes=max_bytes, limit=limit) as body:
+    share = share_of(request)
+    async with _budget(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
 
         def parse() -> schemas.DecodeBody:
             return parse_json(schemas.DecodeBody, body)
 
-        wanted = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse)
+        wanted = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         decoded = await while_connected(
             request.receive,
             service.decode(
@@ -120,6 +144,7 @@ async def decode(request: Request) -> Response:
                 mask_format=wanted.mask_format,
                 return_logits=wanted.return_logits,
                 times=times,
+                share=share,
             ),
         )
 
@@ -127,7 +152,7 @@ async def decode(request: Request) -> Response:
         return _decode_reply(decoded, image_id=wanted.image_id, model=model)
 
     few = len(decoded.predictions) <= _WRITTEN_ON_LOOP_PREDICTIONS
-    return _json(request, write() if few else await service.work(write), times)
+    return _json(request, write() if few else await service.work(write, share=share), times)
 
 
 @router.get("/images", response_model=schemas.ImagesReply)
@@ -177,7 +202,7 @@ async def get_embedding(
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     embedding = await service.store.get(image_id)
-    content = await service.work(lambda: _pack(embedding, query))
+    content = await service.work(lambda: _pack(embedding, query), share=share_of(request))
     headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
     return Response(content, media_type="application/octet-stream", headers=headers)
 

@@ -108,10 +108,19 @@ class EmbedBody(Wire):
     """A picture as JSON."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"image_id": "example", "image": _EXAMPLE_PICTURE}]}
+        json_schema_extra={
+            "examples": [{"image_id": "example", "image": _EXAMPLE_PICTURE}],
+            "oneOf": [{"required": ["image"]}, {"required": ["url"]}],
+        }
     )
 
-    image: str = Field(description="The picture file in base64, or as a data URL.")
+    image: str | None = Field(None, description="The picture file in base64, or as a data URL.")
+    url: str | None = Field(
+        None,
+        max_length=8192,
+        description="Instead of `image`: where to fetch the picture, https only, on servers with SAM2_ALLOW_URLS.",
+        examples=["https://pictures.example/truck.jpg"],
+    )
     image_id: ImageId | None = Field(None)
     replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
 
@@ -127,6 +136,10 @@ class EmbedFields(Text):
 
     image_id: ImageId | None = None
     replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+
+
+class NoFields(Text):
+    """The query of an endpoint that takes none."""
 
 
 class PageQuery(Text):

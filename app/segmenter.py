@@ -7,7 +7,7 @@ from model.types import Embedding, Pixels, Prediction, Prompt
 
 
 class Segmenter(Protocol):
-    """A model on its device. Every method runs on the one thread that owns the device."""
+    """A model on its device. Every method but `memory_bytes` runs on the one thread that owns the device."""
 
     @property
     def name(self) -> str:
@@ -28,6 +28,9 @@ class Segmenter(Protocol):
     @property
     def mask_size(self) -> tuple[int, int]:
         """Height and width of low-resolution logits."""
+
+    def memory_bytes(self) -> int | None:
+        """Memory of the device that this process holds; None where that is the host's. Called from any thread."""
 
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
         """One embedding for each picture, in order. Calls `between` now and then, which may decode."""

@@ -4,16 +4,20 @@ The only file that reads the environment. Knows nothing of what the values do.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.config import VARIANTS
 from model.download import RELEASE_URL
 
 UNTRAINED = "untrained"
+_OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
+"""What client/ reads, often in the same shell."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # also of browser extensions and desktop tools
 
 
 class Settings(BaseSettings):
@@ -23,6 +27,26 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Who may call: name:key pairs with commas between, or a file with lines name:digest, the "
+        "SHA-256 of the key in hex, read anew on SIGHUP. None: anyone who can reach the port.",
+    )
+    open_metrics: bool = Field(False, description="Serve /metrics without a key.")
+    rate_requests_in_flight: int = Field(
+        0, ge=0, description="Requests of one client answered at one time; more get 429. 0: any number."
+    )
+    rate_pictures_per_minute: float = Field(
+        0.0, ge=0, description="Pictures embedded for one client in a minute; more get 429. 0: any number."
+    )
+    cors_origins: str = Field(
+        "",
+        description="Sites whose pages may call from a browser, as https://tool.example with commas between, or *.",
+    )
+    allow_urls: bool = Field(
+        False, description='Fetch pictures that /embed is given as {"url": "https://..."}.'
+    )
 
     model: str = Field("sam2.1_hiera_tiny", description=f"Model: {', '.join(VARIANTS)}.")
     checkpoint: str = Field(
@@ -57,11 +81,19 @@ class Settings(BaseSettings):
     max_image_megapixels: float = Field(100.0, gt=0, description="Largest picture accepted, in pixels.")
     max_prompts: int = Field(256, ge=1, le=4096, description="Prompts in one /decode request.")
     max_waiting_images: int = Field(
-        64, ge=1, description="Pictures being embedded or waiting for it; more get 503."
+        64,
+        ge=1,
+        description="Pictures of one client being embedded or waiting for it, of all a third more; beyond it 503.",
     )
-    max_waiting_prompts: int = Field(1024, ge=1, description="Prompts waiting for the decoder; more get 503.")
+    max_waiting_prompts: int = Field(
+        1024,
+        ge=1,
+        description="Prompts of one client waiting for the decoder, of all a third more; beyond it 503.",
+    )
     max_bodies_mib: int = Field(
-        1024, ge=1, description="Request bodies held in memory by all requests together; more get 503."
+        1024,
+        ge=1,
+        description="Request bodies of one client held in memory, of all a third more; beyond it 503.",
     )
     batch_images: int = Field(1, ge=1, description="Pictures in one encoder batch; more suit a large GPU.")
     batch_prompts: int = Field(32, ge=1, description="Prompts in one decoder batch.")
@@ -71,6 +103,15 @@ class Settings(BaseSettings):
         description="Threads that decode pictures and shape masks. Default: one for each CPU core, at least 2.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text: a line for people; json: an object a line, for machines."
+    )
+    watchdog_s: float = Field(
+        60.0,
+        ge=0,
+        description="Longest time a batch may run without a sign of life before /readyz turns 503; after three "
+        "times as long the process ends with 3, for its supervisor to start it anew. 0 watches nothing.",
+    )
 
     @field_validator("model")
     @classmethod
@@ -79,15 +120,41 @@ class Settings(BaseSettings):
             raise ValueError(f"{name!r} is no model; choose one of {', '.join(VARIANTS)}")
         return name
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str) -> str:
+        for origin in _split(text):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: https://tool.example, without a path, or *")
+        return text
+
+    @property
+    def cors_origin_list(self) -> list[str]:
+        """The origins that SAM2_CORS_ORIGINS names."""
+        return _split(self.cors_origins)
+
     @property
     def checkpoint_path(self) -> Path | None:
         """The file that SAM2_CHECKPOINT names, if it names one."""
         return Path(self.checkpoint).expanduser() if self.checkpoint not in ("", UNTRAINED) else None
 
 
+def wants_traces() -> bool:
+    """Whether OpenTelemetry's own variables ask for traces by OTLP."""
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return False
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return exporter == "otlp" or any(os.environ.get(name) for name in endpoints)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def unknown_variables() -> list[str]:
     """SAM2_* variables that no setting reads: most likely typing errors."""
-    known = {f"SAM2_{name}".upper() for name in Settings.model_fields}
+    known = {f"SAM2_{name}".upper() for name in Settings.model_fields} | _OF_THE_CLIENT
     return sorted(
         name for name in os.environ if name.upper().startswith("SAM2_") and name.upper() not in known
     )

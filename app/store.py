@@ -47,12 +47,15 @@ class EmbeddingStore:
     """Bounded by `capacity_bytes`; the newest embedding is kept even where it alone is larger.
 
     A content that is evicted takes its names with it: what is asked for afterwards is not found, and can be
-    embedded again. `on_evict` is told of each.
+    embedded again. `on_evict` is told of each, `on_hit` of each use.
     """
 
-    def __init__(self, *, capacity_bytes: int, on_evict: Callable[[], None]) -> None:
+    def __init__(
+        self, *, capacity_bytes: int, on_hit: Callable[[], None], on_evict: Callable[[], None]
+    ) -> None:
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
+        self._on_hit = on_hit
         self._on_evict = on_evict
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # by content, least recently used first
         self._names: dict[str, _Name] = {}  # by image id, oldest first
@@ -68,6 +71,7 @@ class EmbeddingStore:
             return None
         entry.used = time.time()
         self._entries.move_to_end(content)
+        self._on_hit()
         return entry.embedding
 
     async def get(self, image_id: str) -> Embedding:
@@ -84,15 +88,16 @@ class EmbeddingStore:
         self._entries[content] = _Entry(embedding, used=time.time())
         self.used_bytes += embedding.nbytes
         while self.used_bytes > self.capacity_bytes and len(self._entries) > 1:
-            self.evict_coldest()
+            self._forget(next(iter(self._entries)))
+            self._on_evict()
 
-    def evict_coldest(self) -> bool:
-        """Forget the embedding that was unused longest; false where there is none."""
-        if not self._entries:
-            return False
-        self._forget(next(iter(self._entries)))
-        self._on_evict()
-        return True
+    def shed(self, share: float) -> int:
+        """Forget the coldest embeddings, at least `share` (0..1) of all bytes; how many they were."""
+        left, before = (1 - share) * self.used_bytes, len(self._entries)
+        while self._entries and self.used_bytes > left:
+            self._forget(next(iter(self._entries)))
+            self._on_evict()
+        return before - len(self._entries)
 
     def check_name(self, image_id: str, content: str, *, replace: bool) -> None:
         """Raise ImageIdConflict where the id names another content and may not be replaced."""

@@ -6,8 +6,8 @@ Knows nothing of what a picture is.
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import BadRequest, Detail, ImageTooLarge, Overloaded, UnsupportedMediaType, ValidationFailed
 from app.schemas import EmbedBody, EmbedFields
+from app.shares import Shares
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,6 +34,8 @@ class Upload(NamedTuple):
     """A picture file as it came, and what was said about it."""
 
     data: bytes
+    url: str | None
+    """Where the picture is to be fetched; `data` is empty then."""
     image_id: str | None
     replace: bool
 
@@ -45,12 +48,40 @@ class BodyBudget:
     in the middle holds what it sent for `patience_s` seconds.
     """
 
-    capacity_bytes: int
+    shares: Shares
     patience_s: float
-    used_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes held at this moment."""
+        return self.shares.used
+
+    @contextmanager
+    def holding(self, share: str) -> Iterator[Callable[[int], None]]:
+        """A function that counts bytes as they arrive, which all are given back when the block ends.
+
+        It raises Overloaded where they are more than `share` may hold.
+        """
+        held = 0
+
+        def arrived(size: int) -> None:
+            nonlocal held
+            if not self.shares.admits(share, size):
+                raise Overloaded(
+                    "Too many uploads are in memory at this moment (SAM2_MAX_BODIES_MIB).",
+                    retry_after_s=2,
+                )
+            self.shares.add(share, size)
+            held += size
+
+        try:
+            yield arrived
+        finally:
+            if held:
+                self.shares.remove(share, held)
 
     @asynccontextmanager
-    async def read(self, request: Request, *, max_bytes: int, limit: str) -> AsyncIterator[bytes]:
+    async def read(self, request: Request, *, max_bytes: int, limit: str, share: str) -> AsyncIterator[bytes]:
         """The body of a request, its bytes counted until the block ends.
 
         Raises ImageTooLarge beyond `max_bytes`, at once where Content-Length says so, Overloaded where the
@@ -62,23 +93,16 @@ class BodyBudget:
             raise too_large
         chunks: list[bytes] = []
         size = 0
-        try:
+        with self.holding(share) as arrived:
             async for chunk in self._arriving(request):
-                if size + len(chunk) > max_bytes:
-                    raise too_large
-                if self.used_bytes + len(chunk) > self.capacity_bytes:
-                    raise Overloaded(
-                        "Too many uploads are in memory at this moment (SAM2_MAX_BODIES_MIB).",
-                        retry_after_s=2,
-                    )
-                self.used_bytes += len(chunk)
                 size += len(chunk)
+                if size > max_bytes:
+                    raise too_large
+                arrived(len(chunk))
                 chunks.append(chunk)
             body = b"".join(chunks)
             chunks.clear()
             yield body
-        finally:
-            self.used_bytes -= size
 
     async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
         stream = request.stream()
@@ -115,16 +139,18 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
     ImageTooLarge.
     """
     media_type, options = parse_options_header(headers.get("content-type", ""))
+    url: str | None = None
     if media_type == b"multipart/form-data":
         data, fields = _parse_form(body, options.get(b"boundary", b""))
     elif media_type.startswith(b"image/") or media_type == b"application/octet-stream":
         data, fields = body, {}
     elif media_type == b"application/json" or media_type.endswith(b"+json"):
         request = parse_json(EmbedBody, body)
-        data, fields = (
-            _decode_base64(request.image),
-            request.model_dump(include=request.model_fields_set - {"image"}),
-        )
+        url = request.url
+        if (request.image is None) == (url is None):
+            raise _invalid("image", "give either 'image' or 'url'")
+        data = b"" if request.image is None else _decode_base64(request.image)
+        fields = request.model_dump(include=request.model_fields_set - {"image", "url"})
     else:
         raise UnsupportedMediaType(
             f"{_named(media_type)} is no picture upload. Send multipart/form-data with a field 'image' (curl -F "
@@ -140,7 +166,7 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
         named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
     except ValidationError as error:
         raise _explain(error) from error
-    return Upload(data, named.image_id, named.replace)
+    return Upload(data, url, named.image_id, named.replace)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ thread owns the device.
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from model.checkpoint import load_parameters, untrained_parameters
 from model.config import VARIANTS
 from model.cpu_decoder import CpuDecoder
+from model.errors import DeviceOutOfMemory
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
 from model.gpu.engine import GpuEngine
@@ -40,6 +42,15 @@ MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
 
 GPU_DEFAULTS = GpuOptions()
+
+
+@contextmanager
+def _names_lack_of_memory() -> Iterator[None]:
+    """Raise DeviceOutOfMemory in the place of torch's error, of which the service knows nothing."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceOutOfMemory(str(error)) from error
 
 
 class Sam2Runner:
@@ -88,6 +99,11 @@ class Sam2Runner:
         """Height and width of low-resolution logits and of mask_logits."""
         return self.config.mask_size, self.config.mask_size
 
+    def memory_bytes(self) -> int | None:
+        """Memory of the GPU that torch holds for this process, in use or not; None on a CPU. For any thread."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    @_names_lack_of_memory()
     @torch.inference_mode()
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
@@ -103,6 +119,7 @@ class Sam2Runner:
         maps = self.model.encode(batch.to(self.dtype), between=between)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
+    @_names_lack_of_memory()
     @torch.inference_mode()
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.

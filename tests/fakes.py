@@ -83,6 +83,10 @@ class FakeSegmenter:
         self._run("decode")
         return [self._predict(embedding, prompt) for embedding, prompt in jobs]
 
+    def memory_bytes(self) -> int | None:
+        """As on a CPU."""
+        return None
+
     def warm_up(self) -> None:
         """Nothing is slow the first time."""
 

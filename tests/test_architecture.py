@@ -10,51 +10,67 @@ FILES = sorted(path for folder in ("app", "model", "model/gpu") for path in (ROO
 APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "__main__": {"access", "loading", "main", "service", "settings"},
+    "__main__": {"access", "keys", "loading", "logs", "main", "service", "settings"},
     "main": {
-        "access", "connection", "errors", "loading", "metrics", "routes", "schemas", "segmenter", "service",
-        "settings", "uploads",
+        "access", "browsers", "callers", "connection", "errors", "keys", "loading", "metrics", "rates",
+        "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares", "tracing",
+        "uploads", "version",
     },
-    "routes": {"answers", "connection", "metrics", "prompts", "schemas", "service", "store", "uploads"},
+    "routes": {
+        "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "schemas", "service",
+        "stages", "store", "uploads",
+    },
     "service": {
-        "answers", "batching", "device", "errors", "images", "metrics", "prompts", "room", "segmenter", "settings",
-        "store",
+        "answers", "batching", "device", "errors", "images", "memory", "metrics", "names", "prompts", "rates",
+        "segmenter", "settings", "shares", "stages", "store", "watchdog",
     },
     "loading": {"segmenter", "settings"},
-    "access": {"metrics"},
-    "uploads": {"errors", "schemas"},
+    "access": {"metrics", "stages"},
+    "metrics": {"version"},
+    "tracing": {"stages", "version"},
+    "stages": {"batching"},
+    "memory": {"errors"},
+    "names": {"errors"},
+    "watchdog": {"device", "errors"},
+    "uploads": {"errors", "schemas", "shares"},
     "prompts": {"errors", "logits", "rle"},
     "answers": {"logits", "rle"},
-    "batching": {"device", "errors"},
-    "room": {"batching", "errors", "store"},
+    "batching": {"device", "errors", "shares"},
     "device": {"errors"},
     "store": {"errors"},
     "images": {"errors"},
+    "callers": {"access", "errors", "keys", "rates"},
+    "browsers": {"access", "errors"},
+    "rates": {"errors"},
+    "remote_pictures": {"errors"},
+    "shares": {"errors"},
 }  # fmt: skip
 """Of app/, by file; what is not here is a leaf."""
 
 MODEL_NAMES: dict[str, set[str]] = {
     "__main__": {"model.errors"},
     "loading": {"model.download", "model.errors", "model.gpu.options", "model.runner"},
+    "memory": {"model.errors"},
     "settings": {"model.config", "model.download"},
     "segmenter": {"model.types"},
     "service": {"model.types"},
-    "room": {"model.errors", "model.types"},
     "routes": {"model.types"},
     "store": {"model.types"},
     "prompts": {"model.masks", "model.types"},
     "answers": {"model.masks", "model.types"},
-}
+}  # fmt: skip
 """What of model/ the files of app/ may import."""
 
 ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"app/__main__.py", "app/main.py", "app/routes.py"},
-    "starlette": {"app/main.py", "app/uploads.py"},
+    "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/uploads.py"},
     "uvicorn": {"app/__main__.py"},
     "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
     "pydantic_settings": {"app/settings.py"},
     "prometheus_client": {"app/metrics.py"},
-}
+    "opentelemetry": {"app/tracing.py"},
+    "httpcore": {"app/remote_pictures.py"},
+}  # fmt: skip
 """Packages that stand for a subject, and the files whose subject it is."""
 
 

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.settings import Settings
+from app.version import VERSION
 from tests.server import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,7 @@ def test_readme_shows_the_files_that_there_are(package: str) -> None:
 
 def test_versions_agree() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["version"] == VERSION
 
 
 def test_licence_is_there_as_the_package_says() -> None:
@@ -103,8 +105,9 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-            shutil.copy(ROOT / name, folder)
+        (folder / "client").mkdir()
+        for name in ("Makefile", "pyproject.toml", "client/pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, folder / name)
         self.python = folder / "python3"
         self.python.write_text(
             "#!/bin/sh\n"
@@ -260,6 +263,20 @@ def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any
     assert "deploy" not in services["sam2-cpu"]
 
 
+def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.get("privileged")
+        assert "user" not in service  # the image's own, who is not root
+        writable = [mount.split(":")[0] for mount in service["tmpfs"]]
+        writable += [volume.split(":")[1] for volume in service["volumes"]]
+        home = re.search(r"\bHOME=(\S+)", DOCKERFILE)[1]
+        assert home in writable  # where libraries keep what they cache
+
+
 def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         Settings(
@@ -269,5 +286,5 @@ def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any])
         assert weights == [re.search(r"SAM2_WEIGHTS_DIR=(\S+)", DOCKERFILE)[1]]
         assert service["ports"] == [
             "127.0.0.1:8000:8000"
-        ]  # there are no API keys: other machines are asked for
+        ]  # without keys, so other machines are for the operator to let in
         assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()

@@ -54,8 +54,9 @@ class Arena:
         except IndexError:
             self.release(slots)
             raise NoFreeSlot(
-                f"All {len(self)} places for embeddings in device memory are held: {count} wanted, "
-                f"{len(slots)} free."
+                f"The {len(self)} places for embeddings in device memory are held: {count} wanted, "
+                f"{len(slots)} free.",
+                wanted=count - len(slots),
             ) from None
         return slots
 

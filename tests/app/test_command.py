@@ -32,9 +32,10 @@ def _restore_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command sets up logging and signals for a process of its own."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    caught = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     chatty = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.error")}
     yield
+    logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
     for name, before in chatty.items():

@@ -415,3 +415,13 @@ def test_the_fake_answers_as_the_model_would() -> None:
         assert prediction.logits.dtype == prediction.iou.dtype == np.float32
         assert prediction.iou.shape == (count,)
     assert len(IOUS) == len(RADII) == 3
+
+
+async def test_a_field_in_the_query_is_refused_for_it_belongs_in_the_body() -> None:
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        response = await served.client.post(
+            "/decode?mask_format=png", json={"image_id": "truck", "box": [1, 2, 30, 20]}
+        )
+        assert error(response) == (422, "validation_error")
+        assert response.json()["error"]["details"][0]["where"] == "query.mask_format"

@@ -266,18 +266,18 @@ async def test_figures_for_prometheus() -> None:
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         figures = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if line[0] != "#")
         for name, value in {
-            'sam2_requests_total{route="/embed",status="200"}': 2,
-            'sam2_requests_total{route="/decode",status="200"}': 1,
-            'sam2_requests_total{route="/decode",status="404"}': 1,
-            'sam2_requests_total{route="/images/{image_id}",status="200"}': 1,
-            'sam2_requests_total{route="unknown",status="404"}': 1,
+            'sam2_requests_total{method="POST",route="/embed",status="200"}': 2,
+            'sam2_requests_total{method="POST",route="/decode",status="200"}': 1,
+            'sam2_requests_total{method="POST",route="/decode",status="404"}': 1,
+            'sam2_requests_total{method="GET",route="/images/{image_id}",status="200"}': 1,
+            'sam2_requests_total{method="GET",route="unknown",status="404"}': 1,
             'sam2_request_seconds_count{route="/embed"}': 2,
             'sam2_rejections_total{code="image_not_found"}': 1,
             'sam2_cache_lookups_total{outcome="hit"}': 1,
             'sam2_cache_lookups_total{outcome="miss"}': 1,
-            "sam2_evictions_total": 0,
-            "sam2_cache_images": 1,
-            "sam2_cache_bytes": served.service.store.used_bytes,
+            'sam2_evictions_total{tier="device"}': 0,
+            'sam2_cache_images{tier="device"}': 1,
+            'sam2_cache_bytes{tier="device"}': served.service.store.used_bytes,
             "sam2_waiting_prompts": 0,
             "sam2_waiting_images": 0,
             'sam2_batch_size_sum{queue="encode"}': 1,
@@ -337,7 +337,7 @@ async def test_a_fault_of_the_server_is_answered_logged_and_counted(
         assert response.headers["x-request-id"] == "job-9"
         monkeypatch.undo()
         figures = (await served.client.get("/metrics")).text
-        assert 'sam2_requests_total{route="/images/{image_id}",status="500"} 1.0' in figures
+        assert 'sam2_requests_total{method="GET",route="/images/{image_id}",status="500"} 1.0' in figures
         assert 'sam2_rejections_total{code="internal_error"} 1.0' in figures
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.request_id == "job-9"  # type: ignore[attr-defined]

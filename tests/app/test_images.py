@@ -262,7 +262,7 @@ def test_photographs_come_out_upright(orientation: int, file_format: str, option
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize("size", [(700, 801), (1, 300_000), (300_000, 1)])
+@pytest.mark.parametrize("size", [(700, 801), (5, 65_535), (65_535, 5)])
 def test_large_pictures_come_out_whole(orientation: int, size: tuple[int, int]) -> None:
     picture = np.random.default_rng(orientation).integers(0, 256, (*size, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(picture), "PNG", exif=exif(orientation), compress_level=0)

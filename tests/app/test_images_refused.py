@@ -285,3 +285,16 @@ def test_damage_gives_a_picture_or_our_own_error(kind: str, edits: list[tuple[fl
     height, width, channels = result.shape
     assert (result.dtype, channels) == (np.uint8, 3)
     assert 0 < height * width <= MEGAPIXEL
+
+
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP"])
+def test_a_side_without_end_is_refused_however_few_its_pixels(
+    size: tuple[int, int], file_format: str
+) -> None:
+    data = encoded(Image.new("L", size), file_format)
+    with pytest.raises(ImageTooLarge, match="limit of a side is 65535"):
+        decode_image(data, max_pixels=MEGAPIXEL)
+    width, height = (min(side, 65_535) for side in size)
+    whole = decode_image(encoded(Image.new("L", (width, height)), file_format), max_pixels=MEGAPIXEL)
+    assert whole.shape == (height, width, 3)

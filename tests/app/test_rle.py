@@ -55,8 +55,9 @@ def test_pycocotools_reads_what_we_write() -> None:
     assert np.array_equal(coco.decode({"size": [97, 61], "counts": counts.encode()}), mask)
 
 
-@given(st.lists(st.integers(0, 2**28), min_size=1, max_size=15).filter(any))
+@given(st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=15).filter(any))
 def test_any_lengths_survive_the_round_trip(lengths: list[int]) -> None:
+    """Of at most 5 characters each: pycocotools has room for 6 and forgets the zero behind the last."""
     counts = encode_counts(np.array(lengths))
     pixels = sum(lengths)
     assert decode_counts(counts, height=1, width=pixels).tolist() == lengths

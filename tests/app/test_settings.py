@@ -61,6 +61,8 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("max_prompts", "many"),
         ("log_level", "loud"),
         ("compile", "yes"),
+        ("log_format", "xml"),
+        ("watchdog_s", "-1"),
     ],
 )
 def test_bad_values_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,7 +303,7 @@ async def test_memory_for_embeddings_is_bounded_and_the_least_recently_used_goes
             "c",
             "a",
         ]
-        assert "sam2_evictions_total 1.0" in (await served.client.get("/metrics")).text
+        assert 'sam2_evictions_total{tier="device"} 1.0' in (await served.client.get("/metrics")).text
         again = await served.embed(picture(shade=ord("b")), "b")
         assert (again.status_code, again.json()["cached"]) == (200, False)
         assert (await served.click("b")).status_code == 200

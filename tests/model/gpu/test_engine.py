@@ -167,13 +167,14 @@ def test_a_dropped_embedding_makes_room_for_the_next(pictures: list[Pixels]) -> 
     arena = engine_of(runner).arena
     held = [runner.encode([pictures[0]])[0] for _ in range(len(arena))]
     assert arena.num_free == 0
-    with pytest.raises(NoFreeSlot, match=rf"All {len(arena)} places .* 2 wanted, 0 free"):
+    with pytest.raises(NoFreeSlot, match=rf"The {len(arena)} places .* 2 wanted, 0 free"):
         runner.encode(pictures[:2])
     slot = arena.slot_of(held[3])
     del held[3]
     assert arena.num_free == 1
-    with pytest.raises(NoFreeSlot, match="2 wanted, 1 free"):
+    with pytest.raises(NoFreeSlot, match="2 wanted, 1 free") as full:
         runner.encode(pictures[:2])
+    assert full.value.wanted == 1
     assert arena.num_free == 1
     (embedding,) = runner.encode(pictures[1:2])
     assert arena.slot_of(embedding) == slot

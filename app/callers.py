@@ -1,0 +1,110 @@
+"""Who calls: checks the key of every request, and names the tenant and the share that it counts for.
+
+Closed unless said otherwise: what FREE and FREE_FOLDERS do not name needs a key. Knows nothing of pictures and
+queues.
+"""
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Callable, Collection
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+
+from app.access import ANYONE, App, Receive, Scope, Send
+from app.errors import ServiceError, Unauthorized
+from app.keys import ApiKeys
+from app.rates import InFlight
+
+FREE = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+FREE_FOLDERS = ("/page/",)
+"""Paths that need no key: supervisors have none, browsers that open a page send none, and pages hold no data."""
+METRICS = "/metrics"
+"""Free where SAM2_OPEN_METRICS says so."""
+
+_HOW = "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
+
+
+def tenant_of(request: HTTPConnection) -> str:
+    """Whose pictures a request may see: the name of its key; ANYONE on a server without keys."""
+    tenant: str = request.scope["tenant"]
+    return tenant
+
+
+def share_of(request: HTTPConnection) -> str:
+    """Whose share of queues and rates a request counts for: the name of its key, or its address without keys."""
+    share: str = request.scope["share"]
+    return share
+
+
+class CallersMiddleware:
+    """Refuses who has no valid key, or too many requests under way; all others get their tenant and share."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: ApiKeys,
+        in_flight: InFlight,
+        free: Collection[str],
+        refuse: Callable[[ServiceError], App],
+    ) -> None:
+        self.app = app
+        self.keys = keys
+        self.in_flight = in_flight
+        self.free = free
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["path"] in self.free or scope["path"].startswith(FREE_FOLDERS):
+            scope["tenant"], scope["share"] = ANYONE, _address(scope)
+            await self.app(scope, receive, send)
+            return
+        try:
+            scope["tenant"], scope["share"] = self._identify(scope)
+            with self.in_flight.request(scope["share"]):
+                await self.app(scope, receive, send)
+        except ServiceError as error:  # of these two: those of the app are answered within it
+            await self.refuse(error)(scope, receive, send)
+
+    def _identify(self, scope: Scope) -> tuple[str, str]:
+        """Tenant and share. Raises Unauthorized."""
+        if not self.keys:
+            return ANYONE, _address(scope)
+        key = _key(Headers(scope=scope))
+        if not key:
+            raise Unauthorized(f"This server asks for a key. {_HOW}")
+        name = self.keys.owner(key)
+        if name is None:
+            raise Unauthorized("This key is not known here.")
+        return name, name
+
+
+def _key(headers: Headers) -> str:
+    """The key that a request brings, or "". Basic is for tools that know nothing else: its password counts."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    if key := headers.get("x-api-key", ""):
+        return key.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            pass
+    return ""
+
+
+def _address(scope: Scope) -> str:
+    """The client's address; of IPv6 the network, of which one client has all addresses."""
+    host: str = (scope.get("client") or ("", 0))[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a socket file has no addresses
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host

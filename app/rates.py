@@ -1,0 +1,71 @@
+"""How much each client may ask for: requests at one time, pictures in a minute.
+
+A share is whatever counts as one client. Knows nothing of keys and HTTP.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from app.errors import RateLimited
+
+_ROUNDING_S = 1e-6
+_MANY = 10_000
+"""Shares that are remembered before those with nothing to remember are dropped: addresses can be without end."""
+
+
+class InFlight:
+    """At most `limit` requests of one share at one time; 0 for any number."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: dict[str, int] = {}
+
+    @contextmanager
+    def request(self, share: str) -> Iterator[None]:
+        """Count a request while the block runs. Raises RateLimited beyond the limit."""
+        held = self._held.get(share, 0)
+        if self._limit and held >= self._limit:
+            raise RateLimited(
+                f"{held} requests of yours are being answered, which is the limit "
+                "(SAM2_RATE_REQUESTS_IN_FLIGHT). Wait until one has its answer.",
+                retry_after_s=1,
+            )
+        self._held[share] = held + 1
+        try:
+            yield
+        finally:
+            self._held[share] -= 1
+            if not self._held[share]:
+                del self._held[share]
+
+
+class PicturesPerMinute:
+    """A bucket of tokens for each share, `limit` of them when full and `limit` more each minute; 0 for any number.
+
+    So a share that was idle for a minute may embed a minute's pictures at once.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        # By share: when its bucket is full again. One number says all there is to know (the "generic cell rate
+        # algorithm" of ATM), and a time that has passed need not be kept.
+        self._full_at: dict[str, float] = {}
+
+    def take(self, share: str) -> None:
+        """Count a picture. Raises RateLimited, with the seconds after which the same call succeeds."""
+        if not self._limit:
+            return
+        now = monotonic()
+        a_token_s = 60 / self._limit
+        full_at = max(self._full_at.get(share, now), now) + a_token_s
+        wait_s = full_at - now - max(60.0, a_token_s)
+        if wait_s > _ROUNDING_S:
+            raise RateLimited(
+                f"You have sent more than {self._limit:g} new pictures a minute (SAM2_RATE_PICTURES_PER_MINUTE).",
+                retry_after_s=math.ceil(wait_s),
+            )
+        if len(self._full_at) >= _MANY:
+            self._full_at = {share: at for share, at in self._full_at.items() if at > now}
+        self._full_at[share] = full_at

@@ -1,0 +1,229 @@
+"""Pictures that a client names by URL, fetched from public addresses of the internet and from nowhere else.
+
+Each connection resolves its host once, looks at every address found, and connects to one of these very addresses: a
+name that leads elsewhere a moment later changes nothing. Nothing of the environment is used: no proxy, no password
+file, no cookies. Knows nothing of pictures.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+import httpcore
+import httpx
+
+from app.errors import (
+    DeadlineExceeded,
+    Detail,
+    ImageTooLarge,
+    InvalidImage,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+
+PORT = 443
+MAX_REDIRECTS = 5
+
+Resolve: TypeAlias = Callable[[str], Awaitable[list[str]]]
+"""A host's addresses; none where there are none, or no such host."""
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_BINARY = (
+    "application/octet-stream",
+    "binary/octet-stream",
+    "",
+)  # what storage says of files it knows nothing of
+
+_HEADERS = [(b"Accept", b"image/*"), (b"Accept-Encoding", b"identity"), (b"User-Agent", b"sam2-service")]
+
+# What is reachable only from inside some network, or leads to such an address in disguise. ipaddress has a list
+# too, but another one in each Python.
+_NOT_PUBLIC_IPV4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+            "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24",
+            "203.0.113.0/24", "224.0.0.0/3",
+            "168.63.129.16/32",  # Azure's own services, its metadata among them
+        ),
+    )
+)  # fmt: skip
+_PUBLIC_IPV6 = ipaddress.IPv6Network(
+    "2000::/3"
+)  # neither IPv4 in disguise (::ffff:, 64:ff9b:) nor fc, fe, ff
+_NOT_PUBLIC_IPV6 = tuple(
+    # protocol assignments with Teredo among them; documentation, twice; 6to4, which carries an IPv4 address
+    map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20", "2002::/16"))
+)
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one that anybody on the internet could have given, and names one machine."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not any(ip in network for network in _NOT_PUBLIC_IPV4)
+    if ip.scope_id is not None or ip not in _PUBLIC_IPV6:
+        return False
+    return ip.is_global and not any(ip in network for network in _NOT_PUBLIC_IPV6)
+
+
+async def resolve(host: str) -> list[str]:
+    """A host's addresses as the system finds them."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, PORT, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # a label of the name may be too long to ask for
+        return []
+    return [str(entry[4][0]) for entry in found]
+
+
+class _NotPublic(Exception):
+    """A host with no address, or with one that is not public: whoever asks is not told which."""
+
+
+class _PublicOnly(httpcore.AsyncNetworkBackend):
+    """Connects to public addresses only; `dial` makes the connections."""
+
+    def __init__(self, resolve: Resolve, dial: httpcore.AsyncNetworkBackend) -> None:
+        self._resolve = resolve
+        self._dial = dial
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A connection to the first of a host's addresses that answers."""
+        addresses = await self._resolve(host)
+        if not addresses or not all(map(is_public, addresses)):
+            raise _NotPublic
+        failure: Exception = _NotPublic()
+        for address in addresses:
+            try:
+                return await self._dial.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+class RemotePictures:
+    """Fetches files of at most `max_bytes`, each within `deadline_s` from the first connection to the last byte.
+
+    Where it is not `allowed` to, it refuses all. `resolve`, `dial` and `tls` are the system's own unless given.
+    """
+
+    def __init__(
+        self,
+        *,
+        allowed: bool,
+        max_bytes: int,
+        deadline_s: float,
+        resolve: Resolve = resolve,
+        dial: httpcore.AsyncNetworkBackend | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._allowed = allowed
+        self._max_bytes = max_bytes
+        self._deadline_s = deadline_s
+        self._network = _PublicOnly(resolve, dial or httpcore.AnyIOBackend())
+        self._tls = tls or (httpx.create_ssl_context(trust_env=False) if allowed else None)
+
+    async def fetch(self, url: str, *, arrived: Callable[[int], None]) -> bytes:
+        """The file at a URL; `arrived` is told of bytes as they come, and what it raises ends the fetch.
+
+        Raises ValidationFailed for a URL that is not fetched, InvalidImage where there is nothing to be had,
+        ImageTooLarge, UnsupportedMediaType for what says it is no picture, and DeadlineExceeded.
+        """
+        if not self._allowed:
+            raise _refused("this server fetches no pictures (SAM2_ALLOW_URLS); send the file itself")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._follow(_checked(url), arrived)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The picture's URL gave no whole answer within {self._deadline_s:g} s (SAM2_DEADLINE_S)."
+            ) from error
+        except _NotPublic:
+            raise _refused("its host has no address, or one that is not public") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise InvalidImage(
+                "The picture's URL cannot be fetched: no connection, a certificate that is not valid for its host, "
+                "or an answer that breaks off."
+            ) from error
+
+    async def _follow(self, url: httpx.URL, arrived: Callable[[int], None]) -> bytes:
+        for _ in range(1 + MAX_REDIRECTS):
+            # A pool for each: a connection of before is one whose address was looked at before.
+            async with (
+                httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._network) as pool,
+                pool.stream("GET", _request_url(url), headers=_HEADERS) as response,
+            ):
+                headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+                if response.status not in _REDIRECTS:
+                    self._check_head(response.status, headers)
+                    return await self._read(response, arrived)
+            url = _checked(headers.get(b"location", ""), base=url)
+        raise _refused(f"it redirects more than {MAX_REDIRECTS} times")
+
+    def _check_head(self, status: int, headers: dict[bytes, str]) -> None:
+        if status != 200:
+            raise InvalidImage(f"The picture's URL answers with status {status}.")
+        media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if not media_type.startswith("image/") and media_type not in _BINARY:
+            raise UnsupportedMediaType("The URL's answer says by its Content-Type that it is no picture.")
+        if headers.get(b"content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("The URL's answer is compressed, which was not asked for.")
+        announced = headers.get(b"content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            raise self._too_large()
+
+    async def _read(self, response: httpcore.Response, arrived: Callable[[int], None]) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.aiter_stream():
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise self._too_large()
+            arrived(len(chunk))
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _too_large(self) -> ImageTooLarge:
+        return ImageTooLarge(
+            f"The file at the URL is larger than {self._max_bytes // 2**20} MiB (SAM2_MAX_UPLOAD_MIB)."
+        )
+
+
+def _checked(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    """A URL that may be fetched. Raises ValidationFailed."""
+    where = "the URL that it redirects to" if base else "it"
+    try:
+        url = base.join(text) if base and text else httpx.URL(text)
+        port = url.port
+    except (httpx.InvalidURL, ValueError) as error:
+        raise _refused(f"{where} is not a URL") from error
+    if url.scheme != "https" or not url.host:
+        raise _refused(f"{where} does not begin with https://")
+    if url.userinfo:
+        raise _refused(f"{where} holds a user name or password, which are never sent")
+    if port not in (None, PORT):
+        raise _refused(f"{where} names a port other than {PORT}")
+    return url
+
+
+def _request_url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=b"https", host=url.raw_host, port=PORT, target=url.raw_path)
+
+
+def _refused(what: str) -> ValidationFailed:
+    details: list[Detail] = [{"where": "url", "what": what}]
+    return ValidationFailed(f"url: {what}.", details=details)

@@ -1,0 +1,167 @@
+"""What is bounded is shared: how much of it each client may hold, and whose turn is next.
+
+A share is whatever counts as one client; knows nothing of keys, addresses and HTTP.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from app.errors import ShuttingDown
+
+T = TypeVar("T")
+
+_OF_THE_FREE = 3
+"""A share may hold this many times what is left free."""
+_MANY = 10_000
+"""Shares remembered before those that do not wait are dropped: addresses can be without end."""
+
+
+class Shares:
+    """How much of something each share holds, bounded so that none can hold all of it.
+
+    A share alone may hold `alone`; all together hold at most a third more. Nothing is set aside for anyone by name:
+    a share may hold three times what is left free after it, so k shares that take all they can get hold 3/(3k+1)
+    of the whole each, and 1/(3k+1) stays free for the next (Choudhury and Hahne, "Dynamic queue length thresholds
+    for shared-memory packet switches", 1998). Not safe for threads.
+    """
+
+    def __init__(self, alone: int) -> None:
+        self.alone = alone
+        self.capacity = alone + -(-alone // _OF_THE_FREE)
+        self.used = 0
+        self._held: dict[str, int] = {}
+
+    def held(self, share: str) -> int:
+        """What a share holds."""
+        return self._held.get(share, 0)
+
+    def admits(self, share: str, amount: int) -> bool:
+        """Whether a share may hold this much more."""
+        free = self.capacity - self.used - amount
+        return self.held(share) + amount <= _OF_THE_FREE * free
+
+    def add(self, share: str, amount: int) -> None:
+        """Note what a share holds from now on; `admits` is for the caller to ask."""
+        self.used += amount
+        self._held[share] = self.held(share) + amount
+
+    def remove(self, share: str, amount: int) -> None:
+        """Note what a share holds no longer."""
+        self.used -= amount
+        self._held[share] -= amount
+        if not self._held[share]:
+            del self._held[share]
+
+
+class Rotation:
+    """Whose turn is next: who was served longest ago, and before all who never was.
+
+    So a newcomer goes first once, and one who asks for one thing at a time no more often than others.
+    """
+
+    def __init__(self) -> None:
+        self._served: dict[str, int] = {}
+        self._turn = 0
+
+    def next(self, waiting: Collection[str]) -> str:
+        """One of those who wait, at least one; it has been served now."""
+        share = min(waiting, key=lambda share: self._served.get(share, 0))
+        if len(self._served) >= _MANY:
+            self._served = {share: at for share, at in self._served.items() if share in waiting}
+        self._turn += 1
+        self._served[share] = self._turn
+        return share
+
+
+class Turns:
+    """Places for so many at one time; when one is free, it is given to the share that has the fewest.
+
+    `reserved` places beyond `places` are for shares that have none, so that these need not wait for one to be free.
+    Belongs to one event loop.
+    """
+
+    def __init__(self, places: int, *, reserved: int) -> None:
+        self._places = places
+        self._reserved = reserved
+        self._taken = 0
+        self._held: dict[str, int] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # who was served longest ago first
+
+    @asynccontextmanager
+    async def turn(self, share: str) -> AsyncIterator[None]:
+        """A place, for as long as the block runs; waits for it."""
+        if self._free_for(share):
+            self._enter(share)
+        else:
+            await self._wait(share)
+        try:
+            yield
+        finally:
+            self._leave(share)
+
+    def _free_for(self, share: str) -> bool:
+        limit = self._places if share in self._held else self._places + self._reserved
+        return self._taken < limit
+
+    def _enter(self, share: str) -> None:
+        self._taken += 1
+        self._held[share] = self._held.get(share, 0) + 1
+
+    async def _wait(self, share: str) -> None:
+        called = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(share, deque()).append(called)
+        try:
+            await called
+        except asyncio.CancelledError:
+            if called.cancelled():
+                self._forget(share, called)
+            else:  # called and cancelled in the same moment: the place is another's
+                self._leave(share)
+            raise
+
+    def _leave(self, share: str) -> None:
+        self._taken -= 1
+        self._held[share] -= 1
+        if not self._held[share]:
+            del self._held[share]
+        while candidates := [share for share in self._waiting if self._free_for(share)]:
+            following = min(candidates, key=lambda share: self._held.get(share, 0))
+            called = self._waiting[following][0]
+            self._forget(following, called)
+            if not called.done():
+                self._enter(following)
+                called.set_result(None)
+
+    def _forget(self, share: str, called: "asyncio.Future[None]") -> None:
+        """Take who waited from the line, if that has not been done, and put its share behind the others."""
+        line = self._waiting.pop(share, deque())
+        if called in line:
+            line.remove(called)
+        if line:
+            self._waiting[share] = line
+
+
+class Workers:
+    """Threads for what would hold the event loop up; a free one serves the share with the fewest jobs there."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
+        # Two for each thread, so that one that ends a job finds the next without asking the event loop.
+        self._turns = Turns(2 * threads, reserved=0)
+        self._closed = False
+
+    async def run(self, job: Callable[[], T], *, share: str) -> T:
+        """Run a job in a thread. Raises what it raises, and ShuttingDown where its turn comes after `close`."""
+        async with self._turns.turn(share):
+            if self._closed:
+                raise ShuttingDown
+            return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+
+    def close(self) -> None:
+        """End the threads when their jobs have ended; drop the jobs that wait."""
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)

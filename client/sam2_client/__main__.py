@@ -1,0 +1,8 @@
+"""`python -m sam2_client` is the command `sam2`."""
+
+import sys
+
+from sam2_client.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

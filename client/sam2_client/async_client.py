@@ -1,0 +1,144 @@
+"""AsyncClient and AsyncImage: the service for asyncio.
+
+Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Self, TypeVar
+
+import httpx
+
+from sam2_client import stories
+from sam2_client.connection import DEFAULT_URL, options
+from sam2_client.images import EmbedResult, KnownImage, Progress, check_concurrency
+from sam2_client.masks import Embedded, Mask
+from sam2_client.pictures import Picture, PictureSource
+from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
+from sam2_client.retries import Retries
+from sam2_client.stories import Attempt, Story
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A SAM 2 service: Client with `await`. Files are read, and pixels encoded, in threads."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 4,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """As Client's."""
+        self._http = httpx.AsyncClient(**options(url, api_key, timeout), transport=transport)
+        self._retries = Retries(retries)
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def embed(
+        self, picture: PictureSource, image_id: str | None = None, *, replace: bool = False
+    ) -> "AsyncImage":
+        """As Client.embed."""
+        ready = await asyncio.to_thread(Picture, picture)
+        story = stories.embed(ready, image_id=image_id, replace=replace, retries=self._retries)
+        return self._image(await self._tell(story))
+
+    async def embed_many(
+        self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
+    ) -> list[EmbedResult["AsyncImage"]]:
+        """As Client.embed_many."""
+        sources = check_concurrency(pictures, concurrency)
+        free = asyncio.Semaphore(concurrency)
+        with Progress(len(sources), shown=progress) as bar:
+
+            async def embed_one(source: PictureSource) -> EmbedResult["AsyncImage"]:
+                async with free:
+                    result = await self._embed_one(source)
+                bar.count(result)
+                return result
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(embed_one(source)) for source in sources]
+        return [task.result() for task in tasks]
+
+    async def image(self, image_id: str) -> "AsyncImage":
+        """As Client.image."""
+        return self._image(await self._tell(stories.find(image_id, retries=self._retries)))
+
+    def _image(self, embedded: Embedded) -> "AsyncImage":
+        return AsyncImage(embedded, self)
+
+    async def _embed_one(self, source: PictureSource) -> EmbedResult["AsyncImage"]:
+        try:
+            return EmbedResult(source, await self.embed(source), None)
+        except Exception as error:  # whatever it is, it is the result of this picture
+            return EmbedResult(source, None, error)
+
+    async def _tell(self, story: Story[T]) -> T:
+        try:
+            attempt = next(story)
+            while True:
+                try:
+                    response = await self._send(attempt)
+                except httpx.RequestError as error:
+                    attempt = story.throw(error)
+                else:
+                    attempt = story.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(self, attempt: Attempt) -> httpx.Response:
+        if attempt.wait_s:
+            await asyncio.sleep(attempt.wait_s)
+        if attempt.call.picture is None:
+            request = attempt.call.request(self._http)
+        else:
+            request = await asyncio.to_thread(attempt.call.request, self._http)
+        return await self._http.send(request)
+
+
+class AsyncImage(KnownImage):
+    """An embedded picture to click on: Image with `await`."""
+
+    def __init__(self, embedded: Embedded, client: AsyncClient) -> None:
+        super().__init__(embedded)
+        self._client = client
+
+    async def decode(
+        self,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        *,
+        box: Box | None = None,
+        mask: MaskPrompt | None = None,
+        multimask: bool | None = None,
+        logits: bool = False,
+    ) -> list[Mask]:
+        """As Image.decode."""
+        prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+        (masks,) = await self.decode_many([prompt], logits=logits)
+        return masks
+
+    async def decode_many(self, prompts: Sequence[Prompt], *, logits: bool = False) -> list[list[Mask]]:
+        """As Image.decode_many."""
+        retries = self._client._retries
+        return await self._client._tell(
+            stories.decode(self._embedded, prompts, logits=logits, retries=retries)
+        )
+
+    async def delete(self) -> None:
+        """As Image.delete."""
+        await self._client._tell(stories.delete(self.image_id, retries=self._client._retries))

@@ -1,0 +1,105 @@
+"""Reply files -> instances -> one COCO data set.
+
+A reply file is the JSON that /decode answers, as `sam2 decode` or curl write it; `sam2 decode` adds `picture`, the
+file it is about, and `label`, what the object is. Knows nothing of servers and of the command line.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam2_client.images import KnownImage
+from sam2_client.masks import Mask
+
+DEFAULT_LABEL = "object"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """One object of one picture."""
+
+    picture: str
+    """COCO's file_name."""
+    width: int
+    height: int
+    label: str
+    mask: Mask
+
+
+def to_reply(image: KnownImage, masks: Sequence[Mask], *, picture: str, label: str) -> dict[str, Any]:
+    """The masks of one prompt, best first, as a reply file holds them."""
+    return {
+        "picture": picture,
+        "label": label,
+        "image_id": image.image_id,
+        "width": image.width,
+        "height": image.height,
+        "model": image.model,
+        "predictions": [{"masks": [mask.to_dict() for mask in masks]}],
+    }
+
+
+def is_reply(path: Path) -> bool:
+    """Whether a JSON file says that it is a reply: folders hold other files, too."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "predictions" in value
+
+
+def read_reply(path: Path) -> Iterator[Instance]:
+    """The best mask of each prediction of a reply file. Raises OSError, and ValueError where it is none."""
+    try:
+        reply = json.loads(path.read_bytes())
+        for prediction in reply["predictions"]:
+            yield Instance(
+                picture=str(reply.get("picture", reply["image_id"])),
+                width=int(reply["width"]),
+                height=int(reply["height"]),
+                label=str(reply.get("label", DEFAULT_LABEL)),
+                mask=Mask.from_dict(prediction["masks"][0]),
+            )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no reply of /decode with masks as RLE ({error!r})") from error
+
+
+def dataset(instances: Iterable[Instance]) -> dict[str, Any]:
+    """COCO's JSON: what pycocotools.coco.COCO loads. Masks are RLE; `score` is the predicted IoU.
+
+    Empty masks are left out, their pictures stay. Raises ValueError where two sizes are given for one picture.
+    """
+    images: dict[str, dict[str, Any]] = {}
+    categories: dict[str, int] = {}
+    annotations: list[dict[str, Any]] = []
+    for instance in instances:
+        size = {"width": instance.width, "height": instance.height}
+        image = images.setdefault(
+            instance.picture, {"id": len(images) + 1, "file_name": instance.picture, **size}
+        )
+        if (image["width"], image["height"]) != (instance.width, instance.height):
+            raise ValueError(
+                f"{instance.picture} is {image['width']} x {image['height']} in one reply and {instance.width} x "
+                f"{instance.height} in another: two pictures of one name"
+            )
+        if not instance.mask.area:
+            continue
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image["id"],
+                "category_id": categories.setdefault(instance.label, len(categories) + 1),
+                "segmentation": instance.mask.rle,
+                "area": instance.mask.area,
+                "bbox": list(instance.mask.bbox),
+                "iscrowd": 0,
+                "score": instance.mask.iou,
+            }
+        )
+    return {
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }

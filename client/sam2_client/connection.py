@@ -1,0 +1,39 @@
+"""How both clients connect: address, key, timeouts.
+
+Knows nothing of requests.
+"""
+
+from typing import TypedDict
+
+import httpx
+
+from sam2_client.version import __version__
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_CONNECT_S = 5.0
+
+
+class Options(TypedDict):
+    """What httpx.Client and httpx.AsyncClient both take."""
+
+    base_url: httpx.URL
+    headers: dict[str, str]
+    timeout: httpx.Timeout
+
+
+def options(url: str, api_key: str | None, timeout: float) -> Options:
+    """Raises ValueError where `url` is no address of a server; http:// may be left out."""
+    try:
+        base_url = httpx.URL(url if "://" in url else f"http://{url}")
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is no address of a server: {error}") from error
+    if base_url.scheme not in ("http", "https") or not base_url.host:
+        raise ValueError(f"{url!r} is no address of a server: write {DEFAULT_URL}, say")
+    headers = {"User-Agent": f"sam2-client/{__version__}", "Accept": "application/json"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {
+        "base_url": base_url,
+        "headers": headers,
+        "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_S)),
+    }

@@ -1,0 +1,237 @@
+"""Everything that can go wrong with a call: one exception for each code of the service, and the client's own.
+
+Knows how an error reply looks, and nothing of when to try again.
+"""
+
+import email.utils
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypedDict
+
+import httpx
+
+
+class Detail(TypedDict):
+    """One thing that is wrong with a request: where it stands and what is wrong with it."""
+
+    where: str
+    what: str
+
+
+class Sam2Error(Exception):
+    """Any failure of a call. `str(error)` is the server's own message.
+
+    Its class tells the code apart; a code that this version does not know comes as a plain Sam2Error.
+    """
+
+    default_code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        status: int | None = None,
+        details: Sequence[Detail] = (),
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        """As in the service's table of errors."""
+        self.status = status
+        """The HTTP status; None where there was no reply."""
+        self.details = list(details)
+        """Of a refused request: each field that is wrong, and why."""
+        self.request_id = request_id
+        """As it stands in the server's log."""
+        self.retry_after_s = retry_after_s
+        """How long the server asks to wait, where it does."""
+
+
+class BadRequest(Sam2Error):
+    """The server could not read the request at all."""
+
+    default_code = "bad_request"
+
+
+class Unauthorized(Sam2Error):
+    """The server asks for a key, and it is missing or wrong."""
+
+    default_code = "unauthorized"
+
+
+class ImageNotFound(Sam2Error):
+    """No embedding by that id, and no picture at hand to embed again."""
+
+    default_code = "image_not_found"
+
+
+class ImageIdConflict(Sam2Error):
+    """The id names another picture."""
+
+    default_code = "image_id_conflict"
+
+
+class ImageTooLarge(Sam2Error):
+    """More bytes or more pixels than the server accepts."""
+
+    default_code = "image_too_large"
+
+
+class UnsupportedMediaType(Sam2Error):
+    """A body that is no picture upload."""
+
+    default_code = "unsupported_media_type"
+
+
+class InvalidImage(Sam2Error):
+    """Truncated, not a picture, zero-sized."""
+
+    default_code = "invalid_image"
+
+
+class InvalidPrompt(Sam2Error):
+    """A prompt that makes no sense for its picture."""
+
+    default_code = "invalid_prompt"
+
+
+class ValidationFailed(Sam2Error):
+    """Fields that are missing, unknown, or of the wrong type or range."""
+
+    default_code = "validation_error"
+
+
+class RateLimited(Sam2Error):
+    """The client is over its share, still after all retries."""
+
+    default_code = "rate_limited"
+
+
+class InferenceFailed(Sam2Error):
+    """The model broke on this request; the server goes on."""
+
+    default_code = "inference_failed"
+
+
+class InternalError(Sam2Error):
+    """The server made a mistake; its log says which, under `request_id`."""
+
+    default_code = "internal_error"
+
+
+class Overloaded(Sam2Error):
+    """The server's queue is full, still after all retries."""
+
+    default_code = "overloaded"
+
+
+class NotReady(Sam2Error):
+    """The server's model is still loading, or it failed to."""
+
+    default_code = "not_ready"
+
+
+class ShuttingDown(Sam2Error):
+    """The server is stopping."""
+
+    default_code = "shutting_down"
+
+
+class DeadlineExceeded(Sam2Error):
+    """The server had no answer within its own deadline."""
+
+    default_code = "deadline_exceeded"
+
+
+class ConnectionFailed(Sam2Error):
+    """No server could be reached, or it went away in the middle."""
+
+    default_code = "connection_failed"
+
+
+class TimedOut(Sam2Error):
+    """No reply within this client's timeout."""
+
+    default_code = "timed_out"
+
+
+class UnexpectedReply(Sam2Error):
+    """A reply that is not of this service: another server, or a proxy between."""
+
+    default_code = "unexpected_reply"
+
+
+class PictureChanged(Sam2Error):
+    """The file is not the one any more that was embedded, so masks of it would be masks of another picture."""
+
+    default_code = "picture_changed"
+
+
+BY_CODE: Mapping[str, type[Sam2Error]] = {
+    error.default_code: error
+    for error in (
+        BadRequest,
+        Unauthorized,
+        ImageNotFound,
+        ImageIdConflict,
+        ImageTooLarge,
+        UnsupportedMediaType,
+        InvalidImage,
+        InvalidPrompt,
+        ValidationFailed,
+        RateLimited,
+        InferenceFailed,
+        InternalError,
+        Overloaded,
+        NotReady,
+        ShuttingDown,
+        DeadlineExceeded,
+    )
+}
+"""The errors of the service, by the code in their body."""
+
+_SHOWN = 200
+"""Characters of a body that is not the service's."""
+
+
+def error_of(response: httpx.Response) -> Sam2Error:
+    """The exception for a reply that is not 2xx."""
+    facts: dict[str, Any] = {
+        "status": response.status_code,
+        "request_id": response.headers.get("X-Request-ID"),
+        "retry_after_s": _retry_after_s(response.headers.get("Retry-After")),
+    }
+    try:
+        error = response.json()["error"]
+        code, message = str(error["code"]), str(error["message"])
+        details = list(error.get("details") or ())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = " ".join(response.text.split())
+        shown = f": {text[:_SHOWN]}" if text else ""
+        where = f"{response.request.method} {response.request.url}"
+        return UnexpectedReply(f"{where}: {response.status_code} {response.reason_phrase}{shown}", **facts)
+    return BY_CODE.get(code, Sam2Error)(message, code=code, details=details, **facts)
+
+
+def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
+    """The exception for a 2xx reply that cannot be read."""
+    return UnexpectedReply(
+        f"{response.request.method} {response.request.url}: this is no reply of a SAM 2 service ({why!r})",
+        status=response.status_code,
+        request_id=response.headers.get("X-Request-ID"),
+    )
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds from now of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,68 @@
+"""A mask -> the rings around it, along the edges of its pixels.
+
+Exact: filling the rings gives the mask back. Knows nothing of where masks come from.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Ring: TypeAlias = list[tuple[int, int]]
+"""Corners (x, y) in pixels, the first not repeated; pixel (0, 0) covers 0..1 x 0..1."""
+
+
+def trace(mask: npt.NDArray[np.bool_]) -> tuple[list[Ring], list[Ring]]:
+    """The outer rings and the holes of a mask (height, width).
+
+    On the screen (y downwards) outer rings run clockwise and holes counter-clockwise. Pixels that touch by a
+    corner alone have rings of their own.
+    """
+    padded = np.pad(mask, 1)
+    above_left, above_right = padded[:-1, :-1], padded[:-1, 1:]
+    below_left, below_right = padded[1:, :-1], padded[1:, 1:]
+    # At each point of the grid, the border turns where it arrives from one side only; where it arrives from all
+    # four, two pixels touch by their corners, and two rings turn.
+    turns = (above_left != below_left) != (above_right != below_right)
+    touches = (above_left == below_right) & (above_right == below_left) & (above_left != above_right)
+    y, x = np.nonzero(turns | touches)
+    twice = touches[y, x]
+    # Of the two corners at one point, the first goes left; it goes up where the pixel above left is the object's.
+    first_up = np.repeat(above_left[y, x], 1 + twice)
+    y, x = np.repeat(y, 1 + twice), np.repeat(x, 1 + twice)
+    number = np.arange(y.size)
+    second = np.zeros(y.size, bool)
+    second[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
+
+    beside = _partners(number)
+    down_order = np.lexsort((second == first_up, y, x))
+    upright = _partners(down_order)
+
+    outer: list[Ring] = []
+    holes: list[Ring] = []
+    corners = list(zip(x.tolist(), y.tolist(), strict=True))
+    is_object = below_right[y, x].tolist()
+    left_to_visit = [True] * len(corners)
+    # In reading order, so that each ring is met at the left end of its top edge: the ring lies below right of it.
+    for start in range(len(corners)):
+        if not left_to_visit[start]:
+            continue
+        ring: Ring = []
+        at = start
+        sideways = is_object[start]
+        while left_to_visit[at]:
+            left_to_visit[at] = False
+            ring.append(corners[at])
+            at = beside[at] if sideways else upright[at]
+            sideways = not sideways
+        (outer if is_object[start] else holes).append(ring)
+    return outer, holes
+
+
+def _partners(order: npt.NDArray[np.int64]) -> list[int]:
+    """For each corner the other end of its edge, where corners in this order are the ends of edges, two by two."""
+    partners = np.empty_like(order)
+    partners[order[::2]] = order[1::2]
+    partners[order[1::2]] = order[::2]
+    as_list: list[int] = partners.tolist()
+    return as_list

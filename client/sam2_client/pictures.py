@@ -1,0 +1,134 @@
+"""A picture as people hand it over: a file, its bytes, a PIL image, an array.
+
+Knows nothing of servers.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from sam2_client.errors import PictureChanged
+
+PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
+"""A path; the bytes of a picture file; a PIL image; or an array (height, width) or (height, width, 3 or 4)."""
+
+LARGE_MIB = 16
+"""A lossless upload beyond this is worth a word."""
+
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_TIFF_MODES = ("I", "F")  # grey of 32 bits, for which PNG has no place
+_ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+
+
+class LargePictureWarning(UserWarning):
+    """Pixels become a large upload, where the file they came from may be a small one."""
+
+
+class Picture:
+    """A picture that can be uploaded, and uploaded again when the server has forgotten it.
+
+    Files are uploaded as they are and read when they are needed, so that a thousand of them take no memory. Pixels
+    are encoded without loss, as PNG mostly, and kept.
+    """
+
+    def __init__(self, source: PictureSource) -> None:
+        """Raises TypeError and ValueError for what is no picture."""
+        self.path: Path | None = None
+        self._data = b""
+        self._digest: bytes | None = None
+        if isinstance(source, bytes):
+            self._data = source
+        elif isinstance(source, str | os.PathLike):
+            self.path = Path(source)
+        else:
+            self._data = _encode(source if isinstance(source, Image.Image) else _from_array(source))
+
+    def read(self) -> bytes:
+        """The bytes to upload. Raises OSError, and PictureChanged where the file is another one than before."""
+        if self.path is None:
+            return self._data
+        data = self.path.read_bytes()
+        digest = hashlib.sha256(data).digest()
+        if self._digest is not None and digest != self._digest:
+            raise PictureChanged(
+                f"{self.path} has changed since it was embedded, and the server has forgotten the picture it was: "
+                "embed it again."
+            )
+        self._digest = digest
+        return data
+
+
+def open_picture(source: PictureSource) -> Image.Image:
+    """The picture in RGB as the service sees it.
+
+    Files have their EXIF orientation applied, pixels are taken as they are. Alpha is laid over white, grey of more
+    than 8 bits is scaled by its own range.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    if not isinstance(source, bytes | str | os.PathLike):
+        return _to_rgb(_from_array(source))
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, np.float64)
+        low, high = values.min(), values.max()
+        image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{type(array).__name__} is no picture: hand over a path, the bytes of a file, a PIL image or an array"
+        )
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    channels = array.shape[2:]
+    if array.ndim not in (2, 3) or channels not in ((), (1,), (3,), (4,)):
+        raise ValueError(
+            f"an array of shape {array.shape} is no picture: (height, width), or (height, width, 3 or 4) for RGB(A)"
+        )
+    if array.dtype != np.uint8 and not (array.dtype == np.uint16 and channels in ((), (1,))):
+        raise ValueError(
+            f"an array of {array.dtype} has no agreed range: convert it to uint8, or grey to uint16"
+        )
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == (1,) else array))
+
+
+def _encode(image: Image.Image) -> bytes:
+    """The pixels as they are: an orientation that the image's EXIF still asks for is not applied."""
+    if image.mode in _ALPHA_MODES:
+        image = image.convert(_ALPHA_MODES[image.mode])
+    elif image.mode not in (
+        *_PNG_MODES,
+        *_TIFF_MODES,
+    ):  # CMYK and the like, as the service would convert them
+        image = image.convert("RGB")
+    file = io.BytesIO()
+    if image.mode in _TIFF_MODES:
+        image.save(file, "TIFF")
+    else:
+        image.save(file, "PNG", compress_level=1)
+    data = file.getvalue()
+    if len(data) > LARGE_MIB * 2**20:
+        warnings.warn(
+            f"{image.width} x {image.height} pixels make an upload of {len(data) / 2**20:.0f} MiB; where there is "
+            "a file of this picture, hand over its path instead",
+            LargePictureWarning,
+            stacklevel=2,
+        )
+    return data

@@ -1,0 +1,52 @@
+"""Files of prompts in JSON lines: one object to segment on each line.
+
+    {"picture": "truck.jpg", "label": "wheel", "box": [75, 275, 1725, 850]}
+
+`picture` is a path, seen from the file's own folder; `label` may be left out; the rest is a prompt as /decode takes
+it: point_coords, point_labels, box, mask_input, multimask_output. Knows nothing of servers.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam2_client.coco import DEFAULT_LABEL
+from sam2_client.prompts import Prompt
+
+_FIELDS = {
+    "point_coords": "points",
+    "point_labels": "labels",
+    "box": "box",
+    "mask_input": "mask",
+    "multimask_output": "multimask",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptLine:
+    """One line."""
+
+    path: Path
+    """Where the picture is."""
+    picture: str
+    """What the line calls it."""
+    label: str
+    prompt: Prompt
+
+
+def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
+    """The lines of a file; empty ones are skipped. Raises OSError, and ValueError with the number of a bad line."""
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+            picture, label = str(fields.pop("picture")), str(fields.pop("label", DEFAULT_LABEL))
+            if unknown := sorted(fields.keys() - _FIELDS.keys()):
+                raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(_FIELDS)}")
+            prompt = Prompt(**{_FIELDS[name]: value for name, value in fields.items()})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            why = "it has no picture" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{file}, line {number}: {why}") from error
+        yield PromptLine(path=file.parent / picture, picture=picture, label=label, prompt=prompt)

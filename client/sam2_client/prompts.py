@@ -1,0 +1,80 @@
+"""What to segment, as people write it, and as the service wants it.
+
+Types and shapes only: the service checks what a prompt means for its picture, and says so well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sam2_client import rle
+from sam2_client.masks import Mask
+
+Points: TypeAlias = Sequence[Sequence[float]] | npt.NDArray[Any]
+Labels: TypeAlias = Sequence[int] | npt.NDArray[Any]
+Box: TypeAlias = Sequence[float] | npt.NDArray[Any]
+MaskPrompt: TypeAlias = Mask | npt.NDArray[Any] | rle.Rle | str
+"""An earlier mask; an array (height, width) of the picture's size, zero or False on the background; a COCO RLE; or
+the `logits` of an earlier mask."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """One object to segment. Every field may be left out, but not all at once."""
+
+    points: Points | None = None
+    """Clicks (x, y) in pixels of the picture."""
+    labels: Labels | None = None
+    """For each click, 1: the object; 0: not the object. Left out: all 1."""
+    box: Box | None = None
+    """x0, y0, x1, y1 with x0 < x1 and y0 < y1."""
+    mask: MaskPrompt | None = None
+    """What to refine."""
+    multimask: bool | None = None
+    """Three masks, or one. Left out: three for one lone click, one otherwise."""
+
+
+def to_wire(prompt: Prompt) -> dict[str, Any]:
+    """The prompt as JSON, without a mask that is a Mask: its logits may have to be asked for first.
+
+    Raises TypeError and ValueError for shapes that no prompt has.
+    """
+    wire: dict[str, Any] = {}
+    if prompt.points is not None:
+        points = _numbers("points", prompt.points)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"points is a list of (x, y), [(500, 375)] say, not {prompt.points!r}")
+        wire["point_coords"] = points.tolist()
+        wire["point_labels"] = [1] * len(points)
+    if prompt.labels is not None:
+        wire["point_labels"] = [int(label) for label in prompt.labels]
+    if prompt.box is not None:
+        box = _numbers("box", prompt.box)
+        if box.shape != (4,):
+            raise ValueError(f"box is x0, y0, x1, y1, not {prompt.box!r}")
+        wire["box"] = box.tolist()
+    if isinstance(prompt.mask, np.ndarray):
+        if prompt.mask.ndim != 2 or prompt.mask.dtype.kind not in "bui":
+            raise ValueError(
+                "mask is an array (height, width) of bool or integers, not of "
+                f"{prompt.mask.dtype} and shape {prompt.mask.shape}"
+            )
+        wire["mask_input"] = rle.encode(prompt.mask)
+    elif prompt.mask is not None and not isinstance(prompt.mask, Mask):
+        wire["mask_input"] = prompt.mask
+    if prompt.multimask is not None:
+        wire["multimask_output"] = prompt.multimask
+    return wire
+
+
+def _numbers(name: str, values: Points | Box) -> npt.NDArray[np.float64]:
+    try:
+        numbers = np.asarray(values, np.float64)
+    except ValueError as error:  # rows of different lengths, or words
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} holds a value that is not finite: {values!r}")
+    return numbers

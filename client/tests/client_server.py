@@ -1,0 +1,81 @@
+"""The real service with a fake model, on a real port of 127.0.0.1, in a thread; and trouble made on its way."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import uvicorn
+
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import LONG_S, FakeSegmenter
+
+
+@dataclass
+class Trouble:
+    """An ASGI application around another: answers `replies` first, and writes down what is asked for."""
+
+    app: Any
+    replies: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    """Method and path of every request, /readyz aside."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the last request."""
+    most_at_once: int = 0
+    _at_once: int = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] == "/readyz":
+            await self.app(scope, receive, send)
+            return
+        self.asked.append(f"{scope['method']} {scope['path']}")
+        self.headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        if self.replies:
+            status, headers, body = self.replies.pop(0)
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": status, "headers": raw})
+            await send({"type": "http.response.body", "body": body})
+            return
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._at_once -= 1
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that is ready."""
+
+    url: str
+    segmenter: FakeSegmenter
+    trouble: Trouble
+
+
+@contextmanager
+def real_server(settings: Settings | None = None) -> Iterator[Served]:
+    """The service on a free port, from ready to stopped."""
+    segmenter = FakeSegmenter()
+    trouble = Trouble(create_app(settings or Settings(workers=2), segmenter))
+    server = uvicorn.Server(uvicorn.Config(trouble, log_config=None, ws="none", lifespan="on"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            end = time.monotonic() + LONG_S
+            while not httpx.get(f"{url}/readyz", trust_env=False, timeout=LONG_S).is_success:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            yield Served(url, segmenter, trouble)
+        finally:
+            segmenter.gate.set()
+            server.should_exit = True
+            thread.join()

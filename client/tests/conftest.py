@@ -1,0 +1,40 @@
+"""What the client's tests share: async tests as in tests/conftest.py, a real server, nothing of the outside."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from client_server import Served, real_server
+
+from sam2_client import Client
+from tests.conftest import _no_settings_from_outside, pytest_pyfunc_call  # noqa: F401  # found by name
+from tests.fakes import picture
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with real_server() as served:
+        yield served
+
+
+@pytest.fixture
+def truck(tmp_path: Path) -> Path:
+    """A picture file of 60 x 40 pixels."""
+    path = tmp_path / "truck.png"
+    path.write_bytes(picture(60, 40))
+    return path
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[Client]:
+    served.trouble.replies.clear()
+    served.trouble.asked.clear()
+    with Client(served.url) as client:
+        yield client

@@ -1,0 +1,142 @@
+"""What people make of a mask, against pycocotools and by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from sam2_client import Mask, rle
+from sam2_client.masks import DODGER_BLUE
+from sam2_client.outlines import Ring, trace
+
+
+def mask_of(pixels: np.ndarray) -> Mask:
+    encoded: Any = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
+    return Mask(
+        rle={"size": list(encoded["size"]), "counts": encoded["counts"].decode()},
+        iou=0.9,
+        stability=0.8,
+        area=int(pixels.sum()),
+        bbox=(0, 0, 0, 0),
+    )
+
+
+def signed_area(ring: Ring) -> float:
+    """Positive for a ring that runs clockwise on the screen."""
+    (x, y), (next_x, next_y) = np.array(ring).T, np.roll(ring, -1, axis=0).T
+    return float((x * next_y - next_x * y).sum()) / 2
+
+
+@pytest.fixture(params=range(24))
+def pixels(request: pytest.FixtureRequest) -> np.ndarray:
+    random = np.random.default_rng(request.param)
+    height, width = random.integers(1, 60, 2) if request.param % 4 else (120, 190)
+    return random.random((height, width)) < random.choice([0, 0.001, 0.1, 0.5, 1])
+
+
+def test_rle_is_decoded_as_pycocotools_does(pixels: np.ndarray) -> None:
+    decoded = mask_of(pixels).to_numpy()
+    assert decoded.dtype == np.bool_
+    assert decoded.flags.c_contiguous
+    assert np.array_equal(decoded, pixels)
+
+
+def test_rle_of_an_array_is_what_pycocotools_reads(pixels: np.ndarray) -> None:
+    runs = rle.encode(pixels)
+    assert np.array_equal(rle.decode(runs), pixels)
+    compressed = coco_mask.frPyObjects(dict(runs), *pixels.shape)
+    assert np.array_equal(coco_mask.decode(compressed).astype(bool), pixels)
+
+
+@pytest.mark.parametrize(
+    ("counts", "what"),
+    [
+        ("", "cut off"),
+        ("0o", "cut off"),
+        ("32103\x07", "no COCO string"),
+        ("ü", "no COCO string"),
+        ("o" * 13 + "0", "too long"),
+        ("32104", "3 x 4 pixels"),
+        ([3, -2, 11], "3 x 4 pixels"),
+    ],
+)
+def test_broken_rle_is_refused(counts: str | list[int], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        rle.decode({"size": [3, 4], "counts": counts})
+
+
+def test_outlines_fill_to_the_mask(pixels: np.ndarray) -> None:
+    mask = mask_of(pixels)
+    crossings = np.zeros((pixels.shape[0], pixels.shape[1] + 1), int)
+    for ring in mask.polygons + mask.holes:
+        for (x, y), (next_x, next_y) in zip(ring, ring[1:] + ring[:1], strict=True):
+            assert (x == next_x) != (y == next_y), "along pixels, and only as many corners as there are"
+            crossings[min(y, next_y) : max(y, next_y), x] += x == next_x
+    assert np.array_equal(np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1, pixels)
+    assert all(signed_area(ring) > 0 for ring in mask.polygons)
+    assert all(signed_area(ring) < 0 for ring in mask.holes)
+
+
+def test_outline_of_a_frame_by_hand() -> None:
+    frame = np.ones((3, 4), bool)
+    frame[1, 1:3] = False
+    outer, holes = trace(frame)
+    assert outer == [[(0, 0), (4, 0), (4, 3), (0, 3)]]
+    assert holes == [[(1, 1), (1, 2), (3, 2), (3, 1)]]
+
+
+@pytest.mark.parametrize("rows", [["10", "01"], ["01", "10"]])
+def test_pixels_that_touch_by_a_corner_have_outlines_of_their_own(rows: list[str]) -> None:
+    outer, holes = trace(np.array([[cell == "1" for cell in row] for row in rows]))
+    assert [len(ring) for ring in outer] == [4, 4]
+    assert holes == []
+
+
+def test_to_pil_is_white_on_the_object() -> None:
+    pixels = np.array([[True, False, False], [True, True, False]])
+    image = mask_of(pixels).to_pil()
+    assert image.mode == "L"
+    assert np.array_equal(np.asarray(image), pixels * 255)
+
+
+def test_overlay_colours_the_object_and_nothing_else() -> None:
+    picture = np.full((2, 3, 3), 100, np.uint8)
+    pixels = np.array([[True, False, False], [True, True, False]])
+    before = picture.copy()
+    plain = np.asarray(mask_of(pixels).overlay(picture))
+    red = np.asarray(mask_of(pixels).overlay(Image.fromarray(picture), color="#f00", opacity=1))
+    assert np.array_equal(plain[~pixels], before[~pixels])
+    assert np.abs(plain[pixels] - (45 + 0.55 * np.array(DODGER_BLUE))).max() <= 0.5
+    assert (red[pixels] == (255, 0, 0)).all()
+    assert np.array_equal(picture, before), "the caller's array stays as it is"
+
+
+def test_overlay_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="4 x 4 pixels, the mask 3 x 2"):
+        mask_of(np.ones((2, 3), bool)).overlay(np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("picture", "seen"),
+    [
+        (np.array([[1000, 3000]], np.uint16), [0, 255]),
+        (Image.new("LA", (2, 1), (0, 0)), [255, 255]),
+        (Image.new("La", (2, 1), (0, 0)), [255, 255]),
+        (Image.new("F", (2, 1), 7.5), [0, 0]),
+        (Image.new("P", (2, 1)), [0, 0]),
+    ],
+)
+def test_overlay_shows_the_picture_as_the_service_sees_it(
+    picture: np.ndarray | Image.Image, seen: list[int]
+) -> None:
+    shown = np.asarray(mask_of(np.zeros((1, 2), bool)).overlay(picture))
+    assert shown.tolist() == [[[grey] * 3 for grey in seen]]
+
+
+def test_a_mask_survives_json() -> None:
+    mask = mask_of(np.eye(5, dtype=bool))
+    again = Mask.from_dict(mask.to_dict())
+    assert again.to_dict() == mask.to_dict()
+    assert again.logits is None

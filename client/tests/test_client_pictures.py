@@ -1,0 +1,82 @@
+"""What Client.embed takes, against the real service on a real port."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from client_server import Served
+from PIL import Image
+
+import sam2_client
+from sam2_client import Client
+from sam2_client.pictures import Picture, open_picture
+
+
+def test_embeds_a_path_and_its_bytes_as_one_picture(client: Client, truck: Path) -> None:
+    first = client.embed(truck)
+    again = client.embed(truck.read_bytes())
+    assert (first.width, first.height) == (60, 40)
+    assert first.model == "fake"
+    assert again.cached
+    assert again.image_id == first.image_id == client.embed(str(truck)).image_id
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "shape"),
+    [
+        ("L", np.uint8, (40, 60)),
+        ("L", np.uint8, (40, 60, 1)),
+        ("RGB", np.uint8, (40, 60, 3)),
+        ("RGBA", np.uint8, (40, 60, 4)),
+        ("I;16", np.uint16, (40, 60)),
+    ],
+)
+def test_arrays_are_uploaded_without_loss(
+    client: Client, mode: str, dtype: type[np.generic], shape: tuple[int, ...]
+) -> None:
+    array = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+    with Image.open(io.BytesIO(Picture(array).read())) as uploaded:
+        assert uploaded.mode == mode
+        assert np.array_equal(np.asarray(uploaded), array.reshape(shape[:2]) if mode == "L" else array)
+    image = client.embed(array)
+    assert (image.width, image.height) == (60, 40)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F"])
+def test_pil_images_of_every_mode_are_uploaded(client: Client, mode: str) -> None:
+    image = client.embed(Image.new(mode, (6, 4)))
+    assert (image.width, image.height) == (6, 4)
+
+
+def test_pixels_keep_their_place_whatever_exif_says_of_them(client: Client) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40)).save(file, "JPEG", exif=exif)
+    with Image.open(file) as opened:
+        assert client.embed(opened).width == opened.width == 60
+    assert client.embed(file.getvalue()).width == 40
+    assert open_picture(file.getvalue()).width == 40
+
+
+def test_what_is_no_picture_is_refused_before_anything_is_sent(client: Client, served: Served) -> None:
+    for array, what in [
+        (np.zeros((3, 40, 60), np.uint8), "shape"),
+        (np.zeros(5, np.uint8), "shape"),
+        (np.zeros((40, 60)), "float64"),
+        (np.zeros((40, 60, 3), np.uint16), "uint16"),
+    ]:
+        with pytest.raises(ValueError, match=what):
+            client.embed(array)
+    with pytest.raises(TypeError, match="list is no picture"):
+        client.embed([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        client.embed("nowhere.jpg")
+    assert served.trouble.asked == []
+
+
+def test_large_pixels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam2_client.pictures.LARGE_MIB", 0)
+    with pytest.warns(sam2_client.LargePictureWarning, match="60 x 40 pixels.*hand over its path"):
+        Picture(np.zeros((40, 60), np.uint8))

@@ -1,0 +1,123 @@
+"""The package as it is handed out: what it needs, what is in it, what its README says."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from client_server import Served
+from packaging.requirements import Requirement
+
+import sam2_client
+from sam2_client import command
+from tests.fakes import picture
+from tests.server import ROOT
+
+CLIENT = ROOT / "client"
+README = (CLIENT / "README.md").read_text()
+PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
+FILES = sorted((CLIENT / "sam2_client").glob("*.py"))
+NEEDED = {"httpx", "numpy", "PIL", "tqdm"}
+
+
+def test_importing_it_imports_neither_torch_nor_the_service() -> None:
+    code = (
+        "import sys, sam2_client, sam2_client.command; print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(  # noqa: S603  # ourselves
+        [sys.executable, "-c", code], cwd=CLIENT, capture_output=True, text=True, check=True
+    )
+    imported = set(done.stdout.split())
+    assert "sam2_client" in imported
+    assert not imported & {
+        "torch",
+        "fastapi",
+        "starlette",
+        "pydantic",
+        "uvicorn",
+        "app",
+        "model",
+        "pycocotools",
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_says_what_it_is_and_imports_only_what_is_asked_for(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert len(path.read_text().splitlines()) <= 300
+    imported = {
+        module.split(".")[0]
+        for node in ast.walk(tree)
+        for module in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - sys.stdlib_module_names <= NEEDED | {"sam2_client"}
+    assert "os.environ" not in path.read_text() or path.name == "command.py"
+
+
+def test_constraints_pin_what_it_needs() -> None:
+    needed = {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert needed == {"httpx", "numpy", "pillow", "tqdm"}
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert needed <= set(pinned)
+
+
+def test_the_wheel_holds_types_licence_and_command(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("tests", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(CLIENT, tmp_path / "client", ignore=ignored)
+    subprocess.run(  # ourselves
+        [sys.executable, "-c", "from setuptools.build_meta import build_wheel; build_wheel('..')"],
+        cwd=tmp_path / "client",
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"sam2_client-{sam2_client.__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"sam2_client/{path.name}" for path in FILES} | {"sam2_client/py.typed"} <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
+    assert "sam2 = sam2_client.command:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
+
+
+def test_what_readme_shows_works(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, as someone does who pastes one block after the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM2_URL", served.url)
+    Path("photos").mkdir()
+    Path("replies").mkdir()
+    Path("truck.jpg").write_bytes(picture(1800, 1200))
+    Path("photos/a.jpg").write_bytes(picture())
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks] == ["python", "python", "python", "bash"]
+    for _, block in blocks[:3]:
+        exec(block.replace("http://127.0.0.1:8000", served.url), {})  # noqa: S102  # our own README
+    assert Path("over.png").exists()
+    assert Path("mask.png").exists()
+    lines = blocks[3][1].splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        name, *arguments = line.partition("#")[0].split()
+        assert name == "sam2"
+        assert command.main(arguments) == 0, line
+    assert Path("instances.json").exists()
+    (example,) = re.findall(r"^    (\{.*\})$", README, re.MULTILINE)
+    Path("prompts.jsonl").write_text(example)
+    assert command.main(["export", "prompts.jsonl", "--coco", "instances.json"]) == 0
+
+
+def test_make_installs_it_where_the_tests_run() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "--editable '.[dev,train]' --editable client" in makefile
+    assert (CLIENT / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -1,0 +1,151 @@
+"""What browsers are told: which sites may call, and what pages may do."""
+
+import httpx
+import pytest
+from fastapi.responses import HTMLResponse
+from pydantic import ValidationError
+
+from app.settings import Settings
+from tests.fakes import error, picture, serving
+
+KEY = "anna-0123456789abcdef"
+TOOL = "https://tool.example"
+ORIGIN = {"Origin": TOOL}
+
+
+def settings(origins: str = f"{TOOL}, http://localhost:3000") -> Settings:
+    """Settings with a key, and sites that may call."""
+    return Settings(api_keys=f"anna:{KEY}", cors_origins=origins, workers=2)
+
+
+def preflight(
+    origin: str = TOOL, method: str = "POST", headers: str = "content-type,x-api-key"
+) -> dict[str, str]:
+    """What a browser asks first; it sends no key with it."""
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
+    }
+
+
+async def test_no_other_site_may_call_unless_it_is_said() -> None:
+    async with serving() as served:
+        response = await served.client.get("/model", headers=ORIGIN)
+        assert not [name for name in response.headers if name.startswith("access-control")]
+        asked = await served.client.options("/embed", headers=preflight())
+        assert error(asked) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(("origins", "allowed"), [(f"{TOOL},https://b.example", TOOL), ("*", "*")])
+async def test_a_site_that_may_call_can_ask_send_and_read(origins: str, allowed: str) -> None:
+    async with serving(settings(origins)) as served:
+        for method in ("POST", "DELETE", "GET"):
+            asked = await served.client.options("/embed", headers=preflight(method=method))
+            assert asked.status_code == 200
+            assert asked.headers["access-control-allow-origin"] == allowed
+            assert method in asked.headers["access-control-allow-methods"]
+            assert "X-API-Key" in asked.headers["access-control-allow-headers"]
+        response = await served.client.post(
+            "/embed", content=picture(), headers={**ORIGIN, "X-API-Key": KEY, "Content-Type": "image/png"}
+        )
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == allowed
+        assert "access-control-allow-credentials" not in response.headers
+        exposed = response.headers["access-control-expose-headers"].split(", ")
+        assert {"Server-Timing", "X-Request-ID", "Retry-After", "ETag"} <= set(exposed)
+
+
+async def test_errors_of_every_kind_can_be_read_by_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = {"X-API-Key": KEY}
+
+    async def failing(served_headers: dict[str, str], path: str) -> httpx.Response:
+        return await served.client.get(path, headers={**ORIGIN, **served_headers})
+
+    async with serving(settings()) as served:
+        replies = [
+            await failing({}, "/model"),
+            await failing(key, "/images/none"),
+            await failing(key, "/none"),
+        ]
+        monkeypatch.setattr(served.service, "store", None)
+        replies.append(await failing(key, "/images/truck"))
+        monkeypatch.undo()
+        served.service.drain()
+        replies.append(await failing(key, "/model"))
+        assert [error(reply)[0] for reply in replies] == [401, 404, 404, 500, 503]
+        for reply in replies:
+            assert reply.headers["access-control-allow-origin"] == TOOL
+            assert "Retry-After" in reply.headers["access-control-expose-headers"]
+            assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_other_sites_are_refused_with_the_same_kind_of_error() -> None:
+    async with serving(settings()) as served:
+        for asked in (
+            preflight("https://evil.example"),
+            preflight(method="PUT"),
+            preflight(headers="x-other"),
+        ):
+            response = await served.client.options("/embed", headers=asked)
+            assert error(response) == (400, "bad_request")
+            assert "SAM2_CORS_ORIGINS" in response.json()["error"]["message"]
+        assert response.headers["access-control-allow-origin"] == TOOL
+        evil = await served.client.options("/embed", headers=preflight("https://evil.example"))
+        assert "access-control-allow-origin" not in evil.headers
+        response = await served.client.get("/healthz", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "origins", ["tool.example", "https://tool.example/", "https://a b", "https://u@tool"]
+)
+def test_what_is_no_origin_is_refused(origins: str) -> None:
+    with pytest.raises(ValidationError, match="is no origin"):
+        Settings(cors_origins=origins)
+
+
+async def test_pages_say_what_they_may_load() -> None:
+    async with serving() as served:
+
+        @served.app.get("/page", response_class=HTMLResponse)
+        async def page() -> str:
+            return "<p>ours</p>"
+
+        @served.app.get("/own")
+        async def own() -> HTMLResponse:
+            return HTMLResponse("", headers={"Content-Security-Policy": "default-src 'none'"})
+
+        page_headers = (await served.client.get("/page")).headers
+        policy = page_headers["content-security-policy"]
+        assert policy.startswith("default-src 'self';")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert page_headers["x-content-type-options"] == "nosniff"
+        assert page_headers["referrer-policy"] == "no-referrer"
+        own_headers = (await served.client.get("/own")).headers
+        assert own_headers["content-security-policy"] == "default-src 'none'"
+        json_headers = (await served.client.get("/model")).headers
+        assert "content-security-policy" not in json_headers
+        assert json_headers["x-content-type-options"] == "nosniff"
+
+
+async def test_docs_may_load_what_they_load() -> None:
+    """Every address in the page is one that its policy lets in."""
+    async with serving() as served:
+        response = await served.client.get("/docs")
+        policy = dict(part.split(" ", 1) for part in response.headers["content-security-policy"].split("; "))
+        sources = {
+            "script-src": 'src="',
+            "style-src": 'rel="stylesheet" href="',
+            "img-src": 'rel="shortcut icon" href="',
+        }
+        for directive, before in sources.items():
+            found = [part.split('"')[0] for part in response.text.split(before)[1:]]
+            assert found, directive
+            for address in found:
+                host = "https://" + httpx.URL(address).host
+                assert host in policy[directive].split(), address
+        assert "<script>" in response.text
+        assert "'unsafe-inline'" in policy["script-src"]
+        assert "frame-ancestors" in policy

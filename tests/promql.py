@@ -1,0 +1,196 @@
+"""Reads PromQL: enough of the language for dashboards, and an error for everything else.
+
+A recursive descent over the grammar of prometheus.io/docs/prometheus/latest/querying/basics: selectors, ranges,
+functions, aggregations, binary operators. What it gives back is which series an expression reads and which labels
+its result keeps. Grafana's variables stand where a duration or the text of a matcher does.
+"""
+
+import re
+from dataclasses import dataclass
+
+AGGREGATIONS = {"sum", "avg", "min", "max", "count"}
+TAKES_RANGE = {"rate", "increase", "irate", "delta", "max_over_time", "avg_over_time"}
+FUNCTIONS = {"histogram_quantile", "time", "clamp_min", "clamp_max", "abs", "ceil"} | TAKES_RANGE
+OPERATORS = {"+": 2, "-": 2, "*": 3, "/": 3, ">": 1, "<": 1, ">=": 1, "<=": 1, "==": 1, "!=": 1}
+"""Binary operators and how strongly they bind."""
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+    (?P<duration>\[(?:\d+(?:ms|[smhdw])|\$__rate_interval|\$__interval)\])
+  | (?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
+  | (?P<number>\d+(?:\.\d+)?)
+  | (?P<string>"(?:[^"\\]|\\.)*")
+  | (?P<symbol>=~|!~|!=|>=|<=|==|[-+*/<>=(){},])
+    )""",
+    re.VERBOSE,
+)
+
+
+class PromqlError(ValueError):
+    """Not PromQL, or more of it than this reads."""
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Series by name and labels, as an expression asks for them."""
+
+    metric: str
+    matched: tuple[str, ...]
+    """Labels that are asked for values."""
+    ranged: bool
+    function: str
+    """The innermost function or aggregation around it, "" where there is none."""
+    grouped: tuple[tuple[str, ...], ...]
+    """Labels of every `by` around it."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What an expression reads, and what it leaves."""
+
+    selectors: tuple[Selector, ...]
+    labels: frozenset[str] | None
+    """Labels of the result; None where it has all those of what it reads."""
+
+
+def parse(text: str) -> Expression:
+    """Read one expression. Raises PromqlError."""
+    parser = _Parser(_tokens(text))
+    labels = parser.expression(0, "")
+    if parser.kind != "end":
+        raise PromqlError(f"{parser.value!r} follows the end of {text!r}")
+    return Expression(tuple(parser.selectors), labels)
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    tokens: list[tuple[str, str]] = []
+    at = 0
+    while text[at:].strip():
+        found = _TOKEN.match(text, at)
+        if found is None:
+            raise PromqlError(f"{text[at:]!r} is not PromQL")
+        tokens.append((str(found.lastgroup), found[str(found.lastgroup)]))
+        at = found.end()
+    return [*tokens, ("end", "")]
+
+
+class _Parser:
+    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+        self._tokens = tokens
+        self.selectors: list[Selector] = []
+
+    @property
+    def kind(self) -> str:
+        return self._tokens[0][0]
+
+    @property
+    def value(self) -> str:
+        return self._tokens[0][1]
+
+    def _next(self) -> str:
+        return self._tokens.pop(0)[1] if self.kind != "end" else ""
+
+    def _expect(self, wanted: str) -> str:
+        """The next token, of this kind or this very text."""
+        if wanted not in (self.kind, self.value):
+            raise PromqlError(f"{wanted!r} is expected, not {self.value!r}")
+        return self._next()
+
+    def expression(self, binding: int, function: str) -> frozenset[str] | None:
+        """Operands and the operators between them that bind more strongly than `binding`."""
+        labels = self._operand(function)
+        while self.kind == "symbol" and OPERATORS.get(self.value, 0) > binding:
+            right = self.expression(OPERATORS[self._next()], function)
+            if labels != right and frozenset() not in (labels, right):
+                raise PromqlError(
+                    f"the two sides of an operator have labels {labels} and {right}: nothing matches"
+                )
+            labels = right if labels == frozenset() else labels
+        return labels
+
+    def _operand(self, function: str) -> frozenset[str] | None:
+        if self.kind == "number":
+            self._next()
+            return frozenset()
+        if self.value == "(":
+            self._next()
+            labels = self.expression(0, function)
+            self._expect(")")
+            return labels
+        name = self._expect("name")
+        if name in AGGREGATIONS:
+            return self._aggregation(name)
+        if self.value == "(":
+            return self._call(name)
+        return self._selector(name, function)
+
+    def _aggregation(self, name: str) -> frozenset[str]:
+        by = self._by()
+        self._expect("(")
+        start = len(self.selectors)
+        labels = self.expression(0, name)
+        self._expect(")")
+        by = by or self._by()
+        if labels is not None and not set(by) <= labels:
+            raise PromqlError(f"by {by}: the inside has labels {sorted(labels)} only")
+        self.selectors[start:] = [
+            Selector(s.metric, s.matched, s.ranged, s.function, (*s.grouped, by))
+            for s in self.selectors[start:]
+        ]
+        return frozenset(by)
+
+    def _by(self) -> tuple[str, ...]:
+        if self.value != "by":
+            return ()
+        self._next()
+        self._expect("(")
+        names = [self._expect("name")]
+        while self.value == ",":
+            self._next()
+            names.append(self._expect("name"))
+        self._expect(")")
+        return tuple(names)
+
+    def _call(self, name: str) -> frozenset[str] | None:
+        if name not in FUNCTIONS:
+            raise PromqlError(f"{name} is no function that is known here")
+        self._expect("(")
+        if name == "time":
+            self._expect(")")
+            return frozenset()
+        if name == "histogram_quantile":
+            if not 0 <= float(self._expect("number")) <= 1:
+                raise PromqlError("a quantile is between 0 and 1")
+            self._expect(",")
+        start = len(self.selectors)
+        labels = self.expression(0, name)
+        while self.value == ",":
+            self._next()
+            self._expect("number")
+        self._expect(")")
+        if name in TAKES_RANGE and not all(s.ranged for s in self.selectors[start:]):
+            raise PromqlError(f"{name} takes a range")
+        if name == "histogram_quantile":
+            if labels is not None and "le" not in labels:
+                raise PromqlError("histogram_quantile needs the label le")
+            labels = None if labels is None else labels - {"le"}
+        return labels
+
+    def _selector(self, metric: str, function: str) -> None:
+        matched: list[str] = []
+        if self.value == "{":
+            self._next()
+            while self.value != "}":
+                matched.append(self._expect("name"))
+                if self._next() not in ("=", "!=", "=~", "!~"):
+                    raise PromqlError(f"{matched[-1]} is compared with no operator of labels")
+                self._expect("string")
+                if self.value != "}":
+                    self._expect(",")
+            self._next()
+        ranged = self.kind == "duration"
+        if ranged:
+            self._next()
+            if function not in TAKES_RANGE:
+                raise PromqlError(f"a range of {metric} stands where {function or 'nothing'} takes none")
+        self.selectors.append(Selector(metric, tuple(matched), ranged, function, ()))

@@ -1,0 +1,168 @@
+"""The Grafana dashboard and the Prometheus example: they ask for what the server exports."""
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.settings import Settings
+from tests.fakes import picture, serving
+from tests.promql import PromqlError, parse
+from tests.server import ROOT
+
+BOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
+OF_PROMETHEUS = {"job", "instance"}
+"""Labels that Prometheus adds to all it scrapes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One name on /metrics."""
+
+    only_grows: bool
+    labels: frozenset[str]
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[str, Exported]:
+    """Every name that a server exports once it has answered, and refused, something."""
+
+    async def story() -> str:
+        async with serving() as served:
+            await served.embed(picture(), "truck")
+            await served.click("truck")
+            await served.click("unknown")
+            return (await served.client.get("/metrics")).text
+
+    found: dict[str, Exported] = {}
+    for family in text_string_to_metric_families(asyncio.run(story())):
+        for sample in family.samples:
+            if sample.name.endswith("_created"):
+                continue
+            grows = family.type in ("counter", "histogram")
+            labels = frozenset(sample.labels) | (found[sample.name].labels if sample.name in found else set())
+            found[sample.name] = Exported(grows, labels)
+    return found
+
+
+TARGETS = [
+    pytest.param(target, id=f"{panel['title']} {target['refId']}")
+    for panel in BOARD["panels"]
+    for target in panel["targets"]
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_panel_asks_for_what_is_exported(target: dict[str, str], exported: dict[str, Exported]) -> None:
+    expression = parse(target["expr"])
+    assert expression.selectors
+    kept: set[str] = set()
+    for selector in expression.selectors:
+        assert selector.metric in exported
+        known = exported[selector.metric].labels | OF_PROMETHEUS
+        assert set(selector.matched) <= known
+        assert set(selector.matched) >= OF_PROMETHEUS, "the variables of the board pick the servers"
+        for names in selector.grouped:
+            assert set(names) <= known
+        wants_rate = exported[selector.metric].only_grows
+        assert selector.ranged is wants_rate, "a counter is of use as a rate, and nothing else is"
+        kept |= known
+    in_legend = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target["legendFormat"]))
+    assert in_legend <= (kept if expression.labels is None else expression.labels)
+
+
+def test_every_figure_of_ours_has_a_panel(exported: dict[str, Exported]) -> None:
+    shown = {s.metric for t in TARGETS for s in parse(t.values[0]["expr"]).selectors}  # type: ignore[index, call-overload]
+    stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+    ours = {name for name in exported if name.startswith("sam2_")}
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours} <= stems
+
+
+def test_the_board_can_be_imported_anywhere() -> None:
+    variables = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps(BOARD["panels"])))
+    assert used == set(variables)
+    sources = [panel["datasource"] for panel in BOARD["panels"]]
+    sources += [target["datasource"] for panel in BOARD["panels"] for target in panel["targets"]]
+    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
+    assert "__inputs" not in BOARD
+    assert "id" not in BOARD  # of somebody's own Grafana
+
+
+def test_panels_have_their_own_place_and_say_what_they_show() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + column, place["y"] + row)
+            for column in range(place["w"])
+            for row in range(place["h"])
+        }
+        assert max(column for column, _ in cells) < 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert panel["title"]
+        assert panel["description"].endswith(".")
+    assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
+
+
+async def test_prometheus_asks_where_the_server_answers() -> None:
+    configuration: dict[str, Any] = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+    (job,) = configuration["scrape_configs"]
+    settings = Settings()
+    assert job["static_configs"][0]["targets"] == [f"{settings.host}:{settings.port}"]
+    async with serving() as served:
+        assert (await served.client.get(job["metrics_path"])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "metrics", "labels"),
+    [
+        ('up{job="a", x!~"b|c"}', ["up"], None),
+        ("rate(a_total[5m])", ["a_total"], None),
+        ('sum by (x, y) (rate(a_total{x="\\""}[$__rate_interval]))', ["a_total"], {"x", "y"}),
+        ("sum(rate(a_total[5m])) by (x) / sum by (x) (b)", ["a_total", "b"], {"x"}),
+        ("histogram_quantile(0.9, sum by (le, q) (rate(a_bucket[1h]))) * 1000", ["a_bucket"], {"q"}),
+        ("time() - (a + b) * 2 > 1", ["a", "b"], None),
+        ("max(sum by (x) (a))", ["a"], set()),
+    ],
+)
+def test_promql_is_read(text: str, metrics: list[str], labels: set[str] | None) -> None:
+    expression = parse(text)
+    assert [selector.metric for selector in expression.selectors] == metrics
+    assert expression.labels == labels
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rate(a_total)",
+        "a_total[5m]",
+        "sum(a_total[5m])",
+        "rate(a_total[5 minutes])",
+        "sum by (le) (a",
+        "sum by le (a)",
+        "a{x}",
+        "a{x='y'}",
+        'a{x=="y"}',
+        "a b",
+        "a +",
+        "nosuch(a)",
+        "histogram_quantile(95, sum by (le) (rate(a_bucket[5m])))",
+        "histogram_quantile(0.95, sum by (q) (rate(a_bucket[5m])))",
+        "sum by (x) (sum by (y) (a))",
+        "sum by (x) (a) / sum by (y) (b)",
+        "a # b",
+    ],
+)
+def test_what_is_no_promql_is_refused(text: str) -> None:
+    with pytest.raises(PromqlError):
+        parse(text)
