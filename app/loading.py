@@ -8,6 +8,7 @@ from app.segmenter import Segmenter
 from app.settings import UNTRAINED, Settings
 from model.download import locate
 from model.errors import WeightsUnavailable
+from model.gpu.options import GpuOptions
 from model.runner import load_runner
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,18 @@ def load_segmenter(settings: Settings) -> Segmenter:
     checkpoint = locate_weights(settings)
     started = perf_counter()
     log.info("Loading %s from %s", settings.model, checkpoint or "random weights")
-    runner = load_runner(settings.model, checkpoint=checkpoint, device=settings.device, dtype=settings.dtype)
+    runner = load_runner(
+        settings.model,
+        checkpoint=checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        gpu_options=GpuOptions(
+            cache_mib=settings.device_cache_mib,
+            batch_images=settings.batch_images,
+            batch_prompts=settings.batch_prompts,
+            compile=settings.compile,
+        ),
+    )
     log.info(
         "Loaded %s on %s in %s, %.1f s",
         runner.name,

@@ -65,11 +65,16 @@ class Settings(BaseSettings):
         "else float32.",
     )
 
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="On a GPU: auto replays captured graphs, on compiles kernels as well, which takes minutes "
+        "before the server is ready, off does neither.",
+    )
     device_cache_mib: int = Field(
         4096,
         ge=1,
         description="Memory of the device for embeddings, least recently used out first; one takes 22 MiB in "
-        "float32 and 11 in half precision on a CPU, 8 on a GPU.",
+        "float32 and 11 in half precision on a CPU, 8 on a GPU, where all of it is taken at the start.",
     )
     host_cache_mib: int = Field(
         4096,

@@ -101,7 +101,7 @@ class _CrossAttention:
         return x.view(len(x), self._heads, -1).transpose(0, 1)
 
 
-class _Heads:
+class Heads:
     """The perceptrons behind the output tokens, six of three layers, each layer of all six at once."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
@@ -141,9 +141,9 @@ class CpuDecoder:
         self._from_image = [_CrossAttention(layer.cross_attn_image_to_token) for layer in self._layers]
         self._last_look = _CrossAttention(transformer.final_attn_token_to_image)
         up_1, up_norm, _, up_2, _ = self._decoder.output_upscaling
-        self._up_1, self._up_2 = _subpixel_product(up_1), _subpixel_product(up_2)
+        self._up_1, self._up_2 = subpixel_product(up_1), subpixel_product(up_2)
         self._up_norm: LayerNorm2d = up_norm  # type: ignore[assignment]  # nn.Sequential is not generic
-        self._heads = _Heads(self._decoder)
+        self._heads = Heads(self._decoder)
 
     def prepare(self, image_rows: Tensor) -> tuple[Tensor, ...]:
         """Keys, values and queries of the first layer for any prompt without a mask, (cells, c / 2) each."""
@@ -272,7 +272,7 @@ def _normalise(norm: nn.LayerNorm | LayerNorm2d, rows: Tensor) -> Tensor:
     return F.layer_norm(rows, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
-def _subpixel_product(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def subpixel_product(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight (4 * out, in) and bias (4 * out,) that make one cell's four new pixels."""
     assert isinstance(layer, nn.ConvTranspose2d)  # noqa: S101  # nn.Sequential is not generic
     assert layer.bias is not None  # noqa: S101

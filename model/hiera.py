@@ -24,7 +24,8 @@ SLICE_ROWS = 4096
 def partition_windows(x: Tensor, side: int) -> Tensor:
     """Cut (b, h, w, c) into windows (b * n, side, side, c), zero-padded to the right and below."""
     _, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
+    if h % side or w % side:  # F.pad copies the map where there is nothing to pad, too
+        x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
     x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # b rows side columns side c
     return x.transpose(2, 3).reshape(-1, side, side, c)
 

@@ -1,6 +1,7 @@
 """Runs SAM 2 on one device: preprocessing, batches of what is mixed, precision, warm-up.
 
-The only file that says "cuda". Not safe for several threads at once: one thread owns the device.
+Beside devices.py and gpu/cuda.py the only file that says "cuda". Not safe for several threads at once: one
+thread owns the device.
 """
 
 import hashlib
@@ -19,9 +20,14 @@ from torch import Tensor
 from model.checkpoint import load_parameters, untrained_parameters
 from model.config import VARIANTS
 from model.cpu_decoder import CpuDecoder
+from model.devices import resolve_device, resolve_dtype
 from model.errors import DeviceOutOfMemory
+from model.gpu.cuda import Cuda
+from model.gpu.device import GpuDevice
+from model.gpu.engine import GpuEngine
+from model.gpu.options import GpuOptions
 from model.mask_decoder import DecoderOutput, choose_masks
-from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, PADDING
+from model.point_tokens import num_point_tokens, point_tokens
 from model.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
 
@@ -37,6 +43,8 @@ PREPROCESSING = "square-bilinear-antialias-imagenet-1"
 MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
 
+GPU_DEFAULTS = GpuOptions()
+
 
 @contextmanager
 def _names_lack_of_memory() -> Iterator[None]:
@@ -50,7 +58,16 @@ def _names_lack_of_memory() -> Iterator[None]:
 class Sam2Runner:
     """A model on its device. Implements the Segmenter that app/ asks for."""
 
-    def __init__(self, model: Sam2, *, name: str, weights_fingerprint: str) -> None:
+    def __init__(
+        self,
+        model: Sam2,
+        *,
+        name: str,
+        weights_fingerprint: str,
+        gpu: GpuDevice | None = None,
+        gpu_options: GpuOptions = GPU_DEFAULTS,
+    ) -> None:
+        """`gpu` is the device of `model`, where it is one that model/gpu knows how to drive."""
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
         self.name = name
@@ -64,6 +81,10 @@ class Sam2Runner:
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
         self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
+        self._engine: GpuEngine | None = None
+        if gpu is not None:
+            self._cpu_decoder = None
+            self._engine = GpuEngine(model, gpu, gpu_options, preprocess=self._preprocess)
 
     @property
     def device_name(self) -> str:
@@ -89,22 +110,18 @@ class Sam2Runner:
         """Whether embeddings on the device lie in host memory anyway."""
         return self.device.type == "cpu"
 
+    @_names_lack_of_memory()
     @torch.inference_mode()
     def adopt(self, embedding: Embedding) -> Embedding:
-        """An embedding of any device, with equal fingerprint, as this one decodes it fastest."""
-        image_rows = embedding.image_rows.to(self.device)
-        first = embedding.first_projections
-        if self._cpu_decoder is None:
-            first = ()
-        elif not first:
-            first = self._cpu_decoder.prepare(image_rows)
-        return replace(
-            embedding,
-            image_rows=image_rows,
-            feat_s1_rows=embedding.feat_s1_rows.to(self.device),
-            feat_s0_rows=embedding.feat_s0_rows.to(self.device),
-            first_projections=first,
-        )
+        """An embedding from host memory or a file, with equal fingerprint, as this device decodes it fastest.
+
+        Raises NoFreeSlot, on a GPU alone, where the memory for embeddings is all held.
+        """
+        if self._engine is not None:
+            return self._engine.adopt(embedding)
+        if embedding.first_projections or self._cpu_decoder is None:
+            return embedding
+        return replace(embedding, first_projections=self._cpu_decoder.prepare(embedding.image_rows))
 
     @_names_lack_of_memory()
     @torch.inference_mode()
@@ -113,9 +130,12 @@ class Sam2Runner:
     ) -> list[Embedding]:
         """Embed pictures (height, width, 3), uint8 RGB, of any sizes.
 
-        `between` is called every few milliseconds on a CPU, and may decode.
+        `between` is called every few milliseconds, and may decode. Raises NoFreeSlot, on a GPU alone, where the
+        memory for embeddings is all held.
         """
-        batch = torch.stack([self._preprocess(image) for image in images])
+        if self._engine is not None:
+            return self._engine.encode(images, between=between)
+        batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
         maps = self.model.encode(batch.to(self.dtype), between=between)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
@@ -130,26 +150,37 @@ class Sam2Runner:
         """
         groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for i, (_, prompt) in enumerate(jobs):
-            groups[_num_point_tokens(prompt), self._keeps_order(prompt)].append(i)
+            groups[num_point_tokens(prompt), self._keeps_order(prompt)].append(i)
         predictions: dict[int, Prediction] = {}
+        if self._engine is not None:
+            most, decode_alike = self._engine.most_prompts, self._engine.decode
+        else:
+            most, decode_alike = MAX_DECODE_CHUNK, self._decode_alike
         for indices in groups.values():
-            for start in range(0, len(indices), MAX_DECODE_CHUNK):
-                chunk = indices[start : start + MAX_DECODE_CHUNK]
-                predictions.update(zip(chunk, self._decode_alike([jobs[i] for i in chunk]), strict=True))
+            for start in range(0, len(indices), most):
+                chunk = indices[start : start + most]
+                predictions.update(zip(chunk, decode_alike([jobs[i] for i in chunk]), strict=True))
         return [predictions[i] for i in range(len(jobs))]
 
+    @torch.inference_mode()
     def warm_up(self) -> None:
         """Run every stage once, so that the first user does not pay for what is set up lazily."""
+        if self._engine is not None:
+            self._engine.warm_up()
+            return
         side = self.config.image_size
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
 
-    def _preprocess(self, image: Pixels) -> Tensor:
-        """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept."""
-        x = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
+    def _preprocess(self, image: Tensor) -> Tensor:
+        """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept.
+
+        Shrinks the picture where it is, and leaves it on the model's device.
+        """
+        x = image.permute(2, 0, 1)[None].float().div_(255)
         side = self.config.image_size
         x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-        return (x[0] - self._mean) / self._deviation
+        return (x[0].to(self.device) - self._mean) / self._deviation
 
     def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
         side = self.config.embedding_size
@@ -223,16 +254,8 @@ class Sam2Runner:
         return self._cpu_decoder.decode(embeddings, points, mask_maps, keeps_order=keeps_order)
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
-        """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long.
-
-        The order of these float32 operations is Meta's: the position encoding turns coordinates several times
-        around, and attention enlarges what rounding differently leaves to 1e-4 of the logits.
-        """
-        tokens = [_box_clicks_padding(prompt) for _, prompt in jobs]
-        coords = np.array([points for points, _ in tokens], np.float32).reshape(len(jobs), -1, 2)
-        sizes = np.array([(e.width, e.height) for e, _ in jobs], np.float32)
-        coords = coords / sizes[:, None] * np.float32(self.config.image_size)
-        labels = np.array([labels for _, labels in tokens], np.int64).reshape(len(jobs), -1)
+        """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
+        coords, labels = point_tokens(jobs, image_size=self.config.image_size)
         return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
 
     def _mask_inputs(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
@@ -246,13 +269,19 @@ class Sam2Runner:
 
 
 def load_runner(
-    variant: str, *, checkpoint: Path | None, device: str, dtype: str, image_size: int | None = None
+    variant: str,
+    *,
+    checkpoint: Path | None,
+    device: str,
+    dtype: str,
+    image_size: int | None = None,
+    gpu_options: GpuOptions = GPU_DEFAULTS,
 ) -> Sam2Runner:
     """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
 
     `device` is "auto" or any name that torch knows, `dtype` "auto", "float32", "bfloat16" or "float16". Raises
-    ValueError for a device that is not there and CheckpointError for a file that does not fit. `image_size` is what
-    the model sees of a picture, where not what its variant says.
+    ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
+    fit. `image_size` is what the model sees of a picture, where not what its variant says.
     """
     config = VARIANTS[variant]
     if image_size is not None:
@@ -268,41 +297,7 @@ def load_runner(
             model, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
         )
     name = variant if checkpoint is not None else f"{variant} (untrained)"
-    return Sam2Runner(model, name=name, weights_fingerprint=fingerprint)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that "auto" or a name stands for."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {error}") from error
-    return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision that "auto" or a name stands for on this device."""
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        # Without these instructions bfloat16 is emulated, and slower than float32.
-        is_fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if is_fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def _num_point_tokens(prompt: Prompt) -> int:
-    return len(_box_clicks_padding(prompt)[1])
-
-
-def _box_clicks_padding(prompt: Prompt) -> tuple[list[tuple[float, float]], list[int]]:
-    """A box's corners, the clicks, and one padding point; nothing at all for a mask alone."""
-    points, labels = list(prompt.points), list(prompt.labels)
-    if prompt.box is not None:
-        x0, y0, x1, y1 = prompt.box
-        points = [(x0, y0), (x1, y1), *points]
-        labels = [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
-    return ([*points, (0.0, 0.0)], [*labels, PADDING]) if points else ([], [])
+    gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
+    if gpu is None and gpu_options.compile == "on":
+        log.warning("SAM2_COMPILE=on is for GPUs; on %s nothing is compiled.", torch_device)
+    return Sam2Runner(model, name=name, weights_fingerprint=fingerprint, gpu=gpu, gpu_options=gpu_options)

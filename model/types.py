@@ -24,6 +24,9 @@ class Embedding:
 
     One row for each of the h * w cells of the image embedding (64 * 64 at 1024 px), whose pixels in the finer maps
     stay together: "sub-pixel order", row by row within a cell, and again within each of its quarters.
+
+    Tensors and what is made of them without a copy hold this picture for as long as this object lives: on a GPU its
+    memory is then another picture's.
     """
 
     image_rows: Tensor

@@ -60,6 +60,7 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("deadline_s", "0"),
         ("max_prompts", "many"),
         ("log_level", "loud"),
+        ("compile", "yes"),
         ("log_format", "xml"),
         ("watchdog_s", "-1"),
     ],

@@ -42,10 +42,19 @@ def load_average() -> str:
 
 def peak_resident_mib(pid: int) -> float:
     """The most memory that a process has had in RAM, MiB; Linux only."""
+    return _status_mib(pid, "VmHWM")
+
+
+def resident_mib() -> float:
+    """What this process has in RAM now, MiB; Linux only."""
+    return _status_mib(os.getpid(), "VmRSS")
+
+
+def _status_mib(pid: int, name: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise LookupError(f"/proc/{pid}/status has no VmHWM")
+    raise LookupError(f"/proc/{pid}/status has no {name}")
 
 
 def _version(package: str) -> str:

@@ -66,7 +66,7 @@ class Transformers:
     def take(self, maps: Sequence[Maps]) -> None:
         """Remember the embeddings of the pictures, in order."""
         names = ("high_res_feats_0", "high_res_feats_1", "image_embed")
-        self._maps = [[torch.from_numpy(m[name]).to(self.dtype) for name in names] for m in maps]
+        self._maps = [[torch.from_numpy(m[name]).to(self.device, self.dtype) for name in names] for m in maps]
 
     @torch.inference_mode()
     def encode(self, picture: Pixels) -> list[Tensor]:
@@ -82,7 +82,8 @@ class Transformers:
     def decode(self, picture: int, prompts: Sequence[Prompt]) -> list[Decoded]:
         """See Side."""
         logits, iou = self._forward(picture, prompts)
-        return [Decoded(*pair) for pair in zip(logits.float().numpy(), iou.float().numpy(), strict=True)]
+        pairs = zip(logits.float().cpu().numpy(), iou.float().cpu().numpy(), strict=True)
+        return [Decoded(*pair) for pair in pairs]
 
     @torch.inference_mode()
     def answer(self, picture: int, prompts: Sequence[Prompt]) -> list[list[str]]:
@@ -99,10 +100,10 @@ class Transformers:
         """Logits (n, k, 256, 256) and IoU (n, k)."""
         points = labels = boxes = None
         if prompts[0].points:
-            points = square_points(self._pictures[picture], prompts)[None].to(self.dtype)
-            labels = torch.tensor([p.labels for p in prompts])[None]
+            points = square_points(self._pictures[picture], prompts)[None].to(self.device, self.dtype)
+            labels = torch.tensor([p.labels for p in prompts], device=self.device)[None]
         else:
-            boxes = square_boxes(self._pictures[picture], prompts)[None].to(self.dtype)
+            boxes = square_boxes(self._pictures[picture], prompts)[None].to(self.device, self.dtype)
         output = self._model(
             image_embeddings=list(self._maps[picture]),
             input_points=points,

@@ -81,28 +81,37 @@ def timed_rows(section: str, case: str, seconds: Mapping[str, list[float]]) -> l
     return rows
 
 
-def markdown(rows: Sequence[Row], *, machine: Mapping[str, object]) -> str:
+def markdown(
+    rows: Sequence[Row], *, machine: Mapping[str, object], targets: Sequence[Target] = TARGETS
+) -> str:
     """The report: the machine, a table for each section, and the targets."""
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in machine.items())]
     for section in dict.fromkeys(row.section for row in rows):
         of_section = [row for row in rows if row.section == section]
         columns = list(dict.fromkeys(name for row in of_section for name in row.values))
         lines += ["", f"## {section}", "", *_table(("case", "side", *columns), _cells(of_section, columns))]
-    return "\n".join([*lines, *_target_lines(rows), ""])
+    return "\n".join([*lines, *_target_lines(rows, targets), ""])
 
 
-def write(rows: Sequence[Row], *, machine: Mapping[str, object], folder: Path, name: str = "bench") -> None:
+def write(
+    rows: Sequence[Row],
+    *,
+    machine: Mapping[str, object],
+    folder: Path,
+    name: str = "bench",
+    targets: Sequence[Target] = TARGETS,
+) -> None:
     """Write `name`.md and `name`.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(markdown(rows, machine=machine))
+    (folder / f"{name}.md").write_text(markdown(rows, machine=machine, targets=targets))
     content = {"machine": dict(machine), "rows": [asdict(row) for row in rows]}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
 
 
-def _target_lines(rows: Sequence[Row]) -> list[str]:
+def _target_lines(rows: Sequence[Row], targets: Sequence[Target]) -> list[str]:
     found = {(row.section, row.case, row.side): row.values for row in rows}
     table = []
-    for target in TARGETS:
+    for target in targets:
         number = found.get((target.section, target.case, target.side), {}).get(target.value)
         if number is not None:
             limit = f"<= {target.at_most}" if target.at_most is not None else f">= {target.at_least}"

@@ -35,6 +35,12 @@ class RunningServer:
         reply.raise_for_status()
         return reply.json()
 
+    def text(self, path: str) -> str:
+        """The text of a GET."""
+        reply = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=60)
+        reply.raise_for_status()
+        return reply.text
+
     def embed(self, picture: bytes) -> str:
         """Embed an encoded picture; its image id."""
         reply = httpx.post(

@@ -105,7 +105,7 @@ def coco_rles(logits_khw: Tensor, *, height: int, width: int) -> list[str]:
     full = F.interpolate(
         logits_khw[None].float(), size=(height, width), mode="bilinear", align_corners=False
     )[0]
-    masks = (full > 0).numpy()
+    masks = (full > 0).cpu().numpy()
     return [
         coco_mask.encode(np.asfortranarray(mask).view(np.uint8))["counts"].decode("ascii") for mask in masks
     ]

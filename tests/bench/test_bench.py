@@ -14,7 +14,7 @@ from model.sam2 import Sam2
 from tests.bench import load, report
 from tests.bench.discs import draw_discs
 from tests.bench.load import Load, Stream, UnexpectedReply
-from tests.bench.report import ONNX, OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.report import ONNX, OURS, TRANSFORMERS, Row, Target, timed_rows
 from tests.bench.timing import Effort, percentile, summarise, take_turns
 from tests.bench.weights import VARIANT, plain_model, transformers_state
 from tests.golden.recipe import weight
@@ -75,6 +75,21 @@ def test_the_report_says_which_targets_are_missed(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "bench.json").read_text())
     assert content["machine"] == {"commit": "abc"}
     assert content["rows"][-1]["values"] == {"n": 3, "p50_ms": 4.0}
+
+
+def test_another_benchmark_has_targets_of_its_own(tmp_path: Path) -> None:
+    rows = [
+        Row("decode", "one click", "ours", {"p50_ms": 0.5}),
+        Row("encode", "rate", "ours", {"per_s": 90.0}),
+    ]
+    targets = (
+        Target("decode", "one click", "ours", "p50_ms", at_most=1.0),
+        Target("encode", "rate", "ours", "per_s", at_least=100.0),
+    )
+    report.write(rows, machine={}, folder=tmp_path, name="gpu", targets=targets)
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| decode: one click | ours | p50_ms | <= 1.0 | 0.500 | met |" in text
+    assert "| encode: rate | ours | per_s | >= 100.0 | 90.0 | missed |" in text
 
 
 def test_transformers_gets_every_weight_once_and_under_its_names() -> None:

@@ -1,0 +1,185 @@
+"""Pictures to embeddings on a GPU, while clicks go on.
+
+The encoder's kernels are launched as one graph on a stream of low priority, and the thread then waits for them in
+small steps, between which it may decode. Knows nothing of prompts.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter, sleep
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.gpu.arena import Arena
+from model.gpu.device import GpuDevice, Work, finishing
+from model.gpu.graphs import COMPILED_TOLERANCE, REPLAY_TOLERANCE, FixedWork, agreeing, captured, compiled
+from model.gpu.options import GpuOptions
+from model.sam2 import Sam2
+from model.types import Embedding, Pixels
+
+Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Sam2.encode, compiled or not."""
+
+log = logging.getLogger(__name__)
+
+STEP_S = 0.0001
+"""Seconds between two looks at a running encode, and so the longest that a click waits for this thread."""
+
+MOST_DEVICE_SCALE = 64
+"""A GPU shrinks pictures with a filter that must fit into shared memory; torch refuses a side of some 90 times the
+model's. Such pictures are shrunk on the host."""
+
+
+class Encoding:
+    """Owns the encoder's input and its graphs. For one thread.
+
+    Which stream may touch which slot of the arena, and when:
+
+    - A slot that is claimed is written by the stream `pictures` alone. Its embedding comes into being once the host
+      has seen that the writing is done; so no other stream and no other thread can read a slot before.
+    - A slot is free once its embedding has been dropped. A decode holds the embeddings it reads until the host has
+      its results, and who copies an embedding to the host waits for the copy; so nothing reads a slot that is free.
+    - An encode or a decode that fails waits for what it launched before it lets go of its slots (`finishing`).
+
+    Memory that torch hands out within a stream's block it hands out again within the same stream only. Of what is
+    made on one stream the other uses the arena alone, which is never freed: hence no record_stream.
+    """
+
+    def __init__(
+        self,
+        model: Sam2,
+        arena: Arena,
+        gpu: GpuDevice,
+        options: GpuOptions,
+        *,
+        preprocess: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._model, self._arena, self._gpu = model, arena, gpu
+        self._preprocess = preprocess
+        self._stream = gpu.pictures
+        self._options = options
+        self._dtype = arena.image_rows.dtype
+        most = options.batch_images
+        self._sizes = sorted({most, *(2**i for i in range(most.bit_length()))} - {0}, reverse=True)
+        self._works: dict[int, Work] = {}
+        side = model.config.image_size
+        # Channels last: the first convolution then leaves maps as the trunk wants them, (b, h, w, c), uncopied.
+        self._images = torch.zeros(most, 3, side, side, device=gpu.device, dtype=self._dtype).contiguous(
+            memory_format=torch.channels_last
+        )
+        self._slots = torch.zeros(most, device=gpu.device, dtype=torch.int64)
+
+    def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
+        """Embed pictures of any sizes. `between` is called again and again, and may decode.
+
+        Raises NoFreeSlot, before any work, where the arena has no room for all of them.
+        """
+        slots = self._arena.claim(len(images))
+        try:
+            with finishing(self._stream):
+                done = 0
+                for size in self._batches(len(images)):
+                    self._launch(images[done : done + size], slots[done : done + size], between)
+                    done += size
+                mark = self._stream.mark()
+                while not mark.is_reached():
+                    between()
+                    sleep(STEP_S)
+        except BaseException:
+            self._arena.release(slots)
+            raise
+        return [
+            self._arena.embedding(slot, height=image.shape[0], width=image.shape[1])
+            for slot, image in zip(slots, images, strict=True)
+        ]
+
+    def warm_up(self) -> Embedding:
+        """Prepare every size of batch, so that no user waits for it, and embed noise once the whole way."""
+        started = perf_counter()
+        if self._options.compile != "off":
+            self._prepare_all()
+        random = np.random.default_rng(0)
+        images = [random.integers(0, 256, (1200, 1800, 3), np.uint8)] * self._options.batch_images
+        embeddings = self.encode(images, between=lambda: None)
+        log.info("Prepared the encoder for batches of %s in %.1f s", self._sizes, perf_counter() - started)
+        return embeddings[0]
+
+    def _prepare_all(self) -> None:
+        fast_network: Network | None = None
+        if self._options.compile == "on":
+            log.warning(
+                "SAM2_COMPILE=on: compiling the encoder for batches of %s, which takes minutes; the server is not "
+                "ready before. SAM2_COMPILE=auto does without.", self._sizes,
+            )  # fmt: skip
+            fast_network = compiled(self._network)
+        slots = self._arena.claim(self._options.batch_images)
+        try:
+            with finishing(self._stream):
+                for size in self._sizes:
+                    self._works[size] = self._prepare(size, slots[:size], fast_network)
+                self._stream.mark().wait()
+        finally:
+            self._arena.release(slots)
+
+    def _batches(self, count: int) -> list[int]:
+        """`count` as a sum of sizes that are prepared, the largest first: no picture is encoded for nothing."""
+        batches = []
+        for size in self._sizes:
+            batches += [size] * (count // size)
+            count %= size
+        return batches
+
+    def _launch(self, images: Sequence[Pixels], slots: Sequence[int], between: Callable[[], None]) -> None:
+        """Upload, shrink and encode a batch; returns while it runs."""
+        for place, image in enumerate(images):
+            self._images[place].copy_(self._preprocess(self._on_device(image)))
+            between()  # the copy to memory for uploads took a millisecond or more of the host's time
+        self._stream.upload(np.array(slots), self._slots[: len(slots)])
+        work = self._works.get(len(images))
+        if work is None:  # without graphs the host launches a thousand kernels one by one
+            self._run(partial(self._model.encode, between=between), len(images))
+        else:
+            work()
+
+    def _on_device(self, image: Pixels) -> Tensor:
+        """A picture where it is to be shrunk."""
+        if max(image.shape[:2]) > MOST_DEVICE_SCALE * self._model.config.image_size:
+            return torch.from_numpy(image)
+        pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
+        self._stream.upload(image, pixels)
+        return pixels
+
+    def _prepare(self, size: int, slots: Sequence[int], fast_network: Network | None) -> Work:
+        """The work of a batch of `size`, tried out on noise, in claimed slots."""
+        network: Network = self._network
+        fill = partial(self._fill_at_random, slots)
+        name = f"encoder for {size} pictures"
+        if fast_network is not None:
+            fill()
+            network = agreeing(
+                fast_network, network, [self._images[:size]],
+                name=name, tolerance=COMPILED_TOLERANCE[self._dtype],
+            )  # fmt: skip
+        run = partial(self._run, network, size)
+        arena = self._arena
+        outputs = [
+            rows[slot]
+            for slot in slots
+            for rows in (arena.image_rows, arena.feat_s1_rows, arena.feat_s0_rows)
+        ]
+        work = FixedWork(name=name, run=run, fill=fill, outputs=outputs)
+        return captured(work, self._stream, tolerance=REPLAY_TOLERANCE[self._dtype])
+
+    def _network(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._model.encode(images)
+
+    def _run(self, network: Network, size: int) -> None:
+        self._arena.write(self._slots[:size], *network(self._images[:size]))
+
+    def _fill_at_random(self, slots: Sequence[int]) -> None:
+        self._images[: len(slots)].normal_()
+        self._stream.upload(np.array(slots), self._slots[: len(slots)])
