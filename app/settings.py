@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.config import VARIANTS
+from model.config import BUILTIN, VARIANTS
 from model.download import RELEASE_URL
 
 UNTRAINED = "untrained"
@@ -48,7 +48,13 @@ class Settings(BaseSettings):
         False, description='Fetch pictures that /embed is given as {"url": "https://..."}.'
     )
 
-    model: str = Field("sam2.1_hiera_tiny", description=f"Model: {', '.join(VARIANTS)}.")
+    model: str = Field(
+        BUILTIN,
+        description="Model: "
+        + ", ".join(VARIANTS)
+        + ". The last one is small and comes with this package; the others are "
+        "Meta's, and are downloaded.",
+    )
     checkpoint: str = Field(
         "",
         description="File with the model's weights (.pt or .safetensors) instead of a released one, or "

@@ -110,7 +110,7 @@ _BUILTIN = HieraConfig(
 BUILTIN = "builtin"
 """The model that this project trains (model/training) and ships (model/weights)."""
 
-BUILTIN_IMAGE_SIZE = 384
+BUILTIN_IMAGE_SIZE = 256
 """What the built-in model sees of a picture; its weights serve any size, this one evaluates best."""
 
 VARIANTS: dict[str, Sam2Config] = {

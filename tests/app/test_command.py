@@ -153,7 +153,7 @@ def test_a_file_of_ones_own_is_taken_without_a_download(tmp_path: Path) -> None:
 
 def test_untrained_weights_are_loaded_on_demand(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    settings = Settings(checkpoint="untrained", device="cpu", dtype="float32")
+    settings = Settings(model="sam2.1_hiera_tiny", checkpoint="untrained", device="cpu", dtype="float32")
     assert locate_weights(settings) is None
     segmenter = load_segmenter(settings)
     assert segmenter.name == "sam2.1_hiera_tiny (untrained)"

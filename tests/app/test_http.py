@@ -151,7 +151,7 @@ async def test_the_model_and_the_limits_are_told() -> None:
     async with serving(settings) as served:
         assert (await served.client.get("/model")).json() == {
             "model": "fake",
-            "variant": "sam2.1_hiera_tiny",
+            "variant": "builtin",
             "fingerprint": FakeSegmenter.fingerprint,
             "device": "imagined",
             "dtype": "float32",

@@ -17,7 +17,7 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 def test_every_setting_has_a_default_that_is_valid() -> None:
     settings = Settings()
-    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8000, "sam2.1_hiera_tiny")
+    assert (settings.host, settings.port, settings.model) == ("127.0.0.1", 8000, "builtin")
     assert settings.checkpoint_path is None
     assert settings.workers >= 2
 

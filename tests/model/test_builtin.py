@@ -1,0 +1,103 @@
+"""The model that the project ships: masks that mean something, and the same in half precision as in float32."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from model.config import BUILTIN
+from model.download import BUILTIN_PATH
+from model.masks import runs
+from model.runner import Sam2Runner, load_runner
+from model.types import Embedding, Prompt
+
+SCENES = Path(__file__).parents[1] / "data" / "scenes"
+RECORDS: list[dict[str, Any]] = json.loads((SCENES / "scenes.json").read_text())
+SAME = 0.995
+"""Least mean IoU of masks that ought to be the same."""
+
+
+def builtin(dtype: str) -> Sam2Runner:
+    return load_runner(BUILTIN, checkpoint=BUILTIN_PATH, device="cpu", dtype=dtype)
+
+
+def embeddings(runner: Sam2Runner) -> list[Embedding]:
+    pictures = [np.array(Image.open(SCENES / record["file"]).convert("RGB")) for record in RECORDS]
+    return [runner.encode([picture])[0] for picture in pictures]
+
+
+def clicks() -> list[Prompt]:
+    return [Prompt(points=(tuple(record["click"]),), labels=(1,)) for record in RECORDS]
+
+
+def masks(runner: Sam2Runner, stored: list[Embedding], prompts: list[Prompt]) -> list[np.ndarray]:
+    """The best mask of each prompt at its picture's size."""
+    predictions = runner.decode(list(zip(stored, prompts, strict=True)))
+    return [
+        runs(p.logits[p.iou.argmax()], height=e.height, width=e.width).to_array()
+        for e, p in zip(stored, predictions, strict=True)
+    ]
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
+
+
+def mean_iou(some: list[np.ndarray], others: list[np.ndarray]) -> float:
+    return float(np.mean([iou(one, other) for one, other in zip(some, others, strict=True)]))
+
+
+@pytest.fixture(scope="module")
+def exact() -> Sam2Runner:
+    return builtin("float32")
+
+
+@pytest.fixture(scope="module")
+def embedded(exact: Sam2Runner) -> list[Embedding]:
+    return embeddings(exact)
+
+
+def test_a_click_finds_the_object(exact: Sam2Runner, embedded: list[Embedding]) -> None:
+    truths = [coco_mask.decode(record["mask"]).astype(bool) for record in RECORDS]
+    assert mean_iou(masks(exact, embedded, clicks()), truths) > LEAST
+
+
+def test_half_precision_draws_the_same_masks(exact: Sam2Runner, embedded: list[Embedding]) -> None:
+    half = builtin("bfloat16")
+    same = mean_iou(masks(half, embeddings(half), clicks()), masks(exact, embedded, clicks()))
+    assert same >= SAME
+
+
+def test_the_shorter_way_draws_the_same_masks(exact: Sam2Runner, embedded: list[Embedding]) -> None:
+    """Links of a refinement keep Meta's order of operations, and others do not: see cpu_decoder.py."""
+    in_order = [replace(click, hands_out_logits=True) for click in clicks()]
+    assert mean_iou(masks(exact, embedded, clicks()), masks(exact, embedded, in_order)) >= SAME
+
+
+def test_a_correction_improves_what_is_wrong(exact: Sam2Runner, embedded: list[Embedding]) -> None:
+    """On average: the second click falls on the largest error, with the logits of the first."""
+    truths = [coco_mask.decode(record["mask"]).astype(bool) for record in RECORDS]
+    first = exact.decode(list(zip(embedded, clicks(), strict=True)))
+    before = masks(exact, embedded, clicks())
+    corrections = []
+    for click, prediction, truth, mask in zip(clicks(), first, truths, before, strict=True):
+        wrong = truth ^ mask
+        y, x = (
+            np.argwhere(wrong)[len(np.argwhere(wrong)) // 2].tolist()
+            if wrong.any()
+            else click.points[0][::-1]
+        )
+        corrections.append(
+            Prompt(
+                points=(*click.points, (float(x), float(y))),
+                labels=(1, int(truth[int(y), int(x)])),
+                mask_logits=prediction.logits[prediction.iou.argmax()].clip(-32, 32),
+                multimask_output=False,
+            )
+        )
+    assert mean_iou(masks(exact, embedded, corrections), truths) > mean_iou(before, truths)
