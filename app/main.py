@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from app import image_routes, pages, routes, schemas
+from app import image_routes, pages, routes, schemas, segment_routes
 from app.access import NO_ANSWER, QUIET, AccessMiddleware, App, Receive, Scope, Send, Traces
 from app.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.callers import FREE, METRICS, CallersMiddleware
@@ -98,6 +98,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         deadline_s=settings.deadline_s,
     )
     app.include_router(routes.router)
+    app.include_router(segment_routes.router)
     app.include_router(image_routes.router)
     app.include_router(pages.router)
     refuse, on_bug = _add_error_handlers(app, metrics)
