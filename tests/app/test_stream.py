@@ -1,4 +1,4 @@
-"""/decode/stream, through the real server and the client of websockets: tags, newest wins, keys, limits, the end."""
+"""/decode/stream, through the real server and websockets' client: tags, newest wins, keys, limits, its end."""
 
 import asyncio
 import json
