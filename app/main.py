@@ -29,6 +29,7 @@ from app.segmenter import Segmenter
 from app.service import SegmentationService
 from app.settings import Settings, wants_traces
 from app.shares import Shares
+from app.stream_messages import SkippedReply, StreamErrorReply, StreamPrompt
 from app.streams import Streams
 from app.uploads import BodyBudget
 from app.version import VERSION
@@ -39,7 +40,9 @@ _KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-_BODIES = (schemas.EmbedBody, schemas.DecodeBody, schemas.ErrorReply)
+_BODIES = (
+    schemas.EmbedBody, schemas.DecodeBody, schemas.ErrorReply, StreamPrompt, SkippedReply, StreamErrorReply,
+)  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:

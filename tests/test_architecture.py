@@ -14,7 +14,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "main": {
         "access", "browsers", "callers", "connection", "errors", "image_routes", "keys", "loading", "metrics",
         "pages", "rates", "remote_pictures", "routes", "schemas", "segment_routes", "segmenter", "service",
-        "settings", "shares", "stream_routes", "streams", "tracing", "uploads", "version",
+        "settings", "shares", "stream_messages", "stream_routes", "streams", "tracing",
+        "uploads", "version",
     },
     "routes": {
         "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "replies", "schemas",

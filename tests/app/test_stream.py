@@ -98,6 +98,17 @@ async def test_an_answer_is_that_of_decode_with_the_tag_of_its_prompt() -> None:
         assert 'sam2_requests_total{method="WEBSOCKET",route="/decode/stream",status="200"} 3.0' in figures
 
 
+async def test_the_messages_are_described_and_their_example_works() -> None:
+    async with listening() as server, server.connect() as connection:
+        schemas = server.app.openapi()["components"]["schemas"]
+        assert {"StreamPrompt", "SkippedReply", "StreamErrorReply"} <= set(schemas)
+        (example,) = schemas["StreamPrompt"]["examples"]
+        large = {"image": picture(900, 600)}
+        await server.post("/embed", files=large, data={"image_id": example["image_id"]})
+        await say(connection, **example)
+        assert "predictions" in await hear(connection)
+
+
 async def test_the_newest_prompt_wins_and_those_it_replaces_are_told() -> None:
     async with listening() as server, server.connect() as connection:
         server.segmenter.gate.clear()
