@@ -22,6 +22,7 @@ from app.main import create_app
 from app.request_heads import most_connections, patient_protocol
 from app.service import SegmentationService
 from app.settings import Settings, unknown_variables
+from app.streams import MAX_MESSAGE_BYTES, Streams
 from model.errors import CheckpointError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -55,6 +56,8 @@ class Server(uvicorn.Server):
         """Answer all who wait, then let Uvicorn wait for the requests that are running."""
         service: SegmentationService = self._app.state.service
         service.drain()
+        streams: Streams = self._app.state.streams
+        await streams.close(patience_s=service.settings.deadline_s)
         await super().shutdown(sockets)
 
 
@@ -91,20 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CheckpointError as error:
         log.critical("%s", error)
         return 1
-    server = Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            http=patient_protocol(patience_s=settings.deadline_s, most=most_connections()),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(settings.deadline_s) + 5,
-        ),
-        app,
-    )
+    server = make_server(app, settings)
     for stop in (signal.SIGINT, signal.SIGTERM):
         # Uvicorn catches these, stops, and sends them anew to who caught them before: a clean stop, not a death.
         signal.signal(stop, lambda *_: None)
@@ -117,6 +107,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server.run()
     service: SegmentationService = app.state.service
     return 0 if server.started and service.failure is None else 1
+
+
+def make_server(app: FastAPI, settings: Settings) -> Server:
+    """The server of an application, not yet running."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=patient_protocol(patience_s=settings.deadline_s, most=most_connections()),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.deadline_s) + 5,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+    )
+    return Server(config, app)
 
 
 def is_loopback(host: str) -> bool:

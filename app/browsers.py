@@ -4,6 +4,7 @@ Knows nothing of keys: a key travels in a header that a site must send on purpos
 """
 
 from collections.abc import Callable, Collection
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -63,6 +64,17 @@ class CorsMiddleware(CORSMiddleware):
             if name in response.headers:
                 refusal.headers[name] = response.headers[name]
         return refusal
+
+
+def may_connect(headers: Headers, origins: Collection[str]) -> bool:
+    """Whether a WebSocket may be opened: CORS does not ask for these, so the server must.
+
+    By what is no browser, by our own pages, and by the pages of `origins`.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in origins or "*" in origins:
+        return True
+    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
 
 
 class SecurityHeadersMiddleware:

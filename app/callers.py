@@ -62,31 +62,32 @@ class CallersMiddleware:
             await self.app(scope, receive, send)
             return
         if scope["path"] in self.free or scope["path"].startswith(FREE_FOLDERS):
-            scope["tenant"], scope["share"] = ANYONE, _address(scope)
+            scope["tenant"], scope["share"] = ANYONE, address_of(scope)
             await self.app(scope, receive, send)
             return
         try:
-            scope["tenant"], scope["share"] = self._identify(scope)
+            scope["tenant"], scope["share"] = identify(scope, keys=self.keys, key=key_of(scope))
             with self.in_flight.request(scope["share"]):
                 await self.app(scope, receive, send)
         except ServiceError as error:  # of these two: those of the app are answered within it
             await self.refuse(error)(scope, receive, send)
 
-    def _identify(self, scope: Scope) -> tuple[str, str]:
-        """Tenant and share. Raises Unauthorized."""
-        if not self.keys:
-            return ANYONE, _address(scope)
-        key = _key(Headers(scope=scope))
-        if not key:
-            raise Unauthorized(f"This server asks for a key. {_HOW}")
-        name = self.keys.owner(key)
-        if name is None:
-            raise Unauthorized("This key is not known here.")
-        return name, name
+
+def identify(scope: Scope, *, keys: ApiKeys, key: str) -> tuple[str, str]:
+    """Tenant and share of who brings this key. Raises Unauthorized."""
+    if not keys:
+        return ANYONE, address_of(scope)
+    if not key:
+        raise Unauthorized(f"This server asks for a key. {_HOW}")
+    name = keys.owner(key)
+    if name is None:
+        raise Unauthorized("This key is not known here.")
+    return name, name
 
 
-def _key(headers: Headers) -> str:
+def key_of(scope: Scope) -> str:
     """The key that a request brings, or "". Basic is for tools that know nothing else: its password counts."""
+    headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
@@ -100,7 +101,7 @@ def _key(headers: Headers) -> str:
     return ""
 
 
-def _address(scope: Scope) -> str:
+def address_of(scope: Scope) -> str:
     """The client's address; of IPv6 the network, of which one client has all addresses."""
     host: str = (scope.get("client") or ("", 0))[0]
     try:

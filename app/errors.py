@@ -50,6 +50,13 @@ class Unauthorized(ServiceError):
         return {"WWW-Authenticate": 'Bearer realm="sam2"'}
 
 
+class OriginRefused(ServiceError):
+    """A page of a site that may not call opens a WebSocket."""
+
+    status = 403
+    code = "origin_refused"
+
+
 class ImageNotFound(ServiceError):
     """No embedding by that id."""
 

@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from app import image_routes, pages, routes, schemas
+from app import image_routes, pages, routes, schemas, segment_routes, stream_routes
 from app.access import NO_ANSWER, QUIET, AccessMiddleware, App, Receive, Scope, Send, Traces
 from app.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.callers import FREE, METRICS, CallersMiddleware
@@ -29,6 +29,8 @@ from app.segmenter import Segmenter
 from app.service import SegmentationService
 from app.settings import Settings, wants_traces
 from app.shares import Shares
+from app.stream_messages import SkippedReply, StreamErrorReply, StreamPrompt
+from app.streams import Streams
 from app.uploads import BodyBudget
 from app.version import VERSION
 
@@ -38,7 +40,9 @@ _KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-_BODIES = (schemas.EmbedBody, schemas.DecodeBody, schemas.ErrorReply)
+_BODIES = (
+    schemas.EmbedBody, schemas.DecodeBody, schemas.ErrorReply, StreamPrompt, SkippedReply, StreamErrorReply,
+)  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
@@ -92,20 +96,25 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         responses={"default": {"description": "Any error.", "model": schemas.ErrorReply}},
     )
     app.state.keys = keys
+    app.state.in_flight = in_flight = InFlight(settings.rate_requests_in_flight)
+    app.state.streams = Streams()
     app.state.remote_pictures = RemotePictures(
         allowed=settings.allow_urls,
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
     app.include_router(routes.router)
+    app.include_router(segment_routes.router)
+    app.include_router(stream_routes.router)
     app.include_router(image_routes.router)
     app.include_router(pages.router)
     refuse, on_bug = _add_error_handlers(app, metrics)
+    app.state.refuse = refuse
     # The last one added is outermost: CORS, so that what any of the others refuse can be read by a browser.
     app.add_middleware(
         CallersMiddleware,
         keys=keys,
-        in_flight=InFlight(settings.rate_requests_in_flight),
+        in_flight=in_flight,
         free={*FREE, METRICS} if settings.open_metrics else FREE,
         refuse=refuse,
     )

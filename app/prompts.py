@@ -3,7 +3,8 @@
 Knows nothing of JSON and of pydantic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,25 +52,41 @@ def resolve_prompts(
     """The model's prompts for a picture of this size. Raises InvalidPrompt with the index of the first bad one."""
     prompts = []
     for i, request in enumerate(requests):
-        try:
+        with _at(i):
             prompt = _resolve(request, height=height, width=width, mask_size=mask_size)
             prompts.append(replace(prompt, hands_out_logits=hands_out_logits))
-        except ValueError as error:
-            where = f"prompts[{i}]"
-            raise InvalidPrompt(
-                f"{where}: {error}", details=[{"where": where, "what": str(error)}]
-            ) from error
     return prompts
 
 
-def _resolve(request: PromptRequest, *, height: int, width: int, mask_size: tuple[int, int]) -> Prompt:
-    points, labels, box = request.point_coords, request.point_labels, request.box
-    if not points and box is None and request.mask_input is None:
+def check_whole(requests: Sequence[PromptRequest]) -> None:
+    """What can be said before the picture is known. Raises InvalidPrompt with the index of the first bad one."""
+    for i, request in enumerate(requests):
+        with _at(i):
+            _check_whole(request)
+
+
+@contextmanager
+def _at(index: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        where = f"prompts[{index}]"
+        raise InvalidPrompt(f"{where}: {error}", details=[{"where": where, "what": str(error)}]) from error
+
+
+def _check_whole(request: PromptRequest) -> None:
+    points, labels = request.point_coords, request.point_labels
+    if not points and request.box is None and request.mask_input is None:
         raise ValueError("it is empty: give point_coords with point_labels, a box, or a mask_input")
     if len(points) != len(labels):
         raise ValueError(
             f"{len(points)} point_coords but {len(labels)} point_labels: give one label for each point"
         )
+
+
+def _resolve(request: PromptRequest, *, height: int, width: int, mask_size: tuple[int, int]) -> Prompt:
+    points, labels, box = request.point_coords, request.point_labels, request.box
+    _check_whole(request)
     for i, (x, y) in enumerate(points):
         _check_position(f"point_coords[{i}]", x, y, height=height, width=width)
     if box is not None:

@@ -5,22 +5,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app import schemas
-from app.answers import Decoded, MaskAnswer
 from app.callers import share_of, tenant_of
 from app.connection import while_connected
 from app.metrics import CONTENT_TYPE
-from app.prompts import PromptRequest, RleMask
+from app.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.service import Embedded
-from app.stages import StageTimes
 from app.state import begin_stages, budget_of, remote_pictures_of, service_of
 from app.uploads import Upload, max_body_bytes, parse_json, parse_upload
 
 router = APIRouter()
 
-_PARSED_ON_LOOP_BYTES = 64 * 1024
+PARSED_ON_LOOP_BYTES = 64 * 1024
 """Parsing less than this takes about as long as handing it to a thread."""
-_WRITTEN_ON_LOOP_PREDICTIONS = 2
-"""The same for writing a reply."""
 
 
 _UPLOAD_BODY: dict[str, Any] = {
@@ -73,7 +69,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
                 max_bytes=settings.max_upload_mib * 2**20,
             )
 
-        upload = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
 
         async def story() -> Embedded:
             with budget.holding(share) as arrived:
@@ -98,7 +94,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         model=model,
         cached=embedded.cached,
     )
-    return _json(request, reply.model_dump_json().encode(), times)
+    return timed_json(request, reply.model_dump_json().encode(), times)
 
 
 @router.post("/decode", response_model=schemas.DecodeReply, openapi_extra=_DECODE_BODY)
@@ -114,25 +110,19 @@ async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> R
         def parse() -> schemas.DecodeBody:
             return parse_json(schemas.DecodeBody, body)
 
-        wanted = parse() if len(body) < _PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        wanted = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         decoded = await while_connected(
             request.receive,
             service.decode(
                 wanted.image_id,
-                [_prompt_request(prompt) for prompt in wanted.all_prompts()],
+                prompt_requests(wanted.all_prompts()),
+                options=mask_options(wanted),
                 tenant=tenant_of(request),
-                mask_format=wanted.mask_format,
-                return_logits=wanted.return_logits,
                 times=times,
                 share=share,
             ),
         )
-
-    def write() -> bytes:
-        return _decode_reply(decoded, image_id=wanted.image_id, model=model)
-
-    few = len(decoded.predictions) <= _WRITTEN_ON_LOOP_PREDICTIONS
-    return _json(request, write() if few else await service.work(write, share=share), times)
+    return await decode_reply(request, decoded, image_id=wanted.image_id, model=model, times=times)
 
 
 @router.get("/model", response_model=schemas.ModelReply)
@@ -178,55 +168,3 @@ async def readyz(request: Request) -> schemas.StatusReply:
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""
     return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE)
-
-
-def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
-    mask_input: str | RleMask | None
-    if isinstance(prompt.mask_input, schemas.Rle):
-        height, width = prompt.mask_input.size
-        mask_input = RleMask(height=height, width=width, counts=prompt.mask_input.counts)
-    else:
-        mask_input = prompt.mask_input
-    return PromptRequest(
-        point_coords=prompt.point_coords or (),
-        point_labels=prompt.point_labels or (),
-        box=prompt.box,
-        mask_input=mask_input,
-        multimask_output=prompt.multimask_output,
-    )
-
-
-def _decode_reply(decoded: Decoded, *, image_id: str, model: str) -> bytes:
-    """The reply as JSON, one prediction at a time: each holds the interpreter while it is written."""
-    size = [decoded.height, decoded.width]
-    reply = schemas.DecodeReply(
-        image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
-    )
-    predictions = ",".join(
-        schemas.PredictionReply(masks=[_mask_reply(mask, size) for mask in masks]).model_dump_json(
-            exclude_none=True
-        )
-        for masks in decoded.predictions
-    )
-    return f"{reply.model_dump_json().removesuffix(']}')}{predictions}]}}".encode()
-
-
-def _mask_reply(mask: MaskAnswer, size: list[int]) -> schemas.MaskReply:
-    return schemas.MaskReply(
-        rle=schemas.Rle.model_construct(size=size, counts=mask.counts) if mask.counts is not None else None,
-        polygons=mask.polygons,
-        holes=mask.holes,
-        png=mask.png,
-        iou=mask.iou,
-        stability=mask.stability,
-        area=mask.area,
-        bbox=mask.bbox,
-        logits=mask.logits,
-    )
-
-
-def _json(request: Request, content: bytes, times: StageTimes) -> Response:
-    stages = times.seconds
-    service_of(request).metrics.observe_stages(stages)
-    timing = ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in stages.items())
-    return Response(content, media_type="application/json", headers={"Server-Timing": timing})

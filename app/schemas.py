@@ -3,9 +3,12 @@
 Types and ranges only; what a prompt means for its picture is checked in prompts.py.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from app.mask_fields import MaskFields, Wire
 
 IMAGE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 MAX_POINTS = 256
@@ -29,12 +32,6 @@ ImageId = Annotated[
 ]
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
-
-
-class Wire(BaseModel):
-    """Refuses unknown fields, and strings or booleans where numbers belong."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Rle(Wire):
@@ -74,8 +71,27 @@ class PromptBody(Wire):
     )
 
 
-class DecodeBody(PromptBody):
-    """Prompts for one embedded picture; the fields of a single prompt may stand beside image_id."""
+class PromptsBody(PromptBody, MaskFields):
+    """Prompts for one picture; the fields of a single prompt may stand in the place of `prompts`."""
+
+    prompts: (
+        Annotated[list[PromptBody], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
+    ) = Field(None, description="Any mix of prompts; one prediction for each, in order.")
+
+    @model_validator(mode="after")
+    def _one_way_of_prompting(self) -> Self:
+        beside = sorted(self.model_fields_set & PromptBody.model_fields.keys())
+        if self.prompts is not None and beside:
+            raise ValueError(f"{', '.join(beside)} beside 'prompts': put them into a prompt of the list")
+        return self
+
+    def all_prompts(self) -> Sequence[PromptBody]:
+        """The prompts of the request, however they were written."""
+        return self.prompts if self.prompts is not None else [self]
+
+
+class DecodeBody(PromptsBody):
+    """Prompts for one embedded picture."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -84,24 +100,6 @@ class DecodeBody(PromptBody):
     )
 
     image_id: ImageId
-    prompts: (
-        Annotated[list[PromptBody], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
-    ) = Field(None, description="Any mix of prompts; one prediction for each, in order.")
-    mask_format: Literal["rle", "rle_uncompressed", "polygons", "png"] = Field(
-        "rle", description="How masks come back."
-    )
-    return_logits: bool = Field(False, description="Add logits, to send back as mask_input.")
-
-    @model_validator(mode="after")
-    def _one_way_of_prompting(self) -> "DecodeBody":
-        beside = sorted(self.model_fields_set & PromptBody.model_fields.keys())
-        if self.prompts is not None and beside:
-            raise ValueError(f"{', '.join(beside)} beside 'prompts': put them into a prompt of the list")
-        return self
-
-    def all_prompts(self) -> list[PromptBody]:
-        """The prompts of the request, however they were written."""
-        return self.prompts if self.prompts is not None else [self]
 
 
 class EmbedBody(Wire):
@@ -176,6 +174,11 @@ class MaskReply(BaseModel):
     iou: float = Field(description="The model's own estimate of the mask's IoU, 0..1.", examples=[0.981])
     stability: float = Field(description="IoU of the mask thresholded at +1 and at -1 of its logits.")
     area: int = Field(description="Pixels of the mask.")
+    bounds: tuple[int, int, int, int] | None = Field(
+        None,
+        description="x0, y0, x1, y1: the mask is that part of the picture, x1 and y1 outside. Of an empty mask one "
+        "pixel of background.",
+    )
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height; zeros for an empty mask.")
     logits: str | None = Field(None, description="Send it back as mask_input to refine this mask.")
 

@@ -13,7 +13,7 @@ from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
-from app.answers import Decoded, MaskFormat, answer
+from app.answers import Decoded, MaskOptions, answer
 from app.batching import Batcher
 from app.deadlines import within
 from app.device import DeviceThread
@@ -29,7 +29,7 @@ from app.memory import WithinMemory
 from app.metrics import Metrics
 from app.names import check_reserved, content_key
 from app.opening import open_store
-from app.prompts import PromptRequest, resolve_prompts
+from app.prompts import PromptRequest, check_whole, resolve_prompts
 from app.segmenter import Segmenter
 from app.settings import Settings
 from app.shares import Workers
@@ -200,14 +200,18 @@ class SegmentationService:
                 await self.store.keep(claim, content, embedding, replace=replace, upload=upload)
             return Embedded(name, embedding.height, embedding.width, cached=outcome != "miss")
 
+    def check_prompts(self, requests: Sequence[PromptRequest]) -> None:
+        """What is wrong with prompts whatever the picture. Raises InvalidPrompt."""
+        self._check_number(requests)
+        check_whole(requests)
+
     async def decode(
         self,
         image_id: str,
         requests: Sequence[PromptRequest],
         *,
+        options: MaskOptions,
         tenant: str,
-        mask_format: MaskFormat,
-        return_logits: bool,
         times: StageTimes,
         share: str,
     ) -> Decoded:
@@ -216,18 +220,14 @@ class SegmentationService:
             segmenter = self.ready()
             embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
             height, width = embedding.height, embedding.width
-            if len(requests) > self.settings.max_prompts:
-                raise InvalidPrompt(
-                    f"{len(requests)} prompts in one request; the limit is {self.settings.max_prompts} "
-                    "(SAM2_MAX_PROMPTS). Send them in several requests."
-                )
+            self._check_number(requests)
             resolve = partial(
                 resolve_prompts,
                 requests,
                 height=height,
                 width=width,
                 mask_size=segmenter.mask_size,
-                hands_out_logits=return_logits,
+                hands_out_logits=options.return_logits,
             )
             has_masks = any(request.mask_input is not None for request in requests)
             many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
@@ -236,10 +236,8 @@ class SegmentationService:
             ran = await self._decoder.submit_all(jobs, deadline_s=self.settings.deadline_s, share=share)
             times.add_ran(ran)
             started = perf_counter()
-            logit_bytes = (4 if segmenter.dtype_name == "float32" else 2) if return_logits else None
-            shape = partial(
-                answer, height=height, width=width, mask_format=mask_format, logit_bytes=logit_bytes
-            )
+            logit_bytes = 4 if segmenter.dtype_name == "float32" else 2
+            shape = partial(answer, height=height, width=width, options=options, logit_bytes=logit_bytes)
             predictions = await self._workers.run(lambda: [shape(r.result) for r in ran], share=share)
             times.add("masks", perf_counter() - started)
             return Decoded(height, width, predictions)
@@ -272,6 +270,13 @@ class SegmentationService:
         """Run a job in a worker thread, within the deadline of a request."""
         async with self._deadline():
             return await self._workers.run(job, share=share)
+
+    def _check_number(self, requests: Sequence[PromptRequest]) -> None:
+        if len(requests) > self.settings.max_prompts:
+            raise InvalidPrompt(
+                f"{len(requests)} prompts in one request; the limit is {self.settings.max_prompts} "
+                "(SAM2_MAX_PROMPTS). Send them in several requests."
+            )
 
     async def _digest(self, data: bytes, times: StageTimes, share: str) -> str:
         started = perf_counter()

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Forget images so many seconds after their id was given; 0 for never."
     )
     deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take before it gets 504.")
+    stream_idle_s: float = Field(
+        300.0, gt=0, description="A connection to /decode/stream that says nothing for so long is closed."
+    )
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")
     max_image_megapixels: float = Field(100.0, gt=0, description="Largest picture accepted, in pixels.")
     max_prompts: int = Field(256, ge=1, le=4096, description="Prompts in one /decode request.")

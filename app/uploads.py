@@ -137,7 +137,7 @@ def parse_json(model: type[Model], body: bytes) -> Model:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise explain(error) from error
 
 
 def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes: int) -> Upload:
@@ -149,14 +149,14 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
     media_type, options = parse_options_header(headers.get("content-type", ""))
     url: str | None = None
     if media_type == b"multipart/form-data":
-        data, fields = _parse_form(body, options.get(b"boundary", b""))
+        data, fields = parse_form(body, options.get(b"boundary", b""))
     elif media_type.startswith(b"image/") or media_type == b"application/octet-stream":
         data, fields = body, {}
     elif media_type == b"application/json" or media_type.endswith(b"+json"):
         request = parse_json(EmbedBody, body)
         url = request.url
         if (request.image is None) == (url is None):
-            raise _invalid("image", "give either 'image' or 'url'")
+            raise invalid("image", "give either 'image' or 'url'")
         data = b"" if request.image is None else _decode_base64(request.image)
         fields = request.model_dump(include=request.model_fields_set - {"image", "url"})
     else:
@@ -165,16 +165,21 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
             "image=@truck.jpg), a raw body with Content-Type image/* or application/octet-stream (curl -H "
             "'Content-Type: image/jpeg' --data-binary @truck.jpg), or JSON."
         )
+    check_size(data, max_bytes=max_bytes)
+    try:
+        named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
+    except ValidationError as error:
+        raise explain(error) from error
+    return Upload(data, url, named.image_id, named.replace)
+
+
+def check_size(data: bytes, *, max_bytes: int) -> None:
+    """Raise ImageTooLarge for a picture file beyond `max_bytes`."""
     if len(data) > max_bytes:
         raise ImageTooLarge(
             f"The picture file is {len(data) / 2**20:.1f} MiB; the limit is {max_bytes // 2**20} "
             "(SAM2_MAX_UPLOAD_MIB). Send a smaller file."
         )
-    try:
-        named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
-    except ValidationError as error:
-        raise _explain(error) from error
-    return Upload(data, url, named.image_id, named.replace)
 
 
 @dataclass(slots=True)
@@ -187,8 +192,8 @@ class _Part:
     data: bytearray = field(default_factory=bytearray)
 
 
-def _parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
-    """The picture of a multipart form, and its other fields."""
+def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
+    """The picture of a multipart form, and its other fields. Raises BadRequest and ValidationFailed."""
     parts: list[_Part] = []
     ended = False
 
@@ -241,14 +246,12 @@ def _picture_and_fields(parts: list[_Part]) -> tuple[bytes, dict[str, str]]:
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name in PICTURE_FIELDS:
             if b"filename" not in options:
-                raise _invalid(
-                    name, "it holds text, not a file: with curl, write image=@truck.jpg, with an @"
-                )
+                raise invalid(name, "it holds text, not a file: with curl, write image=@truck.jpg, with an @")
             pictures.append(bytes(part.data))
         else:
             fields[name] = part.data.decode("utf-8", "replace")
     if len(pictures) != 1:
-        raise _invalid(
+        raise invalid(
             "image", f"{len(pictures)} pictures in the form; send exactly one, as 'image' or 'file'"
         )
     return pictures[0], fields
@@ -259,7 +262,7 @@ def _decode_base64(text: str) -> bytes:
     if text.startswith("data:"):
         start = text.find(",") + 1
         if start == 0 or not text[: start - 1].endswith(";base64"):
-            raise _invalid("image", "the data URL has no ';base64,' part")
+            raise invalid("image", "the data URL has no ';base64,' part")
     try:
         # In pieces, because this runs in a thread and a single call would hold the interpreter for all of it.
         pieces = [
@@ -267,7 +270,7 @@ def _decode_base64(text: str) -> bytes:
             for at in range(start, len(text), _BASE64_PIECE)
         ]
     except (binascii.Error, ValueError) as error:
-        raise _invalid("image", f"it is not base64: {error}") from error
+        raise invalid("image", f"it is not base64: {error}") from error
     return b"".join(pieces)
 
 
@@ -275,11 +278,12 @@ def _named(media_type: bytes) -> str:
     return f"Content-Type {media_type.decode('latin-1')!r}" if media_type else "A body without Content-Type"
 
 
-def _invalid(where: str, what: str) -> ValidationFailed:
+def invalid(where: str, what: str) -> ValidationFailed:
+    """An error of one field."""
     return ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
 
 
-def _explain(error: ValidationError) -> BadRequest | ValidationFailed:
+def explain(error: ValidationError) -> BadRequest | ValidationFailed:
     """An error of pydantic in words: where, what, and the value where it is short."""
     if error.error_count() > _MOST_DETAILS:  # spelling them out would take a hundred times the body's memory
         return ValidationFailed(f"{error.error_count()} things are wrong with the fields of this body.")

@@ -10,19 +10,19 @@ FILES = sorted(path for folder in ("app", "model", "model/gpu") for path in (ROO
 APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "__main__": {"access", "keys", "loading", "logs", "main", "request_heads", "service", "settings"},
+    "__main__": {"access", "keys", "loading", "logs", "main", "request_heads", "service", "settings", "streams"},
     "main": {
         "access", "browsers", "callers", "connection", "errors", "image_routes", "keys", "loading", "metrics",
-        "pages", "rates", "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares",
-        "tracing", "uploads", "version",
+        "pages", "rates", "remote_pictures", "routes", "schemas", "segment_routes", "segmenter", "service",
+        "settings", "shares", "stream_messages", "stream_routes", "streams", "tracing", "uploads", "version",
     },
     "routes": {
-        "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "schemas", "service",
-        "stages", "state", "store", "uploads",
+        "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "replies", "schemas",
+        "service", "stages", "state", "store", "uploads",
     },
     "image_routes": {"callers", "schemas", "state", "store"},
     "encodings": {"batching", "errors", "images", "rates", "shares", "stages", "store"},
-    "state": {"remote_pictures", "service", "stages", "uploads"},
+    "state": {"errors", "keys", "rates", "remote_pictures", "service", "stages", "uploads"},
     "service": {
         "answers", "batching", "deadlines", "device", "encodings", "errors", "images", "memory", "metrics",
         "names", "opening", "prompts", "rates", "segmenter", "settings", "shares", "stages", "store",
@@ -53,6 +53,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tiers": {"disk_trouble", "embedding_files", "memory_tier"},
     "embedding_files": {"disk_trouble"},
     "register": {"disk_trouble", "errors", "register_file"},
+    "segment_routes": {
+        "answers", "callers", "connection", "deadlines", "replies", "routes", "schemas", "segment_forms",
+        "service", "state", "uploads",
+    },
+    "stream_routes": {"access", "browsers", "callers", "errors", "state", "stream_prompts", "streams"},
+    "stream_prompts": {"callers", "errors", "replies", "stages", "state", "stream_messages", "streams", "uploads"},
+    "stream_messages": {"mask_fields", "schemas"},
+    "streams": {"errors", "shares"},
+    "segment_forms": {"errors", "schemas", "uploads"},
+    "replies": {"answers", "callers", "mask_fields", "prompts", "schemas", "stages", "state"},
+    "schemas": {"mask_fields"},
 }  # fmt: skip
 """Of app/, by file; what is not here is a leaf."""
 
@@ -68,7 +79,7 @@ MODEL_NAMES: dict[str, set[str]] = {
     "routes": {"model.types"},
     "store": {"model.types"},
     "prompts": {"model.masks", "model.types"},
-    "answers": {"model.masks", "model.types"},
+    "answers": {"model.cleaning", "model.cropping", "model.masks", "model.simplifying", "model.types"},
     "tiers": {"model.types"},
     "memory_tier": {"model.types"},
     "opening": {"model.errors", "model.types"},
@@ -78,12 +89,15 @@ MODEL_NAMES: dict[str, set[str]] = {
 
 ONLY_IN: dict[str, set[str]] = {
     "fastapi": {
-        "app/__main__.py", "app/image_routes.py", "app/main.py", "app/pages.py", "app/routes.py",
-        "app/state.py",
+        "app/__main__.py", "app/image_routes.py", "app/main.py", "app/pages.py", "app/replies.py",
+        "app/routes.py", "app/segment_routes.py", "app/state.py", "app/stream_routes.py",
     },
-    "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/uploads.py"},
+    "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/stream_prompts.py", "app/uploads.py"},
     "uvicorn": {"app/__main__.py", "app/request_heads.py"},
-    "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
+    "pydantic": {
+        "app/__main__.py", "app/main.py", "app/mask_fields.py", "app/schemas.py", "app/segment_forms.py",
+        "app/settings.py", "app/stream_messages.py", "app/stream_prompts.py", "app/uploads.py",
+    },
     "pydantic_settings": {"app/settings.py"},
     "prometheus_client": {"app/metrics.py"},
     "opentelemetry": {"app/tracing.py"},

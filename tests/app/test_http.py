@@ -1,7 +1,9 @@
 """What surrounds /embed and /decode: stored pictures, embeddings to take away, the model, health, figures, docs."""
 
 import asyncio
+import base64
 import io
+import json
 import logging
 import re
 import threading
@@ -393,6 +395,7 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
         assert set(document["paths"]) == {
             "/embed",
             "/decode",
+            "/segment",
             "/images",
             "/images/{image_id}",
             "/images/{image_id}/embedding",
@@ -416,6 +419,14 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             "application/octet-stream",
             "application/json",
         }
+        form = document["paths"]["/segment"]["post"]["requestBody"]["content"]["multipart/form-data"]
+        assert {"image", "image_id", "prompts", "point_coords", "mask_format"} <= set(
+            form["schema"]["properties"]
+        )
+        fields = {name: json.dumps(value) for name, value in form["example"].items()}
+        picture_file = base64.b64decode(schemas["EmbedBody"]["examples"][0]["image"])
+        response = await served.client.post("/segment", files={"image": picture_file}, data=fields)
+        assert response.status_code == 200, response.text
         for path, name in (("/embed", "EmbedBody"), ("/decode", "DecodeBody")):
             assert bodies[path]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
             for example in schemas[name]["examples"]:

@@ -158,6 +158,7 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
         closed = [
             ("POST", "/embed"),
             ("POST", "/decode"),
+            ("POST", "/segment"),
             ("GET", "/images"),
             ("GET", "/images/truck"),
             ("DELETE", "/images/truck"),

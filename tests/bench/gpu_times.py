@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from app.answers import answer
+from app.answers import MaskOptions, answer
 from model.gpu.decoding import Shape
 from model.gpu.device import Stream
 from model.gpu.engine import GpuEngine
@@ -186,6 +186,6 @@ def _embeddings(runner: Sam2Runner, count: int) -> list[Embedding]:
 def _answers(runner: Sam2Runner, jobs: list[tuple[Embedding, Prompt]]) -> list:
     predictions: list[Prediction] = runner.decode(jobs)
     return [
-        answer(p, height=e.height, width=e.width, mask_format="rle", logit_bytes=None)
+        answer(p, height=e.height, width=e.width, options=MaskOptions(), logit_bytes=4)
         for (e, _), p in zip(jobs, predictions, strict=True)
     ]

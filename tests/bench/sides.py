@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from app.answers import answer
+from app.answers import MaskOptions, answer
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prompt
 
@@ -80,8 +80,8 @@ class Ours:
                     prediction,
                     height=embedding.height,
                     width=embedding.width,
-                    mask_format="rle",
-                    logit_bytes=None,
+                    options=MaskOptions(),
+                    logit_bytes=4,
                 )
             ]
             for (embedding, _), prediction in zip(jobs, self._runner.decode(jobs), strict=True)
