@@ -35,8 +35,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
     """Uvicorn's protocol, but a connection that does not bring a whole head is closed after `patience_s` seconds.
 
     The clock starts with the connection and with the first byte of each further request; no byte sets it back.
-    Where more than `most` connections are open, the one that has been quiet for longest is closed for the newest, so
-    that whoever speaks is heard. One whose request is being answered is never closed.
+    Where more than `most` connections are open, the one that has been quiet for longest is closed for the newest,
+    so that whoever speaks is heard. One whose request is being answered is never closed.
     """
     quiet: dict[HttpToolsProtocol, asyncio.TimerHandle | None] = {}  # who has been so for longest comes first
 

@@ -1,7 +1,7 @@
 """The command `make soak`: nothing is lost, nothing leaks, nothing falls over, each with its figures.
 
-`python -m tests.soak --quick` takes ten minutes, `--only kills` checks that alone, `--minutes 5` is how long a check
-runs that runs for a time. Exit code 1 where anything does not hold.
+`python -m tests.soak --quick` takes ten minutes, `--only kills` checks that alone, `--minutes 5` is how long a
+check runs that runs for a time. Exit code 1 where anything does not hold.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def main() -> int:
             try:
                 findings += CHECKS[name](effort)
             except Exception as error:
-                findings.append(Finding(name, "it can be checked", f"{type(error).__name__}: {error}"[:600], False))
+                findings.append(
+                    Finding(name, "it can be checked", f"{type(error).__name__}: {error}"[:600], False)
+                )
             _keep_logs(Path(folder), options.output / name)
         sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
         verdict.write(findings, head=head, folder=options.output)  # a run that is cut off keeps what it has

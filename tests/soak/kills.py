@@ -119,9 +119,7 @@ async def _load_until_killed(server: Server, number: int, seconds: float, witnes
         finally:
             one.close()
 
-    working = [
-        asyncio.create_task(work(Client(server.port), f"{number}-{each}")) for each in range(_CLIENTS)
-    ]
+    working = [asyncio.create_task(work(Client(server.port), f"{number}-{each}")) for each in range(_CLIENTS)]
     # Long enough for something to be durable in most rounds; in others the kill comes while all begins.
     await asyncio.sleep(seconds)
     server.kill()

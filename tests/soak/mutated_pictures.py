@@ -70,7 +70,9 @@ def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
                 form = chance.choice(("<H", ">H", "<I", ">I"))
                 size = struct.calcsize(form)
                 largest = 256**size - 1
-                value = chance.choice((0, 1, 2, largest, largest // 2, largest // 2 + 1, chance.randrange(largest)))
+                value = chance.choice(
+                    (0, 1, 2, largest, largest // 2, largest // 2 + 1, chance.randrange(largest))
+                )
                 changed[at : at + size] = struct.pack(form, value)
             case 3:
                 del changed[max(at, 4) :]

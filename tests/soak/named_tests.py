@@ -40,4 +40,6 @@ def _run(name: str, must_hold: str, tests: tuple[str, ...]) -> Finding:
     )
     counts = re.findall(r"^(\d+ .*) in ", done.stdout, re.MULTILINE)
     where = ", ".join(test.removeprefix("tests/app/") for test in tests)
-    return Finding(name, must_hold, f"{counts[-1] if counts else done.stdout[-300:]}: {where}", not done.returncode)
+    return Finding(
+        name, must_hold, f"{counts[-1] if counts else done.stdout[-300:]}: {where}", not done.returncode
+    )

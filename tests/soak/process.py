@@ -54,7 +54,7 @@ class Server:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def kill(self) -> None:
-        """kill -9."""
+        """As `kill -9` does."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
@@ -84,7 +84,9 @@ def serving(
     `most_files` is the limit of open files that the system sets for it.
     """
     port = free_port()
-    variables = environment(**{"checkpoint": "untrained", "log_level": "warning", "port": str(port)} | settings)
+    variables = environment(
+        **{"checkpoint": "untrained", "log_level": "warning", "port": str(port)} | settings
+    )
 
     def limit_files() -> None:
         if most_files is not None:
@@ -97,7 +99,7 @@ def serving(
             cwd=ROOT,
             env=variables,
             stderr=output,
-            preexec_fn=limit_files,  # noqa: PLW1509  # no threads run here yet
+            preexec_fn=limit_files,  # no threads run here yet
         )
     server = Server(process, port, log)
     try:

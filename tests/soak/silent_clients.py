@@ -39,9 +39,7 @@ async def _check(server: Server, seconds: float, *, name: str) -> list[Finding]:
         idle = await _clicks(visitor, image_id, until=perf_counter() + 5)
         before = server.descriptors()
         silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(_CLIENTS)]
-        trickling = [
-            asyncio.create_task(_trickle(streams, number)) for number, streams in enumerate(silent)
-        ]
+        trickling = [asyncio.create_task(_trickle(streams, number)) for number, streams in enumerate(silent)]
         await asyncio.sleep(1)
         most = server.descriptors() - before
         busy, broken = [], []

@@ -38,7 +38,9 @@ class Client:
         self._key = f"X-API-Key: {key}\r\n" if key else ""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, method: str, path: str, body: bytes = b"", *, kind: str = "application/json") -> Reply:
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", *, kind: str = "application/json"
+    ) -> Reply:
         """Send a request and read its reply. Raises OSError where the connection breaks, or the reply is late."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: soak\r\nContent-Type: {kind}\r\n{self._key}"
