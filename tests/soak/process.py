@@ -17,7 +17,7 @@ import httpx
 
 from tests.server import ROOT, environment, free_port
 
-_START_S = 180
+_START_S = 300
 
 REAL_MODEL = ("app",)
 """`python -m app`: untrained weights, unless a setting says otherwise."""
