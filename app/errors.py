@@ -38,6 +38,15 @@ class BadRequest(ServiceError):
     code = "bad_request"
 
 
+class BodyTooSlow(BadRequest):
+    """A body that does not come; the rest of it is not waited for."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """That the connection ends with this reply."""
+        return {"Connection": "close"}
+
+
 class Unauthorized(ServiceError):
     """A key is asked for, and it is missing or wrong."""
 

@@ -1,4 +1,4 @@
-"""What a client may call its picture, and under what its content is kept. Knows nothing of the names that are taken."""
+"""What a client may call its picture, and under what its content is kept. Knows nothing of names that are taken."""
 
 import hashlib
 

@@ -34,11 +34,15 @@ def most_connections() -> int:
 def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]:
     """Uvicorn's protocol, but a connection that does not bring a whole head is closed after `patience_s` seconds.
 
-    The clock starts with the connection and with the first byte of each further request; no byte sets it back. Where
-    more than `most` connections are open, the one that has been quiet for longest is closed for the newest, so that
-    whoever speaks is heard. One whose request is being answered is never closed.
+    The clock starts with the connection and with the first byte of each further request; no byte sets it back.
+    Where more than `most` connections are open, the one that has been quiet for longest is closed for the newest,
+    so that whoever speaks is heard. One whose request is being answered is never closed.
     """
-    quiet: dict[PatientProtocol, asyncio.TimerHandle | None] = {}  # who has been so for longest comes first
+    quiet: dict[HttpToolsProtocol, asyncio.TimerHandle | None] = {}  # who has been so for longest comes first
+
+    def end_quiet(connection: HttpToolsProtocol) -> None:
+        if (timer := quiet.pop(connection, None)) is not None:
+            timer.cancel()
 
     class PatientProtocol(HttpToolsProtocol):
         """One connection."""
@@ -48,7 +52,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             self._expect_head()
             if len(self.connections) > most:
                 longest = next(iter(quiet))  # this one at the latest
-                longest._end_quiet()
+                end_quiet(longest)
                 longest.transport.abort()
                 log.debug("Closed a quiet connection, for there are more than %d.", most)
 
@@ -58,7 +62,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             super().data_received(data)
 
         def on_headers_complete(self) -> None:
-            self._end_quiet()
+            end_quiet(self)
             super().on_headers_complete()
 
         def on_response_complete(self) -> None:
@@ -67,15 +71,11 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             super().on_response_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._end_quiet()
+            end_quiet(self)
             super().connection_lost(exc)
 
         def _expect_head(self) -> None:
             if quiet.get(self) is None:
                 quiet[self] = self.loop.call_later(patience_s, self.timeout_keep_alive_handler)
-
-        def _end_quiet(self) -> None:
-            if (timer := quiet.pop(self, None)) is not None:
-                timer.cancel()
 
     return PatientProtocol

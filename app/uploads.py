@@ -17,7 +17,15 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from app.errors import BadRequest, Detail, ImageTooLarge, Overloaded, UnsupportedMediaType, ValidationFailed
+from app.errors import (
+    BadRequest,
+    BodyTooSlow,
+    Detail,
+    ImageTooLarge,
+    Overloaded,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 from app.schemas import EmbedBody, EmbedFields
 from app.shares import Shares
 
@@ -87,7 +95,8 @@ class BodyBudget:
         """The body of a request, its bytes counted until the block ends.
 
         Raises ImageTooLarge beyond `max_bytes`, at once where Content-Length says so, Overloaded where the
-        budget is spent, and BadRequest where the client goes away, falls silent in the middle, or takes for ever.
+        budget is spent, BadRequest where the client goes away, and BodyTooSlow where it falls silent in the middle
+        or takes for ever.
         """
         too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
         announced = request.headers.get("content-length", "")
@@ -121,7 +130,7 @@ class BodyBudget:
         except ClientDisconnect as error:
             raise BadRequest("The connection closed before the whole body had arrived.") from error
         except TimeoutError as error:
-            raise BadRequest(
+            raise BodyTooSlow(
                 f"The body came too slowly: nothing for {self.patience_s:g} s, or less than "
                 f"{_LEAST_BYTES_PER_S} bytes a second."
             ) from error

@@ -163,6 +163,7 @@ async def test_a_body_that_takes_for_ever_is_refused(pause_s: float) -> None:
         response = await served.client.post("/embed", content=body())
         assert error(response) == (400, "bad_request")
         assert "too slowly" in response.text
+        assert response.headers["connection"] == "close"  # the rest is not waited for
 
 
 async def test_a_body_that_comes_slowly_but_steadily_is_read() -> None:

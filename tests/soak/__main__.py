@@ -1,0 +1,84 @@
+"""The command `make soak`: nothing is lost, nothing leaks, nothing falls over, each with its figures.
+
+`python -m tests.soak --quick` takes ten minutes, `--only kills` checks that alone, `--minutes 5` is how long a
+check runs that runs for a time. Exit code 1 where anything does not hold.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+
+from tests.soak import (
+    kills,
+    mixed_load,
+    mutated_pictures,
+    named_tests,
+    overload,
+    requests_from_schema,
+    silent_clients,
+    verdict,
+)
+from tests.soak.effort import Effort
+from tests.soak.verdict import Finding
+
+OUTPUT = Path(__file__).parents[2] / ".soak"
+
+CHECKS: dict[str, Callable[[Effort], list[Finding]]] = {
+    "tenants": named_tests.check_tenants,
+    "disk": named_tests.check_disk,
+    mutated_pictures.NAME: mutated_pictures.check,
+    requests_from_schema.NAME: requests_from_schema.check,
+    silent_clients.NAME: silent_clients.check,
+    overload.NAME: overload.check,
+    kills.NAME: kills.check,
+    mixed_load.NAME: mixed_load.check,
+}
+
+
+def main() -> int:
+    """Run the checks, print and write their table; a check that breaks is one that fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS), metavar="NAME")
+    parser.add_argument("--minutes", type=float, help="of each check that runs for a time")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for soak.md and soak.json")
+    options = parser.parse_args()
+    head: dict[str, object] = {
+        "when": datetime.now(UTC).isoformat(timespec="minutes"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "effort": "quick" if options.quick else "full",
+        "load average at the start": f"{os.getloadavg()[0]:.1f}",
+    }
+    findings: list[Finding] = []
+    for name in options.only:
+        started = perf_counter()
+        with tempfile.TemporaryDirectory(prefix=f"soak-{name}-") as folder:
+            effort = Effort(Path(folder), quick=options.quick, minutes=options.minutes)
+            try:
+                findings += CHECKS[name](effort)
+            except Exception as error:
+                findings.append(
+                    Finding(name, "it can be checked", f"{type(error).__name__}: {error}"[:600], False)
+                )
+            _keep_logs(Path(folder), options.output / name)
+        sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
+        verdict.write(findings, head=head, folder=options.output)  # a run that is cut off keeps what it has
+    print(verdict.markdown(findings, head=head))
+    return 0 if all(one.passed for one in findings) else 1
+
+
+def _keep_logs(folder: Path, kept: Path) -> None:
+    for pattern in ("*.log", "*.txt", "*.json"):
+        for path in folder.glob(pattern):
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / path.name).write_bytes(path.read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What tests prove already, named in the table: a disk that fails, and two tenants on every endpoint."""
+
+import re
+import subprocess
+import sys
+
+from tests.server import ROOT, environment
+from tests.soak.effort import Effort
+from tests.soak.verdict import Finding
+
+DISK = (
+    "tests/app/test_survival.py::test_a_full_disk_stops_nobody_and_is_made_up_for",
+    "tests/app/test_survival.py::test_a_folder_that_is_read_only_stops_nobody",
+    "tests/app/test_survival.py::test_a_folder_that_is_deleted_stops_nobody_and_comes_back",
+    "tests/app/test_survival.py::test_a_torn_file_is_asked_for_again_and_never_served",
+    "tests/app/test_tiers.py::test_a_disk_that_hangs_holds_nobody_for_long",
+)
+TENANTS = ("tests/app/test_tenants.py",)
+
+
+def check_disk(effort: Effort) -> list[Finding]:
+    """Full, read-only, deleted, torn, hanging."""
+    return [_run("disk", "full, read-only, deleted, torn and slow folders stop nobody", DISK)]
+
+
+def check_tenants(effort: Effort) -> list[Finding]:
+    """Every route."""
+    return [_run("tenants", "a proof for each route that none sees another's pictures", TENANTS)]
+
+
+def _run(name: str, must_hold: str, tests: tuple[str, ...]) -> Finding:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    counts = re.findall(r"^(\d+ .*) in ", done.stdout, re.MULTILINE)
+    where = ", ".join(test.removeprefix("tests/app/") for test in tests)
+    return Finding(
+        name, must_hold, f"{counts[-1] if counts else done.stdout[-300:]}: {where}", not done.returncode
+    )

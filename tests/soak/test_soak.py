@@ -1,0 +1,77 @@
+"""The soak in small: a mixed load of a few seconds, and that what does not hold is told."""
+
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from app.errors import ServiceError
+from app.images import decode_image
+from tests.soak import __main__ as soak
+from tests.soak import mixed_load
+from tests.soak.effort import Effort
+from tests.soak.mutated_pictures import mutate, seeds
+from tests.soak.verdict import Finding, at_most, enough, none
+
+
+def test_a_few_seconds_of_mixed_load_leave_nothing_behind(tmp_path: Path) -> None:
+    """Memory needs longer to be flat; make soak looks at it."""
+    findings = mixed_load.check_shortly(Effort(tmp_path, quick=True))
+    assert len(findings) == 5
+    assert [one for one in findings if not one.passed and "drift" not in one.must_hold] == []
+
+
+def test_mutated_pictures_are_read_or_refused_and_are_the_same_every_time() -> None:
+    whole = seeds()
+    for data in whole:
+        assert decode_image(data, max_pixels=10**6).shape[2] == 3
+    one, other = random.Random(1), random.Random(1)  # noqa: S311
+    outcomes: Counter[str] = Counter()
+    for number in range(300):
+        data = mutate(whole[number % len(whole)], whole, one)
+        assert data == mutate(whole[number % len(whole)], whole, other)
+        try:
+            decode_image(data, max_pixels=10**6)
+            outcomes["read"] += 1
+        except ServiceError as error:
+            outcomes[error.code] += 1
+    assert outcomes["read"] > 10
+    assert outcomes["invalid_image"] > 100
+
+
+def test_figures_are_held_against_their_limits() -> None:
+    assert at_most("x", "p95", 2.0, 3).passed
+    assert not at_most("x", "p95", 3.1, 3).passed
+    assert not at_most("x", "p95", float("nan"), 3).passed  # nothing was measured
+    assert not none("x", "faults", ["a", "b"]).passed
+    assert none("x", "faults", []).passed
+    assert not enough("x", "kills", 0, 1).passed
+
+
+@pytest.mark.parametrize("fault", ["does not hold", "breaks"])
+def test_what_does_not_hold_is_told_written_and_ends_it_with_1(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def good(effort: Effort) -> list[Finding]:
+        (effort.folder / "server.log").write_text("all is well")
+        return [at_most("good", "p95", 1, 3)]
+
+    def bad(effort: Effort) -> list[Finding]:
+        if fault == "breaks":
+            raise OSError("no server")
+        return [at_most("bad", "p95", 9, 3)]
+
+    monkeypatch.setattr(soak, "CHECKS", {"good": good, "bad": bad})
+    monkeypatch.setattr(sys, "argv", ["soak", "--output", str(tmp_path), "--only", "good"])
+    assert soak.main() == 0
+    assert (tmp_path / "good/server.log").read_text() == "all is well"
+    monkeypatch.setattr(sys, "argv", ["soak", "--output", str(tmp_path), "--quick"])
+    assert soak.main() == 1
+    assert "FAILS" in capsys.readouterr().out
+    assert "FAILS" in (tmp_path / "soak.md").read_text()
+    content = json.loads((tmp_path / "soak.json").read_text())
+    assert content["run"]["effort"] == "quick"
+    assert [one["passed"] for one in content["findings"]] == [True, False]
