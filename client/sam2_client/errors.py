@@ -56,6 +56,12 @@ class BadRequest(Sam2Error):
     default_code = "bad_request"
 
 
+class OriginRefused(Sam2Error):
+    """A browser's page of another site called, and the server names no such site."""
+
+    default_code = "origin_refused"
+
+
 class Unauthorized(Sam2Error):
     """The server asks for a key, and it is missing or wrong."""
 
@@ -174,6 +180,7 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
     error.default_code: error
     for error in (
         BadRequest,
+        OriginRefused,
         Unauthorized,
         ImageNotFound,
         ImageIdConflict,

@@ -14,6 +14,7 @@ from model.config import BUILTIN
 from model.download import BUILTIN_PATH
 from model.masks import runs
 from model.runner import Sam2Runner, load_runner
+from model.training.clicks import central_click
 from model.types import Embedding, Prompt
 
 SCENES = Path(__file__).parents[1] / "data" / "scenes"
@@ -33,6 +34,16 @@ def embeddings(runner: Sam2Runner) -> list[Embedding]:
 
 def clicks() -> list[Prompt]:
     return [Prompt(points=(tuple(record["click"]),), labels=(1,)) for record in RECORDS]
+
+
+def all_masks(runner: Sam2Runner, stored: list[Embedding], prompts: list[Prompt]) -> list[np.ndarray]:
+    """Every mask of each prompt at its picture's size."""
+    predictions = runner.decode(list(zip(stored, prompts, strict=True)))
+    return [
+        runs(logits, height=e.height, width=e.width).to_array()
+        for e, p in zip(stored, predictions, strict=True)
+        for logits in p.logits
+    ]
 
 
 def masks(runner: Sam2Runner, stored: list[Embedding], prompts: list[Prompt]) -> list[np.ndarray]:
@@ -64,19 +75,20 @@ def embedded(exact: Sam2Runner) -> list[Embedding]:
 
 def test_a_click_finds_the_object(exact: Sam2Runner, embedded: list[Embedding]) -> None:
     truths = [coco_mask.decode(record["mask"]).astype(bool) for record in RECORDS]
-    assert mean_iou(masks(exact, embedded, clicks()), truths) > LEAST
+    found = mean_iou(masks(exact, embedded, clicks()), truths)
+    assert found > 0.4  # empty masks, whole pictures and noise stay below 0.25
 
 
 def test_half_precision_draws_the_same_masks(exact: Sam2Runner, embedded: list[Embedding]) -> None:
     half = builtin("bfloat16")
-    same = mean_iou(masks(half, embeddings(half), clicks()), masks(exact, embedded, clicks()))
+    same = mean_iou(all_masks(half, embeddings(half), clicks()), all_masks(exact, embedded, clicks()))
     assert same >= SAME
 
 
 def test_the_shorter_way_draws_the_same_masks(exact: Sam2Runner, embedded: list[Embedding]) -> None:
     """Links of a refinement keep Meta's order of operations, and others do not: see cpu_decoder.py."""
     in_order = [replace(click, hands_out_logits=True) for click in clicks()]
-    assert mean_iou(masks(exact, embedded, clicks()), masks(exact, embedded, in_order)) >= SAME
+    assert mean_iou(all_masks(exact, embedded, clicks()), all_masks(exact, embedded, in_order)) >= 0.9999
 
 
 def test_a_correction_improves_what_is_wrong(exact: Sam2Runner, embedded: list[Embedding]) -> None:
@@ -86,16 +98,12 @@ def test_a_correction_improves_what_is_wrong(exact: Sam2Runner, embedded: list[E
     before = masks(exact, embedded, clicks())
     corrections = []
     for click, prediction, truth, mask in zip(clicks(), first, truths, before, strict=True):
-        wrong = truth ^ mask
-        y, x = (
-            np.argwhere(wrong)[len(np.argwhere(wrong)) // 2].tolist()
-            if wrong.any()
-            else click.points[0][::-1]
-        )
+        error = central_click(truth, mask, excluded=np.zeros_like(truth))
+        assert error is not None  # no mask is that good
         corrections.append(
             Prompt(
-                points=(*click.points, (float(x), float(y))),
-                labels=(1, int(truth[int(y), int(x)])),
+                points=(*click.points, (error.x + 0.5, error.y + 0.5)),
+                labels=(1, int(error.is_object)),
                 mask_logits=prediction.logits[prediction.iou.argmax()].clip(-32, 32),
                 multimask_output=False,
             )
