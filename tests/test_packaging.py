@@ -198,6 +198,7 @@ def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
         "check",
         "train",
         "bench",
+        "soak",
         "clean",
     ]
 

@@ -6,6 +6,7 @@ A route that is new in the app fails `test_every_route_has_its_proof` until it h
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from app.main import create_app
 from app.settings import Settings
@@ -119,6 +120,51 @@ async def _decode(tenants: Tenants) -> None:
         assert reply.text.replace(name, "nobodys") == unknown.text
 
 
+@proves("POST", "/segment")
+async def _segment(tenants: Tenants) -> None:
+    """As for a picture that nobody has: it is encoded for Bert, and hers stays hers."""
+    encoded = len(tenants.served.segmenter.encoded)
+    form = {"point_coords": "[[30, 20]]", "point_labels": "[1]"}
+    reply = await tenants.bert("POST", "/segment", files={"image": HERS}, data=form)
+    assert (reply.status_code, reply.json()["image_id"]) == (200, DIGEST)
+    assert len(tenants.served.segmenter.encoded) == encoded + 1
+    assert (await tenants.bert("DELETE", f"/images/{DIGEST}")).status_code == 204
+
+
+@proves("WEBSOCKET", "/decode/stream")
+async def _stream(tenants: Tenants) -> None:
+    """Each of her names answers as one that nobody has."""
+    heard: list[dict[str, Any]] = []
+    said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        heard.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/decode/stream",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in bearer(BERT).items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+        "scheme": "ws",
+        "subprotocols": [],
+    }
+    talking = asyncio.create_task(tenants.served.app(scope, said.get, hear))
+    said.put_nowait({"type": "websocket.connect"})
+    for number, name in enumerate(("nobodys", *NAMES)):
+        text = json.dumps({"tag": 0, "image_id": name, **CLICK})
+        said.put_nowait({"type": "websocket.receive", "text": text})
+        await until(lambda: len(heard) == number + 2)  # noqa: B023  # it is waited for here
+    said.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await talking
+    unknown, *hers = [message["text"] for message in heard[1:]]
+    assert json.loads(unknown)["error"]["code"] == "image_not_found"
+    for name, answer in zip(NAMES, hers, strict=True):
+        assert answer.replace(name, "nobodys") == unknown
+
+
 @proves("GET", "/images")
 async def _list(tenants: Tenants) -> None:
     assert (await tenants.bert("GET", "/images")).json() == {"images": [], "next": None}
@@ -178,6 +224,8 @@ def methods_and_paths(routes: list[BaseRoute]) -> set[tuple[str, str]]:
     for route in routes:
         if isinstance(route, Route):
             found |= {(method, route.path) for method in (route.methods or {"GET"}) - {"HEAD"}}
+        elif isinstance(route, WebSocketRoute):
+            found.add(("WEBSOCKET", route.path))
         elif isinstance(route, Mount):
             found |= {(method, route.path + path) for method, path in methods_and_paths(route.routes)}
         else:
