@@ -33,9 +33,10 @@ ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     SAM2_HOST=0.0.0.0 \
     SAM2_PORT=8000 \
-    SAM2_WEIGHTS_DIR=/weights
+    SAM2_WEIGHTS_DIR=/weights \
+    SAM2_CACHE_DIR=/cache
 USER sam2
-VOLUME ["/weights"]
+VOLUME ["/weights", "/cache"]
 EXPOSE 8000
 # /readyz, not /healthz: "healthy" then means that requests are answered, which is what depends_on waits for, and a
 # server whose model or device broke shows as unhealthy. It needs no device, so a busy server stays healthy. The

@@ -31,6 +31,15 @@ class MaskAnswer:
     logits: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Masks for every prompt of a request, in order."""
+
+    height: int
+    width: int
+    predictions: list[list[MaskAnswer]]
+
+
 def answer(
     prediction: Prediction, *, height: int, width: int, mask_format: MaskFormat, logit_bytes: int | None
 ) -> list[MaskAnswer]:

@@ -61,12 +61,35 @@ class ImageNotFound(ServiceError):
         """The message that tells what to do about a missing embedding."""
         return cls(f"No embedding for image_id {image_id!r}. POST the picture to /embed first.")
 
+    @classmethod
+    def fallen_out(cls, image_id: str) -> "ImageNotFound":
+        """The image is known; its embedding had to give way, or is another model's."""
+        return cls(
+            f"The embedding of image_id {image_id!r} is not held any more. POST the picture to /embed again; "
+            "SAM2_DISK_CACHE_MIB and SAM2_KEEP_UPLOADS make a server keep more."
+        )
+
+    @classmethod
+    def deleted_meanwhile(cls, image_id: str) -> "ImageNotFound":
+        """A DELETE came while the picture was being embedded, and it counts."""
+        return cls(
+            f"image_id {image_id!r} was deleted while its picture was being embedded. POST the picture to /embed "
+            "again if it shall be back."
+        )
+
 
 class ImageIdConflict(ServiceError):
     """The id names another picture."""
 
     status = 409
     code = "image_id_conflict"
+
+    @classmethod
+    def for_id(cls, image_id: str) -> "ImageIdConflict":
+        """The message that tells what to do about a name that is taken."""
+        return cls(
+            f"image_id {image_id!r} already names another picture. Use another id, or send replace=true."
+        )
 
 
 class ImageTooLarge(ServiceError):
@@ -136,6 +159,10 @@ class Overloaded(RetryableError):
 
     status = 503
     code = "overloaded"
+
+
+class DeviceFull(Overloaded):
+    """Every place for an embedding on the device is held by a picture that somebody waits for."""
 
 
 class NotReady(RetryableError):

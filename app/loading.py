@@ -46,7 +46,7 @@ def load_segmenter(settings: Settings) -> Segmenter:
         device=settings.device,
         dtype=settings.dtype,
         gpu_options=GpuOptions(
-            cache_mib=settings.cache_mib,
+            cache_mib=settings.device_cache_mib,
             batch_images=settings.batch_images,
             batch_prompts=settings.batch_prompts,
             compile=settings.compile,

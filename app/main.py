@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from app import schemas
+from app import image_routes, pages, routes, schemas
 from app.access import NO_ANSWER, QUIET, AccessMiddleware, App, Receive, Scope, Send, Traces
 from app.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.callers import FREE, METRICS, CallersMiddleware
@@ -25,7 +25,6 @@ from app.loading import load_segmenter
 from app.metrics import Metrics
 from app.rates import InFlight
 from app.remote_pictures import RemotePictures
-from app.routes import router
 from app.segmenter import Segmenter
 from app.service import SegmentationService
 from app.settings import Settings, wants_traces
@@ -98,7 +97,9 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    app.include_router(router)
+    app.include_router(routes.router)
+    app.include_router(image_routes.router)
+    app.include_router(pages.router)
     refuse, on_bug = _add_error_handlers(app, metrics)
     # The last one added is outermost: CORS, so that what any of the others refuse can be read by a browser.
     app.add_middleware(

@@ -89,7 +89,9 @@ class Metrics:
         self.evictions = Counter(
             "sam2_evictions", "Embeddings that had to leave a tier.", ["tier"], registry=registry
         )
-        self.cache_bytes = Gauge("sam2_cache_bytes", "Bytes of embeddings.", ["tier"], registry=registry)
+        self.cache_bytes = Gauge(
+            "sam2_cache_bytes", "Bytes of embeddings; on disk of uploads too.", ["tier"], registry=registry
+        )
         self.cache_images = Gauge("sam2_cache_images", "Embeddings.", ["tier"], registry=registry)
         self.out_of_memory = Counter(
             "sam2_out_of_memory",
@@ -144,15 +146,15 @@ class Metrics:
 
         self.ready.set_function(read)
 
-    def observe_stages(self, seconds: Mapping[str, float]) -> None:
-        """Record the stages of one request."""
-        for stage, duration in seconds.items():
-            self.stage_seconds.labels(stage).observe(duration)
-
     def observe_batch(self, queue: str, size: int, seconds: float) -> None:
         """Record one batch of a queue."""
         self.batch_size.labels(queue).observe(size)
         self.stage_seconds.labels(f"{queue}_batch").observe(seconds)
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Record the stages of one request."""
+        for stage, duration in seconds.items():
+            self.stage_seconds.labels(stage).observe(duration)
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

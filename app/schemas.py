@@ -205,8 +205,10 @@ class ImageReply(BaseModel):
     model: str
     bytes: int = Field(description="Bytes that its embedding takes.")
     created: float = Field(description="When this id was given, in seconds since 1970.")
-    used: float = Field(description="When its embedding was last used, in seconds since 1970.")
-    tiers: list[str] = Field(description="Where its embedding is held.")
+    used: float = Field(description="When it was last used under this id, in seconds since 1970.")
+    tiers: list[Literal["device", "host", "disk"]] = Field(
+        description="Where its embedding is held. Nowhere: embed it again, unless the server keeps uploads."
+    )
 
 
 class ImagesReply(BaseModel):
@@ -224,7 +226,10 @@ class LimitsReply(BaseModel):
     max_prompts: int
     max_points: int
     deadline_s: float
-    cache_mib: int
+    device_cache_mib: int
+    host_cache_mib: int
+    disk_cache_mib: int
+    image_ttl_s: float = Field(description="Images are forgotten after so many seconds; 0: never.")
 
 
 class ModelReply(BaseModel):

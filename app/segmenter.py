@@ -32,6 +32,13 @@ class Segmenter(Protocol):
     def memory_bytes(self) -> int | None:
         """Memory of the device that this process holds; None where that is the host's. Called from any thread."""
 
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether embeddings on the device lie in host memory anyway: on a CPU."""
+
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding that comes from host memory or from a file, brought to the device."""
+
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
         """One embedding for each picture, in order. Calls `between` now and then, which may decode."""
 

@@ -5,36 +5,35 @@ in the worker threads.
 """
 
 import asyncio
-import copy
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
-from app.answers import MaskAnswer, MaskFormat, answer
+from app.answers import Decoded, MaskFormat, answer
 from app.batching import Batcher
+from app.deadlines import within
 from app.device import DeviceThread
+from app.encodings import Encodings
 from app.errors import (
-    DeadlineExceeded,
+    ImageNotFound,
     InvalidPrompt,
     NotReady,
-    Overloaded,
     ServiceError,
     ShuttingDown,
 )
-from app.images import decode_image
 from app.memory import WithinMemory
 from app.metrics import Metrics
 from app.names import check_reserved
+from app.opening import open_store
 from app.prompts import PromptRequest, resolve_prompts
-from app.rates import PicturesPerMinute
+from app.room import naming_full, with_room
 from app.segmenter import Segmenter
 from app.settings import Settings
-from app.shares import Shares, Turns, Workers
+from app.shares import Workers
 from app.stages import StageTimes
 from app.store import EmbeddingStore
 from app.watchdog import Watchdog
@@ -43,12 +42,6 @@ from model.types import Embedding, Pixels, Prediction, Prompt
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-DECODED_AHEAD = 8
-"""Pictures decoded to pixels at one time: enough to keep the encoder busy, while the rest waits as files."""
-
-DECODED_FOR_NEWCOMERS = 2
-"""More of them for who has none there, so that a first picture need not wait until one of the others is done."""
 
 _OFF_LOOP_BYTES = 256 * 1024
 """Hashing less than this takes less time than handing it to a thread."""
@@ -68,25 +61,6 @@ class Embedded:
     """Whether no encoder ran for this request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Masks for every prompt of a request, in order."""
-
-    height: int
-    width: int
-    predictions: list[list[MaskAnswer]]
-
-
-@dataclass(slots=True, eq=False)
-class _Encoding:
-    """An embedding in the making, and how many requests wait for it."""
-
-    task: "asyncio.Task[Embedding]"
-    share: str
-    """Of whoever asked first."""
-    callers: int = 0
-
-
 class SegmentationService:
     """Owns the device thread, the queues, the worker threads and the stored embeddings.
 
@@ -96,25 +70,18 @@ class SegmentationService:
     def __init__(self, settings: Settings, metrics: Metrics, *, load: Callable[[], Segmenter]) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.store = EmbeddingStore(
-            capacity_bytes=settings.cache_mib * 2**20,
-            on_hit=metrics.cache_hits.labels("device").inc,
-            on_evict=metrics.evictions.labels("device").inc,
-        )
         self.failure: Exception | None = None
         """Why the model could not be loaded, once that is known."""
+        self.store: EmbeddingStore  # from when the model is loaded
         self._load = load
         self._segmenter: Segmenter | None = None
         self._draining = False
-        self._encodings: dict[str, _Encoding] = {}
-        self._waiting_images = Shares(settings.max_waiting_images)
-        self._pictures = PicturesPerMinute(settings.rate_pictures_per_minute)
-        self._decoded_ahead = Turns(DECODED_AHEAD, reserved=DECODED_FOR_NEWCOMERS)
+        self._deadline = partial(within, settings.deadline_s)
         self._workers = Workers(settings.workers)
         self._device = DeviceThread()
         self._watchdog = Watchdog(self._device, limit_s=settings.watchdog_s)
         # Called on the device thread; the store belongs to the event loop.
-        shed = partial(self._device.ask_loop, self.store.shed)
+        shed = partial(self._device.ask_loop, lambda share: self.store.shed(share))
         self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
             WithinMemory[tuple[Embedding, Prompt], Prediction](
                 lambda jobs: self.ready().decode(jobs),
@@ -130,7 +97,9 @@ class SegmentationService:
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
             WithinMemory[Pixels, Embedding](
-                lambda images: self.ready().encode(images, between=self._device.overtake),
+                lambda images: naming_full(
+                    lambda: self.ready().encode(images, between=self._device.overtake)
+                ),
                 shed=shed,
                 on_full=metrics.out_of_memory.labels("encode").inc,
             ),
@@ -141,8 +110,16 @@ class SegmentationService:
             max_waiting=settings.max_waiting_images,
             on_batch=partial(metrics.observe_batch, "encode"),
         )
-        metrics.cache_bytes.labels("device").set_function(lambda: self.store.used_bytes)
-        metrics.cache_images.labels("device").set_function(lambda: len(self.store))
+        self._encodings = Encodings(
+            self._encoder,
+            self._workers,
+            max_waiting=settings.max_waiting_images,
+            max_per_minute=settings.rate_pictures_per_minute,
+            max_megapixels=settings.max_image_megapixels,
+            check_ready=self.ready,
+            put=lambda content, embedding: self.store.put(content, embedding),
+            make_room=lambda: self.store.make_room(),
+        )
         metrics.waiting_prompts.set_function(lambda: self._decoder.waiting)
         metrics.waiting_images.set_function(lambda: len(self._encodings))
         metrics.watch_readiness(self.ready)
@@ -164,6 +141,12 @@ class SegmentationService:
         try:
             segmenter = await self._device.run(self._load)
             await self._device.run(segmenter.warm_up)
+            self.store = await open_store(
+                self.settings,
+                segmenter,
+                self.metrics,
+                adopt=partial(self._adopt, segmenter),
+            )
         except ServiceError:
             log.info("Stopped before the model was loaded.")
         except Exception as error:
@@ -191,32 +174,33 @@ class SegmentationService:
                 await self._device.close()
         except TimeoutError:
             log.error("The device is still busy after %g s; stopping without it.", self.settings.deadline_s)
+        if self._segmenter is not None:
+            await self.store.close()
         self._workers.close()
 
     async def embed(
-        self, data: bytes, *, image_id: str | None, replace: bool, times: StageTimes, share: str
+        self, data: bytes, *, tenant: str, image_id: str | None, replace: bool, times: StageTimes, share: str
     ) -> Embedded:
         """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
 
         `share` is whose queue and rate it counts for. Raises a ServiceError: for a bad picture, a name that is
-        taken, a full queue, a client over its rate, a missed deadline.
+        taken or that is deleted meanwhile, a full queue, a client over its rate, a missed deadline.
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
             content = await self._content_id(data, times, share)
             name = image_id or content
             check_reserved(name, content)
-            self.store.check_name(name, content, replace=replace)
-            embedding = await self.store.find(content)
-            outcome = "hit"
-            if embedding is None:
-                outcome = "joined" if content in self._encodings else "miss"
-                embedding = await self._join_encoding(content, data, times, share)
-            self.metrics.cache_lookups.labels(outcome).inc()
-            if not await self.store.give_name(name, content, replace=replace):
-                # Evicted between the encoder and here: keep it, for this caller was told nothing yet.
-                await self.store.put(content, embedding)
-                await self.store.give_name(name, content, replace=replace)
+            with self.store.claim(name, tenant=tenant) as claim:
+                self.store.check_name(name, content, tenant=tenant, replace=replace)
+                embedding = await self.store.find(content)
+                outcome = "hit"
+                if embedding is None:
+                    outcome = "joined" if content in self._encodings else "miss"
+                    embedding = await self._encodings.join(content, data, times, share, claim=claim)
+                self.metrics.cache_lookups.labels(outcome).inc()
+                upload = data if self.settings.keep_uploads else None
+                await self.store.keep(claim, content, embedding, replace=replace, upload=upload)
             return Embedded(name, embedding.height, embedding.width, cached=outcome != "miss")
 
     async def decode(
@@ -224,6 +208,7 @@ class SegmentationService:
         image_id: str,
         requests: Sequence[PromptRequest],
         *,
+        tenant: str,
         mask_format: MaskFormat,
         return_logits: bool,
         times: StageTimes,
@@ -232,7 +217,7 @@ class SegmentationService:
         """Masks for every prompt. Raises a ServiceError: no such image, a bad prompt, a full queue, too late."""
         async with self._deadline():
             segmenter = self.ready()
-            embedding = await self.store.get(image_id)
+            embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
             height, width = embedding.height, embedding.width
             if len(requests) > self.settings.max_prompts:
                 raise InvalidPrompt(
@@ -262,10 +247,38 @@ class SegmentationService:
             times.add("masks", perf_counter() - started)
             return Decoded(height, width, predictions)
 
+    async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
+        """An image's embedding: at once where it is on the device, made again where its upload was kept.
+
+        Raises a ServiceError: no such image, a full queue, too late.
+        """
+        async with self._deadline():
+            self.ready()
+            content = self.store.look_up(image_id, tenant=tenant).content
+            if (embedding := await self.store.find(content)) is not None:
+                return embedding
+            if (upload := await self.store.find_upload(content)) is None:
+                raise ImageNotFound.fallen_out(image_id)
+            with self.store.claim(image_id, tenant=tenant) as claim:
+                self.store.look_up(image_id, tenant=tenant)  # it may have been deleted before the claim
+                embedding = await self._encodings.join(content, upload, times, share, claim=claim)
+                await self.store.keep(claim, content, embedding, replace=False, upload=None)
+            return embedding
+
+    async def delete(self, image_id: str, *, tenant: str) -> None:
+        """Forget an image everywhere, also while it is being embedded."""
+        async with self._deadline():
+            self.ready()
+            await self.store.delete(image_id, tenant=tenant)
+
     async def work(self, job: Callable[[], T], *, share: str) -> T:
         """Run a job in a worker thread, within the deadline of a request."""
         async with self._deadline():
             return await self._workers.run(job, share=share)
+
+    async def _adopt(self, segmenter: Segmenter, embedding: Embedding) -> Embedding:
+        adopt = partial(naming_full, partial(segmenter.adopt, embedding))
+        return await with_room(lambda: self._device.run(adopt), make_room=self.store.make_room)
 
     async def _content_id(self, data: bytes, times: StageTimes, share: str) -> str:
         started = perf_counter()
@@ -275,54 +288,3 @@ class SegmentationService:
             content = await self._workers.run(lambda: hashlib.sha256(data).hexdigest(), share=share)
         times.add("hash", perf_counter() - started)
         return content
-
-    async def _join_encoding(self, content: str, data: bytes, times: StageTimes, share: str) -> Embedding:
-        """Wait for the one encoding of this content; when the last who waits has gone, it is given up."""
-        encoding = self._encodings.get(content)
-        if encoding is None:
-            if not self._waiting_images.admits(share, 1):
-                held = f"{self._waiting_images.held(share)} of yours and {len(self._encodings)} of all"
-                what = f"The queue of pictures is full: {held} wait (SAM2_MAX_WAITING_IMAGES)."
-                raise Overloaded(what, retry_after_s=5)
-            self._pictures.take(share)
-            encoding = _Encoding(asyncio.create_task(self._encode(content, data, times, share)), share)
-            self._encodings[content] = encoding
-            self._waiting_images.add(share, 1)
-        encoding.callers += 1
-        try:
-            await asyncio.wait([encoding.task])
-        finally:
-            encoding.callers -= 1
-            if encoding.callers == 0:
-                encoding.task.cancel()  # also keeps asyncio from complaining of a failure that nobody hears
-                del self._encodings[content]  # now, so that nobody joins what has been given up
-                self._waiting_images.remove(encoding.share, 1)
-        if (failure := encoding.task.exception()) is not None:
-            # One exception for each caller, as in batching.py.
-            raise copy.copy(failure) from failure.__cause__
-        return encoding.task.result()
-
-    async def _encode(self, content: str, data: bytes, times: StageTimes, share: str) -> Embedding:
-        max_pixels = int(self.settings.max_image_megapixels * 1e6)
-        waiting_since = perf_counter()
-        async with self._decoded_ahead.turn(share):
-            self.ready()  # the server may have begun to stop
-            started = perf_counter()
-            image = await self._workers.run(partial(decode_image, data, max_pixels=max_pixels), share=share)
-            times.add("picture", perf_counter() - started)
-            # The deadline is that of each caller who waits for this task, not of the task.
-            ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
-        times.add("queue", started - waiting_since, ended_at=started)
-        times.add_ran([ran])
-        await self.store.put(content, ran.result)
-        return ran.result
-
-    @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self.settings.deadline_s):
-                yield
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"No answer within {self.settings.deadline_s:g} s (SAM2_DEADLINE_S); the server is busy."
-            ) from error

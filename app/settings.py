@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.config import VARIANTS
@@ -70,11 +70,33 @@ class Settings(BaseSettings):
         description="On a GPU: auto replays captured graphs, on compiles kernels as well, which takes minutes "
         "before the server is ready, off does neither.",
     )
-    cache_mib: int = Field(
+    device_cache_mib: int = Field(
         4096,
         ge=1,
-        description="Memory for embeddings, least recently used out first; one takes 22 MiB in float32 "
-        "and 11 in half precision on a CPU, 8 on a GPU, where all of it is taken at the start.",
+        description="Memory of the device for embeddings, least recently used out first; one takes 22 MiB in "
+        "float32 and 11 in half precision on a CPU, 8 on a GPU, where all of it is taken at the start.",
+    )
+    host_cache_mib: int = Field(
+        4096,
+        ge=0,
+        description="Host memory for embeddings that a GPU's memory has no room for; 0 for none. Without a GPU the "
+        "two are the same memory, and this one is not used.",
+    )
+    cache_dir: str = Field(
+        "",
+        description="Folder that keeps embeddings and the names of images across restarts; several servers may "
+        "share it. Empty: they are kept in memory only.",
+    )
+    disk_cache_mib: int = Field(
+        20480, ge=1, description="Disk space for embeddings and uploads in SAM2_CACHE_DIR."
+    )
+    keep_uploads: bool = Field(
+        default=False,
+        description="Keep uploaded files in SAM2_CACHE_DIR too, and embed them again where an embedding is not "
+        "held any more.",
+    )
+    image_ttl_s: float = Field(
+        0.0, ge=0, description="Forget images so many seconds after their id was given; 0 for never."
     )
     deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take before it gets 504.")
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")
@@ -132,6 +154,18 @@ class Settings(BaseSettings):
     def cors_origin_list(self) -> list[str]:
         """The origins that SAM2_CORS_ORIGINS names."""
         return _split(self.cors_origins)
+
+    @field_validator("keep_uploads")
+    @classmethod
+    def _has_a_folder(cls, keep_uploads: bool, info: ValidationInfo) -> bool:
+        if keep_uploads and not info.data.get("cache_dir"):
+            raise ValueError("uploads are kept in SAM2_CACHE_DIR, which is not set")
+        return keep_uploads
+
+    @property
+    def cache_path(self) -> Path | None:
+        """The folder that SAM2_CACHE_DIR names, if it names one."""
+        return Path(self.cache_dir).expanduser().absolute() if self.cache_dir else None
 
     @property
     def checkpoint_path(self) -> Path | None:

@@ -9,11 +9,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.checkpoint import load_parameters, untrained_parameters
@@ -26,17 +26,11 @@ from model.gpu.engine import GpuEngine
 from model.gpu.options import GpuOptions
 from model.mask_decoder import DecoderOutput, choose_masks
 from model.point_tokens import num_point_tokens, point_tokens
+from model.preprocessing import PREPROCESSING, Preprocessing
 from model.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
 
 log = logging.getLogger(__name__)
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_DEVIATION = (0.229, 0.224, 0.225)
-"""ImageNet's mean and standard deviation per channel, of values in 0..1."""
-
-PREPROCESSING = "square-bilinear-antialias-imagenet-1"
-"""Names the way from pixels to the encoder's input; a change makes every cached embedding another one."""
 
 MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
@@ -77,8 +71,7 @@ class Sam2Runner:
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
-        self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
-        self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
+        self._preprocess = Preprocessing(self.config.image_size, self.device)
         self._engine: GpuEngine | None = None
         if gpu is not None:
             self._cpu_decoder = None
@@ -102,6 +95,33 @@ class Sam2Runner:
     def memory_bytes(self) -> int | None:
         """Memory of the GPU that torch holds for this process, in use or not; None on a CPU. For any thread."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether embeddings on the device lie in host memory anyway."""
+        return self.device.type == "cpu"
+
+    @torch.inference_mode()
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding of any device, with equal fingerprint, as this one decodes it fastest.
+
+        Raises NoFreeSlot as `encode` does.
+        """
+        if self._engine is not None:
+            return self._engine.adopt(embedding)
+        image_rows = embedding.image_rows.to(self.device)
+        first = embedding.first_projections
+        if self._cpu_decoder is None:
+            first = ()
+        elif not first:
+            first = self._cpu_decoder.prepare(image_rows)
+        return replace(
+            embedding,
+            image_rows=image_rows,
+            feat_s1_rows=embedding.feat_s1_rows.to(self.device),
+            feat_s0_rows=embedding.feat_s0_rows.to(self.device),
+            first_projections=first,
+        )
 
     @_names_lack_of_memory()
     @torch.inference_mode()
@@ -151,16 +171,6 @@ class Sam2Runner:
         side = self.config.image_size
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
-
-    def _preprocess(self, image: Tensor) -> Tensor:
-        """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept.
-
-        Shrinks the picture where it is, and leaves it on the model's device.
-        """
-        x = image.permute(2, 0, 1)[None].float().div_(255)
-        side = self.config.image_size
-        x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-        return (x[0].to(self.device) - self._mean) / self._deviation
 
     def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
         side = self.config.embedding_size

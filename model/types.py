@@ -57,6 +57,17 @@ class Embedding:
             from_subpixels(self.feat_s1_rows, side),
         )
 
+    def to_host(self) -> "Embedding":
+        """The same in host memory, bit for bit; without a copy where it lies there anyway."""
+        return Embedding(
+            image_rows=self.image_rows.cpu(),
+            feat_s1_rows=self.feat_s1_rows.cpu(),
+            feat_s0_rows=self.feat_s0_rows.cpu(),
+            first_projections=tuple(each.cpu() for each in self.first_projections),
+            height=self.height,
+            width=self.width,
+        )
+
     def to_arrays(self, dtype: npt.DTypeLike) -> dict[str, npt.NDArray[np.floating]]:
         """The maps as a decoder elsewhere wants them: (1, c, h, w) each, under SAM2ImagePredictor's names."""
         names = ("image_embed", "high_res_feats_0", "high_res_feats_1")

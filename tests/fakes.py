@@ -38,6 +38,7 @@ class FakeSegmenter:
     fingerprint = "0123456789abcdef" * 4
     device_name = "imagined"
     mask_size = (MASK_SIDE, MASK_SIDE)
+    shares_host_memory = True
 
     def __init__(
         self, *, dtype_name: str = "float32", embedding_side: int = 2, hold: Callable[[], None] | None = None
@@ -55,6 +56,10 @@ class FakeSegmenter:
         self._entered = threading.Semaphore(0)
         self._embedding_side = embedding_side
         self._hold = hold or self._wait_at_gate
+
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """It is at home everywhere."""
+        return embedding
 
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None

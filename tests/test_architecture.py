@@ -12,17 +12,22 @@ APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem !=
 MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"access", "keys", "loading", "logs", "main", "service", "settings"},
     "main": {
-        "access", "browsers", "callers", "connection", "errors", "keys", "loading", "metrics", "rates",
-        "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares", "tracing",
-        "uploads", "version",
+        "access", "browsers", "callers", "connection", "errors", "image_routes", "keys", "loading", "metrics",
+        "pages", "rates", "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares",
+        "tracing", "uploads", "version",
     },
     "routes": {
         "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "schemas", "service",
-        "stages", "store", "uploads",
+        "stages", "state", "store", "uploads",
     },
+    "image_routes": {"callers", "schemas", "state", "store"},
+    "encodings": {"batching", "errors", "images", "rates", "room", "shares", "stages", "store"},
+    "room": {"errors"},
+    "state": {"remote_pictures", "service", "stages", "uploads"},
     "service": {
-        "answers", "batching", "device", "errors", "images", "memory", "metrics", "names", "prompts", "rates",
-        "segmenter", "settings", "shares", "stages", "store", "watchdog",
+        "answers", "batching", "deadlines", "device", "encodings", "errors", "images", "memory", "metrics",
+        "names", "opening", "prompts", "rates", "room", "segmenter", "settings", "shares", "stages", "store",
+        "watchdog",
     },
     "loading": {"segmenter", "settings"},
     "access": {"metrics", "stages"},
@@ -37,13 +42,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "answers": {"logits", "rle"},
     "batching": {"device", "errors", "shares"},
     "device": {"errors"},
-    "store": {"errors"},
+    "store": {"disk_trouble", "embedding_files", "errors", "register", "register_file", "tiers"},
     "images": {"errors"},
     "callers": {"access", "errors", "keys", "rates"},
     "browsers": {"access", "errors"},
     "rates": {"errors"},
     "remote_pictures": {"errors"},
     "shares": {"errors"},
+    "opening": {"metrics", "segmenter", "settings", "store", "tiers"},
+    "deadlines": {"errors"},
+    "tiers": {"disk_trouble", "embedding_files", "memory_tier"},
+    "embedding_files": {"disk_trouble"},
+    "register": {"disk_trouble", "errors", "register_file"},
 }  # fmt: skip
 """Of app/, by file; what is not here is a leaf."""
 
@@ -51,18 +61,28 @@ MODEL_NAMES: dict[str, set[str]] = {
     "__main__": {"model.errors"},
     "loading": {"model.download", "model.errors", "model.gpu.options", "model.runner"},
     "memory": {"model.errors"},
+    "room": {"model.errors"},
     "settings": {"model.config", "model.download"},
     "segmenter": {"model.types"},
+    "image_routes": {"model.types"},
+    "encodings": {"model.types"},
     "service": {"model.types"},
     "routes": {"model.types"},
     "store": {"model.types"},
     "prompts": {"model.masks", "model.types"},
     "answers": {"model.masks", "model.types"},
+    "tiers": {"model.types"},
+    "memory_tier": {"model.types"},
+    "opening": {"model.types"},
+    "embedding_files": {"model.embedding_bytes", "model.types"},
 }  # fmt: skip
 """What of model/ the files of app/ may import."""
 
 ONLY_IN: dict[str, set[str]] = {
-    "fastapi": {"app/__main__.py", "app/main.py", "app/routes.py"},
+    "fastapi": {
+        "app/__main__.py", "app/image_routes.py", "app/main.py", "app/pages.py", "app/routes.py",
+        "app/state.py",
+    },
     "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/uploads.py"},
     "uvicorn": {"app/__main__.py"},
     "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
@@ -70,6 +90,7 @@ ONLY_IN: dict[str, set[str]] = {
     "prometheus_client": {"app/metrics.py"},
     "opentelemetry": {"app/tracing.py"},
     "httpcore": {"app/remote_pictures.py"},
+    "sqlite3": {"app/register.py", "app/register_file.py", "app/tiers.py"},
 }  # fmt: skip
 """Packages that stand for a subject, and the files whose subject it is."""
 

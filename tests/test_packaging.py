@@ -282,8 +282,10 @@ def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any])
         Settings(
             **{name.removeprefix("SAM2_").lower(): value for name, value in service["environment"].items()}
         )
-        weights = [volume.split(":")[1] for volume in service["volumes"]]
-        assert weights == [re.search(r"SAM2_WEIGHTS_DIR=(\S+)", DOCKERFILE)[1]]
+        volumes = [volume.split(":")[1] for volume in service["volumes"]]
+        assert volumes == [
+            re.search(rf"SAM2_{name}_DIR=(\S+)", DOCKERFILE)[1] for name in ("WEIGHTS", "CACHE")
+        ]
         assert service["ports"] == [
             "127.0.0.1:8000:8000"
         ]  # without keys, so other machines are for the operator to let in

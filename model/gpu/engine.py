@@ -12,7 +12,7 @@ from torch import Tensor
 from model.gpu.arena import Arena
 from model.gpu.decoder import GpuDecoder
 from model.gpu.decoding import Decoding
-from model.gpu.device import GpuDevice
+from model.gpu.device import GpuDevice, finishing
 from model.gpu.encoding import Encoding
 from model.gpu.options import GpuOptions
 from model.sam2 import Sam2
@@ -37,12 +37,13 @@ class GpuEngine:
             self.arena = Arena(model.config, slots=slots, device=gpu.device, dtype=dtype)
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"SAM2_CACHE_MIB={options.cache_mib} asks for room for {slots} embeddings of "
+                f"SAM2_DEVICE_CACHE_MIB={options.cache_mib} asks for room for {slots} embeddings of "
                 f"{slot_bytes(model) / 2**20:.0f} MiB in the memory of the GPU, which has not so much free: {error}"
             ) from error
         self._decoding = Decoding(
             GpuDecoder(model, self.arena), self.arena, gpu, config=model.config, options=options
         )
+        self._clicks = gpu.clicks
         self._encoding = Encoding(model, self.arena, gpu, options, preprocess=preprocess)
         # Weights and constants were made on the stream that is current here, and are read on two others.
         gpu.settle()
@@ -63,6 +64,15 @@ class GpuEngine:
         """Predict masks for at most `most_prompts` prompts of one number of point tokens. Raises NoFreeSlot."""
         return self._decoding.decode(jobs)
 
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding that comes from elsewhere, such as the host, in a place of its own. Raises NoFreeSlot."""
+        if self.arena.slot_of(embedding) is not None:
+            return embedding
+        with finishing(self._clicks):
+            adopted = self.arena.adopt(embedding)
+            self._clicks.mark().wait()
+        return adopted
+
     def warm_up(self) -> None:
         """Prepare what would be slow the first time, and say how long it took."""
         self._decoding.warm_up(self._encoding.warm_up())
@@ -80,10 +90,10 @@ def num_slots(model: Sam2, options: GpuOptions) -> int:
     """Embeddings that the cache may hold, at least one, and room for those in the making.
 
     Two batches of pictures can be under way: one being encoded, one encoded and not yet in the cache. A few more
-    are evicted already, and still waited for by prompts in a queue.
+    have left the cache, and are on their way to the host, or waited for by prompts in a queue.
     """
-    return max(1, options.cache_mib * 2**20 // slot_bytes(model)) + 2 * options.batch_images + WAITED_FOR
+    return max(1, options.cache_mib * 2**20 // slot_bytes(model)) + 2 * options.batch_images + LEAVING
 
 
-WAITED_FOR = 6
-"""Embeddings that are evicted while prompts for them wait."""
+LEAVING = 8
+"""Embeddings that have left the cache and hold their places still."""

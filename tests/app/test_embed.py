@@ -79,12 +79,12 @@ async def test_two_names_of_one_picture_share_one_embedding() -> None:
         assert (await served.embed(picture(), "b")).json()["cached"] is True
         assert len(served.segmenter.encoded) == 1
         records = [(await served.client.get(f"/images/{name}")).json() for name in ("a", "b")]
-        assert len(served.service.store) == 1
-        assert served.service.store.used_bytes == records[0]["bytes"] == records[1]["bytes"]
+        assert len(served.service.store.tiers.device) == 1
+        assert served.service.store.tiers.device.used_bytes == records[0]["bytes"] == records[1]["bytes"]
         assert (await served.client.delete("/images/a")).status_code == 204
         assert (await served.click("b")).status_code == 200
         await served.client.delete("/images/b")
-        assert served.service.store.used_bytes == 0
+        assert served.service.store.tiers.device.used_bytes == 0
 
 
 async def test_a_name_is_taken_until_it_is_replaced() -> None:
@@ -107,7 +107,7 @@ async def test_a_name_is_taken_until_it_is_replaced() -> None:
         ):
             assert (await served.client.post("/embed", **request)).status_code == 200
             assert (await served.client.get("/images/truck")).json()["width"] == 30
-            assert len(served.service.store) == 1  # nobody can ask for the old picture any more
+            assert len(served.service.store.tiers.device) == 1  # nobody can ask for the old picture any more
             await served.client.delete("/images/truck")
             await served.embed(picture(60, 40, shade=1), "truck")
 

@@ -140,7 +140,7 @@ async def test_a_flood_of_uploads_is_refused_beyond_its_share_and_nobody_else_is
         served.segmenter.gate.set()
         assert (await guest).status_code == 200
         assert sorted([(await upload).status_code for upload in flood]) == [200] * 6 + [503] * 14
-        assert served.service._waiting_images.used == 0
+        assert served.service._encodings._waiting_images.used == 0
 
 
 async def test_a_flood_of_clicks_is_refused_beyond_its_share_and_nobody_else_is() -> None:

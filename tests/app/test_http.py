@@ -33,7 +33,7 @@ async def test_a_stored_picture_can_be_looked_up() -> None:
             "width": 60,
             "height": 40,
             "model": "fake",
-            "bytes": served.service.store.used_bytes,
+            "bytes": served.service.store.tiers.device.used_bytes,
             "tiers": ["device"],
         }
         assert first["bytes"] == 4 * 4 * (8 + 4 * 2 + 4 * 4)
@@ -78,7 +78,7 @@ async def test_a_deleted_picture_is_forgotten() -> None:
             response = await served.client.delete("/images/truck")
             assert (response.status_code, response.content) == (204, b"")
         assert error(await served.click("truck")) == (404, "image_not_found")
-        assert served.service.store.used_bytes == 0
+        assert served.service.store.tiers.in_memory() == set()
         assert (await served.embed(picture(), "truck")).json()["cached"] is False
 
 
@@ -141,7 +141,12 @@ async def test_an_embedding_comes_only_in_the_forms_there_are() -> None:
 
 async def test_the_model_and_the_limits_are_told() -> None:
     settings = Settings(
-        max_upload_mib=3, max_image_megapixels=2.5, max_prompts=7, deadline_s=9, cache_mib=11, workers=2
+        max_upload_mib=3,
+        max_image_megapixels=2.5,
+        max_prompts=7,
+        deadline_s=9,
+        device_cache_mib=11,
+        workers=2,
     )
     async with serving(settings) as served:
         assert (await served.client.get("/model")).json() == {
@@ -157,7 +162,10 @@ async def test_the_model_and_the_limits_are_told() -> None:
                 "max_prompts": 7,
                 "max_points": 256,
                 "deadline_s": 9.0,
-                "cache_mib": 11,
+                "device_cache_mib": 11,
+                "host_cache_mib": 4096,
+                "disk_cache_mib": 20480,
+                "image_ttl_s": 0.0,
             },
         }
 
@@ -276,8 +284,10 @@ async def test_figures_for_prometheus() -> None:
             'sam2_cache_lookups_total{outcome="hit"}': 1,
             'sam2_cache_lookups_total{outcome="miss"}': 1,
             'sam2_evictions_total{tier="device"}': 0,
+            'sam2_cache_hits_total{tier="device"}': 2,
             'sam2_cache_images{tier="device"}': 1,
-            'sam2_cache_bytes{tier="device"}': served.service.store.used_bytes,
+            'sam2_cache_bytes{tier="device"}': 4 * 4 * (8 + 4 * 2 + 4 * 4),
+            'sam2_cache_bytes{tier="disk"}': 0,
             "sam2_waiting_prompts": 0,
             "sam2_waiting_images": 0,
             'sam2_batch_size_sum{queue="encode"}': 1,

@@ -24,7 +24,7 @@ def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> No
             model="sam2.1_hiera_large",
             device="cpu",
             dtype="bfloat16",
-            cache_mib=100,
+            device_cache_mib=100,
             batch_images=3,
             batch_prompts=7,
             compile="off",

@@ -56,7 +56,7 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("model", "sam3"),
         ("dtype", "int8"),
         ("port", "70000"),
-        ("cache_mib", "0"),
+        ("device_cache_mib", "0"),
         ("deadline_s", "0"),
         ("max_prompts", "many"),
         ("log_level", "loud"),

@@ -37,13 +37,13 @@ async def test_ten_callers_who_upload_one_picture_make_one_encode() -> None:
     async with serving() as served:
         served.segmenter.gate.clear()
         uploads = start(*(served.embed(picture(), name) for name in [None, "a", "b"] + [None] * 7))
-        await until(lambda: sum(e.callers for e in served.service._encodings.values()) == 10)
+        await until(lambda: sum(e.callers for e in served.service._encodings._running.values()) == 10)
         served.segmenter.gate.set()
         replies = [(await upload).json() for upload in uploads]
         assert len(served.segmenter.encoded) == 1
         assert [reply["cached"] for reply in replies].count(False) == 1
         assert {reply["image_id"] for reply in replies} >= {"a", "b"}
-        assert served.service._encodings == {}
+        assert len(served.service._encodings) == 0
 
 
 async def test_prompts_of_many_callers_share_a_batch() -> None:
@@ -95,7 +95,7 @@ async def test_who_waits_longer_than_the_deadline_is_told() -> None:
             assert error(response) == (504, "deadline_exceeded")
             assert "0.2 s" in response.json()["error"]["message"]
         await until(lambda: waiting_prompts(served) == 0)
-        assert served.service._encodings == {}
+        assert len(served.service._encodings) == 0
         served.segmenter.gate.set()
         assert (await served.click("blocked")).status_code == 200
         assert len(served.segmenter.decoded) == 2  # nobody waited for the late click any more
@@ -124,7 +124,7 @@ async def test_a_full_queue_of_pictures_refuses_at_once() -> None:
         assert int(refused.headers["retry-after"]) >= 1
         assert "SAM2_MAX_WAITING_IMAGES" in refused.json()["error"]["message"]
         joined = start(served.embed(picture(shade=2)))  # no work of its own
-        await until(lambda: sum(e.callers for e in served.service._encodings.values()) == 3)
+        await until(lambda: sum(e.callers for e in served.service._encodings._running.values()) == 3)
         served.segmenter.gate.set()
         assert [(await call).status_code for call in waiting + joined] == [200] * 3
 
@@ -146,7 +146,7 @@ async def test_an_encode_that_fails_is_answered_to_all_and_the_next_one_works(
         served.segmenter.gate.clear()
         served.segmenter.fail_next = RuntimeError("out of memory")
         uploads = start(*(served.embed(picture()) for _ in range(3)))
-        await until(lambda: sum(e.callers for e in served.service._encodings.values()) == 3)
+        await until(lambda: sum(e.callers for e in served.service._encodings._running.values()) == 3)
         served.segmenter.gate.set()
         for upload in uploads:
             response = await upload
@@ -186,9 +186,9 @@ async def test_an_encoding_goes_on_for_those_who_joined_when_its_first_caller_le
     async with serving() as served:
         served.segmenter.gate.clear()
         first, second = start(served.embed(picture()), served.embed(picture()))
-        await until(lambda: sum(e.callers for e in served.service._encodings.values()) == 2)
+        await until(lambda: sum(e.callers for e in served.service._encodings._running.values()) == 2)
         first.cancel()
-        await until(lambda: sum(e.callers for e in served.service._encodings.values()) == 1)
+        await until(lambda: sum(e.callers for e in served.service._encodings._running.values()) == 1)
         served.segmenter.gate.set()
         assert (await second).status_code == 200
         assert len(served.segmenter.encoded) == 1
@@ -201,7 +201,7 @@ async def test_a_failure_that_nobody_is_left_to_hear_is_no_complaint_of_asyncio(
         served.segmenter.fail_next = RuntimeError("broken")
         (upload,) = start(served.embed(picture()))
         await served.segmenter.wait_until_entered()
-        (encoding,) = served.service._encodings.values()
+        (encoding,) = served.service._encodings._running.values()
         encoding.task.add_done_callback(lambda _: upload.cancel())
         del encoding
         served.segmenter.gate.set()
@@ -291,17 +291,19 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing() ->
 
 async def test_memory_for_embeddings_is_bounded_and_the_least_recently_used_goes_first() -> None:
     # 120 * 120 cells of 8 + 4 * 2 + 4 * 4 floats of 4 bytes: 1.8 MB
-    async with serving(Settings(cache_mib=4, workers=2), FakeSegmenter(embedding_side=120)) as served:
+    async with serving(Settings(device_cache_mib=4, workers=2), FakeSegmenter(embedding_side=120)) as served:
         for name in ("a", "b"):
             await served.embed(picture(shade=ord(name)), name)
         assert (await served.click("a")).status_code == 200  # now b is the least recently used
         await served.embed(picture(shade=ord("c")), "c")
         found = {name: (await served.click(name)).status_code for name in "abc"}
         assert found == {"a": 200, "b": 404, "c": 200}
-        assert served.service.store.used_bytes <= 4 * 2**20
-        assert [image["image_id"] for image in (await served.client.get("/images")).json()["images"]] == [
-            "c",
-            "a",
+        assert served.service.store.tiers.device.used_bytes <= 4 * 2**20
+        listed = (await served.client.get("/images")).json()["images"]
+        assert [(image["image_id"], image["tiers"]) for image in listed] == [
+            ("c", ["device"]),
+            ("b", []),  # its name is still known
+            ("a", ["device"]),
         ]
         assert 'sam2_evictions_total{tier="device"} 1.0' in (await served.client.get("/metrics")).text
         again = await served.embed(picture(shade=ord("b")), "b")
@@ -310,7 +312,7 @@ async def test_memory_for_embeddings_is_bounded_and_the_least_recently_used_goes
 
 
 async def test_an_embedding_larger_than_all_memory_is_kept_until_the_next() -> None:
-    async with serving(Settings(cache_mib=1, workers=2), FakeSegmenter(embedding_side=120)) as served:
+    async with serving(Settings(device_cache_mib=1, workers=2), FakeSegmenter(embedding_side=120)) as served:
         for name in ("a", "b"):
             assert (await served.embed(picture(shade=ord(name)), name)).status_code == 200
             assert (await served.click(name)).status_code == 200
@@ -322,8 +324,8 @@ async def test_an_embedding_that_is_evicted_before_its_caller_hears_of_it_is_kep
         served.segmenter.gate.clear()
         (upload,) = start(served.embed(picture(), "truck"))
         await served.segmenter.wait_until_entered()
-        ((content, encoding),) = served.service._encodings.items()
-        encoding.task.add_done_callback(lambda _: served.service.store._forget(content))
+        ((content, encoding),) = served.service._encodings._running.items()
+        encoding.task.add_done_callback(lambda _: served.service.store.tiers.drop(content))
         served.segmenter.gate.set()
         assert (await upload).status_code == 200
         assert (await served.click("truck")).status_code == 200

@@ -1,0 +1,51 @@
+"""What is said of a disk that fails: at once, then once a minute, and when it is over.
+
+A full disk fails a hundred times a second, and one line of log tells as much. Knows nothing of what is on the disk.
+"""
+
+import logging
+import threading
+from pathlib import Path
+from time import monotonic
+
+log = logging.getLogger(__name__)
+
+QUIET_S = 60.0
+"""Seconds between two lines about the same trouble."""
+
+
+class DiskTrouble:
+    """Reports failures of one folder; any thread may call."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._last_said = 0.0
+
+    def report(self, what: str, error: Exception) -> None:
+        """Something that was to be done on the disk failed."""
+        with self._lock:
+            self._failures += 1
+            now = monotonic()
+            if self._failures > 1 and now - self._last_said < QUIET_S:
+                return
+            self._last_said = now
+            count = self._failures
+        times = f" ({count} failures so far)" if count > 1 else ""
+        log.error(
+            "SAM2_CACHE_DIR %s: %s: %s%s. The service goes on from memory, and tries again.",
+            self._folder,
+            what,
+            error,
+            times,
+        )
+
+    def over(self) -> None:
+        """Something was written, so the disk works."""
+        if not self._failures:
+            return
+        with self._lock:
+            failures, self._failures = self._failures, 0
+        if failures:
+            log.warning("SAM2_CACHE_DIR %s works again, after %d failures.", self._folder, failures)

@@ -1,0 +1,165 @@
+/** Draws the picture, the masks over it and the marks over these: three canvases. Knows nothing of input. */
+
+import { chosenMask, withRuns } from "./picture.js";
+import { paint, pixel } from "./raster.js";
+import { View } from "./view.js";
+
+const NOT = "#e5484d";
+
+export class Canvas {
+  view = new View();
+  draft = null; // a box that is being drawn: two points of the picture
+  cursor = null; // the keyboard's, a point of the picture
+  #drawn = null; // the picture that is on the screen
+  #waiting = false;
+
+  constructor(stage, session) {
+    Object.assign(this, { stage, session });
+    [this.picture, this.masks, this.marks] = ["picture", "masks", "marks"].map((id) => document.getElementById(id).getContext("2d"));
+    new ResizeObserver(() => this.#resize()).observe(stage);
+    session.addEventListener("change", () => this.draw());
+    this.#resize();
+  }
+
+  get screen() {
+    return this.marks.canvas;
+  }
+
+  /** Of a pointer's event, in device pixels of the stage. */
+  at(event) {
+    const { left, top } = this.stage.getBoundingClientRect();
+    return [(event.clientX - left) * this.ratio, (event.clientY - top) * this.ratio];
+  }
+
+  zoom(factor, at = [this.screen.width / 2, this.screen.height / 2]) {
+    if (this.#drawn) this.view.zoom(factor, at, this.#drawn, this.screen);
+    this.draw();
+  }
+
+  pan(dx, dy) {
+    if (this.#drawn) this.view.pan(dx, dy, this.#drawn, this.screen);
+    this.draw();
+  }
+
+  fit() {
+    if (this.#drawn) this.view.fit(this.#drawn, this.screen);
+    this.draw();
+  }
+
+  /** Draw all before the browser shows its next frame. */
+  draw() {
+    if (this.#waiting) return;
+    this.#waiting = true;
+    requestAnimationFrame(() => {
+      this.#waiting = false;
+      this.#draw();
+    });
+  }
+
+  #resize() {
+    this.ratio = window.devicePixelRatio || 1;
+    const { width, height } = this.stage.getBoundingClientRect();
+    for (const { canvas } of [this.picture, this.masks, this.marks])
+      Object.assign(canvas, { width: Math.max(Math.round(width * this.ratio), 1), height: Math.max(Math.round(height * this.ratio), 1) });
+    this.image = this.masks.createImageData(this.screen.width, this.screen.height);
+    if (this.#drawn && this.view.fitted) this.view.fit(this.#drawn, this.screen);
+    this.#draw();
+  }
+
+  #draw() {
+    const { width, height } = this.screen;
+    for (const context of [this.picture, this.masks, this.marks]) context.clearRect(0, 0, width, height);
+    const picture = this.session.current;
+    if (!picture?.bitmap) return void (this.#drawn = null);
+    if (this.#drawn?.picture !== picture) {
+      this.#drawn = { picture, width: picture.bitmap.width, height: picture.bitmap.height };
+      Object.assign(this, { cursor: null, draft: null });
+      this.view.fit(this.#drawn, this.screen);
+    }
+    this.#drawPicture(picture);
+    const started = performance.now();
+    this.#drawMasks(picture);
+    this.#drawMarks(picture);
+    document.getElementById("masks").dataset.drawnMs = (performance.now() - started).toFixed(1);
+    document.getElementById("zoom").textContent = `${Math.round(100 * this.view.scale / this.ratio)} %`;
+  }
+
+  #drawPicture({ bitmap }) {
+    const { x, y, scale } = this.view;
+    this.picture.imageSmoothingEnabled = scale < 4;
+    this.picture.fillStyle = "#fff"; // what is transparent lies over white, as the model sees it
+    this.picture.fillRect(x, y, bitmap.width * scale, bitmap.height * scale);
+    this.picture.drawImage(bitmap, x, y, bitmap.width * scale, bitmap.height * scale);
+  }
+
+  #drawMasks(picture) {
+    const pixels = new Uint32Array(this.image.data.buffer);
+    const target = { pixels, width: this.screen.width, height: this.screen.height };
+    const thickness = Math.ceil(1.5 * this.ratio);
+    const lay = (mask, colour, opacity) =>
+      paint(withRuns(mask, picture), picture, this.view, target, { fill: pixel(colour, opacity), edge: pixel(colour, 1), thickness });
+    pixels.fill(0);
+    const last = picture.object; // over all others
+    for (const object of [...picture.objects.filter((one) => one !== last), ...(last ? [last] : [])]) {
+      const mask = chosenMask(object);
+      if (mask && !object.hidden) lay(mask, object.colour, object === last ? 0.5 : 0.35);
+    }
+    if (this.session.preview) lay(this.session.preview, "#ffffff", 0.25);
+    this.masks.putImageData(this.image, 0, 0);
+  }
+
+  #drawMarks({ object }) {
+    const box = this.draft ?? (object?.prompt.box && [object.prompt.box.slice(0, 2), object.prompt.box.slice(2)]);
+    if (box) this.#drawBox(box.map((point) => this.view.toScreen(point)), object?.colour ?? "#fff");
+    for (const [x, y, label] of object?.prompt.points ?? []) this.#drawPoint(this.view.toScreen([x + 0.5, y + 0.5]), label, object.colour);
+    if (this.cursor) this.#drawCursor(this.view.toScreen(this.cursor));
+  }
+
+  #drawBox([[ax, ay], [bx, by]], colour) {
+    for (const [width, style, dash] of [[4, "#000a", []], [2, "#fff", []], [2, colour, [6, 6]]]) {
+      this.#pen(width, style, dash);
+      this.marks.strokeRect(Math.min(ax, bx), Math.min(ay, by), Math.abs(bx - ax), Math.abs(by - ay));
+    }
+  }
+
+  /** A disc with a plus or a minus: colour alone says nothing to some. */
+  #drawPoint([x, y], label, colour) {
+    const { marks, ratio } = this;
+    const arm = 3.5 * ratio;
+    marks.beginPath();
+    marks.arc(x, y, 7.5 * ratio, 0, 2 * Math.PI);
+    marks.fillStyle = label ? colour : NOT;
+    marks.fill();
+    this.#pen(3.5, "#0008");
+    marks.stroke();
+    this.#pen(2, "#fff");
+    marks.stroke();
+    marks.beginPath();
+    marks.moveTo(x - arm, y);
+    marks.lineTo(x + arm, y);
+    if (label) {
+      marks.moveTo(x, y - arm);
+      marks.lineTo(x, y + arm);
+    }
+    marks.stroke();
+  }
+
+  #drawCursor([x, y]) {
+    const arm = 16 * this.ratio, gap = 4 * this.ratio;
+    for (const [width, style] of [[4, "#000a"], [2, "#fff"]]) {
+      this.#pen(width, style);
+      this.marks.beginPath();
+      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+        this.marks.moveTo(x + dx * gap, y + dy * gap);
+        this.marks.lineTo(x + dx * arm, y + dy * arm);
+      }
+      this.marks.stroke();
+    }
+  }
+
+  #pen(width, style, dash = []) {
+    this.marks.lineWidth = width * this.ratio;
+    this.marks.strokeStyle = style;
+    this.marks.setLineDash(dash.map((length) => length * this.ratio));
+  }
+}

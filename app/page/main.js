@@ -1,0 +1,204 @@
+/** Starts the page: makes its parts, and gives every key, button and gesture its meaning. */
+
+import { apiKey } from "./api.js";
+import { Canvas } from "./canvas.js";
+import * as exports from "./export.js";
+import * as keys from "./keys.js";
+import { Notice } from "./notice.js";
+import * as panels from "./panels.js";
+import { chosenMask } from "./picture.js";
+import * as pointer from "./pointer.js";
+import { addPoint, boxBetween, withBox, withThree } from "./prompts.js";
+import { Requests } from "./requests.js";
+import { Session } from "./session.js";
+
+const $ = (id) => document.getElementById(id);
+const stage = $("stage");
+const notice = new Notice();
+const session = new Session();
+const requests = new Requests(session, notice);
+const canvas = new Canvas(stage, session);
+
+/** Change the current picture, where there is one. */
+function edit(change) {
+  if (!session.current?.bitmap) return;
+  change(session.current);
+  session.changed();
+}
+
+const pixelAt = (at) => canvas.view.toPicture(at).map(Math.floor);
+const within = ([x, y]) => x >= 0 && y >= 0 && x < session.current?.bitmap?.width && y < session.current.bitmap.height;
+
+function point([x, y], label) {
+  if (within([x, y])) edit((picture) => picture.point((prompt, logits) => addPoint(prompt, [x, y, label], session.options.refine ? logits : null)));
+}
+
+function box(from, to) {
+  canvas.draft = null;
+  const drawn = session.current?.bitmap && boxBetween(from, to, session.current.bitmap);
+  if (drawn) edit((picture) => picture.point(() => withBox(drawn)));
+}
+
+const gestures = pointer.listen(stage, canvas, {
+  label: () => session.options.label,
+  meant: {
+    point: (at, label) => point(pixelAt(at), label),
+    box: (from, to) => box(canvas.view.toPicture(from), canvas.view.toPicture(to)),
+    draft(from, to) {
+      canvas.draft = from && [from, to].map((at) => canvas.view.toPicture(at));
+      canvas.draw();
+    },
+    hover: (at, label) => requests.hover(at && within(pixelAt(at)) ? [...pixelAt(at), label] : null),
+    pan: (dx, dy) => canvas.pan(dx, dy),
+    zoom: (factor, at) => canvas.zoom(factor, at),
+  },
+});
+
+const toggle = (option) => () => session.set(option, !session.options[option]);
+
+const commands = {
+  undo: () => edit((picture) => picture.undo()),
+  redo: () => edit((picture) => picture.redo()),
+  choose: (chosen) => edit((picture) => picture.object?.masks?.[chosen] && picture.change(picture.selected, { chosen })),
+  three: () => edit((picture) => picture.object && picture.point(withThree)),
+  accept: () => edit((picture) => picture.object && chosenMask(picture.object) && (picture.accept(), notice.say("Accepted."))),
+  begin: () => edit((picture) => picture.select(null)),
+  remove: () => edit((picture) => picture.object && picture.remove(picture.selected)),
+  label: () => session.set("label", 1 - session.options.label),
+  refine: toggle("refine"),
+  hover: toggle("hover"),
+  zoom: (factor) => canvas.zoom(factor),
+  fit: () => canvas.fit(),
+  open: () => $("files").click(),
+  turn: (step) => session.turn(step),
+  coco: () => save("coco"),
+  help: () => $("help-panel").showModal(),
+  move([dx, dy], event) {
+    const { bitmap } = session.current ?? {};
+    if (!bitmap) return;
+    const step = event.shiftKey ? 1 : Math.max(Math.round(10 * canvas.ratio / canvas.view.scale), 1);
+    const [x, y] = canvas.cursor ?? [bitmap.width / 2, bitmap.height / 2];
+    const held = (value, most) => Math.min(Math.max(Math.floor(value), 0), most - 1) + 0.5;
+    canvas.cursor = [held(x + dx * step, bitmap.width), held(y + dy * step, bitmap.height)];
+    if (canvas.draft) canvas.draft[1] = canvas.cursor;
+    notice.say(canvas.cursor.map(Math.floor).join(", "));
+    canvas.draw();
+  },
+  place(label, event) {
+    if (canvas.cursor) point(canvas.cursor.map(Math.floor), event.shiftKey ? 0 : label);
+    else commands.move([0, 0], event);
+  },
+  corner(_, event) {
+    if (!canvas.cursor) return commands.move([0, 0], event);
+    if (canvas.draft) return box(...canvas.draft);
+    canvas.draft = [canvas.cursor, canvas.cursor];
+    canvas.draw();
+  },
+  cancel() {
+    if (!canvas.draft) canvas.cursor = null;
+    gestures.cancel();
+  },
+  theme() {
+    const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+    setTheme((document.documentElement.dataset.theme ?? system) === "dark" ? "light" : "dark");
+  },
+  key: () => notice.openKey(),
+  async copy() {
+    try {
+      await navigator.clipboard.writeText(session.last.curl);
+      $("copied").textContent = "Copied.";
+    } catch { // only pages from https and from this machine may
+      getSelection().selectAllChildren($("curl"));
+      $("copied").textContent = "Selected: press Ctrl+C.";
+    }
+    setTimeout(() => ($("copied").textContent = ""), 2000);
+  },
+};
+
+async function save(kind) {
+  const all = $("all-pictures").checked ? session.pictures : [session.current];
+  const pictures = all.filter((picture) => picture?.objects.some(chosenMask));
+  if (!pictures.length) return notice.tell("There is nothing to export yet: click on an object first.");
+  const { name, blob } = kind === "masks" ? await exports.masks(pictures) : { name: `${kind}.json`, blob: exports[kind](pictures) };
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  notice.say(`${name} is saved.`);
+}
+
+function setTheme(theme) {
+  if (theme) localStorage.setItem("sam2-theme", document.documentElement.dataset.theme = theme);
+}
+
+/** Decode the picture that is looked at, and let go of the others: a large one takes 100 MB. */
+async function keepBitmap() {
+  for (const picture of session.pictures)
+    if (picture !== session.current) picture.bitmap = void picture.bitmap?.close();
+  const picture = session.current;
+  if (!picture || picture.bitmap || picture.opening) return;
+  picture.opening = true;
+  try {
+    picture.bitmap = await createImageBitmap(picture.file);
+  } catch {
+    picture.problem = "This browser cannot show the file. Save the picture as JPEG or PNG.";
+    notice.tell(`${picture.name}: ${picture.problem}`);
+  }
+  picture.opening = false;
+  session.redraw();
+}
+
+function take(files) {
+  if (files.length && !session.add(files)) notice.tell("That is no picture. JPEG, PNG and WebP are.");
+}
+
+function render() {
+  const { current: picture, options } = session;
+  keepBitmap();
+  panels.thumbnails(session, requests);
+  panels.objects(session);
+  panels.candidates(session, commands.choose);
+  panels.figures(session);
+  $("welcome").hidden = !!picture;
+  $("key-button").hidden = !apiKey.get();
+  const sending = picture && !picture.imageId && !picture.problem;
+  $("progress").hidden = !sending;
+  if (sending) {
+    const sent = picture.progress < 1;
+    $("progress-text").textContent = sent ? "Uploading" : "Embedding";
+    $("bar").toggleAttribute("value", sent);
+    if (sent) $("bar").value = picture.progress;
+  }
+  const disable = { undo: !picture?.undoable, redo: !picture?.redoable, accept: !picture?.object?.masks, three: !picture?.object?.prompt.points.length };
+  for (const [name, disabled] of Object.entries(disable)) $(name).disabled = disabled;
+  for (const name of ["refine", "hover"]) $(name).setAttribute("aria-pressed", options[name]);
+  for (const button of document.querySelectorAll("[data-label]")) button.setAttribute("aria-pressed", +button.dataset.label === options.label);
+}
+
+setTheme(localStorage.getItem("sam2-theme"));
+for (const button of document.querySelectorAll("[data-command]")) {
+  const { command, argument } = button.dataset;
+  button.onclick = (event) => commands[command](argument && JSON.parse(argument), event);
+}
+for (const button of document.querySelectorAll("[data-save]")) button.onclick = () => save(button.dataset.save);
+for (const button of document.querySelectorAll("[data-label]")) button.onclick = () => session.set("label", +button.dataset.label);
+$("help-rows").append(...keys.helpRows().map(([key, what]) => {
+  const row = document.createElement("div");
+  for (const [tag, text] of [["dt", key], ["dd", what]]) row.append(Object.assign(document.createElement(tag), { textContent: text }));
+  return row;
+}));
+keys.listen(stage, commands);
+
+$("files").onchange = ({ target }) => {
+  take(target.files);
+  target.value = "";
+};
+addEventListener("paste", (event) => take(event.clipboardData.files));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  take(event.dataTransfer.files);
+});
+
+session.addEventListener("change", render);
+await session.open(notice);
+$("model").textContent = (await requests.describe()).model;

@@ -1,0 +1,55 @@
+/** Requests that go on until they are answered: waits, asks for a key, or says why it cannot go on. */
+
+import { answers } from "./api.js";
+
+const MOST_WAIT_S = 10;
+
+/**
+ * The result of `task`, tried again where that can help. `notice` shows a message and its ways out; see notice.js.
+ * Throws what another try cannot help, and AbortError once `signal` says that nobody waits any more.
+ */
+export async function patiently(task, { notice, signal }) {
+  const shown = Symbol();
+  try {
+    for (;;) {
+      try {
+        return await task();
+      } catch (error) {
+        if (error.status === undefined) throw error;
+        await wayOut(error, { notice, signal, shown });
+      }
+    }
+  } finally {
+    notice.clear(shown);
+  }
+}
+
+async function wayOut(error, { notice, signal, shown }) {
+  if (error.status === 0) {
+    for (let wait = 1; !signal?.aborted; wait = Math.min(wait * 2, MOST_WAIT_S)) {
+      await countDown(wait, (left) => notice.show(shown, `${error.message} Your work is kept. Trying again in ${left} s.`), { notice, signal });
+      if (await answers()) return;
+    }
+    signal.throwIfAborted();
+  } else if (error.status === 401) {
+    notice.show(shown, `${error.message} Enter the key that the server asks for.`);
+    await notice.askForKey(signal);
+  } else if (error.retryAfter !== null) {
+    await countDown(error.retryAfter, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`), { notice, signal });
+  } else if (error.status >= 500) {
+    notice.show(shown, error.message);
+    await notice.offerRetry(signal);
+  } else {
+    throw error;
+  }
+}
+
+/** Once a second; the person may cut it short. */
+async function countDown(seconds, show, { notice, signal }) {
+  const pressed = notice.offerRetry(signal);
+  for (let left = Math.ceil(seconds); left > 0; left--) {
+    show(left);
+    const tick = new Promise((resolve) => setTimeout(resolve, 1000, "tick"));
+    if (await Promise.race([pressed, tick]) !== "tick") return;
+  }
+}

@@ -1,0 +1,121 @@
+/** One picture: its objects with their prompts and masks, and what was done to them. Knows nothing of the network. */
+
+import { EMPTY, isEmpty } from "./prompts.js";
+import { decodeRuns } from "./rle.js";
+
+export const COLOURS = ["#2f81f7", "#f2711c", "#21ba45", "#e03997", "#fbbd08", "#00b5ad", "#a333c8", "#db2828"];
+
+const runsOf = new WeakMap();
+
+/** A mask of a reply with its runs, which are decoded once, when it is drawn first. */
+export function withRuns(mask, { width, height }) {
+  if (!runsOf.has(mask)) runsOf.set(mask, decodeRuns(mask.counts, width * height));
+  return { ends: runsOf.get(mask), bbox: mask.bbox };
+}
+
+/** The mask that a person sees of an object, or null. */
+export const chosenMask = (object) => object.masks?.[object.chosen] ?? null;
+
+export class Picture {
+  progress = 0; // sent share of the upload
+  problem = ""; // why the server does not take it
+  bitmap = null;
+  #past = [];
+  #future = [];
+
+  /** A stored record; see `record`. Width, height and imageId are the server's, null until it has the picture. */
+  constructor({ id, name, file, width = null, height = null, imageId = null, objects = [], selected = null, made = 0 }) {
+    Object.assign(this, { id, name, file, width, height, imageId, objects, selected, made });
+  }
+
+  /** What is kept over a reload: the logits of masks that were not chosen are not. */
+  get record() {
+    const { id, name, width, height, imageId, selected, made } = this;
+    const objects = this.objects.map((object) => ({
+      ...object,
+      masks: object.masks?.map((mask, at) => (at === object.chosen ? mask : { ...mask, logits: null })) ?? null,
+    }));
+    return { id, name, width, height, imageId, objects, selected, made };
+  }
+
+  get object() {
+    return this.objects.find(({ id }) => id === this.selected) ?? null;
+  }
+
+  /** The prompt that the server should answer next, or null. */
+  get unanswered() {
+    const object = this.object;
+    return object && !isEmpty(object.prompt) && object.prompt !== object.answered ? object.prompt : null;
+  }
+
+  get undoable() {
+    return this.#past.length > 0;
+  }
+
+  get redoable() {
+    return this.#future.length > 0;
+  }
+
+  /** Change the selected object's prompt; begins an object where none is selected or the selected one is done. */
+  point(change) {
+    const { object } = this;
+    if (object && !object.done) {
+      const prompt = change(object.prompt, chosenMask(object)?.logits ?? null);
+      return this.change(object.id, { prompt });
+    }
+    const id = ++this.made;
+    const begun = { id, name: `object ${id}`, colour: COLOURS[(id - 1) % COLOURS.length], masks: null, chosen: 0, answered: null };
+    const prompt = change(EMPTY, null);
+    return this.#commit([...this.objects, Object.freeze({ ...begun, hidden: false, done: false, prompt })], id);
+  }
+
+  change(id, fields) {
+    this.#commit(this.objects.map((object) => (object.id === id ? Object.freeze({ ...object, ...fields }) : object)), this.selected);
+  }
+
+  remove(id) {
+    this.#commit(this.objects.filter((object) => object.id !== id), this.selected === id ? null : this.selected);
+  }
+
+  /** The selected object is done; the next click begins another. */
+  accept() {
+    this.change(this.selected, { done: true });
+    this.selected = null;
+  }
+
+  /** Which object clicks are about; choosing a done one opens it again. */
+  select(id) {
+    const object = this.objects.find((one) => one.id === id);
+    if (object?.done) this.change(id, { done: false });
+    this.selected = id;
+  }
+
+  /** The server's masks for a prompt, wherever in the history that prompt stands. */
+  answer(prompt, masks) {
+    const answered = (objects) => objects.map((object) =>
+      object.prompt === prompt ? Object.freeze({ ...object, masks, chosen: 0, answered: prompt }) : object);
+    this.objects = answered(this.objects);
+    for (const moment of [...this.#past, ...this.#future]) moment.objects = answered(moment.objects);
+  }
+
+  undo() {
+    this.#go(this.#past, this.#future);
+  }
+
+  redo() {
+    this.#go(this.#future, this.#past);
+  }
+
+  #commit(objects, selected) {
+    this.#past.push({ objects: this.objects, selected: this.selected });
+    this.#future = [];
+    Object.assign(this, { objects, selected });
+  }
+
+  #go(from, to) {
+    const moment = from.pop();
+    if (!moment) return;
+    to.push({ objects: this.objects, selected: this.selected });
+    Object.assign(this, moment);
+  }
+}

@@ -1,0 +1,50 @@
+/** What a person has pointed at, as immutable values, and the request that says it. Knows nothing of the network. */
+
+export const EMPTY = Object.freeze({ points: [], box: null, previous: null, three: false });
+
+/** Points are [x, y, label]: 1 the object, 0 not. `previous`: logits of the mask to refine, or null. */
+export const addPoint = (prompt, point, previous) =>
+  Object.freeze({ ...prompt, points: [...prompt.points, point], previous, three: false });
+
+/** A box starts over: what was clicked before belonged to another idea of the object. */
+export const withBox = (box) => Object.freeze({ ...EMPTY, box });
+
+export const withThree = (prompt) => Object.freeze({ ...prompt, three: true });
+
+export const isEmpty = (prompt) => !prompt.points.length && !prompt.box;
+
+/** The body of POST /decode. */
+export function toBody(imageId, prompt, { logits }) {
+  const body = { image_id: imageId };
+  if (prompt.points.length) {
+    body.point_coords = prompt.points.map(([x, y]) => [x, y]);
+    body.point_labels = prompt.points.map(([, , label]) => label);
+  }
+  if (prompt.box) body.box = prompt.box;
+  if (prompt.previous) body.mask_input = prompt.previous;
+  if (prompt.three) body.multimask_output = true;
+  if (logits) body.return_logits = true;
+  return body;
+}
+
+/** Two points of the picture, in any order, as a box of whole pixels within it; null where it has no area. */
+export function boxBetween([ax, ay], [bx, by], { width, height }) {
+  const inside = (value, most) => Math.min(Math.max(Math.round(value), 0), most);
+  const [x0, x1] = [inside(Math.min(ax, bx), width), inside(Math.max(ax, bx), width)];
+  const [y0, y1] = [inside(Math.min(ay, by), height), inside(Math.max(ay, by), height)];
+  return x0 < x1 && y0 < y1 ? [x0, y0, x1, y1] : null;
+}
+
+/** The curl command that sends a body. A long one goes by standard input: a command line has its limits. */
+export function curl(url, body, { withKey }) {
+  const key = withKey ? ` -H "X-API-Key: $SAM2_API_KEY"` : "";
+  const json = JSON.stringify(body);
+  return json.length < 4000 ? `curl ${url}${key} --json '${json}'` : `curl ${url}${key} --json @- <<'END'\n${json}\nEND`;
+}
+
+/** The curl command that uploads a picture file. */
+export function curlUpload(url, { name, type }, { withKey }) {
+  const key = withKey ? ` -H "X-API-Key: $SAM2_API_KEY"` : "";
+  const file = `@${name}`.replaceAll("'", `'\\''`);
+  return `curl ${url}${key} -H 'Content-Type: ${type}' --data-binary '${file}'`;
+}

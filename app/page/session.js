@@ -1,0 +1,79 @@
+/** The pictures that are open, and which one is looked at. Says "change" after every change and keeps it stored. */
+
+import { Picture } from "./picture.js";
+import { Storage } from "./storage.js";
+
+const OPTIONS = "sam2-options";
+
+export class Session extends EventTarget {
+  pictures = [];
+  current = null;
+  preview = null; // the mask under the pointer
+  last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
+  options = { label: 1, refine: true, hover: true, ...JSON.parse(localStorage.getItem(OPTIONS) ?? "{}") };
+  #storage = null;
+
+  /** Open what an earlier visit left. Where the browser stores nothing, that is said once and all else works. */
+  async open(notice) {
+    try {
+      this.#storage = await Storage.open();
+      this.pictures = (await this.#storage.load()).map((record) => new Picture(record));
+    } catch {
+      notice.tell("This browser stores nothing for this page: your work ends with this window.");
+    }
+    const looked = this.pictures.find(({ id }) => id === localStorage.getItem("sam2-current"));
+    this.show(looked ?? this.pictures[0] ?? null);
+  }
+
+  /** Take picture files in. Returns how many of the files were pictures. */
+  add(files) {
+    const found = [...files].filter((file) => file.type.startsWith("image/") || /\.(heic|avif|tiff?|bmp)$/i.test(file.name));
+    const added = found.map((file, at) => {
+      const id = `${Date.now()}-${String(at).padStart(4, "0")}`; // in this order when they are read back
+      return new Picture({ id, name: file.name || "pasted.png", file });
+    });
+    for (const picture of added) {
+      this.pictures.push(picture);
+      this.#storage?.add(picture.record, picture.file).catch(() => {}); // a full disk costs the reload, not the work
+    }
+    if (added.length) this.show(added[0]);
+    return added.length;
+  }
+
+  remove(picture) {
+    const at = this.pictures.indexOf(picture);
+    this.pictures.splice(at, 1);
+    this.#storage?.remove(picture.id);
+    this.show(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
+  }
+
+  show(picture) {
+    this.current = picture;
+    localStorage.setItem("sam2-current", picture?.id ?? "");
+    this.changed();
+  }
+
+  /** The picture `step` places further. */
+  turn(step) {
+    const at = this.pictures.indexOf(this.current) + step;
+    if (this.pictures[at]) this.show(this.pictures[at]);
+  }
+
+  set(option, value) {
+    this.options[option] = value;
+    localStorage.setItem(OPTIONS, JSON.stringify(this.options));
+    this.changed();
+  }
+
+  /** Something of the current picture, or of `picture`, is new. */
+  changed(picture = this.current) {
+    this.preview = null;
+    if (picture && this.pictures.includes(picture)) this.#storage?.save(picture.record).catch(() => {});
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Only what is seen is new: a preview, progress, a figure. */
+  redraw() {
+    this.dispatchEvent(new Event("change"));
+  }
+}

@@ -1,0 +1,63 @@
+/** What survives a reload: picture files and their records in IndexedDB. Knows nothing of what they mean. */
+
+const settled = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+export class Storage {
+  #database;
+  #waiting = new Map(); // records not yet written, by id
+  #writing = null;
+
+  static async open() {
+    const opening = indexedDB.open("sam2-page", 1);
+    opening.onupgradeneeded = () => {
+      opening.result.createObjectStore("files");
+      opening.result.createObjectStore("records", { keyPath: "id" });
+    };
+    const storage = new Storage();
+    storage.#database = await settled(opening);
+    return storage;
+  }
+
+  /** All records in the order in which they came, each with its file. */
+  async load() {
+    const transaction = this.#database.transaction(["files", "records"]);
+    const [records, ids, files] = await Promise.all([
+      settled(transaction.objectStore("records").getAll()),
+      settled(transaction.objectStore("files").getAllKeys()),
+      settled(transaction.objectStore("files").getAll()),
+    ]);
+    return records.map((record) => ({ ...record, file: files[ids.indexOf(record.id)] })).filter(({ file }) => file);
+  }
+
+  /** A new picture: its file is written once, its record after every change. */
+  async add(record, file) {
+    const transaction = this.#database.transaction(["files", "records"], "readwrite");
+    transaction.objectStore("records").put(record);
+    await settled(transaction.objectStore("files").put(file, record.id));
+  }
+
+  /** Write a record; of several for one picture that wait, the newest. Resolves once all are written. */
+  save(record) {
+    this.#waiting.set(record.id, record);
+    return (this.#writing ??= this.#write().finally(() => (this.#writing = null)));
+  }
+
+  async remove(id) {
+    this.#waiting.delete(id);
+    const transaction = this.#database.transaction(["files", "records"], "readwrite");
+    transaction.objectStore("files").delete(id);
+    await settled(transaction.objectStore("records").delete(id));
+  }
+
+  async #write() {
+    while (this.#waiting.size) {
+      const [id, record] = this.#waiting.entries().next().value;
+      this.#waiting.delete(id);
+      await settled(this.#database.transaction("records", "readwrite").objectStore("records").put(record));
+    }
+  }
+}

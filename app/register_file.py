@@ -1,0 +1,274 @@
+"""The register of images in SQLite: which image of which tenant has which content.
+
+Writes are for one thread, reads for another; both see what other processes wrote. Knows nothing of embeddings, nor
+of what to do when a disk fails.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+BUSY_MS = 5000
+"""Patience with another process that writes; it takes milliseconds."""
+
+VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS names (
+    tenant TEXT NOT NULL, image_id TEXT NOT NULL, content TEXT NOT NULL,
+    height INTEGER NOT NULL, width INTEGER NOT NULL, nbytes INTEGER NOT NULL,
+    created REAL NOT NULL, used REAL NOT NULL,
+    PRIMARY KEY (tenant, image_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS names_by_content ON names (content);
+CREATE INDEX IF NOT EXISTS names_by_age ON names (created);
+CREATE INDEX IF NOT EXISTS names_of_tenant_by_age ON names (tenant, created, image_id);
+"""
+
+
+class Key(NamedTuple):
+    """What one image is asked for by."""
+
+    tenant: str
+    image_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """A row: one name of a content."""
+
+    tenant: str
+    image_id: str
+    content: str
+    height: int
+    width: int
+    nbytes: int
+    """Of its embedding in memory."""
+    created: float
+    """Seconds since 1970, when the name was given."""
+    used: float
+    """Seconds since 1970, when it was last asked for."""
+
+    @property
+    def key(self) -> Key:
+        """What it is asked for by."""
+        return Key(self.tenant, self.image_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a name is to be: None for forgotten."""
+
+    name: ImageName | None
+    replace: bool = True
+    """Whether another content may lose the name."""
+
+
+class RegisterFile:
+    """An open register. Everything raises sqlite3.Error; opening, OSError too.
+
+    Synchronous NORMAL: a killed process loses nothing that was committed; after a power cut the last moments may be
+    missing, but the file is whole. FULL would wait for the disk at every upload.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or make the file; None for one in memory."""
+        self._path = path
+        if path is None:
+            self._writer = self._reader = _connect(":memory:")
+            self._writer.executescript(_SCHEMA)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._writer = _connect(str(path))
+        try:
+            self._prepare()
+            self._reader = _connect(str(path))
+            self._inode = path.stat().st_ino
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._writer.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction():
+            [(version,)] = self._writer.execute("PRAGMA user_version").fetchall()
+            if version > VERSION:
+                raise sqlite3.OperationalError(
+                    f"the register was made by a newer server: version {version}, not {VERSION}"
+                )
+            if version < VERSION:
+                for statement in _SCHEMA.split(";"):
+                    self._writer.execute(statement)
+                self._writer.execute(f"PRAGMA user_version = {VERSION}")
+        self._seen = self._data_version()
+
+    def close(self) -> None:
+        """Close it; nothing else may run."""
+        self._reader.close()
+        self._writer.close()
+
+    def is_in_place(self) -> bool:
+        """Whether what is open is still what the path names, and not a file that somebody removed."""
+        if self._path is None:
+            return True
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    # For the thread that reads.
+
+    def find(self, key: Key) -> ImageName | None:
+        """The row of a name: 6 microseconds."""
+        rows = self._reader.execute("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key).fetchall()
+        return ImageName(*rows[0]) if rows else None
+
+    def keys_of(self, content: str) -> list[Key]:
+        """Every name of a content."""
+        rows = self._reader.execute("SELECT tenant, image_id FROM names WHERE content = ?", (content,))
+        return [Key(*row) for row in rows.fetchall()]
+
+    def newest(self, tenant: str, *, limit: int, since: float, after: ImageName | None) -> list[ImageName]:
+        """At most `limit` names of a tenant, newest first, given after `since`, those that follow `after`."""
+        created, image_id = (after.created, after.image_id) if after is not None else (float("inf"), "")
+        rows = self._reader.execute(
+            "SELECT * FROM names WHERE tenant = ? AND created >= ? AND (created, image_id) < (?, ?) "
+            "ORDER BY created DESC, image_id DESC LIMIT ?",
+            (tenant, since, created, image_id, limit),
+        )
+        return [ImageName(*row) for row in rows.fetchall()]
+
+    # For the thread that writes.
+
+    def apply(
+        self, changes: Mapping[Key, Change], *, since: float, on_unnamed: Callable[[str], None]
+    ) -> None:
+        """Make changes, all or none; but a name that has another content and may not be replaced, stays.
+
+        Rows older than `since` count as not there. `on_unnamed` is called within the transaction for each content
+        that loses its last name: no process can give it another one meanwhile.
+        """
+        left = set()
+        with self._transaction():
+            for key, change in changes.items():
+                old, new = self._row(key), change.name
+                taken = old is not None and new is not None and old.content != new.content
+                if taken and not change.replace and old is not None and old.created >= since:
+                    continue
+                if new is None:
+                    self._delete(key)
+                else:
+                    self._put(new)
+                if old is not None:
+                    left.add(old.content)
+            for content in self._without_names(left):
+                on_unnamed(content)
+
+    def expire(self, before: float, *, most: int, on_unnamed: Callable[[str], None]) -> frozenset[str]:
+        """Forget names given before a time, and beyond `most` the least recently used.
+
+        Returns the contents that lost their last name; `on_unnamed` is called as in `apply`.
+        """
+        [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
+        if count <= most and (oldest is None or oldest >= before):
+            return frozenset()
+        with self._transaction():
+            rows = self._writer.execute(
+                "SELECT tenant, image_id, content FROM names WHERE created < ?", (before,)
+            ).fetchall()
+            rows += self._writer.execute(
+                "SELECT tenant, image_id, content FROM names WHERE created >= ? ORDER BY used LIMIT ?",
+                (before, max(0, count - len(rows) - most)),
+            ).fetchall()
+            for tenant, image_id, _ in rows:
+                self._delete(Key(tenant, image_id))
+            unnamed = self._without_names({content for _, _, content in rows})
+            for content in unnamed:
+                on_unnamed(content)
+        return frozenset(unnamed)
+
+    def use(self, used: Mapping[Key, float]) -> None:
+        """Note when names were used."""
+        with self._transaction():
+            self._writer.executemany(
+                "UPDATE names SET used = max(used, ?) WHERE tenant = ? AND image_id = ?",
+                [(moment, *key) for key, moment in used.items()],
+            )
+
+    def while_named(self, content: str, action: Callable[[], None]) -> bool:
+        """Act where a content has a name, which it keeps meanwhile; whether it has one."""
+        with self._transaction():
+            if self._without_names({content}):
+                return False
+            action()
+            return True
+
+    def unnamed(self, contents: Collection[str]) -> set[str]:
+        """Those of the contents that have no name."""
+        return self._without_names(contents)
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another process wrote since the last call."""
+        if self._path is None:
+            return False
+        version = self._data_version()
+        changed, self._seen = version != self._seen, version
+        return changed
+
+    def take_over(self, other: "RegisterFile") -> None:
+        """Add the rows of another register that are not here."""
+        rows = other._writer.execute("SELECT * FROM names").fetchall()
+        with self._transaction():
+            self._writer.executemany("INSERT OR IGNORE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def _row(self, key: Key) -> ImageName | None:
+        rows = self._writer.execute("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key).fetchall()
+        return ImageName(*rows[0]) if rows else None
+
+    def _put(self, name: ImageName) -> None:
+        self._writer.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(name))
+
+    def _delete(self, key: Key) -> None:
+        self._writer.execute("DELETE FROM names WHERE tenant = ? AND image_id = ?", key)
+
+    def _without_names(self, contents: Collection[str]) -> set[str]:
+        any_name = "SELECT 1 FROM names WHERE content = ? LIMIT 1"
+        return {content for content in contents if not self._writer.execute(any_name, (content,)).fetchall()}
+
+    def _data_version(self) -> int:
+        [(version,)] = self._writer.execute("PRAGMA data_version").fetchall()
+        return int(version)
+
+
+def open_register(path: Path) -> tuple[RegisterFile, Path | None]:
+    """Open a register. One that is no database is moved aside, to the path returned. Raises as RegisterFile."""
+    try:
+        return RegisterFile(path), None
+    except sqlite3.OperationalError:
+        raise  # the disk, or somebody else who writes
+    except sqlite3.DatabaseError:
+        aside = path.with_name(f"{path.name}.unreadable")
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return RegisterFile(path), aside
+
+
+def _connect(where: str) -> sqlite3.Connection:
+    # Opened in one thread and used in another; SQLite itself takes care of two at once.
+    return sqlite3.connect(where, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)

@@ -1,0 +1,66 @@
+"""Embeddings as bytes and back, bit for bit: safetensors, with a checksum and a note of what they belong to.
+
+Knows nothing of files.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from model.types import Embedding
+
+_MAPS = ("image_rows", "feat_s1_rows", "feat_s0_rows")
+_PROJECTION = "first_projections."
+
+
+class BrokenEmbedding(Exception):
+    """Bytes that are not the embedding that they should be. The message says why."""
+
+
+def to_bytes(embedding: Embedding, note: Mapping[str, str]) -> bytes:
+    """A safetensors file of an embedding in host memory. `from_bytes` wants the same note: a model's name, say."""
+    tensors = {name: getattr(embedding, name) for name in _MAPS}
+    tensors |= {f"{_PROJECTION}{i}": each for i, each in enumerate(embedding.first_projections)}
+    metadata = {**note, "height": str(embedding.height), "width": str(embedding.width)}
+    metadata["checksum"] = _checksum(tensors, metadata)
+    return safetensors.torch.save(tensors, metadata)
+
+
+def from_bytes(data: bytes, note: Mapping[str, str]) -> Embedding:
+    """The embedding, in host memory. Raises BrokenEmbedding for what is torn, altered or another's."""
+    try:
+        tensors = safetensors.torch.load(data)
+        header_end = 8 + int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8:header_end]).get("__metadata__", {})
+        checksum = metadata.pop("checksum", "missing")
+        if checksum != _checksum(tensors, metadata):
+            raise BrokenEmbedding("the checksum is wrong")
+        differing = [key for key, value in note.items() if metadata.get(key) != value]
+        if differing:
+            raise BrokenEmbedding(f"it has another {' and another '.join(differing)}")
+        # Copies lie where torch puts tensors, aligned as the encoder's own are: matrix products may round otherwise
+        # where they are not.
+        return Embedding(
+            **{name: tensors[name].clone() for name in _MAPS},
+            first_projections=tuple(
+                tensors[f"{_PROJECTION}{i}"].clone() for i in range(len(tensors) - len(_MAPS))
+            ),
+            height=int(metadata["height"]),
+            width=int(metadata["width"]),
+        )
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenEmbedding(f"it is no embedding: {error}") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """CRC-32 of everything: it is for accidents, and three times as fast as any digest."""
+    shapes = {name: (str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors.items()}
+    crc = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
+    for _, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, crc)
+    return f"crc32:{crc:08x}"

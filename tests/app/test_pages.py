@@ -1,0 +1,123 @@
+"""How the page is served: types, caching, what it may load, what it weighs, and that a wheel holds it."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import serving
+from tests.server import ROOT
+
+FOLDER = ROOT / "app/page"
+FILES = sorted(path.name for path in FOLDER.iterdir())
+MOST_BYTES = 60_000
+ELSEWHERE = re.compile(r"https?:\\?/\\?/(?!www\.w3\.org/2000/svg)[\w.]+")
+
+
+def path_of(name: str) -> str:
+    return "/" if name == "index.html" else f"/page/{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("index.html", "text/html; charset=utf-8"),
+        ("page.css", "text/css; charset=utf-8"),
+        ("main.js", "text/javascript; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ],
+)
+async def test_files_have_their_types(name: str, media_type: str) -> None:
+    async with serving() as served:
+        reply = await served.client.get(path_of(name))
+    assert reply.headers["content-type"] == media_type
+    assert reply.content == (FOLDER / name).read_bytes()
+
+
+async def test_nothing_may_come_from_elsewhere_or_run_inline() -> None:
+    async with serving() as served:
+        policy = (await served.client.get("/")).headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "img-src 'self' blob: data:" in policy
+    assert "unsafe" not in policy
+
+
+async def test_what_a_browser_has_is_not_sent_again() -> None:
+    async with serving() as served:
+        first = await served.client.get("/page/main.js")
+        again = await served.client.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
+        other = await served.client.get("/page/main.js", headers={"If-None-Match": '"another"'})
+    assert first.headers["cache-control"] == "no-cache"
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    assert other.status_code == 200
+
+
+async def test_all_of_the_page_weighs_less_than_60_kb() -> None:
+    async with serving() as served:
+        replies = [await served.client.get(path_of(name)) for name in FILES]
+    weight = sum(int(reply.headers["content-length"]) for reply in replies)
+    assert all(reply.headers["content-encoding"] == "gzip" for reply in replies)
+    assert 10_000 < weight < MOST_BYTES
+
+
+async def test_a_client_that_cannot_unpack_gets_it_plain() -> None:
+    async with serving() as served:
+        reply = await served.client.get("/", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in reply.headers
+    assert reply.content == (FOLDER / "index.html").read_bytes()
+
+
+@pytest.mark.parametrize("path", ["/page/", "/page/nothing.js", "/page/..%2Fpages.py", "/page/main.js/x"])
+async def test_nothing_else_is_served(path: str) -> None:
+    async with serving() as served:
+        reply = await served.client.get(path)
+    assert reply.status_code == 404
+    assert reply.json()["error"]["code"] == "not_found"
+
+
+async def test_head_says_what_get_would() -> None:
+    async with serving() as served:
+        get, head = await served.client.get("/"), await served.client.head("/")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["etag"] == get.headers["etag"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_name_no_other_host_and_say_what_they_are(name: str) -> None:
+    text = (FOLDER / name).read_text()
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert ELSEWHERE.findall(code) == []
+    assert " style=" not in code
+    assert "onclick=" not in code
+    if name.endswith((".js", ".css")):
+        assert text.startswith("/*")
+    assert len(text.splitlines()) <= 300
+
+
+def test_every_module_and_element_that_is_named_exists() -> None:
+    page = (FOLDER / "index.html").read_text()
+    for path in FOLDER.glob("*.js"):
+        text = path.read_text()
+        for module in re.findall(r'from "\./([\w.]+)"', text):
+            assert module in FILES
+        for element in re.findall(r'\$\("([\w-]+)"\)', text):
+            assert f'id="{element}"' in page
+
+
+def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("app", "model"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    build = "import setuptools.build_meta as backend; backend.build_wheel('..')"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", build], cwd=tree, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert {f"app/page/{name}" for name in FILES} <= set(archive.namelist())

@@ -1,0 +1,122 @@
+"""One Chromium for all tests of the page, and for each test a server of its own and a fresh profile."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import FakeSegmenter
+from tests.page.visitor import PATIENCE_S, Visitor
+from tests.server import free_port
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS = [
+    "--no-sandbox",  # CI runs as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+_NO_PREVIEW = (
+    """if (!localStorage.getItem("sam2-options")) localStorage.setItem("sam2-options", '{"hover":false}')"""
+)
+
+
+class PageServer:
+    """The whole service around a fake segmenter, on a port of 127.0.0.1, in a thread."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.settings = settings or Settings(workers=2)
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again, knowing nothing."""
+        self.segmenter = FakeSegmenter()
+        app = create_app(self.settings, self.segmenter)
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, port=self.port, log_level="error", timeout_graceful_shutdown=1)
+        )
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        end = time.monotonic() + PATIENCE_S
+        while not self._ready():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End, as a server does that is switched off."""
+        self.segmenter.gate.set()
+        self._server.should_exit = True
+        self._thread.join(PATIENCE_S)
+
+    def prompts(self) -> list[tuple[tuple[int, ...], bool]]:
+        """Of every click that was answered: its labels, and whether it came with the mask before."""
+        return [
+            (prompt.labels, prompt.mask_logits is not None)
+            for batch in self.segmenter.decoded
+            for prompt in batch
+        ]
+
+    def _ready(self) -> bool:
+        return self._server.started and httpx.get(f"{self.url}readyz", trust_env=False).is_success
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Ends with the last test here: its event loop is not one that other tests may meet."""
+    executable = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if executable is None:
+        pytest.skip("No Chromium is installed, and the page is tested in one: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def server() -> Iterator[PageServer]:
+    """A server that answers clicks with discs."""
+    server = PageServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A profile that has never seen the page, and has previews switched off."""
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
+    context.add_init_script(_NO_PREVIEW)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def open_page(context: BrowserContext) -> Iterator[Callable[[PageServer], Visitor]]:
+    """Opens the page of a server. At the end no script has failed and no other host was asked for anything."""
+    visitors: list[Visitor] = []
+
+    def open_page(server: PageServer) -> Visitor:
+        visitors.append(Visitor(context, server.url))
+        return visitors[-1]
+
+    yield open_page
+    for visitor in visitors:
+        assert visitor.faults == []
+        assert [url for url in visitor.requests if not url.startswith((visitor.url, "blob:", "data:"))] == []
+
+
+@pytest.fixture
+def visitor(open_page: Callable[[PageServer], Visitor], server: PageServer) -> Visitor:
+    """At the page of a server that answers clicks with discs."""
+    return open_page(server)

@@ -1,0 +1,138 @@
+"""A person at the page, in Chromium: what they do with mouse and keys, and what they see of masks.
+
+Knows nothing of the server behind the page.
+"""
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from playwright.sync_api import BrowserContext, Locator, Page
+
+WIDTH, HEIGHT = 600, 400
+"""Of the pictures that tests use, in pixels."""
+PATIENCE_S = 20.0
+"""No passing test comes near it."""
+
+_STEP = 8
+_SHOWN = """([width, height, step, scale, left, top]) => {
+  const canvas = document.getElementById("masks");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let bytes = "";
+  for (let y = 0.5; y < height; y += step)
+    for (let x = 0.5; x < width; x += step) {
+      const at = (Math.floor(y * scale + top) * canvas.width + Math.floor(x * scale + left)) * 4;
+      bytes += String.fromCharCode(...data.subarray(at, at + 4));
+    }
+  return btoa(bytes);
+}"""
+
+
+class Visitor:
+    """Speaks in pixels of a picture of WIDTH x HEIGHT that is shown as a whole, as it is at first."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.url = url
+        self.page: Page = context.new_page()
+        self.requests: list[str] = []
+        self.faults: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._note)
+        self.page.set_default_timeout(1000 * PATIENCE_S)
+        self.page.goto(url)
+        self.until(lambda: self.find("#model").inner_text() == "fake")
+
+    def find(self, selector: str) -> Locator:
+        """What is at a CSS selector."""
+        return self.page.locator(selector)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for something to be seen."""
+        end = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < end, "it did not come to pass"
+            self.page.wait_for_timeout(20)
+
+    def add(self, *files: tuple[str, bytes]) -> None:
+        """Choose picture files, and wait until the server has the first."""
+        payload: Any = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
+        self.find("#files").set_input_files(payload)
+        self.until_ready()
+
+    def until_ready(self) -> None:
+        """Wait until the picture that is looked at can be clicked on."""
+        self.until(
+            lambda: "uploading" not in (self.find("[aria-current=true]").get_attribute("aria-label") or "")
+        )
+        self.until(lambda: self.page.evaluate("document.getElementById('picture').width > 1"))
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point of the picture is in the window."""
+        stage = self.find("#stage").bounding_box()
+        assert stage is not None
+        scale, left, top = self._view()
+        return stage["x"] + x * scale + left, stage["y"] + y * scale + top
+
+    def click(self, x: float, y: float, *, button: Any = "left", shift: bool = False) -> None:
+        """Click in the middle of a pixel of the picture."""
+        if shift:
+            self.page.keyboard.down("Shift")
+        self.page.mouse.click(*self.place(x + 0.5, y + 0.5), button=button)
+        if shift:
+            self.page.keyboard.up("Shift")
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag from one point of the picture to another."""
+        self.page.mouse.move(*self.place(*start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.place(*end), steps=4)
+        self.page.mouse.up()
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def colour(self, x: int, y: int) -> tuple[int, int, int]:
+        """Red, green and blue of what lies over a pixel of the picture; x and y are multiples of 8."""
+        red, green, blue = self._shown()[y // _STEP, x // _STEP, :3].tolist()
+        return red, green, blue
+
+    def sees(self, mask: npt.NDArray[np.bool_]) -> bool:
+        """Whether a mask (HEIGHT, WIDTH) is what lies over the picture, but for the width of its outline."""
+        return bool(((self._shown()[..., 3] > 0) == mask[::_STEP, ::_STEP]).mean() > 0.985)
+
+    def until_seen(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Wait until a mask lies over the picture."""
+        self.until(lambda: self.sees(mask))
+
+    def download(self, action: Callable[[], None]) -> tuple[str, Path]:
+        """The name and the file that something saves."""
+        with self.page.expect_download() as saved:
+            action()
+        return saved.value.suggested_filename, Path(saved.value.path())
+
+    def alert(self) -> str:
+        """The message that stands over the picture, or nothing."""
+        return self.find("#alert").inner_text() if self.find("#alert").is_visible() else ""
+
+    def _shown(self) -> npt.NDArray[np.uint8]:
+        """Red, green, blue, alpha (h, w, 4) of the masks on the screen, at every eighth pixel of the picture."""
+        data = base64.b64decode(self.page.evaluate(_SHOWN, [WIDTH, HEIGHT, _STEP, *self._view()]))
+        return np.frombuffer(data, np.uint8).reshape(HEIGHT // _STEP, WIDTH // _STEP, 4)
+
+    def _view(self) -> tuple[float, float, float]:
+        """Scale, left and top of the picture in the stage, as app/page/view.js fits it."""
+        stage = self.find("#masks").evaluate("canvas => [canvas.width, canvas.height]")
+        margin = min(24, stage[0] / 20)
+        scale = min((stage[0] - 2 * margin) / WIDTH, (stage[1] - 2 * margin) / HEIGHT)
+        return scale, (stage[0] - WIDTH * scale) / 2, (stage[1] - HEIGHT * scale) / 2
+
+    def _note(self, message: Any) -> None:
+        if "Content Security Policy" in message.text:
+            self.faults.append(message.text)
