@@ -8,7 +8,7 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check bench clean
+.PHONY: help serve test check bench train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,13 @@ check: $(VENV)/test.stamp  ## Install, then check style, formatting and types
 	@$(VENV_PYTHON) -m ruff check --quiet .
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m mypy
+
+train: said $(VENV)/train.stamp  ## Install, then train: DATA=folder-of-the-pack OUT=folder-of-the-run, TRAIN="--steps 20000" and the like
+	@exec $(VENV_PYTHON) -m model.training "$(DATA)" "$(OUT)" $(TRAIN)
+
+said:
+	@test -n "$(DATA)" -a -n "$(OUT)" || { \
+	  echo "Say what to train on and where to keep the run: make train DATA=folder OUT=folder" >&2; exit 1; }
 
 bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime; BENCH=--quick for three minutes
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
@@ -54,6 +61,12 @@ $(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml client/pyproject.toml cons
 	@echo "Installing what the tests need into $(VENV); torch is large, so the first time takes minutes."
 	@$(PIP_INSTALL) setuptools
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]' --editable client
+	@touch $@
+
+$(VENV)/train.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
+	@echo "Installing what training needs into $(VENV); torch is large, so the first time takes minutes."
+	@$(PIP_INSTALL) setuptools
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[train]'
 	@touch $@
 
 .bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt

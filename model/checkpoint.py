@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.config import VARIANTS
+from model.config import BUILTIN, VARIANTS
 from model.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def identify(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
     """Name the variants that parameters of these names and shapes can belong to; none for a stranger.
 
     The trunk's width and depth tell the size. The video-memory parts tell the release; without any, a file
-    can be of either.
+    can be of either. The built-in model has none, and a trunk of its own.
     """
     patches = shapes.get(_PATCH_EMBEDDING)
     blocks = {match[1] for match in map(_BLOCK.match, shapes) if match}
@@ -131,7 +131,7 @@ def _releases(names: Mapping[str, object]) -> tuple[str, ...]:
         return ("sam2.1",)
     if any(name.startswith(VIDEO_MEMORY_PREFIXES) for name in names):
         return ("sam2",)
-    return ("sam2.1", "sam2")
+    return ("sam2.1", "sam2", BUILTIN)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -230,7 +230,8 @@ def _contrast(name: str, tensor: Tensor, shape: Shape) -> str:
 
 def _hint(candidates: Sequence[str], variant: str) -> str:
     if not candidates:
-        return "It looks like none of the released SAM 2 models, whose parameter names are expected."
+        known = "none of the released SAM 2 models nor the built-in one"
+        return f"It looks like {known}, whose parameter names are expected."
     if variant in candidates:
         return f"Its trunk is that of {variant}: it may be damaged, or changed since the release."
     return f"It looks like {' or '.join(candidates)}: set SAM2_MODEL={candidates[0]}."

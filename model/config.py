@@ -1,7 +1,7 @@
-"""The shapes of the eight released SAM 2 models, as plain data.
+"""The shapes of the eight released SAM 2 models and of the built-in one, as plain data.
 
-Figures from the configuration files of Meta's release (sam2/configs/sam2 and sam2/configs/sam2.1). The image
-half of SAM 2 and SAM 2.1 is the same network with other weights.
+Figures of the released ones from the configuration files of Meta's release (sam2/configs/sam2 and
+sam2/configs/sam2.1). The image half of SAM 2 and SAM 2.1 is the same network with other weights.
 """
 
 from dataclasses import dataclass, field
@@ -99,9 +99,23 @@ _LARGE = HieraConfig(
     window_sizes=(8, 4, 16, 8),
 )
 
+_BUILTIN = HieraConfig(
+    embed_dim=48,
+    num_heads=1,
+    stages=(1, 2, 5, 2),
+    global_attention_blocks=(3, 4, 5, 6, 7, 8, 9),
+    window_sizes=(8, 4, 16, 8),
+)
+
+BUILTIN = "builtin"
+"""The model that this project trains (model/training) and ships (model/weights)."""
+
+BUILTIN_IMAGE_SIZE = 384
+"""What the built-in model sees of a picture; its weights serve any size, this one evaluates best."""
+
 VARIANTS: dict[str, Sam2Config] = {
     f"{release}_hiera_{size}": Sam2Config(trunk)
     for release in ("sam2.1", "sam2")
     for size, trunk in (("tiny", _TINY), ("small", _SMALL), ("base_plus", _BASE_PLUS), ("large", _LARGE))
-}
-"""Configuration of each released model by the name that SAM2_MODEL takes."""
+} | {BUILTIN: Sam2Config(_BUILTIN, image_size=BUILTIN_IMAGE_SIZE)}
+"""Configuration of each model by the name that SAM2_MODEL takes."""

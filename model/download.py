@@ -16,12 +16,16 @@ from pathlib import Path
 import httpx
 from tqdm import tqdm
 
+from model.config import BUILTIN
 from model.errors import CheckpointError, WeightsUnavailable
 
 logger = logging.getLogger(__name__)
 
 RELEASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
 """Meta's own address of its release (Apache-2.0)."""
+
+BUILTIN_PATH = Path(__file__).parent / "weights" / f"{BUILTIN}.safetensors"
+"""The built-in model's weights, which come with this package."""
 
 RETRY_WAITS_S = (1.0, 2.0, 4.0)
 """Pauses between tries that bring nothing new; after the last of them the download is given up."""
@@ -105,6 +109,8 @@ class _Progress(tqdm):  # type: ignore[type-arg]  # not subscriptable at run tim
 def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> Path:
     """Find the weights of `variant` in `weights_dir`, or download the released file into it.
 
+    Those of the built-in model are in this package, and nowhere else.
+
     `<variant>.safetensors` comes before the released .pt. A file that is there already is checked by size,
     where the size of the released file is known, and not by its hash, which would cost each start the time
     to read it all. A download goes to `<file>.part`, which keeps what has come after a cut, for this run or
@@ -114,9 +120,14 @@ def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> P
     Raises WeightsUnavailable when the file cannot be had, and CheckpointError when one of its name is there
     but has the wrong size.
     """
+    if variant == BUILTIN:
+        return _builtin()
     release = RELEASES.get(variant)
     if release is None:
-        raise WeightsUnavailable(f"No model is called {variant!r}. Released are: {', '.join(RELEASES)}.")
+        raise WeightsUnavailable(
+            f"No model is called {variant!r}. Released are: {', '.join(RELEASES)}; "
+            f"{BUILTIN} comes with this package."
+        )
     url = f"{base_url.rstrip('/')}/{release.folder}/{release.file_name}"
     try:
         weights_dir.mkdir(parents=True, exist_ok=True)
@@ -134,6 +145,17 @@ def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> P
         "or set SAM2_CHECKPOINT=PATH to a file you have; "
         "or set SAM2_CHECKPOINT=untrained to try the service with random weights."
     )
+
+
+def _builtin() -> Path:
+    if not BUILTIN_PATH.is_file():
+        raise WeightsUnavailable(
+            f"The weights of the built-in model should be in {BUILTIN_PATH}, and are not: this installation is "
+            "incomplete. Ways to go on: get the repository whole; or set SAM2_MODEL to a released model; "
+            "or set SAM2_CHECKPOINT=PATH to a file you have; "
+            "or set SAM2_CHECKPOINT=untrained to try the service with random weights."
+        )
+    return BUILTIN_PATH
 
 
 def _present(variant: str, release: Release, weights_dir: Path) -> Path | None:

@@ -264,6 +264,7 @@ def load_runner(
     checkpoint: Path | None,
     device: str,
     dtype: str,
+    image_size: int | None = None,
     gpu_options: GpuOptions = GPU_DEFAULTS,
 ) -> Sam2Runner:
     """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
@@ -273,6 +274,8 @@ def load_runner(
     fit.
     """
     config = VARIANTS[variant]
+    if image_size is not None:
+        config = replace(config, image_size=image_size)
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     with torch.device("meta"):

@@ -119,13 +119,13 @@ class Sandbox:
         )
         self.python.chmod(0o755)
 
-    def make(self, target: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    def make(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         """Run make; what it did, and the modules that it ran."""
         calls = self.folder / "calls"
         calls.write_text("")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(
-            ["make", target, f"PYTHON={self.python}"],
+            ["make", target, *variables, f"PYTHON={self.python}"],
             cwd=self.folder,
             env=clean,
             capture_output=True,
@@ -149,6 +149,16 @@ def test_make_test_installs_once_and_runs_all_checks(sandbox: Sandbox) -> None:
     checks = ["ruff", "ruff", "mypy", "pytest"]
     assert sandbox.make("test")[1] == ["venv", "pip", "pip", *checks]
     assert sandbox.make("test")[1] == checks
+
+
+def test_make_train_asks_for_folders_before_it_installs(sandbox: Sandbox) -> None:
+    done, modules = sandbox.make("train", "DATA=data")
+    assert done.returncode != 0
+    assert "make train DATA=folder OUT=folder" in done.stderr
+    assert modules == []
+    assert sandbox.make("train", "DATA=data", "OUT=run")[1] == ["venv", "pip", "pip", "model"]
+    sandbox.make("train", "DATA=data", "OUT=run", "TRAIN=--steps 5")
+    assert "-m model.training data run --steps 5" in (sandbox.folder / "calls").read_text()
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
@@ -186,6 +196,7 @@ def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
         "serve",
         "test",
         "check",
+        "train",
         "bench",
         "clean",
     ]

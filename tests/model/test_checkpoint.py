@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.checkpoint import VIDEO_MEMORY_PREFIXES, identify, load_parameters, untrained_parameters
-from model.config import VARIANTS
+from model.config import BUILTIN, VARIANTS
 from model.errors import CheckpointError
+from model.sam2 import Sam2
 from model.types import Prompt
 from tests.golden.recipe import image
 
@@ -174,8 +175,6 @@ def test_nothing_refers_to_the_file_afterwards(tmp_path, write):
 
 
 def test_the_model_in_this_repository_takes_a_released_file(tmp_path):
-    from model.sam2 import Sam2
-
     with torch.device("meta"):
         module = Sam2(VARIANTS["sam2.1_hiera_tiny"])
     load(module, saved({"model": hollow(released_shapes("sam2.1_hiera_tiny"))}, tmp_path / "weights.pt"))
@@ -272,7 +271,14 @@ def test_sparse_weights_do_not_fit(tmp_path):
         load(on_meta(), saved(weights, tmp_path / "weights.pt"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+def test_identify_knows_the_built_in_model():
+    with torch.device("meta"):
+        shapes = {name: tuple(x.shape) for name, x in Sam2(VARIANTS[BUILTIN]).state_dict().items()}
+    assert identify(shapes) == (BUILTIN,)
+    assert identify(shapes | {"memory_encoder.fuser": (1,)}) == ()
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {BUILTIN}))
 def test_identify_knows_every_variant(variant):
     trunk = VARIANTS[variant].trunk
     shapes: dict[str, tuple[int, ...]] = {
@@ -476,7 +482,6 @@ def test_untrained_weights_take_the_dtype():
 
 def test_untrained_masks_are_neither_empty_nor_full():
     from model.runner import Sam2Runner
-    from model.sam2 import Sam2
 
     with torch.device("meta"):
         module = Sam2(replace(VARIANTS["sam2.1_hiera_tiny"], image_size=256))

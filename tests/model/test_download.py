@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from model import download
-from model.config import VARIANTS
+from model.config import BUILTIN, VARIANTS
 from model.download import RELEASES, Release, locate
 from model.errors import CheckpointError, WeightsUnavailable
 
@@ -139,13 +139,26 @@ def names(folder: Path) -> list[str]:
 
 
 def test_every_variant_has_a_release():
-    assert RELEASES.keys() == VARIANTS.keys()
+    assert RELEASES.keys() == VARIANTS.keys() - {BUILTIN}
     for variant, release in RELEASES.items():
         assert release.file_name == f"{variant}.pt"
         assert release.folder == ("092824" if variant.startswith("sam2.1") else "072824")
         assert re.fullmatch("[0-9a-f]{64}", release.sha256)
     assert len({release.sha256 for release in RELEASES.values()}) == 8
     assert RELEASES["sam2.1_hiera_tiny"].size_bytes == 156_008_466
+
+
+def test_the_built_in_weights_come_with_the_package(tmp_path, monkeypatch, web):
+    path = tmp_path / "builtin.safetensors"
+    monkeypatch.setattr("model.download.BUILTIN_PATH", path)
+    with pytest.raises(
+        WeightsUnavailable, match=r"builtin\.safetensors, and are not.*SAM2_CHECKPOINT=untrained"
+    ):
+        locate(BUILTIN, weights_dir=tmp_path / "weights", base_url=web.url)
+    path.write_bytes(b"weights")
+    assert locate(BUILTIN, weights_dir=tmp_path / "weights", base_url=web.url) == path
+    assert web.asked == []
+    assert not (tmp_path / "weights").exists()
 
 
 def test_a_file_that_is_there_is_used_without_the_network(tmp_path, web):
@@ -198,11 +211,13 @@ def test_a_terminal_sees_a_progress_bar(tmp_path, web, monkeypatch):
         def isatty(self) -> bool:
             return True
 
+    before = set(threading.enumerate())
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     locate(VARIANT, weights_dir=tmp_path, base_url=web.url)
     assert FILE in terminal.getvalue()
     assert "512k/512k" in terminal.getvalue()
-    assert "TMonitor" not in {type(thread).__name__ for thread in threading.enumerate()}
+    left = set(threading.enumerate()) - before
+    assert "TMonitor" not in {type(thread).__name__ for thread in left}
 
 
 def test_a_cut_download_goes_on_where_it_stopped(tmp_path, web, caplog):

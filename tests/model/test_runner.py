@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.checkpoint import untrained_parameters
-from model.config import VARIANTS, Sam2Config
+from model.config import BUILTIN, VARIANTS, Sam2Config
 from model.runner import Sam2Runner, load_runner, resolve_device, resolve_dtype
 from model.sam2 import Sam2
 from model.types import Embedding, Pixels, Prediction, Prompt
@@ -157,6 +157,7 @@ def test_every_variant_can_be_built() -> None:
     for name, config in VARIANTS.items():
         with torch.device("meta"):
             sizes[name] = sum(p.numel() for p in Sam2(config).parameters()) // 10**6
+    assert sizes.pop(BUILTIN) == 10
     assert list(sizes) == [
         f"{release}_hiera_{size}"
         for release in ("sam2.1", "sam2")

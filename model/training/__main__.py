@@ -1,0 +1,172 @@
+"""`python -m model.training DATA OUT`: train the built-in model, or go on where the last run in OUT was cut."""
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+
+import cv2
+import torch
+from torch import Tensor
+
+from model.config import BUILTIN
+from model.runner import resolve_device, resolve_dtype
+from model.training.discs import DiscsFirst
+from model.training.export import read_weights
+from model.training.held_out import held_out_figures
+from model.training.pack import PackError, read_pack
+from model.training.scenes import Scenes
+from model.training.segments import with_segments
+from model.training.state import FILE_NAME, Plan, PlanDiffers, State
+from model.training.trainer import Pace, Trainer
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Options of mallopt(3)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
+    said = _parser().parse_args(arguments)
+    keep_freed_memory()
+    torch.set_flush_denormal(True)
+    cv2.setNumThreads(1)  # its calls are small; those who make many have threads of their own
+    torch.set_num_threads(said.threads or max(1, (os.cpu_count() or 1) - said.workers))
+    said.out.mkdir(parents=True, exist_ok=True)
+    try:
+        state = State.load(said.out)
+        start = read_weights(said.start_from) if said.start_from else None
+        pack = read_pack(said.data)
+        device = resolve_device(said.device)
+        plan = Plan(
+            variant=BUILTIN,
+            side=said.side,
+            steps=said.steps,
+            batch=said.batch,
+            masks=said.masks,
+            learning_rate=said.learning_rate,
+            warm_up=said.warm_up,
+            seed=said.seed,
+            start_from=fingerprint(start) if start else "",
+        )
+        trainer = Trainer(
+            plan,
+            DiscsFirst(
+                Scenes(
+                    with_segments(pack.training(), said.cache or said.out / "segments"),
+                    side=said.side,
+                    masks_per_scene=said.masks,
+                    seed=said.seed,
+                ),
+                until=0 if start else said.batch * said.warm_up,
+                side=said.side,
+                masks_per_scene=said.masks,
+                seed=said.seed,
+            ),
+            pace=Pace(
+                device=device,
+                dtype=training_dtype(said.dtype, device),
+                workers=said.workers,
+                save_every_s=60 * said.save_every_min,
+                validate_every_s=60 * said.validate_every_min,
+                stop_after_s=60 * said.stop_after_min,
+            ),
+            state=state,
+            start=start,
+        )
+    except (PackError, PlanDiffers, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    validate = partial(held_out_figures, pack.held_out(), side=said.side, device=said.device)
+    is_done = trainer.run(
+        said.out, validate=validate, note=partial(_append, said.out / "log.jsonl"), stop=signalled()
+    )
+    place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
+    print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
+    return 0
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Names weights in a plan: the beginning of a SHA-256 over them, in order of name."""
+    digest = sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def training_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Precision of activations and gradients: "auto" is bfloat16 where the device is fast at it, else float32."""
+    dtype = resolve_dtype(name, device)
+    return torch.float32 if dtype == torch.float16 else dtype  # float16 would need its losses scaled
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step; else tensors come as new pages, to be zeroed each time."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(option, value)
+
+
+def signalled() -> Callable[[], bool]:
+    """Asks whether Ctrl-C or SIGTERM has come; neither ends the process any longer."""
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return lambda: bool(came)
+
+
+def _append(path: Path, values: dict[str, object]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model.training", description="Train the built-in model; cut at any time, it goes on."
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the training pack")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the run: its state, its log")
+    plan = parser.add_argument_group("the plan, which a run keeps from its first step to its last")
+    plan.add_argument("--side", type=int, default=256, help="pixels of the square that a picture becomes")
+    plan.add_argument("--steps", type=int, default=20_000)
+    plan.add_argument("--batch", type=int, default=8, help="pictures in a step")
+    plan.add_argument("--masks", type=int, default=4, help="masks of each picture")
+    plan.add_argument("--learning-rate", type=float, default=3e-4, help="at its highest")
+    plan.add_argument("--warm-up", type=int, default=500, help="steps")
+    plan.add_argument("--seed", type=int, default=0)
+    plan.add_argument("--start-from", type=Path, help="a run's folder or exported weights to begin with")
+    pace = parser.add_argument_group("how it is carried out on this machine")
+    pace.add_argument("--device", default="auto")
+    pace.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    pace.add_argument("--workers", type=int, default=1, help="processes that make scenes")
+    pace.add_argument(
+        "--threads",
+        type=int,
+        help="of the steps, on a CPU; if not given, one for each core that the workers leave. Too many wait for "
+        "each other whenever another process runs.",
+    )
+    pace.add_argument(
+        "--cache", type=Path, help="folder of the photographs' regions; OUT/segments if not given"
+    )
+    pace.add_argument("--save-every-min", type=float, default=5.0)
+    pace.add_argument("--validate-every-min", type=float, default=30.0)
+    pace.add_argument("--stop-after-min", type=float, default=math.inf, help="save and stop after so long")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

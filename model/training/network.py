@@ -1,0 +1,98 @@
+"""A network to begin training with, and the copy in which its gradients are computed.
+
+Knows nothing of pictures, prompts or losses.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.config import Sam2Config
+from model.layers import Attention
+from model.sam2 import Sam2
+
+_DEVIATION = 0.02
+"""Of the trunk's first weights, as Hiera has it (arXiv 2306.00989)."""
+
+
+_NEARNESS = 2.0
+"""By how much cross-attention's first queries are enlarged, for a near cell to outweigh far ones."""
+
+
+def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
+    """A network in float32 on the CPU, its values a function of `seed`.
+
+    The trunk and the picture's own embeddings begin as a truncated normal, as in Hiera; neck, prompts and decoder
+    as torch has them, as in Segment Anything, but for cross-attention; position frequencies as a standard normal.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Sam2(config)
+        trunk = network.image_encoder.trunk
+        for module in trunk.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=_DEVIATION)
+                nn.init.zeros_(module.bias)
+        for embedding in (trunk.pos_embed, trunk.pos_embed_window, network.no_mem_embed):
+            nn.init.trunc_normal_(embedding, std=_DEVIATION)
+        nn.init.normal_(network.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
+        for attention in network.sam_mask_decoder.transformer.modules():
+            if (
+                isinstance(attention, Attention)
+                and attention.q_proj.out_features < attention.q_proj.in_features
+            ):
+                _look_where_the_position_is_alike(attention)
+    return network
+
+
+def _look_where_the_position_is_alike(attention: Attention) -> None:
+    """Begin cross-attention with queries and keys projected alike, so that a click and the cells about it meet.
+
+    (After "Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828.) Without it the decoder does not see
+    where a click is for its first thousand steps, and learns to predict that nothing is anything's.
+    """
+    attention.q_proj.weight.data *= _NEARNESS
+    attention.k_proj.weight.data.copy_(attention.q_proj.weight)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and kernels; not to gains, biases, embeddings and tokens."""
+    is_embedding = any(
+        word in name for word in ("pos_embed", "_embed.", "no_mem_embed", "embeddings", "token.")
+    )
+    return parameter.ndim >= 2 and not is_embedding
+
+
+class WorkingCopy:
+    """A network in lower precision that computes the gradients of one kept in float32.
+
+    Pictures and losses would not tell half a bit of a weight, but small steps would be lost without float32.
+    """
+
+    def __init__(self, exact: Sam2, *, dtype: torch.dtype) -> None:
+        self._exact = exact
+        self.network = exact
+        if dtype != torch.float32:
+            self.network = Sam2(exact.config).to(next(exact.parameters()).device)
+            self.network.load_state_dict(exact.state_dict())
+            for parameter in self.network.parameters():  # buffers hold positions, and keep float32
+                parameter.data = parameter.data.to(dtype)
+        self._pairs = list(zip(exact.parameters(), self.network.parameters(), strict=True))
+
+    def hand_over_gradients(self) -> None:
+        """Move the copy's gradients to the exact network."""
+        if self.network is self._exact:
+            return
+        gradients, copied = [], []
+        for exact, copy in self._pairs:
+            exact.grad = torch.empty_like(exact) if exact.grad is None else exact.grad
+            gradients.append(exact.grad)
+            copied.append(torch.zeros_like(copy) if copy.grad is None else copy.grad)
+        torch._foreach_copy_(gradients, copied)
+        self.network.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take over the exact network's weights."""
+        if self.network is not self._exact:
+            exact, copies = zip(*self._pairs, strict=True)
+            torch._foreach_copy_(copies, exact)

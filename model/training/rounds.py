@@ -1,0 +1,188 @@
+"""One training step's prompts: a first click or box, corrections as a person would give them, and the loss.
+
+Segment Anything's way (arXiv 2304.02643, A, "Training algorithm"), shortened as in RITM (arXiv 2102.06583):
+corrections in the middle cost a forward only, the first round and the last have gradients. Knows nothing of data,
+optimisers or schedules.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.mask_decoder import DecoderOutput
+from model.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
+from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
+from model.sam2 import Sam2
+from model.training.corrections import correcting_clicks, jittered_boxes
+from model.training.losses import mask_loss, true_iou
+
+FIRST_PROMPTS = {"click": 0.7, "box": 0.15, "click in box": 0.15}
+"""What the first round begins with, and how often: one kind a step, for prompts of one forward are equally long."""
+
+SILENT_ROUNDS = (0.36, 0.22, 0.16, 0.12, 0.08, 0.06)
+"""How often there are 0, 1, 2, ... rounds without gradients between the first and the last."""
+
+FIRST_CENTRAL, LATER_CENTRAL = 0.5, 0.6
+"""How often a click is at the middle of the error, not anywhere in it."""
+
+BOX_JITTER = 0.1
+MASK_DROPPED = 0.1
+"""How often a correction comes without the logits before it."""
+
+LOGIT_LIMIT = 32.0
+SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
+"""Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
+asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
+
+TARGET_STRIDE = 2
+"""Pixels of the picture to one cell of the targets, each way. Logits have a stride of 4."""
+
+
+@dataclass(slots=True)
+class StepLoss:
+    """A step's loss and what it is made of, means over its masks."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class _Prompts:
+    """The prompts of n masks, equally long: coordinates (n, k, 2) in the model's pixels, labels (n, k)."""
+
+    def __init__(self, truth: Tensor) -> None:
+        device, count = truth.device, len(truth)
+        self.coords = torch.zeros(count, 0, 2, device=device)
+        self.labels = torch.zeros(count, 0, dtype=torch.long, device=device)
+        self.clicked = torch.zeros_like(truth)  # n h w, on the grid of the targets
+
+    def add(self, coords: Tensor, labels: Tensor) -> None:
+        """Put tokens (n, k, 2) and labels (n, k) behind what there is."""
+        self.coords = torch.cat([self.coords, coords], dim=1)
+        self.labels = torch.cat([self.labels, labels], dim=1)
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Coordinates and labels with the padding point that always comes last."""
+        return F.pad(self.coords, (0, 0, 0, 1)), F.pad(self.labels, (0, 1), value=PADDING)
+
+
+class Rounds:
+    """Plays through the prompts of one batch."""
+
+    def __init__(
+        self, network: Sam2, pictures: Tensor, masks: Tensor, *, chance: np.random.Generator
+    ) -> None:
+        """`pictures` (b, s, s, 3) uint8 and `masks` (b, m, s, s) bool, on the network's device."""
+        self._network = network
+        self._dtype = network.no_mem_embed.dtype
+        self._chance = chance
+        self._generator = torch.Generator(masks.device).manual_seed(int(chance.integers(2**62)))
+        self._masks_each = masks.shape[1]
+        self._targets = F.avg_pool2d(masks.flatten(0, 1)[:, None].float(), TARGET_STRIDE)  # n 1 h w
+        self._truth = self._targets[:, 0] > 0.5
+        self._masks = masks.flatten(0, 1)
+        self._pictures = pictures
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def play(self) -> StepLoss:
+        """Encode the pictures, go through all rounds, and sum up the loss."""
+        kinds, shares = zip(*FIRST_PROMPTS.items(), strict=True)
+        kind = kinds[self._chance.choice(len(kinds), p=shares)]
+        prompts = self._first_prompts(kind)
+        encoded = self._network.encode(self._normalised())
+        maps = [x.repeat_interleave(self._masks_each, dim=0) for x in encoded]
+        loss, logits = self._first_round(maps, prompts, is_click=kind == "click")
+        with torch.no_grad():
+            detached = [x.detach() for x in maps]
+            for _ in range(self._chance.choice(len(SILENT_ROUNDS), p=SILENT_ROUNDS)):
+                self._correct(prompts, logits)
+                logits = self._decode(detached, prompts, logits).logits[:, :1]
+        self._correct(prompts, logits)
+        total = loss + self._last_round(maps, prompts, logits)
+        return StepLoss(total, {name: torch.stack(x).mean() for name, x in self._parts.items()})
+
+    def _normalised(self) -> Tensor:
+        device = self._pictures.device
+        mean, deviation = (torch.tensor(x, device=device) * 255 for x in (IMAGE_MEAN, IMAGE_DEVIATION))
+        return ((self._pictures - mean) / deviation).permute(0, 3, 1, 2).to(self._dtype)
+
+    def _first_round(self, maps: list[Tensor], prompts: _Prompts, *, is_click: bool) -> tuple[Tensor, Tensor]:
+        """The loss, and the logits (n, 1, h, w) that a client would send back."""
+        output = self._decode(maps, prompts, None)
+        name = "click" if is_click else "box"
+        loss = self._score(output, name, single=SINGLE_AFTER_CLICK if is_click else 1.0, best=1.0)
+        if not is_click:
+            return loss, output.logits[:, :1].detach()
+        chosen = output.iou[:, 1:].argmax(1) + 1
+        return loss, output.logits[torch.arange(len(chosen)), chosen, None].detach()
+
+    def _last_round(self, maps: list[Tensor], prompts: _Prompts, logits: Tensor) -> Tensor:
+        output = self._decode(maps, prompts, logits)
+        return self._score(output, "corrected", single=1.0, best=BEST_AFTER_CORRECTIONS)
+
+    def _score(self, output: DecoderOutput, name: str, *, single: float, best: float) -> Tensor:
+        """Mean loss of one round: token 0 by `single`, the best of tokens 1 to 3 by `best`, all their IoU."""
+        with torch.no_grad():
+            small = F.avg_pool2d(self._targets, 2)
+            chosen = mask_loss(output.logits[:, 1:], small).argmin(1) + 1
+        rows = torch.arange(len(chosen))
+        scored = torch.stack([output.logits[:, 0], output.logits[rows, chosen]], dim=1)
+        fine = F.interpolate(scored, scale_factor=2.0, mode="bilinear", align_corners=False)
+        single_loss, best_loss = mask_loss(fine, self._targets).mean(0)
+        reached = true_iou(output.logits, small)
+        with torch.no_grad():
+            reached[rows, 0], reached[rows, chosen] = true_iou(fine, self._targets).unbind(1)
+        iou_error = F.mse_loss(output.iou, reached)
+        presence = F.softplus(-output.object_score).mean()  # there is always an object
+        self._note(f"{name}_iou", reached[rows, chosen].mean() if name == "click" else reached[:, 0].mean())
+        self._note("iou_error", iou_error)
+        return single * single_loss + best * best_loss + iou_error + 0.05 * presence
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self._parts.setdefault(name, []).append(value.detach())
+
+    def _decode(self, maps: list[Tensor], prompts: _Prompts, logits: Tensor | None) -> DecoderOutput:
+        device, count = maps[0].device, len(self._truth)
+        side = self._network.config.mask_size
+        coords, labels = prompts.padded()
+        if logits is None:
+            has_mask = torch.zeros(count, dtype=torch.bool, device=device)
+            logits = torch.zeros(count, 1, side, side, device=device)
+        else:
+            has_mask = torch.rand(count, generator=self._generator, device=device) >= MASK_DROPPED
+        return self._network.decode(
+            *maps,
+            coords=coords,
+            labels=labels,
+            mask_logits=logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT).to(self._dtype),
+            has_mask=has_mask,
+        )
+
+    def _first_prompts(self, kind: str) -> _Prompts:
+        prompts = _Prompts(self._truth)
+        if kind != "click":
+            boxes = jittered_boxes(self._masks, share=BOX_JITTER, generator=self._generator)
+            labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=boxes.device)
+            prompts.add(boxes.view(-1, 2, 2), labels.expand(len(boxes), 2))
+        if kind != "box":
+            self._click(prompts, torch.zeros_like(self._truth), share_central=FIRST_CENTRAL)
+        return prompts
+
+    def _correct(self, prompts: _Prompts, logits: Tensor) -> None:
+        """Click where logits (n, 1, h, w) are wrong."""
+        fine = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+        self._click(prompts, fine[:, 0] > 0, share_central=LATER_CENTRAL)
+
+    def _click(self, prompts: _Prompts, predictions: Tensor, *, share_central: float) -> None:
+        cells, is_object = correcting_clicks(
+            self._truth,
+            predictions,
+            excluded=prompts.clicked,
+            share_central=share_central,
+            generator=self._generator,
+        )
+        prompts.clicked[torch.arange(len(cells)), cells[:, 1], cells[:, 0]] = True
+        pixels = (cells + 0.5) * TARGET_STRIDE - 0.5  # whole numbers are the middles of pixels
+        prompts.add(pixels[:, None], torch.where(is_object, POSITIVE, NEGATIVE)[:, None])

@@ -1,0 +1,97 @@
+"""Clicks on one object as an annotator would make them, and what each brought: the evaluation protocol.
+
+The protocol is that of ../shared/data/eval/README.md. Knows nothing of where pictures and models come from; asks
+the model as the server does, with all clicks so far and the logits before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from model.masks import runs
+from model.training.clicks import Click, Mask, central_click
+from model.types import Embedding, Logits, Pixels, Prediction, Prompt
+
+MAX_CLICKS = 20
+LOGIT_LIMIT = 32.0
+"""Logits handed back are clamped to this, as the server does."""
+
+
+class Model(Protocol):
+    """What evaluation needs of a model: Sam2Runner has it."""
+
+    def encode(self, images: Sequence[Pixels]) -> list[Embedding]:
+        """One embedding for each picture (h, w, 3)."""
+
+    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        """One prediction for each job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The model's own estimate of an IoU, and the IoU."""
+
+    predicted: float
+    true: float
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One object's clicks."""
+
+    ious: tuple[float, ...]
+    """After each click."""
+    first_estimates: tuple[Estimate, ...]
+    """Of the three masks after the first click."""
+    later_estimates: tuple[Estimate, ...]
+    """One a click, from the second on."""
+    click_times: tuple[float, ...]
+    """Seconds each, prediction and mask."""
+
+
+def play_session(
+    model: Model, embedding: Embedding, truth: Mask, *, ignored: Mask, clicks: int = MAX_CLICKS
+) -> Session:
+    """Click on `truth` (h, w) up to `clicks` times; where nothing is left to click, the last mask stays."""
+    prediction, excluded = np.zeros_like(truth), ignored.copy()
+    made: list[Click] = []
+    previous: Logits | None = None
+    ious: list[float] = []
+    first: list[Estimate] = []
+    later: list[Estimate] = []
+    times: list[float] = []
+    while len(ious) < clicks:
+        click = central_click(truth & ~ignored, prediction & ~ignored, excluded=excluded)
+        if click is None:
+            ious += [ious[-1] if ious else 1.0] * (clicks - len(ious))
+            break
+        made.append(click)
+        excluded[click.y, click.x] = True
+        prompt = Prompt(
+            points=tuple((float(c.x), float(c.y)) for c in made),
+            labels=tuple(int(c.is_object) for c in made),
+            mask_logits=previous,
+            multimask_output=len(made) == 1,
+        )
+        begun = perf_counter()
+        found = model.decode([(embedding, prompt)])[0]
+        masks = [runs(x, height=embedding.height, width=embedding.width).to_array() for x in found.logits]
+        times.append(perf_counter() - begun)
+        estimates = [
+            Estimate(float(iou), iou_of(mask, truth, ignored=ignored))
+            for iou, mask in zip(found.iou, masks, strict=True)
+        ]
+        (first if len(made) == 1 else later).extend(estimates)
+        best = int(found.iou.argmax())
+        prediction, previous = masks[best], found.logits[best].clip(-LOGIT_LIMIT, LOGIT_LIMIT)
+        ious.append(estimates[best].true)
+    return Session(tuple(ious), tuple(first), tuple(later), tuple(times))
+
+
+def iou_of(prediction: Mask, truth: Mask, *, ignored: Mask) -> float:
+    """IoU of two masks (h, w) over the pixels not ignored; 1 where both are empty there."""
+    either = np.count_nonzero((prediction | truth) & ~ignored)
+    return np.count_nonzero(prediction & truth & ~ignored) / either if either else 1.0
