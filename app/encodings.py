@@ -5,7 +5,7 @@ Belongs to the event loop. Knows nothing of names and of what is stored.
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -15,7 +15,6 @@ from app.batching import Batcher
 from app.errors import Overloaded
 from app.images import decode_image
 from app.rates import PicturesPerMinute
-from app.room import with_room
 from app.shares import Shares, Turns, Workers
 from app.stages import StageTimes
 from app.store import Claim
@@ -41,8 +40,7 @@ class _Encoding:
 class Encodings:
     """Decodes pictures in worker threads, a few ahead, and has them encoded.
 
-    `check_ready` raises where the server stops; `put` is given each embedding before anyone who waits for it;
-    `make_room` lets the coldest embedding leave the device, and is false where there is none.
+    `check_ready` raises where the server stops; `put` is given each embedding before anyone who waits for it.
     """
 
     def __init__(
@@ -55,11 +53,10 @@ class Encodings:
         max_megapixels: float,
         check_ready: Callable[[], object],
         put: Callable[[str, Embedding], None],
-        make_room: Callable[[], Awaitable[bool]],
     ) -> None:
         self._encoder, self._workers = encoder, workers
         self._max_megapixels = max_megapixels
-        self._check_ready, self._put, self._make_room = check_ready, put, make_room
+        self._check_ready, self._put = check_ready, put
         self._running: dict[str, _Encoding] = {}
         self._waiting_images = Shares(max_waiting)
         self._pictures = PicturesPerMinute(max_per_minute)
@@ -115,8 +112,7 @@ class Encodings:
             image = await self._workers.run(partial(decode_image, data, max_pixels=max_pixels), share=share)
             times.add("picture", perf_counter() - started)
             # The deadline is that of each caller who waits for this task, not of the task.
-            encode = partial(self._encoder.submit, image, deadline_s=float("inf"), share=share)
-            ran = await with_room(encode, make_room=self._make_room)
+            ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
         times.add("queue", started - waiting_since, ended_at=started)
         times.add_ran([ran])
         self._put(content, ran.result)

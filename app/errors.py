@@ -161,10 +161,6 @@ class Overloaded(RetryableError):
     code = "overloaded"
 
 
-class DeviceFull(Overloaded):
-    """Every place for an embedding on the device is held by a picture that somebody waits for."""
-
-
 class NotReady(RetryableError):
     """The model is still loading, or it failed to."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from app.errors import Overloaded, ServiceError
-from model.errors import DeviceOutOfMemory
+from model.errors import DeviceOutOfMemory, NoFreeSlot
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 SHED_SHARE = 0.5
 """Of the stored bytes, where memory runs out: with less it would run out again at once."""
+
+_COLDEST = 1e-9
+"""Of the stored bytes: less than any embedding has, and so the coldest one alone."""
 
 _RETRY_AFTER_S = 5
 
@@ -70,11 +73,20 @@ class WithinMemory(Generic[Item, Result]):
         return results
 
     def _try(self, items: Sequence[Item]) -> Sequence[Result] | None:
-        """None where the items do not fit. The exception ends here: its frames may hold the items."""
-        try:
-            return self._run(items)
-        except DeviceOutOfMemory:
-            return None
+        """None where the items do not fit. The exceptions end here: their frames may hold the items.
+
+        Where only places for embeddings are missing, as many of the stored ones give way, and no more. It may take
+        several goes: an embedding that prompts wait for keeps its place until they are answered.
+        """
+        while True:
+            try:
+                return self._run(items)
+            except NoFreeSlot as error:
+                wanted = error.wanted
+            except DeviceOutOfMemory:
+                return None
+            if not sum(self._shed(_COLDEST) for _ in range(wanted)):
+                return None
 
 
 def _halves(items: Sequence[Item]) -> list[Sequence[Item]]:

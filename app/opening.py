@@ -6,11 +6,13 @@ Knows nothing of what the store does.
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from app.errors import Overloaded
 from app.metrics import Metrics
 from app.segmenter import Segmenter
 from app.settings import Settings
 from app.store import EmbeddingStore, StoreLimits
 from app.tiers import DEVICE, DISK, HOST
+from model.errors import DeviceOutOfMemory
 from model.types import Embedding
 
 
@@ -22,6 +24,16 @@ async def open_store(
     adopt: Callable[[Embedding], Awaitable[Embedding]],
 ) -> EmbeddingStore:
     """The store of a model's embeddings; `adopt` brings one to its device."""
+
+    async def adopt_with_room(embedding: Embedding) -> Embedding:
+        while True:
+            try:
+                return await adopt(embedding)
+            except DeviceOutOfMemory as error:
+                if not await store.tiers.make_room():
+                    what = "The memory for embeddings on the device is full of those that are being used."
+                    raise Overloaded(what, retry_after_s=1) from error
+
     store = EmbeddingStore(
         StoreLimits(
             device_bytes=settings.device_cache_mib * 2**20,
@@ -31,7 +43,7 @@ async def open_store(
             ttl_s=settings.image_ttl_s,
         ),
         fingerprint=segmenter.fingerprint,
-        adopt=adopt,
+        adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
     )

@@ -30,7 +30,6 @@ from app.metrics import Metrics
 from app.names import check_reserved
 from app.opening import open_store
 from app.prompts import PromptRequest, resolve_prompts
-from app.room import naming_full, with_room
 from app.segmenter import Segmenter
 from app.settings import Settings
 from app.shares import Workers
@@ -97,9 +96,7 @@ class SegmentationService:
         )
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
             WithinMemory[Pixels, Embedding](
-                lambda images: naming_full(
-                    lambda: self.ready().encode(images, between=self._device.overtake)
-                ),
+                lambda images: self.ready().encode(images, between=self._device.overtake),
                 shed=shed,
                 on_full=metrics.out_of_memory.labels("encode").inc,
             ),
@@ -118,7 +115,6 @@ class SegmentationService:
             max_megapixels=settings.max_image_megapixels,
             check_ready=self.ready,
             put=lambda content, embedding: self.store.put(content, embedding),
-            make_room=lambda: self.store.make_room(),
         )
         metrics.waiting_prompts.set_function(lambda: self._decoder.waiting)
         metrics.waiting_images.set_function(lambda: len(self._encodings))
@@ -145,7 +141,7 @@ class SegmentationService:
                 self.settings,
                 segmenter,
                 self.metrics,
-                adopt=partial(self._adopt, segmenter),
+                adopt=lambda embedding: self._device.run(partial(segmenter.adopt, embedding)),
             )
         except ServiceError:
             log.info("Stopped before the model was loaded.")
@@ -275,10 +271,6 @@ class SegmentationService:
         """Run a job in a worker thread, within the deadline of a request."""
         async with self._deadline():
             return await self._workers.run(job, share=share)
-
-    async def _adopt(self, segmenter: Segmenter, embedding: Embedding) -> Embedding:
-        adopt = partial(naming_full, partial(segmenter.adopt, embedding))
-        return await with_room(lambda: self._device.run(adopt), make_room=self.store.make_room)
 
     async def _content_id(self, data: bytes, times: StageTimes, share: str) -> str:
         started = perf_counter()

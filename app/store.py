@@ -156,10 +156,6 @@ class EmbeddingStore:
         self._unnamed[content] = time.monotonic()
         self.tiers.put(content, embedding)
 
-    async def make_room(self) -> bool:
-        """Let the coldest embedding leave the device; false where there is none."""
-        return await self.tiers.make_room()
-
     def shed(self, share: float) -> int:
         """Let the coldest embeddings leave the device, at least `share` (0..1) of its bytes; how many they were."""
         return self.tiers.shed(share)

@@ -16,5 +16,10 @@ class DeviceOutOfMemory(Exception):
     """A batch did not fit into the memory of the device; a smaller one may."""
 
 
-class NoFreeSlot(Exception):
+class NoFreeSlot(DeviceOutOfMemory):
     """Every place for an embedding in device memory is held. The message says how many there are."""
+
+    def __init__(self, message: str, *, wanted: int) -> None:
+        super().__init__(message)
+        self.wanted = wanted
+        """Embeddings that must be dropped for the batch to fit."""

@@ -1,6 +1,6 @@
 """Runs SAM 2 on one device: preprocessing, batches of what is mixed, precision, warm-up.
 
-Chooses the device: beside gpu/cuda.py the only file that says "cuda". Not safe for several threads at once: one
+Beside devices.py and gpu/cuda.py the only file that says "cuda". Not safe for several threads at once: one
 thread owns the device.
 """
 
@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.checkpoint import load_parameters, untrained_parameters
 from model.config import VARIANTS
 from model.cpu_decoder import CpuDecoder
+from model.devices import resolve_device, resolve_dtype
 from model.errors import DeviceOutOfMemory
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
@@ -26,11 +28,17 @@ from model.gpu.engine import GpuEngine
 from model.gpu.options import GpuOptions
 from model.mask_decoder import DecoderOutput, choose_masks
 from model.point_tokens import num_point_tokens, point_tokens
-from model.preprocessing import PREPROCESSING, Preprocessing
 from model.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
 
 log = logging.getLogger(__name__)
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_DEVIATION = (0.229, 0.224, 0.225)
+"""ImageNet's mean and standard deviation per channel, of values in 0..1."""
+
+PREPROCESSING = "square-bilinear-antialias-imagenet-1"
+"""Names the way from pixels to the encoder's input; a change makes every cached embedding another one."""
 
 MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
@@ -71,7 +79,8 @@ class Sam2Runner:
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
-        self._preprocess = Preprocessing(self.config.image_size, self.device)
+        self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
+        self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
         self._engine: GpuEngine | None = None
         if gpu is not None:
             self._cpu_decoder = None
@@ -101,27 +110,18 @@ class Sam2Runner:
         """Whether embeddings on the device lie in host memory anyway."""
         return self.device.type == "cpu"
 
+    @_names_lack_of_memory()
     @torch.inference_mode()
     def adopt(self, embedding: Embedding) -> Embedding:
-        """An embedding of any device, with equal fingerprint, as this one decodes it fastest.
+        """An embedding from host memory or a file, with equal fingerprint, as this device decodes it fastest.
 
-        Raises NoFreeSlot as `encode` does.
+        Raises NoFreeSlot, on a GPU alone, where the memory for embeddings is all held.
         """
         if self._engine is not None:
             return self._engine.adopt(embedding)
-        image_rows = embedding.image_rows.to(self.device)
-        first = embedding.first_projections
-        if self._cpu_decoder is None:
-            first = ()
-        elif not first:
-            first = self._cpu_decoder.prepare(image_rows)
-        return replace(
-            embedding,
-            image_rows=image_rows,
-            feat_s1_rows=embedding.feat_s1_rows.to(self.device),
-            feat_s0_rows=embedding.feat_s0_rows.to(self.device),
-            first_projections=first,
-        )
+        if embedding.first_projections or self._cpu_decoder is None:
+            return embedding
+        return replace(embedding, first_projections=self._cpu_decoder.prepare(embedding.image_rows))
 
     @_names_lack_of_memory()
     @torch.inference_mode()
@@ -171,6 +171,16 @@ class Sam2Runner:
         side = self.config.image_size
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
+
+    def _preprocess(self, image: Tensor) -> Tensor:
+        """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept.
+
+        Shrinks the picture where it is, and leaves it on the model's device.
+        """
+        x = image.permute(2, 0, 1)[None].float().div_(255)
+        side = self.config.image_size
+        x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        return (x[0].to(self.device) - self._mean) / self._deviation
 
     def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
         side = self.config.embedding_size
@@ -271,7 +281,7 @@ def load_runner(
 
     `device` is "auto" or any name that torch knows, `dtype` "auto", "float32", "bfloat16" or "float16". Raises
     ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
-    fit.
+    fit. `image_size` is what the model sees of a picture, where not what its variant says.
     """
     config = VARIANTS[variant]
     if image_size is not None:
@@ -291,26 +301,3 @@ def load_runner(
     if gpu is None and gpu_options.compile == "on":
         log.warning("SAM2_COMPILE=on is for GPUs; on %s nothing is compiled.", torch_device)
     return Sam2Runner(model, name=name, weights_fingerprint=fingerprint, gpu=gpu, gpu_options=gpu_options)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that "auto" or a name stands for."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {error}") from error
-    return device
-
-
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision that "auto" or a name stands for on this device."""
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        # Without these instructions bfloat16 is emulated, and slower than float32.
-        is_fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if is_fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -21,12 +21,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "stages", "state", "store", "uploads",
     },
     "image_routes": {"callers", "schemas", "state", "store"},
-    "encodings": {"batching", "errors", "images", "rates", "room", "shares", "stages", "store"},
-    "room": {"errors"},
+    "encodings": {"batching", "errors", "images", "rates", "shares", "stages", "store"},
     "state": {"remote_pictures", "service", "stages", "uploads"},
     "service": {
         "answers", "batching", "deadlines", "device", "encodings", "errors", "images", "memory", "metrics",
-        "names", "opening", "prompts", "rates", "room", "segmenter", "settings", "shares", "stages", "store",
+        "names", "opening", "prompts", "rates", "segmenter", "settings", "shares", "stages", "store",
         "watchdog",
     },
     "loading": {"segmenter", "settings"},
@@ -49,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rates": {"errors"},
     "remote_pictures": {"errors"},
     "shares": {"errors"},
-    "opening": {"metrics", "segmenter", "settings", "store", "tiers"},
+    "opening": {"errors", "metrics", "segmenter", "settings", "store", "tiers"},
     "deadlines": {"errors"},
     "tiers": {"disk_trouble", "embedding_files", "memory_tier"},
     "embedding_files": {"disk_trouble"},
@@ -61,7 +60,6 @@ MODEL_NAMES: dict[str, set[str]] = {
     "__main__": {"model.errors"},
     "loading": {"model.download", "model.errors", "model.gpu.options", "model.runner"},
     "memory": {"model.errors"},
-    "room": {"model.errors"},
     "settings": {"model.config", "model.download"},
     "segmenter": {"model.types"},
     "image_routes": {"model.types"},
@@ -73,7 +71,7 @@ MODEL_NAMES: dict[str, set[str]] = {
     "answers": {"model.masks", "model.types"},
     "tiers": {"model.types"},
     "memory_tier": {"model.types"},
-    "opening": {"model.types"},
+    "opening": {"model.errors", "model.types"},
     "embedding_files": {"model.embedding_bytes", "model.types"},
 }  # fmt: skip
 """What of model/ the files of app/ may import."""
@@ -153,7 +151,7 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_one_file_knows_cuda_and_the_runner_chooses_it(path: Path) -> None:
-    if name(path) not in ("model/gpu/cuda.py", "model/runner.py"):
+    if name(path) not in ("model/gpu/cuda.py", "model/devices.py", "model/runner.py"):
         said = path.read_text().lower().replace("cuda.py", "").replace("no-cudagraphs", "")
         assert "cuda" not in said
 

@@ -55,7 +55,8 @@ class Arena:
             self.release(slots)
             raise NoFreeSlot(
                 f"The {len(self)} places for embeddings in device memory are held: {count} wanted, "
-                f"{len(slots)} free."
+                f"{len(slots)} free.",
+                wanted=count - len(slots),
             ) from None
         return slots
 

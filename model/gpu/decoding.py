@@ -108,6 +108,13 @@ class Decoding:
             )
         return [predictions[i] for i in range(len(jobs))]
 
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """An embedding that lives elsewhere, brought to the arena. Raises NoFreeSlot."""
+        with finishing(self._stream):
+            adopted, _ = self._in_arena(embedding)
+            self._stream.mark().wait()
+        return adopted
+
     def warm_up(self, embedding: Embedding) -> None:
         """Prepare the common shapes, so that no user waits for them."""
         started = perf_counter()

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.gpu.arena import Arena
 from model.gpu.decoder import GpuDecoder
 from model.gpu.decoding import Decoding
-from model.gpu.device import GpuDevice, finishing
+from model.gpu.device import GpuDevice
 from model.gpu.encoding import Encoding
 from model.gpu.options import GpuOptions
 from model.sam2 import Sam2
@@ -43,7 +43,6 @@ class GpuEngine:
         self._decoding = Decoding(
             GpuDecoder(model, self.arena), self.arena, gpu, config=model.config, options=options
         )
-        self._clicks = gpu.clicks
         self._encoding = Encoding(model, self.arena, gpu, options, preprocess=preprocess)
         # Weights and constants were made on the stream that is current here, and are read on two others.
         gpu.settle()
@@ -65,13 +64,8 @@ class GpuEngine:
         return self._decoding.decode(jobs)
 
     def adopt(self, embedding: Embedding) -> Embedding:
-        """An embedding that comes from elsewhere, such as the host, in a place of its own. Raises NoFreeSlot."""
-        if self.arena.slot_of(embedding) is not None:
-            return embedding
-        with finishing(self._clicks):
-            adopted = self.arena.adopt(embedding)
-            self._clicks.mark().wait()
-        return adopted
+        """An embedding that lives elsewhere, brought to the arena. Raises NoFreeSlot."""
+        return self._decoding.adopt(embedding)
 
     def warm_up(self) -> None:
         """Prepare what would be slow the first time, and say how long it took."""
@@ -90,10 +84,10 @@ def num_slots(model: Sam2, options: GpuOptions) -> int:
     """Embeddings that the cache may hold, at least one, and room for those in the making.
 
     Two batches of pictures can be under way: one being encoded, one encoded and not yet in the cache. A few more
-    have left the cache, and are on their way to the host, or waited for by prompts in a queue.
+    are evicted already, and still waited for by prompts in a queue.
     """
-    return max(1, options.cache_mib * 2**20 // slot_bytes(model)) + 2 * options.batch_images + LEAVING
+    return max(1, options.cache_mib * 2**20 // slot_bytes(model)) + 2 * options.batch_images + WAITED_FOR
 
 
-LEAVING = 8
-"""Embeddings that have left the cache and hold their places still."""
+WAITED_FOR = 12
+"""Embeddings that are evicted while prompts for them wait, or on their way to host memory and to the disk."""

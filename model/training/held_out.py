@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.config import BUILTIN, VARIANTS
-from model.runner import Sam2Runner, resolve_device, resolve_dtype
+from model.devices import resolve_device, resolve_dtype
+from model.runner import Sam2Runner
 from model.sam2 import Sam2
 from model.training.pack import Pack
 from model.training.scenes import Scenes

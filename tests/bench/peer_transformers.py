@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
 
 from model.config import VARIANTS
-from model.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
+from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
 from model.types import Pixels, Prompt
 from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
 from tests.bench.weights import VARIANT, transformers_state

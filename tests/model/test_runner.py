@@ -9,7 +9,8 @@ import torch
 
 from model.checkpoint import untrained_parameters
 from model.config import BUILTIN, VARIANTS, Sam2Config
-from model.runner import Sam2Runner, load_runner, resolve_device, resolve_dtype
+from model.devices import resolve_device, resolve_dtype
+from model.runner import Sam2Runner, load_runner
 from model.sam2 import Sam2
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.golden.recipe import image
