@@ -8,7 +8,7 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-versi
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check bench train said clean
+.PHONY: help serve test check bench soak train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ said:
 bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime; BENCH=--quick for three minutes
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
 
+soak: .soak/installed.stamp  ## Prove that nothing is lost, leaks or falls over, in two hours; SOAK=--quick for ten minutes
+	@.soak/venv/bin/python -m tests.soak $(SOAK)
+
 clean:  ## Remove .venv and all that tools left behind; weights/ stays
-	rm -rf $(VENV) .bench build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .soak build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an install that was cut off goes on the next time. Both stamps are older than a changed
 # pyproject.toml or constraints.txt, which installs again what has changed.
@@ -75,4 +78,12 @@ $(VENV)/train.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+.soak/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
+	@echo "Installing what the soak needs into .soak; this takes minutes."
+	@$(VENV_PYTHON) -m venv .soak/venv
+	@.soak/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	@.soak/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --no-build-isolation --editable '.[dev,soak]'
 	@touch $@

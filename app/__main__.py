@@ -19,6 +19,7 @@ from app.keys import ApiKeys, KeysError
 from app.loading import locate_weights
 from app.logs import formatter
 from app.main import create_app
+from app.request_heads import most_connections, patient_protocol
 from app.service import SegmentationService
 from app.settings import Settings, unknown_variables
 from model.errors import CheckpointError
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app,
             host=settings.host,
             port=settings.port,
+            http=patient_protocol(patience_s=settings.deadline_s, most=most_connections()),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.memory import WithinMemory
 from app.metrics import Metrics
-from app.names import check_reserved
+from app.names import check_reserved, content_key
 from app.opening import open_store
 from app.prompts import PromptRequest, resolve_prompts
 from app.segmenter import Segmenter
@@ -187,9 +187,10 @@ class SegmentationService:
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
-            content = await self._content_id(data, times, share)
-            name = image_id or content
-            check_reserved(name, content)
+            digest = await self._digest(data, times, share)
+            name = image_id or digest
+            check_reserved(name, digest)
+            content = content_key(digest, tenant=tenant)
             with self.store.claim(name, tenant=tenant) as claim:
                 self.store.check_name(name, content, tenant=tenant, replace=replace)
                 embedding = await self.store.find(content)
@@ -275,11 +276,11 @@ class SegmentationService:
         async with self._deadline():
             return await self._workers.run(job, share=share)
 
-    async def _content_id(self, data: bytes, times: StageTimes, share: str) -> str:
+    async def _digest(self, data: bytes, times: StageTimes, share: str) -> str:
         started = perf_counter()
         if len(data) < _OFF_LOOP_BYTES:
-            content = hashlib.sha256(data).hexdigest()
+            digest = hashlib.sha256(data).hexdigest()
         else:
-            content = await self._workers.run(lambda: hashlib.sha256(data).hexdigest(), share=share)
+            digest = await self._workers.run(lambda: hashlib.sha256(data).hexdigest(), share=share)
         times.add("hash", perf_counter() - started)
-        return content
+        return digest

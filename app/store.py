@@ -1,8 +1,8 @@
 """Stored images: names of tenants, each for a content, and the contents' embeddings in their tiers.
 
-Embeddings are kept by content, the SHA-256 of the uploaded bytes; an image id is a tenant's name for a content,
-so two names of one picture share one embedding. A name outlives its embedding. Belongs to the event loop. Knows
-nothing of HTTP and of how embeddings are made.
+Embeddings are kept by content, which is the SHA-256 of the uploaded bytes and whose they are (names.py); an image id
+is a tenant's name for a content, so two names of one picture share one embedding. A name outlives its embedding.
+Belongs to the event loop. Knows nothing of HTTP and of how embeddings are made.
 """
 
 import asyncio

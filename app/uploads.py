@@ -26,6 +26,8 @@ Model = TypeVar("Model", bound=BaseModel)
 PICTURE_FIELDS = ("image", "file")
 _FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may take beside its picture."""
+_LEAST_BYTES_PER_S = 1024
+"""Of a body, after its first moments: a picture of 1 MB may take a quarter of an hour, and no longer."""
 _MOST_DETAILS = 256
 _BASE64_PIECE = 1 << 20  # a multiple of 4
 
@@ -45,7 +47,7 @@ class BodyBudget:
     """Bytes that the bodies of all requests together may hold in memory.
 
     Counted as they arrive, not as they are announced: a client that says nothing holds nothing, and one that stops
-    in the middle holds what it sent for `patience_s` seconds.
+    in the middle, or sends a byte now and then, holds what it sent for `patience_s` seconds.
     """
 
     shares: Shares
@@ -85,7 +87,7 @@ class BodyBudget:
         """The body of a request, its bytes counted until the block ends.
 
         Raises ImageTooLarge beyond `max_bytes`, at once where Content-Length says so, Overloaded where the
-        budget is spent, and BadRequest where the client goes away or falls silent in the middle.
+        budget is spent, and BadRequest where the client goes away, falls silent in the middle, or takes for ever.
         """
         too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
         announced = request.headers.get("content-length", "")
@@ -106,17 +108,23 @@ class BodyBudget:
 
     async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
         stream = request.stream()
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.patience_s
         try:
             while True:
-                async with asyncio.timeout(self.patience_s):
+                async with asyncio.timeout_at(min(loop.time() + self.patience_s, due)):
                     chunk = await anext(stream, None)
                 if chunk is None:
                     return
+                due += len(chunk) / _LEAST_BYTES_PER_S
                 yield chunk
         except ClientDisconnect as error:
             raise BadRequest("The connection closed before the whole body had arrived.") from error
         except TimeoutError as error:
-            raise BadRequest(f"Nothing more of the body came for {self.patience_s:g} s.") from error
+            raise BadRequest(
+                f"The body came too slowly: nothing for {self.patience_s:g} s, or less than "
+                f"{_LEAST_BYTES_PER_S} bytes a second."
+            ) from error
 
 
 def max_body_bytes(max_upload_mib: int) -> int:

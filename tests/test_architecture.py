@@ -10,7 +10,7 @@ FILES = sorted(path for folder in ("app", "model", "model/gpu") for path in (ROO
 APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "__main__": {"access", "keys", "loading", "logs", "main", "service", "settings"},
+    "__main__": {"access", "keys", "loading", "logs", "main", "request_heads", "service", "settings"},
     "main": {
         "access", "browsers", "callers", "connection", "errors", "image_routes", "keys", "loading", "metrics",
         "pages", "rates", "remote_pictures", "routes", "schemas", "segmenter", "service", "settings", "shares",
@@ -82,7 +82,7 @@ ONLY_IN: dict[str, set[str]] = {
         "app/state.py",
     },
     "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/uploads.py"},
-    "uvicorn": {"app/__main__.py"},
+    "uvicorn": {"app/__main__.py", "app/request_heads.py"},
     "pydantic": {"app/__main__.py", "app/main.py", "app/schemas.py", "app/settings.py", "app/uploads.py"},
     "pydantic_settings": {"app/settings.py"},
     "prometheus_client": {"app/metrics.py"},

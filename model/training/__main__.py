@@ -99,7 +99,7 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     digest = sha256()
     for name in sorted(weights):
         digest.update(name.encode())
-        digest.update(weights[name].numpy().data)
+        digest.update(weights[name].contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,81 @@
+"""Connections that say nothing: the head of a request comes in time, and who waits for one makes room for others.
+
+Uvicorn bounds only the pause between two requests. Knows nothing of what is asked, and of bodies (uploads.py).
+"""
+
+import asyncio
+import logging
+import sys
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if sys.platform != "win32":
+    import resource
+
+_OTHER_FILES = 256
+"""Descriptors for all that is no connection: libraries, the register, files that are read and written."""
+_MOST_CONNECTIONS = 65_536
+
+log = logging.getLogger(__name__)
+
+
+def most_connections() -> int:
+    """Raise the limit of open files as far as this process may, and say how many connections it leaves room for."""
+    if sys.platform == "win32":
+        return _MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _OTHER_FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(allowed - _OTHER_FILES, allowed // 2)
+
+
+def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]:
+    """Uvicorn's protocol, but a connection that does not bring a whole head is closed after `patience_s` seconds.
+
+    The clock starts with the connection and with the first byte of each further request; no byte sets it back. Where
+    more than `most` connections are open, the one that has been quiet for longest is closed for the newest, so that
+    whoever speaks is heard. One whose request is being answered is never closed.
+    """
+    quiet: dict[PatientProtocol, asyncio.TimerHandle | None] = {}  # who has been so for longest comes first
+
+    class PatientProtocol(HttpToolsProtocol):
+        """One connection."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_head()
+            if len(self.connections) > most:
+                longest = next(iter(quiet))  # this one at the latest
+                longest._end_quiet()
+                longest.transport.abort()
+                log.debug("Closed a quiet connection, for there are more than %d.", most)
+
+        def data_received(self, data: bytes) -> None:
+            if self.cycle is None or self.cycle.response_complete:
+                self._expect_head()
+            super().data_received(data)
+
+        def on_headers_complete(self) -> None:
+            self._end_quiet()
+            super().on_headers_complete()
+
+        def on_response_complete(self) -> None:
+            if not self.pipeline and not self.transport.is_closing():
+                quiet.setdefault(self, None)  # Uvicorn's own clock for the pause between requests runs
+            super().on_response_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._end_quiet()
+            super().connection_lost(exc)
+
+        def _expect_head(self) -> None:
+            if quiet.get(self) is None:
+                quiet[self] = self.loop.call_later(patience_s, self.timeout_keep_alive_handler)
+
+        def _end_quiet(self) -> None:
+            if (timer := quiet.pop(self, None)) is not None:
+                timer.cancel()
+
+    return PatientProtocol
