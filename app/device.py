@@ -9,8 +9,8 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -111,6 +111,20 @@ class DeviceThread:
         except TimeoutError:
             raise ShuttingDown() from None
         return outcome.result()
+
+    def await_loop(self, story: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a story on the event loop, as `ask_loop` runs a job; where it takes too long, give it up."""
+        telling = story()
+        try:
+            ending = asyncio.run_coroutine_threadsafe(telling, self._loop)
+        except RuntimeError:  # the loop is closed
+            telling.close()
+            raise ShuttingDown() from None
+        try:
+            return ending.result(_LOOP_PATIENCE_S)
+        except (TimeoutError, CancelledError):
+            ending.cancel()
+            raise ShuttingDown() from None
 
     async def close(self) -> None:
         """Answer all who wait with ShuttingDown, let the running batch end, and end the thread.

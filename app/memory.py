@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 SHED_SHARE = 0.5
 """Of the stored bytes, where memory runs out: with less it would run out again at once."""
 
-_COLDEST = 1e-9
-"""Of the stored bytes: less than any embedding has, and so the coldest one alone."""
-
 _RETRY_AFTER_S = 5
 
 
@@ -30,17 +27,22 @@ class WithinMemory(Generic[Item, Result]):
     Where a batch does not fit, `shed` is told a share (0..1) of the stored embeddings to drop, and says how many
     these were; then halves of the batch are tried, and halves of what still does not fit. One item that does not
     fit alone ends the attempt for those behind it too: they are no smaller, and others wait for the device.
-    `on_full` is called once for each such batch. All on the device thread.
+    `on_full` is called once for each such batch.
+
+    Where nothing is missing but places for embeddings, `make_room` has the coldest one leave, and returns when it
+    has, until the batch fits or it returns false: nothing is left. All on the device thread.
     """
 
     def __init__(
         self,
         run: Callable[[Sequence[Item]], Sequence[Result]],
         *,
+        make_room: Callable[[], bool],
         shed: Callable[[float], int],
         on_full: Callable[[], None],
     ) -> None:
         self._run = run
+        self._make_room = make_room
         self._shed = shed
         self._on_full = on_full
 
@@ -73,19 +75,17 @@ class WithinMemory(Generic[Item, Result]):
         return results
 
     def _try(self, items: Sequence[Item]) -> Sequence[Result] | None:
-        """None where the items do not fit. The exceptions end here: their frames may hold the items.
-
-        Where only places for embeddings are missing, as many of the stored ones give way, and no more. It may take
-        several goes: an embedding that prompts wait for keeps its place until they are answered.
-        """
+        """None where the items do not fit. The exceptions end here: their frames may hold the items."""
         while True:
             try:
                 return self._run(items)
-            except NoFreeSlot as error:
-                wanted = error.wanted
+            except NoFreeSlot:
+                pass
             except DeviceOutOfMemory:
                 return None
-            if not sum(self._shed(_COLDEST) for _ in range(wanted)):
+            if (
+                not self._make_room()
+            ):  # it may take several goes: some hold their places until prompts are answered
                 return None
 
 

@@ -81,9 +81,11 @@ class SegmentationService:
         self._watchdog = Watchdog(self._device, limit_s=settings.watchdog_s)
         # Called on the device thread; the store belongs to the event loop.
         shed = partial(self._device.ask_loop, lambda share: self.store.shed(share))
+        make_room = partial(self._device.await_loop, lambda: self.store.tiers.make_room())
         self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
             WithinMemory[tuple[Embedding, Prompt], Prediction](
                 lambda jobs: self.ready().decode(jobs),
+                make_room=make_room,
                 shed=shed,
                 on_full=metrics.out_of_memory.labels("decode").inc,
             ),
@@ -97,6 +99,7 @@ class SegmentationService:
         self._encoder: Batcher[Pixels, Embedding] = Batcher(
             WithinMemory[Pixels, Embedding](
                 lambda images: self.ready().encode(images, between=self._device.overtake),
+                make_room=make_room,
                 shed=shed,
                 on_full=metrics.out_of_memory.labels("encode").inc,
             ),

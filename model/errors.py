@@ -18,8 +18,3 @@ class DeviceOutOfMemory(Exception):
 
 class NoFreeSlot(DeviceOutOfMemory):
     """Every place for an embedding in device memory is held. The message says how many there are."""
-
-    def __init__(self, message: str, *, wanted: int) -> None:
-        super().__init__(message)
-        self.wanted = wanted
-        """Embeddings that must be dropped for the batch to fit."""

@@ -55,8 +55,7 @@ class Arena:
             self.release(slots)
             raise NoFreeSlot(
                 f"The {len(self)} places for embeddings in device memory are held: {count} wanted, "
-                f"{len(slots)} free.",
-                wanted=count - len(slots),
+                f"{len(slots)} free."
             ) from None
         return slots
 

@@ -7,7 +7,7 @@ small steps, between which it may decode. Knows nothing of prompts.
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.gpu.arena import Arena
-from model.gpu.device import GpuDevice, Work, finishing
+from model.gpu.device import GpuDevice, Mark, Work, finishing
 from model.gpu.graphs import COMPILED_TOLERANCE, REPLAY_TOLERANCE, FixedWork, agreeing, captured, compiled
 from model.gpu.options import GpuOptions
 from model.sam2 import Sam2
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 STEP_S = 0.0001
 """Seconds between two looks at a running encode, and so the longest that a click waits for this thread."""
+
+PATIENCE_S = 30.0
+"""No batch takes so long, unless the GPU hangs."""
 
 MOST_DEVICE_SCALE = 64
 """A GPU shrinks pictures with a filter that must fit into shared memory; torch refuses a side of some 90 times the
@@ -85,10 +88,7 @@ class Encoding:
                 for size in self._batches(len(images)):
                     self._launch(images[done : done + size], slots[done : done + size], between)
                     done += size
-                mark = self._stream.mark()
-                while not mark.is_reached():
-                    between()
-                    sleep(STEP_S)
+                self._wait(self._stream.mark(), between)
         except BaseException:
             self._arena.release(slots)
             raise
@@ -124,6 +124,15 @@ class Encoding:
                 self._stream.mark().wait()
         finally:
             self._arena.release(slots)
+
+    def _wait(self, mark: Mark, between: Callable[[], None]) -> None:
+        """Let clicks pass until the mark is reached; where the GPU hangs, hang too, for a watchdog to see."""
+        started = monotonic()
+        while not mark.is_reached():
+            if monotonic() - started > PATIENCE_S:
+                mark.wait()
+            between()
+            sleep(STEP_S)
 
     def _batches(self, count: int) -> list[int]:
         """`count` as a sum of sizes that are prepared, the largest first: no picture is encoded for nothing."""

@@ -73,6 +73,48 @@ async def test_a_batch_can_have_something_done_on_the_event_loop() -> None:
     await device.close()
 
 
+async def test_a_batch_may_wait_for_a_story_on_the_event_loop() -> None:
+    device, here = DeviceThread(), threading.get_ident()
+    device.start()
+
+    async def tell(what: str) -> tuple[str, int]:
+        await asyncio.sleep(0)
+        if what == "bad":
+            raise ValueError(what)
+        return what, threading.get_ident()
+
+    assert await device.run(lambda: device.await_loop(lambda: tell("good"))) == ("good", here)
+    with pytest.raises(ValueError, match="bad"):
+        await device.run(lambda: device.await_loop(lambda: tell("bad")))
+    await device.close()
+
+
+async def test_a_batch_gives_a_story_up_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.device._LOOP_PATIENCE_S", 0.01)
+    device = DeviceThread()
+    device.start()
+    given_up = asyncio.Event()
+
+    async def wait_for_good() -> None:
+        try:
+            await asyncio.sleep(LONG_S)
+        finally:
+            given_up.set()
+
+    with pytest.raises(ShuttingDown):
+        await device.run(lambda: device.await_loop(wait_for_good))
+    await given_up.wait()
+    closed = asyncio.new_event_loop()
+    closed.close()
+    monkeypatch.setattr(device, "_loop", closed)
+    outcome = device._jobs.add(lambda: device.await_loop(wait_for_good))
+    while not outcome.done():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    assert isinstance(outcome.result().exception(), ShuttingDown)
+    monkeypatch.undo()
+    await device.close()
+
+
 async def test_a_batch_does_not_wait_for_an_event_loop_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,10 +9,15 @@ from app.access import ANYONE
 from app.errors import Overloaded
 from app.memory import SHED_SHARE, WithinMemory
 from app.settings import Settings
-from model.errors import DeviceOutOfMemory
+from model.errors import DeviceOutOfMemory, NoFreeSlot
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.app.test_sharing import block, start, waiting_prompts
 from tests.fakes import FakeSegmenter, error, picture, serving, until
+
+
+def never() -> bool:
+    """For devices that are not divided into places."""
+    raise AssertionError
 
 
 class Device:
@@ -40,7 +45,7 @@ class Device:
         def count() -> None:
             self.full += 1
 
-        answers = WithinMemory[int, int](self.run, shed=shed, on_full=count)(items)
+        answers = WithinMemory[int, int](self.run, make_room=never, shed=shed, on_full=count)(items)
         return [answer if isinstance(answer, int) else type(answer) for answer in answers]
 
 
@@ -75,7 +80,7 @@ def test_other_failures_are_not_tried_again() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        WithinMemory[int, int](fail, shed=lambda share: 0, on_full=lambda: None)([1, 2])
+        WithinMemory[int, int](fail, make_room=never, shed=lambda share: 0, on_full=lambda: None)([1, 2])
 
 
 def test_nothing_of_a_failed_attempt_is_held_during_the_next() -> None:
@@ -93,8 +98,39 @@ def test_nothing_of_a_failed_attempt_is_held_during_the_next() -> None:
         except RuntimeError as failure:
             raise DeviceOutOfMemory("no room") from failure
 
-    WithinMemory[int, int](run, shed=lambda share: 0, on_full=lambda: None)([1, 2, 3, 4])
+    WithinMemory[int, int](run, make_room=never, shed=lambda share: 0, on_full=lambda: None)([1, 2, 3, 4])
     assert len(held) == 4 - 1
+
+
+def test_places_are_made_one_by_one_until_the_batch_fits() -> None:
+    free, cold, tried = 0, 5, 0
+
+    def run(items: Sequence[int]) -> list[int]:
+        nonlocal tried
+        tried += 1
+        if len(items) > free:
+            raise NoFreeSlot("all places are held")
+        return [-item for item in items]
+
+    def make_room() -> bool:
+        nonlocal free, cold
+        free, cold = free + 1, cold - 1
+        return cold >= 0
+
+    def unexpected(*_: object) -> int:
+        raise AssertionError
+
+    within = WithinMemory[int, int](run, make_room=make_room, shed=unexpected, on_full=lambda: None)
+    assert within([1, 2, 3]) == [-1, -2, -3]
+    assert (free, cold, tried) == (3, 2, 4)
+
+
+def test_where_no_place_can_be_made_the_batch_is_refused() -> None:
+    def run(items: Sequence[int]) -> list[int]:
+        raise NoFreeSlot("all places are held")
+
+    within = WithinMemory[int, int](run, make_room=lambda: False, shed=lambda share: 0, on_full=lambda: None)
+    assert [type(answer) for answer in within([1, 2])] == [Overloaded, Overloaded]
 
 
 class SmallSegmenter(FakeSegmenter):

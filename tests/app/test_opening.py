@@ -22,7 +22,7 @@ class CrowdedSegmenter(FakeSegmenter):
         """Refuse a few times."""
         if self.full_for:
             self.full_for -= 1
-            raise NoFreeSlot("all places are held", wanted=1)
+            raise NoFreeSlot("all places are held")
         return embedding
 
 

@@ -1,6 +1,7 @@
 """A device with few places for embeddings: the coldest goes, and 503 only where somebody waits for every one."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,13 +11,15 @@ from app.access import ANYONE
 from app.settings import Settings
 from app.stages import StageTimes
 from model.config import HieraConfig, Sam2Config
-from model.gpu.arena import Arena
+from model.gpu.arena import Arena, SlotEmbedding
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.fakes import FakeSegmenter, error, picture, serving, until
 
 CONFIG = Sam2Config(
     HieraConfig(embed_dim=8, num_heads=1, stages=(1, 1, 1, 1), global_attention_blocks=()), image_size=32
 )
+
+MAPS = ("image_rows", "feat_s1_rows", "feat_s0_rows")
 
 
 class SmallDevice(FakeSegmenter):
@@ -107,6 +110,47 @@ async def test_a_prompt_on_an_embedding_that_finds_no_place_is_told_to_come_agai
         arena.release(slots)
         assert (await served.embed(picture(shade=1), "first")).status_code == 200  # it gave way itself
         assert (await served.click("first")).status_code == 200
+
+
+class SmallGpu(SmallDevice):
+    """With memory of its own: what leaves it goes to the host."""
+
+    shares_host_memory = False
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.adopted = 0
+
+    def adopt(self, embedding: Embedding) -> Embedding:
+        """A copy in a slot."""
+        adopted = self.arena.adopt(embedding)
+        self.adopted += 1
+        return adopted
+
+
+@pytest.mark.parametrize("batch_images", [1, 4])
+async def test_nothing_is_lost_on_its_way_from_a_full_device_to_the_host(
+    batch_images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place is free once its embedding has arrived there, and until then no other one need leave."""
+
+    def to_host(embedding: Embedding) -> Embedding:
+        time.sleep(0.01)  # as long as a real one takes, and with a copy
+        maps = {name: getattr(embedding, name).clone() for name in MAPS}
+        return Embedding(**maps, first_projections=(), height=embedding.height, width=embedding.width)
+
+    monkeypatch.setattr(SlotEmbedding, "to_host", to_host, raising=False)
+    device = SmallGpu(slots=8)
+    async with serving(Settings(workers=2, batch_images=batch_images), segmenter=device) as served:
+        for start in range(0, 24, 4):
+            uploads = [served.embed(picture(shade=start + i), f"p{start + i}") for i in range(4)]
+            assert [reply.status_code for reply in await asyncio.gather(*uploads)] == [200] * 4
+        store = served.service.store
+        assert store.tiers.num_images("device") >= 4
+        for shade in (*range(24), 0):
+            assert (await served.click(f"p{shade}")).status_code == 200
+        assert device.adopted >= 16
+        assert sum(len(batch) for batch in device.encoded) == 24
 
 
 @pytest.mark.parametrize("count", [1, 2])

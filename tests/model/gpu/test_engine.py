@@ -22,7 +22,7 @@ from model.runner import Sam2Runner
 from model.sam2 import Sam2
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.golden.recipe import image
-from tests.host_gpu import LOOKS, HostGpu
+from tests.host_gpu import LOOKS, HostGpu, HostMark
 from tests.model.test_runner import assert_equal, make_runner, prompts_of_every_kind
 
 SMALL = Sam2Config(
@@ -172,9 +172,8 @@ def test_a_dropped_embedding_makes_room_for_the_next(pictures: list[Pixels]) -> 
     slot = arena.slot_of(held[3])
     del held[3]
     assert arena.num_free == 1
-    with pytest.raises(NoFreeSlot, match="2 wanted, 1 free") as full:
+    with pytest.raises(NoFreeSlot, match="2 wanted, 1 free"):
         runner.encode(pictures[:2])
-    assert full.value.wanted == 1
     assert arena.num_free == 1
     (embedding,) = runner.encode(pictures[1:2])
     assert arena.slot_of(embedding) == slot
@@ -233,6 +232,41 @@ def test_clicks_are_answered_while_a_picture_is_encoded(
         np.testing.assert_array_equal(answer.logits, expected.logits)
     for one, other in zip(embedding.maps(), embeddings[1].maps(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpu_that_hangs_is_waited_for_without_a_sign_of_life(
+    pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many signs of life as clicks may pass would keep a watchdog quiet for good."""
+
+    class Hanging(HostMark):
+        def is_reached(self) -> bool:
+            return False
+
+        def wait(self) -> None:
+            raise RuntimeError("hangs")
+
+    gpu = HostGpu()
+    runner = make_gpu_runner(gpu=gpu)
+    calls: list[None] = []
+    monkeypatch.setattr("model.gpu.encoding.PATIENCE_S", 0.01)
+    monkeypatch.setattr(gpu.pictures, "mark", Hanging)
+    with pytest.raises(RuntimeError, match="hangs"):
+        runner.encode(pictures[:1], between=lambda: calls.append(None))
+    assert 1 < len(calls) < 500
+
+
+def test_an_embedding_that_was_moved_to_the_host_comes_back(
+    runner: Sam2Runner, embeddings: list[Embedding], pictures: list[Pixels]
+) -> None:
+    arena = engine_of(runner).arena
+    (embedding,) = runner.encode(pictures[:1])
+    on_host = embedding.to_host()
+    free = arena.num_free
+    back = runner.adopt(on_host)
+    assert arena.num_free == free - 1
+    assert runner.adopt(back) is back
+    np.testing.assert_array_equal(decode_one(runner, back).logits, decode_one(runner, embeddings[0]).logits)
 
 
 def test_without_graphs_clicks_pass_between_the_encoders_blocks(pictures: list[Pixels]) -> None:
