@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]
                 url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                log.info("Listening on %s; %s/docs is the page to try it on", url, url)
+                log.info("Listening on %s; open it in a browser, or see %s/docs", url, url)
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop: also where the model cannot be loaded, for a server without one is of no use."""
