@@ -99,21 +99,12 @@ class DeviceThread:
                 if work is not None:
                     self._do(work, queue.priority)
 
-    def ask_loop(self, job: Callable[[Item], T], argument: Item) -> T:
-        """Run a job on the event loop, where what is the loop's may be touched: a batch calls this and waits.
-
-        Raises what the job raises, and ShuttingDown where the loop does not answer.
-        """
-        answer: Future[Future[T]] = Future()
-        self.post(lambda: answer.set_result(_attempt(lambda: job(argument))))
-        try:
-            outcome = answer.result(_LOOP_PATIENCE_S)
-        except TimeoutError:
-            raise ShuttingDown() from None
-        return outcome.result()
-
     def await_loop(self, story: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a story on the event loop, as `ask_loop` runs a job; where it takes too long, give it up."""
+        """Run a story on the event loop, where what is the loop's may be touched: a batch calls this and waits.
+
+        Raises what the story raises, and ShuttingDown where the loop is closed or the story takes too long,
+        which is given up then.
+        """
         telling = story()
         try:
             ending = asyncio.run_coroutine_threadsafe(telling, self._loop)

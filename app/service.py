@@ -79,8 +79,11 @@ class SegmentationService:
         self._workers = Workers(settings.workers)
         self._device = DeviceThread()
         self._watchdog = Watchdog(self._device, limit_s=settings.watchdog_s)
+
         # Called on the device thread; the store belongs to the event loop.
-        shed = partial(self._device.ask_loop, lambda share: self.store.shed(share))
+        def shed(share: float) -> int:
+            return self._device.await_loop(lambda: self.store.shed(share))
+
         make_room = partial(self._device.await_loop, lambda: self.store.tiers.make_room())
         self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
             WithinMemory[tuple[Embedding, Prompt], Prediction](

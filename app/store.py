@@ -156,9 +156,9 @@ class EmbeddingStore:
         self._unnamed[content] = time.monotonic()
         self.tiers.put(content, embedding)
 
-    def shed(self, share: float) -> int:
-        """Let the coldest embeddings leave the device, at least `share` (0..1) of its bytes; how many they were."""
-        return self.tiers.shed(share)
+    async def shed(self, share: float) -> int:
+        """Have the coldest leave the device, at least `share` (0..1) of the bytes there; how many they were."""
+        return await self.tiers.shed(share)
 
     @contextmanager
     def claim(self, image_id: str, *, tenant: str) -> Iterator[Claim]:

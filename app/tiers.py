@@ -23,7 +23,7 @@ T = TypeVar("T")
 DEVICE, HOST, DISK = "device", "host", "disk"
 
 MOST_MOVING = 4
-"""Embeddings on their way from the device to host memory; beyond it one is dropped, and the disk has it."""
+"""Embeddings on their way from the device to host memory; beyond it those leave at once that the disk has."""
 
 MOST_SAVING = 4
 """Embeddings on their way to the disk; beyond it uploads wait, or their replies would promise what is not done."""
@@ -116,12 +116,18 @@ class Tiers:
         self._fetching.pop(content, None)
         self._unsaved.discard(content)
 
-    def shed(self, share: float) -> int:
-        """Let the coldest leave the device, at least `share` (0..1) of its bytes; how many they were."""
+    async def shed(self, share: float) -> int:
+        """Let the coldest leave the device, at least `share` (0..1) of its bytes; how many they were.
+
+        Returns when they have left: what is on its way to the host still takes the device's memory.
+        """
         left, before = (1 - share) * self.device.used_bytes, len(self.device)
         while self.device and self.device.used_bytes > left:
             self._move_down(*self.device.pop_coldest())
-        return before - len(self.device)
+        number = before - len(self.device)
+        if leaving := self._leaving():
+            await asyncio.wait(leaving)
+        return number
 
     async def make_room(self) -> bool:
         """Let the coldest embedding leave the device, and wait until it has; false where there is none."""
@@ -129,9 +135,8 @@ class Tiers:
             return False
         if not self._moving:
             self._move_down(*self.device.pop_coldest())
-        moving = [task for task in self._tasks if task.get_name() == HOST]
-        if moving:
-            await asyncio.wait(moving, return_when=asyncio.FIRST_COMPLETED)
+        if leaving := self._leaving():
+            await asyncio.wait(leaving, return_when=asyncio.FIRST_COMPLETED)
         return True
 
     async def save(self, content: str, embedding: Embedding, *, upload: bytes | None) -> None:
@@ -242,9 +247,14 @@ class Tiers:
 
     def _move_down(self, content: str, embedding: Embedding) -> None:
         self._on_evict(DEVICE)
-        if self.host is not None and len(self._moving) < MOST_MOVING:
-            self._moving[content] = embedding
-            self._start(self._move(self.host, content, embedding), name=HOST)
+        is_saved = self.files is not None and content not in self._unsaved
+        if self.host is None or (is_saved and len(self._moving) >= MOST_MOVING):
+            return
+        self._moving[content] = embedding
+        self._start(self._move(self.host, content, embedding), name=HOST)
+
+    def _leaving(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks if task.get_name() == HOST]
 
     async def _move(self, host: MemoryTier, content: str, embedding: Embedding) -> None:
         in_host = await self._run(self._reading, embedding.to_host)

@@ -64,15 +64,6 @@ async def test_a_failure_of_a_job_reaches_its_caller(failure: Exception) -> None
         await device.run(lambda: "late")
 
 
-async def test_a_batch_can_have_something_done_on_the_event_loop() -> None:
-    device, here = DeviceThread(), threading.get_ident()
-    device.start()
-    assert await device.run(lambda: device.ask_loop(lambda x: (x, threading.get_ident()), "x")) == ("x", here)
-    with pytest.raises(ZeroDivisionError):
-        await device.run(lambda: device.ask_loop(lambda x: 1 // x, 0))
-    await device.close()
-
-
 async def test_a_batch_may_wait_for_a_story_on_the_event_loop() -> None:
     device, here = DeviceThread(), threading.get_ident()
     device.start()
@@ -111,19 +102,5 @@ async def test_a_batch_gives_a_story_up_that_does_not_end(monkeypatch: pytest.Mo
     while not outcome.done():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     assert isinstance(outcome.result().exception(), ShuttingDown)
-    monkeypatch.undo()
-    await device.close()
-
-
-async def test_a_batch_does_not_wait_for_an_event_loop_that_does_not_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("app.device._LOOP_PATIENCE_S", 0.01)
-    device = DeviceThread()
-    device.start()
-    monkeypatch.setattr(device, "post", lambda callback: None)
-    asked = device._jobs.add(lambda: device.ask_loop(print, "never"))
-    outcome = await asyncio.wrap_future(asked)
-    assert isinstance(outcome.exception(), ShuttingDown)
     monkeypatch.undo()
     await device.close()

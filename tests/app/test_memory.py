@@ -222,9 +222,9 @@ async def test_the_store_drops_the_coldest_first_and_no_more_than_was_asked() ->
         for shade in range(4):
             await served.embed(picture(shade=shade), f"p{shade}")
         await served.click("p0")
-        assert store.shed(0.0) == 0
-        assert store.shed(0.5) == 2
+        assert await store.shed(0.0) == 0
+        assert await store.shed(0.5) == 2
         records = await store.describe_all(tenant=ANYONE, limit=9, after=None)
         assert [record.image_id for record in records if record.tiers] == ["p3", "p0"]
-        assert store.shed(1.0) == 2
-        assert (store.tiers.used_bytes("device"), store.shed(1.0)) == (0, 0)
+        assert await store.shed(1.0) == 2
+        assert (store.tiers.used_bytes("device"), await store.shed(1.0)) == (0, 0)

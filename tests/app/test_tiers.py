@@ -220,15 +220,50 @@ async def test_what_is_used_while_it_leaves_the_device_stays() -> None:
         assert [await w.where(content) for content in "ab"] == [("device",), ("host",)]
 
 
-async def test_no_more_leave_the_device_at_once_than_a_few() -> None:
+async def test_no_more_leave_the_device_at_once_than_a_few_if_the_disk_has_them(tmp_path: Path) -> None:
     gate = threading.Event()
-    async with world(device=1, host=100) as w:
+    async with world(tmp_path, device=1, host=100) as w:
         for i in range(10):
             w.tiers.put(str(i), on_device(float(i), gate))
         assert len(w.tiers.in_memory()) == 1 + 4
         gate.set()
         await w.settled()
         assert w.tiers.num_images("host") == 4
+
+
+@pytest.mark.parametrize("fails", ["there is no disk", "the disk fails"])
+async def test_none_is_lost_where_the_disk_has_it_not(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(EmbeddingFiles, "write_beside", full)
+    gate = threading.Event()
+    async with world(tmp_path if fails == "the disk fails" else None, device=1, host=100) as w:
+        for i in range(10):
+            w.named.add(str(i))
+            await w.tiers.save(str(i), plain(float(i)), upload=None)
+        await w.settled()
+        for i in range(10):
+            w.tiers.put(str(i), on_device(float(i), gate))
+        assert len(w.tiers.in_memory()) == 10
+        gate.set()
+        await w.settled()
+        assert w.tiers.num_images("host") == 9
+
+
+async def test_what_is_shed_has_left_the_device_when_that_returns() -> None:
+    gate = threading.Event()
+    async with world(device=8, host=100) as w:
+        for i in range(8):
+            w.tiers.put(str(i), on_device(float(i), gate))
+        shedding = asyncio.create_task(w.tiers.shed(0.75))
+        await until(lambda: len(w.tiers.device) == 2)
+        assert not shedding.done()
+        gate.set()
+        assert await shedding == 6
+        assert w.tiers.num_images("host") == 6
 
 
 async def test_room_is_made_when_the_coldest_has_left() -> None:
