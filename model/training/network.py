@@ -4,7 +4,7 @@ Knows nothing of pictures, prompts or losses.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model.config import Sam2Config
 from model.layers import Attention
@@ -52,14 +52,6 @@ def _look_where_the_position_is_alike(attention: Attention) -> None:
     """
     attention.q_proj.weight.data *= _NEARNESS
     attention.k_proj.weight.data.copy_(attention.q_proj.weight)
-
-
-def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices and kernels; not to gains, biases, embeddings and tokens."""
-    is_embedding = any(
-        word in name for word in ("pos_embed", "_embed.", "no_mem_embed", "embeddings", "token.")
-    )
-    return parameter.ndim >= 2 and not is_embedding
 
 
 class WorkingCopy:

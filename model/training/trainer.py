@@ -21,14 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.config import VARIANTS
-from model.sam2 import Sam2
 from model.training.attention import PlainAttention
-from model.training.network import WorkingCopy, decays, initial_network
+from model.training.network import WorkingCopy, initial_network
+from model.training.optimiser import Optimiser
 from model.training.rounds import Rounds
 from model.training.state import Plan, State
 
-WEIGHT_DECAY = 0.05
-BETAS = (0.9, 0.98)
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.999
 """Of the moving average of the weights; lower in the first steps, for the first weights to be forgotten."""
@@ -114,7 +112,7 @@ class Trainer:
         self.network = network.to(pace.device)
         self._weights = list(self.network.state_dict().values())
         self._average = {name: x.clone() for name, x in self.network.state_dict().items()}
-        self._optimiser = _optimiser(self.network, plan)
+        self._optimiser = Optimiser(self.network)
         self.step, self._losses, self._seconds = 0, dict[str, float](), 0.0
         if state is not None:
             self._average = {name: x.to(pace.device) for name, x in state.average.items()}
@@ -172,11 +170,7 @@ class Trainer:
             loss.total.backward()
         self._copy.hand_over_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
-        rate = learning_rate(self.plan, self.step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=False)  # memory that the next step needs again
+        self._optimiser.step(learning_rate(self.plan, self.step))
         self._copy.follow()
         self.step += 1
         self._follow_average()
@@ -234,21 +228,6 @@ def learning_rate(plan: Plan, step: int) -> float:
         return plan.learning_rate * (step + 1) / plan.warm_up
     progress = (step - plan.warm_up) / max(1, plan.steps - plan.warm_up)
     return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-
-
-def _optimiser(network: Sam2, plan: Plan) -> torch.optim.AdamW:
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, parameter in network.named_parameters():
-        groups[decays(name, parameter)].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": groups[True], "weight_decay": WEIGHT_DECAY},
-            {"params": groups[False], "weight_decay": 0.0},
-        ],
-        lr=plan.learning_rate,
-        betas=BETAS,
-        fused=True,
-    )
 
 
 def _collate(scenes: Sequence[SceneLike]) -> tuple[Tensor, Tensor]:

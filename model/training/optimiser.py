@@ -1,0 +1,70 @@
+"""What makes steps of gradients: Muon for the matrices, AdamW for all else, behind the face of one.
+
+Knows nothing of losses or schedules.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WEIGHT_DECAY = 0.05
+BETAS = (0.9, 0.98)
+"""Of AdamW."""
+
+MATRIX_RATE = 2.0
+"""Muon's learning rate, in that of AdamW. Both move a weight alike at 1 (`match_rms_adamw`, arXiv 2502.16982), and
+orthogonal steps may be larger."""
+
+
+class Optimiser:
+    """Muon for matrices of weights, which learned more per second than AdamW for all; AdamW for the rest.
+
+    (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.)
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        matrices: list[Tensor] = []
+        others: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in network.named_parameters():
+            decaying = decays(name, parameter)
+            line = matrices if decaying and parameter.ndim == 2 else others[decaying]
+            line.append(parameter)
+        self._muon = torch.optim.Muon(
+            matrices, lr=0.0, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": others[True], "weight_decay": WEIGHT_DECAY},
+                {"params": others[False], "weight_decay": 0.0},
+            ],
+            lr=0.0,
+            betas=BETAS,
+            fused=True,
+        )
+
+    def step(self, rate: float) -> None:
+        """Move the weights against their gradients, which are zero afterwards; `rate` is AdamW's."""
+        for optimiser, its_rate in ((self._muon, MATRIX_RATE * rate), (self._adamw, rate)):
+            for group in optimiser.param_groups:
+                group["lr"] = its_rate
+            optimiser.step()  # type: ignore[no-untyped-call]
+            optimiser.zero_grad(set_to_none=False)  # memory that the next step needs again
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self._muon.load_state_dict(state["muon"])
+        self._adamw.load_state_dict(state["adamw"])
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices and kernels; not to gains, biases, embeddings and tokens."""
+    is_embedding = any(
+        word in name
+        for word in ("pos_embed", "_embed.", "no_mem_embed", "embeddings", "_token.weight", "tokens.weight")
+    )
+    return parameter.ndim >= 2 and not is_embedding
