@@ -237,8 +237,10 @@ class SegmentationService:
         """
         async with self._deadline():
             segmenter = self.ready()
-            at_hand = isinstance(image, Embedding)
-            embedding = image if at_hand else await self.find(image, tenant=tenant, times=times, share=share)
+            if isinstance(image, Embedding):
+                embedding = image
+            else:
+                embedding = await self.find(image, tenant=tenant, times=times, share=share)
             height, width = embedding.height, embedding.width
             self._check_number(requests)
             resolve = partial(
