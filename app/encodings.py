@@ -71,11 +71,11 @@ class Encodings:
         return content in self._running
 
     async def join(
-        self, content: str, data: bytes, times: StageTimes, share: str, *, claim: Claim
+        self, content: str, data: bytes, times: StageTimes, share: str, *, claim: Claim | None
     ) -> Embedding:
         """Wait for the one encoding of this content; when the last who waits has gone, it is given up.
 
-        Raises ImageNotFound as soon as the claim is deleted.
+        Raises ImageNotFound as soon as the claim is deleted, if one is given.
         """
         encoding = self._running.get(content)
         if encoding is None:
@@ -89,7 +89,7 @@ class Encodings:
             self._waiting_images.add(share, 1)
         encoding.callers += 1
         try:
-            either: list[asyncio.Future[Any]] = [encoding.task, claim.deleted]
+            either: list[asyncio.Future[Any]] = [encoding.task, *([claim.deleted] if claim else [])]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             encoding.callers -= 1
@@ -97,7 +97,8 @@ class Encodings:
                 encoding.task.cancel()  # also keeps asyncio from complaining of a failure that nobody hears
                 del self._running[content]  # now, so that nobody joins what has been given up
                 self._waiting_images.remove(encoding.share, 1)
-        claim.check()
+        if claim is not None:
+            claim.check()
         if (failure := encoding.task.exception()) is not None:
             # One exception for each caller, as in batching.py.
             raise copy.copy(failure) from failure.__cause__

@@ -30,12 +30,14 @@ class MaskFields(Wire):
     )
     max_hole_area: Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)] = Field(
         0.0,
-        description="Fill holes of at most so many pixels of the low-resolution logits (`mask_size` of /model), "
-        "neighbours also across corners. As Meta's SAM2ImagePredictor does; 0: none.",
+        description="Fill holes of at most so many pixels of the low-resolution logits (`mask_size` of /model: of "
+        "256 x 256, one is width/256 x height/256 of the picture), neighbours also across corners; background "
+        "along the border counts too. Before the mask is enlarged, as Meta's predictor does. 0: none.",
     )
     max_sprinkle_area: Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)] = Field(
         0.0,
-        description="Remove specks of at most so many pixels, counted as those of max_hole_area. 0: none.",
+        description="Remove specks of at most so many pixels of the low-resolution logits, counted as those of "
+        "max_hole_area are, and before any hole is filled. 0: none.",
     )
     simplify: Annotated[float, Field(ge=0, le=MOST_TOLERANCE, allow_inf_nan=False)] = Field(
         0.0,

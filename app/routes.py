@@ -89,8 +89,8 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         embedded = await while_connected(request.receive, story())
     reply = schemas.EmbedReply(
         image_id=embedded.image_id,
-        width=embedded.width,
-        height=embedded.height,
+        width=embedded.embedding.width,
+        height=embedded.embedding.height,
         model=model,
         cached=embedded.cached,
     )

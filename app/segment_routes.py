@@ -53,7 +53,9 @@ def _form() -> dict[str, Any]:
 async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """A picture and prompts in one request; the reply is that of /decode.
 
-    The picture is kept as one of /embed is: further clicks can go to /decode with the reply's image_id.
+    The picture is kept as one of /embed is: further clicks can go to /decode with the reply's image_id. The masks
+    are of this picture, whatever becomes of its id meanwhile: a DELETE of it counts as one that comes after the
+    reply, so the masks come and nothing is kept. There is no 404.
     """
     service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
     model = service.ready().name
@@ -82,9 +84,10 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
                     replace=upload.replace,
                     times=times,
                     share=share,
+                    needs_name=False,
                 )
                 decoded = await service.decode(
-                    embedded.image_id,
+                    embedded.embedding,
                     requests,
                     options=mask_options(wanted),
                     tenant=tenant,

@@ -54,8 +54,7 @@ class Embedded:
     """What became of an upload."""
 
     image_id: str
-    height: int
-    width: int
+    embedding: Embedding
     cached: bool
     """Whether no encoder ran for this request."""
 
@@ -181,12 +180,21 @@ class SegmentationService:
         self._workers.close()
 
     async def embed(
-        self, data: bytes, *, tenant: str, image_id: str | None, replace: bool, times: StageTimes, share: str
+        self,
+        data: bytes,
+        *,
+        tenant: str,
+        image_id: str | None,
+        replace: bool,
+        times: StageTimes,
+        share: str,
+        needs_name: bool = True,
     ) -> Embedded:
         """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
 
         `share` is whose queue and rate it counts for. Raises a ServiceError: for a bad picture, a name that is
-        taken or that is deleted meanwhile, a full queue, a client over its rate, a missed deadline.
+        taken or that is deleted meanwhile, a full queue, a client over its rate, a missed deadline. Without
+        `needs_name` a name that is deleted meanwhile raises nothing: the embedding comes, and is not kept.
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
@@ -200,11 +208,16 @@ class SegmentationService:
                 outcome = "hit"
                 if embedding is None:
                     outcome = "joined" if content in self._encodings else "miss"
-                    embedding = await self._encodings.join(content, data, times, share, claim=claim)
+                    until = claim if needs_name else None
+                    embedding = await self._encodings.join(content, data, times, share, claim=until)
                 self.metrics.cache_lookups.labels(outcome).inc()
                 upload = data if self.settings.keep_uploads else None
-                await self.store.keep(claim, content, embedding, replace=replace, upload=upload)
-            return Embedded(name, embedding.height, embedding.width, cached=outcome != "miss")
+                try:
+                    await self.store.keep(claim, content, embedding, replace=replace, upload=upload)
+                except ImageNotFound:
+                    if needs_name:
+                        raise
+            return Embedded(name, embedding, cached=outcome != "miss")
 
     def check_prompts(self, requests: Sequence[PromptRequest]) -> None:
         """What is wrong with prompts whatever the picture. Raises InvalidPrompt."""
@@ -213,7 +226,7 @@ class SegmentationService:
 
     async def decode(
         self,
-        image_id: str,
+        image: str | Embedding,
         requests: Sequence[PromptRequest],
         *,
         options: MaskOptions,
@@ -221,10 +234,16 @@ class SegmentationService:
         times: StageTimes,
         share: str,
     ) -> Decoded:
-        """Masks for every prompt. Raises a ServiceError: no such image, a bad prompt, a full queue, too late."""
+        """Masks for every prompt on an image of that id, or on an embedding at hand, stored or not.
+
+        Raises a ServiceError: no such image, a bad prompt, a full queue, too late.
+        """
         async with self._deadline():
             segmenter = self.ready()
-            embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
+            if isinstance(image, Embedding):
+                embedding = image
+            else:
+                embedding = await self.find(image, tenant=tenant, times=times, share=share)
             height, width = embedding.height, embedding.width
             self._check_number(requests)
             resolve = partial(

@@ -1,6 +1,7 @@
 """Small holes filled and small specks removed, in low-resolution mask logits.
 
-As Meta's SAM2Transforms.postprocess_masks does (sam2/utils/transforms.py). Knows nothing of a picture's own size.
+As Meta's SAM2Transforms.postprocess_masks does (facebookresearch/sam2 98fcb164, sam2/utils/transforms.py, with
+the components of sam2/csrc/connected_components.cu), without a GPU. Knows nothing of a picture's own size.
 """
 
 import numpy as np
@@ -18,9 +19,10 @@ def clean(logits_hw: Logits, *, max_hole_area: float, max_sprinkle_area: float) 
     """Logits (h, w) in which small connected areas have changed sides: +10 for a hole, -10 for a sprinkle.
 
     A hole is a connected area of logits <= 0, a sprinkle one of logits > 0, of at most so many pixels of the
-    logits; pixels that touch at a corner are connected. Both are judged on the logits that came in, so a sprinkle
-    within a hole becomes a hole, and background along the border counts as a hole too: all that is Meta's. The
-    logits that came in are never written to; where nothing is asked for they are what is returned.
+    logits; pixels that touch at a corner are connected. Both are judged on the logits that came in, and of what
+    was filled nothing is counted anew: a sprinkle within a hole is removed where the hole is filled and becomes a
+    hole itself, and background along the border counts as a hole too. All that is Meta's. The logits that came in
+    are never written to; where nothing is asked for they are what is returned.
     """
     inside = logits_hw > 0
     cleaned = logits_hw

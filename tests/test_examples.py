@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -18,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from examples.one_click import COLOUR, OPACITY, decode_rle
+from tests.bench.readme_overlay import JSON_BLOCK, OVERLAY, PICTURE, command_of
 from tests.server import ROOT, free_port, running_server
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,8 +28,9 @@ WIDTH, HEIGHT = 1800, 1200
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the examples run: with a truck.jpg of the size that README talks about."""
+    """Where the examples run: with a truck.jpg that is large, and with docs/ as in a clone."""
     folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(ROOT / "docs", folder / "docs")
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     picture = np.stack([x * 255 / WIDTH, y * 255 / HEIGHT, np.hypot(x - 500, y - 375) % 256], axis=-1)
     Image.fromarray(picture.astype(np.uint8)).save(folder / "truck.jpg")
@@ -134,17 +137,34 @@ def test_every_curl_line_of_readme_works(folder: Path, url: str) -> None:
         assert done.returncode == 0, script + done.stderr
 
 
-def test_reply_shown_in_readme_has_the_fields_of_a_real_one(
-    folder: Path, url: str, best_mask: np.ndarray
-) -> None:
+def test_python_of_readme_works_and_so_does_the_command_beside_it(folder: Path, url: str) -> None:
     readme = (ROOT / "README.md").read_text()
-    shown = json.loads(re.search(r"^```json\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1])
-    digest = shown["image_id"]
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        client.post("/embed", files={"image": (folder / "truck.jpg").read_bytes()}, data={"image_id": digest})
-        click = {"point_coords": [[500, 375]], "point_labels": [1]}
-        reply = client.post("/decode", json={"image_id": digest, **click}).json()
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    client = {"PYTHONPATH": str(ROOT / "client"), "SAM2_URL": url}
+    done = run(folder, sys.executable, "-c", code.replace("http://127.0.0.1:8000", url), **client)
+    assert done.returncode == 0, done.stderr
+    with Image.open(folder / "docs/hats.jpg") as hats, Image.open(folder / "overlay.png") as overlay:
+        assert overlay.size == hats.size
+    (folder / "overlay.png").unlink()
+    (arguments,) = re.findall(r"`\.venv/bin/sam2 (decode .*?)`", readme)
+    done = run(folder, sys.executable, "-m", "sam2_client", *arguments.split(), **client)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "overlay.png").exists()
+
+
+def test_reply_shown_in_readme_has_the_fields_of_a_real_one(folder: Path, url: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = json.loads(JSON_BLOCK.search(readme)[1])
+    command = command_of(readme).replace("http://127.0.0.1:8000", url)
+    reply = json.loads(run(folder, "bash", "-c", command).stdout)
     assert shown.keys() == reply.keys()
-    masks, shown_masks = (r["predictions"][0]["masks"] for r in (reply, shown))
-    assert len(shown_masks) == len(masks)
-    assert all(shown_mask.keys() == masks[0].keys() for shown_mask in shown_masks)
+    (mask,), (shown_mask,) = (r["predictions"][0]["masks"] for r in (reply, shown))
+    assert shown_mask.keys() == mask.keys()
+    assert shown_mask["rle"]["size"] == mask["rle"]["size"] == [shown["height"], shown["width"]]
+
+
+def test_overlay_of_readme_is_of_its_picture_and_light() -> None:
+    with Image.open(PICTURE) as picture, Image.open(OVERLAY) as overlay:
+        assert overlay.size == picture.size
+    assert OVERLAY.stat().st_size <= 80_000
+    assert f"]({OVERLAY.relative_to(ROOT)})" in (ROOT / "README.md").read_text()

@@ -22,7 +22,10 @@ class Options(TypedDict):
 
 
 def options(url: str, api_key: str | None, timeout: float) -> Options:
-    """Raises ValueError where `url` is no address of a server; http:// may be left out."""
+    """Raises ValueError where `url` is no address of a server, and for a key that cannot be sent.
+
+    http:// may be left out, and what is blank around a key, as at the end of a file, is no part of it.
+    """
     try:
         base_url = httpx.URL(url if "://" in url else f"http://{url}")
     except httpx.InvalidURL as error:
@@ -30,8 +33,10 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
     if base_url.scheme not in ("http", "https") or not base_url.host:
         raise ValueError(f"{url!r} is no address of a server: write {DEFAULT_URL}, say")
     headers = {"User-Agent": f"sam2-client/{__version__}", "Accept": "application/json"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
+    if key := (api_key or "").strip():
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the key holds characters that no header can carry")
+        headers["Authorization"] = f"Bearer {key}"
     return {
         "base_url": base_url,
         "headers": headers,

@@ -1,5 +1,6 @@
 """How the page is served: types, caching, what it may load, what it weighs, and that a wheel holds it."""
 
+import gzip
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import serving
+from tests.fakes import Served, serving
 from tests.server import ROOT
 
 FOLDER = ROOT / "app/page"
@@ -57,12 +58,26 @@ async def test_what_a_browser_has_is_not_sent_again() -> None:
     assert other.status_code == 200
 
 
-async def test_all_of_the_page_weighs_less_than_60_kb() -> None:
+async def bytes_on_the_wire(served: Served, name: str, accepted: str) -> bytes:
+    """The body of a file as it is sent, still packed."""
+    request = served.client.stream("GET", path_of(name), headers={"Accept-Encoding": accepted})
+    async with request as reply:
+        assert reply.status_code == 200
+        assert reply.headers.get("content-encoding", "identity") == accepted
+        return b"".join([chunk async for chunk in reply.aiter_raw()])
+
+
+async def test_all_of_the_page_weighs_less_than_60_kb_as_sent_and_readme_says_how_much() -> None:
     async with serving() as served:
-        replies = [await served.client.get(path_of(name)) for name in FILES]
-    weight = sum(int(reply.headers["content-length"]) for reply in replies)
-    assert all(reply.headers["content-encoding"] == "gzip" for reply in replies)
-    assert 10_000 < weight < MOST_BYTES
+        packed = {name: await bytes_on_the_wire(served, name, "gzip") for name in FILES}
+        plain = {name: await bytes_on_the_wire(served, name, "identity") for name in FILES}
+    assert {name: gzip.decompress(sent) for name, sent in packed.items()} == plain
+    sent, unpacked = (sum(map(len, files.values())) for files in (packed, plain))
+    assert 10_000 < sent < MOST_BYTES
+    assert (
+        f"{len(FILES)} files, {sent / 1000:.0f} kB as they travel (gzip) and {unpacked / 1000:.0f} kB unpacked"
+        in (" ".join((ROOT / "README.md").read_text().split()))
+    )
 
 
 async def test_a_client_that_cannot_unpack_gets_it_plain() -> None:

@@ -1,0 +1,56 @@
+"""docs/overlay.jpg and the reply that README shows, made anew: `python -m tests.bench.readme_overlay`.
+
+To be run when the built-in model has other weights. Runs README's own command, the first /segment in it, against a
+server with default settings, and draws the mask over the picture as the client does. Knows nothing of the model.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from sam2_client.masks import Mask
+from tests.server import ROOT, running_server
+
+PICTURE, OVERLAY = ROOT / "docs/hats.jpg", ROOT / "docs/overlay.jpg"
+SHOWN_COUNTS = 24
+"""Characters of an RLE that README shows."""
+JSON_BLOCK = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def command_of(readme: str) -> str:
+    """The curl line that sends the picture with its prompt."""
+    (line,) = re.findall(rf"^curl .*@docs/{PICTURE.name} .*/segment$", readme, re.MULTILINE)
+    return str(line)
+
+
+def shown(reply: dict[str, object], mask: dict[str, object]) -> str:
+    """The reply on few lines, its RLE cut short."""
+    rle = mask["rle"] | {"counts": f"{mask['rle']['counts'][:SHOWN_COUNTS]}..."}
+    head = json.dumps({name: value for name, value in reply.items() if name != "predictions"})
+    rest = json.dumps({name: value for name, value in mask.items() if name != "rle"})
+    return (
+        f'{head[:-1]},\n "predictions": [{{"masks": [\n   {{"rle": {json.dumps(rle)},\n    {rest[1:]}]}}]}}\n'
+    )
+
+
+def main() -> None:
+    """Write both, and print what the masks are like."""
+    path = ROOT / "README.md"
+    readme = path.read_text()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), checkpoint="", deadline_s="600") as url,
+    ):
+        command = command_of(readme).replace("http://127.0.0.1:8000", url)
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, check=True)
+    reply = json.loads(done.stdout)
+    mask = reply["predictions"][0]["masks"][0]
+    Mask.from_dict(mask).overlay(PICTURE).save(OVERLAY, quality=88)
+    path.write_text(JSON_BLOCK.sub(lambda _: f"```json\n{shown(reply, mask)}```", readme, count=1))
+    print(f"{OVERLAY}: {OVERLAY.stat().st_size / 1000:.0f} kB; IoU {mask['iou']}, {mask['bbox']}")
+
+
+if __name__ == "__main__":
+    main()
