@@ -6,9 +6,9 @@ A prompt has some eight tokens, a picture 4096 cells. So products touch the cell
 - A transposed convolution of 2x2 with stride 2 is one product per cell, when the four new pixels of a cell stay
   together ("sub-pixel order"). Only the final logits are put into rows and columns.
 - q (W_k x) becomes (q W_k) x: a projection of the cells is folded into the few tokens, and so for values and
-  outputs.
+  outputs (cross_attention.py).
 
-Folding rounds otherwise than Meta's code, and with unlucky weights attention enlarges that to 5e-5 of the logits. A
+Folding rounds otherwise than Meta's code, and with unlucky weights attention enlarges that to 9e-5 of the logits. A
 chain of refinements enlarges it at every link, so in float32 it keeps Meta's order of operations to the last bit
 instead, up to the upscaling (tests/golden).
 """
