@@ -15,7 +15,8 @@ from torch import Tensor
 from model.types import Embedding
 
 _MAPS = ("image_rows", "feat_s1_rows", "feat_s0_rows")
-_PROJECTION = "first_projections."
+_PROJECTION = "decoder_projections."
+"""Older files have "first_projections.", laid out otherwise: left alone, and made again where they are wanted."""
 
 
 class BrokenEmbedding(Exception):
@@ -48,7 +49,7 @@ def from_bytes(data: bytes, note: Mapping[str, str]) -> Embedding:
         return Embedding(
             **{name: tensors[name].clone() for name in _MAPS},
             first_projections=tuple(
-                tensors[f"{_PROJECTION}{i}"].clone() for i in range(len(tensors) - len(_MAPS))
+                tensors[name].clone() for name in sorted(tensors) if name.startswith(_PROJECTION)
             ),
             height=int(metadata["height"]),
             width=int(metadata["width"]),

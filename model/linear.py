@@ -7,6 +7,7 @@ of channels-last maps go to oneDNN, which reaches all of it. Knows nothing of wh
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 BLOCK = 192
 """Terms that MKL sums up in registers before it adds them to the result (AVX2 kernels, float32)."""
@@ -17,22 +18,37 @@ MIN_ROWS = 512
 
 def rows_times(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows (m, k), which may be columns of a wider matrix, times weight (n, k) transposed, plus bias: (m, n)."""
-    as_map = rows[None, :, None].permute(0, 3, 1, 2)  # a picture of m pixels, channels last
-    return F.conv2d(as_map, weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
+    return F.conv2d(_as_map(rows), weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
 
 
-def transposed_rows_times(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def softmax_over_rows(rows: Tensor, weight: Tensor) -> Tensor:
+    """Softmax over the m rows of what `rows_times` makes of rows (m, k) and weight (n, k), transposed: (n, m)."""
+    if rows.dtype == torch.float32:
+        return rows_times(rows, weight).softmax(0).T
+    return (weight @ rows.T).softmax(1)
+
+
+def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
+    """Sums (n, k) of many rows (m, k), weighted by `weights` (n, m), which `softmax_over_rows` made."""
+    if rows.dtype != torch.float32:
+        return weights @ rows
+    # The gradient of a convolution's weight is this very sum, and oneDNN makes it in half of MKL's time.
+    (n, _), k = weights.shape, rows.shape[1]
+    return conv2d_weight(_as_map(rows), (n, k, 1, 1), _as_map(weights.T)).view(n, k)
+
+
+def transposed_rows_times(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """What `rows_times` makes of rows (m, k) and weight (n, k), n much less than m, transposed: (n, m)."""
     if rows.dtype == torch.float32:  # MKL's product is slower than oneDNN's with a copy behind it
         return rows_times(rows, weight, bias).T.contiguous()
-    return weight @ rows.T if bias is None else torch.addmm(bias[:, None], weight, rows.T)
+    return torch.addmm(bias[:, None], weight, rows.T)
 
 
-def columns_times(columns: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Columns (k, m) transposed, k much less than m, times weight (k, n), plus bias: (m, n)."""
-    if columns.dtype == torch.float32:
-        return rows_times(columns.T.contiguous(), weight.T.contiguous(), bias)
-    return torch.addmm(bias, columns.T, weight)
+def plus_columns_times(rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
+    """Rows (m, n), plus columns (k, m) transposed, k much less than m, times weight (k, n): (m, n)."""
+    if rows.dtype == torch.float32:
+        return rows_times(columns.T.contiguous(), weight.T.contiguous()).add_(rows)
+    return torch.addmm(rows, columns.T, weight)
 
 
 def rows_linear(rows: Tensor, weight: Tensor, bias: Tensor, *, bias_last: bool) -> Tensor:
@@ -52,6 +68,11 @@ def rows_linear(rows: Tensor, weight: Tensor, bias: Tensor, *, bias_last: bool) 
     for part in others:
         out += rows_times(*part)
     return out.add_(bias) if bias_last else out
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """Rows (m, k) as a picture of m pixels and k channels, channels last."""
+    return rows[None, :, None].permute(0, 3, 1, 2)
 
 
 class Linear(nn.Linear):

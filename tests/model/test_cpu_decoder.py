@@ -131,7 +131,8 @@ def test_pictures_are_decoded_while_another_is_encoded(
 @pytest.mark.parametrize("scale", [2, 4])
 def test_subpixel_order_keeps_the_pixels_of_a_cell_together(scale: int) -> None:
     side, channels = 3, 5
-    feature_map = torch.arange(channels * (scale * side) ** 2).view(channels, scale * side, scale * side)
+    pixels = torch.arange(float(channels * (scale * side) ** 2))
+    feature_map = pixels.view(channels, scale * side, scale * side)
     rows = to_subpixels(feature_map, side)
     assert rows.shape == ((9, 4, 5) if scale == 2 else (9, 4, 4, 5))
     middle = feature_map[0, scale : 2 * scale, scale : 2 * scale]

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from model.linear import MIN_ROWS, Linear, rows_linear, rows_times
+from model.linear import (
+    MIN_ROWS,
+    Linear,
+    plus_columns_times,
+    rows_linear,
+    rows_times,
+    softmax_over_rows,
+    transposed_rows_times,
+    weighted_sums,
+)
 from tests.golden.test_golden import rounds_like_metas_machine
 
 
@@ -49,3 +58,23 @@ def test_sums_are_mkls_to_the_last_bit(k: int) -> None:
     repeated = rows.T.contiguous().T  # not contiguous
     expected = nn.functional.linear(repeated[None], layer.weight, layer.bias)[0]
     assert torch.equal(rows_linear(rows, layer.weight, layer.bias, bias_last=True), expected)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_few_tokens_and_many_cells_are_multiplied_either_way(dtype: torch.dtype, tolerance: float) -> None:
+    cells, few = torch.randn(600, 64).to(dtype), torch.randn(9, 64).to(dtype) / 8
+    bias = torch.randn(9).to(dtype)
+    products = few.double() @ cells.double().T
+    probabilities = softmax_over_rows(cells, few)
+    for actual, expected in (
+        (transposed_rows_times(cells, few, bias), products + bias.double()[:, None]),
+        (probabilities, products.softmax(1)),
+        (weighted_sums(probabilities, cells), probabilities.double() @ cells.double()),
+        (
+            plus_columns_times(cells, probabilities, few),
+            cells.double() + probabilities.double().T @ few.double(),
+        ),
+    ):
+        assert actual.shape == expected.shape
+        assert (actual - expected).norm() <= tolerance * expected.norm()
