@@ -153,9 +153,9 @@ class Encodings:
                     self._measure(at=monotonic())
 
     def _measure(self, *, at: float) -> None:
-        """Note that one more is done, whether or not it could be; the device does a batch at one time."""
+        """Note that one more is done, whether or not it could be; those of one batch are done in one moment."""
         self._done += 1
-        if self._done == self._batch or not self._running:
+        if self._done == self._batch:
             self._pace.note(self._done, at - self._measured_at, at=at)
             self._done, self._measured_at = 0, at
             self._refuse_late(at=at)

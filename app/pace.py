@@ -37,18 +37,15 @@ class Pace:
         self._measured.append(_Measured(size, seconds, at))
 
     def seconds(self, count: int, *, at: float) -> float:
-        """How long so many items take; 0 where nothing was measured lately.
+        """How long so many items take; 0 where too little was measured lately.
 
-        The mean of the last few, without the slowest of them: one stall or one slow start is no pace. A batch is
-        taken to need as long for each item as a smaller one did, and not less than it where it was larger.
+        By the mean of the last few batches without the slowest: one stall, or one slow start, is no pace. A batch
+        is taken to need as long for each item as a smaller one did, and as long as a larger one.
         """
         size = min(count, self._most)
         recent = [one for one in self._measured if one.at > at - _BELIEVED_S]
-        each = sorted(one.seconds * max(1.0, size / one.size) for one in recent)
-        if not each:
-            return 0.0
-        usual = each[:-1] or each
-        return math.ceil(count / self._most) * sum(usual) / len(usual)
+        usual = sorted(one.seconds * max(1.0, size / one.size) for one in recent)[:-1]
+        return math.ceil(count / self._most) * sum(usual) / len(usual) if usual else 0.0
 
 
 def is_late(seconds: float, *, left_s: float) -> bool:
