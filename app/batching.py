@@ -190,7 +190,7 @@ class Batcher(Generic[Item, Result]):
         return call
 
     def _seconds_until(self, turns: int, *, at: float) -> float:
-        """Until so many are done of those who wait: with what runs, of which all is taken to be still to do."""
+        """Until so many of those who wait are done, and what runs, which is taken to have just begun."""
         return self._pace.seconds(self._running, at=at) + self._pace.seconds(turns, at=at)
 
     def _too_late(self, call: _Call[Item, Result], seconds: float, *, at: float) -> Overloaded:
@@ -205,7 +205,7 @@ class Batcher(Generic[Item, Result]):
     def _remove_late(self, *, at: float) -> list[tuple[_Call[Item, Result], Overloaded]]:
         """Take out of the queue who cannot be in time any more at the pace just measured; `changed` is held.
 
-        The last one stays: its place is of no use to anyone, and the estimate may be wrong.
+        The last one stays: nobody would have its place, and the estimate may be wrong.
         """
         calls = [call for line in self._calls.values() for call in line]
         left_s = min((call.due for call in calls), default=math.inf) - at

@@ -206,6 +206,8 @@ async def test_a_call_that_waits_alone_is_not_given_up_before_its_deadline(
     steps = Steps(monkeypatch)
     async with started() as device:
         batcher = device.batcher(steps.run, max_batch=1, on_batch=steps.on_batch)
+        for _ in range(2):
+            await batcher.submit("30", deadline_s=LONG_S)
         assert len(await batcher.submit_all(["30", "1", "1"], deadline_s=LONG_S)) == 3
 
 

@@ -116,6 +116,7 @@ async def test_pictures_that_are_encoded_together_are_one_measure(encoder: Encod
             for _ in range(2):
                 encoder.permits.release()
             assert [(await upload).status_code for upload in blocking + uploads] == [200] * 5
+            await served.segmenter.wait_until_entered()  # that was the batch of four
         assert [len(batch) for batch in served.segmenter.encoded] == [1, 4, 1, 4]
         assert served.service._encodings._pace.seconds(4, at=encoder.now) == 16  # as for five, in two batches
 
