@@ -17,6 +17,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from app.device import DeviceThread
 from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, ShuttingDown
+from app.pace import Pace, has_become_late, is_late, too_late
 from app.shares import Rotation, Shares
 
 Item = TypeVar("Item")
@@ -45,6 +46,7 @@ class _Call(Generic[Item, Result]):
     items: tuple[Item, ...]
     share: str
     submitted_at: float
+    due: float
     untaken: int  # guarded by DeviceThread.changed; what follows is the event loop's alone
     # A failure is a value here, not set_exception: asyncio complains of exceptions that nobody fetches, and a
     # caller who has just gone fetches nothing.
@@ -67,9 +69,10 @@ class Batcher(Generic[Item, Result]):
     `run` gets 1 to `max_batch` items and returns a result for each, in order, or a ServiceError in the place of
     one that failed alone. Batches take one item of each share in turn, and within a share one of each call in turn,
     so that neither a client who asks much nor a large request delays others by more than a batch. At most
-    `max_waiting` items of one share wait, and a third more of all (see Shares). Of the batchers of one device, the
-    one with the lower `priority` goes first. `on_batch` is told the size and the seconds of every batch, on the
-    event loop, once its callers are answered.
+    `max_waiting` items of one share wait, and a third more of all (see Shares), and none that cannot be done before
+    its deadline at the recent pace, but for a call that finds nobody waiting: its time is the next one's pace. Of
+    the batchers of one device, the one with the lower `priority` goes first. `on_batch` is told the size and the
+    seconds of every batch, on the event loop, once its callers are answered.
     """
 
     def __init__(
@@ -92,9 +95,10 @@ class Batcher(Generic[Item, Result]):
         self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, the next in turn first
         self._rotation = Rotation()
         self._waiting = Shares(max_waiting)  # their untaken items
+        self._running = 0  # items taken whose batch has not been delivered
         self._draining = False
         self._finished_at = -math.inf
-        self._seconds_per_item = 0.0  # lately, time lost to other batchers included
+        self._pace = Pace(max_batch)  # time lost to other batchers included
         device.register(self)
 
     @property
@@ -111,14 +115,15 @@ class Batcher(Generic[Item, Result]):
     ) -> list[Ran[Result]]:
         """Results in the order of the items, which may run in several batches, among the items of others.
 
-        All or nothing: raises Overloaded where they do not all fit into the queue, ShuttingDown after
-        `drain`, DeadlineExceeded `deadline_s` after submission, InferenceFailed where `run` breaks, and a
-        ServiceError of `run` as it is. However it ends, what no batch has taken leaves the queue.
+        All or nothing: raises Overloaded where they do not all fit into the queue or would be done too late, which
+        may show only while they wait, ShuttingDown after `drain`, DeadlineExceeded `deadline_s` after submission,
+        InferenceFailed where `run` breaks, and a ServiceError of `run` as it is. However it ends, what no batch
+        has taken leaves the queue.
         """
         if not items:
             return []
-        call = self._admit(items, share)
-        late = DeadlineExceeded(f"No answer within {deadline_s:g} s.")
+        call = self._admit(items, share, deadline_s)
+        late = DeadlineExceeded(f"No answer within {deadline_s:.3g} s.")
         expiry = call.answer.get_loop().call_later(deadline_s, call.settle, late)
         try:
             failure = await call.answer
@@ -155,11 +160,13 @@ class Batcher(Generic[Item, Result]):
                 line.append(call)
             if not line:
                 del self._calls[share]
+        self._running += len(batch)
         return partial(self._run_batch, batch) if batch else None
 
-    def _admit(self, items: Sequence[Item], share: str) -> _Call[Item, Result]:
+    def _admit(self, items: Sequence[Item], share: str, deadline_s: float) -> _Call[Item, Result]:
         answer = asyncio.get_running_loop().create_future()
-        call: _Call[Item, Result] = _Call(tuple(items), share, monotonic(), len(items), answer)
+        now = monotonic()
+        call: _Call[Item, Result] = _Call(tuple(items), share, now, now + deadline_s, len(items), answer)
         with self._device.changed:
             if self._draining:
                 raise ShuttingDown()
@@ -169,12 +176,57 @@ class Batcher(Generic[Item, Result]):
                     f"The {self._name} queue holds {held} of at most {self._waiting.alone} items"
                     f"{f' of yours, and {others} of others' if others else ''}; "
                     f"{len(items)} more do not fit. Nothing was started.",
-                    retry_after_s=max(1, math.ceil(self._waiting.used * self._seconds_per_item)),
+                    retry_after_s=max(1, math.ceil(self._pace.seconds(self._waiting.used, at=now))),
                 )
+            if self._calls:
+                line = self._calls.get(share, ())
+                place = len(items) + sum(min(other.untaken, len(items)) for other in line)
+                seconds = self._seconds_until(self._waiting.turns(share, place), at=now)
+                if is_late(seconds, left_s=deadline_s):
+                    raise self._too_late(call, seconds, at=now)
             self._calls.setdefault(share, deque()).append(call)
             self._waiting.add(share, len(items))
             self._device.changed.notify()
         return call
+
+    def _seconds_until(self, turns: int, *, at: float) -> float:
+        """Until so many of those who wait are done, and what runs, which is taken to have just begun."""
+        return self._pace.seconds(self._running, at=at) + self._pace.seconds(turns, at=at)
+
+    def _too_late(self, call: _Call[Item, Result], seconds: float, *, at: float) -> Overloaded:
+        items = "item" if len(call.items) == 1 else "items"
+        return too_late(
+            f"{len(call.items)} {items} in the {self._name} queue",
+            seconds,
+            left_s=call.due - at,
+            all_s=self._seconds_until(self._waiting.used, at=at),
+        )
+
+    def _remove_late(self, *, at: float) -> list[tuple[_Call[Item, Result], Overloaded]]:
+        """Take out of the queue who cannot be in time any more at the pace just measured; `changed` is held.
+
+        The last one stays: nobody would have its place, and the estimate may be wrong.
+        """
+        calls = [call for line in self._calls.values() for call in line]
+        left_s = min((call.due for call in calls), default=math.inf) - at
+        if not has_become_late(self._seconds_until(self._waiting.used, at=at), left_s=left_s):
+            return []
+        late: list[tuple[_Call[Item, Result], Overloaded]] = []
+        for share, line in list(self._calls.items()):
+            place = 0
+            rounds = deque((call, call.untaken) for call in line)  # as `take` goes through them
+            while rounds and len(late) + 1 < len(calls):
+                call, untaken = rounds.popleft()
+                place += 1
+                if untaken > 1:
+                    rounds.append((call, untaken - 1))
+                    continue
+                seconds = self._seconds_until(self._waiting.turns(share, place), at=at)
+                if has_become_late(seconds, left_s=call.due - at):
+                    late.append((call, self._too_late(call, seconds, at=at)))
+                    place -= call.untaken
+                    self._remove(call)
+        return late
 
     def _withdraw(self, call: _Call[Item, Result]) -> None:
         with self._device.changed:
@@ -234,8 +286,13 @@ class Batcher(Generic[Item, Result]):
                 if len(call.ran) == len(call.items):
                     call.settle(None)
         wanted_at = max(self._finished_at, min(call.submitted_at for call, _ in batch))
-        self._seconds_per_item += 0.2 * ((end - wanted_at) / size - self._seconds_per_item)
+        self._pace.note(size, end - wanted_at, at=end)
         self._finished_at = end
+        with self._device.changed:
+            self._running -= size
+            late = self._remove_late(at=end)
+        for call, refusal in late:
+            call.settle(refusal)
         if self._on_batch is not None:
             self._on_batch(size, end - start)
 

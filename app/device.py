@@ -21,6 +21,10 @@ Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
+_OVERTAKEN = 4
+"""Urgent work may take so many times the time of the batch that it overtakes: so that one gets a fifth at least."""
+_OVERTAKEN_S = 0.05
+"""And so much whatever that is: the first click need not wait until a batch has earned it."""
 _LOOP_PATIENCE_S = 10.0
 """An event loop that has not answered by then is closed: it is held up for milliseconds, never for seconds."""
 
@@ -54,6 +58,9 @@ class DeviceThread:
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
         self._running_priority = math.inf  # nothing runs
+        self._running_since = 0.0
+        self._overtaken_s = 0.0  # of that, for what overtook it
+        self._served: Queue | None = None  # the last one that gave work, jobs apart
         self._closing = False
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop  # from `start` on, and so wherever the thread runs
@@ -86,18 +93,23 @@ class DeviceThread:
     def overtake(self) -> None:
         """Let urgent work pass: a long batch calls this between its steps, on the device thread.
 
-        Runs one waiting batch of each queue that goes before the one now running: one each, so that clicks
-        without end slow an encode down but cannot stop it. Their failures go to their own callers.
+        Runs one waiting batch of each queue that goes before the one now running: one each, and none while they
+        have had their share of the time, so that clicks without end slow an encode down but cannot stop it. Their
+        failures go to their own callers.
         """
         if threading.current_thread() is not self._thread:
             raise RuntimeError("overtake() is for a batch to call, on the device thread")
-        self.busy_since = monotonic()  # a long batch that gets here does not hang
+        self.busy_since = started_at = monotonic()  # a long batch that gets here does not hang
+        own_s = started_at - self._running_since - self._overtaken_s
+        if self._overtaken_s > _OVERTAKEN * own_s + _OVERTAKEN_S:
+            return
         for queue in self._queues:
             if queue.priority < self._running_priority:
                 with self.changed:
                     work = queue.take()
                 if work is not None:
                     self._do(work, queue.priority)
+        self._overtaken_s += monotonic() - started_at
 
     def await_loop(self, story: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a story on the event loop, where what is the loop's may be touched: a batch calls this and waits.
@@ -159,18 +171,26 @@ class DeviceThread:
         return True
 
     def _next(self) -> tuple[Callable[[], None], float] | None:
-        for queue in self._queues:
+        """Of the first queue that has work; of one that has just been served, where the others have none.
+
+        So clicks without end cannot keep an encode from its beginning. Jobs are few, and always go first.
+        """
+        for queue in sorted(self._queues, key=lambda queue: queue is self._served):
             if (work := queue.take()) is not None:
+                self._served = queue if queue is not self._jobs else self._served
                 return work, queue.priority
         return None
 
     def _do(self, work: Callable[[], None], priority: float) -> None:
         interrupted, self._running_priority = self._running_priority, priority
-        self.busy_since = monotonic()
+        own = self._running_since, self._overtaken_s
+        self.busy_since = self._running_since = monotonic()
+        self._overtaken_s = 0.0
         try:
             work()
         finally:
             self._running_priority = interrupted
+            self._running_since, self._overtaken_s = own
             self.busy_since = None if interrupted == math.inf else monotonic()
 
     def _refuse_all(self) -> None:

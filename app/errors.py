@@ -171,7 +171,7 @@ class InferenceFailed(ServiceError):
 
 
 class Overloaded(RetryableError):
-    """The queue is full; nothing was started."""
+    """The queue is full, or too long for the deadline."""
 
     status = 503
     code = "overloaded"

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from app.answers import Decoded, MaskOptions, answer
 from app.batching import Batcher
-from app.deadlines import within
+from app.deadlines import left_s, within
 from app.device import DeviceThread
 from app.encodings import Encodings
 from app.errors import (
@@ -115,6 +115,7 @@ class SegmentationService:
         self._encodings = Encodings(
             self._encoder,
             self._workers,
+            batch=settings.batch_images,
             max_waiting=settings.max_waiting_images,
             max_per_minute=settings.rate_pictures_per_minute,
             max_megapixels=settings.max_image_megapixels,
@@ -258,7 +259,7 @@ class SegmentationService:
             many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
             prompts = await self._workers.run(resolve, share=share) if has_masks or many else resolve()
             jobs = [(embedding, prompt) for prompt in prompts]
-            ran = await self._decoder.submit_all(jobs, deadline_s=self.settings.deadline_s, share=share)
+            ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
             times.add_ran(ran)
             started = perf_counter()
             logit_bytes = 4 if segmenter.dtype_name == "float32" else 2

@@ -44,6 +44,11 @@ class Shares:
         free = self.capacity - self.used - amount
         return self.held(share) + amount <= _OF_THE_FREE * free
 
+    def turns(self, share: str, place: int) -> int:
+        """How many are served until the share's n-th is, itself included, where shares are served in turn."""
+        ahead = sum(min(held, place) for other, held in self._held.items() if other != share)
+        return place + ahead
+
     def add(self, share: str, amount: int) -> None:
         """Note what a share holds from now on; `admits` is for the caller to ask."""
         self.used += amount

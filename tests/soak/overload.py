@@ -60,21 +60,18 @@ async def _check(server: Server, seconds: float) -> list[Finding]:
         memory_mib = server.memory_mib()
         output, _ = await asyncio.to_thread(flood.communicate, timeout=120)
     said = json.loads(output)
-    statuses = {int(status): number for status, number in said["statuses"].items()}
+    statuses = {
+        kind: {int(status): number for status, number in sorted(counted.items())}
+        for kind, counted in said["statuses"].items()
+    }
     idle_ms, busy_ms = (1000 * percentile([reply.seconds for reply in some], 0.95) for some in (idle, busy))
     refused_polite = [f"{reply.status} {reply.body[:150]!r}" for reply in busy if reply.status != 200]
-    shown = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))
     offered = said["device_s_offered"] / seconds
     return [
         Finding(
             NAME, "10 times the load it can take", f"{offered:.1f} times", offered > 0.8 * TIMES_TOO_MUCH
         ),
-        Finding(
-            NAME,
-            "the flood: some answered, the rest 503 or 429",
-            shown,
-            statuses.keys() <= {200, 429, 503} and 200 in statuses and len(statuses) > 1,
-        ),
+        *(_some_answered(kind, counted) for kind, counted in statuses.items()),
         at_most(NAME, "slowest answered request of the flood", said["slowest_s"], DEADLINE_S + 1, unit=" s"),
         none(NAME, "connections lost", said["lost"]),
         enough(NAME, "clicks of the polite client", len(busy), int(seconds)),
@@ -82,6 +79,15 @@ async def _check(server: Server, seconds: float) -> list[Finding]:
         at_most(NAME, f"its p95 over {idle_ms:.0f} ms idle", busy_ms / idle_ms, 3, unit=" times"),
         at_most(NAME, "growth of memory after warm-up", memory_mib - warm_mib, 0.02 * warm_mib, unit=" MiB"),
     ]
+
+
+def _some_answered(kind: str, statuses: dict[int, int]) -> Finding:
+    return Finding(
+        NAME,
+        f"the flood's {kind}: some answered, the rest 503 or 429",
+        ", ".join(f"{number} x {status}" for status, number in statuses.items()),
+        statuses.keys() <= {200, 429, 503} and 200 in statuses and len(statuses) > 1,
+    )
 
 
 async def _click_politely(polite: Client, image_id: str, *, until: float) -> list[Reply]:
@@ -94,7 +100,7 @@ async def _click_politely(polite: Client, image_id: str, *, until: float) -> lis
 
 async def flood(port: int, seconds: float) -> dict[str, object]:
     """Uploads and clicks at a steady rate, half of the device's time each, whether or not they are answered."""
-    statuses: Counter[int] = Counter()
+    statuses: dict[str, Counter[int]] = {"uploads": Counter(), "clicks": Counter()}
     lost: list[str] = []
     slowest_s = 0.0
     free = [Client(port, key=_FLOOD_KEY) for _ in range(_CONNECTIONS)]
@@ -111,7 +117,7 @@ async def flood(port: int, seconds: float) -> dict[str, object]:
                 reply = await visitor.embed(picture(60 + number % 1000, 40 + number // 1000))
             else:
                 reply = await visitor.click("flooded")
-            statuses[reply.status] += 1
+            statuses["uploads" if upload else "clicks"][reply.status] += 1
             if reply.status == 200:
                 slowest_s = max(slowest_s, reply.seconds)
         except OSError as error:
