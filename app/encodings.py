@@ -101,8 +101,8 @@ class Encodings:
     ) -> Embedding:
         """Wait for the one encoding of this content; when the last who waits has gone, it is given up.
 
-        Raises ImageNotFound as soon as the claim is deleted, if one is given, and Overloaded where the queue is full
-        or too slow.
+        Raises ImageNotFound as soon as the claim is deleted, if one is given, and Overloaded where the queue is
+        full or too slow.
         """
         encoding = self._running.get(content)
         if encoding is None:
