@@ -32,6 +32,10 @@ class Queue(Protocol):
     def priority(self) -> float:
         """Of the queues of one device, the one with the lower priority goes first."""
 
+    @property
+    def waiting(self) -> int:
+        """How much waits. The device holds `changed`."""
+
     def take(self) -> Callable[[], None] | None:
         """The next piece of work, which raises nothing; None where none waits. The device holds `changed`."""
 
@@ -54,6 +58,7 @@ class DeviceThread:
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
         self._running_priority = math.inf  # nothing runs
+        self._interrupted = math.inf  # the priority of what it interrupted: nothing
         self._closing = False
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop  # from `start` on, and so wherever the thread runs
@@ -98,6 +103,11 @@ class DeviceThread:
                     work = queue.take()
                 if work is not None:
                     self._do(work, queue.priority)
+
+    def nobody_waits(self) -> bool:
+        """Whether what runs now holds nobody up: no queue has work, and nothing was interrupted. For it to ask."""
+        with self.changed:
+            return self._interrupted == math.inf and not any(queue.waiting for queue in self._queues)
 
     def ask_loop(self, job: Callable[[Item], T], argument: Item) -> T:
         """Run a job on the event loop, where what is the loop's may be touched: a batch calls this and waits.
@@ -174,13 +184,14 @@ class DeviceThread:
         return None
 
     def _do(self, work: Callable[[], None], priority: float) -> None:
-        interrupted, self._running_priority = self._running_priority, priority
+        before, self._interrupted = self._interrupted, self._running_priority
+        self._running_priority = priority
         self.busy_since = monotonic()
         try:
             work()
         finally:
-            self._running_priority = interrupted
-            self.busy_since = None if interrupted == math.inf else monotonic()
+            self._running_priority, self._interrupted = self._interrupted, before
+            self.busy_since = None if self._running_priority == math.inf else monotonic()
 
     def _refuse_all(self) -> None:
         with self.changed:
@@ -209,6 +220,10 @@ class _Jobs:
             self._waiting.append((job, outcome))
             self._changed.notify()
         return outcome
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     def take(self) -> Callable[[], None] | None:
         while self._waiting:
