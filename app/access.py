@@ -3,11 +3,13 @@
 A plain ASGI middleware; knows nothing of FastAPI.
 """
 
+import asyncio
 import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextvars import ContextVar
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
@@ -101,6 +103,7 @@ class AccessMiddleware:
             await self.on_bug(scope, receive, send_with_id)
         finally:
             seconds = perf_counter() - started
+            await asyncio.sleep(0)  # uvloop writes between two turns of the loop: the reply leaves first
             self._record(scope, status, seconds, received=received, sent=sent_out)
             request_id.reset(token)
 
@@ -113,6 +116,8 @@ class AccessMiddleware:
         self.metrics.received_bytes.labels(route).inc(received)
         self.metrics.sent_bytes.labels(route).inc(sent)
         times: StageTimes = scope.get("stages") or StageTimes()
+        if status == HTTPStatus.OK:
+            self.metrics.observe_stages(times.seconds)
         trace_id = ""
         if self.traces is not None:
             trace_id = self.traces.end_request(

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -36,11 +37,26 @@ class Queue(Protocol):
     def priority(self) -> float:
         """Of the queues of one device, the one with the lower priority goes first."""
 
+    @property
+    def waiting(self) -> int:
+        """How much waits. The device holds `changed`."""
+
     def take(self) -> Callable[[], None] | None:
         """The next piece of work, which raises nothing; None where none waits. The device holds `changed`."""
 
     def drain(self) -> None:
         """Answer all who wait, and all who come, with ShuttingDown."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """What the thread is at."""
+
+    priority: float
+    since: float
+    interrupted: "_Running | None"
+    overtaken_s: float = 0.0
+    """For what overtook it, since then."""
 
 
 class DeviceThread:
@@ -57,9 +73,7 @@ class DeviceThread:
         """Guards every queue of this device; held for queue operations only, never while anything runs."""
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
-        self._running_priority = math.inf  # nothing runs
-        self._running_since = 0.0
-        self._overtaken_s = 0.0  # of that, for what overtook it
+        self._running: _Running | None = None
         self._served: Queue | None = None  # the last one that gave work, jobs apart
         self._closing = False
         self._ended = asyncio.Event()
@@ -97,19 +111,26 @@ class DeviceThread:
         have had their share of the time, so that clicks without end slow an encode down but cannot stop it. Their
         failures go to their own callers.
         """
-        if threading.current_thread() is not self._thread:
+        running = self._running
+        if threading.current_thread() is not self._thread or running is None:
             raise RuntimeError("overtake() is for a batch to call, on the device thread")
         self.busy_since = started_at = monotonic()  # a long batch that gets here does not hang
-        own_s = started_at - self._running_since - self._overtaken_s
-        if self._overtaken_s > _OVERTAKEN * own_s + _OVERTAKEN_S:
+        own_s = started_at - running.since - running.overtaken_s
+        if running.overtaken_s > _OVERTAKEN * own_s + _OVERTAKEN_S:
             return
         for queue in self._queues:
-            if queue.priority < self._running_priority:
+            if queue.priority < running.priority:
                 with self.changed:
                     work = queue.take()
                 if work is not None:
                     self._do(work, queue.priority)
-        self._overtaken_s += monotonic() - started_at
+        running.overtaken_s += monotonic() - started_at
+
+    def nobody_waits(self) -> bool:
+        """Whether what runs now holds nobody up: no queue has work, and nothing was interrupted. For it to ask."""
+        with self.changed:
+            interrupts = self._running is not None and self._running.interrupted is not None
+            return not interrupts and not any(queue.waiting for queue in self._queues)
 
     def await_loop(self, story: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a story on the event loop, where what is the loop's may be touched: a batch calls this and waits.
@@ -182,16 +203,13 @@ class DeviceThread:
         return None
 
     def _do(self, work: Callable[[], None], priority: float) -> None:
-        interrupted, self._running_priority = self._running_priority, priority
-        own = self._running_since, self._overtaken_s
-        self.busy_since = self._running_since = monotonic()
-        self._overtaken_s = 0.0
+        self._running = _Running(priority, since=monotonic(), interrupted=self._running)
+        self.busy_since = self._running.since
         try:
             work()
         finally:
-            self._running_priority = interrupted
-            self._running_since, self._overtaken_s = own
-            self.busy_since = None if interrupted == math.inf else monotonic()
+            self._running = self._running.interrupted
+            self.busy_since = None if self._running is None else monotonic()
 
     def _refuse_all(self) -> None:
         with self.changed:
@@ -220,6 +238,10 @@ class _Jobs:
             self._waiting.append((job, outcome))
             self._changed.notify()
         return outcome
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     def take(self) -> Callable[[], None] | None:
         while self._waiting:

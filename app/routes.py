@@ -94,7 +94,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         model=model,
         cached=embedded.cached,
     )
-    return timed_json(request, reply.model_dump_json().encode(), times)
+    return timed_json(reply.model_dump_json().encode(), times)
 
 
 @router.post("/decode", response_model=schemas.DecodeReply, openapi_extra=_DECODE_BODY)

@@ -13,9 +13,10 @@ from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
-from app.answers import Decoded, MaskOptions, answer
+from app.answers import Decoded, MaskOptions
 from app.batching import Batcher
 from app.deadlines import left_s, within
+from app.decodings import DecodeBatch, Job, Shaped, shape_all
 from app.device import DeviceThread
 from app.encodings import Encodings
 from app.errors import (
@@ -84,13 +85,14 @@ class SegmentationService:
             return self._device.await_loop(lambda: self.store.shed(share))
 
         make_room = partial(self._device.await_loop, lambda: self.store.tiers.make_room())
-        self._decoder: Batcher[tuple[Embedding, Prompt], Prediction] = Batcher(
-            WithinMemory[tuple[Embedding, Prompt], Prediction](
-                lambda jobs: self.ready().decode(jobs),
-                make_room=make_room,
-                shed=shed,
-                on_full=metrics.out_of_memory.labels("decode").inc,
-            ),
+        decode = WithinMemory[tuple[Embedding, Prompt], Prediction](
+            lambda jobs: self.ready().decode(jobs),
+            make_room=make_room,
+            shed=shed,
+            on_full=metrics.out_of_memory.labels("decode").inc,
+        )
+        self._decoder: Batcher[Job, Prediction | Shaped] = Batcher(
+            DecodeBatch(decode, device=self._device),
             name="decode",
             device=self._device,
             priority=0,
@@ -258,15 +260,12 @@ class SegmentationService:
             has_masks = any(request.mask_input is not None for request in requests)
             many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
             prompts = await self._workers.run(resolve, share=share) if has_masks or many else resolve()
-            jobs = [(embedding, prompt) for prompt in prompts]
-            ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
-            times.add_ran(ran)
-            started = perf_counter()
             logit_bytes = 4 if segmenter.dtype_name == "float32" else 2
-            shape = partial(answer, height=height, width=width, options=options, logit_bytes=logit_bytes)
-            predictions = await self._workers.run(lambda: [shape(r.result) for r in ran], share=share)
-            times.add("masks", perf_counter() - started)
-            return Decoded(height, width, predictions)
+            alone = len(prompts) == 1
+            jobs = [Job(embedding, prompt, options, logit_bytes, alone=alone) for prompt in prompts]
+            ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
+            masks = await shape_all(jobs, ran, workers=self._workers, share=share, times=times)
+            return Decoded(height, width, masks)
 
     async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
         """An image's embedding: at once where it is on the device, made again where its upload was kept.

@@ -51,10 +51,13 @@ class StageTimes:
         yield
         self.add(stage, perf_counter() - started)
 
-    def add_ran(self, ran: Sequence[Ran[T]]) -> None:
-        """Record the queue and the device of a request whose items may have run in several batches."""
+    def add_ran(self, ran: Sequence[Ran[T]], *, shaping_s: float = 0.0) -> None:
+        """Record the queue and the device of a request whose items may have run in several batches.
+
+        `shaping_s` is what another stage takes of the device's time, at its end.
+        """
         slowest = max(ran, key=lambda r: r.queue_s + r.device_s)
         now = perf_counter()
         self.add("queue", slowest.queue_s, ended_at=now - slowest.device_s)
-        self.add("device", slowest.device_s, ended_at=now)
+        self.add("device", slowest.device_s - shaping_s, ended_at=now - shaping_s)
         self.batch_size = max(self.batch_size, *(r.batch_size for r in ran))
