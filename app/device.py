@@ -167,7 +167,12 @@ class DeviceThread:
             self._queues = sorted([*self._queues, queue], key=lambda queue: queue.priority)
 
     def post(self, callback: Callable[[], None]) -> None:
-        """Have the event loop call back. Where it is closed, nobody is left to answer."""
+        """Have the event loop call back. Where it is closed, nobody is left to answer.
+
+        A sign of life where a batch calls it: who has their answer must not hear that the device hangs.
+        """
+        if self._running is not None and threading.current_thread() is self._thread:
+            self.busy_since = monotonic()
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from app.device import DeviceThread
 from app.errors import ShuttingDown
-from tests.fakes import LONG_S
+from tests.fakes import LONG_S, until
 
 
 async def held() -> tuple[DeviceThread, threading.Event, "asyncio.Task[bool]"]:
@@ -62,6 +63,28 @@ async def test_a_failure_of_a_job_reaches_its_caller(failure: Exception) -> None
     await device.close()
     with pytest.raises(ShuttingDown):
         await device.run(lambda: "late")
+
+
+async def test_who_has_an_answer_does_not_hear_that_the_device_hangs() -> None:
+    device, heard = DeviceThread(), list[float | None]()
+    device.start()
+    gone = threading.Event()
+
+    def answer() -> None:
+        heard.append(device.busy_since)
+        while time.monotonic() == heard[0]:
+            pass
+        device.post(lambda: heard.append(device.busy_since))
+        gone.wait(LONG_S)
+
+    running = asyncio.create_task(device.run(answer))
+    await until(lambda: len(heard) == 2)
+    assert heard[0] is not None
+    assert heard[1] is not None
+    assert heard[1] > heard[0]
+    gone.set()
+    await running
+    await device.close()
 
 
 async def test_a_batch_may_wait_for_a_story_on_the_event_loop() -> None:

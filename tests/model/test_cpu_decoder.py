@@ -128,13 +128,14 @@ def test_pictures_are_decoded_while_another_is_encoded(
     torch.testing.assert_close(embedding.image_rows, embeddings[1].image_rows, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_subpixel_order_keeps_the_pixels_of_a_cell_together(scale: int) -> None:
-    side, channels = 3, 5
+def test_subpixel_order_keeps_the_pixels_of_a_cell_together(scale: int, channels: int) -> None:
+    side = 3
     pixels = torch.arange(float(channels * (scale * side) ** 2))
     feature_map = pixels.view(channels, scale * side, scale * side)
     rows = to_subpixels(feature_map, side)
-    assert rows.shape == ((9, 4, 5) if scale == 2 else (9, 4, 4, 5))
+    assert rows.shape == ((9, 4, channels) if scale == 2 else (9, 4, 4, channels))
     middle = feature_map[0, scale : 2 * scale, scale : 2 * scale]
     assert sorted(rows[4, ..., 0].flatten().tolist()) == sorted(middle.flatten().tolist())
     assert torch.equal(from_subpixels(rows, side), feature_map)
