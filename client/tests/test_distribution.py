@@ -63,7 +63,7 @@ def test_a_file_says_what_it_is_and_imports_only_what_is_asked_for(path: Path) -
         )
     }
     assert imported - sys.stdlib_module_names <= NEEDED | {"sam2_client"}
-    assert "os.environ" not in path.read_text() or path.name == "command.py"
+    assert "os.environ" not in path.read_text() or path.name == "arguments.py"
 
 
 def test_constraints_pin_what_it_needs() -> None:
