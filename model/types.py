@@ -105,7 +105,8 @@ def from_subpixels(rows: Tensor, side: int) -> Tensor:
 def join_subpixels(cells: Tensor, side: int) -> Tensor:
     """Maps of floats in sub-pixel order (c, side * side, 16) to rows and columns: (c, 4 * side, 4 * side)."""
     # Neighbours in a row stay neighbours: moved as one number of twice the width, ten times as fast.
-    pairs = cells.contiguous().view(_PAIRS[cells.element_size()])
+    # Flat first: a dimension of one element, a lone channel say, may have any stride in what counts as contiguous.
+    pairs = cells.reshape(-1).view(_PAIRS[cells.element_size()]).view(*cells.shape[:2], -1)
     x = pairs.unflatten(2, (2, 2, 2)).unflatten(1, (side, side))  # c y x a e b
     return x.permute(0, 1, 3, 5, 2, 4).reshape(-1, 4 * side, 2 * side).view(cells.dtype)
 
