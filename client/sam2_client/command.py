@@ -135,7 +135,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
     if empty := len(instances) - len(data["annotations"]):
         _complain(f"{empty} masks were empty and are left out")
     if arguments.polygons and (filled := sum(bool(instance.mask.holes) for instance in instances)):
-        _complain(f"{filled} masks have holes, which COCO's polygons cannot hold: they are filled")
+        _complain(f"COCO's polygons cannot hold holes: they are filled in {filled} of {len(instances)} masks")
     return done
 
 

@@ -166,10 +166,11 @@ class Mask:
         ValueError where the picture is of another size than the mask.
         """
         pixels = np.array(self._open(picture))
-        mask = self.to_numpy()
+        x0, y0, x1, y1 = self.bounds
+        part, mask = pixels[y0:y1, x0:x1], self.crop()
         rgb = np.array(ImageColor.getrgb(color)[:3] if isinstance(color, str) else color, np.float32)
-        tinted = (1 - opacity) * pixels[mask] + opacity * rgb
-        pixels[mask] = np.rint(tinted).astype(np.uint8)
+        tinted = (1 - opacity) * part[mask] + opacity * rgb
+        part[mask] = np.rint(tinted).astype(np.uint8)
         return Image.fromarray(pixels)
 
     def cutout(self, picture: PictureSource) -> Image.Image:

@@ -31,12 +31,14 @@ def decode(rle: Rle, *, columns: tuple[int, int] | None = None) -> Booleans:
     lengths = _lengths(rle)
     if (lengths < 0).any() or int(lengths.sum()) != height * width:
         raise ValueError(f"this RLE's runs do not add up to a mask of {height} x {width} pixels")
+    ends = np.cumsum(lengths)
     if columns is not None:
-        first, last = columns
-        ends = np.cumsum(lengths).clip(first * height, last * height)
-        lengths, width = np.diff(ends, prepend=first * height), last - first
-    inside = np.arange(lengths.size) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, lengths).reshape(width, height).T)
+        return _columns(ends, *columns, height=height)
+    mask = np.zeros((height, width), bool)
+    if ends.size > 1:  # an object is small beside its picture, and pixels by column take time
+        first, last = int(ends[0]) // height, -(-int(ends[ends.size // 2 * 2 - 1]) // height)
+        mask[:, first:last] = _columns(ends, first, last, height=height)
+    return mask
 
 
 def encode(mask: npt.NDArray[Any]) -> Rle:
@@ -67,6 +69,13 @@ def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int])
     whole = np.zeros(size, bool)
     whole[y0:y1, x0:x1] = decode(rle)
     return encode(whole)
+
+
+def _columns(ends: Lengths, first: int, last: int, *, height: int) -> Booleans:
+    """Some columns of the mask whose runs end there."""
+    lengths = np.diff(ends.clip(first * height, last * height), prepend=first * height)
+    inside = np.arange(lengths.size) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, lengths).reshape(last - first, height).T)
 
 
 def _lengths(rle: Rle) -> Lengths:
