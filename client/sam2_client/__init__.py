@@ -37,8 +37,9 @@ from sam2_client.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from sam2_client.images import EmbedResult
+from sam2_client.images import EmbedResult, Model
 from sam2_client.masks import Mask
+from sam2_client.outlines import Outlines
 from sam2_client.pictures import LargePictureWarning, PictureSource
 from sam2_client.prompts import Prompt
 from sam2_client.version import __version__
@@ -62,8 +63,10 @@ __all__ = [
     "InvalidPrompt",
     "LargePictureWarning",
     "Mask",
+    "Model",
     "NotReady",
     "OriginRefused",
+    "Outlines",
     "Overloaded",
     "PictureChanged",
     "PictureSource",

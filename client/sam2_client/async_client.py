@@ -1,22 +1,23 @@
 """AsyncClient and AsyncImage: the service for asyncio.
 
-Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py.
+Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py and holdings.py.
 """
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
-from sam2_client import stories
+from sam2_client import holdings, stories
+from sam2_client.asking import Attempt, Story
 from sam2_client.connection import DEFAULT_URL, options
-from sam2_client.images import EmbedResult, KnownImage, Progress, check_concurrency
+from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
+from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.pictures import Picture, PictureSource
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.retries import Retries
-from sam2_client.stories import Attempt, Story
 
 T = TypeVar("T")
 
@@ -55,6 +56,25 @@ class AsyncClient:
         story = stories.embed(ready, image_id=image_id, replace=replace, retries=self._retries)
         return self._image(await self._tell(story))
 
+    async def segment(
+        self,
+        picture: PictureSource,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        *,
+        box: Box | None = None,
+        mask: MaskPrompt | None = None,
+        multimask: bool | None = None,
+        logits: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> list[Mask]:
+        """As Client.segment."""
+        prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+        options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
+        ready = await asyncio.to_thread(Picture, picture)
+        return await self._tell(stories.segment(ready, prompt, options=options, retries=self._retries))
+
     async def embed_many(
         self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
     ) -> list[EmbedResult["AsyncImage"]]:
@@ -75,7 +95,20 @@ class AsyncClient:
 
     async def image(self, image_id: str) -> "AsyncImage":
         """As Client.image."""
-        return self._image(await self._tell(stories.find(image_id, retries=self._retries)))
+        return self._image(await self._tell(holdings.find(image_id, retries=self._retries)))
+
+    async def images(self) -> list["AsyncImage"]:
+        """As Client.images."""
+        held = await self._tell(holdings.find_all(retries=self._retries))
+        return [self._image(embedded) for embedded in held]
+
+    async def delete(self, image_id: str) -> None:
+        """As Client.delete."""
+        await self._tell(holdings.delete(image_id, retries=self._retries))
+
+    async def model(self) -> Model:
+        """As Client.model."""
+        return await self._tell(holdings.model(retries=self._retries))
 
     def _image(self, embedded: Embedded) -> "AsyncImage":
         return AsyncImage(embedded, self)
@@ -126,19 +159,36 @@ class AsyncImage(KnownImage):
         mask: MaskPrompt | None = None,
         multimask: bool | None = None,
         logits: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
     ) -> list[Mask]:
         """As Image.decode."""
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
-        (masks,) = await self.decode_many([prompt], logits=logits)
+        (masks,) = await self.decode_many(
+            [prompt], logits=logits, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
+        )
         return masks
 
-    async def decode_many(self, prompts: Sequence[Prompt], *, logits: bool = False) -> list[list[Mask]]:
+    async def decode_many(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        logits: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> list[list[Mask]]:
         """As Image.decode_many."""
+        options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
         retries = self._client._retries
         return await self._client._tell(
-            stories.decode(self._embedded, prompts, logits=logits, retries=retries)
+            stories.decode(self._embedded, prompts, options=options, retries=retries)
         )
+
+    async def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
+        """As Image.feature_maps."""
+        retries = self._client._retries
+        return await self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
 
     async def delete(self) -> None:
         """As Image.delete."""
-        await self._client._tell(stories.delete(self.image_id, retries=self._client._retries))
+        await self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

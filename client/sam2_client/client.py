@@ -1,23 +1,24 @@
 """Client and Image: the service for ordinary Python.
 
-Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py.
+Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py and holdings.py.
 """
 
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
-from sam2_client import stories
+from sam2_client import holdings, stories
+from sam2_client.asking import Attempt, Story
 from sam2_client.connection import DEFAULT_URL, options
-from sam2_client.images import EmbedResult, KnownImage, Progress, check_concurrency
+from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
+from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.pictures import Picture, PictureSource
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.retries import Retries
-from sam2_client.stories import Attempt, Story
 
 T = TypeVar("T")
 
@@ -64,6 +65,29 @@ class Client:
         story = stories.embed(Picture(picture), image_id=image_id, replace=replace, retries=self._retries)
         return self._image(self._tell(story))
 
+    def segment(
+        self,
+        picture: PictureSource,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        *,
+        box: Box | None = None,
+        mask: MaskPrompt | None = None,
+        multimask: bool | None = None,
+        logits: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> list[Mask]:
+        """The masks of one prompt on a picture in a single request: an upload and a click.
+
+        For one prompt; of a picture that gets more of them, `embed` and then `decode` send the file only once. The
+        picture is what `embed` takes, the rest is as for Image.decode.
+        """
+        prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+        options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
+        ready = Picture(picture)
+        return self._tell(stories.segment(ready, prompt, options=options, retries=self._retries))
+
     def embed_many(
         self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
     ) -> list[EmbedResult["Image"]]:
@@ -84,7 +108,20 @@ class Client:
 
     def image(self, image_id: str) -> "Image":
         """A picture that was embedded before, by its id. Raises ImageNotFound."""
-        return self._image(self._tell(stories.find(image_id, retries=self._retries)))
+        return self._image(self._tell(holdings.find(image_id, retries=self._retries)))
+
+    def images(self) -> list["Image"]:
+        """All pictures that the server holds, of this key, newest first."""
+        held = self._tell(holdings.find_all(retries=self._retries))
+        return [self._image(embedded) for embedded in held]
+
+    def delete(self, image_id: str) -> None:
+        """Have the server forget a picture; also succeeds where it has."""
+        self._tell(holdings.delete(image_id, retries=self._retries))
+
+    def model(self) -> Model:
+        """The model that answers, and what the server accepts."""
+        return self._tell(holdings.model(retries=self._retries))
 
     def _image(self, embedded: Embedded) -> "Image":
         return Image(embedded, self)
@@ -131,21 +168,47 @@ class Image(KnownImage):
         mask: MaskPrompt | None = None,
         multimask: bool | None = None,
         logits: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
     ) -> list[Mask]:
         """The masks of one prompt, best predicted IoU first; the fields are those of Prompt.
 
         `mask` refines an earlier one: its logits are sent, and asked for first where the reply came without them.
         `logits=True` asks for them at once, which saves that request and makes the reply large.
+
+        `max_hole_area` fills the holes of a mask and `max_sprinkle_area` removes its specks, as SAM2ImagePredictor
+        does: those of at most so many pixels of the model's own small mask, before it is enlarged. Of 256 x 256
+        (`client.model().mask_size`), one is width / 256 x height / 256 pixels of the picture. 0: none. Refining
+        starts from the logits of before any clean-up.
         """
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
-        (masks,) = self.decode_many([prompt], logits=logits)
+        (masks,) = self.decode_many(
+            [prompt], logits=logits, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
+        )
         return masks
 
-    def decode_many(self, prompts: Sequence[Prompt], *, logits: bool = False) -> list[list[Mask]]:
-        """The masks of each prompt, in order; many prompts go in few requests."""
+    def decode_many(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        logits: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> list[list[Mask]]:
+        """The masks of each prompt, in order; many prompts go in few requests. The rest is as for decode."""
+        options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
         retries = self._client._retries
-        return self._client._tell(stories.decode(self._embedded, prompts, logits=logits, retries=retries))
+        return self._client._tell(stories.decode(self._embedded, prompts, options=options, retries=retries))
+
+    def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
+        """What the encoder made of the picture, for a decoder or a model of your own.
+
+        Arrays by name, channels first: image_embed (1, 256, 64, 64), high_res_feats_0 (1, 32, 256, 256) and
+        high_res_feats_1 (1, 64, 128, 128) for the released models.
+        """
+        retries = self._client._retries
+        return self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
 
     def delete(self) -> None:
         """Have the server forget this picture; also succeeds where it has."""
-        self._client._tell(stories.delete(self.image_id, retries=self._client._retries))
+        self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

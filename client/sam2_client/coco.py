@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from sam2_client.images import KnownImage
 from sam2_client.masks import Mask
 
@@ -60,16 +63,18 @@ def read_reply(path: Path) -> Iterator[Instance]:
                 width=int(reply["width"]),
                 height=int(reply["height"]),
                 label=str(reply.get("label", DEFAULT_LABEL)),
-                mask=Mask.from_dict(prediction["masks"][0]),
+                mask=Mask.from_dict(prediction["masks"][0], size=(int(reply["height"]), int(reply["width"]))),
             )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no reply of /decode with masks as RLE ({error!r})") from error
 
 
-def dataset(instances: Iterable[Instance]) -> dict[str, Any]:
-    """COCO's JSON: what pycocotools.coco.COCO loads. Masks are RLE; `score` is the predicted IoU.
+def dataset(instances: Iterable[Instance], *, simplify: float | None = None) -> dict[str, Any]:
+    """COCO's JSON: what pycocotools.coco.COCO loads. `score` is the predicted IoU.
 
-    Empty masks are left out, their pictures stay. Raises ValueError where two sizes are given for one picture.
+    Masks are RLE; where `simplify` is given, polygons, whose outline is off by at most so many pixels. COCO's
+    polygons know no holes, so these are filled; `area` and `bbox` are then those of the rings. Empty masks are left
+    out, their pictures stay. Raises ValueError where two sizes are given for one picture.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
@@ -91,9 +96,7 @@ def dataset(instances: Iterable[Instance]) -> dict[str, Any]:
                 "id": len(annotations) + 1,
                 "image_id": image["id"],
                 "category_id": categories.setdefault(instance.label, len(categories) + 1),
-                "segmentation": instance.mask.rle,
-                "area": instance.mask.area,
-                "bbox": list(instance.mask.bbox),
+                **(_runs(instance.mask) if simplify is None else _polygons(instance.mask, simplify)),
                 "iscrowd": 0,
                 "score": instance.mask.iou,
             }
@@ -103,3 +106,24 @@ def dataset(instances: Iterable[Instance]) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
+
+
+def _runs(mask: Mask) -> dict[str, Any]:
+    return {"segmentation": mask.rle, "area": mask.area, "bbox": list(mask.bbox)}
+
+
+def _polygons(mask: Mask, tolerance: float) -> dict[str, Any]:
+    rings = [np.array(ring) for ring in mask.outlines(simplify=tolerance).polygons]
+    low = np.min([ring.min(axis=0) for ring in rings], axis=0)
+    high = np.max([ring.max(axis=0) for ring in rings], axis=0)
+    return {
+        "segmentation": [ring.ravel().tolist() for ring in rings],
+        "area": float(sum(_area(ring) for ring in rings)),
+        "bbox": [*low.tolist(), *(high - low).tolist()],
+    }
+
+
+def _area(ring: npt.NDArray[np.int64]) -> float:
+    """Gauss's formula for the area within a ring (n, 2)."""
+    x, y = ring.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

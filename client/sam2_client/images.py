@@ -1,18 +1,37 @@
-"""What Image and AsyncImage know alike: the picture as the server has it, and the results of embedding many.
+"""What a server holds, as both clients show it: its pictures, its model, and what became of embedding many.
 
 Knows nothing of requests.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from sam2_client.masks import Embedded
 from sam2_client.pictures import PictureSource
 
 ImageT = TypeVar("ImageT", bound="KnownImage")
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model that a server answers with, and what the server accepts."""
+
+    name: str
+    variant: str
+    fingerprint: str
+    """Of model, weights, preprocessing and precision: other numbers under another one only."""
+    device: str
+    dtype: str
+    mask_size: tuple[int, int]
+    """Height and width of the logits, whose pixels max_hole_area and max_sprinkle_area count."""
+    limits: Mapping[str, float] = field(repr=False)
+    """By the names that /model gives them: max_upload_mib, max_image_megapixels, max_prompts and so on."""
 
 
 class KnownImage:

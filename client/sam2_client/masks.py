@@ -1,4 +1,4 @@
-"""A mask as the service answers it, and what people make of it: an array, a picture, outlines, an overlay.
+"""A mask as the service answers it, and what people make of it: an array, outlines, an overlay, a cutout.
 
 Knows nothing of requests.
 """
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from sam2_client.outlines import Ring, trace
+from sam2_client import rle as coco_rle
+from sam2_client.mask_options import MaskOptions
+from sam2_client.outlines import Outlines, Ring, trace
+from sam2_client.outlines import simplify as simplify_ring
 from sam2_client.pictures import Picture, PictureSource, open_picture
-from sam2_client.rle import Booleans, Rle, decode
+from sam2_client.rle import Booleans, Rle
 
 DODGER_BLUE = (30, 144, 255)
 
@@ -38,6 +41,7 @@ class Origin:
     embedded: Embedded
     prompt: dict[str, Any]
     """As it was sent."""
+    options: MaskOptions
     logits: str | None
 
 
@@ -59,12 +63,25 @@ class Mask:
     """None for a mask that was read from a file."""
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any], *, origin: Origin | None = None) -> "Mask":
-        """A mask of a reply with mask_format rle or rle_uncompressed. Raises KeyError, TypeError, ValueError."""
-        height, width = value["rle"]["size"]
+    def from_dict(
+        cls, value: dict[str, Any], *, size: tuple[int, int] | None = None, origin: Origin | None = None
+    ) -> "Mask":
+        """A mask of a reply with mask_format rle or rle_uncompressed; one that came cropped is put into its place.
+
+        `size` is the picture's height and width, which a cropped mask (`bounds`) does not tell by itself. Raises
+        KeyError, TypeError, and ValueError where the mask is not of a picture of that size.
+        """
+        rle = coco_rle.compress(value["rle"])
+        if (bounds := value.get("bounds")) is not None:
+            if size is None:
+                raise ValueError("this mask is cropped to its box: the size of its picture is needed")
+            x0, y0, x1, y1 = bounds
+            rle = coco_rle.place(rle, (x0, y0, x1, y1), size=size)
+        elif size is not None and rle["size"] != list(size):
+            raise ValueError(f"a mask of height and width {rle['size']} is none of a picture of {list(size)}")
         x, y, box_width, box_height = value["bbox"]
         return cls(
-            rle={"size": [height, width], "counts": value["rle"]["counts"]},
+            rle=rle,
             iou=float(value["iou"]),
             stability=float(value["stability"]),
             area=int(value["area"]),
@@ -87,27 +104,54 @@ class Mask:
         """What the service takes back to refine this mask; None until `decode` was asked for it or needed it."""
         return self.origin.logits if self.origin else None
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the box, x1 and y1 outside: `array[y0:y1, x0:x1]` is what `crop` gives."""
+        x, y, width, height = self.bbox
+        return x, y, x + width, y + height
+
     def to_numpy(self) -> Booleans:
-        """The mask as bool (height, width), True on the object; a new array each time."""
-        return decode(self.rle)
+        """The mask as bool (height, width) of the picture, True on the object; a new array each time."""
+        return coco_rle.decode(self.rle)
 
     def to_pil(self) -> Image.Image:
-        """The mask as a picture of mode L: 255 on the object, 0 elsewhere."""
+        """The mask as a picture of mode L, of the picture's size: 255 on the object, 0 elsewhere."""
         return Image.fromarray(self.to_numpy().astype(np.uint8) * np.uint8(255))
+
+    def crop(self) -> Booleans:
+        """The part of the mask within `bounds`, bool (height, width) of the box; (0, 0) for an empty mask.
+
+        Makes nothing of the picture's size: for many small objects of a large picture.
+        """
+        x0, y0, x1, y1 = self.bounds
+        return np.ascontiguousarray(coco_rle.decode(self.rle, columns=(x0, x1))[y0:y1])
 
     @property
     def polygons(self) -> list[Ring]:
         """Outer rings of (x, y), clockwise, along the edges of the pixels; `holes` has what is cut out."""
-        return self._rings[0]
+        return self._outlines.polygons
 
     @property
     def holes(self) -> list[Ring]:
         """Rings of (x, y), counter-clockwise, around the background within the object."""
-        return self._rings[1]
+        return self._outlines.holes
+
+    def outlines(self, *, simplify: float = 0.0) -> Outlines:
+        """`polygons` and `holes` with fewer points: the outline moves by at most `simplify` pixels of the picture.
+
+        That is the algorithm of Douglas and Peucker. At least three points of each ring stay; rings may come to
+        touch or to cross where they are closer than that. Raises ValueError for a negative or infinite tolerance.
+        """
+        if not 0 <= simplify < np.inf:
+            raise ValueError(f"simplify is a number of pixels, 0 or more, not {simplify}")
+        if not simplify:
+            return self._outlines
+        return Outlines(*([simplify_ring(ring, simplify) for ring in rings] for rings in self._outlines))
 
     @cached_property
-    def _rings(self) -> tuple[list[Ring], list[Ring]]:
-        return trace(self.to_numpy())
+    def _outlines(self) -> Outlines:
+        x, y, *_ = self.bbox
+        return trace(self.crop(), offset=(x, y))
 
     def overlay(
         self,
@@ -121,14 +165,31 @@ class Mask:
         `color` is (red, green, blue), each 0..255, or a name or #rrggbb as CSS has them; `opacity` is 0..1. Raises
         ValueError where the picture is of another size than the mask.
         """
-        pixels = np.array(open_picture(picture))
-        mask = self.to_numpy()
-        if pixels.shape[:2] != mask.shape:
-            raise ValueError(
-                f"the picture has {pixels.shape[1]} x {pixels.shape[0]} pixels, the mask "
-                f"{mask.shape[1]} x {mask.shape[0]}"
-            )
+        pixels = np.array(self._open(picture))
+        x0, y0, x1, y1 = self.bounds
+        part, mask = pixels[y0:y1, x0:x1], self.crop()
         rgb = np.array(ImageColor.getrgb(color)[:3] if isinstance(color, str) else color, np.float32)
-        tinted = (1 - opacity) * pixels[mask] + opacity * rgb
-        pixels[mask] = np.rint(tinted).astype(np.uint8)
+        tinted = (1 - opacity) * part[mask] + opacity * rgb
+        part[mask] = np.rint(tinted).astype(np.uint8)
         return Image.fromarray(pixels)
+
+    def cutout(self, picture: PictureSource) -> Image.Image:
+        """The object alone: the part of the picture within `bounds` in RGBA, transparent where the mask is not.
+
+        Raises ValueError where the picture is of another size than the mask, and for an empty mask.
+        """
+        whole = self._open(picture)
+        if not self.area:
+            raise ValueError("the mask is empty: there is nothing to cut out")
+        part = whole.crop(self.bounds)
+        part.putalpha(Image.fromarray(self.crop().astype(np.uint8) * np.uint8(255)))
+        return part
+
+    def _open(self, picture: PictureSource) -> Image.Image:
+        opened = open_picture(picture)
+        height, width = self.rle["size"]
+        if opened.size != (width, height):
+            raise ValueError(
+                f"the picture has {opened.width} x {opened.height} pixels, the mask {width} x {height}"
+            )
+        return opened

@@ -1,9 +1,11 @@
 """A mask -> the rings around it, along the edges of its pixels.
 
-Exact: filling the rings gives the mask back. Knows nothing of where masks come from.
+Exact, so that filling the rings gives the mask back, unless they are simplified. Knows nothing of where masks come
+from.
 """
 
-from typing import TypeAlias
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +14,17 @@ Ring: TypeAlias = list[tuple[int, int]]
 """Corners (x, y) in pixels, the first not repeated; pixel (0, 0) covers 0..1 x 0..1."""
 
 
-def trace(mask: npt.NDArray[np.bool_]) -> tuple[list[Ring], list[Ring]]:
-    """The outer rings and the holes of a mask (height, width).
+class Outlines(NamedTuple):
+    """The rings of a mask."""
+
+    polygons: list[Ring]
+    """Outer rings, clockwise on the screen."""
+    holes: list[Ring]
+    """Rings around the background within the object, counter-clockwise."""
+
+
+def trace(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0)) -> Outlines:
+    """The outlines of a mask (height, width) whose upper left corner is at `offset` (x, y).
 
     On the screen (y downwards) outer rings run clockwise and holes counter-clockwise. Pixels that touch by a
     corner alone have rings of their own.
@@ -40,7 +51,7 @@ def trace(mask: npt.NDArray[np.bool_]) -> tuple[list[Ring], list[Ring]]:
 
     outer: list[Ring] = []
     holes: list[Ring] = []
-    corners = list(zip(x.tolist(), y.tolist(), strict=True))
+    corners = list(zip((x + offset[0]).tolist(), (y + offset[1]).tolist(), strict=True))
     is_object = below_right[y, x].tolist()
     left_to_visit = [True] * len(corners)
     # In reading order, so that each ring is met at the left end of its top edge: the ring lies below right of it.
@@ -56,7 +67,44 @@ def trace(mask: npt.NDArray[np.bool_]) -> tuple[list[Ring], list[Ring]]:
             at = beside[at] if sideways else upright[at]
             sideways = not sideways
         (outer if is_object[start] else holes).append(ring)
-    return outer, holes
+    return Outlines(outer, holes)
+
+
+def simplify(ring: Ring, tolerance: float) -> Ring:
+    """A ring without the points that lie within `tolerance` pixels of what is left; at least three stay.
+
+    From D. Douglas and T. Peucker, "Algorithms for the reduction of the number of points required to represent a
+    digitized line or its caricature", 1973.
+    """
+    points = np.array([*ring, ring[0]], np.float64)
+    last = len(ring)
+    opposite = int(_distances(points, points[0], points[0]).argmax())
+    aside = int(_distances(points, points[0], points[opposite]).argmax())
+    kept = sorted({0, opposite, aside, last})
+    pending = list(pairwise(kept))
+    while pending:
+        start, stop = pending.pop()
+        if stop - start < 2:
+            continue
+        distances = _distances(points[start + 1 : stop], points[start], points[stop])
+        farthest = int(distances.argmax())
+        if distances[farthest] > tolerance:
+            between = start + 1 + farthest
+            kept.append(between)
+            pending += [(start, between), (between, stop)]
+    return [ring[at] for at in sorted(kept) if at != last]
+
+
+def _distances(
+    points: npt.NDArray[np.float64], start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """From points (n, 2) to the segment between two: (n,)."""
+    along = stop - start
+    squared = float(along @ along)
+    places = ((points - start) @ along / squared).clip(0, 1) if squared else np.zeros(len(points))
+    x, y = (points - start - places[:, np.newaxis] * along).T
+    distances: npt.NDArray[np.float64] = np.hypot(x, y)
+    return distances
 
 
 def _partners(order: npt.NDArray[np.int64]) -> list[int]:

@@ -46,6 +46,8 @@ class Picture:
         if isinstance(source, bytes):
             self._data = source
         elif isinstance(source, str | os.PathLike):
+            if str(source).startswith(("http://", "https://")):
+                raise ValueError(f"{source} is an address: hand over the file that is there, or its bytes")
             self.path = Path(source)
         else:
             self._data = _encode(source if isinstance(source, Image.Image) else _from_array(source))

@@ -38,3 +38,21 @@ def client(served: Served) -> Iterator[Client]:
     served.trouble.asked.clear()
     with Client(served.url) as client:
         yield client
+
+
+@pytest.fixture
+def commanded(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, with a server that the environment names."""
+    served.trouble.replies.clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM2_URL", served.url)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for shade, name in enumerate(["a.png", "b.PNG", "more/c.png"]):
+        (folder / name).write_bytes(picture(60 + shade, 40, shade=shade))
+    (folder / "notes.txt").write_text("no picture")
+    return folder

@@ -91,6 +91,22 @@ async def test_embed_many_is_bounded_and_loses_nothing(
     assert "failed=2" in shown
 
 
+async def test_one_request_clean_up_and_what_the_server_holds(truck: Path) -> None:
+    async with connected() as (client, trouble):
+        best, *_ = await client.segment(truck, [(30, 20)], max_hole_area=1, max_sprinkle_area=1)
+        assert trouble.asked == ["POST /segment"]
+        assert np.array_equal(best.to_numpy(), disc_mask(30, 20, RADII[2], height=40, width=60))
+        (image,) = await client.images()
+        (same,) = await image.decode(mask=best, max_hole_area=1)
+        assert np.array_equal(same.to_numpy(), best.to_numpy())
+        with pytest.raises(sam2_client.ValidationFailed, match="max_sprinkle_area"):
+            await image.decode_many([Prompt(points=[(30, 20)])], max_sprinkle_area=-1)
+        assert (await image.feature_maps())["image_embed"].dtype == np.float32
+        assert (await client.model()).name == "fake"
+        await client.delete(image.image_id)
+        assert await client.images() == []
+
+
 @pytest.mark.parametrize(("plain", "awaited"), [(Client, AsyncClient), (Image, AsyncImage)])
 def test_both_clients_have_the_same_methods(plain: type, awaited: type) -> None:
     def methods(of: type) -> dict[str, list[tuple[str, object]]]:

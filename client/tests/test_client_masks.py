@@ -19,7 +19,7 @@ def mask_of(pixels: np.ndarray) -> Mask:
         iou=0.9,
         stability=0.8,
         area=int(pixels.sum()),
-        bbox=(0, 0, 0, 0),
+        bbox=tuple(coco_mask.toBbox(encoded).astype(int).tolist()),
     )
 
 
@@ -46,8 +46,7 @@ def test_rle_is_decoded_as_pycocotools_does(pixels: np.ndarray) -> None:
 def test_rle_of_an_array_is_what_pycocotools_reads(pixels: np.ndarray) -> None:
     runs = rle.encode(pixels)
     assert np.array_equal(rle.decode(runs), pixels)
-    compressed = coco_mask.frPyObjects(dict(runs), *pixels.shape)
-    assert np.array_equal(coco_mask.decode(compressed).astype(bool), pixels)
+    assert runs["counts"] == coco_mask.encode(np.asfortranarray(pixels, np.uint8))["counts"].decode()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +91,112 @@ def test_pixels_that_touch_by_a_corner_have_outlines_of_their_own(rows: list[str
     outer, holes = trace(np.array([[cell == "1" for cell in row] for row in rows]))
     assert [len(ring) for ring in outer] == [4, 4]
     assert holes == []
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1, 2.5, 100])
+def test_simplified_outlines_move_by_at_most_the_tolerance(pixels: np.ndarray, tolerance: float) -> None:
+    mask = mask_of(pixels)
+    simple = mask.outlines(simplify=tolerance)
+    for kind in ("polygons", "holes"):
+        for ring, full in zip(getattr(simple, kind), getattr(mask, kind), strict=True):
+            assert 3 <= len(ring) <= len(full)
+            left = iter(full)
+            assert all(corner in left for corner in ring), "a selection of the corners, in order"
+            assert max(distance(corner, ring) for corner in full) <= tolerance + 1e-9
+
+
+def distance(point: tuple[int, int], ring: Ring) -> float:
+    """From a point to the nearest place of a ring."""
+    starts, stops = np.array(ring, float), np.roll(np.array(ring, float), -1, axis=0)
+    along = stops - starts
+    places = (((point - starts) * along).sum(axis=1) / (along**2).sum(axis=1)).clip(0, 1)
+    return float(np.hypot(*(point - starts - places[:, np.newaxis] * along).T).min())
+
+
+def test_a_slope_of_steps_becomes_a_triangle() -> None:
+    mask = mask_of(np.tri(30, dtype=bool))
+    assert len(mask.polygons[0]) == 62
+    assert mask.outlines() == (mask.polygons, mask.holes)
+    (ring,) = mask.outlines(simplify=1).polygons
+    assert len(ring) <= 4
+    for tolerance in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="simplify is a number of pixels"):
+            mask.outlines(simplify=tolerance)
+
+
+def test_a_crop_is_the_part_within_the_bounds(pixels: np.ndarray) -> None:
+    mask = mask_of(pixels)
+    x0, y0, x1, y1 = mask.bounds
+    crop = mask.crop()
+    assert crop.sum() == pixels.sum()
+    again = np.zeros_like(pixels)
+    again[y0:y1, x0:x1] = crop
+    assert np.array_equal(again, pixels)
+
+
+def cropped(pixels: np.ndarray, **changes: Any) -> dict[str, Any]:
+    """A mask of 2 x 3 pixels as /decode answers it with `bounds`."""
+    rle: Any = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
+    rle["counts"] = rle["counts"].decode()
+    facts = {"iou": 0.9, "stability": 0.8, "area": int(pixels.sum()), "bbox": [4, 1, 3, 2]}
+    return {"rle": rle, "bounds": [4, 1, 7, 3], **facts, **changes}
+
+
+def test_a_mask_that_came_cropped_is_put_into_its_place() -> None:
+    part = np.array([[True, False, True], [False, True, True]])
+    mask = Mask.from_dict(cropped(part), size=(5, 9))
+    whole = np.zeros((5, 9), bool)
+    whole[1:3, 4:7] = part
+    assert np.array_equal(mask.to_numpy(), whole)
+    assert np.array_equal(coco_mask.decode(mask.rle), whole), (
+        "what pycocotools takes is of the whole picture too"
+    )
+    assert np.array_equal(np.asarray(mask.to_pil()), whole * 255)
+    assert np.array_equal(mask.crop(), part)
+    assert "bounds" not in mask.to_dict()
+    assert mask.polygons == mask_of(whole).polygons
+    assert mask.overlay(np.zeros((5, 9), np.uint8)).size == (9, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "what"),
+    [
+        ({}, None, "the size of its picture is needed"),
+        ({}, (5, 6), "of a picture of 6 x 5 pixels"),
+        ({}, (2, 9), "of a picture of 9 x 2 pixels"),
+        ({"bounds": [4, 1, 6, 3]}, (5, 9), "does not fill"),
+        ({"bounds": [-1, 1, 2, 3]}, (5, 9), "does not fill"),
+        ({"bounds": None}, (5, 9), "is none of a picture of"),
+    ],
+)
+def test_a_mask_without_a_place_is_refused(changes: Any, size: tuple[int, int] | None, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        Mask.from_dict(cropped(np.ones((2, 3), bool), **changes), size=size)
+
+
+def test_a_list_of_runs_becomes_what_pycocotools_takes(pixels: np.ndarray) -> None:
+    value = mask_of(pixels).to_dict()
+    ends = np.flatnonzero(np.diff(pixels.ravel(order="F"), prepend=False, append=False))
+    value["rle"]["counts"] = np.diff(ends, prepend=0, append=pixels.size).tolist()
+    assert np.array_equal(coco_mask.decode(Mask.from_dict(value).rle), pixels)
+
+
+def test_a_cutout_is_the_object_alone() -> None:
+    picture = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    pixels = np.zeros((5, 6), bool)
+    pixels[1, 2:4] = pixels[2, 3] = True
+    cutout = np.asarray(mask_of(pixels).cutout(picture))
+    assert cutout[..., 3].tolist() == [[255, 255], [0, 255]]
+    assert cutout[..., 0].tolist() == picture[1:3, 2:4].tolist()
+    with pytest.raises(ValueError, match="mask is empty"):
+        mask_of(np.zeros((5, 6), bool)).cutout(picture)
+    with pytest.raises(ValueError, match="4 x 4 pixels, the mask 6 x 5"):
+        mask_of(pixels).cutout(np.zeros((4, 4), np.uint8))
+
+
+def test_an_overlay_of_an_empty_mask_is_the_picture() -> None:
+    picture = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    assert np.array_equal(np.asarray(mask_of(np.zeros((5, 6), bool)).overlay(picture))[..., 0], picture)
 
 
 def test_to_pil_is_white_on_the_object() -> None:

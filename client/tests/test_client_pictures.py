@@ -80,3 +80,8 @@ def test_large_pixels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam2_client.pictures.LARGE_MIB", 0)
     with pytest.warns(sam2_client.LargePictureWarning, match="60 x 40 pixels.*hand over its path"):
         Picture(np.zeros((40, 60), np.uint8))
+
+
+def test_an_address_is_no_file() -> None:
+    with pytest.raises(ValueError, match=r"https://pictures\.example/truck\.jpg is an address"):
+        Picture("https://pictures.example/truck.jpg")

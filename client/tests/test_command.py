@@ -9,31 +9,14 @@ import numpy as np
 import pytest
 from client_server import Served
 from PIL import Image
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 from app.settings import unknown_variables
 from sam2_client import Client
 from sam2_client.command import main
-from tests.fakes import RADII, disc_mask, picture
+from tests.fakes import RADII, disc_mask
 from tests.server import free_port
 
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_with_a_server(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served.trouble.replies.clear()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAM2_URL", served.url)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    (folder / "more").mkdir(parents=True)
-    for shade, name in enumerate(["a.png", "b.PNG", "more/c.png"]):
-        (folder / name).write_bytes(picture(60 + shade, 40, shade=shade))
-    (folder / "notes.txt").write_text("no picture")
-    return folder
+pytestmark = pytest.mark.usefixtures("commanded")
 
 
 @pytest.mark.usefixtures("photos")
@@ -101,7 +84,13 @@ def test_decode_sends_clicks_of_both_kinds_and_a_box(served: Served, truck: Path
         (["decode", "truck.png"], "nothing to segment"),
         (["decode", "truck.png", "--point", "30"], "'30' is not X,Y"),
         (["decode", "truck.png", "--box", "1,2,3,x"], "'1,2,3,x' is not X0,Y0,X1,Y1"),
+        (
+            ["decode", "truck.png", "--point", "1,1", "--max-hole-area", "-1"],
+            "'-1' is not a number of at least 0",
+        ),
+        (["decode", "truck.png", "--point", "1,1", "--max-sprinkle-area", "nan"], "'nan' is not a number"),
         (["export", "replies"], "--coco"),
+        (["export", "1.json", "--coco", "out.json", "--simplify", "2"], "--simplify is for --polygons"),
         (["embed", "truck.png", "--concurrency", "0"], "at least 1"),
         ([], "COMMAND"),
     ],
@@ -167,92 +156,16 @@ def test_the_server_knows_the_clients_variables(monkeypatch: pytest.MonkeyPatch)
     assert unknown_variables() == []
 
 
-def test_export_joins_replies_to_what_pycocotools_loads(
-    truck: Path, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    replies = Path("replies")
-    replies.mkdir()
-    for name, file, label, point in [
-        ("1", "truck.png", "truck", "30,20"),
-        ("2", "truck.png", "wheel", "10,20"),
-        ("3", "photos/b.PNG", "truck", "40,20"),
-    ]:
-        decode = ["decode", file, "--point", point, "--label", label]
-        assert main([*decode, "-o", f"replies/{name}.json"]) == 0
-    (replies / "settings.json").write_text("[1]")
-    (replies / "half.json").write_text('{"pred')
-    capsys.readouterr()
-    assert main(["export", "replies", "--coco", "replies/out.json"]) == 0
-    assert "3 annotations" in capsys.readouterr().out
-    assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "again, over its own output"
-    data = COCO("replies/out.json")
-    assert {image["file_name"] for image in data.imgs.values()} == {"truck.png", "photos/b.PNG"}
-    assert {category["name"] for category in data.cats.values()} == {"truck", "wheel"}
-    for annotation in data.anns.values():
-        image = data.imgs[annotation["image_id"]]
-        mask = data.annToMask(annotation)
-        assert mask.shape == (image["height"], image["width"])
-        assert mask.sum() == annotation["area"]
-        assert annotation["bbox"] == coco_mask.toBbox(data.annToRLE(annotation)).tolist()
-        assert 0 < annotation["score"] <= 1
-    truck_id = next(number for number, image in data.imgs.items() if image["file_name"] == "truck.png")
-    assert len(data.getAnnIds(imgIds=[truck_id])) == 2
-
-
-def test_export_decodes_prompts_in_json_lines(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [
-        {"picture": "a.png", "label": "left", "point_coords": [[15, 20]], "point_labels": [1]},
-        {"picture": "more/c.png", "box": [10, 10, 30, 30]},
-        {"picture": "a.png", "label": "right", "point_coords": [[45, 20]], "multimask_output": False},
-        {"picture": "nowhere.png", "box": [10, 10, 30, 30]},
-        {"picture": "b.PNG", "box": [30, 10, 10, 30]},
-    ]
-    (photos / "prompts.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
-    assert main(["export", "photos/prompts.jsonl", "--coco", "out.json"]) == 1
-    printed = capsys.readouterr()
-    assert "photos/nowhere.png: No such file or directory" in printed.err
-    assert "photos/b.PNG: prompts[0]: box" in printed.err
-    data = COCO("out.json")
-    assert [image["file_name"] for image in data.imgs.values()] == ["a.png", "more/c.png"]
-    masks = {data.cats[a["category_id"]]["name"]: data.annToMask(a) for a in data.anns.values()}
-    assert np.array_equal(masks["left"], disc_mask(15, 20, RADII[2], height=40, width=60))
-    assert np.array_equal(masks["right"], disc_mask(45, 20, RADII[1], height=40, width=60))
-    assert np.array_equal(masks["object"], disc_mask(20, 20, RADII[1], height=40, width=62))
-
-
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
-        ("{", "line 1: Expecting"),
-        ('{"box": [1, 2, 3, 4]}', "line 1: it has no picture"),
-        ('{"picture": "a.png", "bbox": [1, 2, 3, 4]}', "line 1: unknown bbox"),
-    ],
-)
-def test_export_says_which_line_is_wrong(capsys: pytest.CaptureFixture[str], line: str, what: str) -> None:
-    Path("prompts.jsonl").write_text(line)
-    assert main(["export", "prompts.jsonl", "--coco", "out.json"]) == 1
-    error = capsys.readouterr().err
-    assert what in error
-    assert "nothing to export" in error
-    assert not Path("out.json").exists()
-
-
-def test_export_tells_two_pictures_of_one_name_apart(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in (1, 2):
-        assert main(["decode", "truck.png", "--point", "30,20", "-o", f"{number}.json"]) == 0
-        truck.write_bytes(picture(70, 40))
-    capsys.readouterr()
-    assert main(["export", "1.json", "2.json", "--coco", "out.json"]) == 1
-    assert "truck.png is 60 x 40 in one reply and 70 x 40" in capsys.readouterr().err
-
-
-def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["decode", "truck.png", "--point", "30,20", "-o", "full.json"]) == 0
-    assert main(["decode", "truck.png", "--point=-60,-40", "-o", "empty.json"]) == 0
-    assert main(["export", "full.json", "empty.json", "--coco", "out.json"]) == 0
-    printed = capsys.readouterr()
-    assert "1 images, 1 annotations" in printed.out
-    assert "1 masks were empty" in printed.err
+def test_clean_up_and_a_cutout(served: Served, truck: Path) -> None:
+    clean_up = ["--max-hole-area", "9999", "--max-sprinkle-area", "0"]
+    assert main(["decode", str(truck), "--point", "30,20", "-o", "plain.png", "--cutout", "cutout.png"]) == 0
+    assert main(["decode", str(truck), "--point", "30,20", "-o", "filled.png", *clean_up]) == 0
+    assert np.asarray(Image.open("filled.png")).all(), "background along the border is a hole, too"
+    plain, cutout = np.asarray(Image.open("plain.png")), Image.open("cutout.png")
+    y, x = np.nonzero(plain)
+    assert cutout.mode == "RGBA"
+    box = plain[y.min() : y.max() + 1, x.min() : x.max() + 1]
+    assert np.array_equal(np.asarray(cutout)[..., 3], box)
 
 
 def test_python_m_runs_the_command() -> None:

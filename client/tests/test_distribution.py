@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from packaging.requirements import Requirement
 
 import sam2_client
 from sam2_client import command
-from tests.fakes import picture
 from tests.server import ROOT
 
 CLIENT = ROOT / "client"
@@ -63,7 +63,7 @@ def test_a_file_says_what_it_is_and_imports_only_what_is_asked_for(path: Path) -
         )
     }
     assert imported - sys.stdlib_module_names <= NEEDED | {"sam2_client"}
-    assert "os.environ" not in path.read_text() or path.name == "command.py"
+    assert "os.environ" not in path.read_text() or path.name == "arguments.py"
 
 
 def test_constraints_pin_what_it_needs() -> None:
@@ -95,26 +95,23 @@ def test_what_readme_shows_works(served: Served, tmp_path: Path, monkeypatch: py
     """In order, as someone does who pastes one block after the other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAM2_URL", served.url)
-    Path("photos").mkdir()
-    Path("replies").mkdir()
-    Path("truck.jpg").write_bytes(picture(1800, 1200))
-    Path("photos/a.jpg").write_bytes(picture())
+    shutil.copytree(ROOT / "docs", "docs")
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert [language for language, _ in blocks] == ["python", "python", "python", "bash"]
-    for _, block in blocks[:3]:
-        exec(block.replace("http://127.0.0.1:8000", served.url), {})  # noqa: S102  # our own README
-    assert Path("over.png").exists()
-    assert Path("mask.png").exists()
-    lines = blocks[3][1].splitlines()
-    assert len(lines) == 4
-    for line in lines:
-        name, *arguments = line.partition("#")[0].split()
-        assert name == "sam2"
-        assert command.main(arguments) == 0, line
-    assert Path("instances.json").exists()
+    assert {language for language, _ in blocks} == {"python", "bash"}
+    for language, block in blocks:
+        if language == "python":
+            exec(block.replace("http://127.0.0.1:8000", served.url), {})  # noqa: S102  # our own README
+            continue
+        for line in block.splitlines():
+            name, *arguments = shlex.split(line, comments=True)
+            assert name == "sam2"
+            assert command.main(arguments) == 0, line
+    for name in ("over.png", "mask.png", "cap.png", "instances.json", "polygons.json"):
+        assert Path(name).exists()
     (example,) = re.findall(r"^    (\{.*\})$", README, re.MULTILINE)
     Path("prompts.jsonl").write_text(example)
-    assert command.main(["export", "prompts.jsonl", "--coco", "instances.json"]) == 0
+    (line,) = re.findall(r"`sam2 (export prompts[^`]*)`", README)
+    assert command.main(line.split()) == 0
 
 
 def test_make_installs_it_where_the_tests_run() -> None:

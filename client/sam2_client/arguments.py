@@ -1,0 +1,151 @@
+"""What may be typed after `sam2`, and what it means.
+
+Knows nothing of what the commands do.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sam2_client.coco import DEFAULT_LABEL
+from sam2_client.connection import DEFAULT_URL
+from sam2_client.version import __version__
+
+_EPILOG = """\
+exit codes: 0 done, 1 something failed (the rest is done), 2 wrong usage.
+environment: SAM2_URL and SAM2_API_KEY stand for --url and --api-key; other users see a key on the command line."""
+_PIXELS = """\
+--max-hole-area and --max-sprinkle-area count pixels of the model's own small mask, before it is enlarged: of
+256 x 256 (mask_size of GET /model says how many), one is width/256 x height/256 pixels of the picture."""
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments, those of the process where there are none; SystemExit for what cannot be read."""
+    return _parser().parse_args(arguments)
+
+
+def _point(text: str) -> list[float]:
+    return _numbers(text, 2, "X,Y")
+
+
+def _box(text: str) -> list[float]:
+    return _numbers(text, 4, "X0,Y0,X1,Y1")
+
+
+def _numbers(text: str, count: int, form: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
+    return numbers
+
+
+def _size(text: str) -> float:
+    (size,) = _numbers(text, 1, "a number")
+    if not 0 <= size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return size
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    server = argparse.ArgumentParser(add_help=False)
+    server.add_argument(
+        "--url", default=os.environ.get("SAM2_URL") or DEFAULT_URL, help="of the server; now %(default)s"
+    )
+    server.add_argument("--api-key", metavar="KEY", default=os.environ.get("SAM2_API_KEY"))
+    clean_up = argparse.ArgumentParser(add_help=False)
+    clean_up.add_argument(
+        "--max-hole-area", type=_size, default=0.0, metavar="N", help="fill holes of at most so many pixels"
+    )
+    clean_up.add_argument(
+        "--max-sprinkle-area",
+        type=_size,
+        default=0.0,
+        metavar="N",
+        help="remove specks of at most so many pixels",
+    )
+    parser = argparse.ArgumentParser(
+        prog="sam2",
+        description="Segment pictures with a SAM 2 service.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sam2-client {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = commands.add_parser(
+        "embed", parents=[server], help="embed pictures ahead of time; prints their ids"
+    )
+    one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
+    one.add_argument(
+        "--concurrency", type=_at_least_1, default=4, metavar="N", help="uploads at a time; default 4"
+    )
+
+    one = commands.add_parser(
+        "decode", parents=[server, clean_up], help="segment one object of a picture", epilog=_PIXELS
+    )
+    one.add_argument("picture", type=Path)
+    one.add_argument(
+        "--point", type=_point, action="append", default=[], metavar="X,Y", help="on the object; repeatable"
+    )
+    one.add_argument(
+        "--not",
+        dest="not_point",
+        type=_point,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="beside the object; repeatable",
+    )
+    one.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="around the object")
+    one.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the best mask, white on black; the reply, for export, where FILE ends in .json; repeatable",
+    )
+    one.add_argument("--overlay", type=Path, metavar="FILE", help="the picture with the best mask in colour")
+    one.add_argument(
+        "--cutout",
+        type=Path,
+        metavar="FILE",
+        help="the object of the best mask alone, cropped to its box, transparent around: PNG, WebP or TIFF",
+    )
+    one.add_argument("--label", default=DEFAULT_LABEL, help="category for export; default %(default)s")
+    one.add_argument("--json", action="store_true", help="print the reply as JSON: > truck.json for export")
+
+    one = commands.add_parser(
+        "export",
+        parents=[server, clean_up],
+        help="join masks to one COCO data set: the best mask of each prompt",
+        epilog=f"Clean-up is of prompts that are decoded now. {_PIXELS}",
+    )
+    one.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="replies of decode (.json), prompts to decode now (.jsonl), folders, patterns",
+    )
+    one.add_argument("--coco", type=Path, required=True, metavar="FILE", help="where to write the data set")
+    one.add_argument("--polygons", action="store_true", help="outlines instead of RLE; holes are filled")
+    one.add_argument(
+        "--simplify",
+        type=_size,
+        default=0.0,
+        metavar="PX",
+        help="leave out points of polygons as long as the outline moves by at most so many pixels of the picture",
+    )
+    return parser

@@ -1,0 +1,83 @@
+"""A request and what becomes of it: the story of one call, with its retries.
+
+A story is a generator. It yields an Attempt, gets the response sent in or the transport's error thrown in, and
+returns its result. Knows nothing of sockets, threads and event loops: the clients send, and wait.
+"""
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+
+from sam2_client.errors import ConnectionFailed, Sam2Error, TimedOut, error_of
+from sam2_client.pictures import Picture
+from sam2_client.retries import Retries
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request, its body not yet made: JSON, a picture, or both as a form."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    json: dict[str, Any] | None = None
+    picture: Picture | None = None
+
+    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request with its body; reads the picture's file. Raises OSError and PictureChanged."""
+        query = dict(self.query) or None
+        if self.picture is not None and self.json is not None:
+            files = {"image": ("picture", self.picture.read(), "application/octet-stream")}
+            fields = {name: json.dumps(value) for name, value in self.json.items()}
+            return http.build_request(self.method, self.path, params=query, files=files, data=fields)
+        content, headers = None, {}
+        if self.picture is not None:
+            content, headers = self.picture.read(), {"Content-Type": "application/octet-stream"}
+        elif self.json is not None:
+            content, headers = json.dumps(self.json).encode(), {"Content-Type": "application/json"}
+        return http.build_request(self.method, self.path, params=query, content=content, headers=headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Wait, then send."""
+
+    call: Call
+    wait_s: float
+
+
+Story: TypeAlias = Generator[Attempt, httpx.Response, T]
+
+
+def ask(call: Call, retries: Retries) -> Story[httpx.Response]:
+    """Send a request, as often as `retries` says, until the reply is a good one. Raises Sam2Error."""
+    tried, wait_s = 0, 0.0
+    while True:
+        tried += 1
+        cause: httpx.RequestError | None = None
+        try:
+            response = yield Attempt(call, wait_s)
+        except httpx.RequestError as error:
+            failure, cause = _transport_failure(error), error
+        else:
+            if response.is_success:
+                return response
+            failure = error_of(response)
+        again = retries.wait_s(failure, tried=tried)
+        if again is None:
+            raise failure from cause
+        wait_s = again
+
+
+def _transport_failure(error: httpx.RequestError) -> Sam2Error:
+    url = error.request.url
+    server = f"{url.scheme}://{url.netloc.decode()}"
+    why = str(error) or type(error).__name__
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return TimedOut(f"No reply of {server} in time ({type(error).__name__}).")
+    return ConnectionFailed(f"No connection to {server}: {why}.")

@@ -1,0 +1,46 @@
+"""What a server holds: stories of its pictures and its model that send nothing of a picture."""
+
+from urllib.parse import quote
+
+from sam2_client.asking import Call, Story, ask
+from sam2_client.images import Model
+from sam2_client.masks import Embedded
+from sam2_client.replies import read_embedded, read_model, read_page
+from sam2_client.retries import Retries
+
+_PER_PAGE = 1000
+
+
+def find(image_id: str, *, retries: Retries) -> Story[Embedded]:
+    """Look a picture up that the server holds already."""
+    response = yield from ask(Call("GET", image_path(image_id)), retries)
+    return read_embedded(response, None)
+
+
+def find_all(*, retries: Retries) -> Story[list[Embedded]]:
+    """Look all pictures up that the server holds, newest first."""
+    found: list[Embedded] = []
+    query = {"limit": str(_PER_PAGE)}
+    while True:
+        response = yield from ask(Call("GET", "images", query=query), retries)
+        page, after = read_page(response)
+        found += page
+        if after is None:
+            return found
+        query = {"limit": str(_PER_PAGE), "after": after}
+
+
+def delete(image_id: str, *, retries: Retries) -> Story[None]:
+    """Have the server forget a picture."""
+    yield from ask(Call("DELETE", image_path(image_id)), retries)
+
+
+def model(*, retries: Retries) -> Story[Model]:
+    """Ask for the model that answers."""
+    response = yield from ask(Call("GET", "model"), retries)
+    return read_model(response)
+
+
+def image_path(image_id: str) -> str:
+    """Of a stored picture."""
+    return f"images/{quote(image_id, safe='')}"

@@ -1,0 +1,95 @@
+"""Replies of the service -> what users of this package hold. Knows nothing of requests and of when to try again."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+
+from sam2_client.errors import unexpected
+from sam2_client.images import Floats, Model
+from sam2_client.mask_options import MaskOptions
+from sam2_client.masks import Embedded, Mask, Origin
+from sam2_client.pictures import Picture
+
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+
+
+def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded:
+    """The picture that a reply is about. Raises UnexpectedReply, as all of these do."""
+    try:
+        return _embedded(response.json(), picture)
+    except _UNREADABLE as error:
+        raise unexpected(response, error) from error
+
+
+def read_masks(
+    response: httpx.Response, wires: Sequence[dict[str, Any]], options: MaskOptions, picture: Picture | None
+) -> list[list[Mask]]:
+    """The masks of each prompt, as it was sent, best first."""
+    try:
+        reply = response.json()
+        embedded = _embedded(reply, picture)
+        return [
+            list(_masks(prediction, embedded, wire, options))
+            for prediction, wire in zip(reply["predictions"], wires, strict=True)
+        ]
+    except _UNREADABLE as error:
+        raise unexpected(response, error) from error
+
+
+def read_page(response: httpx.Response) -> tuple[list[Embedded], str | None]:
+    """Stored pictures, and what the next page begins after; None on the last."""
+    try:
+        reply = response.json()
+        return [_embedded(value, None) for value in reply["images"]], reply["next"]
+    except _UNREADABLE as error:
+        raise unexpected(response, error) from error
+
+
+def read_model(response: httpx.Response) -> Model:
+    """The model that answers."""
+    try:
+        reply = response.json()
+        height, width = reply["mask_size"]
+        return Model(
+            name=str(reply["model"]),
+            variant=str(reply["variant"]),
+            fingerprint=str(reply["fingerprint"]),
+            device=str(reply["device"]),
+            dtype=str(reply["dtype"]),
+            mask_size=(int(height), int(width)),
+            limits=dict(reply["limits"]),
+        )
+    except _UNREADABLE as error:
+        raise unexpected(response, error) from error
+
+
+def read_maps(response: httpx.Response) -> dict[str, Floats]:
+    """The feature maps of an embedding as npz."""
+    try:
+        with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (*_UNREADABLE, OSError, zipfile.BadZipFile) as error:
+        raise unexpected(response, error) from error
+
+
+def _embedded(reply: dict[str, Any], picture: Picture | None) -> Embedded:
+    return Embedded(
+        image_id=str(reply["image_id"]),
+        width=int(reply["width"]),
+        height=int(reply["height"]),
+        model=str(reply["model"]),
+        cached=bool(reply.get("cached", True)),
+        picture=picture,
+    )
+
+
+def _masks(
+    prediction: dict[str, Any], embedded: Embedded, wire: dict[str, Any], options: MaskOptions
+) -> Iterator[Mask]:
+    for value in prediction["masks"]:
+        origin = Origin(embedded, wire, options, value.get("logits"))
+        yield Mask.from_dict(value, size=(embedded.height, embedded.width), origin=origin)

@@ -1,0 +1,168 @@
+"""`sam2 export`: replies and prompts become one COCO data set, as RLE or as polygons, that pycocotools loads."""
+
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from client_server import Served
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from sam2_client import rle
+from sam2_client.command import main
+from tests.fakes import RADII, disc_mask, picture
+
+OCTETS = {"Content-Type": "application/octet-stream"}
+pytestmark = pytest.mark.usefixtures("commanded")
+
+
+def test_export_joins_replies_to_what_pycocotools_loads(
+    truck: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replies = Path("replies")
+    replies.mkdir()
+    for name, file, label, point in [
+        ("1", "truck.png", "truck", "30,20"),
+        ("2", "truck.png", "wheel", "10,20"),
+        ("3", "photos/b.PNG", "truck", "40,20"),
+    ]:
+        decode = ["decode", file, "--point", point, "--label", label]
+        assert main([*decode, "-o", f"replies/{name}.json"]) == 0
+    (replies / "settings.json").write_text("[1]")
+    (replies / "half.json").write_text('{"pred')
+    capsys.readouterr()
+    assert main(["export", "replies", "--coco", "replies/out.json"]) == 0
+    assert "3 annotations" in capsys.readouterr().out
+    assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "again, over its own output"
+    data = COCO("replies/out.json")
+    assert {image["file_name"] for image in data.imgs.values()} == {"truck.png", "photos/b.PNG"}
+    assert {category["name"] for category in data.cats.values()} == {"truck", "wheel"}
+    for annotation in data.anns.values():
+        image = data.imgs[annotation["image_id"]]
+        mask = data.annToMask(annotation)
+        assert mask.shape == (image["height"], image["width"])
+        assert mask.sum() == annotation["area"]
+        assert annotation["bbox"] == coco_mask.toBbox(data.annToRLE(annotation)).tolist()
+        assert 0 < annotation["score"] <= 1
+    truck_id = next(number for number, image in data.imgs.items() if image["file_name"] == "truck.png")
+    assert len(data.getAnnIds(imgIds=[truck_id])) == 2
+
+
+def test_export_decodes_prompts_in_json_lines(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        {"picture": "a.png", "label": "left", "point_coords": [[15, 20]], "point_labels": [1]},
+        {"picture": "more/c.png", "box": [10, 10, 30, 30]},
+        {"picture": "a.png", "label": "right", "point_coords": [[45, 20]], "multimask_output": False},
+        {"picture": "nowhere.png", "box": [10, 10, 30, 30]},
+        {"picture": "b.PNG", "box": [30, 10, 10, 30]},
+    ]
+    (photos / "prompts.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
+    assert main(["export", "photos/prompts.jsonl", "--coco", "out.json"]) == 1
+    printed = capsys.readouterr()
+    assert "photos/nowhere.png: No such file or directory" in printed.err
+    assert "photos/b.PNG: prompts[0]: box" in printed.err
+    data = COCO("out.json")
+    assert [image["file_name"] for image in data.imgs.values()] == ["a.png", "more/c.png"]
+    masks = {data.cats[a["category_id"]]["name"]: data.annToMask(a) for a in data.anns.values()}
+    assert np.array_equal(masks["left"], disc_mask(15, 20, RADII[2], height=40, width=60))
+    assert np.array_equal(masks["right"], disc_mask(45, 20, RADII[1], height=40, width=60))
+    assert np.array_equal(masks["object"], disc_mask(20, 20, RADII[1], height=40, width=62))
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("{", "line 1: Expecting"),
+        ('{"box": [1, 2, 3, 4]}', "line 1: it has no picture"),
+        ('{"picture": "a.png", "bbox": [1, 2, 3, 4]}', "line 1: unknown bbox"),
+    ],
+)
+def test_export_says_which_line_is_wrong(capsys: pytest.CaptureFixture[str], line: str, what: str) -> None:
+    Path("prompts.jsonl").write_text(line)
+    assert main(["export", "prompts.jsonl", "--coco", "out.json"]) == 1
+    error = capsys.readouterr().err
+    assert what in error
+    assert "nothing to export" in error
+    assert not Path("out.json").exists()
+
+
+def test_export_cleans_what_it_decodes_and_nothing_else(
+    served: Served, truck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"picture": "truck.png", "point_coords": [[30, 20]], "point_labels": [1]}
+    Path("prompts.jsonl").write_text(json.dumps(line))
+    assert main(["decode", "truck.png", "--point", "30,20", "-o", "reply.json"]) == 0
+    clean_up = ["--coco", "out.json", "--max-hole-area", "9999"]
+    assert main(["export", "prompts.jsonl", *clean_up]) == 0
+    (annotation,) = COCO("out.json").anns.values()
+    assert annotation["area"] == 60 * 40
+    assert main(["export", "reply.json", *clean_up]) == 2
+    assert "replies hold masks as they are" in capsys.readouterr().err
+
+
+def test_export_writes_polygons(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ring = np.zeros((40, 60), bool)
+    ring[5:35, 5:35] = True
+    ring[15:25, 15:25] = False
+    ring[10:12, 40:50] = True
+    reply = {
+        "image_id": "truck", "width": 60, "height": 40,
+        "predictions": [{"masks": [
+            {"rle": rle.encode(ring), "iou": 0.9, "stability": 0.9, "area": int(ring.sum()), "bbox": [5, 5, 45, 30]}
+        ]}],
+    }  # fmt: skip
+    Path("ring.json").write_text(json.dumps(reply))
+    assert main(["decode", "truck.png", "--point", "30,20", "-o", "disc.json"]) == 0
+    assert main(["export", "disc.json", "ring.json", "--coco", "exact.json", "--polygons"]) == 0
+    assert "they are filled in 1 of 2 masks" in capsys.readouterr().err
+    exact = COCO("exact.json")
+    disc, filled = exact.anns.values()
+    assert disc["area"] == disc_mask(30, 20, RADII[2], height=40, width=60).sum()
+    assert filled["segmentation"] == [[5, 5, 35, 5, 35, 35, 5, 35], [40, 10, 50, 10, 50, 12, 40, 12]]
+    assert (filled["area"], filled["bbox"]) == (30 * 30 + 2 * 10, [5, 5, 45, 30])
+    assert np.array_equal(exact.annToMask(filled), ring | np.pad(np.ones((30, 30), bool), ((5, 5), (5, 25))))
+
+    assert main(["export", "disc.json", "--coco", "few.json", "--polygons", "--simplify", "1"]) == 0
+    (simple,) = COCO("few.json").anns.values()
+    assert 6 <= len(simple["segmentation"][0]) < len(disc["segmentation"][0]) / 2
+    both = [coco_mask.encode(np.asfortranarray(exact.annToMask(annotation))) for annotation in (disc, simple)]
+    assert coco_mask.iou(both[:1], both[1:], [0])[0][0] > 0.85
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bounds": True}, {"bounds": True, "mask_format": "rle_uncompressed"}]
+)
+def test_export_takes_what_curl_saved_and_puts_crops_into_their_places(
+    served: Served, truck: Path, options: dict[str, object]
+) -> None:
+    request = {"point_coords": [[40, 15]], "point_labels": [1], **options}
+    with httpx.Client(base_url=served.url) as curl:
+        image_id = curl.post("/embed", content=truck.read_bytes(), headers=OCTETS).json()["image_id"]
+        reply = curl.post("/decode", json={"image_id": image_id, **request})
+    Path("reply.json").write_text(reply.text)
+    assert main(["export", "reply.json", "--coco", "out.json"]) == 0
+    data = COCO("out.json")
+    (annotation,) = data.anns.values()
+    wanted = disc_mask(40, 15, RADII[2], height=40, width=60)
+    assert np.array_equal(data.annToMask(annotation), wanted)
+    assert np.array_equal(coco_mask.decode(annotation["segmentation"]), wanted)
+
+
+def test_export_tells_two_pictures_of_one_name_apart(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        assert main(["decode", "truck.png", "--point", "30,20", "-o", f"{number}.json"]) == 0
+        truck.write_bytes(picture(70, 40))
+    capsys.readouterr()
+    assert main(["export", "1.json", "2.json", "--coco", "out.json"]) == 1
+    assert "truck.png is 60 x 40 in one reply and 70 x 40" in capsys.readouterr().err
+
+
+def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decode", "truck.png", "--point", "30,20", "-o", "full.json"]) == 0
+    assert main(["decode", "truck.png", "--point=-60,-40", "-o", "empty.json"]) == 0
+    assert main(["export", "full.json", "empty.json", "--coco", "out.json"]) == 0
+    printed = capsys.readouterr()
+    assert "1 images, 1 annotations" in printed.out
+    assert "1 masks were empty" in printed.err
