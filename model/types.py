@@ -105,8 +105,10 @@ def from_subpixels(rows: Tensor, side: int) -> Tensor:
 def join_subpixels(cells: Tensor, side: int) -> Tensor:
     """Maps of floats in sub-pixel order (c, side * side, 16) to rows and columns: (c, 4 * side, 4 * side)."""
     # Neighbours in a row stay neighbours: moved as one number of twice the width, ten times as fast.
-    # Strides of a dimension of length 1 may be anything, and `view` wants even ones: the shape has none here.
-    pairs = cells.flatten().view(_PAIRS[cells.element_size()]).view(*cells.shape[:2], 8)
+    # `view` wants even strides, and those of a dimension of length 1 may be anything; and an even offset.
+    flat = cells.flatten()
+    flat = flat.clone() if flat.storage_offset() % 2 else flat
+    pairs = flat.view(_PAIRS[cells.element_size()]).view(*cells.shape[:2], 8)
     x = pairs.unflatten(2, (2, 2, 2)).unflatten(1, (side, side))  # c y x a e b
     return x.permute(0, 1, 3, 5, 2, 4).reshape(-1, 4 * side, 2 * side).view(cells.dtype)
 

@@ -139,3 +139,5 @@ def test_subpixel_order_keeps_the_pixels_of_a_cell_together(scale: int, channels
     middle = feature_map[0, scale : 2 * scale, scale : 2 * scale]
     assert sorted(rows[4, ..., 0].flatten().tolist()) == sorted(middle.flatten().tolist())
     assert torch.equal(from_subpixels(rows, side), feature_map)
+    elsewhere = torch.empty(1 + rows.numel())[1:].view(rows.shape).copy_(rows)
+    assert torch.equal(from_subpixels(elsewhere, side), feature_map)
