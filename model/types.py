@@ -105,8 +105,8 @@ def from_subpixels(rows: Tensor, side: int) -> Tensor:
 def join_subpixels(cells: Tensor, side: int) -> Tensor:
     """Maps of floats in sub-pixel order (c, side * side, 16) to rows and columns: (c, 4 * side, 4 * side)."""
     # Neighbours in a row stay neighbours: moved as one number of twice the width, ten times as fast.
-    # `view` wants even strides, and those of a dimension of length 1 may be anything; and an even offset.
-    flat = cells.flatten()
+    # `view` wants an even offset and even strides; those of a dimension of length 1 may be anything, so it goes.
+    flat = cells.contiguous().flatten()
     flat = flat.clone() if flat.storage_offset() % 2 else flat
     pairs = flat.view(_PAIRS[cells.element_size()]).view(*cells.shape[:2], 8)
     x = pairs.unflatten(2, (2, 2, 2)).unflatten(1, (side, side))  # c y x a e b

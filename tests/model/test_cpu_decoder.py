@@ -139,5 +139,12 @@ def test_subpixel_order_keeps_the_pixels_of_a_cell_together(scale: int, channels
     middle = feature_map[0, scale : 2 * scale, scale : 2 * scale]
     assert sorted(rows[4, ..., 0].flatten().tolist()) == sorted(middle.flatten().tolist())
     assert torch.equal(from_subpixels(rows, side), feature_map)
-    elsewhere = torch.empty(1 + rows.numel())[1:].view(rows.shape).copy_(rows)
-    assert torch.equal(from_subpixels(elsewhere, side), feature_map)
+
+
+@pytest.mark.parametrize("kind", ["at an odd place", "every third float"])
+def test_masks_are_joined_wherever_they_lie_in_memory(kind: str) -> None:
+    cells = torch.arange(9.0 * 16).view(1, 9, 16)
+    step, start = (3, 1) if kind == "every third float" else (1, 1)
+    elsewhere = torch.empty(start + step * cells.numel())[start::step][: cells.numel()].view(cells.shape)
+    elsewhere.copy_(cells)
+    assert torch.equal(join_subpixels(elsewhere, 3), join_subpixels(cells, 3))
