@@ -1,5 +1,6 @@
 """The soak in small: a mixed load of a few seconds, and that what does not hold is told."""
 
+import asyncio
 import json
 import random
 import sys
@@ -15,6 +16,7 @@ from tests.soak import mixed_load
 from tests.soak.effort import Effort
 from tests.soak.mutated_pictures import mutate, seeds
 from tests.soak.verdict import Finding, at_most, enough, none
+from tests.soak.wire import Client
 
 
 def test_a_few_seconds_of_mixed_load_leave_nothing_behind(tmp_path: Path) -> None:
@@ -75,3 +77,23 @@ def test_what_does_not_hold_is_told_written_and_ends_it_with_1(
     content = json.loads((tmp_path / "soak.json").read_text())
     assert content["run"]["effort"] == "quick"
     assert [one["passed"] for one in content["findings"]] == [True, False]
+
+
+async def test_a_connection_that_the_server_ended_while_idle_is_made_anew() -> None:
+    connections = 0
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer_once, "127.0.0.1") as server:
+        visitor = Client(server.sockets[0].getsockname()[1])
+        for number in (1, 2):
+            assert (await visitor.ask("GET", "/")).body == b"ok"
+            assert connections == number
+            await asyncio.sleep(0.05)  # the end of the connection has come
+        visitor.close()

@@ -49,6 +49,8 @@ class Client:
         started = perf_counter()
         try:
             async with asyncio.timeout(PATIENCE_S):
+                if self._streams is not None and self._streams[0].at_eof():
+                    self.close()  # idle for longer than the server keeps connections
                 if self._streams is None:
                     self._streams = await asyncio.open_connection("127.0.0.1", self._port)
                 reader, writer = self._streams
