@@ -83,9 +83,8 @@ class WithinMemory(Generic[Item, Result]):
                 pass
             except DeviceOutOfMemory:
                 return None
-            if (
-                not self._make_room()
-            ):  # it may take several goes: some hold their places until prompts are answered
+            # It may take several goes: some hold their places until prompts are answered.
+            if not self._make_room():
                 return None
 
 

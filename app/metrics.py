@@ -140,7 +140,7 @@ class Metrics:
         def read() -> float:
             try:
                 check()
-            except Exception:
+            except Exception:  # `check` raises why it is not ready, and /readyz tells; here that is a 0
                 return 0
             return 1
 

@@ -47,7 +47,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
     class PatientProtocol(HttpToolsProtocol):
         """One connection."""
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in Uvicorn
             super().connection_made(transport)
             self._expect_head()
             if len(self.connections) > most:

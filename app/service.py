@@ -153,7 +153,7 @@ class SegmentationService:
             )
         except ServiceError:
             log.info("Stopped before the model was loaded.")
-        except Exception as error:
+        except Exception as error:  # whatever it is: `ready` says so, and the process ends
             log.critical("The model could not be loaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
             self.failure = error
         else:

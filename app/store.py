@@ -281,5 +281,5 @@ class EmbeddingStore:
             await asyncio.sleep(TEND_S)
             try:
                 await self.tend()
-            except Exception:
+            except Exception:  # or nothing would be tended any more, and nobody would know
                 log.exception("A fault while looking after the stored images; it goes on")

@@ -101,7 +101,7 @@ class PromptTalk:
         except ServiceError as error:
             await self._refuse(body.tag, error)
             return
-        except Exception:
+        except Exception:  # it ends this prompt, and not the connection with all others
             log.exception("A fault of the server's own")
             mistake = ServiceError("The server made a mistake; its log says which. It goes on.")
             await self._refuse(body.tag, mistake)

@@ -14,7 +14,7 @@ BETAS = (0.9, 0.98)
 
 MATRIX_RATE = 2.0
 """Muon's learning rate, in that of AdamW. Both move a weight alike at 1 (`match_rms_adamw`, arXiv 2502.16982), and
-orthogonal steps may be larger."""
+orthogonal steps may be larger: 2 learned faster than AdamW from the same weights, 5 slower."""
 
 
 class Optimiser:

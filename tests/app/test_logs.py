@@ -1,6 +1,5 @@
 """The log: for people or for machines, with nothing in it that a client could forge, no key and no picture."""
 
-import asyncio
 import io
 import json
 import logging
@@ -251,23 +250,3 @@ async def test_health_checks_are_not_logged(output: Output) -> None:
 async def quiet(served: Served) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await served.client.get(path)).status_code == 200
-
-
-async def test_a_reply_does_not_wait_for_its_line(output: Output) -> None:
-    """The event loop writes what it was given at its next turn."""
-    configure_logging(Settings(log_format="json"))
-    turned: list[int] = []
-
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            asyncio.get_running_loop().call_soon(lambda: turned.append(len(output.text)))
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async with serving() as served:
-        before = len(output.text)
-        scope = {"type": "http", "method": "GET", "path": "/images", "query_string": b"", "headers": []}
-        await served.app(scope, receive, send)
-        assert turned == [before]
-        assert lines_of(output)[-1]["path"] == "/images"

@@ -36,7 +36,7 @@ def check(effort: Effort) -> list[Finding]:
         "batch_prompts": str(_BATCH),
         "max_waiting_images": "16",
         "max_waiting_prompts": "64",
-        "device_cache_mib": "1",  # full before memory is looked at: an embedding has 32 KiB, and some are made each second
+        "device_cache_mib": "1",  # 32 embeddings, full before memory is looked at
     }
     with serving(
         known_answers(encode_ms=_ENCODE_MS, decode_ms=_DECODE_MS), effort.folder, **settings
