@@ -8,7 +8,6 @@ corners disagree are looked at, and in each of their columns the one row where t
 cost follows the length of the outline at full size, not the area.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -101,15 +100,10 @@ class _Axis:
 
     scale: float
     """Low-resolution samples per pixel, a float32 value."""
+    sources: Floats
+    """(size,): where pixels lie between the samples: torch's area_pixel_compute_source_index."""
     starts: Integers
     """(samples + 1,): the first pixel that lies at or after each sample; the last entry is the size."""
-
-    def source(self, pixel: Integers) -> Floats:
-        """Where pixels lie between the samples: torch's area_pixel_compute_source_index.
-
-        Multiplied and subtracted with one rounding, as the fused instruction does that compilers emit for it.
-        """
-        return np.maximum((self.scale * (pixel + 0.5) - 0.5).astype(np.float32), np.float32(0))
 
 
 def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
@@ -193,20 +187,17 @@ def _padded(logits_hw: Floats, *, height: int, width: int) -> Floats:
     return padded
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _axis(samples: int, size: int) -> _Axis:
     """The axis of `size` pixels over `samples` logits; the three masks of a click, and all clicks, share it."""
     scale = float(np.float32(samples) / np.float32(size))
-    unstarted = _Axis(scale, np.empty(0, dtype=np.int64))
-    wanted = np.arange(samples + 1)
-    starts = _first(
-        lambda pixel: unstarted.source(pixel) >= wanted,
-        low=np.zeros_like(wanted),
-        high=np.full_like(wanted, size),
-    )
+    # Multiplied and subtracted with one rounding, as the fused instruction does that compilers emit for it.
+    sources = np.maximum((scale * (np.arange(size) + 0.5) - 0.5).astype(np.float32), np.float32(0))
+    starts = np.searchsorted(sources, np.arange(samples + 1, dtype=np.float32))
     starts[-1] = size
-    starts.flags.writeable = False
-    return _Axis(scale, starts)
+    for table in (sources, starts):
+        table.flags.writeable = False
+    return _Axis(scale, sources, starts)
 
 
 def _toggles(padded: Floats, rows: _Axis, columns: _Axis, *, height: int) -> Integers:
@@ -231,7 +222,7 @@ def _toggles(padded: Floats, rows: _Axis, columns: _Axis, *, height: int) -> Int
         # (step, cells): the pixel columns of every cell side by side, so that each operation runs over all cells.
         nth = np.arange(begin, min(begin + step, widest))[:, np.newaxis]
         column = first + nth
-        right_weight = columns.source(column) - from_left
+        right_weight = columns.sources[np.minimum(column, columns.sources.size - 1)] - from_left
         top = _interpolate(top_left, top_right, right_weight)
         bottom = _interpolate(bottom_left, bottom_right, right_weight)
         crossing = np.flatnonzero(((top > 0) != (bottom > 0)) & (nth < count))
@@ -258,7 +249,8 @@ def _crossing_rows(top: Floats, bottom: Floats, above: Integers, rows: _Axis, *,
 
     Rounding keeps order, so within a cell the interpolated values rise or fall throughout and there is one such
     row. Real arithmetic finds it; only where that lands within float32's rounding of a whole row do torch's own
-    numbers have to decide. That rounding is below 3 * 2**-24 of a position among the logits; 1e-6 is ample.
+    numbers have to decide whether that row is the one, or the next. That rounding is below 3 * 2**-24 of a position
+    among the logits; 1e-6 is ample.
     """
     samples = rows.starts.size - 1
     low = np.concatenate(([0], rows.starts[: samples - 1], [height]))[above]
@@ -267,33 +259,20 @@ def _crossing_rows(top: Floats, bottom: Floats, above: Integers, rows: _Axis, *,
     zero = (above - 0.5 + top_exact / (top_exact - bottom)) / rows.scale - 0.5
     after = np.ceil(zero)
     rounding = 1e-6 * (height + height / samples)
-    row = np.clip(after.astype(np.int64), low, high)
+    row = after.astype(np.int64)
     doubtful = np.flatnonzero(np.abs(after - zero - 0.5) > 0.5 - rounding)
     if doubtful.size:
         top, bottom = top[doubtful], bottom[doubtful]
-        sample = (above[doubtful] - 1).astype(np.float32)
-        row[doubtful] = _first(
-            lambda pixel: (_interpolate(top, bottom, rows.source(pixel) - sample) > 0) == (bottom > 0),
-            low=low[doubtful],
-            high=high[doubtful],
-        )
-    return row
+        nearest = np.clip(np.rint(zero[doubtful]).astype(np.int64), 0, height - 1)
+        weight = rows.sources[nearest] - (above[doubtful] - 1).astype(np.float32)
+        row[doubtful] = nearest + ((_interpolate(top, bottom, weight) > 0) != (bottom > 0))
+    return np.clip(row, low, high)
 
 
 def _interpolate(first: Floats, second: Floats, second_weight: Floats) -> Floats:
     """Weigh two values as torch's kernel does: the first product is fused with the sum, rounded once."""
     first_weight = (np.float32(1) - second_weight).astype(np.float64)
     return (first_weight * first + second_weight * second).astype(np.float32)
-
-
-def _first(holds: Callable[[Integers], Booleans], *, low: Integers, high: Integers) -> Integers:
-    """The first position in low..high where `holds`, by bisection; `high` where it holds nowhere before."""
-    while (undecided := low < high).any():
-        middle = (low + high) // 2
-        held = holds(middle)
-        low = np.where(undecided & ~held, middle + 1, low)
-        high = np.where(undecided & held, middle, high)
-    return high
 
 
 def _simplified(ring: Ring, *, height: int, width: int) -> Ring:
