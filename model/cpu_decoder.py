@@ -114,7 +114,9 @@ class CpuDecoder:
             (self._from_image[0].q, placed),
         )
         k, v, q = (rows_linear(x, layer.weight, layer.bias, bias_last=bias_last) for layer, x in pairs)
-        return k, v, q.T.contiguous()  # half precision would copy q in each product with tokens
+        if rows.dtype == torch.float32:
+            return k, v, q.T.contiguous()
+        return k.T.contiguous(), v.T.contiguous(), q.T.contiguous()  # else copied in each product with tokens
 
     def _first_views(
         self, embeddings: Sequence[Embedding], mask_maps: Sequence[Tensor | None], *, keeps_order: bool
@@ -160,8 +162,8 @@ class CpuDecoder:
     def _read(self, i: int, q: Tensor, views: Sequence[View], *, folds: bool) -> Tensor:
         """What tokens q (b, n, inner) take from the cells in layer i: (b, n, inner)."""
         attention = self._to_image[i]
-        if folds and i > 0:
-            return attention.read(q, views)
+        if folds:
+            return attention.read(q, views) if i > 0 else attention.first_read(q, views)
         return torch.stack(
             [
                 attention.attend(each, *self._keys_and_values(i, view))
@@ -172,7 +174,8 @@ class CpuDecoder:
     def _keys_and_values(self, i: int, view: View) -> tuple[Tensor, Tensor]:
         """(cells, inner) each."""
         if i == 0:
-            return view.first[0], view.first[1]
+            k, v, _ = view.first
+            return (k, v) if k.dtype == torch.float32 else (k.T, v.T)
         attention = self._to_image[i]
         return _project(attention.k, view.placed), _project(attention.v, view.rows)
 
@@ -189,10 +192,11 @@ class CpuDecoder:
 
     def _weigh_upscaled(self, view: View, embedding: Embedding, kernels: Tensor, *, out: Tensor) -> None:
         """Upscale the cells and weigh them with kernels (4, c / 8), into out (16 * cells, 4)."""
+        gelu_ = torch.ops.aten.gelu_  # in place: torch.nn.functional has none
         x = rows_times(view.rows, *self._up_1).view_as(embedding.feat_s1_rows).add_(embedding.feat_s1_rows)
-        x = F.gelu(_normalise(self._up_norm, x)).flatten(0, 1)
+        x = gelu_(_normalise(self._up_norm, x)).flatten(0, 1)
         x = rows_times(x, *self._up_2).view_as(embedding.feat_s0_rows).add_(embedding.feat_s0_rows)
-        torch.mm(F.gelu(x).flatten(0, 2), kernels.T, out=out)
+        torch.mm(gelu_(x).flatten(0, 2), kernels.T, out=out)
 
 
 def _project(layer: nn.Linear, rows: Tensor) -> Tensor:

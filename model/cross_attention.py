@@ -21,7 +21,8 @@ class View:
     rows: Tensor
     """(cells, c)."""
     first: tuple[Tensor, ...]
-    """Keys and values of the first layer, (cells, c / 2) each, and its queries, (c / 2, cells)."""
+    """Keys and values of the first layer, (cells, c / 2) each in float32 and (c / 2, cells) in half precision, and
+    its queries, (c / 2, cells)."""
     placed: Tensor = field(init=False)
     """The rows with their positions added, from the second layer on."""
 
@@ -58,6 +59,22 @@ class CrossAttention:
         q, k, v = (self._split(x)[None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1)
 
+    def first_read(self, q: Tensor, views: Sequence[View]) -> Tensor:
+        """What projected q (b, n, inner) take from the cells, projected beforehand: (b, n, inner).
+
+        Two plain products take half the time of PyTorch's attention. They round otherwise, for which the goldens of
+        float32 have no room.
+        """
+        if q.dtype == torch.float32:
+            return torch.stack(
+                [self.attend(each, *view.first[:2]) for each, view in zip(q, views, strict=True)]
+            )
+        mixed = [
+            torch.bmm(scores.softmax(2), self._heads_of(view.first[1]).transpose(1, 2))
+            for scores, view in zip(self._first_scores(q, views, 0), views, strict=True)
+        ]  # heads n d
+        return torch.stack(mixed).transpose(1, 2).flatten(2)
+
     def read(self, q: Tensor, views: Sequence[View]) -> Tensor:
         """What projected q (b, n, inner) take from the cells, k_proj and v_proj folded: (b, n, inner).
 
@@ -75,8 +92,7 @@ class CrossAttention:
 
     def first_scores(self, k: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
         """Scores (heads, n, cells) of each prompt's cells, projected beforehand, and projected k (b, n, inner)."""
-        for each, view in zip(k * self._scale, views, strict=True):
-            yield torch.bmm(self._split(each), view.first[2].unflatten(0, (self._heads, -1)))
+        return self._first_scores(k, views, 2)
 
     def scores(self, k: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
         """Scores (heads, n, cells) of each prompt's cells and projected k (b, n, inner), q_proj folded."""
@@ -95,6 +111,14 @@ class CrossAttention:
         for view, one, each in zip(views, scores, self._by_prompt(values, len(v)), strict=True):
             # Over the middle dimension, because softmax is slow over a last one as short as n.
             yield plus_columns_times(view.rows, one.softmax(1).flatten(0, 1), each)
+
+    def _first_scores(self, x: Tensor, views: Sequence[View], which: int) -> Iterator[Tensor]:
+        for each, view in zip(x * self._scale, views, strict=True):
+            yield torch.bmm(self._split(each), self._heads_of(view.first[which]))
+
+    def _heads_of(self, projected: Tensor) -> Tensor:
+        """(inner, cells) to (heads, inner / heads, cells)."""
+        return projected.unflatten(0, (self._heads, -1))
 
     def _split(self, x: Tensor) -> Tensor:
         """(m, inner) to (heads, m, inner / heads)."""

@@ -15,8 +15,9 @@ from torch import Tensor
 from model.types import Embedding
 
 _MAPS = ("image_rows", "feat_s1_rows", "feat_s0_rows")
-_PROJECTION = "decoder_projections."
-"""Older files have "first_projections.", laid out otherwise: left alone, and made again where they are wanted."""
+_PROJECTION = "first_layer."
+"""Older files have "first_projections." or "decoder_projections.", laid out otherwise: left alone, and made again
+where they are wanted."""
 
 
 class BrokenEmbedding(Exception):

@@ -68,10 +68,10 @@ def test_a_gpus_embedding_decodes_the_same_on_a_cpu(runner: Sam2Runner, embeddin
 def test_a_file_of_an_older_version_still_decodes(
     runner: Sam2Runner, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its projections had each cell's queries together; they are not mistaken for today's."""
-    *others, queries = embedding.first_projections
-    monkeypatch.setattr("model.embedding_bytes._PROJECTION", "first_projections.")
-    data = to_bytes(replace(embedding, first_projections=(*others, queries.T.contiguous())), NOTE)
+    """Its projections lay cell by cell; they are not mistaken for today's."""
+    monkeypatch.setattr("model.embedding_bytes._PROJECTION", "decoder_projections.")
+    by_cell = tuple(each.T.contiguous() for each in embedding.first_projections)
+    data = to_bytes(replace(embedding, first_projections=by_cell), NOTE)
     monkeypatch.undo()
     again = runner.adopt(from_bytes(data, NOTE))
     assert (logits(runner, again) == logits(runner, embedding)).all()
