@@ -49,6 +49,9 @@ _OFF_LOOP_BYTES = 256 * 1024
 _OFF_LOOP_POINTS = 1000
 """The same for checking clicks."""
 
+_FEW_CORES = 2
+"""With so many, masks are shaped between the batches: measured; with more, it has not been."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
@@ -92,7 +95,7 @@ class SegmentationService:
             on_full=metrics.out_of_memory.labels("decode").inc,
         )
         self._decoder: Batcher[Job, Prediction | Shaped] = Batcher(
-            DecodeBatch(decode, device=self._device),
+            DecodeBatch(decode, device=self._device, shares_cores=self._decoder_shares_cores),
             name="decode",
             device=self._device,
             priority=0,
@@ -261,8 +264,7 @@ class SegmentationService:
             many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
             prompts = await self._workers.run(resolve, share=share) if has_masks or many else resolve()
             logit_bytes = 4 if segmenter.dtype_name == "float32" else 2
-            alone = len(prompts) == 1
-            jobs = [Job(embedding, prompt, options, logit_bytes, alone=alone) for prompt in prompts]
+            jobs = [Job(embedding, prompt, options, logit_bytes) for prompt in prompts]
             ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
             masks = await shape_all(jobs, ran, workers=self._workers, share=share, times=times)
             return Decoded(height, width, masks)
@@ -295,6 +297,11 @@ class SegmentationService:
         """Run a job in a worker thread, within the deadline of a request."""
         async with self._deadline():
             return await self._workers.run(job, share=share)
+
+    def _decoder_shares_cores(self) -> bool:
+        """Whether what workers do is taken from the decoder: on a CPU of two cores, which needs both."""
+        segmenter = self._segmenter
+        return segmenter is not None and segmenter.shares_host_memory and self.settings.workers <= _FEW_CORES
 
     def _check_number(self, requests: Sequence[PromptRequest]) -> None:
         if len(requests) > self.settings.max_prompts:

@@ -57,6 +57,7 @@ class StageTimes:
         `shaping_s` is what another stage takes of the device's time, at its end.
         """
         slowest = max(ran, key=lambda r: r.queue_s + r.device_s)
+        shaping_s = min(shaping_s, slowest.device_s)  # it may be spread over several batches
         now = perf_counter()
         self.add("queue", slowest.queue_s, ended_at=now - slowest.device_s)
         self.add("device", slowest.device_s - shaping_s, ended_at=now - shaping_s)

@@ -1,15 +1,19 @@
-"""Where masks are shaped: at once for a lone click, in a worker where that would hold somebody up."""
+"""Where masks are shaped: at once for a lone click or on few cores, else in a worker, who holds nobody up."""
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from typing import Any
 
+import httpx
 import pytest
 
 from app.answers import MaskAnswer, answer
 from app.settings import Settings
-from tests.fakes import FakeSegmenter, picture, serving, until
+from model.types import Prediction
+from tests.fakes import Served, picture, serving, until
 
+MANY_CORES, FEW_CORES = Settings(workers=3), Settings(workers=2)
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
 
@@ -27,7 +31,7 @@ def shaped_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_a_lone_click_is_handed_to_nobody(shaped_by: list[str]) -> None:
-    async with serving() as served:
+    async with serving(MANY_CORES) as served:
         await served.embed(picture(), "truck")
         lone = await served.click("truck")
         together = await served.post("/decode", {"image_id": "truck", "prompts": [CLICK, CLICK]})
@@ -44,7 +48,7 @@ async def test_a_lone_click_is_handed_to_nobody(shaped_by: list[str]) -> None:
 async def test_what_takes_longer_does_not_keep_the_device(
     slow: dict[str, object], shaped_by: list[str]
 ) -> None:
-    async with serving() as served:
+    async with serving(MANY_CORES) as served:
         await served.embed(picture(), "truck")
         await served.post("/decode", {"image_id": "truck", **CLICK, **slow})
         assert shaped_by == ["worker"]
@@ -53,7 +57,7 @@ async def test_what_takes_longer_does_not_keep_the_device(
 async def test_whoever_waits_for_the_device_does_not_wait_for_the_masks_of_others(
     shaped_by: list[str],
 ) -> None:
-    async with serving() as served:
+    async with serving(MANY_CORES) as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()
         served.segmenter.gate.clear()
@@ -67,7 +71,7 @@ async def test_whoever_waits_for_the_device_does_not_wait_for_the_masks_of_other
 
 
 async def test_a_picture_that_is_being_encoded_does_not_wait_for_masks(shaped_by: list[str]) -> None:
-    async with serving() as served:
+    async with serving(MANY_CORES) as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()
         served.segmenter.gate.clear()
@@ -80,14 +84,74 @@ async def test_a_picture_that_is_being_encoded_does_not_wait_for_masks(shaped_by
         assert shaped_by == ["worker"]
 
 
-async def test_a_fault_in_shaping_costs_one_click(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> list[MaskAnswer]:
-        raise ZeroDivisionError
+async def decode_behind_another(served: Served, *bodies: Mapping[str, object]) -> list[httpx.Response]:
+    """Decode requests in one batch, which fills while the device is busy with a click."""
+    served.segmenter.gate.clear()
+    first = asyncio.create_task(served.click("truck"))
+    await served.segmenter.wait_until_entered()
+    calls = [
+        asyncio.create_task(served.post("/decode", {"image_id": "truck", **CLICK, **body})) for body in bodies
+    ]
+    await until(lambda: served.service._decoder.waiting == len(bodies))
+    served.segmenter.gate.set()
+    await first
+    return [await call for call in calls]
 
-    async with serving(Settings(workers=1), FakeSegmenter()) as served:
+
+async def test_on_few_cores_the_masks_of_a_batch_are_shaped_before_the_next(shaped_by: list[str]) -> None:
+    async with serving(FEW_CORES) as served:
         await served.embed(picture(), "truck")
-        with monkeypatch.context() as patch:
-            patch.setattr("app.decodings.answer", broken)
-            failed = await served.click("truck")
-        assert (failed.status_code, failed.json()["error"]["code"]) == (500, "inference_failed")
-        assert (await served.click("truck")).status_code == 200
+        await served.segmenter.wait_until_entered()
+        plain, png, again = await decode_behind_another(served, {}, {"mask_format": "png"}, {})
+        assert [len(batch) for batch in served.segmenter.decoded] == [1, 3]
+        assert sorted(shaped_by) == ["device", "device", "device", "worker"]
+        assert plain.json() == again.json()
+        assert "png" in png.json()["predictions"][0]["masks"][0]
+
+
+async def test_masks_that_take_long_go_to_workers_on_few_cores_too(
+    shaped_by: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.decodings._SHAPING_S", -1)
+    async with serving(FEW_CORES) as served:
+        await served.embed(picture(), "truck")
+        reply = await served.post("/decode", {"image_id": "truck", "prompts": [CLICK, CLICK]})
+        assert shaped_by == ["worker", "worker"]
+        assert len(reply.json()["predictions"]) == 2
+
+
+async def test_a_request_may_have_masks_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any, **options: Any) -> list[MaskAnswer]:
+        monkeypatch.setattr("app.decodings._SHAPING_S", -1)  # from the second batch on
+        return answer(*arguments, **options)
+
+    other = {"point_coords": [[5, 5]], "point_labels": [1]}
+    async with serving(FEW_CORES.model_copy(update={"batch_prompts": 1})) as served:
+        await served.embed(picture(), "truck")
+        alone = [
+            (await served.post("/decode", {"image_id": "truck", **each})).json() for each in (CLICK, other)
+        ]
+        monkeypatch.setattr("app.decodings.answer", slow)
+        both = await served.post("/decode", {"image_id": "truck", "prompts": [CLICK, other]})
+        assert both.json()["predictions"] == [reply["predictions"][0] for reply in alone]
+        stages = [part.split(";")[0] for part in both.headers["server-timing"].split(", ")]
+        assert stages == ["queue", "device", "masks"]
+
+
+async def test_a_fault_in_shaping_costs_one_click(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(prediction: Prediction, **options: Any) -> list[MaskAnswer]:
+        if options["options"].mask_format == "rle_uncompressed":
+            raise ZeroDivisionError
+        return answer(prediction, **options)
+
+    async with serving(FEW_CORES) as served:
+        await served.embed(picture(), "truck")
+        await served.segmenter.wait_until_entered()
+        monkeypatch.setattr("app.decodings.answer", broken)
+        poison = {"mask_format": "rle_uncompressed"}
+        replies = await decode_behind_another(served, {}, poison, {})
+        assert [reply.status_code for reply in replies] == [200, 500, 200]
+        assert replies[1].json()["error"]["code"] == "internal_error"
+        assert "ZeroDivisionError" in caplog.text
