@@ -1,8 +1,10 @@
 """The endpoints, but those of image_routes.py: parse, call the service, shape the reply. No logic."""
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
 
 from app import schemas
 from app.callers import share_of, tenant_of
@@ -46,6 +48,25 @@ _DECODE_BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": schemas.schema_ref(schemas.DecodeBody)}},
     },
 }
+
+
+class _Direct(APIRoute):
+    """Calls an endpoint that takes a request and NoFields without the way through FastAPI's dependencies.
+
+    That way costs a click a quarter of a millisecond. It is kept where there is a query string to refuse.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As FastAPI's."""
+        usual = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.scope["query_string"]:
+                return await usual(request)
+            reply: Response = await self.endpoint(request, schemas.NoFields())
+            return reply
+
+        return handle
 
 
 @router.post("/embed", response_model=schemas.EmbedReply, openapi_extra=_UPLOAD_BODY)
@@ -97,7 +118,6 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
     return timed_json(reply.model_dump_json().encode(), times)
 
 
-@router.post("/decode", response_model=schemas.DecodeReply, openapi_extra=_DECODE_BODY)
 async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
     service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
@@ -123,6 +143,16 @@ async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> R
             ),
         )
     return await decode_reply(request, decoded, image_id=wanted.image_id, model=model, times=times)
+
+
+router.add_api_route(
+    "/decode",
+    decode,
+    methods=["POST"],
+    response_model=schemas.DecodeReply,
+    openapi_extra=_DECODE_BODY,
+    route_class_override=_Direct,
+)
 
 
 @router.get("/model", response_model=schemas.ModelReply)
