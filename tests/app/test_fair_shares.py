@@ -13,7 +13,7 @@ from app.device import DeviceThread
 from app.errors import Overloaded, RateLimited
 from app.rates import InFlight, PicturesPerMinute
 from app.settings import Settings
-from tests.app.test_batching import LONG_S, outcomes, started, submitted
+from tests.app.gated_device import LONG_S, outcomes, started, submitted
 from tests.fakes import Served, error, picture, serving, until
 
 KEYS = {name: f"{name}-0123456789abcdef" for name in ("crowd", "guest", "third")}

@@ -11,7 +11,7 @@ from app.memory import SHED_SHARE, WithinMemory
 from app.settings import Settings
 from model.errors import DeviceOutOfMemory, NoFreeSlot
 from model.types import Embedding, Pixels, Prediction, Prompt
-from tests.app.test_sharing import block, start, waiting_prompts
+from tests.app.requests_under_way import block, start, waiting_prompts
 from tests.fakes import FakeSegmenter, error, picture, serving, until
 
 

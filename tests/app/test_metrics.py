@@ -1,4 +1,4 @@
-"""What Prometheus is told, beside what test_http.py sees: few names, and what the device says of itself."""
+"""What Prometheus is told: requests, queues and caches, few names, and what the device says of itself."""
 
 import re
 import time
@@ -17,6 +17,42 @@ async def figures(served: Served) -> dict[str, float]:
         name: float(value)
         for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
     }
+
+
+async def test_figures_for_prometheus() -> None:
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        await served.embed(picture(), "truck")
+        await served.click("truck")
+        await served.click("unknown")
+        await served.client.get("/images/truck")
+        await served.client.get("/nothing/here")
+        response = await served.client.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        figures = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if line[0] != "#")
+        for name, value in {
+            'sam2_requests_total{method="POST",route="/embed",status="200"}': 2,
+            'sam2_requests_total{method="POST",route="/decode",status="200"}': 1,
+            'sam2_requests_total{method="POST",route="/decode",status="404"}': 1,
+            'sam2_requests_total{method="GET",route="/images/{image_id}",status="200"}': 1,
+            'sam2_requests_total{method="GET",route="unknown",status="404"}': 1,
+            'sam2_request_seconds_count{route="/embed"}': 2,
+            'sam2_rejections_total{code="image_not_found"}': 1,
+            'sam2_cache_lookups_total{outcome="hit"}': 1,
+            'sam2_cache_lookups_total{outcome="miss"}': 1,
+            'sam2_evictions_total{tier="device"}': 0,
+            'sam2_cache_hits_total{tier="device"}': 2,
+            'sam2_cache_images{tier="device"}': 1,
+            'sam2_cache_bytes{tier="device"}': 4 * 4 * (8 + 4 * 2 + 4 * 4),
+            'sam2_cache_bytes{tier="disk"}': 0,
+            "sam2_waiting_prompts": 0,
+            "sam2_waiting_images": 0,
+            'sam2_batch_size_sum{queue="encode"}': 1,
+            'sam2_batch_size_sum{queue="decode"}': 1,
+            'sam2_stage_seconds_count{stage="decode_batch"}': 1,
+            'sam2_stage_seconds_count{stage="device"}': 2,
+        }.items():
+            assert float(figures[name]) == value, name
 
 
 async def test_what_runs_is_told_once_it_does() -> None:

@@ -14,7 +14,7 @@ from app.deadlines import left_s, within
 from app.errors import DeadlineExceeded, Overloaded
 from app.pace import Pace, has_become_late, is_late, too_late
 from app.shares import Rotation, Shares
-from tests.app.test_batching import LONG_S, Device, outcomes, started, submitted
+from tests.app.gated_device import LONG_S, Device, outcomes, started, submitted
 
 
 class Clock:

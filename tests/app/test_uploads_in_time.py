@@ -11,7 +11,7 @@ from app.deadlines import within
 from app.prompts import PromptRequest
 from app.settings import Settings
 from app.stages import StageTimes
-from tests.app.test_batching import LONG_S, outcomes, started, submitted
+from tests.app.gated_device import LONG_S, outcomes, started, submitted
 from tests.app.test_fair_shares import Clients, settings, start
 from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
 

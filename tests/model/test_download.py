@@ -1,127 +1,26 @@
-"""Downloads from a server of our own that cuts, ignores, lies and refuses as real ones do."""
+"""Weights that are there, and downloads that succeed: whole or in pieces, and once however many want them."""
 
 import contextlib
-import hashlib
 import io
 import logging
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from model import download
 from model.config import BUILTIN, VARIANTS
-from model.download import RELEASES, Release, locate
+from model.download import RELEASES, locate
 from model.errors import CheckpointError, WeightsUnavailable
+from tests.model.weights_server import CONTENT, FILE, PART, SHA256, VARIANT, names
 
 REPOSITORY = Path(__file__).parents[2]
-CONTENT = bytes(range(256)) * 2000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-VARIANT = "sam2_hiera_tiny"
-FILE = "sam2_hiera_tiny.pt"
-PART = f"{FILE}.part"
-
-
-@dataclass
-class Web:
-    """A web server with one file; the fields say how it misbehaves."""
-
-    content: bytes = CONTENT
-    statuses: list[int] = field(default_factory=list)
-    """Answers of the first requests; later ones get the file."""
-    cuts: list[int] = field(default_factory=list)
-    """Bytes after which the first answers break off."""
-    ranges: bool = True
-    longest: int = len(CONTENT)
-    """Bytes in the longest range it sends."""
-    shift: int = 0
-    """What 206 answers begin too late by."""
-    gate: threading.Event = field(default_factory=threading.Event)
-    """No answer before it is set."""
-    asked: list[str | None] = field(default_factory=list)
-    """The Range header of each request."""
-    sent: list[int] = field(default_factory=list)
-    """Bytes of body sent to each request."""
-    paths: list[str] = field(default_factory=list)
-    encodings: list[str | None] = field(default_factory=list)
-    """The Accept-Encoding header of each request."""
-    url: str = ""
-
-    @contextlib.contextmanager
-    def silence(self) -> Iterator[None]:
-        """Answer nothing until the end of this block."""
-        self.gate.clear()
-        try:
-            yield
-        finally:
-            self.gate.set()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        asked = request.headers.get("Range")
-        self.asked.append(asked)
-        self.paths.append(request.path)
-        self.encodings.append(request.headers.get("Accept-Encoding"))
-        self.gate.wait()
-        if self.statuses:
-            request.send_error(self.statuses.pop(0))
-            return
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges else 0
-        if start >= len(self.content):
-            request.send_response(416)
-            request.send_header("Content-Range", f"bytes */{len(self.content)}")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        if asked and self.ranges:
-            start += self.shift
-            request.send_response(206)
-            end = min(len(self.content), start + self.longest)
-            request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(self.content)}")
-        else:
-            end = len(self.content)
-            request.send_response(200)
-        body = self.content[start:end]
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        body = body[: self.cuts.pop(0)] if self.cuts else body
-        self.sent.append(len(body))
-        request.wfile.write(body)
-
-
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setitem(RELEASES, VARIANT, Release("072824", FILE, SHA256))
-    monkeypatch.setattr(download, "RETRY_WAITS_S", (0.0, 0.0, 0.0))
-    web = Web()
-    web.gate.set()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with contextlib.suppress(ConnectionError):  # of clients that did not wait
-                web.answer(self)
-
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = False
-    web.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield web
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -129,13 +28,6 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.005)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-# Files that are there
 
 
 def test_every_variant_has_a_release():
@@ -184,9 +76,6 @@ def test_a_file_of_the_wrong_size_is_named_and_kept(tmp_path):
 def test_an_unknown_variant_names_the_known_ones(tmp_path):
     with pytest.raises(WeightsUnavailable, match=r"'sam3'.*sam2.1_hiera_tiny"):
         locate("sam3", weights_dir=tmp_path)
-
-
-# Downloads that succeed
 
 
 def test_fresh_download_into_a_new_folder(tmp_path, web, caplog):
@@ -337,82 +226,3 @@ def test_a_file_that_another_process_finished_just_now_is_not_downloaded_again(t
     assert locate(VARIANT, weights_dir=tmp_path, base_url=web.url) == tmp_path / FILE
     assert web.asked == []
     assert names(tmp_path) == [FILE]
-
-
-# Downloads that fail
-
-
-def refusal(folder: Path, url: str) -> str:
-    with pytest.raises(WeightsUnavailable) as caught:
-        locate(VARIANT, weights_dir=folder, base_url=url)
-    return str(caught.value)
-
-
-def test_the_message_gives_every_way_to_go_on(tmp_path, web):
-    web.statuses = [404]
-    message = refusal(tmp_path, web.url)
-    assert "the server answers 404 Not Found" in message
-    assert f"{web.url}/072824/{FILE}" in message
-    assert str(tmp_path) in message
-    assert "SAM2_CHECKPOINT=PATH" in message
-    assert "SAM2_CHECKPOINT=untrained" in message
-    assert len(web.asked) == 1
-    assert names(tmp_path) == []
-
-
-def test_a_wrong_hash_removes_the_file_and_says_so(tmp_path, web):
-    web.content = b"another file"
-    message = refusal(tmp_path, web.url)
-    assert f"SHA-256 {hashlib.sha256(b'another file').hexdigest()}, not {SHA256}, and was removed" in message
-    assert names(tmp_path) == []
-
-
-def test_a_page_in_the_place_of_the_file_is_not_downloaded(tmp_path, web, monkeypatch):
-    monkeypatch.setitem(RELEASES, VARIANT, Release("072824", FILE, SHA256, len(CONTENT)))
-    (tmp_path / PART).write_bytes(CONTENT[:1000])
-    web.content, web.ranges = b"<html>sign in to this network</html>", False
-    assert "the server offers 36 bytes, the released file has 512,000" in refusal(tmp_path, web.url)
-    assert (tmp_path / PART).read_bytes() == CONTENT[:1000]
-
-
-def test_without_a_network_it_says_so_at_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "RETRY_WAITS_S", (0.0,))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    message = refusal(tmp_path, url)
-    assert "refused" in message
-    assert "tries" not in message
-    assert names(tmp_path) == []
-
-
-def test_patience_ends_and_the_part_is_kept(tmp_path, web):
-    web.cuts = [1000, 0, 0, 0]
-    message = refusal(tmp_path, web.url)
-    assert "after 4 tries" in message
-    assert web.asked == [None, *["bytes=1000-"] * 3]
-    assert (tmp_path / PART).read_bytes() == CONTENT[:1000]
-
-
-def test_a_server_that_ignores_ranges_and_cuts_is_given_up(tmp_path, web):
-    web.ranges = False
-    web.cuts = [1000] * 20
-    assert "after 4 tries" in refusal(tmp_path, web.url)
-    assert len(web.asked) == 4
-
-
-def test_a_slow_server_is_not_waited_for_without_end(tmp_path, web, monkeypatch):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.05)
-    with web.silence():
-        assert "timed out, after 4 tries" in refusal(tmp_path, web.url)
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, web):
-    (tmp_path / "weights").write_bytes(b"a file")
-    assert f"cannot write to {tmp_path / 'weights'}" in refusal(tmp_path / "weights", web.url)
-
-
-def test_a_full_disk_is_named(tmp_path, web):
-    (tmp_path / PART).symlink_to("/dev/full")
-    assert "No space left on device" in refusal(tmp_path, web.url)
-    assert not (tmp_path / FILE).exists()

@@ -13,7 +13,7 @@ from model.gpu.cuda import MOST_PINNED_BYTES, Cuda, be_faithful
 from model.gpu.device import finishing
 from model.gpu.options import GpuOptions
 from model.runner import load_runner
-from tests.model.gpu.test_engine import SMALL
+from tests.model.gpu.small_runners import SMALL
 
 
 class FakeTorchCuda:

@@ -17,7 +17,7 @@ from model.gpu.graphs import relative_error
 from model.sam2 import Sam2
 from tests.golden.recipe import image
 from tests.host_gpu import HostGpu
-from tests.model.gpu.test_engine import CLICK, OPTIONS, SMALL, decode_one, engine_of, make_gpu_runner
+from tests.model.gpu.small_runners import CLICK, OPTIONS, SMALL, decode_one, engine_of, make_gpu_runner
 from tests.model.test_runner import assert_equal
 
 META = torch.device("meta")

@@ -1,0 +1,130 @@
+"""/images: stored pictures are looked up, listed and deleted, and their embeddings taken away."""
+
+import io
+import re
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.fakes import error, picture, serving
+
+
+async def test_a_stored_picture_can_be_looked_up() -> None:
+    began = time.time()
+    async with serving() as served:
+        await served.embed(picture(60, 40), "truck")
+        first = (await served.client.get("/images/truck")).json()
+        assert began <= first["created"] <= first["used"] <= time.time()
+        fixed = {name: value for name, value in first.items() if name not in ("created", "used")}
+        assert fixed == {
+            "image_id": "truck",
+            "width": 60,
+            "height": 40,
+            "model": "fake",
+            "bytes": served.service.store.tiers.device.used_bytes,
+            "tiers": ["device"],
+        }
+        assert first["bytes"] == 4 * 4 * (8 + 4 * 2 + 4 * 4)
+        assert (await served.client.get("/images/truck")).json() == first  # looking is not using
+        await served.click("truck")
+        second = (await served.client.get("/images/truck")).json()
+        assert second["used"] > first["used"]
+        assert second["created"] == first["created"]
+        assert error(await served.client.get("/images/other")) == (404, "image_not_found")
+
+
+async def test_stored_pictures_are_listed_newest_first_page_by_page() -> None:
+    async with serving() as served:
+        assert (await served.client.get("/images")).json() == {"images": [], "next": None}
+        for name in "abcde":
+            await served.embed(picture(shade=ord(name)), name)
+        seen: list[list[str]] = []
+        page: dict[str, Any] = {"next": None}
+        while not seen or page["next"]:
+            after = {"after": page["next"]} if page["next"] else {}
+            page = (await served.client.get("/images", params={"limit": 2, **after})).json()
+            seen.append([image["image_id"] for image in page["images"]])
+        assert seen == [["e", "d"], ["c", "b"], ["a"]]
+        whole = (await served.client.get("/images", params={"limit": 5})).json()
+        assert (len(whole["images"]), whole["next"]) == (5, None)
+        assert whole["images"][0] == (await served.client.get("/images/e")).json()
+        assert error(await served.client.get("/images", params={"after": "x"})) == (404, "image_not_found")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=many", "limt=5"])
+async def test_a_wrong_query_is_refused(query: str) -> None:
+    async with serving() as served:
+        response = await served.client.get(f"/images?{query}")
+        assert error(response) == (422, "validation_error")
+        assert response.json()["error"]["details"][0]["where"] == f"query.{query.split('=')[0]}"
+
+
+async def test_a_deleted_picture_is_forgotten() -> None:
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        for _ in range(2):
+            response = await served.client.delete("/images/truck")
+            assert (response.status_code, response.content) == (204, b"")
+        assert error(await served.click("truck")) == (404, "image_not_found")
+        assert served.service.store.tiers.in_memory() == set()
+        assert (await served.embed(picture(), "truck")).json()["cached"] is False
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("file_format", ["npz", "safetensors"])
+async def test_an_embedding_can_be_taken_away(file_format: str, dtype: str) -> None:
+    async with serving() as served:
+        await served.embed(picture(shade=51), "a:truck")
+        query = f"?format={file_format}&dtype={dtype}"
+        response = await served.client.get(f"/images/a:truck/embedding{query}")
+        assert response.headers["content-type"] == "application/octet-stream"
+        assert response.headers["x-sam2-model"] == "fake"
+        assert f'filename="a_truck.{file_format}"' in response.headers["content-disposition"]
+        if file_format == "npz":
+            maps = dict(np.load(io.BytesIO(response.content)))
+        else:
+            maps = safetensors.numpy.load(response.content)
+        assert {name: array.shape for name, array in maps.items()} == {
+            "image_embed": (1, 8, 2, 2),
+            "high_res_feats_0": (1, 1, 8, 8),
+            "high_res_feats_1": (1, 2, 4, 4),
+        }
+        assert {array.dtype.name for array in maps.values()} == {dtype}
+        assert [maps[name].flat[0] for name in sorted(maps)] == [1, 2, 51]
+
+        again = await served.client.get(f"/images/a:truck/embedding{query}")
+        assert again.headers["etag"] == response.headers["etag"]
+        assert again.content == response.content  # or the ETag is not a strong one
+
+
+async def test_an_embedding_that_the_client_has_is_not_sent_again() -> None:
+    path = "/images/truck/embedding"
+    async with serving() as served:
+        await served.embed(picture(shade=1), "truck")
+        etag = (await served.client.get(path)).headers["etag"]
+        assert re.fullmatch(r'"[^"]+"', etag)
+        for known in (etag, f"W/{etag}", f'"x", {etag}', "*"):
+            response = await served.client.get(path, headers={"If-None-Match": known})
+            assert (response.status_code, response.content) == (304, b"")
+            assert response.headers["etag"] == etag
+        others = [
+            (await served.client.get(path + query)).headers["etag"]
+            for query in ("?dtype=float16", "?format=safetensors")
+        ]
+        await served.client.delete("/images/truck")
+        await served.embed(picture(shade=2), "truck")
+        response = await served.client.get(path, headers={"If-None-Match": etag})
+        assert response.status_code == 200
+        assert len({etag, *others, response.headers["etag"]}) == 4
+
+
+async def test_an_embedding_comes_only_in_the_forms_there_are() -> None:
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        for query in ("format=pt", "dtype=bfloat16", "dtpye=float16"):
+            response = await served.client.get(f"/images/truck/embedding?{query}")
+            assert error(response) == (422, "validation_error")
+        assert error(await served.client.get("/images/other/embedding")) == (404, "image_not_found")

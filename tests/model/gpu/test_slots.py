@@ -1,0 +1,115 @@
+"""Places for embeddings: how many there are, who holds one and for how long, and what comes from elsewhere."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import VARIANTS
+from model.errors import NoFreeSlot
+from model.gpu.engine import num_slots, slot_bytes
+from model.gpu.options import GpuOptions
+from model.runner import Sam2Runner
+from model.sam2 import Sam2
+from model.types import Embedding, Pixels
+from tests.model.gpu.small_runners import CLICK, OPTIONS, decode_one, engine_of, make_gpu_runner
+from tests.model.test_runner import assert_equal
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+def test_an_embedding_takes_eight_mebibytes_in_half_precision() -> None:
+    with torch.device("meta"):
+        model = Sam2(VARIANTS["sam2.1_hiera_large"]).to(torch.bfloat16)
+    assert slot_bytes(model) == 8 * 2**20
+    assert 512 < num_slots(model, GpuOptions(cache_mib=4096)) < 530
+    assert num_slots(model, GpuOptions(cache_mib=1)) > 1
+
+
+def test_slots_are_counted_as_the_store_counts_embeddings(
+    runner: Sam2Runner, embeddings: list[Embedding]
+) -> None:
+    engine = engine_of(runner)
+    assert embeddings[0].nbytes == slot_bytes(runner.model)
+    assert len(engine.arena) == num_slots(runner.model, OPTIONS)
+    assert len(engine.arena) * embeddings[0].nbytes >= OPTIONS.cache_mib * 2**20
+
+
+def test_a_dropped_embedding_makes_room_for_the_next(pictures: list[Pixels]) -> None:
+    runner = make_gpu_runner()
+    arena = engine_of(runner).arena
+    held = [runner.encode([pictures[0]])[0] for _ in range(len(arena))]
+    assert arena.num_free == 0
+    with pytest.raises(NoFreeSlot, match=rf"The {len(arena)} places .* 2 wanted, 0 free"):
+        runner.encode(pictures[:2])
+    slot = arena.slot_of(held[3])
+    del held[3]
+    assert arena.num_free == 1
+    with pytest.raises(NoFreeSlot, match="2 wanted, 1 free"):
+        runner.encode(pictures[:2])
+    assert arena.num_free == 1
+    (embedding,) = runner.encode(pictures[1:2])
+    assert arena.slot_of(embedding) == slot
+    for number in range(500):  # steady state: no slot is lost
+        held[number % len(held)] = held[(number + 1) % len(held)]
+    del held, embedding
+    assert arena.num_free == len(arena)
+
+
+def test_an_embedding_that_is_being_decoded_keeps_its_slot(pictures: list[Pixels]) -> None:
+    """Evicted while its prompt waits: the prompt is answered first."""
+    runner = make_gpu_runner()
+    arena = engine_of(runner).arena
+    jobs = [(runner.encode([pictures[0]])[0], CLICK)]
+    assert arena.num_free == len(arena) - 1
+    runner.decode(jobs)
+    assert arena.num_free == len(arena) - 1
+    jobs.clear()
+    assert arena.num_free == len(arena)
+
+
+def test_an_encode_that_fails_gives_its_slots_back(pictures: list[Pixels]) -> None:
+    runner = make_gpu_runner()
+    arena = engine_of(runner).arena
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.encode(pictures, between=fail)
+    assert arena.num_free == len(arena)
+
+
+def test_an_embedding_from_elsewhere_is_decoded_too(
+    runner: Sam2Runner, embeddings: list[Embedding], plain_embeddings: list[Embedding], pictures: list[Pixels]
+) -> None:
+    """From a tier below the GPU's memory, say, or from another runner's arena."""
+    free = engine_of(runner).arena.num_free
+    expected = decode_one(runner, embeddings[0])
+    assert_equal(decode_one(runner, plain_embeddings[0]), expected, tolerance=1e-4)
+    (foreign,) = make_gpu_runner().encode(pictures[:1])
+    assert_equal(decode_one(runner, foreign), expected, tolerance=1e-4)
+    assert engine_of(runner).arena.num_free == free
+
+
+def test_an_embedding_that_was_moved_to_the_host_comes_back(
+    runner: Sam2Runner, embeddings: list[Embedding], pictures: list[Pixels]
+) -> None:
+    arena = engine_of(runner).arena
+    (embedding,) = runner.encode(pictures[:1])
+    on_host = embedding.to_host()
+    free = arena.num_free
+    back = runner.adopt(on_host)
+    assert arena.num_free == free - 1
+    assert runner.adopt(back) is back
+    np.testing.assert_array_equal(decode_one(runner, back).logits, decode_one(runner, embeddings[0]).logits)
+
+
+def test_too_little_memory_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 4.00 GiB")
+
+    monkeypatch.setattr("model.gpu.engine.Arena", refuse)
+    with pytest.raises(
+        ValueError, match=r"SAM2_DEVICE_CACHE_MIB=1 asks for room for \d+ embeddings .* 4\.00 GiB"
+    ):
+        make_gpu_runner()
