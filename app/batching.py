@@ -207,8 +207,10 @@ class Batcher(Generic[Item, Result]):
 
         The last one stays: nobody would have its place, and the estimate may be wrong.
         """
+        if not self._calls:
+            return []
         calls = [call for line in self._calls.values() for call in line]
-        left_s = min((call.due for call in calls), default=math.inf) - at
+        left_s = min(call.due for call in calls) - at
         if not has_become_late(self._seconds_until(self._waiting.used, at=at), left_s=left_s):
             return []
         late: list[tuple[_Call[Item, Result], Overloaded]] = []

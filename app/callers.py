@@ -8,6 +8,7 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -103,7 +104,11 @@ def key_of(scope: Scope) -> str:
 
 def address_of(scope: Scope) -> str:
     """The client's address; of IPv6 the network, of which one client has all addresses."""
-    host: str = (scope.get("client") or ("", 0))[0]
+    return _network_of((scope.get("client") or ("", 0))[0])
+
+
+@lru_cache(maxsize=4096)
+def _network_of(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a socket file has no addresses
