@@ -36,6 +36,10 @@ class Segmenter(Protocol):
     def shares_host_memory(self) -> bool:
         """Whether embeddings on the device lie in host memory anyway: on a CPU."""
 
+    @property
+    def cpu_threads(self) -> int:
+        """Threads that every batch keeps busy on the CPU: a core each; 0 on a GPU."""
+
     def adopt(self, embedding: Embedding) -> Embedding:
         """An embedding that comes from host memory or from a file, brought to the device."""
 

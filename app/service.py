@@ -299,9 +299,8 @@ class SegmentationService:
             return await self._workers.run(job, share=share)
 
     def _decoder_shares_cores(self) -> bool:
-        """Whether what workers do is taken from the decoder: on a CPU of two cores, which needs both."""
-        segmenter = self._segmenter
-        return segmenter is not None and segmenter.shares_host_memory and self.settings.workers <= _FEW_CORES
+        """Whether what workers do is taken from the decoder: on a CPU of few cores."""
+        return self._segmenter is not None and 0 < self._segmenter.cpu_threads <= _FEW_CORES
 
     def _check_number(self, requests: Sequence[PromptRequest]) -> None:
         if len(requests) > self.settings.max_prompts:

@@ -54,11 +54,16 @@ class StageTimes:
     def add_ran(self, ran: Sequence[Ran[T]], *, shaping_s: float = 0.0) -> None:
         """Record the queue and the device of a request whose items may have run in several batches.
 
-        `shaping_s` is what another stage takes of the device's time, at its end.
+        `shaping_s` is what another stage takes of the last batch's time, at its end.
         """
-        slowest = max(ran, key=lambda r: r.queue_s + r.device_s)
-        shaping_s = min(shaping_s, slowest.device_s)  # it may be spread over several batches
+        slowest = last_batch(ran)[0]
         now = perf_counter()
         self.add("queue", slowest.queue_s, ended_at=now - slowest.device_s)
         self.add("device", slowest.device_s - shaping_s, ended_at=now - shaping_s)
         self.batch_size = max(self.batch_size, *(r.batch_size for r in ran))
+
+
+def last_batch(ran: Sequence[Ran[T]]) -> list[Ran[T]]:
+    """Of what a request was, those items that ran in the batch that ended last."""
+    ends = [each.queue_s + each.device_s for each in ran]
+    return [each for each, end in zip(ran, ends, strict=True) if end == max(ends)]

@@ -16,8 +16,8 @@ from model.types import Embedding
 
 _MAPS = ("image_rows", "feat_s1_rows", "feat_s0_rows")
 _PROJECTION = "first_layer."
-"""Older files have "first_projections." or "decoder_projections.", laid out otherwise: left alone, and made again
-where they are wanted."""
+"""Older files have "first_projections." or "decoder_projections.", laid out otherwise in half precision: left
+alone, and made again where they are wanted."""
 
 
 class BrokenEmbedding(Exception):

@@ -111,7 +111,8 @@ def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
 
     The same pixels as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False) > 0`, down- and
     upsampled; a processor without fused multiply-add may differ where the interpolated value is zero to within
-    rounding. NaN counts as background; infinities, and all beyond +-1e30, count as +-1e30.
+    rounding, and values below 1e-42 may, whose products underflow. NaN counts as background; infinities, and all
+    beyond +-1e30, count as +-1e30.
 
     Raises:
         ValueError: the logits are not a map of at least one value, or a side of the picture is below 1.

@@ -92,6 +92,11 @@ class Sam2Runner:
         return str(self.device)
 
     @property
+    def cpu_threads(self) -> int:
+        """Threads of a matrix product on the CPU, a core each unless told otherwise; 0 on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 0
+
+    @property
     def dtype_name(self) -> str:
         """float32, bfloat16 or float16."""
         return str(self.dtype).removeprefix("torch.")

@@ -39,6 +39,7 @@ class FakeSegmenter:
     device_name = "imagined"
     mask_size = (MASK_SIDE, MASK_SIDE)
     shares_host_memory = True
+    cpu_threads = 8
 
     def __init__(
         self, *, dtype_name: str = "float32", embedding_side: int = 2, hold: Callable[[], None] | None = None

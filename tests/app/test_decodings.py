@@ -3,18 +3,36 @@
 import asyncio
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from app.answers import MaskAnswer, answer
+from app import decodings
+from app.answers import MaskAnswer, MaskOptions, answer
+from app.batching import Ran
+from app.decodings import Job, Shaped, shape_all
 from app.settings import Settings
-from model.types import Prediction
-from tests.fakes import Served, picture, serving, until
+from app.shares import Workers
+from app.stages import StageTimes
+from model.types import Prediction, Prompt
+from tests.fakes import FakeSegmenter, Served, picture, serving, until
 
-MANY_CORES, FEW_CORES = Settings(workers=3), Settings(workers=2)
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
+
+
+class OnTwoThreads(FakeSegmenter):
+    """A model that decodes on as many cores as a small machine has."""
+
+    cpu_threads = 2
+
+
+class OnGpu(FakeSegmenter):
+    """A model that needs no core."""
+
+    cpu_threads = 0
 
 
 @pytest.fixture
@@ -30,8 +48,9 @@ def shaped_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return threads
 
 
-async def test_a_lone_click_is_handed_to_nobody(shaped_by: list[str]) -> None:
-    async with serving(MANY_CORES) as served:
+@pytest.mark.parametrize("segmenter", [FakeSegmenter, OnGpu])
+async def test_a_lone_click_is_handed_to_nobody(segmenter: type[FakeSegmenter], shaped_by: list[str]) -> None:
+    async with serving(segmenter=segmenter()) as served:
         await served.embed(picture(), "truck")
         lone = await served.click("truck")
         together = await served.post("/decode", {"image_id": "truck", "prompts": [CLICK, CLICK]})
@@ -48,7 +67,7 @@ async def test_a_lone_click_is_handed_to_nobody(shaped_by: list[str]) -> None:
 async def test_what_takes_longer_does_not_keep_the_device(
     slow: dict[str, object], shaped_by: list[str]
 ) -> None:
-    async with serving(MANY_CORES) as served:
+    async with serving() as served:
         await served.embed(picture(), "truck")
         await served.post("/decode", {"image_id": "truck", **CLICK, **slow})
         assert shaped_by == ["worker"]
@@ -57,7 +76,7 @@ async def test_what_takes_longer_does_not_keep_the_device(
 async def test_whoever_waits_for_the_device_does_not_wait_for_the_masks_of_others(
     shaped_by: list[str],
 ) -> None:
-    async with serving(MANY_CORES) as served:
+    async with serving() as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()
         served.segmenter.gate.clear()
@@ -71,7 +90,7 @@ async def test_whoever_waits_for_the_device_does_not_wait_for_the_masks_of_other
 
 
 async def test_a_picture_that_is_being_encoded_does_not_wait_for_masks(shaped_by: list[str]) -> None:
-    async with serving(MANY_CORES) as served:
+    async with serving() as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()
         served.segmenter.gate.clear()
@@ -99,7 +118,7 @@ async def decode_behind_another(served: Served, *bodies: Mapping[str, object]) -
 
 
 async def test_on_few_cores_the_masks_of_a_batch_are_shaped_before_the_next(shaped_by: list[str]) -> None:
-    async with serving(FEW_CORES) as served:
+    async with serving(segmenter=OnTwoThreads()) as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()
         plain, png, again = await decode_behind_another(served, {}, {"mask_format": "png"}, {})
@@ -113,26 +132,56 @@ async def test_masks_that_take_long_go_to_workers_on_few_cores_too(
     shaped_by: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.decodings._SHAPING_S", -1)
-    async with serving(FEW_CORES) as served:
+    async with serving(segmenter=OnTwoThreads()) as served:
         await served.embed(picture(), "truck")
         reply = await served.post("/decode", {"image_id": "truck", "prompts": [CLICK, CLICK]})
         assert shaped_by == ["worker", "worker"]
         assert len(reply.json()["predictions"]) == 2
 
 
-async def test_a_request_may_have_masks_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_masks_of_a_wide_picture_go_to_workers_too(shaped_by: list[str]) -> None:
+    async with serving(segmenter=OnTwoThreads()) as served:
+        await served.embed(picture(8193, 40), "panorama")
+        assert (await served.click("panorama")).status_code == 200
+        assert shaped_by == ["worker"]
+
+
+def test_the_stages_of_a_request_add_up_to_its_time() -> None:
+    """Two prompts in two batches, each half a second of decoding and a quarter of shaping."""
+    (embedding,) = FakeSegmenter().encode([np.zeros((40, 60, 3), np.uint8)])
+    jobs = [Job(embedding, Prompt(), MaskOptions(), 4)] * 2
+    ran = [
+        Ran(Shaped([], 0.25), queue_s=0.0, device_s=0.75, batch_size=1),
+        Ran(Shaped([], 0.25), queue_s=0.75, device_s=0.75, batch_size=1),
+    ]
+    times = StageTimes()
+    workers = Workers(1)
+    asyncio.run(shape_all(jobs, ran, workers=workers, share="", times=times))
+    workers.close()
+    assert times.seconds == pytest.approx({"queue": 0.75, "device": 0.5, "masks": 0.25})
+    ends = [(stage.started_at, stage.ended_at) for stage in times.stages]
+    assert all(later == pytest.approx(end, abs=0.1) for (_, end), (later, _) in pairwise(ends))
+
+
+async def test_a_request_may_have_masks_of_both_kinds(
+    shaped_by: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = decodings.answer
+
     def slow(*arguments: Any, **options: Any) -> list[MaskAnswer]:
         monkeypatch.setattr("app.decodings._SHAPING_S", -1)  # from the second batch on
-        return answer(*arguments, **options)
+        return seen(*arguments, **options)
 
     other = {"point_coords": [[5, 5]], "point_labels": [1]}
-    async with serving(FEW_CORES.model_copy(update={"batch_prompts": 1})) as served:
+    async with serving(Settings(batch_prompts=1), OnTwoThreads()) as served:
         await served.embed(picture(), "truck")
         alone = [
             (await served.post("/decode", {"image_id": "truck", **each})).json() for each in (CLICK, other)
         ]
+        shaped_by.clear()
         monkeypatch.setattr("app.decodings.answer", slow)
         both = await served.post("/decode", {"image_id": "truck", "prompts": [CLICK, other]})
+        assert shaped_by == ["device", "worker"]
         assert both.json()["predictions"] == [reply["predictions"][0] for reply in alone]
         stages = [part.split(";")[0] for part in both.headers["server-timing"].split(", ")]
         assert stages == ["queue", "device", "masks"]
@@ -146,7 +195,7 @@ async def test_a_fault_in_shaping_costs_one_click(
             raise ZeroDivisionError
         return answer(prediction, **options)
 
-    async with serving(FEW_CORES) as served:
+    async with serving(segmenter=OnTwoThreads()) as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()
         monkeypatch.setattr("app.decodings.answer", broken)

@@ -113,6 +113,17 @@ def test_half_precision_stays_close_to_float32(
         assert_close(actual, expected, tolerance=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_pictures_of_a_batch_do_not_meet(dtype: torch.dtype) -> None:
+    half = make_runner(SMALL, dtype=dtype)
+    first, second = half.encode([image("first", 120, 100), image("second", 90, 160)])
+    jobs = [(each, PROMPTS["click"]) for each in (first, second, first)]
+    together = [prediction.logits for prediction in half.decode(jobs)]
+    alone = [half.decode([job])[0].logits for job in jobs]
+    assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
+    assert not np.array_equal(together[0], together[1])
+
+
 def test_pictures_are_decoded_while_another_is_encoded(
     runner: Sam2Runner, embeddings: list[Embedding]
 ) -> None:

@@ -65,12 +65,13 @@ def test_a_gpus_embedding_decodes_the_same_on_a_cpu(runner: Sam2Runner, embeddin
     assert (logits(runner, adopted) == logits(runner, embedding)).all()
 
 
-def test_a_file_of_an_older_version_still_decodes(
-    runner: Sam2Runner, embedding: Embedding, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its projections lay cell by cell; they are not mistaken for today's."""
+def test_a_file_of_an_older_version_still_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its projections lay cell by cell in half precision; they are not mistaken for today's."""
+    runner = make_runner(replace(TINY, image_size=256), dtype=torch.bfloat16)
+    (embedding,) = runner.encode([image("first", 320, 200)])
+    keys, values, queries = embedding.first_projections
     monkeypatch.setattr("model.embedding_bytes._PROJECTION", "decoder_projections.")
-    by_cell = tuple(each.T.contiguous() for each in embedding.first_projections)
+    by_cell = (keys.T.contiguous(), values.T.contiguous(), queries)
     data = to_bytes(replace(embedding, first_projections=by_cell), NOTE)
     monkeypatch.undo()
     again = runner.adopt(from_bytes(data, NOTE))
