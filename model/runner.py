@@ -203,9 +203,8 @@ class Sam2Runner:
     def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         embeddings, prompts = zip(*jobs, strict=True)
         coords, labels = self._point_tokens(jobs)
-        mask_logits, has_mask = self._mask_inputs(prompts)
         output = self._decode_tensors(
-            embeddings, coords, labels, mask_logits, has_mask, keeps_order=self._keeps_order(prompts[0])
+            embeddings, prompts, coords, labels, keeps_order=self._keeps_order(prompts[0])
         )
         chosen = choose_masks(
             output,
@@ -232,14 +231,14 @@ class Sam2Runner:
     def _decode_tensors(
         self,
         embeddings: Sequence[Embedding],
+        prompts: Sequence[Prompt],
         coords: Tensor,
         labels: Tensor,
-        mask_logits: Tensor,
-        has_mask: Tensor,
         *,
         keeps_order: bool,
     ) -> DecoderOutput:
         if self._cpu_decoder is None:
+            mask_logits, has_mask = self._mask_inputs(prompts)
             image_embed, feat_s0, feat_s1 = zip(*(e.maps() for e in embeddings), strict=True)
             return self.model.decode(
                 torch.stack(image_embed),
@@ -250,18 +249,18 @@ class Sam2Runner:
                 mask_logits=mask_logits,
                 has_mask=has_mask,
             )
-        prompts = self.model.sam_prompt_encoder
-        mask_maps = [
-            prompts.embed_masks(mask_logits[i : i + 1])[0] if has_mask[i] else None
-            for i in range(len(has_mask))
-        ]
-        points = prompts.embed_points(coords, labels)
+        mask_maps = [None if prompt.mask_logits is None else self._mask_map(prompt) for prompt in prompts]
+        points = self.model.sam_prompt_encoder.embed_points(coords, labels)
         return self._cpu_decoder.decode(embeddings, points, mask_maps, keeps_order=keeps_order)
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
         coords, labels = point_tokens(jobs, image_size=self.config.image_size)
         return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
+
+    def _mask_map(self, prompt: Prompt) -> Tensor:
+        mask_logits, _ = self._mask_inputs([prompt])
+        return self.model.sam_prompt_encoder.embed_masks(mask_logits)[0]
 
     def _mask_inputs(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         side = self.config.mask_size
