@@ -93,8 +93,8 @@ class CpuDecoder:
         sub-pixel order, (b, 4, cells, 16), for most of them are not asked for.
         """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
-        views = self._first_views(embeddings, mask_maps, keeps_order=keeps_order)
         folds = not keeps_order and self._to_image[-1].folds(tokens.shape[1])
+        views = self._first_views(embeddings, mask_maps, keeps_order=keeps_order, folds=folds)
         tokens = self._transform(tokens, views, folds=folds)
         if keeps_order:
             kernels, scores = self._decoder.kernels(tokens), self._decoder.scores(tokens)
@@ -119,7 +119,12 @@ class CpuDecoder:
         return k.T.contiguous(), v.T.contiguous(), q.T.contiguous()  # else copied in each product with tokens
 
     def _first_views(
-        self, embeddings: Sequence[Embedding], mask_maps: Sequence[Tensor | None], *, keeps_order: bool
+        self,
+        embeddings: Sequence[Embedding],
+        mask_maps: Sequence[Tensor | None],
+        *,
+        keeps_order: bool,
+        folds: bool,
     ) -> list[View]:
         # For several prompts Meta repeats the picture, which changes its layout, and PyTorch then adds biases last.
         repeats = len(embeddings) > 1 and all(e is embeddings[0] for e in embeddings)
@@ -132,13 +137,18 @@ class CpuDecoder:
                 views.append(View(rows, self._project_first(rows, bias_last=bias_last)))
                 continue
             if plain is None or not repeats:
-                rows = embedding.image_rows + self._no_mask
-                first = (
-                    self._project_first(rows, bias_last=True) if bias_last else embedding.first_projections
-                )
-                plain = View(rows, first)
+                plain = self._plain_view(embedding, bias_last=bias_last, folds=folds)
             views.append(replace(plain))
         return views
+
+    def _plain_view(self, embedding: Embedding, *, bias_last: bool, folds: bool) -> View:
+        """A picture for a prompt without a mask."""
+        if folds and embedding.image_rows.dtype != torch.float32:  # saves a pass; float32 keeps its rounding
+            return View(embedding.image_rows, embedding.first_projections, owed=self._no_mask)
+        rows = embedding.image_rows + self._no_mask
+        return View(
+            rows, self._project_first(rows, bias_last=True) if bias_last else embedding.first_projections
+        )
 
     def _transform(self, tokens: Tensor, views: Sequence[View], *, folds: bool) -> Tensor:
         """The two-way transformer: tokens (b, n, c) to tokens; the views' rows are updated."""

@@ -23,6 +23,8 @@ class View:
     first: tuple[Tensor, ...]
     """Keys and values of the first layer, (cells, c / 2) each in float32 and (c / 2, cells) in half precision, and
     its queries, (c / 2, cells)."""
+    owed: Tensor | None = None
+    """(c,): what every row still lacks. The first `write` adds it."""
     placed: Tensor = field(init=False)
     """The rows with their positions added, from the second layer on."""
 
@@ -105,10 +107,13 @@ class CrossAttention:
     def write(self, scores: Iterable[Tensor], v: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
         """Each prompt's cells, plus what they take from projected v (b, n, inner), out_proj folded: (cells, c).
 
-        A cell's probabilities add up to 1 in each head, so each head's values bring their share of the bias.
+        A cell's probabilities add up to 1 in each head, so each head's values bring their share of the bias, and of
+        what is owed.
         """
         values = torch.baddbmm(self._out_bias_of_a_head, self._by_head(v), self._out_by_head)
         for view, one, each in zip(views, scores, self._by_prompt(values, len(v)), strict=True):
+            if view.owed is not None:
+                each, view.owed = each + view.owed / self._heads, None
             # Over the middle dimension, because softmax is slow over a last one as short as n.
             yield plus_columns_times(view.rows, one.softmax(1).flatten(0, 1), each)
 
