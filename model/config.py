@@ -65,6 +65,9 @@ class Sam2Config:
     """Channels of the neck, the prompts and the decoder."""
     mask_in_chans: int = 16
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    exact_encoder: bool = False
+    """Whether the image encoder stays in float32 where a CPU runs the rest in bfloat16. Half of what bfloat16
+    changes in a mask comes from there, and a small encoder can afford it."""
 
     def __post_init__(self) -> None:
         """Refuse a picture size that the strides do not divide."""
@@ -117,5 +120,5 @@ VARIANTS: dict[str, Sam2Config] = {
     f"{release}_hiera_{size}": Sam2Config(trunk)
     for release in ("sam2.1", "sam2")
     for size, trunk in (("tiny", _TINY), ("small", _SMALL), ("base_plus", _BASE_PLUS), ("large", _LARGE))
-} | {BUILTIN: Sam2Config(_BUILTIN, image_size=BUILTIN_IMAGE_SIZE)}
+} | {BUILTIN: Sam2Config(_BUILTIN, image_size=BUILTIN_IMAGE_SIZE, exact_encoder=True)}
 """Configuration of each model by the name that SAM2_MODEL takes."""

@@ -71,8 +71,8 @@ class Sam2Runner:
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
         self.name = name
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
+        self._encoder_dtype = next(model.image_encoder.parameters()).dtype
         parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, str(self.dtype))
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
@@ -141,7 +141,7 @@ class Sam2Runner:
         if self._engine is not None:
             return self._engine.encode(images, between=between)
         batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
-        maps = self.model.encode(batch.to(self.dtype), between=between)
+        maps = self.model.encode(batch.to(self._encoder_dtype), between=between)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
     @_names_lack_of_memory()
@@ -294,12 +294,18 @@ def load_runner(
     torch_dtype = resolve_dtype(dtype, torch_device)
     with torch.device("meta"):
         model = Sam2(config)
+    is_mixed = config.exact_encoder and torch_device.type == "cpu" and torch_dtype == torch.bfloat16
+    dtype_read = torch.float32 if is_mixed else torch_dtype
     if checkpoint is None:
-        fingerprint = untrained_parameters(model, device=torch_device, dtype=torch_dtype)
+        fingerprint = untrained_parameters(model, device=torch_device, dtype=dtype_read)
     else:
         fingerprint = load_parameters(
-            model, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
+            model, checkpoint, variant=variant, device=torch_device, dtype=dtype_read
         )
+    if is_mixed:
+        for name, parameter in model.named_parameters():
+            if not name.startswith("image_encoder."):
+                parameter.data = parameter.data.to(torch_dtype)
     name = variant if checkpoint is not None else f"{variant} (untrained)"
     gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
     if gpu is None and gpu_options.compile == "on":

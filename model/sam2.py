@@ -33,7 +33,8 @@ class Sam2(nn.Module):
         What depends on the picture alone is done here once: conv_s0, conv_s1, and the embedding that says
         "no memory" of earlier video frames. `between` is called every few milliseconds on a CPU.
         """
-        stride_4, stride_8, stride_16 = self.image_encoder(images, between)
+        dtype = self.no_mem_embed.dtype  # which may be less than the encoder's
+        stride_4, stride_8, stride_16 = (x.to(dtype) for x in self.image_encoder(images, between))
         decoder = self.sam_mask_decoder
         image_embed = stride_16 + self.no_mem_embed[0, 0][:, None, None]
         return image_embed, decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -83,6 +84,14 @@ def test_half_precision_draws_the_same_masks(exact: Sam2Runner, embedded: list[E
     half = builtin("bfloat16")
     same = mean_iou(all_masks(half, embeddings(half), clicks()), all_masks(exact, embedded, clicks()))
     assert same >= SAME
+
+
+def test_on_a_cpu_bfloat16_is_for_the_decoder() -> None:
+    half = builtin("bfloat16")
+    assert {x.dtype for x in half.model.image_encoder.parameters()} == {torch.float32}
+    assert {x.dtype for x in half.model.sam_mask_decoder.parameters()} == {torch.bfloat16}
+    assert half.dtype_name == "bfloat16"
+    assert embeddings(half)[0].image_rows.dtype == torch.bfloat16
 
 
 def test_the_shorter_way_draws_the_same_masks(exact: Sam2Runner, embedded: list[Embedding]) -> None:

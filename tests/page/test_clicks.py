@@ -196,6 +196,7 @@ def test_a_reload_keeps_everything(visitor: Visitor, server: PageServer) -> None
     visitor.find("#objects input").fill("wheel")
     visitor.find("#objects input").press("Enter")
     visitor.until(lambda: len(server.segmenter.encoded) == 2)
+    visitor.until(lambda: "wheel" in visitor.stored())
     visitor.page.reload()
     visitor.until_seen(disc(200, 150, SMALL))
     assert visitor.find("#objects input").input_value() == "wheel"

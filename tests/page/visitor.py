@@ -18,6 +18,13 @@ WIDTH, HEIGHT = 600, 400
 PATIENCE_S = 20.0
 """No passing test comes near it."""
 
+_STORED = """async () => {
+  const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+  const database = await done(indexedDB.open("sam2-page"));
+  const records = await done(database.transaction("records").objectStore("records").getAll());
+  database.close();
+  return JSON.stringify(records);
+}"""
 _STEP = 8
 _SHOWN = """([width, height, step, scale, left, top]) => {
   const canvas = document.getElementById("masks");
@@ -57,6 +64,10 @@ class Visitor:
         while not holds():
             assert time.monotonic() < end, "it did not come to pass"
             self.page.wait_for_timeout(20)
+
+    def stored(self) -> str:
+        """What the browser would keep over a reload, as JSON."""
+        return str(self.page.evaluate(_STORED))
 
     def add(self, *files: tuple[str, bytes]) -> None:
         """Choose picture files, and wait until the server has the first."""
