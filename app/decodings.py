@@ -23,7 +23,7 @@ _SHAPING_S = 0.05
 """After so long no more masks are begun on the device's thread; those that have been are finished. Noise, which no
 trained model draws, takes 0.1 s for three masks of 1800 x 1200, 60 times as long as areas."""
 _QUICK_WIDTH = 8192
-"""Pixels: the run lengths of a mask are made column by column."""
+"""Of a picture, in pixels: run lengths are made column by column, so masks of wider ones take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,9 @@ class DecodeBatch:
                 break
             try:
                 masks = job.shape(outcome)
-            # Whatever it is, it is not the others': a worker meets it again, and fails for this request alone.
-            except Exception:
+            except (
+                Exception
+            ):  # not the others' fault: a worker meets it again, and fails for this request alone
                 log.debug("Shaping failed on the device thread", exc_info=True)
             else:
                 outcomes[place] = Shaped(masks, perf_counter() - started)

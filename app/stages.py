@@ -66,4 +66,5 @@ class StageTimes:
 def last_batch(ran: Sequence[Ran[T]]) -> list[Ran[T]]:
     """Of what a request was, those items that ran in the batch that ended last."""
     ends = [each.queue_s + each.device_s for each in ran]
-    return [each for each, end in zip(ran, ends, strict=True) if end == max(ends)]
+    last = max(ends)
+    return [each for each, end in zip(ran, ends, strict=True) if end == last]

@@ -73,7 +73,8 @@ class Sam2Runner:
         self.name = name
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
         self._encoder_dtype = next(model.image_encoder.parameters()).dtype
-        parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, str(self.dtype))
+        dtypes = f"{self._encoder_dtype} {self.dtype}"
+        parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, dtypes)
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None

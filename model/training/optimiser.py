@@ -14,7 +14,8 @@ BETAS = (0.9, 0.98)
 
 MATRIX_RATE = 2.0
 """Muon's learning rate, in that of AdamW. Both move a weight alike at 1 (`match_rms_adamw`, arXiv 2502.16982), and
-orthogonal steps may be larger: 2 learned faster than AdamW from the same weights, 5 slower."""
+orthogonal steps may be larger: after 540 steps from the same weights the loss was 2.32 at 2, 2.40 at 5, and 2.50
+with AdamW alone."""
 
 
 class Optimiser:
