@@ -91,9 +91,7 @@ class DecodeBatch:
                 break
             try:
                 masks = job.shape(outcome)
-            except (
-                Exception
-            ):  # not the others' fault: a worker meets it again, and fails for this request alone
+            except Exception:  # a worker meets it again, and then it fails this request alone
                 log.debug("Shaping failed on the device thread", exc_info=True)
             else:
                 outcomes[place] = Shaped(masks, perf_counter() - started)
