@@ -21,7 +21,7 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape in, shape out: (b, c, h, w)."""
-        # Meta's order of operations, kept because attention enlarges rounding (runner.py, _point_tokens).
+        # Meta's order of operations, kept because attention enlarges rounding (point_tokens.py).
         x = x - x.mean(1, keepdim=True)
         x = x / (x.pow(2).mean(1, keepdim=True) + self.eps).sqrt()
         return self.weight[:, None, None] * x + self.bias[:, None, None]

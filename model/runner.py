@@ -202,14 +202,10 @@ class Sam2Runner:
         )
 
     def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        embeddings, prompts = zip(*jobs, strict=True)
-        coords, labels = self._point_tokens(jobs)
-        output = self._decode_tensors(
-            embeddings, prompts, coords, labels, keeps_order=self._keeps_order(prompts[0])
-        )
+        output = self._output(jobs, keeps_order=self._keeps_order(jobs[0][1]))
         chosen = choose_masks(
             output,
-            multimask=[prompt.multimask_output for prompt in prompts],
+            multimask=[prompt.multimask_output for _, prompt in jobs],
             delta=self.config.decoder.stability_delta,
             threshold=self.config.decoder.stability_threshold,
         )
@@ -229,15 +225,10 @@ class Sam2Runner:
             logits = join_subpixels(logits, self.config.embedding_size)
         return logits.cpu().numpy()
 
-    def _decode_tensors(
-        self,
-        embeddings: Sequence[Embedding],
-        prompts: Sequence[Prompt],
-        coords: Tensor,
-        labels: Tensor,
-        *,
-        keeps_order: bool,
-    ) -> DecoderOutput:
+    def _output(self, jobs: Sequence[tuple[Embedding, Prompt]], *, keeps_order: bool) -> DecoderOutput:
+        """What the decoder says, all tokens of it, to jobs whose prompts are equally long."""
+        embeddings, prompts = zip(*jobs, strict=True)
+        coords, labels = self._point_tokens(jobs)
         if self._cpu_decoder is None:
             mask_logits, has_mask = self._mask_inputs(prompts)
             image_embed, feat_s0, feat_s1 = zip(*(e.maps() for e in embeddings), strict=True)

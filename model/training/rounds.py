@@ -38,6 +38,10 @@ SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
 """Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
 asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
 
+IOU_WEIGHT = 4.0
+"""Of the error of the predicted IoU, 1 in Segment Anything: it chooses among the three masks of a click, which is
+most of what is lost there."""
+
 TARGET_STRIDE = 2
 """Pixels of the picture to one cell of the targets, each way. Logits have a stride of 4."""
 
@@ -139,7 +143,7 @@ class Rounds:
         presence = F.softplus(-output.object_score).mean()  # there is always an object
         self._note(f"{name}_iou", reached[rows, chosen].mean() if name == "click" else reached[:, 0].mean())
         self._note("iou_error", iou_error)
-        return single * single_loss + best * best_loss + iou_error + 0.05 * presence
+        return single * single_loss + best * best_loss + IOU_WEIGHT * iou_error + 0.05 * presence
 
     def _note(self, name: str, value: Tensor) -> None:
         self._parts.setdefault(name, []).append(value.detach())

@@ -138,7 +138,7 @@ class Scenes:
     def _seen(self, picture: Picture, rng: np.random.Generator, *, most: int) -> Canvas:
         """A random view of a photograph, with the `most` largest instances in it."""
         box = None
-        if len(picture.areas) and rng.random() < 0.6:
+        if len(picture.areas) and rng.random() < 0.7:
             weights = np.sqrt(picture.areas)
             left, top, w, h = picture.boxes[rng.choice(len(weights), p=weights / weights.sum())]
             box = (left, top, w, h)

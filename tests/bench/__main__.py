@@ -11,6 +11,7 @@ from time import perf_counter
 
 from app.__main__ import keep_freed_memory
 from tests.bench import machine, report
+from tests.bench.builtin_section import builtin
 from tests.bench.decoder_sections import boxes, click, crowd
 from tests.bench.picture_sections import encode, masks
 from tests.bench.report import Row
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
     "crowd": crowd,
     "masks": masks,
     "encode": encode,
+    "builtin": builtin,
     "http": http,
     "busy": busy,
     "memory": memory,

@@ -39,24 +39,30 @@ BFLOAT16 = Tolerance(logits=0.1, iou=0.05, pixels=5e-3, worst_pixels=2e-2)
 
 
 def check(
-    sides: Sequence[Side], prompts: Sequence[Prompt], *, case: str, size: tuple[int, int], half: Sequence[str]
+    sides: Sequence[Side],
+    prompts: Sequence[Prompt],
+    *,
+    case: str,
+    size: tuple[int, int],
+    half: Sequence[str],
+    picture: int = 0,
 ) -> list[Row]:
-    """Rows with the worst differences of every side from the first, on picture 0 of `size` (height, width).
+    """Rows with the worst differences of every side from the first, on one picture of `size` (height, width).
 
     Raises Disagreement where they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`.
     """
     reference, *others = sides
-    expected = reference.decode(0, prompts)
-    expected_masks = _masks(reference, expected, prompts, size)
+    expected = reference.decode(picture, prompts)
+    expected_masks = _masks(reference, expected, prompts, size, picture)
     rows = []
     for side in others:
-        found = side.decode(0, prompts)
+        found = side.decode(picture, prompts)
         logits = max(
             float(np.linalg.norm(f.logits - e.logits) / np.linalg.norm(e.logits))
             for f, e in zip(found, expected, strict=True)
         )
         iou = max(float(np.abs(f.iou - e.iou).max()) for f, e in zip(found, expected, strict=True))
-        masks = _masks(side, found, prompts, size)
+        masks = _masks(side, found, prompts, size, picture)
         shares = [float((m != e).mean()) for m, e in zip(masks, expected_masks, strict=True)]
         tolerance = BFLOAT16 if side.name in half else FLOAT32
         differences = Tolerance(logits, iou, sum(shares) / len(shares), max(shares))
@@ -71,11 +77,11 @@ def check(
 
 
 def _masks(
-    side: Side, found: Sequence[Decoded], prompts: Sequence[Prompt], size: tuple[int, int]
+    side: Side, found: Sequence[Decoded], prompts: Sequence[Prompt], size: tuple[int, int], picture: int
 ) -> list[npt.NDArray[np.bool_]]:
     """Full-size masks of every prompt in the order of tokens; answers sorted by predicted IoU are sorted back."""
     masks = []
-    for decoded, rles in zip(found, side.answer(0, prompts), strict=True):
+    for decoded, rles in zip(found, side.answer(picture, prompts), strict=True):
         order = (-decoded.iou).argsort(kind="stable") if side.sorts_by_iou else range(len(rles))
         of_token = dict(zip(order, rles, strict=True))
         masks += [

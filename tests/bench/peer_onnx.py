@@ -97,8 +97,12 @@ class OnnxRuntime:
 
     sorts_by_iou = False
 
-    def __init__(self, graph: bytes, pictures: Sequence[Pixels], *, name: str, num_threads: int) -> None:
+    def __init__(
+        self, graph: bytes, pictures: Sequence[Pixels], *, name: str, num_threads: int, side: int = 1024
+    ) -> None:
+        """`side` is what the graph's model sees of a picture, in pixels."""
         self.name = name
+        self._side = side
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
@@ -106,7 +110,7 @@ class OnnxRuntime:
         self._pictures = pictures
         self._maps: list[Maps] = []
         self._no_mask = {
-            "mask_input": np.zeros((1, 1, 256, 256), np.float32),
+            "mask_input": np.zeros((1, 1, side // 4, side // 4), np.float32),
             "has_mask_input": np.zeros(1, np.float32),
         }
 
@@ -135,15 +139,14 @@ class OnnxRuntime:
         """See Side. One by one."""
         return [self.answer(i, [prompt])[0] for i, prompt in enumerate(prompts)]
 
-    @staticmethod
     def _point_tokens(
-        picture: Pixels, prompts: Sequence[Prompt]
+        self, picture: Pixels, prompts: Sequence[Prompt]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         if prompts[0].points:
-            coords = square_points(picture, prompts)
+            coords = square_points(picture, prompts, side=self._side)
             labels = torch.tensor([p.labels for p in prompts])
         else:
-            coords = square_boxes(picture, prompts).unflatten(1, (2, 2))
+            coords = square_boxes(picture, prompts, side=self._side).unflatten(1, (2, 2))
             labels = torch.tensor([[2, 3]]).expand(len(prompts), 2)
         coords = torch.cat([coords, torch.zeros(len(prompts), 1, 2)], dim=1)
         labels = torch.cat([labels, torch.full((len(prompts), 1), -1)], dim=1)

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig
+from transformers import (
+    Sam2Config,
+    Sam2HieraDetConfig,
+    Sam2Model,
+    Sam2PromptEncoderConfig,
+    Sam2VisionConfig,
+)
 
 from model.config import VARIANTS
 from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
@@ -20,8 +26,9 @@ from tests.bench.weights import VARIANT, transformers_state
 
 def transformers_config(variant: str) -> Sam2Config:
     """The shapes of one of our variants in transformers' words."""
-    trunk = VARIANTS[variant].trunk
+    trunk, side = VARIANTS[variant].trunk, VARIANTS[variant].image_size
     backbone = Sam2HieraDetConfig(
+        image_size=[side, side],
         hidden_size=trunk.embed_dim,
         num_attention_heads=trunk.num_heads,
         blocks_per_stage=list(trunk.stages),
@@ -32,9 +39,11 @@ def transformers_config(variant: str) -> Sam2Config:
         window_positional_embedding_background_size=list(trunk.position_embedding_size),
     )
     vision = Sam2VisionConfig(
-        backbone_config=backbone, backbone_channel_list=list(reversed(trunk.stage_dims))
+        backbone_config=backbone,
+        backbone_channel_list=list(reversed(trunk.stage_dims)),
+        backbone_feature_sizes=[[side // stride] * 2 for stride in (4, 8, 16)],
     )
-    return Sam2Config(vision_config=vision)
+    return Sam2Config(vision_config=vision, prompt_encoder_config=Sam2PromptEncoderConfig(image_size=side))
 
 
 class Transformers:
@@ -55,6 +64,7 @@ class Transformers:
         self.name = name
         self.dtype = dtype
         self.device = device
+        self._side = VARIANTS[variant].image_size
         with torch.device("meta"):
             model = Sam2Model(transformers_config(variant))
         converted = {key: tensor.clone() for key, tensor in transformers_state(state).items()}
@@ -72,7 +82,9 @@ class Transformers:
     def encode(self, picture: Pixels) -> list[Tensor]:
         """A picture to maps: finest first, image_embed last."""
         x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
-        x = F.interpolate(x, size=(1024, 1024), mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(
+            x, size=(self._side, self._side), mode="bilinear", align_corners=False, antialias=True
+        )
         mean, deviation = (
             torch.tensor(v, device=self.device)[:, None, None] for v in (IMAGE_MEAN, IMAGE_DEVIATION)
         )
@@ -97,18 +109,18 @@ class Transformers:
         return [self.answer(i, [prompt])[0] for i, prompt in enumerate(prompts)]
 
     def _forward(self, picture: int, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Logits (n, k, 256, 256) and IoU (n, k)."""
+        """Logits (n, k, h, w) and IoU (n, k)."""
         points = labels = boxes = None
         if prompts[0].points:
-            points = square_points(self._pictures[picture], prompts)[None].to(self.device, self.dtype)
+            points = square_points(self._pictures[picture], prompts, side=self._side)[None]
             labels = torch.tensor([p.labels for p in prompts], device=self.device)[None]
         else:
-            boxes = square_boxes(self._pictures[picture], prompts)[None].to(self.device, self.dtype)
+            boxes = square_boxes(self._pictures[picture], prompts, side=self._side)[None]
         output = self._model(
             image_embeddings=list(self._maps[picture]),
-            input_points=points,
+            input_points=None if points is None else points.to(self.device, self.dtype),
             input_labels=labels,
-            input_boxes=boxes,
+            input_boxes=None if boxes is None else boxes.to(self.device, self.dtype),
             multimask_output=prompts[0].multimask_output,
         )
         return output.pred_masks[0], output.iou_scores[0]

@@ -27,7 +27,7 @@ class Decoded:
     """The masks of one prompt before they are brought to the picture's size."""
 
     logits: npt.NDArray[np.float32]
-    """(k, 256, 256)."""
+    """(k, h, w)."""
     iou: npt.NDArray[np.float32]
     """(k,)."""
 
@@ -88,13 +88,13 @@ class Ours:
         ]
 
 
-def square_points(picture: Pixels, prompts: Sequence[Prompt], *, side: int = 1024) -> Tensor:
+def square_points(picture: Pixels, prompts: Sequence[Prompt], *, side: int) -> Tensor:
     """The clicks of prompts (n, points, 2) in pixels of the model's square picture."""
     height, width = picture.shape[:2]
     return torch.tensor([p.points for p in prompts]) / torch.tensor([width, height]) * side
 
 
-def square_boxes(picture: Pixels, prompts: Sequence[Prompt], *, side: int = 1024) -> Tensor:
+def square_boxes(picture: Pixels, prompts: Sequence[Prompt], *, side: int) -> Tensor:
     """The boxes of prompts (n, 4) in pixels of the model's square picture."""
     height, width = picture.shape[:2]
     return torch.tensor([p.box for p in prompts]) / torch.tensor([width, height, width, height]) * side

@@ -50,14 +50,12 @@ def decode(
     with_plain_modules: bool = False,
     keeps_order: bool = False,
 ) -> DecoderOutput:
-    embeddings, prompts = zip(*jobs, strict=True)
-    coords, labels = runner._point_tokens(jobs)
     cpu_decoder = runner._cpu_decoder
     try:
         if with_plain_modules:
             runner._cpu_decoder = None
         with torch.inference_mode():
-            output = runner._decode_tensors(embeddings, prompts, coords, labels, keeps_order=keeps_order)
+            output = runner._output(jobs, keeps_order=keeps_order)
             if with_plain_modules:
                 return output
             return output._replace(

@@ -1,0 +1,83 @@
+"""Section builtin: the model that the project ships, on pictures with objects, every side with its weights.
+
+The other sections have Meta's shapes, with weights that draw discs; here masks are those of a trained model. Every
+side decodes our embeddings: transformers' trunk has no global attention in a block that pools, as this one has.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model.config import BUILTIN, VARIANTS
+from model.download import BUILTIN_PATH
+from model.runner import load_runner
+from model.types import Pixels, Prompt
+from tests.bench.agreement import check
+from tests.bench.peer_onnx import OnnxRuntime, export
+from tests.bench.peer_transformers import Transformers
+from tests.bench.report import ONNX, OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.sides import Ours, Side
+from tests.bench.timing import take_turns
+from tests.bench.traffic import HEIGHT, WIDTH
+from tests.bench.weights import plain_model, stored_state
+from tests.bench.workbench import Workbench
+
+SCENES = Path(__file__).parents[1] / "data" / "scenes"
+
+
+def builtin(bench: Workbench) -> list[Row]:
+    """A click on an object of each picture, up to the RLE of three masks."""
+    state = stored_state(BUILTIN_PATH)
+    pictures, clicks = scenes(width=WIDTH, height=HEIGHT)
+    runners = {
+        name: load_runner(BUILTIN, checkpoint=BUILTIN_PATH, device="cpu", dtype=name.removeprefix("ours "))
+        for name in OURS
+    }
+    embeddings = {
+        name: [runner.encode([picture])[0] for picture in pictures] for name, runner in runners.items()
+    }
+    transformers = Transformers(state, pictures, name=TRANSFORMERS, dtype=torch.float32, variant=BUILTIN)
+    onnx = OnnxRuntime(
+        export(plain_model(state, variant=BUILTIN)),
+        pictures,
+        name=ONNX,
+        num_threads=bench.num_threads,
+        side=VARIANTS[BUILTIN].image_size,
+    )
+    maps = [embedding.to_arrays(np.float32) for embedding in embeddings[OURS[0]]]
+    for peer in (transformers, onnx):
+        peer.take(maps)
+    sides: list[Side] = [transformers, onnx]
+    sides += [Ours(runner, embeddings[name], name=name) for name, runner in runners.items()]
+
+    rows = []
+    for picture, click in enumerate(clicks):
+        case = f"a click on picture {picture + 1}"
+        rows += check(sides, [click], case=case, size=(HEIGHT, WIDTH), half=[OURS[1]], picture=picture)
+    calls = {side.name: partial(_one_by_one, side, clicks) for side in sides}
+    times = take_turns(calls, bench.effort(30, quick_seconds=5))
+    each = {name: [t / len(clicks) for t in seconds] for name, seconds in times.items()}
+    return rows + timed_rows("builtin", f"a click with RLE, mean of {len(clicks)} pictures", each)
+
+
+def scenes(*, width: int, height: int) -> tuple[list[Pixels], list[Prompt]]:
+    """The pictures of tests/data/scenes enlarged to this size, and a click on an object of each."""
+    pictures, clicks = [], []
+    for record in json.loads((SCENES / "scenes.json").read_text()):
+        with Image.open(SCENES / record["file"]) as stored:
+            x, y = record["click"]
+            clicks.append(
+                Prompt(points=((x * width / stored.width, y * height / stored.height),), labels=(1,))
+            )
+            pictures.append(np.array(stored.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)))
+    return pictures, clicks
+
+
+def _one_by_one(side: Side, clicks: Sequence[Prompt]) -> None:
+    for picture, click in enumerate(clicks):
+        side.answer(picture, [click])
