@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.errors import ImageTooLarge, InvalidImage, ServiceError
 from app.images import decode_image
-from tests.app.test_images import encoded, exif, filled, gradient, with_tag
+from tests.app.small_pictures import encoded, exif, filled, gradient, with_tag
 
 MEGAPIXEL = 1_000_000
 HUGE = 100_000

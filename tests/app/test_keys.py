@@ -19,8 +19,9 @@ from app.access import ANYONE
 from app.callers import share_of, tenant_of
 from app.keys import ApiKeys, KeysError
 from app.settings import Settings
-from tests.app.test_command import LONG_S, _restore_process, ready, serve_until
-from tests.fakes import FakeSegmenter, Served, error, picture, serving
+from tests.app.server_process import ready
+from tests.app.test_command import _restore_process, serve_until
+from tests.fakes import LONG_S, FakeSegmenter, Served, error, picture, serving
 
 __all__ = ["_restore_process"]  # a fixture: some tests run the command here
 

@@ -1,4 +1,4 @@
-"""Stored images as clients see them: across restarts, deletions at any moment, other servers, and bad disks."""
+"""Stored images as clients see them: across restarts, deletions at any moment, and other servers."""
 
 import asyncio
 import hashlib
@@ -9,24 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.embedding_files import Beside, EmbeddingFiles
 from app.errors import ImageNotFound
 from app.settings import Settings
 from app.stages import StageTimes
-from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
-
-
-def settings(
-    folder: Path, *, keep_uploads: bool = False, image_ttl_s: float = 0, device_cache_mib: int = 64
-) -> Settings:
-    """A server with a folder."""
-    return Settings(
-        workers=2,
-        cache_dir=str(folder),
-        keep_uploads=keep_uploads,
-        image_ttl_s=image_ttl_s,
-        device_cache_mib=device_cache_mib,
-    )
+from tests.app.kept_images import on_disk, saved, settings
+from tests.fakes import FakeSegmenter, error, picture, serving, until
 
 
 def files_of(folder: Path) -> list[str]:
@@ -37,18 +24,6 @@ def files_of(folder: Path) -> list[str]:
         for path in (folder / kind).rglob("*")
         if path.is_file()
     )
-
-
-async def on_disk(served: Served, image_id: str) -> None:
-    """Until its embedding is."""
-    async with asyncio.timeout(20):
-        while "disk" not in (await served.client.get(f"/images/{image_id}")).json()["tiers"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-async def saved(served: Served) -> None:
-    """Until nothing is being written."""
-    await until(lambda: not served.service.store.tiers._tasks)
 
 
 async def test_a_restart_costs_nobody_an_upload(tmp_path: Path) -> None:
@@ -252,76 +227,6 @@ async def test_two_servers_share_a_folder(tmp_path: Path) -> None:
         for served in (one, other):
             listed = (await served.client.get("/images")).json()["images"]
             assert [image["image_id"] for image in listed] == ["of-2", "of-1"]
-
-
-async def test_a_full_disk_stops_nobody_and_is_made_up_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    async with serving(settings(tmp_path)) as served:
-        monkeypatch.setattr(EmbeddingFiles, "write_beside", full)
-        for shade in range(3):
-            assert (await served.embed(picture(shade=shade), str(shade))).status_code == 200
-            assert (await served.click(str(shade))).status_code == 200
-        await saved(served)
-        assert caplog.text.count("No space left on device") == 1
-        assert str(tmp_path) in caplog.text
-        assert (await served.client.get("/images/0")).json()["tiers"] == ["device"]
-        monkeypatch.undo()
-        await served.service.store.tend()
-        assert (await served.client.get("/images/0")).json()["tiers"] == ["device", "disk"]
-        assert "works again" in caplog.text
-
-
-async def test_a_folder_that_is_read_only_stops_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def read_only(*_: object, **__: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr("app.register_file.Path.mkdir", read_only)
-    monkeypatch.setattr(Beside, "appear", read_only)
-    folder = tmp_path / "cache"
-    async with serving(settings(folder)) as served:
-        assert (await served.embed(picture(), "truck")).status_code == 200
-        assert (await served.click("truck")).status_code == 200
-        assert (await served.client.delete("/images/truck")).status_code == 204
-        assert error(await served.click("truck")) == (404, "image_not_found")
-    assert "Read-only file system" in caplog.text
-
-
-async def test_a_folder_that_is_deleted_stops_nobody_and_comes_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "cache"
-    async with serving(settings(folder)) as served:
-        await served.embed(picture(shade=1), "before")
-        await on_disk(served, "before")
-        shutil.rmtree(folder)
-        assert (await served.click("before")).status_code == 200
-        assert (await served.embed(picture(shade=2), "after")).status_code == 200
-        await served.service.store.tend()
-        await saved(served)
-        assert "was removed" in caplog.text
-    async with serving(settings(folder)) as served:
-        for image_id in ("before", "after"):
-            assert (await served.click(image_id)).status_code == 200
-
-
-async def test_a_torn_file_is_asked_for_again_and_never_served(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with serving(settings(tmp_path)) as served:
-        await served.embed(picture(), "truck")
-    [path] = [path for path in (tmp_path / "embeddings").rglob("*.safetensors")]  # noqa: C416
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    async with serving(settings(tmp_path)) as served:
-        assert error(await served.click("truck")) == (404, "image_not_found")
-        assert "checksum" in caplog.text
-        assert (await served.embed(picture(), "truck")).json()["cached"] is False
-        assert (await served.click("truck")).status_code == 200
 
 
 async def test_what_leaves_memory_is_read_from_the_disk(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from app.device import DeviceThread
 from app.errors import NotReady
 from app.settings import Settings
 from app.watchdog import EXIT_CODE, PATIENCE, Watchdog
-from tests.app.test_command import CLICK, embed, real_server
+from tests.app.server_process import CLICK, embed, real_server
 from tests.fakes import LONG_S, error, picture, serving, until
 
 

@@ -1,4 +1,4 @@
-"""Masks from logits: the pixels of interpolate-and-threshold, and everything else that is said of a mask."""
+"""Masks from logits: the pixels of interpolate-and-threshold, and what is said of a mask beside its outline."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -15,67 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from model.masks import Runs, png, polygons, runs, stability
-
-Map = npt.NDArray[np.float32]
-Size = tuple[int, int]
-
-
-def noise(h: int, w: int) -> Map:
-    return np.random.default_rng(h * 1000 + w).normal(size=(h, w)).astype(np.float32)
-
-
-def blobs(h: int, w: int) -> Map:
-    """Three round hills, one of them over the border."""
-    y, x = (np.arange(h)[:, np.newaxis] + 0.5) / h, (np.arange(w) + 0.5) / w
-    hills = [(0.3, 0.35, 0.12), (0.65, 0.6, 0.15), (0.95, 0.1, 0.1)]
-    return sum(
-        (14 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * s * s)) for cy, cx, s in hills), -6.0
-    ).astype(np.float32)
-
-
-def ring(h: int, w: int) -> Map:
-    """A disc with a hole."""
-    y, x = (np.arange(h)[:, np.newaxis] + 0.5) / h, (np.arange(w) + 0.5) / w
-    return (10 * (0.1 - np.abs(np.hypot(y - 0.5, x - 0.5) - 0.3))).astype(np.float32)
-
-
-def empty(h: int, w: int) -> Map:
-    return np.full((h, w), -3, np.float32)
-
-
-def full(h: int, w: int) -> Map:
-    return np.full((h, w), 3, np.float32)
-
-
-def zero(h: int, w: int) -> Map:
-    return np.zeros((h, w), np.float32)
-
-
-def one_pixel(h: int, w: int) -> Map:
-    logits = empty(h, w)
-    logits[h // 2, w // 3] = 5
-    return logits
-
-
-def one_gap(h: int, w: int) -> Map:
-    return -one_pixel(h, w)
-
-
-def checkerboard(h: int, w: int) -> Map:
-    return np.where(np.add.outer(np.arange(h), np.arange(w)) % 2, 2, -1).astype(np.float32)
-
-
-MAPS: list[Callable[[int, int], Map]] = [
-    noise,
-    blobs,
-    ring,
-    empty,
-    full,
-    zero,
-    one_pixel,
-    one_gap,
-    checkerboard,
-]
+from tests.model.logit_maps import MAPS, Map, Size, blobs, empty, full, noise, ring, zero
 
 
 def upsampled(logits: Map, size: Size) -> Map:
@@ -126,9 +66,15 @@ def test_maps_and_pictures_of_everyday_sizes(make: Callable[[int, int], Map], si
 
 
 sides = st.integers(1, 12)
+
+
 # Sixteenths meet whole pixel rows and zero exactly; random values meet the rounding in between.
 sixteenths = st.integers(-40, 40).map(lambda n: n / 16)
+
+
 few_values = hypothesis_numpy.arrays(np.float32, st.tuples(sides, sides), elements=sixteenths)
+
+
 random_values = st.builds(
     lambda seed, h, w: np.random.default_rng(seed).normal(size=(h, w)).astype(np.float32),
     st.integers(0, 2**32),
@@ -231,92 +177,6 @@ def test_runs_of_length_zero_do_not_widen_the_box() -> None:
     assert mask.bbox == (1, 1, 1, 1)
     assert mask.area == 1
     assert Runs(4, 3, np.array([3, 0, 9])).bbox == (0, 0, 0, 0)
-
-
-def rasterised(rings: list[npt.NDArray[np.float64]], size: Size) -> npt.NDArray[np.bool_]:
-    """Pixels whose centre lies inside, by the even-odd rule."""
-    height, width = size
-    x = np.arange(width) + 0.5
-    y = (np.arange(height) + 0.5)[:, np.newaxis]
-    inside = np.zeros(size, dtype=bool)
-    for points in rings:
-        for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-            if y0 != y1:
-                crossing = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
-                inside ^= ((y0 <= y) != (y1 <= y)) & (x < crossing)
-    return inside
-
-
-def signed_area(points: npt.NDArray[np.float64]) -> float:
-    x, y = points.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
-
-
-@pytest.mark.parametrize("make", [blobs, ring, full, empty])
-@pytest.mark.parametrize("size", [(200, 301), (90, 64)])
-def test_polygons_cover_the_mask(make: Callable[[int, int], Map], size: Size) -> None:
-    logits = make(64, 64)
-    height, width = size
-    mask = runs(logits, height=height, width=width)
-    outline = polygons(logits, height=height, width=width)
-    drawn = rasterised(outline.outer + outline.holes, size)
-    assert (drawn & mask.to_array()).sum() >= 0.99 * (drawn | mask.to_array()).sum()
-    length = sum(
-        np.linalg.norm(np.diff(r, axis=0, append=r[:1]), axis=1).sum() for r in outline.outer + outline.holes
-    )
-    area = sum(map(signed_area, outline.outer)) + sum(map(signed_area, outline.holes))
-    assert area == pytest.approx(mask.area, abs=0.05 * length + 1e-6)
-
-
-def test_a_hole_is_a_hole() -> None:
-    outline = polygons(ring(64, 64), height=100, width=150)
-    assert len(outline.outer) == len(outline.holes) == 1
-    assert signed_area(outline.outer[0]) > 0 > signed_area(outline.holes[0])
-    middle = [75, 50]
-    assert outline.outer[0].mean(axis=0) == pytest.approx(middle, abs=1)
-    assert outline.holes[0].mean(axis=0) == pytest.approx(middle, abs=1)
-    # The ring's edges lie at 0.2 and 0.4 of the picture from its middle.
-    assert np.abs(outline.holes[0] - middle).max(axis=0) == pytest.approx([30, 20], abs=0.5)
-    assert np.abs(outline.outer[0] - middle).max(axis=0) == pytest.approx([60, 40], abs=0.5)
-
-
-def test_the_full_mask_is_the_rectangle() -> None:
-    outline = polygons(full(16, 16), height=30, width=40)
-    assert [r.tolist() for r in outline.outer] == [[[0, 0], [40, 0], [40, 30], [0, 30]]]
-    assert outline.holes == []
-
-
-def test_the_empty_mask_has_no_outline() -> None:
-    outline = polygons(empty(16, 16), height=30, width=40)
-    assert outline.outer == outline.holes == []
-
-
-def test_an_object_over_the_border_is_closed_along_it() -> None:
-    """The left half: logits fall from 1 to -1 half-way between samples 7 and 8 of 16."""
-    logits = np.repeat(np.where(np.arange(16) < 8, 1, -1)[np.newaxis], 16, axis=0).astype(np.float32)
-    (points,) = polygons(logits, height=30, width=37).outer
-    assert {tuple(p) for p in points[(points[:, 0] == 0)]} == {(0, 0), (0, 30)}
-    assert points[:, 0].max() == pytest.approx(18.5)
-    assert points[:, 1].min() == 0
-    assert points[:, 1].max() == 30
-
-
-def test_rings_are_proper_and_within_the_picture() -> None:
-    """Small whole numbers: many logits are zero, so that borders run through samples and meet there."""
-    random = np.random.default_rng(3)
-    for _ in range(500):
-        h, w, height, width = random.integers(1, [7, 7, 60, 60]).tolist()
-        logits = random.integers(-2, 3, (h, w)).astype(np.float32)
-        outline = polygons(logits, height=height, width=width)
-        for points in outline.outer + outline.holes:
-            assert len({tuple(p) for p in points}) >= 3
-            assert (points != np.roll(points, 1, axis=0)).any(axis=1).all()
-            assert points.min() >= 0
-            assert (points <= [width, height]).all()
-            for axis, side in enumerate((width, height)):
-                for border in (0, side):
-                    on = points[:, axis] == border
-                    assert not (on & np.roll(on, 1) & np.roll(on, 2)).any()
 
 
 def test_stability_is_the_iou_of_two_thresholds() -> None:
