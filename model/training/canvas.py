@@ -24,9 +24,9 @@ class Kind(Enum):
     """What a mask is of. The value is its weight among the kinds that a scene has, when masks are drawn."""
 
     OBJECT = 0.8
-    PART = 0.2
-    UNION = 0.06
-    REGION = 0.1
+    PART = 0.08
+    UNION = 0.05
+    REGION = 0.04
 
 
 @dataclass(frozen=True, eq=False)

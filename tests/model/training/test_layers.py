@@ -129,7 +129,8 @@ def test_kinds_keep_their_share_and_large_masks_come_first() -> None:
     first = [canvas.choose(1, np.random.default_rng(seed))[0] for seed in range(300)]
     of_large = sum(np.array_equal(mask, large) for mask in first)
     of_small = sum(np.array_equal(mask, small) for mask in first)
-    assert 0.75 < (of_large + of_small) / 300 < 0.9
+    share = Kind.OBJECT.value / (Kind.OBJECT.value + Kind.REGION.value)
+    assert abs((of_large + of_small) / 300 - share) < 0.04
     assert of_large > 2 * of_small > 0
 
 
