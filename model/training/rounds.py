@@ -26,7 +26,7 @@ A box alone is what a network learns last: nothing of the object is where its co
 SILENT_ROUNDS = (0.36, 0.22, 0.16, 0.12, 0.08, 0.06)
 """How often there are 0, 1, 2, ... rounds without gradients between the first and the last."""
 
-FIRST_CENTRAL, LATER_CENTRAL = 0.5, 0.6
+FIRST_CENTRAL, LATER_CENTRAL = 0.9, 0.6
 """How often a click is at the middle of the error, not anywhere in it."""
 
 BOX_JITTER = 0.1
