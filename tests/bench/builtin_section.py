@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.config import BUILTIN, VARIANTS
+from model.config import BUILTIN
 from model.download import BUILTIN_PATH
 from model.runner import load_runner
+from model.training.export import read_weights
 from model.types import Pixels, Prompt
 from tests.bench.agreement import check
 from tests.bench.peer_onnx import OnnxRuntime, export
@@ -24,7 +25,7 @@ from tests.bench.report import ONNX, OURS, TRANSFORMERS, Row, timed_rows
 from tests.bench.sides import Ours, Side
 from tests.bench.timing import take_turns
 from tests.bench.traffic import HEIGHT, WIDTH
-from tests.bench.weights import plain_model, stored_state
+from tests.bench.weights import plain_model
 from tests.bench.workbench import Workbench
 
 SCENES = Path(__file__).parents[1] / "data" / "scenes"
@@ -32,7 +33,7 @@ SCENES = Path(__file__).parents[1] / "data" / "scenes"
 
 def builtin(bench: Workbench) -> list[Row]:
     """A click on an object of each picture, up to the RLE of three masks."""
-    state = stored_state(BUILTIN_PATH)
+    state = read_weights(BUILTIN_PATH)
     pictures, clicks = scenes(width=WIDTH, height=HEIGHT)
     runners = {
         name: load_runner(BUILTIN, checkpoint=BUILTIN_PATH, device="cpu", dtype=name.removeprefix("ours "))
@@ -47,7 +48,6 @@ def builtin(bench: Workbench) -> list[Row]:
         pictures,
         name=ONNX,
         num_threads=bench.num_threads,
-        side=VARIANTS[BUILTIN].image_size,
     )
     maps = [embedding.to_arrays(np.float32) for embedding in embeddings[OURS[0]]]
     for peer in (transformers, onnx):

@@ -97,20 +97,20 @@ class OnnxRuntime:
 
     sorts_by_iou = False
 
-    def __init__(
-        self, graph: bytes, pictures: Sequence[Pixels], *, name: str, num_threads: int, side: int = 1024
-    ) -> None:
-        """`side` is what the graph's model sees of a picture, in pixels."""
+    def __init__(self, graph: bytes, pictures: Sequence[Pixels], *, name: str, num_threads: int) -> None:
         self.name = name
-        self._side = side
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._pictures = pictures
         self._maps: list[Maps] = []
+        shapes = {each.name: each.shape for each in self._session.get_inputs()}
+        self._side = (
+            4 * shapes["mask_input"][-1]
+        )  # pixels of the model's square picture; logits have a stride of 4
         self._no_mask = {
-            "mask_input": np.zeros((1, 1, side // 4, side // 4), np.float32),
+            "mask_input": np.zeros(shapes["mask_input"], np.float32),
             "has_mask_input": np.zeros(1, np.float32),
         }
 

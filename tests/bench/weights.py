@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import VARIANTS
@@ -40,11 +40,6 @@ def golden_state(variant: str = VARIANT) -> dict[str, Tensor]:
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in Sam2(VARIANTS[variant]).state_dict().items()}
     return {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}
-
-
-def stored_state(path: Path) -> dict[str, Tensor]:
-    """The weights of a .safetensors file as float32."""
-    return {name: tensor.float() for name, tensor in load_file(path).items()}
 
 
 def save_checkpoint(state: Mapping[str, Tensor], path: Path) -> Path:
