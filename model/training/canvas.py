@@ -23,10 +23,10 @@ LEAST_VISIBLE = 0.3
 class Kind(Enum):
     """What a mask is of. The value is its weight among the kinds that a scene has, when masks are drawn."""
 
-    OBJECT = 0.8
-    PART = 0.08
+    OBJECT = 0.85
+    PART = 0.06
     UNION = 0.05
-    REGION = 0.04
+    REGION = 0.03
 
 
 @dataclass(frozen=True, eq=False)

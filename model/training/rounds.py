@@ -19,7 +19,7 @@ from model.sam2 import Sam2
 from model.training.corrections import correcting_clicks, jittered_boxes
 from model.training.losses import mask_loss, true_iou
 
-FIRST_PROMPTS = {"click": 0.6, "box": 0.25, "click in box": 0.15}
+FIRST_PROMPTS = {"click": 0.7, "box": 0.18, "click in box": 0.12}
 """What the first round begins with, and how often: one kind a step, for prompts of one forward are equally long.
 A box alone is what a network learns last: nothing of the object is where its corners are."""
 
@@ -37,6 +37,10 @@ LOGIT_LIMIT = 32.0
 SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
 """Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
 asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
+
+SERVED_AFTER_CLICK = 0.5
+"""Weight of the mask with the highest predicted IoU after a lone click: it is what a client gets. Best of three
+alone lets all three be guesses of something else."""
 
 IOU_WEIGHT = 4.0
 """Of the error of the predicted IoU, 1 in Segment Anything: it chooses among the three masks of a click, which is
@@ -117,33 +121,38 @@ class Rounds:
         """The loss, and the logits (n, 1, h, w) that a client would send back."""
         output = self._decode(maps, prompts, None)
         name = "click" if is_click else "box"
-        loss = self._score(output, name, single=SINGLE_AFTER_CLICK if is_click else 1.0, best=1.0)
         if not is_click:
-            return loss, output.logits[:, :1].detach()
-        chosen = output.iou[:, 1:].argmax(1) + 1
-        return loss, output.logits[torch.arange(len(chosen), device=chosen.device), chosen, None].detach()
+            return self._score(output, name, single=1.0, best=1.0), output.logits[:, :1].detach()
+        loss = self._score(output, name, single=SINGLE_AFTER_CLICK, best=1.0, served=SERVED_AFTER_CLICK)
+        served = _served(output)
+        return loss, output.logits[torch.arange(len(served), device=served.device), served, None].detach()
 
     def _last_round(self, maps: list[Tensor], prompts: _Prompts, logits: Tensor) -> Tensor:
         output = self._decode(maps, prompts, logits)
         return self._score(output, "corrected", single=1.0, best=BEST_AFTER_CORRECTIONS)
 
-    def _score(self, output: DecoderOutput, name: str, *, single: float, best: float) -> Tensor:
-        """Mean loss of one round: token 0 by `single`, the best of tokens 1 to 3 by `best`, all their IoU."""
+    def _score(
+        self, output: DecoderOutput, name: str, *, single: float, best: float, served: float = 0.0
+    ) -> Tensor:
+        """Mean loss of one round: of tokens 0, the best of 1 to 3, and the one of them served; all their IoU."""
         with torch.no_grad():
             small = F.avg_pool2d(self._targets, 2)
             chosen = mask_loss(output.logits[:, 1:], small).argmin(1) + 1
+            reached = true_iou(output.logits, small)
         rows = torch.arange(len(chosen), device=chosen.device)
-        scored = torch.stack([output.logits[:, 0], output.logits[rows, chosen]], dim=1)
-        fine = F.interpolate(scored, scale_factor=2.0, mode="bilinear", align_corners=False)
-        single_loss, best_loss = mask_loss(fine, self._targets).mean(0)
-        reached = true_iou(output.logits, small)
-        with torch.no_grad():
-            reached[rows, 0], reached[rows, chosen] = true_iou(fine, self._targets).unbind(1)
+        weights = {"single": single, "best": best, "served": served}
+        tokens = {"single": torch.zeros_like(chosen), "best": chosen, "served": _served(output)}
+        loss = output.logits.new_zeros(())
+        for role in (role for role, weight in weights.items() if weight):
+            logits = output.logits[rows, tokens[role], None]
+            fine = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+            loss = loss + weights[role] * mask_loss(fine, self._targets).mean()
+            reached[rows, tokens[role]] = true_iou(fine, self._targets)[:, 0]
         iou_error = F.mse_loss(output.iou, reached)
         presence = F.softplus(-output.object_score).mean()  # there is always an object
-        self._note(f"{name}_iou", reached[rows, chosen].mean() if name == "click" else reached[:, 0].mean())
+        self._note(f"{name}_iou", reached[rows, _served(output)].mean() if served else reached[:, 0].mean())
         self._note("iou_error", iou_error)
-        return single * single_loss + best * best_loss + IOU_WEIGHT * iou_error + 0.05 * presence
+        return loss + IOU_WEIGHT * iou_error + 0.05 * presence
 
     def _note(self, name: str, value: Tensor) -> None:
         self._parts.setdefault(name, []).append(value.detach())
@@ -191,3 +200,8 @@ class Rounds:
         prompts.clicked[torch.arange(len(cells), device=cells.device), cells[:, 1], cells[:, 0]] = True
         pixels = (cells + 0.5) * TARGET_STRIDE - 0.5  # whole numbers are the middles of pixels
         prompts.add(pixels[:, None], torch.where(is_object, POSITIVE, NEGATIVE)[:, None])
+
+
+def _served(output: DecoderOutput) -> Tensor:
+    """(n,): which of tokens 1 to 3 has the highest predicted IoU."""
+    return output.iou[:, 1:].argmax(1) + 1

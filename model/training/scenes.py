@@ -77,10 +77,10 @@ class Scenes:
         self._pasteable = _Drawn(pasteable, [_weight(p) * np.sqrt(p.areas[index]) for p, index in pasteable])
         self._cutouts = _Drawn(pack.cutouts, [1.0] * len(pack.cutouts))
         table: tuple[tuple[Callable[[np.random.Generator], Canvas], float, bool], ...] = (
-            (self._photograph, 0.45, bool(pack.photographs)),
-            (self._with_instances, 0.27, bool(pasteable)),
-            (self._with_cutouts, 0.16, bool(pack.cutouts)),
-            (self._with_shapes, 0.12, True),
+            (self._photograph, 0.48, bool(pack.photographs)),
+            (self._with_instances, 0.29, bool(pasteable)),
+            (self._with_cutouts, 0.17, bool(pack.cutouts)),
+            (self._with_shapes, 0.06, True),
         )
         possible = [(kind, weight) for kind, weight, is_possible in table if is_possible]
         self._kinds = _Drawn([kind for kind, _ in possible], [weight for _, weight in possible])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from playwright.sync_api import BrowserContext, Locator, Page
+from playwright.sync_api import BrowserContext, FileChooser, Locator, Page
 
 WIDTH, HEIGHT = 600, 400
 """Of the pictures that tests use, in pixels."""
@@ -50,6 +50,9 @@ class Visitor:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", self._note)
+        self._choosers: list[FileChooser] = []
+        # Listened for from the start: what a lone key opens is lost where Playwright begins to listen with it.
+        self.page.on("filechooser", lambda chooser: self._choosers.append(chooser))
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.page.goto(url)
         self.until(lambda: self.find("#model").inner_text() == "fake")
@@ -73,6 +76,13 @@ class Visitor:
         """Choose picture files, and wait until the server has the first."""
         payload: Any = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
         self.find("#files").set_input_files(payload)
+        self.until_ready()
+
+    def choose(self, action: Callable[[], None], name: str, data: bytes) -> None:
+        """Give a picture file to the dialog that something opens."""
+        action()
+        self.until(lambda: bool(self._choosers))
+        self._choosers.pop().set_files([{"name": name, "mimeType": "image/png", "buffer": data}])
         self.until_ready()
 
     def until_ready(self) -> None:
