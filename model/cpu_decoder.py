@@ -6,7 +6,7 @@ A prompt has some eight tokens, a picture 4096 cells. So products touch the cell
 - A transposed convolution of 2x2 with stride 2 is one product per cell, when the four new pixels of a cell stay
   together ("sub-pixel order"). Only the final logits are put into rows and columns.
 - q (W_k x) becomes (q W_k) x: a projection of the cells is folded into the few tokens, and so for values and
-  outputs (cross_attention.py).
+  outputs (cross_attention.py). In half precision a mask is folded into the picture's projections (folded_masks.py).
 
 Folding rounds otherwise than Meta's code, and with unlucky weights attention enlarges that to 9e-5 of the logits. A
 chain of refinements enlarges it at every link, so in float32 it keeps Meta's order of operations to the last bit
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cross_attention import CrossAttention, View
+from model.folded_masks import FoldedMasks
 from model.layers import LayerNorm2d, Mlp
 from model.linear import rows_linear, rows_times
 from model.mask_decoder import DecoderOutput, MaskDecoder
@@ -60,16 +61,20 @@ class CpuDecoder:
     """Decodes prompts of equal token counts: tokens of all prompts together, cells one prompt at a time."""
 
     def __init__(self, model: Sam2) -> None:
-        prompts, self._decoder = model.sam_prompt_encoder, model.sam_mask_decoder
+        self._prompts, self._decoder = model.sam_prompt_encoder, model.sam_mask_decoder
         transformer = self._decoder.transformer
-        self._positions = prompts.image_positions().flatten(1).T.contiguous()
-        self._no_mask = prompts.embed_no_mask().flatten()
+        self._positions = self._prompts.image_positions().flatten(1).T.contiguous()
+        self._no_mask = self._prompts.embed_no_mask().flatten()
         self._layers: list[TwoWayAttentionBlock] = list(transformer.layers)  # type: ignore[arg-type]
         self._to_image = [
             *(CrossAttention(layer.cross_attn_token_to_image) for layer in self._layers),
             CrossAttention(transformer.final_attn_token_to_image),
         ]
         self._from_image = [CrossAttention(layer.cross_attn_image_to_token) for layer in self._layers]
+        self._first_projections = (self._to_image[0].k, self._to_image[0].v, self._from_image[0].q)
+        self._folded_masks: FoldedMasks | None = None
+        if self._no_mask.dtype != torch.float32:
+            self._folded_masks = FoldedMasks(self._prompts, self._first_projections)
         up_1, up_norm, _, up_2, _ = self._decoder.output_upscaling
         self._up_1, self._up_2 = subpixel_product(up_1), subpixel_product(up_2)
         self._up_norm: LayerNorm2d = up_norm  # type: ignore[assignment]  # nn.Sequential is not generic
@@ -83,18 +88,18 @@ class CpuDecoder:
         self,
         embeddings: Sequence[Embedding],
         sparse: Tensor,
-        mask_maps: Sequence[Tensor | None],
+        masks: Sequence[Tensor | None],
         *,
         keeps_order: bool,
     ) -> DecoderOutput:
-        """One prompt for each embedding: tokens `sparse` (b, n, c), and a map (c, h, w) where it has a mask.
+        """One prompt for each embedding: tokens `sparse` (b, n, c), and logits (4 h, 4 w) where it has a mask.
 
         `keeps_order` asks for Meta's order of operations, which takes half as long again. The logits stay in
         sub-pixel order, (b, 4, cells, 16), for most of them are not asked for.
         """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
         folds = not keeps_order and self._to_image[-1].folds(tokens.shape[1])
-        views = self._first_views(embeddings, mask_maps, keeps_order=keeps_order, folds=folds)
+        views = self._first_views(embeddings, masks, keeps_order=keeps_order, folds=folds)
         tokens = self._transform(tokens, views, folds=folds)
         if keeps_order:
             kernels, scores = self._decoder.kernels(tokens), self._decoder.scores(tokens)
@@ -108,12 +113,10 @@ class CpuDecoder:
 
     def _project_first(self, rows: Tensor, *, bias_last: bool) -> tuple[Tensor, ...]:
         placed = rows + self._positions
-        pairs = (
-            (self._to_image[0].k, placed),
-            (self._to_image[0].v, rows),
-            (self._from_image[0].q, placed),
+        k, v, q = (
+            rows_linear(x, layer.weight, layer.bias, bias_last=bias_last)
+            for layer, x in zip(self._first_projections, (placed, rows, placed), strict=True)
         )
-        k, v, q = (rows_linear(x, layer.weight, layer.bias, bias_last=bias_last) for layer, x in pairs)
         if rows.dtype == torch.float32:
             return k, v, q.T.contiguous()
         return k.T.contiguous(), v.T.contiguous(), q.T.contiguous()  # else copied in each product with tokens
@@ -121,7 +124,7 @@ class CpuDecoder:
     def _first_views(
         self,
         embeddings: Sequence[Embedding],
-        mask_maps: Sequence[Tensor | None],
+        masks: Sequence[Tensor | None],
         *,
         keeps_order: bool,
         folds: bool,
@@ -131,15 +134,26 @@ class CpuDecoder:
         bias_last = repeats and keeps_order
         plain: View | None = None
         views = []
-        for embedding, mask_map in zip(embeddings, mask_maps, strict=True):
-            if mask_map is not None:
-                rows = embedding.image_rows + mask_map.flatten(1).T
-                views.append(View(rows, self._project_first(rows, bias_last=bias_last)))
+        for embedding, mask in zip(embeddings, masks, strict=True):
+            if mask is not None:
+                views.append(self._masked_view(embedding, mask, bias_last=bias_last, folds=folds))
                 continue
             if plain is None or not repeats:
                 plain = self._plain_view(embedding, bias_last=bias_last, folds=folds)
             views.append(replace(plain))
         return views
+
+    def _masked_view(self, embedding: Embedding, mask: Tensor, *, bias_last: bool, folds: bool) -> View:
+        """A picture for a prompt with a mask."""
+        if self._folded_masks is None:
+            rows = embedding.image_rows + self._prompts.embed_masks(mask[None, None])[0].flatten(1).T
+            return View(rows, self._project_first(rows, bias_last=bias_last))
+        channels = self._folded_masks.channels(mask)
+        rows = self._folded_masks.on_rows(embedding.image_rows, channels)
+        first = self._folded_masks.on_projections(embedding.first_projections, channels)
+        if folds:
+            return View(rows, first, owed=self._folded_masks.bias)
+        return View(rows.add_(self._folded_masks.bias), first)
 
     def _plain_view(self, embedding: Embedding, *, bias_last: bool, folds: bool) -> View:
         """A picture for a prompt without a mask."""

@@ -241,18 +241,14 @@ class Sam2Runner:
                 mask_logits=mask_logits,
                 has_mask=has_mask,
             )
-        mask_maps = [None if prompt.mask_logits is None else self._mask_map(prompt) for prompt in prompts]
+        masks = [None if p.mask_logits is None else torch.from_numpy(p.mask_logits) for p in prompts]
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
-        return self._cpu_decoder.decode(embeddings, points, mask_maps, keeps_order=keeps_order)
+        return self._cpu_decoder.decode(embeddings, points, masks, keeps_order=keeps_order)
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
         coords, labels = point_tokens(jobs, image_size=self.config.image_size)
         return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
-
-    def _mask_map(self, prompt: Prompt) -> Tensor:
-        mask_logits, _ = self._mask_inputs([prompt])
-        return self.model.sam_prompt_encoder.embed_masks(mask_logits)[0]
 
     def _mask_inputs(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         side = self.config.mask_size

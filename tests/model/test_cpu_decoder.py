@@ -25,6 +25,9 @@ PROMPTS = {
     "more tokens than folding is worth": Prompt(
         points=tuple((5.0 * i, 90.0 - 3.0 * i) for i in range(20)), labels=(1, 0) * 10
     ),
+    "more tokens than folding is worth, and a mask": Prompt(
+        points=tuple((2.0 * i, 90.0 - i) for i in range(50)), labels=(1, 0) * 25, mask_logits=MASK
+    ),
 }
 
 
