@@ -38,7 +38,7 @@ SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
 """Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
 asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
 
-SERVED_AFTER_CLICK = 0.5
+SERVED_AFTER_CLICK = 1.0
 """Weight of the mask with the highest predicted IoU after a lone click: it is what a client gets. Best of three
 alone lets all three be guesses of something else."""
 
