@@ -12,8 +12,8 @@ FOCAL_WEIGHT, DICE_WEIGHT = 20.0, 1.0
 
 _OF_EACH = 0.5
 """Weight of object and of background in the focal loss, alike. Segment Anything's 0.25 of the object and 0.75 of
-the rest calls a pixel object from a probability of 0.75 on: a small model, unsure of how far an object goes, then draws
-masks that are too small. The best IoU asks for a little less than 0.5."""
+the rest calls a pixel object from a probability of 0.75 on: a small model, unsure of how far an object goes, then
+draws masks that are too small. The best IoU asks for a little less than 0.5."""
 
 _FOCUS = 2
 
