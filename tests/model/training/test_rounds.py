@@ -1,0 +1,102 @@
+"""What a step's loss is made of, and what its rounds hand on."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.mask_decoder import DecoderOutput
+from model.sam2 import Sam2
+from model.training import rounds
+from model.training.rounds import Rounds
+from tests.model.training.packs import disc
+
+SIDE = 32
+CELLS = SIDE // 4
+BEST, NEITHER, SERVED = 1, 2, 3
+"""Tokens: the one that is right, one that is wrong, and another wrong one that is thought best."""
+
+
+@dataclass
+class Answering:
+    """A network whose decoder answers the same whatever it is asked, and notes it."""
+
+    truth: Tensor
+    """(h, w), of the picture."""
+    outputs: list[DecoderOutput] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    no_mem_embed: Tensor = field(default_factory=lambda: torch.zeros(1))
+    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(mask_size=CELLS))
+
+    def encode(self, pictures: Tensor) -> list[Tensor]:
+        return [pictures.new_zeros(len(pictures), 1)]
+
+    def decode(self, *maps: Tensor, **asked: Any) -> DecoderOutput:
+        right = torch.where(self.truth[::4, ::4], 3.0, -3.0)
+        logits = torch.stack([right * share for share in (0.5, 1, -0.2, -1)])[None].requires_grad_()
+        iou = torch.tensor([[0.1, 0.2, 0.3, 0.9]], requires_grad=True)
+        self.outputs.append(DecoderOutput(logits, iou, torch.zeros(1)))
+        self.asked.append(asked)
+        return self.outputs[-1]
+
+
+@pytest.fixture
+def network() -> Answering:
+    return Answering(torch.from_numpy(disc(SIDE, SIDE, centre=(14, 14), radius=9)))
+
+
+def play(network: Answering, monkeypatch: pytest.MonkeyPatch, *, first: str) -> None:
+    """A first round of one kind and the last one, on one mask, and the gradients of their loss."""
+    monkeypatch.setattr(rounds, "FIRST_PROMPTS", {first: 1.0})
+    monkeypatch.setattr(rounds, "SILENT_ROUNDS", (1.0,))
+    monkeypatch.setattr(rounds, "MASK_DROPPED", 0.0)
+    pictures = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)
+    masks = network.truth[None, None]
+    loss = Rounds(cast(Sam2, network), pictures, masks, chance=np.random.default_rng(5)).play()
+    loss.total.backward()  # type: ignore[no-untyped-call]
+
+
+def scored(output: DecoderOutput) -> list[int]:
+    """The tokens whose masks the loss looks at."""
+    assert output.logits.grad is not None
+    return [token for token in range(4) if output.logits.grad[0, token].any()]
+
+
+def test_after_a_click_the_best_of_three_is_scored_and_the_one_that_a_client_gets(
+    network: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(network, monkeypatch, first="click")
+    assert [scored(output) for output in network.outputs] == [[0, BEST, SERVED], [0, BEST]]
+
+
+def test_after_a_box_the_single_mask_is_what_a_client_gets(
+    network: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(network, monkeypatch, first="box")
+    assert scored(network.outputs[0]) == [0, BEST]
+
+
+@pytest.mark.parametrize(("first", "token"), [("click", SERVED), ("box", 0), ("click in box", 0)])
+def test_corrections_build_on_what_a_client_gets(
+    network: Answering, monkeypatch: pytest.MonkeyPatch, first: str, token: int
+) -> None:
+    play(network, monkeypatch, first=first)
+    before, after = network.asked
+    assert not before["has_mask"].any()
+    assert torch.equal(after["mask_logits"], network.outputs[0].logits[:, token, None])
+    assert after["has_mask"].all()
+    assert after["coords"].shape[1] == before["coords"].shape[1] + 1
+
+
+def test_all_predicted_iou_is_held_to_what_was_reached(
+    network: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(network, monkeypatch, first="click")
+    for output in network.outputs:
+        assert output.iou.grad is not None
+        signs = output.iou.grad[0].sign().tolist()
+        assert signs == [-1, -1, 1, 1]  # the right ones are better than predicted, the others worse
