@@ -23,10 +23,10 @@ def test_dice_of_two_empty_masks_is_nothing() -> None:
 
 
 def test_focal() -> None:
-    """0.5 (1 - 0.8)^2 (-log 0.8) on the object, 0.5 0.4^2 (-log 0.6) beside it; their mean."""
+    """0.6 (1 - 0.8)^2 (-log 0.8) on the object, 0.4 0.4^2 (-log 0.6) beside it; their mean."""
     p = torch.tensor([[0.8, 0.4]])
     cross_entropy = torch.tensor([[-log(0.8), -log(0.6)]])
-    expected = (0.5 * 0.2**2 * -log(0.8) + 0.5 * 0.4**2 * -log(0.6)) / 2
+    expected = (0.6 * 0.2**2 * -log(0.8) + 0.4 * 0.4**2 * -log(0.6)) / 2
     assert focal_loss(cross_entropy, p, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(expected)
 
 
@@ -38,7 +38,7 @@ def test_a_half_covered_cell_wants_a_half() -> None:
 
 def test_mask_loss_weighs_the_two() -> None:
     logits = torch.tensor([[[logit(0.8), logit(0.4)]]])
-    focal = (0.5 * 0.2**2 * -log(0.8) + 0.5 * 0.4**2 * -log(0.6)) / 2
+    focal = (0.6 * 0.2**2 * -log(0.8) + 0.4 * 0.4**2 * -log(0.6)) / 2
     dice = 1 - (2 * 0.8 + 1) / (1.2 + 1 + 1)
     assert mask_loss(logits, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(20 * focal + dice)
 
