@@ -81,7 +81,7 @@ class CpuDecoder:
         self._heads = Heads(self._decoder)
 
     def prepare(self, image_rows: Tensor) -> tuple[Tensor, ...]:
-        """`View.first` of any prompt without a mask."""
+        """`View.first` of any prompt without a mask; in half precision those with one begin with it too."""
         return self._project_first(image_rows + self._no_mask, bias_last=False)
 
     def decode(

@@ -1,7 +1,7 @@
 """A prompt's mask as the CPU decoder takes it in half precision: by the 16 channels that its map is made of.
 
 The layer that makes the map out of them is linear, and so are the first projections of the picture with the map on
-it: they are one product, an eighth of the work. Knows nothing of attention.
+it: they are one product, a tenth of the work. Knows nothing of attention.
 """
 
 from collections.abc import Sequence

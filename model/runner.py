@@ -241,7 +241,12 @@ class Sam2Runner:
                 mask_logits=mask_logits,
                 has_mask=has_mask,
             )
-        masks = [None if p.mask_logits is None else torch.from_numpy(p.mask_logits) for p in prompts]
+        masks = [
+            None
+            if p.mask_logits is None
+            else torch.from_numpy(np.require(p.mask_logits, np.float32, ["C", "W"]))
+            for p in prompts
+        ]
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
         return self._cpu_decoder.decode(embeddings, points, masks, keeps_order=keeps_order)
 

@@ -40,7 +40,7 @@ class Embedding:
     feat_s0_rows: Tensor
     """(h * w, 4, 4, c / 8): stride 4, after conv_s0."""
     first_projections: tuple[Tensor, ...]
-    """What the decoder's first layer makes of the picture for any prompt without a mask: see cpu_decoder.py."""
+    """What the decoder's first layer makes of the picture where no mask is on it: see cpu_decoder.py."""
     height: int
     """Height of the picture in pixels."""
     width: int

@@ -38,7 +38,7 @@ SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
 """Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
 asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
 
-SERVED_AFTER_CLICK = 1.0
+LIKELIEST_AFTER_CLICK = 1.0
 """Weight of the mask with the highest predicted IoU after a lone click: it is what a client gets. Best of three
 alone lets all three be guesses of something else."""
 
@@ -123,8 +123,8 @@ class Rounds:
         name = "click" if is_click else "box"
         if not is_click:
             return self._score(output, name, single=1.0, best=1.0), output.logits[:, :1].detach()
-        loss = self._score(output, name, single=SINGLE_AFTER_CLICK, best=1.0, served=SERVED_AFTER_CLICK)
-        served = _served(output)
+        loss = self._score(output, name, single=SINGLE_AFTER_CLICK, best=1.0, likeliest=LIKELIEST_AFTER_CLICK)
+        served = _likeliest(output)
         return loss, output.logits[torch.arange(len(served), device=served.device), served, None].detach()
 
     def _last_round(self, maps: list[Tensor], prompts: _Prompts, logits: Tensor) -> Tensor:
@@ -132,16 +132,20 @@ class Rounds:
         return self._score(output, "corrected", single=1.0, best=BEST_AFTER_CORRECTIONS)
 
     def _score(
-        self, output: DecoderOutput, name: str, *, single: float, best: float, served: float = 0.0
+        self, output: DecoderOutput, name: str, *, single: float, best: float, likeliest: float = 0.0
     ) -> Tensor:
-        """Mean loss of one round: of tokens 0, the best of 1 to 3, and the one of them served; all their IoU."""
+        """Mean loss of one round.
+
+        Token 0 weighs `single`, the best of tokens 1 to 3 `best`, and the one of them with the highest predicted IoU
+        `likeliest`; the IoU of all is scored.
+        """
         with torch.no_grad():
             small = F.avg_pool2d(self._targets, 2)
             chosen = mask_loss(output.logits[:, 1:], small).argmin(1) + 1
             reached = true_iou(output.logits, small)
         rows = torch.arange(len(chosen), device=chosen.device)
-        weights = {"single": single, "best": best, "served": served}
-        tokens = {"single": torch.zeros_like(chosen), "best": chosen, "served": _served(output)}
+        weights = {"single": single, "best": best, "likeliest": likeliest}
+        tokens = {"single": torch.zeros_like(chosen), "best": chosen, "likeliest": _likeliest(output)}
         loss = output.logits.new_zeros(())
         for role in (role for role, weight in weights.items() if weight):
             logits = output.logits[rows, tokens[role], None]
@@ -150,7 +154,7 @@ class Rounds:
             reached[rows, tokens[role]] = true_iou(fine, self._targets)[:, 0]
         iou_error = F.mse_loss(output.iou, reached)
         presence = F.softplus(-output.object_score).mean()  # there is always an object
-        self._note(f"{name}_iou", reached[rows, _served(output)].mean() if served else reached[:, 0].mean())
+        self._note(f"{name}_iou", reached[rows, tokens["likeliest" if likeliest else "single"]].mean())
         self._note("iou_error", iou_error)
         return loss + IOU_WEIGHT * iou_error + 0.05 * presence
 
@@ -202,6 +206,6 @@ class Rounds:
         prompts.add(pixels[:, None], torch.where(is_object, POSITIVE, NEGATIVE)[:, None])
 
 
-def _served(output: DecoderOutput) -> Tensor:
+def _likeliest(output: DecoderOutput) -> Tensor:
     """(n,): which of tokens 1 to 3 has the highest predicted IoU."""
     return output.iou[:, 1:].argmax(1) + 1

@@ -80,6 +80,7 @@ class Visitor:
 
     def choose(self, action: Callable[[], None], name: str, data: bytes) -> None:
         """Give a picture file to the dialog that something opens."""
+        self._choosers.clear()
         action()
         self.until(lambda: bool(self._choosers))
         self._choosers.pop().set_files([{"name": name, "mimeType": "image/png", "buffer": data}])

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.mask_decoder import DecoderOutput
 from model.sam2 import Sam2
 from model.training import rounds
-from model.training.rounds import Rounds
+from model.training.rounds import Rounds, StepLoss
 from tests.model.training.packs import disc
 
 SIDE = 32
@@ -49,8 +49,8 @@ def network() -> Answering:
     return Answering(torch.from_numpy(disc(SIDE, SIDE, centre=(14, 14), radius=9)))
 
 
-def play(network: Answering, monkeypatch: pytest.MonkeyPatch, *, first: str) -> None:
-    """A first round of one kind and the last one, on one mask, and the gradients of their loss."""
+def play(network: Answering, monkeypatch: pytest.MonkeyPatch, *, first: str) -> StepLoss:
+    """A first round of one kind and the last one, on one mask, their gradients computed."""
     monkeypatch.setattr(rounds, "FIRST_PROMPTS", {first: 1.0})
     monkeypatch.setattr(rounds, "SILENT_ROUNDS", (1.0,))
     monkeypatch.setattr(rounds, "MASK_DROPPED", 0.0)
@@ -58,6 +58,7 @@ def play(network: Answering, monkeypatch: pytest.MonkeyPatch, *, first: str) -> 
     masks = network.truth[None, None]
     loss = Rounds(cast(Sam2, network), pictures, masks, chance=np.random.default_rng(5)).play()
     loss.total.backward()  # type: ignore[no-untyped-call]
+    return loss
 
 
 def scored(output: DecoderOutput) -> list[int]:
@@ -69,15 +70,17 @@ def scored(output: DecoderOutput) -> list[int]:
 def test_after_a_click_the_best_of_three_is_scored_and_the_one_that_a_client_gets(
     network: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play(network, monkeypatch, first="click")
+    parts = play(network, monkeypatch, first="click").parts
     assert [scored(output) for output in network.outputs] == [[0, BEST, SERVED], [0, BEST]]
+    assert parts["click_iou"] < 0.1
 
 
 def test_after_a_box_the_single_mask_is_what_a_client_gets(
     network: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play(network, monkeypatch, first="box")
+    parts = play(network, monkeypatch, first="box").parts
     assert scored(network.outputs[0]) == [0, BEST]
+    assert parts["box_iou"] > 0.5
 
 
 @pytest.mark.parametrize(("first", "token"), [("click", SERVED), ("box", 0), ("click in box", 0)])
