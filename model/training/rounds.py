@@ -136,8 +136,8 @@ class Rounds:
     ) -> Tensor:
         """Mean loss of one round.
 
-        Token 0 weighs `single`, the best of tokens 1 to 3 `best`, and the one of them with the highest predicted IoU
-        `likeliest`; the IoU of all is scored.
+        Token 0 weighs `single`, the best of tokens 1 to 3 `best`, and the one of them with the highest predicted
+        IoU `likeliest`; the IoU of all is scored.
         """
         with torch.no_grad():
             small = F.avg_pool2d(self._targets, 2)
