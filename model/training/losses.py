@@ -10,30 +10,28 @@ from torch import Tensor
 FOCAL_WEIGHT, DICE_WEIGHT = 20.0, 1.0
 """Segment Anything (arXiv 2304.02643, A, "Losses")."""
 
-_OBJECT_WEIGHT = 0.6
-"""Of object's pixels in the focal loss; the others weigh 1 less this. By this loss alone a pixel is called object
-from a probability of 1 less this on. IoU is highest where that is I / (1 + I), for a mask that reaches I: 0.4 where
-it is 0.7. The usual 0.25 (Lin et al.) has a small model, which is unsure of how far an object goes, draw masks that
-are too small."""
-
 _FOCUS = 2
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """20 focal + dice: logits (..., h, w) and targets, 0..1, of a shape that broadcasts to it, to (...)."""
+def mask_loss(logits: Tensor, targets: Tensor, *, object_weight: float) -> Tensor:
+    """20 focal + dice: logits (..., h, w) and targets, 0..1, of a shape that broadcasts to it, to (...).
+
+    `object_weight` is that of object's pixels in the focal loss; the others weigh 1 less it.
+    """
     probabilities = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
-    return FOCAL_WEIGHT * focal_loss(cross_entropy, probabilities, targets) + DICE_WEIGHT * dice_loss(
-        probabilities, targets
-    )
+    focal = focal_loss(cross_entropy, probabilities, targets, object_weight=object_weight)
+    return FOCAL_WEIGHT * focal + DICE_WEIGHT * dice_loss(probabilities, targets)
 
 
-def focal_loss(cross_entropy: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the pixels of (..., h, w) of cross-entropy times |target - p|^2, object weighing 0.6, else 0.4.
+def focal_loss(
+    cross_entropy: Tensor, probabilities: Tensor, targets: Tensor, *, object_weight: float
+) -> Tensor:
+    """Mean over the pixels of (..., h, w) of cross-entropy times |target - p|^2 times the pixel's weight.
 
     Lin et al. (arXiv 1708.02002), where targets are 0 or 1 and |target - p| is 1 - p_t.
     """
-    share = 1 - _OBJECT_WEIGHT + targets * (2 * _OBJECT_WEIGHT - 1)
+    share = 1 - object_weight + targets * (2 * object_weight - 1)
     return (share * (targets - probabilities).abs().pow(_FOCUS) * cross_entropy).mean((-2, -1))
 
 
