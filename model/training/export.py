@@ -1,6 +1,8 @@
-"""`python -m model.training.export STATE OUT.safetensors`: the averaged weights of a run, ready to be served.
+"""`python -m model.training.export STATE [STATE ...] OUT.safetensors`: averaged weights of a run, to be served.
 
-Half precision, with what they are and how they came about in the file's metadata. Knows nothing of training itself.
+Half precision, with what they are and how they came about in the file's metadata. Of several runs it is the mean of
+their weights ("Model soups", arXiv 2203.05482): where one run began with the weights of the other they may lie in
+one basin, and the mean may do better there than either. Knows nothing of training itself.
 """
 
 import argparse
@@ -18,19 +20,26 @@ from torch import Tensor
 from model.training.state import FILE_NAME, State
 
 
-def export(state: State, path: Path) -> None:
-    """Write the moving average of a run's weights to `path`, in float16; buffers too, which are small numbers.
+def export(states: Sequence[State], path: Path) -> None:
+    """Write the moving average of a run's weights, or the mean of several runs', to `path`.
 
-    Raises ValueError where a weight does not fit float16.
+    In float16, buffers too, which are small numbers. Raises ValueError where a weight does not fit float16, and for
+    runs of different models.
     """
-    weights = {name: x.half().contiguous() for name, x in state.average.items()}
+    (variant, *others) = {state.plan.variant for state in states}
+    if others:
+        raise ValueError(f"not runs of one model: {', '.join(sorted([variant, *others]))}")
+    averages = [state.average for state in states]
+    weights = {
+        name: (sum((x[name] for x in averages), torch.zeros(())) / len(averages)).half().contiguous()
+        for name in averages[0]
+    }
     broken = [name for name, x in weights.items() if not x.isfinite().all()]
     if broken:
         raise ValueError(f"not finite in float16: {', '.join(broken)}")
     metadata = {
-        "model": state.plan.variant,
-        "step": str(state.step),
-        "plan": json.dumps(asdict(state.plan)),
+        "model": variant,
+        "runs": json.dumps([{"step": state.step, "plan": asdict(state.plan)} for state in states]),
         "licence": "Apache-2.0",
     }
     save_file(weights, path, metadata=metadata)
@@ -52,19 +61,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where there is nothing to export."""
     parser = argparse.ArgumentParser(prog="python -m model.training.export", description=main.__doc__)
-    parser.add_argument("state", type=Path, metavar="STATE", help="a run's folder, or the state.pt in it")
+    parser.add_argument(
+        "states", type=Path, nargs="+", metavar="STATE", help="a run's folder, or the state.pt in it"
+    )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
     said = parser.parse_args(arguments)
-    path = said.state / FILE_NAME if said.state.is_dir() else said.state
+    paths = [path / FILE_NAME if path.is_dir() else path for path in said.states]
     try:
-        state = State.read(path)
-        export(state, said.out)
+        states = [State.read(path) for path in paths]
+        export(states, said.out)
     except (OSError, ValueError) as error:
-        print(f"{path} cannot be exported: {error}", file=sys.stderr)
+        print(f"{', '.join(map(str, paths))} cannot be exported: {error}", file=sys.stderr)
         return 1
-    parameters = sum(x.numel() for x in state.average.values())
+    steps = " and ".join(f"{state.step:,}" for state in states)
+    parameters = sum(x.numel() for x in states[0].average.values())
     size = said.out.stat().st_size
-    print(f"{said.out}: step {state.step:,}, {parameters:,} parameters, {size / 1e6:.1f} MB")
+    print(f"{said.out}: step {steps}, {parameters:,} parameters, {size / 1e6:.1f} MB")
     return 0
 
 

@@ -85,7 +85,8 @@ def test_an_export_loads_and_is_the_average(trained: Path, tmp_path: Path) -> No
     with safe_open(out, "pt") as file:
         metadata = file.metadata()
     assert metadata["model"] == BUILTIN
-    assert json.loads(metadata["plan"])["side"] == 64
+    (run,) = json.loads(metadata["runs"])
+    assert (run["step"], run["plan"]["side"]) == (2, 64)
     state = State.load(trained / "run")
     assert state is not None
     runner = load_runner(BUILTIN, checkpoint=out, device="cpu", dtype="float32", image_size=64)
@@ -129,7 +130,30 @@ def test_weights_that_float16_cannot_hold_are_not_exported(trained: Path, tmp_pa
     assert state is not None
     state.average["no_mem_embed"] += 1e6
     with pytest.raises(ValueError, match="not finite in float16: no_mem_embed"):
-        export.export(state, tmp_path / "out.safetensors")
+        export.export([state], tmp_path / "out.safetensors")
+
+
+def test_an_export_of_several_runs_is_their_mean(trained: Path, tmp_path: Path) -> None:
+    one, other = State.load(trained / "run"), State.load(trained / "run")
+    assert one is not None
+    assert other is not None
+    for name, values in one.average.items():
+        other.average[name] = values + 0.5
+    other.save(tmp_path)
+    out = tmp_path / "mean.safetensors"
+    assert export.main([str(trained / "run"), str(tmp_path), str(out)]) == 0
+    for name, values in export.read_weights(out).items():
+        torch.testing.assert_close(values, one.average[name] + 0.25, rtol=1e-3, atol=1e-4)
+    with safe_open(out, "pt") as file:
+        assert len(json.loads(file.metadata()["runs"])) == 2
+
+
+def test_runs_of_different_models_have_no_mean(trained: Path, tmp_path: Path) -> None:
+    state = State.load(trained / "run")
+    assert state is not None
+    other = replace(state, plan=replace(state.plan, variant="another"))
+    with pytest.raises(ValueError, match="not runs of one model: another, builtin"):
+        export.export([state, other], tmp_path / "out.safetensors")
 
 
 def test_evaluation_prints_a_table_and_writes_json(
