@@ -114,7 +114,8 @@ BUILTIN = "builtin"
 """The model that this project trains (model/training) and ships (model/weights)."""
 
 BUILTIN_IMAGE_SIZE = 448
-"""What the built-in model sees of a picture: its weights, trained at 256 and at last at 384, evaluate best here."""
+"""What the built-in model sees of a picture: its weights were trained at 256 to 384 px and evaluate well from 384
+to 480 (model/weights/README.md); more costs time."""
 
 VARIANTS: dict[str, Sam2Config] = {
     f"{release}_hiera_{size}": Sam2Config(trunk)

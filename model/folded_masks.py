@@ -24,18 +24,15 @@ class FoldedMasks:
     def __init__(self, prompts: PromptEncoder, projections: Sequence[nn.Linear]) -> None:
         conv_1, norm_1, _, conv_2, norm_2, _, last = prompts.mask_downscaling
         self._first, self._second = _Halving(conv_1, norm_1), _Halving(conv_2, norm_2)
-        weight, self._bias = last.get_parameter("weight").flatten(1), last.get_parameter("bias")
+        weight = last.get_parameter("weight").flatten(1)
+        self.bias = last.get_parameter("bias")
+        """(c,): what every row lacks after `on_rows`."""
         self._weight = weight.T.contiguous()  # 16 c
-        lacking = self._bias.float() - prompts.embed_no_mask().flatten().float()
+        lacking = self.bias.float() - prompts.embed_no_mask().flatten().float()
         products = [each.weight.float() for each in projections]
         self._widths = [len(each) for each in products]
         self._projected = torch.cat([each @ weight.float() for each in products]).to(weight.dtype)
         self._projected_bias = torch.cat([each @ lacking for each in products]).to(weight.dtype)[:, None]
-
-    @property
-    def bias(self) -> Tensor:
-        """(c,): what every row lacks after `on_rows`."""
-        return self._bias
 
     def channels(self, logits: Tensor) -> Tensor:
         """Mask logits (4 h, 4 w) to what the map is made of, (h * w, 16)."""

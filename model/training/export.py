@@ -31,8 +31,7 @@ def export(states: Sequence[State], path: Path) -> None:
         raise ValueError(f"not runs of one model: {', '.join(sorted([variant, *others]))}")
     averages = [state.average for state in states]
     weights = {
-        name: (sum((x[name] for x in averages), torch.zeros(())) / len(averages)).half().contiguous()
-        for name in averages[0]
+        name: torch.stack([x[name] for x in averages]).mean(0).half().contiguous() for name in averages[0]
     }
     broken = [name for name, x in weights.items() if not x.isfinite().all()]
     if broken:

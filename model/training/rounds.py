@@ -126,26 +126,46 @@ class Rounds:
     def _first_round(self, maps: list[Tensor], prompts: _Prompts, *, is_click: bool) -> tuple[Tensor, Tensor]:
         """The loss, and the logits (n, 1, h, w) that a client would send back."""
         output = self._decode(maps, prompts, None)
-        name = "click" if is_click else "box"
+        weight = FIRST_OBJECT_WEIGHT
         if not is_click:
-            return self._score(output, name, single=1.0, best=1.0), output.logits[:, :1].detach()
-        loss = self._score(output, name, single=SINGLE_AFTER_CLICK, best=1.0, likeliest=LIKELIEST_AFTER_CLICK)
+            loss = self._score(output, "box", object_weight=weight, single=1.0, best=1.0)
+            return loss, output.logits[:, :1].detach()
+        loss = self._score(
+            output,
+            "click",
+            object_weight=weight,
+            single=SINGLE_AFTER_CLICK,
+            best=1.0,
+            likeliest=LIKELIEST_AFTER_CLICK,
+        )
         served = _likeliest(output)
         return loss, output.logits[torch.arange(len(served), device=served.device), served, None].detach()
 
     def _last_round(self, maps: list[Tensor], prompts: _Prompts, logits: Tensor) -> Tensor:
         output = self._decode(maps, prompts, logits)
-        return self._score(output, "corrected", single=1.0, best=BEST_AFTER_CORRECTIONS)
+        return self._score(
+            output,
+            "corrected",
+            object_weight=CORRECTED_OBJECT_WEIGHT,
+            single=1.0,
+            best=BEST_AFTER_CORRECTIONS,
+        )
 
     def _score(
-        self, output: DecoderOutput, name: str, *, single: float, best: float, likeliest: float = 0.0
+        self,
+        output: DecoderOutput,
+        name: str,
+        *,
+        object_weight: float,
+        single: float,
+        best: float,
+        likeliest: float = 0.0,
     ) -> Tensor:
         """Mean loss of one round.
 
         Token 0 weighs `single`, the best of tokens 1 to 3 `best`, and the one of them with the highest predicted
         IoU `likeliest`; the IoU of all is scored.
         """
-        object_weight = CORRECTED_OBJECT_WEIGHT if name == "corrected" else FIRST_OBJECT_WEIGHT
         with torch.no_grad():
             small = F.avg_pool2d(self._targets, 2)
             chosen = mask_loss(output.logits[:, 1:], small, object_weight=object_weight).argmin(1) + 1

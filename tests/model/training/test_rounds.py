@@ -12,13 +12,14 @@ from torch import Tensor
 from model.mask_decoder import DecoderOutput
 from model.sam2 import Sam2
 from model.training import rounds
+from model.training.losses import mask_loss
 from model.training.rounds import Rounds, StepLoss
 from tests.model.training.packs import disc
 
 SIDE = 32
 CELLS = SIDE // 4
-BEST, NEITHER, SERVED = 1, 2, 3
-"""Tokens: the one that is right, one that is wrong, and another wrong one that is thought best."""
+BEST, SERVED = 1, 3
+"""Tokens: the one that is right, and a wrong one that is thought best. Token 2 is wrong too."""
 
 
 @dataclass
@@ -93,6 +94,21 @@ def test_corrections_build_on_what_a_client_gets(
     assert torch.equal(after["mask_logits"], network.outputs[0].logits[:, token, None])
     assert after["has_mask"].all()
     assert after["coords"].shape[1] == before["coords"].shape[1] + 1
+
+
+@pytest.mark.parametrize("first", rounds.FIRST_PROMPTS)
+def test_object_weighs_more_before_corrections(
+    network: Answering, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    found: list[tuple[int, float]] = []
+
+    def noting(*of: Tensor, object_weight: float) -> Tensor:
+        found.append((len(network.outputs), object_weight))
+        return mask_loss(*of, object_weight=object_weight)
+
+    monkeypatch.setattr(rounds, "mask_loss", noting)
+    play(network, monkeypatch, first=first)
+    assert set(found) == {(1, rounds.FIRST_OBJECT_WEIGHT), (2, rounds.CORRECTED_OBJECT_WEIGHT)}
 
 
 def test_all_predicted_iou_is_held_to_what_was_reached(
