@@ -303,7 +303,9 @@ def explain(error: ValidationError) -> BadRequest | ValidationFailed:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
         value = repr(problem["input"])
         shown = f" (got {value})" if len(value) <= 40 and problem["type"] != "missing" else ""
-        details.append({"where": where.lstrip(".") or "body", "what": problem["msg"] + shown})
+        is_unknown = problem["type"] == "extra_forbidden"
+        what = "there is no such field; /docs lists those there are" if is_unknown else problem["msg"]
+        details.append({"where": where.lstrip(".") or "body", "what": what + shown})
     first = details[0]
     more = f" And {len(details) - 1} more." if len(details) > 1 else ""
     return ValidationFailed(f"{first['where']}: {first['what']}.{more}", details=details)
