@@ -14,15 +14,15 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from app.access import RequestIdFilter
-from app.keys import ApiKeys, KeysError
-from app.loading import locate_weights
-from app.logs import formatter
 from app.main import create_app
-from app.request_heads import most_connections, patient_protocol
-from app.service import SegmentationService
+from app.middleware.access import RequestIdFilter
+from app.middleware.keys import ApiKeys, KeysError
+from app.middleware.request_heads import most_connections, patient_protocol
+from app.routes.streams import MAX_MESSAGE_BYTES, Streams
+from app.service.loading import locate_weights
+from app.service.service import SegmentationService
 from app.settings import Settings, unknown_variables
-from app.streams import MAX_MESSAGE_BYTES, Streams
+from app.telemetry.logs import formatter
 from model.errors import CheckpointError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8

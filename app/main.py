@@ -1,48 +1,33 @@
-"""Builds the application: settings to service to routes, in order, and every error to its reply."""
+"""Builds the application: settings, service, routes and middleware, in that order."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from http import HTTPStatus
-from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
-from app import image_routes, pages, routes, schemas, segment_routes, stream_routes
-from app.access import NO_ANSWER, QUIET, AccessMiddleware, App, Receive, Scope, Send, Traces
-from app.browsers import CorsMiddleware, SecurityHeadersMiddleware
-from app.callers import FREE, METRICS, CallersMiddleware
-from app.connection import ClientGone
-from app.errors import Detail, ServiceError
-from app.keys import ApiKeys
-from app.loading import load_segmenter
-from app.metrics import Metrics
-from app.rates import InFlight
-from app.remote_pictures import RemotePictures
+from app.middleware.access import QUIET, AccessMiddleware, Traces
+from app.middleware.browsers import CorsMiddleware, SecurityHeadersMiddleware
+from app.middleware.callers import FREE, METRICS, CallersMiddleware
+from app.middleware.keys import ApiKeys
+from app.middleware.rates import InFlight
+from app.routes import embed_decode, pages, schemas, segment, stored_images, stream
+from app.routes.error_replies import add_error_handlers
+from app.routes.openapi import describe_api
+from app.routes.remote_pictures import RemotePictures
+from app.routes.streams import Streams
+from app.routes.uploads import BodyBudget
+from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
-from app.service import SegmentationService
+from app.service.loading import load_segmenter
+from app.service.service import SegmentationService
 from app.settings import Settings, wants_traces
-from app.shares import Shares
-from app.stream_messages import SkippedReply, StreamErrorReply, StreamPrompt
-from app.streams import Streams
-from app.uploads import BodyBudget
+from app.telemetry.metrics import Metrics
 from app.version import VERSION
 
 log = logging.getLogger(__name__)
-
-_KEY_SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-}
-_BODIES = (
-    schemas.EmbedBody, schemas.DecodeBody, schemas.ErrorReply, StreamPrompt, SkippedReply, StreamErrorReply,
-)  # fmt: skip
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
@@ -103,12 +88,9 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    app.include_router(routes.router)
-    app.include_router(segment_routes.router)
-    app.include_router(stream_routes.router)
-    app.include_router(image_routes.router)
-    app.include_router(pages.router)
-    refuse, on_bug = _add_error_handlers(app, metrics)
+    for routes in (embed_decode, segment, stream, stored_images, pages):
+        app.include_router(routes.router)
+    refuse, on_bug = add_error_handlers(app, metrics)
     app.state.refuse = refuse
     # The last one added is outermost: CORS, so that what any of the others refuse can be read by a browser.
     app.add_middleware(
@@ -122,86 +104,14 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     app.add_middleware(SecurityHeadersMiddleware)
     if settings.cors_origin_list:
         app.add_middleware(CorsMiddleware, origins=settings.cors_origin_list, refuse=refuse)
-    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = partial(describe_api, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
 def _start_tracing() -> Traces | None:
     try:
-        from app.tracing import Tracing  # here, for the SDK is large and few want it
+        from app.telemetry.tracing import Tracing  # here, for the SDK is large and few want it
     except ImportError as error:
         log.warning("OTEL_* asks for traces, which need the extra: pip install '.[otel]' (%s)", error)
         return None
     return Tracing()
-
-
-def _add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[ServiceError], Response], App]:
-    """The reply to an error of ours, and what answers a bug, for those who stand before the app."""
-
-    def reply(
-        status: int,
-        code: str,
-        message: str,
-        *,
-        details: list[Detail] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Response:
-        metrics.rejections.labels(code).inc()
-        body = schemas.ErrorReply.model_validate(
-            {"error": {"code": code, "message": message, "details": details or None}}
-        )
-        return Response(
-            body.model_dump_json(exclude_none=True),
-            status_code=status,
-            media_type="application/json",
-            headers=dict(headers) if headers else None,
-        )
-
-    def refuse(error: ServiceError) -> Response:
-        return reply(error.status, error.code, error.message, details=error.details, headers=error.headers)
-
-    @app.exception_handler(ServiceError)
-    async def on_service_error(_: Request, error: ServiceError) -> Response:
-        return refuse(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(_: Request, error: RequestValidationError) -> Response:
-        details: list[Detail] = [
-            {"where": ".".join(map(str, problem["loc"])), "what": problem["msg"]}
-            for problem in error.errors()
-        ]
-        message = f"{details[0]['where']}: {details[0]['what']}."
-        return reply(422, "validation_error", message, details=details)
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> Response:
-        """An unknown path or method: Starlette's own errors."""
-        code = HTTPStatus(error.status_code).name.lower()
-        message = f"{request.method} {request.url.path}: {error.detail}. GET /docs lists what there is."
-        return reply(error.status_code, code, message, headers=error.headers)
-
-    @app.exception_handler(ClientGone)
-    async def on_client_gone(_: Request, __: ClientGone) -> Response:
-        return Response(status_code=NO_ANSWER)  # nobody reads it; the log does
-
-    async def on_bug(scope: Scope, receive: Receive, send: Send) -> None:
-        response = reply(500, "internal_error", "The server made a mistake; its log says which. It goes on.")
-        await response(scope, receive, send)
-
-    return refuse, on_bug
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """openapi.json with the bodies that routes.py parses by itself, for speed and for clear errors."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        _, definitions = models_json_schema(
-            [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
-        )
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {}).update(definitions["$defs"])
-        if app.state.keys:
-            components["securitySchemes"] = _KEY_SCHEMES
-            document["security"] = [{name: []} for name in _KEY_SCHEMES]
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.config import BUILTIN, VARIANTS
-from model.download import RELEASE_URL
+from model.checkpoints.download import RELEASE_URL
+from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}

@@ -17,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.checkpoint import load_parameters, untrained_parameters
-from model.config import VARIANTS
-from model.cpu_decoder import CpuDecoder
+from model.checkpoints.parameters import load_parameters, untrained_parameters
+from model.cpu.decoder import CpuDecoder
 from model.devices import resolve_device, resolve_dtype
 from model.errors import DeviceOutOfMemory
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
 from model.gpu.engine import GpuEngine
 from model.gpu.options import GpuOptions
-from model.mask_decoder import DecoderOutput, choose_masks
-from model.point_tokens import num_point_tokens, point_tokens
-from model.sam2 import Sam2
+from model.network.config import VARIANTS
+from model.network.mask_decoder import DecoderOutput, choose_masks
+from model.network.point_tokens import num_point_tokens, point_tokens
+from model.network.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.main import create_app
-from app.service import SegmentationService
+from app.service.service import SegmentationService
 from app.settings import Settings
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt
 

@@ -1,133 +1,72 @@
-"""Who may import whom, and what may be said where: DESIGN.md, held by reading the source."""
+"""Who may import whom, and what may be named where. docs/architecture.md describes the rooms; this holds them.
+
+A room is a package below app/ or model/, or one of the few files that lie directly in these.
+"""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for folder in ("app", "model", "model/gpu") for path in (ROOT / folder).glob("*.py"))
-APP = {path.stem for path in FILES if path.parent.name == "app" and path.stem != "__init__"}
-
-MAY_IMPORT: dict[str, set[str]] = {
-    "__main__": {"access", "keys", "loading", "logs", "main", "request_heads", "service", "settings", "streams"},
-    "main": {
-        "access", "browsers", "callers", "connection", "errors", "image_routes", "keys", "loading", "metrics",
-        "pages", "rates", "remote_pictures", "routes", "schemas", "segment_routes", "segmenter", "service",
-        "settings", "shares", "stream_messages", "stream_routes", "streams", "tracing", "uploads", "version",
-    },
-    "routes": {
-        "answers", "callers", "connection", "metrics", "prompts", "remote_pictures", "replies", "schemas",
-        "service", "stages", "state", "store", "uploads",
-    },
-    "image_routes": {"callers", "schemas", "state", "store"},
-    "decodings": {"answers", "batching", "device", "errors", "shares", "stages"},
-    "encodings": {"batching", "deadlines", "errors", "images", "pace", "rates", "shares", "stages", "store"},
-    "state": {"errors", "keys", "rates", "remote_pictures", "service", "stages", "uploads"},
-    "service": {
-        "answers", "batching", "deadlines", "decodings", "device", "encodings", "errors", "images", "memory",
-        "metrics", "names", "opening", "prompts", "rates", "segmenter", "settings", "shares", "stages", "store",
-        "watchdog",
-    },
-    "loading": {"segmenter", "settings"},
-    "access": {"metrics", "stages"},
-    "metrics": {"version"},
-    "tracing": {"stages", "version"},
-    "stages": {"batching"},
-    "memory": {"errors"},
-    "names": {"errors"},
-    "watchdog": {"device", "errors"},
-    "uploads": {"errors", "schemas", "shares"},
-    "prompts": {"errors", "logits", "rle"},
-    "answers": {"logits", "rle"},
-    "batching": {"device", "errors", "pace", "shares"},
-    "device": {"errors"},
-    "store": {"disk_trouble", "embedding_files", "errors", "register", "register_file", "tiers"},
-    "images": {"errors"},
-    "callers": {"access", "errors", "keys", "rates"},
-    "browsers": {"access", "errors"},
-    "rates": {"errors"},
-    "remote_pictures": {"errors"},
-    "shares": {"errors"},
-    "pace": {"errors"},
-    "opening": {"errors", "metrics", "segmenter", "settings", "store", "tiers"},
-    "deadlines": {"errors"},
-    "tiers": {"disk_trouble", "embedding_files", "memory_tier"},
-    "embedding_files": {"disk_trouble"},
-    "register": {"disk_trouble", "errors", "register_file"},
-    "segment_routes": {
-        "answers", "callers", "connection", "deadlines", "replies", "routes", "schemas", "segment_forms",
-        "service", "state", "uploads",
-    },
-    "stream_routes": {"access", "browsers", "callers", "errors", "state", "stream_prompts", "streams"},
-    "stream_prompts": {"callers", "errors", "replies", "stages", "state", "stream_messages", "streams", "uploads"},
-    "stream_messages": {"mask_fields", "schemas"},
-    "streams": {"errors", "shares"},
-    "segment_forms": {"errors", "schemas", "uploads"},
-    "replies": {"answers", "callers", "mask_fields", "prompts", "schemas", "stages", "state"},
-    "schemas": {"mask_fields"},
-}  # fmt: skip
-"""Of app/, by file; what is not here is a leaf."""
-
-MODEL_NAMES: dict[str, set[str]] = {
-    "__main__": {"model.errors"},
-    "loading": {"model.download", "model.errors", "model.gpu.options", "model.runner"},
-    "memory": {"model.errors"},
-    "settings": {"model.config", "model.download"},
-    "segmenter": {"model.types"},
-    "image_routes": {"model.types"},
-    "decodings": {"model.types"},
-    "encodings": {"model.types"},
-    "service": {"model.types"},
-    "routes": {"model.types"},
-    "store": {"model.types"},
-    "prompts": {"model.masks", "model.types"},
-    "answers": {"model.cleaning", "model.cropping", "model.masks", "model.simplifying", "model.types"},
-    "tiers": {"model.types"},
-    "memory_tier": {"model.types"},
-    "opening": {"model.errors", "model.types"},
-    "embedding_files": {"model.embedding_bytes", "model.types"},
-}  # fmt: skip
-"""What of model/ the files of app/ may import."""
-
-ONLY_IN: dict[str, set[str]] = {
-    "fastapi": {
-        "app/__main__.py", "app/image_routes.py", "app/main.py", "app/pages.py", "app/replies.py",
-        "app/routes.py", "app/segment_routes.py", "app/state.py", "app/stream_routes.py",
-    },
-    "starlette": {"app/browsers.py", "app/callers.py", "app/main.py", "app/stream_prompts.py", "app/uploads.py"},
-    "uvicorn": {"app/__main__.py", "app/request_heads.py"},
-    "pydantic": {
-        "app/__main__.py", "app/main.py", "app/mask_fields.py", "app/schemas.py", "app/segment_forms.py",
-        "app/settings.py", "app/stream_messages.py", "app/stream_prompts.py", "app/uploads.py",
-    },
-    "pydantic_settings": {"app/settings.py"},
-    "prometheus_client": {"app/metrics.py"},
-    "opentelemetry": {"app/tracing.py"},
-    "httpcore": {"app/remote_pictures.py"},
-    "sqlite3": {"app/register.py", "app/register_file.py", "app/tiers.py"},
-}  # fmt: skip
-"""Packages that stand for a subject, and the files whose subject it is."""
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            assert node.module is not None
-            # `from app import schemas` imports app.schemas
-            bare = node.module in ("app", "model")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if bare else {node.module}
-    return found
+class Room(NamedTuple):
+    """A room's floor, and the rooms of model/ that a room of app/ may use."""
+
+    floor: int
+    model: tuple[str, ...] = ()
 
 
-def packages(path: Path) -> set[str]:
-    """The top-level names among a file's imports."""
-    return {module.split(".")[0] for module in imports(path)}
+ROOMS = {
+    "app.__main__": Room(8, model=("model.errors",)),
+    "app.main": Room(7),
+    "app.routes": Room(6, model=("model.types",)),
+    "app.service": Room(
+        5, model=("model.checkpoints", "model.errors", "model.gpu", "model.runner", "model.types")
+    ),
+    "app.storage": Room(4, model=("model.checkpoints", "model.errors", "model.types")),
+    "app.middleware": Room(4),
+    "app.telemetry": Room(3),
+    "app.scheduling": Room(2, model=("model.errors",)),
+    "app.codecs": Room(2, model=("model.masks", "model.types")),
+    "app.errors": Room(1),
+    "app.segmenter": Room(1, model=("model.types",)),
+    "app.settings": Room(1, model=("model.checkpoints", "model.network")),
+    "app.version": Room(1),
+    "model.training": Room(6),
+    "model.runner": Room(5),
+    "model.gpu": Room(4),
+    "model.cpu": Room(3),
+    "model.checkpoints": Room(3),
+    "model.network": Room(2),
+    "model.masks": Room(2),
+    "model.devices": Room(1),
+    "model.errors": Room(1),
+    "model.types": Room(1),
+}
+"""A file imports from its own room and from rooms on lower floors of its package; app/ also from `model`."""
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "fastapi": ("app/__main__.py", "app/main.py", "app/routes/"),
+    "starlette": ("app/middleware/", "app/routes/"),
+    "uvicorn": ("app/__main__.py", "app/middleware/request_heads.py"),
+    "pydantic": ("app/__main__.py", "app/routes/", "app/settings.py"),
+    "pydantic_settings": ("app/settings.py",),
+    "prometheus_client": ("app/telemetry/metrics.py",),
+    "opentelemetry": ("app/telemetry/tracing.py",),
+    "httpcore": ("app/routes/remote_pictures.py",),
+    "sqlite3": ("app/storage/",),
+    "torch": ("app/storage/store.py", "model/"),
+    "asyncio": ("app/",),
+}
+"""Packages that stand for a subject, and where that subject lives: files, or folders with a slash at the end."""
+
+FILES = sorted(path for package in ("app", "model") for path in (ROOT / package).rglob("*.py"))
+SERVING = [path for path in FILES if "training" not in path.parts]
+"""All but the commands that made the built-in model."""
 
 
 def name(path: Path) -> str:
@@ -135,29 +74,97 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def test_the_rules_speak_of_files_that_exist() -> None:
-    assert len(APP) > 10
-    assert set(MAY_IMPORT) | set(MODEL_NAMES) <= APP
-    assert {file for files in ONLY_IN.values() for file in files} <= {name(path) for path in FILES}
+def module_of(path: Path) -> str:
+    """app.storage.tiers; a package's __init__.py is the package."""
+    return name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room_of(module: str) -> str:
+    """The first two names of a module: app.storage of app.storage.tiers."""
+    return ".".join(module.split(".")[:2])
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}: write the whole name in the place of a relative import."
+            assert node.module is not None
+            # `from app.routes import pages` imports app.routes.pages, where that is a file.
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else node.module)
+    return found
+
+
+def complaint(path: Path, module: str) -> str | None:
+    """What is wrong with one import of our own, as a sentence that says what to do."""
+    own, other = room_of(module_of(path)), room_of(module)
+    if other not in ROOMS:
+        return f"{name(path)} imports {module}: enter the room {other} with its floor in ROOMS of this test."
+    if own.startswith("model.") and other.startswith("app."):
+        return f"{name(path)} imports {module}: model/ never imports app/; pass what it needs as an argument."
+    if own.startswith("app.") and other.startswith("model."):
+        if other in ROOMS[own].model:
+            return None
+        return (
+            f"{name(path)} imports {module}: {own} does not use {other}. Go through a room that does, "
+            f"or enter {other} under {own} in ROOMS, and say why in docs/architecture.md."
+        )
+    if own == other or ROOMS[other].floor < ROOMS[own].floor:
+        return None
+    return (
+        f"{name(path)} (floor {ROOMS[own].floor}) imports {module} (floor {ROOMS[other].floor}): imports go down. "
+        f"Move what both need to a lower floor, or have a room above pass it in."
+    )
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {room_of(module) for module in MODULES if "." in module}
+    missing, gone = rooms - set(ROOMS), set(ROOMS) - rooms
+    assert not missing, f"Enter {sorted(missing)} with a floor in ROOMS of this test."
+    assert not gone, f"Remove {sorted(gone)} from ROOMS of this test; there is no such file or package."
+    assert all((ROOT / place).exists() for places in ONLY_IN.values() for place in places)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_imports(path: Path) -> None:
-    modules = imports(path)
-    if name(path).startswith("model/"):
-        assert not packages(path) & {"app", "asyncio", "pydantic", *ONLY_IN}
+def test_imports_go_down(path: Path) -> None:
+    if module_of(path) in ("app", "model"):  # docstrings, of which every room is below
+        assert imports(path) == set()
         return
-    of_app = {module.removeprefix("app.") for module in modules if module.startswith("app.")}
-    assert of_app <= MAY_IMPORT.get(path.stem, set())
-    of_model = {module for module in modules if module.split(".")[0] == "model"}
-    assert of_model <= MODEL_NAMES.get(path.stem, set())
-    if path.name != "store.py":
-        assert "torch" not in packages(path)
-    for package, files in ONLY_IN.items():
-        assert package not in packages(path) or name(path) in files
+    ours = sorted(module for module in imports(path) if module.split(".")[0] in ("app", "model"))
+    complaints = [said for module in ours if (said := complaint(path, module))]
+    assert not complaints, "\n".join(complaints)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_circle_within_a_room() -> None:
+    graph = {module: imports(path) & set(MODULES) for module, path in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(
+            f"These import each other: {' -> '.join(error.args[1])}. Move what they share to a third file."
+        )
+
+
+@pytest.mark.parametrize("path", SERVING, ids=name)
+def test_a_subject_has_one_place(path: Path) -> None:
+    top_levels = {module.split(".")[0] for module in imports(path)}
+    for package in top_levels & set(ONLY_IN):
+        places = ONLY_IN[package]
+        here = any(
+            name(path) == place or (place[-1] == "/" and name(path).startswith(place)) for place in places
+        )
+        assert here, f"{name(path)} imports {package}, which belongs to {', '.join(places)}."
+
+
+@pytest.mark.parametrize("path", SERVING, ids=name)
 def test_the_environment_is_read_in_one_place(path: Path) -> None:
     if name(path) == "app/settings.py":
         return
@@ -166,7 +173,7 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
         assert said not in ("environ", "environb", "getenv")
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", SERVING, ids=name)
 def test_one_file_knows_cuda_and_the_runner_chooses_it(path: Path) -> None:
     if name(path) not in ("model/gpu/cuda.py", "model/devices.py", "model/runner.py"):
         said = path.read_text().lower().replace("cuda.py", "").replace("no-cudagraphs", "")
@@ -180,5 +187,13 @@ def test_a_file_has_one_subject(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_a_file_says_what_it_is(path: Path) -> None:
-    source = path.read_text()
-    assert not source or ast.get_docstring(ast.parse(source))
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("package", ["app", "model"])
+def test_tests_mirror_the_rooms(package: str) -> None:
+    folders = {
+        path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests" / package).rglob("test_*.py")
+    }
+    for folder in folders:
+        assert (ROOT / folder).is_dir(), f"tests/{folder} tests no room: move them to the room they test."

@@ -7,7 +7,7 @@ import pytest
 from client_server import Served
 
 import sam2_client
-from app.logits import encode_logits
+from app.codecs.logits import encode_logits
 from sam2_client import Client, Prompt
 from tests.fakes import MASK_SIDE, RADII, disc, disc_mask
 

@@ -129,7 +129,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("app.rates.monotonic", clock.monotonic)
+    monkeypatch.setattr("app.middleware.rates.monotonic", clock.monotonic)
     monkeypatch.setattr("sam2_client.client.time", clock)
     return clock
 

@@ -1,0 +1,1 @@
+"""An arena of embeddings, captured graphs and streams, for GPUs. Knows no files and no precision policy."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import Sam2Config
 from model.errors import NoFreeSlot
+from model.network.config import Sam2Config
 from model.types import Embedding, to_subpixels
 
 

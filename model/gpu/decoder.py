@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.cpu_decoder import Heads, subpixel_product
+from model.cpu.decoder import Heads, subpixel_product
 from model.gpu.arena import Arena
-from model.layers import Attention, LayerNorm2d
-from model.mask_decoder import DecoderOutput, stability
-from model.sam2 import Sam2
-from model.transformer import TwoWayAttentionBlock
+from model.network.layers import Attention, LayerNorm2d
+from model.network.mask_decoder import DecoderOutput, stability
+from model.network.sam2 import Sam2
+from model.network.transformer import TwoWayAttentionBlock
 
 
 class GpuDecoder:

@@ -15,15 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.config import Sam2Config
 from model.gpu.arena import Arena
 from model.gpu.decoder import GpuDecoder
 from model.gpu.device import GpuDevice, Work, finishing
 from model.gpu.graphs import COMPILED_TOLERANCE, REPLAY_TOLERANCE, FixedWork, agreeing, captured, compiled
 from model.gpu.options import GpuOptions
-from model.mask_decoder import DecoderOutput
-from model.point_tokens import num_point_tokens, point_tokens
-from model.prompt_encoder import PADDING
+from model.network.config import Sam2Config
+from model.network.mask_decoder import DecoderOutput
+from model.network.point_tokens import num_point_tokens, point_tokens
+from model.network.prompt_encoder import PADDING
 from model.types import Embedding, Prediction, Prompt
 
 Network: TypeAlias = Callable[..., DecoderOutput]

@@ -18,7 +18,7 @@ from model.gpu.arena import Arena
 from model.gpu.device import GpuDevice, Mark, Work, finishing
 from model.gpu.graphs import COMPILED_TOLERANCE, REPLAY_TOLERANCE, FixedWork, agreeing, captured, compiled
 from model.gpu.options import GpuOptions
-from model.sam2 import Sam2
+from model.network.sam2 import Sam2
 from model.types import Embedding, Pixels
 
 Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]

@@ -15,7 +15,7 @@ from model.gpu.decoding import Decoding
 from model.gpu.device import GpuDevice
 from model.gpu.encoding import Encoding
 from model.gpu.options import GpuOptions
-from model.sam2 import Sam2
+from model.network.sam2 import Sam2
 from model.types import Embedding, Pixels, Prediction, Prompt
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import cv2
 import torch
 from torch import Tensor
 
-from model.config import BUILTIN
 from model.devices import resolve_device, resolve_dtype
+from model.network.config import BUILTIN
 from model.training.discs import DiscsFirst
 from model.training.export import read_weights
 from model.training.held_out import held_out_figures

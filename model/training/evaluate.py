@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from model.config import BUILTIN, VARIANTS
-from model.download import locate
+from model.checkpoints.download import locate
 from model.errors import CheckpointError
+from model.network.config import BUILTIN, VARIANTS
 from model.runner import load_runner
 from model.training.clicks import Mask
 from model.training.objects import Annotated, DataError, read_annotated

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import BUILTIN, VARIANTS
 from model.devices import resolve_device, resolve_dtype
+from model.network.config import BUILTIN, VARIANTS
+from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
-from model.sam2 import Sam2
 from model.training.pack import Pack
 from model.training.scenes import Scenes
 from model.training.sessions import play_session

@@ -6,9 +6,9 @@ Knows nothing of pictures, prompts or losses.
 import torch
 from torch import nn
 
-from model.config import Sam2Config
-from model.layers import Attention
-from model.sam2 import Sam2
+from model.network.config import Sam2Config
+from model.network.layers import Attention
+from model.network.sam2 import Sam2
 
 _DEVIATION = 0.02
 """Of the trunk's first weights, as Hiera has it (arXiv 2306.00989)."""

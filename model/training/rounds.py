@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.mask_decoder import DecoderOutput
-from model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
+from model.network.mask_decoder import DecoderOutput
+from model.network.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
+from model.network.sam2 import Sam2
 from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
-from model.sam2 import Sam2
 from model.training.corrections import correcting_clicks, jittered_boxes
 from model.training.losses import mask_loss, true_iou
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from model.masks import runs
+from model.masks.runs import runs
 from model.training.clicks import Click, Mask, central_click
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt
 

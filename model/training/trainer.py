@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from model.config import VARIANTS
+from model.network.config import VARIANTS
 from model.training.attention import PlainAttention
 from model.training.network import WorkingCopy, initial_network
 from model.training.optimiser import Optimiser

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from app import __main__ as command
-from app.loading import load_segmenter, locate_weights
+from app.service.loading import load_segmenter, locate_weights
 from app.settings import Settings
 from tests.app.server_process import ready
 from tests.fakes import LONG_S, FakeSegmenter

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from app import __main__ as command
+from tests.app.middleware.test_keys import ANNA, BERT, PAIRS, bearer, digest
 from tests.app.server_process import ready
 from tests.app.test_command import _restore_process, serve_until
-from tests.app.test_keys import ANNA, BERT, PAIRS, bearer, digest
 from tests.fakes import LONG_S, FakeSegmenter
 
 __all__ = ["_restore_process"]  # a fixture: these tests run the command

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.access import ANYONE
-from app.stages import StageTimes
+from app.middleware.access import ANYONE
+from app.telemetry.stages import StageTimes
 from tests.app.killed_servers import settings
 from tests.fakes import serving
 from tests.server import ROOT, environment

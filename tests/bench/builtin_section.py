@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.config import BUILTIN
-from model.download import BUILTIN_PATH
+from model.checkpoints.download import BUILTIN_PATH
+from model.network.config import BUILTIN
 from model.runner import load_runner
 from model.training.export import read_weights
 from model.types import Pixels, Prompt

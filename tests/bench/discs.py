@@ -12,7 +12,7 @@ picture compares its place with the tokens' and reads a one where the click is n
 import torch
 from torch import Tensor
 
-from model.config import VARIANTS
+from model.network.config import VARIANTS
 from tests.bench.weights import VARIANT, golden_state, plain_model
 
 RADII = (0.3, 0.2, 0.3, 0.4)

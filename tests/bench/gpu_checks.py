@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.masks import runs
+from model.masks.runs import runs
 from model.runner import Sam2Runner, load_runner
 from model.types import Embedding, Prediction, Prompt
 from tests.bench.gpu_session import Session, Wrong

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from model.config import VARIANTS
 from model.gpu.options import Compile, GpuOptions
+from model.network.config import VARIANTS
 from model.runner import Sam2Runner, load_runner
 from tests.bench.discs import disc_state
 from tests.bench.report import Row
 from tests.bench.timing import Effort, summarise, take_turns
 from tests.bench.weights import save_checkpoint
-from tests.host_gpu import HostGpu
+from tests.model.gpu.host_gpu import HostGpu
 
 SIDE = "ours"
 REHEARSAL = "sam2.1_hiera_rehearsal"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from app.answers import MaskOptions, answer
+from app.codecs.answers import MaskOptions, answer
 from model.gpu.decoding import Shape
 from model.gpu.device import Stream
 from model.gpu.engine import GpuEngine

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.config import VARIANTS
+from model.network.config import VARIANTS
 from tests.server import running_server
 
 WIDTH, HEIGHT = 1800, 1200

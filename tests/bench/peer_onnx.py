@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from model.sam2 import Sam2
+from model.network.sam2 import Sam2
 from model.types import Pixels, Prompt
 from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
 

@@ -17,7 +17,7 @@ from transformers import (
     Sam2VisionConfig,
 )
 
-from model.config import VARIANTS
+from model.network.config import VARIANTS
 from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
 from model.types import Pixels, Prompt
 from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points

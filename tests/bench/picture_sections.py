@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from app.rle import encode_counts
-from model.masks import runs
+from app.codecs.rle import encode_counts
+from model.masks.runs import runs
 from tests.bench.report import OURS, TRANSFORMERS, Row, timed_rows
 from tests.bench.sides import coco_rles
 from tests.bench.timing import take_turns

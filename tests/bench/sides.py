@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from app.answers import MaskOptions, answer
+from app.codecs.answers import MaskOptions, answer
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prompt
 

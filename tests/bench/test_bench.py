@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import VARIANTS
-from model.sam2 import Sam2
+from model.network.config import VARIANTS
+from model.network.sam2 import Sam2
 from tests.bench import load, report
 from tests.bench.discs import draw_discs
 from tests.bench.load import Load, Stream, UnexpectedReply

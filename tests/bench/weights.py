@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import VARIANTS
-from model.sam2 import Sam2
+from model.network.config import VARIANTS
+from model.network.sam2 import Sam2
 from tests.golden.recipe import weight
 
 VARIANT = "sam2.1_hiera_tiny"

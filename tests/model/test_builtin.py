@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from model.config import BUILTIN
-from model.download import BUILTIN_PATH
-from model.masks import runs
+from model.checkpoints.download import BUILTIN_PATH
+from model.masks.runs import runs
+from model.network.config import BUILTIN
 from model.runner import Sam2Runner, load_runner
 from model.training.clicks import central_click
 from model.types import Embedding, Prompt

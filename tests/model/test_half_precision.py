@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import VARIANTS
-from model.masks import runs
+from model.masks.runs import runs
+from model.network.config import VARIANTS
+from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
-from model.sam2 import Sam2
 from model.types import Prompt
 from tests.bench.discs import disc_state
 from tests.golden.recipe import image

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import untrained_parameters
-from model.config import BUILTIN, VARIANTS, Sam2Config
+from model.checkpoints.parameters import untrained_parameters
 from model.devices import resolve_device, resolve_dtype
+from model.network.config import BUILTIN, VARIANTS, Sam2Config
+from model.network.sam2 import Sam2
 from model.runner import Sam2Runner, load_runner
-from model.sam2 import Sam2
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.golden.recipe import image
 

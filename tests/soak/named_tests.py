@@ -9,13 +9,13 @@ from tests.soak.effort import Effort
 from tests.soak.verdict import Finding
 
 DISK = (
-    "tests/app/test_faulty_folders.py::test_a_full_disk_stops_nobody_and_is_made_up_for",
-    "tests/app/test_faulty_folders.py::test_a_folder_that_is_read_only_stops_nobody",
-    "tests/app/test_faulty_folders.py::test_a_folder_that_is_deleted_stops_nobody_and_comes_back",
-    "tests/app/test_faulty_folders.py::test_a_torn_file_is_asked_for_again_and_never_served",
-    "tests/app/test_tiers_on_disk.py::test_a_disk_that_hangs_holds_nobody_for_long",
+    "tests/app/storage/test_faulty_folders.py::test_a_full_disk_stops_nobody_and_is_made_up_for",
+    "tests/app/storage/test_faulty_folders.py::test_a_folder_that_is_read_only_stops_nobody",
+    "tests/app/storage/test_faulty_folders.py::test_a_folder_that_is_deleted_stops_nobody_and_comes_back",
+    "tests/app/storage/test_faulty_folders.py::test_a_torn_file_is_asked_for_again_and_never_served",
+    "tests/app/storage/test_tiers_on_disk.py::test_a_disk_that_hangs_holds_nobody_for_long",
 )
-TENANTS = ("tests/app/test_tenants.py",)
+TENANTS = ("tests/app/routes/test_tenants.py",)
 
 
 def check_disk(effort: Effort) -> list[Finding]:

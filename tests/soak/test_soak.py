@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.codecs.images import decode_image
 from app.errors import ServiceError
-from app.images import decode_image
 from tests.soak import __main__ as soak
 from tests.soak import mixed_load
 from tests.soak.effort import Effort

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from model.checkpoint import untrained_parameters
-from model.config import HieraConfig, Sam2Config
+from model.checkpoints.parameters import untrained_parameters
 from model.gpu.engine import GpuEngine
 from model.gpu.options import GpuOptions
+from model.network.config import HieraConfig, Sam2Config
+from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
-from model.sam2 import Sam2
 from model.types import Embedding, Prediction, Prompt
-from tests.host_gpu import HostGpu
+from tests.model.gpu.host_gpu import HostGpu
 
 SMALL = Sam2Config(
     HieraConfig(embed_dim=16, num_heads=1, stages=(1, 1, 2, 1), global_attention_blocks=(3,)),

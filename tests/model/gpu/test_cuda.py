@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import VARIANTS
 from model.gpu.cuda import MOST_PINNED_BYTES, Cuda, be_faithful
 from model.gpu.device import finishing
 from model.gpu.options import GpuOptions
+from model.network.config import VARIANTS
 from model.runner import load_runner
 from tests.model.gpu.small_runners import SMALL
 

@@ -11,7 +11,7 @@ from model.gpu.decoding import MOST_TOKENS
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.golden.recipe import image
-from tests.host_gpu import LOOKS, HostGpu, HostMark
+from tests.model.gpu.host_gpu import LOOKS, HostGpu, HostMark
 from tests.model.gpu.small_runners import MASK, decode_one, engine_of, make_gpu_runner
 from tests.model.test_runner import assert_equal, prompts_of_every_kind
 

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.gpu.arena import Arena
 from model.gpu.decoder import GpuDecoder
 from model.gpu.graphs import relative_error
-from model.sam2 import Sam2
+from model.network.sam2 import Sam2
 from tests.golden.recipe import image
-from tests.host_gpu import HostGpu
+from tests.model.gpu.host_gpu import HostGpu
 from tests.model.gpu.small_runners import CLICK, OPTIONS, SMALL, decode_one, engine_of, make_gpu_runner
 from tests.model.test_runner import assert_equal
 

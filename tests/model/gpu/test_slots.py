@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import VARIANTS
 from model.errors import NoFreeSlot
 from model.gpu.engine import num_slots, slot_bytes
 from model.gpu.options import GpuOptions
+from model.network.config import VARIANTS
+from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
-from model.sam2 import Sam2
 from model.types import Embedding, Pixels
 from tests.model.gpu.small_runners import CLICK, OPTIONS, decode_one, engine_of, make_gpu_runner
 from tests.model.test_runner import assert_equal

@@ -12,7 +12,7 @@ from model.gpu.device import Work
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prompt
 from tests.golden.recipe import image
-from tests.host_gpu import HostGpu
+from tests.model.gpu.host_gpu import HostGpu
 from tests.model.gpu.small_runners import CLICK, MASK, OPTIONS, SMALL, decode_one, engine_of, make_gpu_runner
 from tests.model.test_runner import assert_equal
 

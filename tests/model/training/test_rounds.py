@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.mask_decoder import DecoderOutput
-from model.sam2 import Sam2
+from model.network.mask_decoder import DecoderOutput
+from model.network.sam2 import Sam2
 from model.training import rounds
 from model.training.losses import mask_loss
 from model.training.rounds import Rounds, StepLoss

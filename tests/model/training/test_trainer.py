@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import VARIANTS, DecoderConfig, HieraConfig, Sam2Config
+from model.network.config import VARIANTS, DecoderConfig, HieraConfig, Sam2Config
 from model.training import trainer as trainer_module
 from model.training.export import read_weights
 from model.training.network import WorkingCopy, initial_network

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from model.config import BUILTIN, VARIANTS
+from model.network.config import BUILTIN, VARIANTS
 from model.runner import load_runner
 from model.training import evaluate, export
 from model.training.__main__ import main, signalled, training_dtype

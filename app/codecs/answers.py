@@ -1,0 +1,121 @@
+"""One prediction of the decoder as the masks a client asked for.
+
+Runs beside the event loop. Knows nothing of JSON and of pydantic.
+"""
+
+import base64
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from app.codecs.logits import encode_logits
+from app.codecs.rle import encode_counts
+from model.masks.cleaning import clean
+from model.masks.cropping import crop
+from model.masks.runs import Outline, Runs, png, polygons, runs, stability
+from model.masks.simplifying import simplify
+from model.types import Logits, Prediction
+
+MaskFormat: TypeAlias = Literal["rle", "rle_uncompressed", "polygons", "png"]
+Ring: TypeAlias = list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOptions:
+    """How masks come back; zeros leave the model's masks as they are."""
+
+    mask_format: MaskFormat = "rle"
+    return_logits: bool = False
+    """Add the logits: those of the model, before clean-up."""
+    max_hole_area: float = 0.0
+    max_sprinkle_area: float = 0.0
+    """Both in pixels of the logits: see model/cleaning.py."""
+    simplify: float = 0.0
+    """Pixels of the picture by which polygons may move."""
+    bounds: bool = False
+    """Crop masks to their boxes."""
+
+    @property
+    def are_quick(self) -> bool:
+        """Whether masks take no longer than their run lengths: two milliseconds for three."""
+        extra = self.max_hole_area or self.max_sprinkle_area or self.return_logits
+        return self.mask_format in ("rle", "rle_uncompressed") and not extra
+
+
+@dataclass(frozen=True, slots=True)
+class MaskAnswer:
+    """One mask at the picture's own size, in the one format asked for."""
+
+    iou: float
+    stability: float
+    area: int
+    bbox: tuple[int, int, int, int]
+    size: tuple[int, int]
+    """Height and width of what is sent: the picture's, or those of `bounds`."""
+    bounds: tuple[int, int, int, int] | None = None
+    """x0, y0, x1, y1 of the part of the picture that is sent; None for all of it."""
+    counts: str | list[int] | None = None
+    polygons: list[Ring] | None = None
+    holes: list[Ring] | None = None
+    png: str | None = None
+    logits: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Masks for every prompt of a request, in order."""
+
+    height: int
+    width: int
+    predictions: list[list[MaskAnswer]]
+
+
+def answer(
+    prediction: Prediction, *, height: int, width: int, options: MaskOptions, logit_bytes: int
+) -> list[MaskAnswer]:
+    """The masks of one prompt, best predicted IoU first; `logit_bytes` for each value of logits handed out."""
+    best_first = (-prediction.iou).argsort(kind="stable")
+    return [
+        _mask(
+            prediction.logits[i],
+            iou=float(prediction.iou[i]),
+            height=height,
+            width=width,
+            options=options,
+            logit_bytes=logit_bytes,
+        )
+        for i in best_first
+    ]
+
+
+def _mask(
+    logits: Logits, *, iou: float, height: int, width: int, options: MaskOptions, logit_bytes: int
+) -> MaskAnswer:
+    shown = clean(logits, max_hole_area=options.max_hole_area, max_sprinkle_area=options.max_sprinkle_area)
+    mask = runs(shown, height=height, width=width)
+    outline = _outline(shown, mask, options.simplify) if options.mask_format == "polygons" else None
+    sent, bounds = crop(mask) if options.bounds else (mask, None)
+    counts: str | list[int] | None = None
+    if options.mask_format == "rle":
+        counts = encode_counts(sent.lengths)
+    elif options.mask_format == "rle_uncompressed":
+        counts = sent.lengths.tolist()
+    return MaskAnswer(
+        iou=round(min(max(iou, 0.0), 1.0), 6),
+        stability=round(stability(logits), 6),
+        area=mask.area,
+        bbox=mask.bbox,
+        size=(sent.height, sent.width),
+        bounds=bounds,
+        counts=counts,
+        polygons=[ring.round(2).tolist() for ring in outline.outer] if outline else None,
+        holes=[ring.round(2).tolist() for ring in outline.holes] if outline else None,
+        png=base64.b64encode(png(sent)).decode("ascii") if options.mask_format == "png" else None,
+        logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
+    )
+
+
+def _outline(logits: Logits, mask: Runs, tolerance: float) -> Outline:
+    outline = polygons(logits, height=mask.height, width=mask.width)
+    if not tolerance:
+        return outline
+    return Outline(simplify(outline.outer, tolerance), simplify(outline.holes, tolerance))

@@ -1,0 +1,143 @@
+"""Checks a client's prompts against the picture they are for, and makes the model's prompts of them.
+
+Knows nothing of JSON and of pydantic.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from app.codecs import rle
+from app.codecs.logits import decode_logits
+from app.errors import InvalidPrompt
+from model.masks.runs import Runs
+from model.types import Logits, Prompt
+
+MASK_INPUT_LOGIT = 10.0
+"""A mask becomes logits of +-10, as SAM 2 treats a mask given as output (Sam2Base._use_mask_as_output)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RleMask:
+    """A mask as COCO RLE, not yet checked."""
+
+    height: int
+    width: int
+    counts: str | list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest:
+    """One prompt as a client wrote it: types are right, nothing else is known of it."""
+
+    point_coords: Sequence[Sequence[float]] = ()
+    point_labels: Sequence[int] = ()
+    box: Sequence[float] | None = None
+    mask_input: str | RleMask | None = None
+    multimask_output: bool | None = None
+
+
+def resolve_prompts(
+    requests: Sequence[PromptRequest],
+    *,
+    height: int,
+    width: int,
+    mask_size: tuple[int, int],
+    hands_out_logits: bool,
+) -> list[Prompt]:
+    """The model's prompts for a picture of this size. Raises InvalidPrompt with the index of the first bad one."""
+    prompts = []
+    for i, request in enumerate(requests):
+        with _at(i):
+            prompt = _resolve(request, height=height, width=width, mask_size=mask_size)
+            prompts.append(replace(prompt, hands_out_logits=hands_out_logits))
+    return prompts
+
+
+def check_whole(requests: Sequence[PromptRequest]) -> None:
+    """What can be said before the picture is known. Raises InvalidPrompt with the index of the first bad one."""
+    for i, request in enumerate(requests):
+        with _at(i):
+            _check_whole(request)
+
+
+@contextmanager
+def _at(index: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        where = f"prompts[{index}]"
+        raise InvalidPrompt(f"{where}: {error}", details=[{"where": where, "what": str(error)}]) from error
+
+
+def _check_whole(request: PromptRequest) -> None:
+    points, labels = request.point_coords, request.point_labels
+    if not points and request.box is None and request.mask_input is None:
+        raise ValueError("it is empty: give point_coords with point_labels, a box, or a mask_input")
+    if len(points) != len(labels):
+        raise ValueError(
+            f"{len(points)} point_coords but {len(labels)} point_labels: give one label for each point"
+        )
+
+
+def _resolve(request: PromptRequest, *, height: int, width: int, mask_size: tuple[int, int]) -> Prompt:
+    points, labels, box = request.point_coords, request.point_labels, request.box
+    _check_whole(request)
+    for i, (x, y) in enumerate(points):
+        _check_position(f"point_coords[{i}]", x, y, height=height, width=width)
+    if box is not None:
+        x0, y0, x1, y1 = box
+        _check_position("box corner", x0, y0, height=height, width=width)
+        _check_position("box corner", x1, y1, height=height, width=width)
+        if x0 >= x1 or y0 >= y1:
+            raise ValueError(f"box {list(box)} is empty: it is x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+    multimask = request.multimask_output
+    if multimask is None:  # Meta's advice: a lone click is ambiguous, anything more says what is meant
+        multimask = len(points) == 1 and box is None and request.mask_input is None
+    return Prompt(
+        points=tuple((float(x), float(y)) for x, y in points),
+        labels=tuple(labels),
+        box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])) if box is not None else None,
+        mask_logits=_mask_logits(request.mask_input, height=height, width=width, mask_size=mask_size),
+        multimask_output=multimask,
+    )
+
+
+def _check_position(what: str, x: float, y: float, *, height: int, width: int) -> None:
+    if not (-width <= x <= 2 * width and -height <= y <= 2 * height):
+        raise ValueError(
+            f"{what} ({x:g}, {y:g}) lies too far outside the picture of {width} x {height} pixels: "
+            "at most by the picture's own size"
+        )
+
+
+def _mask_logits(
+    mask_input: str | RleMask | None, *, height: int, width: int, mask_size: tuple[int, int]
+) -> Logits | None:
+    if mask_input is None:
+        return None
+    if isinstance(mask_input, str):
+        try:
+            return decode_logits(mask_input, size=mask_size)
+        except ValueError as error:
+            raise ValueError(f"mask_input cannot be used: {error}") from error
+    if (mask_input.height, mask_input.width) != (height, width):
+        raise ValueError(
+            f"mask_input has size [{mask_input.height}, {mask_input.width}]; the picture's is [{height}, {width}]"
+        )
+    try:
+        lengths = rle.decode_counts(mask_input.counts, height=height, width=width)
+    except rle.RleError as error:
+        raise ValueError(f"mask_input cannot be used: {error}") from error
+    return _shrink(Runs(height=height, width=width, lengths=lengths).to_array(), mask_size)
+
+
+def _shrink(mask: npt.NDArray[np.bool_], mask_size: tuple[int, int]) -> Logits:
+    """A mask at the picture's size to logits at the decoder's: bilinear with antialias, as Meta shrinks masks."""
+    picture = Image.fromarray(np.ascontiguousarray(mask, np.uint8) * np.uint8(255))
+    shrunk = np.asarray(picture.resize(mask_size[::-1], Image.Resampling.BILINEAR), np.float32) / 255
+    return ((shrunk * 2 - 1) * MASK_INPUT_LOGIT).astype(np.float32)

@@ -1,0 +1,159 @@
+"""What surrounds every request: its id, its line in the log, its figures.
+
+A plain ASGI middleware; knows nothing of FastAPI.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextvars import ContextVar
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any, Protocol, TypeAlias
+
+from app.telemetry.metrics import Metrics
+from app.telemetry.stages import Stage, StageTimes
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+"""The id of the request that is being answered: log records carry it."""
+
+ANYONE = ""
+"""The tenant of a server without keys."""
+
+log = logging.getLogger(__name__)
+
+NO_ANSWER = 499
+"""As nginx has it: the client closed the connection before there was an answer."""
+
+_USABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+QUIET = ("/healthz", "/readyz", "/metrics")
+"""Paths that are asked every few seconds: a line and a trace for each would hide the others."""
+
+
+class Traces(Protocol):
+    """What a request asks of tracing.py's Tracing."""
+
+    @property
+    def provider(self) -> Any:
+        """OpenTelemetry's, for FastAPI to make the spans of requests."""
+
+    def end_request(self, stages: Sequence[Stage], *, request_id: str, batch_size: int) -> str:
+        """Add the stages of a request to its span; its trace id, or ""."""
+
+    def close(self) -> None:
+        """Send what has not been sent."""
+
+
+class AccessMiddleware:
+    """Echoes or makes X-Request-ID, logs one line for each request and counts it.
+
+    What the app lets through is a fault of ours: it is logged here, under the id of its request, and answered with
+    `on_bug`. What surrounds the routes finds its words in the scope: `stages`, the StageTimes of the request, and
+    `tenant`, the name of who asks.
+    """
+
+    def __init__(self, app: App, *, metrics: Metrics, on_bug: App, traces: Traces | None = None) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.on_bug = on_bug
+        self.traces = traces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = dict(scope["headers"]).get(b"x-request-id", b"")
+        this_id = sent if _USABLE_ID.fullmatch(sent) else uuid.uuid4().hex.encode()
+        token = request_id.set(this_id.decode())
+        status = NO_ANSWER
+        received = sent_out = 0
+        started = perf_counter()
+
+        async def counting_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, sent_out
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", this_id)]
+            sent_out += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, counting_receive, send_with_id)
+        except Exception:  # what nobody foresaw: logged with its trace, and the client hears of it
+            log.exception("A fault of the server's own")
+            if status != NO_ANSWER:
+                raise  # in the middle of a reply, which the server cuts off
+            await self.on_bug(scope, receive, send_with_id)
+        finally:
+            seconds = perf_counter() - started
+            self._record(scope, status, seconds, received=received, sent=sent_out)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float, *, received: int, sent: int) -> None:
+        # The template, not the path: few values, and no ids in metrics.
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.requests.labels(route, method, str(status)).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        self.metrics.received_bytes.labels(route).inc(received)
+        self.metrics.sent_bytes.labels(route).inc(sent)
+        times: StageTimes = scope.get("stages") or StageTimes()
+        if status == HTTPStatus.OK:
+            self.metrics.observe_stages(times.seconds)
+        trace_id = ""
+        if self.traces is not None:
+            trace_id = self.traces.end_request(
+                times.stages, request_id=request_id.get(), batch_size=times.batch_size
+            )
+        level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        stages_ms = {stage: round(1000 * duration, 1) for stage, duration in times.seconds.items()}
+        fields = {
+            "tenant": scope.get("tenant") or None,
+            "method": scope["method"],
+            "path": scope["path"],
+            "route": route,
+            "status": status,
+            "duration_ms": round(1000 * seconds, 1),
+            "stages_ms": stages_ms or None,
+            "batch_size": times.batch_size or None,
+            "bytes_in": received,
+            "bytes_out": sent,
+            "trace_id": trace_id or None,
+        }
+        log.log(
+            level,
+            "%s %s %d %.1f ms%s",
+            scope["method"],
+            scope["path"],
+            status,
+            1000 * seconds,
+            "".join(f", {stage} {duration:.1f}" for stage, duration in stages_ms.items()),
+            extra={"fields": {name: value for name, value in fields.items() if value is not None}},
+        )
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives every log record the id of its request."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add `request_id`; keeps every record."""
+        record.request_id = request_id.get()
+        return True

@@ -1,0 +1,106 @@
+"""What browsers ask for: which other sites may call (CORS), and what our own pages may do (security headers).
+
+Knows nothing of keys: a key travels in a header that a site must send on purpose, never in a cookie.
+"""
+
+from collections.abc import Callable, Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app.errors import BadRequest, ServiceError
+from app.middleware.access import App, Message, Receive, Scope, Send
+
+EXPOSED_HEADERS = (
+    "Content-Disposition", "ETag", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID",
+    "X-SAM2-Model",
+)  # fmt: skip
+"""What scripts of other sites may read of a reply."""
+
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
+_SENT_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
+_PREFLIGHT_S = 7200  # more is not honoured by Chromium
+
+_COMMON_POLICY = "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+PAGE_POLICY = f"default-src 'self'; img-src 'self' blob: data:; {_COMMON_POLICY}"
+DOCS_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    f"img-src 'self' data: https://fastapi.tiangolo.com; {_COMMON_POLICY}"
+)
+"""Of /docs, whose page is FastAPI's: a script in the page, and Swagger UI from where FastAPI takes it."""
+
+
+class CorsMiddleware(CORSMiddleware):
+    """Starlette's, but a refused preflight has the body of our errors.
+
+    To stand before all else, so that errors of all else carry its headers too.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, origins: Collection[str], refuse: Callable[[ServiceError], Response]
+    ) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=_METHODS,
+            allow_headers=_SENT_HEADERS,
+            expose_headers=EXPOSED_HEADERS,
+            max_age=_PREFLIGHT_S,
+        )
+        self.refuse = refuse
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """What a browser asks before it lets a script send."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        reason = bytes(response.body).decode()
+        refusal = self.refuse(BadRequest(f"{reason}: SAM2_CORS_ORIGINS says which sites may call."))
+        for name in ("vary", "access-control-allow-origin"):
+            if name in response.headers:
+                refusal.headers[name] = response.headers[name]
+        return refusal
+
+
+def may_connect(headers: Headers, origins: Collection[str]) -> bool:
+    """Whether a WebSocket may be opened: CORS does not ask for these, so the server must.
+
+    By what is no browser, by our own pages, and by the pages of `origins`.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in origins or "*" in origins:
+        return True
+    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+
+
+class SecurityHeadersMiddleware:
+    """Tells browsers to take replies for what they say they are, and what a page may load.
+
+    What the app says itself of a page stands.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                if headers.get("content-type", "").startswith("text/html"):
+                    policy = DOCS_POLICY if scope["path"] == "/docs" else PAGE_POLICY
+                    headers.setdefault("Content-Security-Policy", policy)
+                    headers.setdefault("Referrer-Policy", "no-referrer")
+                    headers.setdefault("X-Frame-Options", "DENY")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

@@ -1,0 +1,201 @@
+"""The endpoints, but those of image_routes.py: parse, call the service, shape the reply. No logic."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
+
+from app.middleware.callers import share_of, tenant_of
+from app.middleware.connection import while_connected
+from app.routes import schemas
+from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
+from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
+from app.routes.uploads import Upload, max_body_bytes, parse_json, parse_upload
+from app.service.service import Embedded
+from app.telemetry.metrics import CONTENT_TYPE
+
+router = APIRouter()
+
+PARSED_ON_LOOP_BYTES = 64 * 1024
+"""Parsing less than this takes about as long as handing it to a thread."""
+
+
+_UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
+                        "image_id": {"type": "string", "pattern": schemas.IMAGE_ID_PATTERN},
+                        "replace": {"type": "boolean"},
+                    },
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": schemas.schema_ref(schemas.EmbedBody)},
+        },
+    },
+}
+_DECODE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": schemas.schema_ref(schemas.DecodeBody)}},
+    },
+}
+
+
+class _Direct(APIRoute):
+    """Calls an endpoint that takes a request and NoFields without the way through FastAPI's dependencies.
+
+    That way costs a click a tenth of the event loop's work. It is kept where there is a query string to refuse.
+    What a router depends on would not be called: keys and limits belong into middleware, where they are.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As FastAPI's."""
+        usual = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.scope["query_string"]:
+                return await usual(request)
+            reply: Response = await self.endpoint(request, schemas.NoFields())
+            return reply
+
+        return handle
+
+
+@router.post("/embed", response_model=schemas.EmbedReply, openapi_extra=_UPLOAD_BODY)
+async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]) -> Response:
+    """Embed a picture once, to decode any number of prompts on it.
+
+    The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
+    """
+    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    model = service.ready().name
+    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
+    max_bytes = max_body_bytes(settings.max_upload_mib)
+    share, budget = share_of(request), budget_of(request)
+    async with budget.read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
+
+        def parse() -> Upload:
+            return parse_upload(
+                body,
+                headers=request.headers,
+                query=query,
+                max_bytes=settings.max_upload_mib * 2**20,
+            )
+
+        upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+
+        async def story() -> Embedded:
+            with budget.holding(share) as arrived:
+                data, url = upload.data, upload.url
+                if url is not None:
+                    with times.during("fetch"):
+                        data = await remote_pictures_of(request).fetch(url, arrived=arrived)
+                return await service.embed(
+                    data,
+                    tenant=tenant_of(request),
+                    image_id=upload.image_id,
+                    replace=upload.replace,
+                    times=times,
+                    share=share,
+                )
+
+        embedded = await while_connected(request.receive, story())
+    reply = schemas.EmbedReply(
+        image_id=embedded.image_id,
+        width=embedded.embedding.width,
+        height=embedded.embedding.height,
+        model=model,
+        cached=embedded.cached,
+    )
+    return timed_json(reply.model_dump_json().encode(), times)
+
+
+async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
+    """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
+    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    model = service.ready().name
+    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
+    max_bytes = max_body_bytes(settings.max_upload_mib)
+    share = share_of(request)
+    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
+
+        def parse() -> schemas.DecodeBody:
+            return parse_json(schemas.DecodeBody, body)
+
+        wanted = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        decoded = await while_connected(
+            request.receive,
+            service.decode(
+                wanted.image_id,
+                prompt_requests(wanted.all_prompts()),
+                options=mask_options(wanted),
+                tenant=tenant_of(request),
+                times=times,
+                share=share,
+            ),
+        )
+    return await decode_reply(request, decoded, image_id=wanted.image_id, model=model, times=times)
+
+
+router.add_api_route(
+    "/decode",
+    decode,
+    methods=["POST"],
+    response_model=schemas.DecodeReply,
+    openapi_extra=_DECODE_BODY,
+    route_class_override=_Direct,
+)
+
+
+@router.get("/model", response_model=schemas.ModelReply)
+async def get_model(request: Request) -> schemas.ModelReply:
+    """The model that answers, and what the server accepts."""
+    service = service_of(request)
+    settings, segmenter = service.settings, service.ready()
+    return schemas.ModelReply(
+        model=segmenter.name,
+        variant=settings.model,
+        fingerprint=segmenter.fingerprint,
+        device=segmenter.device_name,
+        dtype=segmenter.dtype_name,
+        mask_size=segmenter.mask_size,
+        limits=schemas.LimitsReply(
+            max_upload_mib=settings.max_upload_mib,
+            max_image_megapixels=settings.max_image_megapixels,
+            max_prompts=settings.max_prompts,
+            max_points=schemas.MAX_POINTS,
+            deadline_s=settings.deadline_s,
+            device_cache_mib=settings.device_cache_mib,
+            host_cache_mib=settings.host_cache_mib,
+            disk_cache_mib=settings.disk_cache_mib,
+            image_ttl_s=settings.image_ttl_s,
+        ),
+    )
+
+
+@router.get("/healthz", response_model=schemas.StatusReply)
+async def healthz() -> schemas.StatusReply:
+    """The process answers."""
+    return schemas.StatusReply(status="ok")
+
+
+@router.get("/readyz", response_model=schemas.StatusReply)
+async def readyz(request: Request) -> schemas.StatusReply:
+    """The model is loaded and warm; 503 while it is not, while the server stops, and where it is broken."""
+    service_of(request).ready()
+    return schemas.StatusReply(status="ready")
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus."""
+    return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE)

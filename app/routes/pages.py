@@ -1,0 +1,80 @@
+"""The page at /, and its files below /page/, as they lie in app/page/.
+
+Knows nothing of pictures and masks: the page asks the same endpoints as everyone else.
+"""
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+router = APIRouter(include_in_schema=False)
+
+_FOLDER = Path(__file__).parents[1] / "page"
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_HEADERS = {
+    # Nothing is loaded from elsewhere and nothing written into the page runs; pictures are the person's own files.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # asked for again each time, and answered with 304
+    "Vary": "Accept-Encoding",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the page, ready to be sent."""
+
+    content: bytes
+    compressed: bytes
+    media_type: str
+    etag: str
+
+
+def _read(path: Path) -> _File:
+    content = path.read_bytes()
+    return _File(
+        content=content,
+        compressed=gzip.compress(content, mtime=0),
+        media_type=_MEDIA_TYPES[path.suffix],
+        etag=f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+    )
+
+
+_FILES = {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _MEDIA_TYPES}
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def page(request: Request) -> Response:
+    """The page itself."""
+    return _reply(request, "index.html")
+
+
+@router.api_route("/page/{name}", methods=["GET", "HEAD"])
+async def page_file(request: Request, name: str) -> Response:
+    """A script, the style sheet, the icon. 404 for all else."""
+    return _reply(request, name)
+
+
+def _reply(request: Request, name: str) -> Response:
+    file = _FILES.get(name)
+    if file is None:
+        raise HTTPException(404, "Not Found")
+    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    # Weak: the same file, whether or not it travels compressed.
+    headers = _HEADERS | {"ETag": f"W/{file.etag}"}
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if file.etag in known:
+        return Response(status_code=304, headers=headers)
+    if zipped:
+        headers["Content-Encoding"] = "gzip"
+    return Response(file.compressed if zipped else file.content, media_type=file.media_type, headers=headers)

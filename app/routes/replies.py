@@ -1,0 +1,102 @@
+"""What a request asks of the service, from its body; and the service's answers as replies.
+
+Knows nothing of how bodies arrive.
+"""
+
+from collections.abc import Sequence
+
+from fastapi import Request, Response
+
+from app.codecs.answers import Decoded, MaskAnswer, MaskOptions
+from app.codecs.prompts import PromptRequest, RleMask
+from app.middleware.callers import share_of
+from app.routes import schemas
+from app.routes.mask_fields import MaskFields
+from app.routes.state import service_of
+from app.telemetry.stages import StageTimes
+
+_WRITTEN_ON_LOOP_PREDICTIONS = 2
+"""Writing these takes about as long as handing them to a thread."""
+
+
+def prompt_requests(prompts: Sequence[schemas.PromptBody]) -> list[PromptRequest]:
+    """Prompts as the service takes them."""
+    return [_prompt_request(prompt) for prompt in prompts]
+
+
+def mask_options(wanted: MaskFields) -> MaskOptions:
+    """How the masks of a request come back."""
+    return MaskOptions(
+        mask_format=wanted.mask_format,
+        return_logits=wanted.return_logits,
+        max_hole_area=wanted.max_hole_area,
+        max_sprinkle_area=wanted.max_sprinkle_area,
+        simplify=wanted.simplify,
+        bounds=wanted.bounds,
+    )
+
+
+async def decode_reply(
+    request: Request, decoded: Decoded, *, image_id: str, model: str, times: StageTimes
+) -> Response:
+    """Masks as a reply. One of many prompts is written in a thread; raises what SegmentationService.work does."""
+
+    def write() -> bytes:
+        return write_decoded(decoded, image_id=image_id, model=model).encode()
+
+    few = len(decoded.predictions) <= _WRITTEN_ON_LOOP_PREDICTIONS
+    content = write() if few else await service_of(request).work(write, share=share_of(request))
+    return timed_json(content, times)
+
+
+def timed_json(content: bytes, times: StageTimes) -> Response:
+    """A reply that says how long its stages took, in Server-Timing."""
+    timing = ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in times.seconds.items())
+    return Response(content, media_type="application/json", headers={"Server-Timing": timing})
+
+
+def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
+    mask_input: str | RleMask | None
+    if isinstance(prompt.mask_input, schemas.Rle):
+        height, width = prompt.mask_input.size
+        mask_input = RleMask(height=height, width=width, counts=prompt.mask_input.counts)
+    else:
+        mask_input = prompt.mask_input
+    return PromptRequest(
+        point_coords=prompt.point_coords or (),
+        point_labels=prompt.point_labels or (),
+        box=prompt.box,
+        mask_input=mask_input,
+        multimask_output=prompt.multimask_output,
+    )
+
+
+def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> str:
+    """The reply as JSON, one prediction at a time: each holds the interpreter while it is written."""
+    reply = schemas.DecodeReply(
+        image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
+    )
+    predictions = ",".join(
+        schemas.PredictionReply(masks=[_mask_reply(mask) for mask in masks]).model_dump_json(
+            exclude_none=True
+        )
+        for masks in decoded.predictions
+    )
+    return f"{reply.model_dump_json().removesuffix(']}')}{predictions}]}}"
+
+
+def _mask_reply(mask: MaskAnswer) -> schemas.MaskReply:
+    return schemas.MaskReply(
+        rle=schemas.Rle.model_construct(size=list(mask.size), counts=mask.counts)
+        if mask.counts is not None
+        else None,
+        polygons=mask.polygons,
+        holes=mask.holes,
+        png=mask.png,
+        iou=mask.iou,
+        stability=mask.stability,
+        area=mask.area,
+        bbox=mask.bbox,
+        bounds=mask.bounds,
+        logits=mask.logits,
+    )

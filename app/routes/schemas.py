@@ -1,0 +1,279 @@
+"""The wire: what requests and replies look like, and the body of every error.
+
+Types and ranges only; what a prompt means for its picture is checked in prompts.py.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from app.routes.mask_fields import MaskFields, Wire
+
+IMAGE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+MAX_POINTS = 256
+MOST_PROMPTS = 4096
+"""SAM2_MAX_PROMPTS may not be more; a longer list is refused before it takes memory."""
+
+_EXAMPLE_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAA4QAAAJYAQAAAAASvhV2AAAAmklEQVR42u3PwQkAMAgEQWP/PWsNQZAEZv7nYgQAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAMBbzv2kZrdy/UdFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVF"
+    "RUVFRUVFRUVFRUVFRUVFRUVFRUVFRQAAAAAAAAAAAAAAAAAAAAD4SwOmmAIsUF1QQQAAAABJRU5ErkJggg=="
+)
+"""A white box on black, 900 x 600, so that the examples of /docs work as they stand."""
+
+ImageId = Annotated[
+    str,
+    Field(
+        pattern=IMAGE_ID_PATTERN,
+        description="The id that /embed replied: the client's own name, or the SHA-256 of the uploaded bytes.",
+        examples=["truck"],
+    ),
+]
+Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+
+
+class Rle(Wire):
+    """A mask in COCO RLE: column-major runs, the first one background."""
+
+    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
+        description="Height and width of the mask.", examples=[[1200, 1800]]
+    )
+    # The first wrong number ends it: a million of errors would take a thousand times the memory of the list.
+    counts: Annotated[
+        Annotated[str, Tag("string")] | Annotated[list[int], Field(fail_fast=True), Tag("list")],
+        Discriminator(lambda value: "string" if isinstance(value, str) else "list"),
+    ] = Field(description="COCO's compressed string, or the list of run lengths.")
+
+
+class PromptBody(Wire):
+    """One object to segment. Every field is optional, but not all at once."""
+
+    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS)] | None = Field(
+        None, description="Clicks as [x, y] in pixels of the picture.", examples=[[[500, 375]]]
+    )
+    point_labels: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS)] | None = (
+        Field(None, description="For each click, 1: the object; 0: not the object.", examples=[[1]])
+    )
+    box: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="x0, y0, x1, y1 with x0 < x1 and y0 < y1."
+    )
+    mask_input: (
+        Annotated[
+            Annotated[str, Tag("logits")] | Annotated[Rle, Tag("rle")],
+            Discriminator(lambda value: "logits" if isinstance(value, str) else "rle"),
+        ]
+        | None
+    ) = Field(None, description="Logits of an earlier reply, or a COCO RLE mask at the picture's size.")
+    multimask_output: bool | None = Field(
+        None, description="Three masks, or one. Left out: three for one lone click, one otherwise."
+    )
+
+
+class PromptsBody(PromptBody, MaskFields):
+    """Prompts for one picture; the fields of a single prompt may stand in the place of `prompts`."""
+
+    prompts: (
+        Annotated[list[PromptBody], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
+    ) = Field(None, description="Any mix of prompts; one prediction for each, in order.")
+
+    @model_validator(mode="after")
+    def _one_way_of_prompting(self) -> Self:
+        beside = sorted(self.model_fields_set & PromptBody.model_fields.keys())
+        if self.prompts is not None and beside:
+            raise ValueError(f"{', '.join(beside)} beside 'prompts': put them into a prompt of the list")
+        return self
+
+    def all_prompts(self) -> Sequence[PromptBody]:
+        """The prompts of the request, however they were written."""
+        return self.prompts if self.prompts is not None else [self]
+
+
+class DecodeBody(PromptsBody):
+    """Prompts for one embedded picture."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"image_id": "example", "point_coords": [[500, 375]], "point_labels": [1]}],
+        }
+    )
+
+    image_id: ImageId
+
+
+class EmbedBody(Wire):
+    """A picture as JSON."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"image_id": "example", "image": _EXAMPLE_PICTURE}],
+            "oneOf": [{"required": ["image"]}, {"required": ["url"]}],
+        }
+    )
+
+    image: str | None = Field(None, description="The picture file in base64, or as a data URL.")
+    url: str | None = Field(
+        None,
+        max_length=8192,
+        description="Instead of `image`: where to fetch the picture, https only, on servers with SAM2_ALLOW_URLS.",
+        examples=["https://pictures.example/truck.jpg"],
+    )
+    image_id: ImageId | None = Field(None)
+    replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+
+
+class Text(BaseModel):
+    """Fields of a form or a query: text, so words are read as what they mean. Refuses unknown ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EmbedFields(Text):
+    """What may stand beside a picture in a form or in the query."""
+
+    image_id: ImageId | None = None
+    replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+
+
+class NoFields(Text):
+    """The query of an endpoint that takes none."""
+
+
+class PageQuery(Text):
+    """Which of the stored pictures to list."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    after: str | None = Field(None, description="`next` of the page before.")
+
+
+class EmbeddingQuery(Text):
+    """How an embedding is written."""
+
+    format: Literal["npz", "safetensors"] = "npz"
+    dtype: Literal["float16", "float32"] = "float32"
+
+
+class EmbedReply(BaseModel):
+    """The picture is embedded and can be decoded by its id."""
+
+    image_id: str = Field(examples=["truck"])
+    width: int = Field(description="Pixels, after EXIF orientation.", examples=[1800])
+    height: int = Field(description="Pixels, after EXIF orientation.", examples=[1200])
+    model: str = Field(examples=["sam2.1_hiera_large"])
+    cached: bool = Field(description="No encoder ran for this request.")
+
+
+class MaskReply(BaseModel):
+    """One mask at the picture's size, in the format asked for."""
+
+    rle: Rle | None = None
+    polygons: list[list[list[float]]] | None = Field(None, description="Outer rings of [x, y].")
+    holes: list[list[list[float]]] | None = Field(None, description="Rings of [x, y] around what is cut out.")
+    png: str | None = Field(None, description="A one-bit PNG in base64.")
+    iou: float = Field(description="The model's own estimate of the mask's IoU, 0..1.", examples=[0.981])
+    stability: float = Field(description="IoU of the mask thresholded at +1 and at -1 of its logits.")
+    area: int = Field(description="Pixels of the mask.")
+    bounds: tuple[int, int, int, int] | None = Field(
+        None,
+        description="x0, y0, x1, y1: the mask is that part of the picture, x1 and y1 outside. Of an empty mask one "
+        "pixel of background.",
+    )
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height; zeros for an empty mask.")
+    logits: str | None = Field(None, description="Send it back as mask_input to refine this mask.")
+
+
+class PredictionReply(BaseModel):
+    """The masks of one prompt, best predicted IoU first."""
+
+    masks: list[MaskReply]
+
+
+class DecodeReply(BaseModel):
+    """One prediction for each prompt, in order."""
+
+    image_id: str
+    width: int
+    height: int
+    model: str
+    predictions: list[PredictionReply]
+
+
+class ImageReply(BaseModel):
+    """What is known of a stored picture."""
+
+    image_id: str
+    width: int
+    height: int
+    model: str
+    bytes: int = Field(description="Bytes that its embedding takes.")
+    created: float = Field(description="When this id was given, in seconds since 1970.")
+    used: float = Field(description="When it was last used under this id, in seconds since 1970.")
+    tiers: list[Literal["device", "host", "disk"]] = Field(
+        description="Where its embedding is held. Nowhere: embed it again, unless the server keeps uploads."
+    )
+
+
+class ImagesReply(BaseModel):
+    """Stored pictures, newest first."""
+
+    images: list[ImageReply]
+    next: str | None = Field(None, description="Send it as `after` for the next page; null on the last.")
+
+
+class LimitsReply(BaseModel):
+    """What the server accepts."""
+
+    max_upload_mib: int
+    max_image_megapixels: float
+    max_prompts: int
+    max_points: int
+    deadline_s: float
+    device_cache_mib: int
+    host_cache_mib: int
+    disk_cache_mib: int
+    image_ttl_s: float = Field(description="Images are forgotten after so many seconds; 0: never.")
+
+
+class ModelReply(BaseModel):
+    """The model that answers."""
+
+    model: str
+    variant: str
+    fingerprint: str = Field(description="Model, weights, preprocessing and precision.")
+    device: str
+    dtype: str
+    mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
+    limits: LimitsReply
+
+
+class StatusReply(BaseModel):
+    """A sign of life."""
+
+    status: Literal["ok", "ready"]
+
+
+class ErrorDetail(BaseModel):
+    """One thing that is wrong with a request."""
+
+    where: str
+    what: str
+
+
+class ErrorBody(BaseModel):
+    """What went wrong and what to do about it."""
+
+    code: str = Field(examples=["image_not_found"])
+    message: str
+    details: list[ErrorDetail] | None = None
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply that is not 2xx."""
+
+    error: ErrorBody
+
+
+def schema_ref(model: type[BaseModel]) -> dict[str, Any]:
+    """How openapi.json points to a model of this file."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

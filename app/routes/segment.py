@@ -1,0 +1,100 @@
+"""POST /segment: a picture and prompts in one request, for who asks once. No logic.
+
+What is sent twice is embedded once here too, so a second request on a picture costs its upload and a click.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.codecs.answers import Decoded
+from app.middleware.callers import share_of, tenant_of
+from app.middleware.connection import while_connected
+from app.routes import schemas
+from app.routes.embed_decode import PARSED_ON_LOOP_BYTES
+from app.routes.replies import decode_reply, mask_options, prompt_requests
+from app.routes.segment_forms import Segment, parse_segment
+from app.routes.state import begin_stages, budget_of, service_of
+from app.routes.uploads import max_body_bytes
+from app.scheduling.deadlines import within
+from app.service.service import Embedded
+
+router = APIRouter()
+
+_PLAIN = ("mask_format", "mask_input")
+
+
+def _form() -> dict[str, Any]:
+    """The form for openapi.json: a picture, and the fields of schemas.PromptsBody, which are JSON."""
+    prompts = schemas.PromptsBody.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    properties = {
+        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
+        "image_id": {"type": "string", "pattern": schemas.IMAGE_ID_PATTERN},
+        "replace": {"type": "boolean"},
+        **prompts,
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {"type": "object", "required": ["image"], "properties": properties},
+                    "encoding": {
+                        name: {"contentType": "application/json"} for name in prompts if name not in _PLAIN
+                    },
+                    "example": {"point_coords": [[500, 375]], "point_labels": [1]},
+                }
+            },
+        }
+    }
+
+
+@router.post("/segment", response_model=schemas.DecodeReply, openapi_extra=_form())
+async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
+    """A picture and prompts in one request; the reply is that of /decode.
+
+    The picture is kept as one of /embed is: further clicks can go to /decode with the reply's image_id. The masks
+    are of this picture, whatever becomes of its id meanwhile: a DELETE of it counts as one that comes after the
+    reply, so the masks come and nothing is kept. There is no 404.
+    """
+    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    model = service.ready().name
+    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
+    max_bytes = max_body_bytes(settings.max_upload_mib)
+    share, tenant = share_of(request), tenant_of(request)
+    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
+
+        def parse() -> Segment:
+            content_type = request.headers.get("content-type", "")
+            return parse_segment(body, content_type=content_type, max_bytes=settings.max_upload_mib * 2**20)
+
+        upload, wanted = (
+            parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        )
+
+        requests = prompt_requests(wanted.all_prompts())
+        service.check_prompts(requests)  # before the encoder runs for prompts that cannot be answered
+
+        async def story() -> tuple[Embedded, Decoded]:
+            async with within(settings.deadline_s):
+                embedded = await service.embed(
+                    upload.data,
+                    tenant=tenant,
+                    image_id=upload.image_id,
+                    replace=upload.replace,
+                    times=times,
+                    share=share,
+                    needs_name=False,
+                )
+                decoded = await service.decode(
+                    embedded.embedding,
+                    requests,
+                    options=mask_options(wanted),
+                    tenant=tenant,
+                    times=times,
+                    share=share,
+                )
+            return embedded, decoded
+
+        embedded, decoded = await while_connected(request.receive, story())
+    return await decode_reply(request, decoded, image_id=embedded.image_id, model=model, times=times)

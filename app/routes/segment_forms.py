@@ -1,0 +1,62 @@
+"""A form with a picture and prompts: what /segment takes. Fields beside the picture are JSON.
+
+Knows nothing of what a picture is, and of what prompts mean.
+"""
+
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+from python_multipart.multipart import parse_options_header
+
+from app.errors import UnsupportedMediaType
+from app.routes.schemas import EmbedFields, PromptsBody
+from app.routes.uploads import Upload, check_size, explain, invalid, parse_form
+
+_TEXTS = ("mask_format", "mask_input")
+"""May stand without JSON's quotes."""
+
+
+class Segment(NamedTuple):
+    """A picture and what is wanted of it."""
+
+    upload: Upload
+    wanted: PromptsBody
+
+
+def parse_segment(body: bytes, *, content_type: str, max_bytes: int) -> Segment:
+    """Find picture and prompts in a form.
+
+    Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
+    ImageTooLarge.
+    """
+    media_type, options = parse_options_header(content_type)
+    if media_type != b"multipart/form-data":
+        raise UnsupportedMediaType(
+            "/segment takes picture and prompts as multipart/form-data: curl -F image=@truck.jpg "
+            "-F point_coords='[[500,375]]' -F point_labels='[1]'. Pictures alone go to /embed, prompts alone to "
+            "/decode."
+        )
+    data, fields = parse_form(body, options.get(b"boundary", b""))
+    check_size(data, max_bytes=max_bytes)
+    naming = {name: fields.pop(name) for name in EmbedFields.model_fields.keys() & fields.keys()}
+    values = {name: _value(name, text) for name, text in fields.items()}
+    if isinstance(values.get("prompts"), dict):
+        values["prompts"] = [values["prompts"]]
+    try:
+        named = EmbedFields.model_validate(naming)
+        wanted = PromptsBody.model_validate(values)
+    except ValidationError as error:
+        raise explain(error) from error
+    return Segment(Upload(data, None, named.image_id, named.replace), wanted)
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXTS and text[:1] not in ('"', "{", "n"):  # neither a string, an RLE nor null
+        return text
+    if name not in PromptsBody.model_fields:
+        return text  # unknown, and refused as such
+    try:
+        return from_json(text)
+    except ValueError as error:
+        raise invalid(name, f"it is not JSON ({error}); write, say, -F point_coords='[[500,375]]'") from error

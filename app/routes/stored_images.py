@@ -1,0 +1,96 @@
+"""The endpoints of stored images: list, describe, forget, and hand out their embeddings. No logic."""
+
+import io
+from typing import Annotated
+
+import numpy as np
+import safetensors.numpy
+from fastapi import APIRouter, Query, Request, Response
+
+from app.middleware.callers import share_of, tenant_of
+from app.routes import schemas
+from app.routes.state import begin_stages, service_of
+from app.storage.store import ImageRecord
+from model.types import Embedding
+
+router = APIRouter()
+
+
+@router.get("/images", response_model=schemas.ImagesReply)
+async def list_images(request: Request, query: Annotated[schemas.PageQuery, Query()]) -> schemas.ImagesReply:
+    """Stored pictures, newest first."""
+    service = service_of(request)
+    model = service.ready().name
+    records = await service.store.describe_all(
+        tenant=tenant_of(request), limit=query.limit + 1, after=query.after
+    )
+    page = records[: query.limit]
+    return schemas.ImagesReply(
+        images=[_image_reply(record, model) for record in page],
+        next=page[-1].image_id if len(records) > query.limit else None,
+    )
+
+
+@router.get("/images/{image_id}", response_model=schemas.ImageReply)
+async def get_image(request: Request, image_id: str) -> schemas.ImageReply:
+    """What is known of a stored picture."""
+    service = service_of(request)
+    model = service.ready().name
+    return _image_reply(await service.store.describe(image_id, tenant=tenant_of(request)), model)
+
+
+@router.delete("/images/{image_id}", status_code=204)
+async def delete_image(request: Request, image_id: str) -> None:
+    """Forget a picture; also answers 204 where there is nothing to forget."""
+    await service_of(request).delete(image_id, tenant=tenant_of(request))
+
+
+@router.get(
+    "/images/{image_id}/embedding",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "The client has this embedding already."},
+    },
+)
+async def get_embedding(
+    request: Request, image_id: str, query: Annotated[schemas.EmbeddingQuery, Query()]
+) -> Response:
+    """The three feature maps, for a decoder that runs elsewhere: in a browser, say."""
+    service = service_of(request)
+    segmenter = service.ready()
+    record = await service.store.describe(image_id, tenant=tenant_of(request))
+    etag = f'"{record.content[:32]}-{segmenter.fingerprint[:16]}-{query.dtype}-{query.format}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache", "X-SAM2-Model": segmenter.name}
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    share = share_of(request)
+    embedding = await service.find(
+        image_id, tenant=tenant_of(request), times=begin_stages(request), share=share
+    )
+    content = await service.work(lambda: _pack(embedding, query), share=share)
+    headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _image_reply(record: ImageRecord, model: str) -> schemas.ImageReply:
+    return schemas.ImageReply(
+        image_id=record.image_id,
+        width=record.width,
+        height=record.height,
+        model=model,
+        bytes=record.nbytes,
+        created=record.created,
+        used=record.used,
+        tiers=list(record.tiers),
+    )
+
+
+def _pack(embedding: Embedding, query: schemas.EmbeddingQuery) -> bytes:
+    arrays = embedding.to_arrays(query.dtype)
+    if query.format == "safetensors":
+        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()

@@ -1,0 +1,55 @@
+"""The WebSocket at /decode/stream: many prompts of one client over one connection. No logic.
+
+For hover: what is answered is the newest prompt, not all of them.
+"""
+
+import logging
+import uuid
+from contextlib import suppress
+from time import perf_counter
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from app.errors import OriginRefused, ServiceError
+from app.middleware.access import request_id
+from app.middleware.browsers import may_connect
+from app.middleware.callers import address_of
+from app.routes.state import refusal_of, service_of
+from app.routes.stream_prompts import ROUTE, PromptTalk
+from app.routes.streams import Stream, Streams
+
+router = APIRouter()
+
+log = logging.getLogger(__name__)
+
+
+@router.websocket(ROUTE)
+async def decode_stream(websocket: WebSocket) -> None:
+    """A prompt a message, {"tag": 1, "image_id": "...", ...}; an answer each, {"tag": 1, "predictions": [...]}.
+
+    A prompt that waits is skipped when a newer one comes. A key comes by header, or in a first message
+    {"api_key": "..."}.
+    """
+    started = perf_counter()
+    token = request_id.set(uuid.uuid4().hex)
+    service = service_of(websocket)
+    talk = PromptTalk(websocket)
+    stream = Stream(talk, idle_s=service.settings.stream_idle_s)
+    streams: Streams = websocket.app.state.streams
+    try:
+        if not may_connect(websocket.headers, service.settings.cors_origin_list):
+            raise OriginRefused("SAM2_CORS_ORIGINS says which sites may call; this one may not.")
+        service.ready()
+        with streams.place(address_of(websocket.scope), stop=stream.stop):
+            await websocket.accept(headers=[(b"x-request-id", request_id.get().encode())])
+            ended = await stream.run()
+            if ended.code is not None:
+                with suppress(WebSocketDisconnect):
+                    await websocket.close(ended.code, ended.reason)
+            seconds = perf_counter() - started
+            why = f"{ended.code}, {ended.reason}" if ended.code else ended.reason
+            log.info("WEBSOCKET %s %d prompts in %.1f s; %s", ROUTE, talk.answered, seconds, why)
+    except ServiceError as error:  # before the connection is open
+        await websocket.send_denial_response(refusal_of(websocket, error))
+    finally:
+        request_id.reset(token)

@@ -1,0 +1,177 @@
+"""What is said over one connection to /decode/stream: the key, prompts, answers.
+
+Knows nothing of which prompt goes before which; streams.py does.
+"""
+
+import asyncio
+import json
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from app.errors import RetryableError, ServiceError, Unauthorized
+from app.middleware.callers import identify, key_of
+from app.routes.replies import mask_options, prompt_requests, write_decoded
+from app.routes.state import budget_of, in_flight_of, keys_of, refusal_of, service_of
+from app.routes.stream_messages import KeyMessage, SkippedReply, StreamErrorReply, StreamPrompt, Tag, Tagged
+from app.routes.streams import Ended
+from app.routes.uploads import parse_json
+from app.telemetry.stages import StageTimes
+
+ROUTE = "/decode/stream"
+UNAUTHORIZED = 4401
+
+_KEY_WAIT_S = 10.0
+"""For the message that brings a key: who has none is not to hold a connection."""
+_PARSED_ON_LOOP_CHARACTERS = 64 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A prompt that waits or runs, and the memory it is counted for."""
+
+    body: StreamPrompt
+    tenant: str
+    share: str
+    held: ExitStack
+    arrived_at: float
+
+
+class PromptTalk:
+    """The Talk of one client."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._service = service_of(websocket)
+        self._caller: tuple[str, str] | None = None
+        self._heard_any = False
+        self.answered = 0
+        """Prompts so far, those that failed among them."""
+
+    async def hear(self) -> Wanted | None:
+        """See Talk. The key comes first, where a header did not bring it."""
+        if self._caller is None:
+            self._caller = await self._identify()
+        tenant, share = self._caller
+        text = await self._receive()
+        first, self._heard_any = not self._heard_any, True
+        if first and _read(KeyMessage, text) is not None:
+            return None  # of a client that sends one wherever it calls
+        held = ExitStack()
+        try:
+            arrived = held.enter_context(budget_of(self._websocket).holding(share))
+            arrived(len(text))
+            if len(text) < _PARSED_ON_LOOP_CHARACTERS:
+                body = _parse(text)
+            else:
+                body = await self._service.work(lambda: _parse(text), share=share)
+        except ServiceError as error:
+            held.close()
+            tagged = _read(Tagged, text)
+            await self._refuse(tagged.tag if tagged else None, error)
+            return None
+        except BaseException:
+            held.close()
+            raise
+        return Wanted(body, tenant, share, held, perf_counter())
+
+    async def answer(self, item: Wanted) -> None:
+        """See Talk. An error is an answer too."""
+        body, share, times = item.body, item.share, StageTimes()
+        try:
+            with item.held, in_flight_of(self._websocket).request(share):
+                model = self._service.ready().name
+                decoded = await self._service.decode(
+                    body.image_id,
+                    prompt_requests([body]),
+                    options=mask_options(body),
+                    tenant=item.tenant,
+                    times=times,
+                    share=share,
+                )
+        except ServiceError as error:
+            await self._refuse(body.tag, error)
+            return
+        except Exception:  # it ends this prompt, and not the connection with all others
+            log.exception("A fault of the server's own")
+            mistake = ServiceError("The server made a mistake; its log says which. It goes on.")
+            await self._refuse(body.tag, mistake)
+            return
+        reply = write_decoded(decoded, image_id=body.image_id, model=model)
+        await self._send(f'{{"tag":{json.dumps(body.tag)},{reply[1:]}')
+        self._service.metrics.observe_stages(times.seconds)
+        self._service.metrics.request_seconds.labels(ROUTE).observe(perf_counter() - item.arrived_at)
+        self._count(200)
+
+    async def skip(self, item: Wanted) -> None:
+        """See Talk."""
+        item.held.close()
+        await self._send(SkippedReply(tag=item.body.tag).model_dump_json())
+
+    def drop(self, item: Wanted) -> None:
+        """See Talk."""
+        item.held.close()
+
+    async def _identify(self) -> tuple[str, str]:
+        scope, keys = self._websocket.scope, keys_of(self._websocket)
+        key = key_of(scope)
+        try:
+            if keys and not key:
+                async with asyncio.timeout(_KEY_WAIT_S):
+                    message = _read(KeyMessage, await self._receive())
+                key = message.api_key if message else ""
+                self._heard_any = True
+            return identify(scope, keys=keys, key=key)
+        except (TimeoutError, Unauthorized):
+            self._service.metrics.rejections.labels(Unauthorized.code).inc()
+            raise Ended(UNAUTHORIZED, 'a key in a header, or {"api_key": "..."} first') from None
+
+    async def _receive(self) -> str | bytes:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Ended(None, f"closed by the other side with {message.get('code')}")
+        text: str | bytes | None = message.get("text")
+        return message["bytes"] if text is None else text
+
+    async def _refuse(self, tag: Tag | None, error: ServiceError) -> None:
+        body = json.loads(bytes(refusal_of(self._websocket, error).body))
+        reply = StreamErrorReply(
+            tag=tag,
+            error=body["error"],
+            retry_after_s=error.retry_after_s if isinstance(error, RetryableError) else None,
+        )
+        content = reply.model_dump(exclude_none=True)
+        await self._send(json.dumps({"tag": tag, **content}))
+        self._count(error.status)
+
+    async def _send(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(self._service.settings.deadline_s):
+                await self._websocket.send_text(text)
+        except (WebSocketDisconnect, RuntimeError, TimeoutError) as error:
+            raise Ended(None, "it does not take what is sent") from error
+
+    def _count(self, status: int) -> None:
+        self.answered += 1
+        self._service.metrics.requests.labels(ROUTE, "WEBSOCKET", str(status)).inc()
+
+
+def _parse(text: str | bytes) -> StreamPrompt:
+    return parse_json(StreamPrompt, text.encode() if isinstance(text, str) else text)
+
+
+def _read(model: type[Model], text: str | bytes) -> Model | None:
+    """A message as what it may be; None where it is something else."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError:
+        return None

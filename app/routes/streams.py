@@ -1,0 +1,137 @@
+"""Open connections that carry many prompts: newest wins, idle ones are closed, and all when the server stops.
+
+Knows nothing of prompts, keys and JSON: a Talk does.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Generic, Protocol, TypeVar
+
+from app.errors import Overloaded
+from app.scheduling.shares import Shares
+
+MAX_MESSAGE_BYTES = 8 * 2**20
+"""Of one message: room for logits and for any mask as RLE; the server's protocol closes with 1009 beyond it."""
+
+GOING_AWAY, IDLE = 1001, 4408
+
+_MOST_OF_ONE_ADDRESS = 256
+
+Item = TypeVar("Item")
+
+
+class Ended(Exception):
+    """The connection is to be closed with this code, or has been, where that is None."""
+
+    def __init__(self, code: int | None, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class Talk(Protocol[Item]):
+    """One connection, as what it says."""
+
+    async def hear(self) -> Item | None:
+        """The next prompt; None for a message that is none and has been dealt with. Raises Ended."""
+
+    async def answer(self, item: Item) -> None:
+        """Answer a prompt. Raises Ended."""
+
+    async def skip(self, item: Item) -> None:
+        """Say that a prompt is not answered, for a newer one is here."""
+
+    def drop(self, item: Item) -> None:
+        """Forget a prompt of a connection that has ended."""
+
+
+class Stream(Generic[Item]):
+    """Hears and answers at the same time. One prompt runs, one waits: the newest."""
+
+    def __init__(self, talk: Talk[Item], *, idle_s: float) -> None:
+        self._talk = talk
+        self._idle_s = idle_s
+        self._waiting: Item | None = None
+        self._changed = asyncio.Event()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End it with 1001 once what runs is answered."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self) -> Ended:
+        """Until it ends; says how."""
+        ended = Ended(None)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hear_all())
+                group.create_task(self._answer_all())
+        except* Ended as ends:
+            for end in ends.exceptions:
+                if isinstance(end, Ended):
+                    ended = end
+        finally:
+            if self._waiting is not None:
+                self._talk.drop(self._waiting)
+        return ended
+
+    async def _hear_all(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    item = await self._talk.hear()
+            except TimeoutError:
+                raise Ended(IDLE, f"nothing was said for {self._idle_s:g} s (SAM2_STREAM_IDLE_S)") from None
+            if item is None:
+                continue
+            replaced, self._waiting = self._waiting, item
+            self._changed.set()
+            if replaced is not None:
+                await self._talk.skip(replaced)
+
+    async def _answer_all(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._waiting is not None:
+                item, self._waiting = self._waiting, None
+                await self._talk.answer(item)
+            if self._stopping:
+                raise Ended(GOING_AWAY, "the server is shutting down")
+
+
+class Streams:
+    """The open connections of a server."""
+
+    def __init__(self) -> None:
+        self._stops: set[Callable[[], None]] = set()
+        self._all_closed = asyncio.Event()
+        self._of_addresses = Shares(_MOST_OF_ONE_ADDRESS)
+
+    @contextmanager
+    def place(self, address: str, *, stop: Callable[[], None]) -> Iterator[None]:
+        """Count a connection while the block runs; `stop` is to end it. Raises Overloaded."""
+        if not self._of_addresses.admits(address, 1):
+            raise Overloaded("Too many connections to /decode/stream are open; close some.", retry_after_s=10)
+        self._of_addresses.add(address, 1)
+        self._stops.add(stop)
+        self._all_closed.clear()
+        try:
+            yield
+        finally:
+            self._of_addresses.remove(address, 1)
+            self._stops.discard(stop)
+            if not self._stops:
+                self._all_closed.set()
+
+    async def close(self, *, patience_s: float) -> None:
+        """Stop all connections, and wait for them to end, but not longer than that."""
+        if not self._stops:
+            return
+        for stop in self._stops:
+            stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._all_closed.wait()

@@ -1,0 +1,311 @@
+"""Request bodies: read within limits, and the picture taken out of whichever form it comes in.
+
+Knows nothing of what a picture is.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import (
+    BadRequest,
+    BodyTooSlow,
+    Detail,
+    ImageTooLarge,
+    Overloaded,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from app.routes.schemas import EmbedBody, EmbedFields
+from app.scheduling.shares import Shares
+
+Model = TypeVar("Model", bound=BaseModel)
+
+PICTURE_FIELDS = ("image", "file")
+_FORM_OVERHEAD = 64 * 1024
+"""Bytes that a form may take beside its picture."""
+_LEAST_BYTES_PER_S = 1024
+"""Of a body, after its first moments: a picture of 1 MB may take a quarter of an hour, and no longer."""
+_MOST_DETAILS = 256
+_BASE64_PIECE = 1 << 20  # a multiple of 4
+
+
+class Upload(NamedTuple):
+    """A picture file as it came, and what was said about it."""
+
+    data: bytes
+    url: str | None
+    """Where the picture is to be fetched; `data` is empty then."""
+    image_id: str | None
+    replace: bool
+
+
+@dataclass(slots=True)
+class BodyBudget:
+    """Bytes that the bodies of all requests together may hold in memory.
+
+    Counted as they arrive, not as they are announced: a client that says nothing holds nothing, and one that stops
+    in the middle, or sends a byte now and then, holds what it sent for `patience_s` seconds.
+    """
+
+    shares: Shares
+    patience_s: float
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes held at this moment."""
+        return self.shares.used
+
+    @contextmanager
+    def holding(self, share: str) -> Iterator[Callable[[int], None]]:
+        """A function that counts bytes as they arrive, which all are given back when the block ends.
+
+        It raises Overloaded where they are more than `share` may hold.
+        """
+        held = 0
+
+        def arrived(size: int) -> None:
+            nonlocal held
+            if not self.shares.admits(share, size):
+                raise Overloaded(
+                    "Too many uploads are in memory at this moment (SAM2_MAX_BODIES_MIB).",
+                    retry_after_s=2,
+                )
+            self.shares.add(share, size)
+            held += size
+
+        try:
+            yield arrived
+        finally:
+            if held:
+                self.shares.remove(share, held)
+
+    @asynccontextmanager
+    async def read(self, request: Request, *, max_bytes: int, limit: str, share: str) -> AsyncIterator[bytes]:
+        """The body of a request, its bytes counted until the block ends.
+
+        Raises ImageTooLarge beyond `max_bytes`, at once where Content-Length says so, Overloaded where the
+        budget is spent, BadRequest where the client goes away, and BodyTooSlow where it falls silent in the middle
+        or takes for ever.
+        """
+        too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > max_bytes:
+            raise too_large
+        chunks: list[bytes] = []
+        size = 0
+        with self.holding(share) as arrived:
+            async for chunk in self._arriving(request):
+                size += len(chunk)
+                if size > max_bytes:
+                    raise too_large
+                arrived(len(chunk))
+                chunks.append(chunk)
+            body = b"".join(chunks)
+            chunks.clear()
+            yield body
+
+    async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
+        stream = request.stream()
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.patience_s
+        try:
+            while True:
+                async with asyncio.timeout_at(min(loop.time() + self.patience_s, due)):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    return
+                due += len(chunk) / _LEAST_BYTES_PER_S
+                yield chunk
+        except ClientDisconnect as error:
+            raise BadRequest("The connection closed before the whole body had arrived.") from error
+        except TimeoutError as error:
+            raise BodyTooSlow(
+                f"The body came too slowly: nothing for {self.patience_s:g} s, or less than "
+                f"{_LEAST_BYTES_PER_S} bytes a second."
+            ) from error
+
+
+def max_body_bytes(max_upload_mib: int) -> int:
+    """Bytes of the largest body that can hold a picture file of the limit: in base64, four for three."""
+    return max_upload_mib * 2**20 * 4 // 3 + _FORM_OVERHEAD
+
+
+def parse_json(model: type[Model], body: bytes) -> Model:
+    """A request's JSON. Raises BadRequest for what is not JSON, ValidationFailed for what does not fit."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise explain(error) from error
+
+
+def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes: int) -> Upload:
+    """Find the picture in a body of any of the accepted forms; what stands beside it there goes before `query`.
+
+    Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
+    ImageTooLarge.
+    """
+    media_type, options = parse_options_header(headers.get("content-type", ""))
+    url: str | None = None
+    if media_type == b"multipart/form-data":
+        data, fields = parse_form(body, options.get(b"boundary", b""))
+    elif media_type.startswith(b"image/") or media_type == b"application/octet-stream":
+        data, fields = body, {}
+    elif media_type == b"application/json" or media_type.endswith(b"+json"):
+        request = parse_json(EmbedBody, body)
+        url = request.url
+        if (request.image is None) == (url is None):
+            raise invalid("image", "give either 'image' or 'url'")
+        data = b"" if request.image is None else _decode_base64(request.image)
+        fields = request.model_dump(include=request.model_fields_set - {"image", "url"})
+    else:
+        raise UnsupportedMediaType(
+            f"{_named(media_type)} is no picture upload. Send multipart/form-data with a field 'image' (curl -F "
+            "image=@truck.jpg), a raw body with Content-Type image/* or application/octet-stream (curl -H "
+            "'Content-Type: image/jpeg' --data-binary @truck.jpg), or JSON."
+        )
+    check_size(data, max_bytes=max_bytes)
+    try:
+        named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
+    except ValidationError as error:
+        raise explain(error) from error
+    return Upload(data, url, named.image_id, named.replace)
+
+
+def check_size(data: bytes, *, max_bytes: int) -> None:
+    """Raise ImageTooLarge for a picture file beyond `max_bytes`."""
+    if len(data) > max_bytes:
+        raise ImageTooLarge(
+            f"The picture file is {len(data) / 2**20:.1f} MiB; the limit is {max_bytes // 2**20} "
+            "(SAM2_MAX_UPLOAD_MIB). Send a smaller file."
+        )
+
+
+@dataclass(slots=True)
+class _Part:
+    """One field of a form while it is parsed."""
+
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    header_name: bytes = b""
+    header_value: bytes = b""
+    data: bytearray = field(default_factory=bytearray)
+
+
+def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
+    """The picture of a multipart form, and its other fields. Raises BadRequest and ValidationFailed."""
+    parts: list[_Part] = []
+    ended = False
+
+    def end_header() -> None:
+        part = parts[-1]
+        part.headers[part.header_name.lower()] = part.header_value
+        part.header_name = part.header_value = b""
+
+    def add_name(data: bytes, start: int, end: int) -> None:
+        parts[-1].header_name += data[start:end]
+
+    def add_value(data: bytes, start: int, end: int) -> None:
+        parts[-1].header_value += data[start:end]
+
+    def add_data(data: bytes, start: int, end: int) -> None:
+        parts[-1].data += memoryview(data)[start:end]
+
+    def end_form() -> None:
+        nonlocal ended
+        ended = True
+
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: parts.append(_Part()),
+                "on_header_field": add_name,
+                "on_header_value": add_value,
+                "on_header_end": end_header,
+                "on_part_data": add_data,
+                "on_end": end_form,
+            },
+        )
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise BadRequest(f"The body is not valid multipart/form-data: {error}") from error
+    if not ended:
+        raise BadRequest(
+            "The multipart/form-data body is cut off or has another boundary than its header says."
+        )
+    return _picture_and_fields(parts)
+
+
+def _picture_and_fields(parts: list[_Part]) -> tuple[bytes, dict[str, str]]:
+    pictures: list[bytes] = []
+    fields: dict[str, str] = {}
+    for part in parts:
+        _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name in PICTURE_FIELDS:
+            if b"filename" not in options:
+                raise invalid(name, "it holds text, not a file: with curl, write image=@truck.jpg, with an @")
+            pictures.append(bytes(part.data))
+        else:
+            fields[name] = part.data.decode("utf-8", "replace")
+    if len(pictures) != 1:
+        raise invalid(
+            "image", f"{len(pictures)} pictures in the form; send exactly one, as 'image' or 'file'"
+        )
+    return pictures[0], fields
+
+
+def _decode_base64(text: str) -> bytes:
+    start = 0
+    if text.startswith("data:"):
+        start = text.find(",") + 1
+        if start == 0 or not text[: start - 1].endswith(";base64"):
+            raise invalid("image", "the data URL has no ';base64,' part")
+    try:
+        # In pieces, because this runs in a thread and a single call would hold the interpreter for all of it.
+        pieces = [
+            base64.b64decode(text[at : at + _BASE64_PIECE], validate=True)
+            for at in range(start, len(text), _BASE64_PIECE)
+        ]
+    except (binascii.Error, ValueError) as error:
+        raise invalid("image", f"it is not base64: {error}") from error
+    return b"".join(pieces)
+
+
+def _named(media_type: bytes) -> str:
+    return f"Content-Type {media_type.decode('latin-1')!r}" if media_type else "A body without Content-Type"
+
+
+def invalid(where: str, what: str) -> ValidationFailed:
+    """An error of one field."""
+    return ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
+
+
+def explain(error: ValidationError) -> BadRequest | ValidationFailed:
+    """An error of pydantic in words: where, what, and the value where it is short."""
+    if error.error_count() > _MOST_DETAILS:  # spelling them out would take a hundred times the body's memory
+        return ValidationFailed(f"{error.error_count()} things are wrong with the fields of this body.")
+    details: list[Detail] = []
+    for problem in error.errors(include_url=False, include_context=False):
+        if problem["type"] == "json_invalid":
+            return BadRequest(f"The body is not JSON: {problem['msg'].removeprefix('Invalid JSON: ')}.")
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+        value = repr(problem["input"])
+        shown = f" (got {value})" if len(value) <= 40 and problem["type"] != "missing" else ""
+        is_unknown = problem["type"] == "extra_forbidden"
+        what = "there is no such field; /docs lists those there are" if is_unknown else problem["msg"]
+        details.append({"where": where.lstrip(".") or "body", "what": what + shown})
+    first = details[0]
+    more = f" And {len(details) - 1} more." if len(details) > 1 else ""
+    return ValidationFailed(f"{first['where']}: {first['what']}.{more}", details=details)

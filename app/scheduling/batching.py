@@ -1,0 +1,309 @@
+"""Many awaiting callers share the few calls that a device can run.
+
+A batch closes when the device is free, not when a timer fires: while one batch runs the next one fills, and
+an idle device takes a lone item at once. Knows nothing of tensors, shapes or HTTP.
+"""
+
+import asyncio
+import copy
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
+from typing import Generic, TypeAlias, TypeVar
+
+from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, ShuttingDown
+from app.scheduling.device import DeviceThread
+from app.scheduling.pace import Pace, has_become_late, is_late, too_late
+from app.scheduling.shares import Rotation, Shares
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[Result]):
+    """The result of one item, and what it took to get it."""
+
+    result: Result
+    queue_s: float
+    """Seconds from submission until its batch started."""
+    device_s: float
+    """Seconds its whole batch ran, batches that overtook it included."""
+    batch_size: int
+    """Items in its batch, its own included."""
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[Item, Result]):
+    """One submission: its items, how many of them no batch has taken, and what has come back."""
+
+    items: tuple[Item, ...]
+    share: str
+    submitted_at: float
+    due: float
+    untaken: int  # guarded by DeviceThread.changed; what follows is the event loop's alone
+    # A failure is a value here, not set_exception: asyncio complains of exceptions that nobody fetches, and a
+    # caller who has just gone fetches nothing.
+    answer: "asyncio.Future[ServiceError | None]"
+    ran: dict[int, Ran[Result]] = field(default_factory=dict)
+
+    def settle(self, failure: ServiceError | None) -> None:
+        """Resume the caller, unless that has been done or the caller has gone."""
+        if not self.answer.done():
+            self.answer.set_result(failure)
+
+
+_Batch: TypeAlias = list[tuple[_Call[Item, Result], int]]
+"""Items in the order of a batch: the call, and which of its items."""
+
+
+class Batcher(Generic[Item, Result]):
+    """Makes the submissions of many callers into few calls of `run`, on the device's thread.
+
+    `run` gets 1 to `max_batch` items and returns a result for each, in order, or a ServiceError in the place of
+    one that failed alone. Batches take one item of each share in turn, and within a share one of each call in turn,
+    so that neither a client who asks much nor a large request delays others by more than a batch. At most
+    `max_waiting` items of one share wait, and a third more of all (see Shares), and none that cannot be done before
+    its deadline at the recent pace, but for a call that finds nobody waiting: its time is the next one's pace. Of
+    the batchers of one device, the one with the lower `priority` goes first. `on_batch` is told the size and the
+    seconds of every batch, on the event loop, once its callers are answered.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Sequence[Result | ServiceError]],
+        *,
+        name: str,
+        device: DeviceThread,
+        priority: float,
+        max_batch: int,
+        max_waiting: int,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.priority = priority
+        self._run = run
+        self._name = name
+        self._device = device
+        self._max_batch = max_batch
+        self._on_batch = on_batch
+        self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, the next in turn first
+        self._rotation = Rotation()
+        self._waiting = Shares(max_waiting)  # their untaken items
+        self._running = 0  # items taken whose batch has not been delivered
+        self._draining = False
+        self._finished_at = -math.inf
+        self._pace = Pace(max_batch)  # time lost to other batchers included
+        device.register(self)
+
+    @property
+    def waiting(self) -> int:
+        """Items that no batch has taken yet."""
+        return self._waiting.used
+
+    async def submit(self, item: Item, *, deadline_s: float, share: str = "") -> Ran[Result]:
+        """`submit_all` for one item."""
+        return (await self.submit_all([item], deadline_s=deadline_s, share=share))[0]
+
+    async def submit_all(
+        self, items: Sequence[Item], *, deadline_s: float, share: str = ""
+    ) -> list[Ran[Result]]:
+        """Results in the order of the items, which may run in several batches, among the items of others.
+
+        All or nothing: raises Overloaded where they do not all fit into the queue or would be done too late, which
+        may show only while they wait, ShuttingDown after `drain`, DeadlineExceeded `deadline_s` after submission,
+        InferenceFailed where `run` breaks, and a ServiceError of `run` as it is. However it ends, what no batch
+        has taken leaves the queue.
+        """
+        if not items:
+            return []
+        call = self._admit(items, share, deadline_s)
+        late = DeadlineExceeded(f"No answer within {deadline_s:.3g} s.")
+        expiry = call.answer.get_loop().call_later(deadline_s, call.settle, late)
+        try:
+            failure = await call.answer
+        finally:
+            expiry.cancel()
+            self._withdraw(call)
+        if failure is not None:
+            # All callers of a batch share its failure. Each raises a copy, for an exception raised in many
+            # tasks gathers the tracebacks of all.
+            raise copy.copy(failure) from failure.__cause__
+        return [call.ran[index] for index in range(len(items))]
+
+    def drain(self) -> None:
+        """Answer all who wait, and all who come, with ShuttingDown; the running batch goes on."""
+        with self._device.changed:
+            self._draining = True
+            calls = [call for line in self._calls.values() for call in line]
+            for call in calls:
+                self._remove(call)
+        for call in calls:
+            call.settle(ShuttingDown())
+
+    def take(self) -> Callable[[], None] | None:
+        """The next batch, ready to run: one item of each share in turn. The device asks, holding `changed`."""
+        batch: _Batch[Item, Result] = []
+        while self._calls and len(batch) < self._max_batch:
+            share = self._rotation.next(self._calls)
+            line = self._calls[share]
+            call = line.popleft()
+            batch.append((call, len(call.items) - call.untaken))
+            call.untaken -= 1
+            self._waiting.remove(share, 1)
+            if call.untaken:
+                line.append(call)
+            if not line:
+                del self._calls[share]
+        self._running += len(batch)
+        return partial(self._run_batch, batch) if batch else None
+
+    def _admit(self, items: Sequence[Item], share: str, deadline_s: float) -> _Call[Item, Result]:
+        answer = asyncio.get_running_loop().create_future()
+        now = monotonic()
+        call: _Call[Item, Result] = _Call(tuple(items), share, now, now + deadline_s, len(items), answer)
+        with self._device.changed:
+            if self._draining:
+                raise ShuttingDown()
+            if not self._waiting.admits(share, len(items)):
+                held, others = self._waiting.held(share), self._waiting.used - self._waiting.held(share)
+                raise Overloaded(
+                    f"The {self._name} queue holds {held} of at most {self._waiting.alone} items"
+                    f"{f' of yours, and {others} of others' if others else ''}; "
+                    f"{len(items)} more do not fit. Nothing was started.",
+                    retry_after_s=max(1, math.ceil(self._pace.seconds(self._waiting.used, at=now))),
+                )
+            if self._calls:
+                line = self._calls.get(share, ())
+                place = len(items) + sum(min(other.untaken, len(items)) for other in line)
+                seconds = self._seconds_until(self._waiting.turns(share, place), at=now)
+                if is_late(seconds, left_s=deadline_s):
+                    raise self._too_late(call, seconds, at=now)
+            self._calls.setdefault(share, deque()).append(call)
+            self._waiting.add(share, len(items))
+            self._device.changed.notify()
+        return call
+
+    def _seconds_until(self, turns: int, *, at: float) -> float:
+        """Until so many of those who wait are done, and what runs, which is taken to have just begun."""
+        return self._pace.seconds(self._running, at=at) + self._pace.seconds(turns, at=at)
+
+    def _too_late(self, call: _Call[Item, Result], seconds: float, *, at: float) -> Overloaded:
+        items = "item" if len(call.items) == 1 else "items"
+        return too_late(
+            f"{len(call.items)} {items} in the {self._name} queue",
+            seconds,
+            left_s=call.due - at,
+            all_s=self._seconds_until(self._waiting.used, at=at),
+        )
+
+    def _remove_late(self, *, at: float) -> list[tuple[_Call[Item, Result], Overloaded]]:
+        """Take out of the queue who cannot be in time any more at the pace just measured; `changed` is held.
+
+        The last one stays: nobody would have its place, and the estimate may be wrong.
+        """
+        if not self._calls:
+            return []
+        calls = [call for line in self._calls.values() for call in line]
+        left_s = min(call.due for call in calls) - at
+        if not has_become_late(self._seconds_until(self._waiting.used, at=at), left_s=left_s):
+            return []
+        late: list[tuple[_Call[Item, Result], Overloaded]] = []
+        for share, line in list(self._calls.items()):
+            place = 0
+            rounds = deque((call, call.untaken) for call in line)  # as `take` goes through them
+            while rounds and len(late) + 1 < len(calls):
+                call, untaken = rounds.popleft()
+                place += 1
+                if untaken > 1:
+                    rounds.append((call, untaken - 1))
+                    continue
+                seconds = self._seconds_until(self._waiting.turns(share, place), at=at)
+                if has_become_late(seconds, left_s=call.due - at):
+                    late.append((call, self._too_late(call, seconds, at=at)))
+                    place -= call.untaken
+                    self._remove(call)
+        return late
+
+    def _withdraw(self, call: _Call[Item, Result]) -> None:
+        with self._device.changed:
+            if call.untaken:
+                self._remove(call)
+
+    def _remove(self, call: _Call[Item, Result]) -> None:
+        """Take a call with untaken items from its line; `changed` is held."""
+        line = self._calls[call.share]
+        line.remove(call)
+        if not line:
+            del self._calls[call.share]
+        self._waiting.remove(call.share, call.untaken)
+        call.untaken = 0
+
+    def _run_batch(self, batch: _Batch[Item, Result]) -> None:
+        """On the device thread. Nothing that `run` raises gets past here."""
+        outcome: Sequence[Result | ServiceError] | ServiceError
+        started_at = monotonic()
+        try:
+            outcome = self._run([call.items[index] for call, index in batch])
+            if len(outcome) != len(batch):
+                raise ValueError(f"{len(outcome)} results for {len(batch)} items")
+        except BaseException as error:  # SystemExit too: it would end only this thread, and leave all waiting
+            outcome = self._explain(error)
+            for call, _ in batch:
+                self._withdraw(call)
+        self._device.post(partial(self._deliver, batch, outcome, started_at, monotonic()))
+
+    def _explain(self, error: BaseException) -> ServiceError:
+        failure = error
+        if not isinstance(failure, ServiceError):
+            log.error("A batch of the %s queue broke.", self._name, exc_info=error)
+            failure = InferenceFailed("The model failed on this batch; the server goes on.")
+            failure.__cause__ = error
+        _forget_frames(error)
+        return failure
+
+    def _deliver(
+        self,
+        batch: _Batch[Item, Result],
+        outcome: Sequence[Result | ServiceError] | ServiceError,
+        start: float,
+        end: float,
+    ) -> None:
+        """Answer the callers of a batch; on the event loop."""
+        size = len(batch)
+        if isinstance(outcome, ServiceError):
+            for call, _ in batch:
+                call.settle(outcome)
+        else:
+            for (call, index), result in zip(batch, outcome, strict=True):
+                if isinstance(result, ServiceError):
+                    call.settle(result)
+                    continue
+                call.ran[index] = Ran(result, start - call.submitted_at, end - start, size)
+                if len(call.ran) == len(call.items):
+                    call.settle(None)
+        wanted_at = max(self._finished_at, min(call.submitted_at for call, _ in batch))
+        self._pace.note(size, end - wanted_at, at=end)
+        self._finished_at = end
+        with self._device.changed:
+            self._running -= size
+            late = self._remove_late(at=end)
+        for call, refusal in late:
+            call.settle(refusal)
+        if self._on_batch is not None:
+            self._on_batch(size, end - start)
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks along the chain: their frames would keep a failed batch's tensors in memory."""
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            chain += [link.__cause__, link.__context__]

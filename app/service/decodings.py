@@ -1,0 +1,127 @@
+"""Predictions on their way to masks at the picture's own size: in a worker thread, or at once on the device's.
+
+Knows nothing of names, queues and JSON.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeAlias
+
+from app.codecs.answers import MaskAnswer, MaskOptions, answer
+from app.errors import ServiceError
+from app.scheduling.batching import Ran
+from app.scheduling.device import DeviceThread
+from app.scheduling.shares import Workers
+from app.telemetry.stages import StageTimes, last_batch
+from model.types import Embedding, Prediction, Prompt
+
+log = logging.getLogger(__name__)
+
+_SHAPING_S = 0.05
+"""After so long no more masks are begun on the device's thread; those that have been are finished. Noise, which no
+trained model draws, takes 0.1 s for three masks of 1800 x 1200, 60 times as long as areas."""
+_QUICK_WIDTH = 8192
+"""Of a picture, in pixels: run lengths are made column by column, so masks of wider ones take longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt on one picture, and how its masks come back."""
+
+    embedding: Embedding
+    prompt: Prompt
+    options: MaskOptions
+    logit_bytes: int
+    """See answers.py."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether its masks take a few milliseconds, unless they are noise."""
+        return self.options.are_quick and self.embedding.width <= _QUICK_WIDTH
+
+    def shape(self, prediction: Prediction) -> list[MaskAnswer]:
+        """The masks of what the model predicts."""
+        return answer(
+            prediction,
+            height=self.embedding.height,
+            width=self.embedding.width,
+            options=self.options,
+            logit_bytes=self.logit_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """The masks of one job, and the seconds that shaping them took."""
+
+    masks: list[MaskAnswer]
+    seconds: float
+
+
+Decode: TypeAlias = Callable[[Sequence[tuple[Embedding, Prompt]]], Sequence[Prediction | ServiceError]]
+
+
+class DecodeBatch:
+    """What the Batcher of prompts runs, on the device thread: `decode`, and at once those masks that are quick.
+
+    A lone click's, where it holds nobody up: a hand-over to a worker and back takes 0.3 ms. And all where
+    `shares_cores`, which says that a worker would take a core from the decoder: that holds up the whole of a matrix
+    product, so 16 clients of a machine with 2 cores get an eighth more done this way.
+    """
+
+    def __init__(self, decode: Decode, *, device: DeviceThread, shares_cores: Callable[[], bool]) -> None:
+        self._decode = decode
+        self._device = device
+        self._shares_cores = shares_cores
+
+    def __call__(self, jobs: Sequence[Job]) -> Sequence[Prediction | Shaped | ServiceError]:
+        """Results in the order of the jobs. Raises what `decode` does."""
+        outcomes: list[Prediction | Shaped | ServiceError] = list(
+            self._decode([(job.embedding, job.prompt) for job in jobs])
+        )
+        if not self._shares_cores() and not (len(jobs) == 1 and self._device.nobody_waits()):
+            return outcomes
+        until = perf_counter() + _SHAPING_S
+        for place, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+            if not isinstance(outcome, Prediction) or not job.is_quick:
+                continue
+            if (started := perf_counter()) > until:
+                break
+            try:
+                masks = job.shape(outcome)
+            except Exception:  # a worker meets it again, and then it fails this request alone
+                log.debug("Shaping failed on the device thread", exc_info=True)
+            else:
+                outcomes[place] = Shaped(masks, perf_counter() - started)
+        return outcomes
+
+
+async def shape_all(
+    jobs: Sequence[Job],
+    ran: Sequence[Ran[Prediction | Shaped]],
+    *,
+    workers: Workers,
+    share: str,
+    times: StageTimes,
+) -> list[list[MaskAnswer]]:
+    """The masks of all jobs of a request, and the stages that they went through. Raises what `Workers.run` does."""
+    results = [each.result for each in ran]
+    # Those of batches before the last took their time while others of this request still waited.
+    shaped_s = sum(each.result.seconds for each in last_batch(ran) if isinstance(each.result, Shaped))
+    times.add_ran(ran, shaping_s=shaped_s)
+    if shaped_s:
+        times.add("masks", shaped_s)
+    shaped = [result.masks for result in results if isinstance(result, Shaped)]
+    if len(shaped) == len(jobs):
+        return shaped
+
+    def shape_rest() -> list[list[MaskAnswer]]:
+        return [
+            result.masks if isinstance(result, Shaped) else job.shape(result)
+            for job, result in zip(jobs, results, strict=True)
+        ]
+
+    with times.during("masks"):
+        return await workers.run(shape_rest, share=share)

@@ -1,0 +1,62 @@
+"""From settings to a model on its device: finds or downloads the weights, then builds it."""
+
+import logging
+from pathlib import Path
+from time import perf_counter
+
+from app.segmenter import Segmenter
+from app.settings import UNTRAINED, Settings
+from model.checkpoints.download import locate
+from model.errors import WeightsUnavailable
+from model.gpu.options import GpuOptions
+from model.runner import load_runner
+
+log = logging.getLogger(__name__)
+
+
+def locate_weights(settings: Settings) -> Path | None:
+    """The file that the settings ask for, downloaded where need be; None for random weights.
+
+    Raises CheckpointError, which says what to do, where it cannot be had.
+    """
+    if settings.checkpoint == UNTRAINED:
+        return None
+    if (path := settings.checkpoint_path) is not None:
+        if not path.is_file():
+            raise WeightsUnavailable(
+                f"SAM2_CHECKPOINT names {path}, and there is no such file. Correct it, leave it out to have "
+                f"SAM2_MODEL's released file, or set it to '{UNTRAINED}' for random weights."
+            )
+        return path
+    return locate(
+        settings.model,
+        weights_dir=settings.weights_dir.expanduser().absolute(),
+        base_url=settings.weights_url,
+    )
+
+
+def load_segmenter(settings: Settings) -> Segmenter:
+    """Load the model. Raises CheckpointError or ValueError, whose messages say what to do."""
+    checkpoint = locate_weights(settings)
+    started = perf_counter()
+    log.info("Loading %s from %s", settings.model, checkpoint or "random weights")
+    runner = load_runner(
+        settings.model,
+        checkpoint=checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        gpu_options=GpuOptions(
+            cache_mib=settings.device_cache_mib,
+            batch_images=settings.batch_images,
+            batch_prompts=settings.batch_prompts,
+            compile=settings.compile,
+        ),
+    )
+    log.info(
+        "Loaded %s on %s in %s, %.1f s",
+        runner.name,
+        runner.device_name,
+        runner.dtype_name,
+        perf_counter() - started,
+    )
+    return runner

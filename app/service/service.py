@@ -1,0 +1,265 @@
+"""The two stories: a picture becomes an embedding, an embedding and prompts become masks.
+
+Knows nothing of HTTP and JSON. Everything here runs on the event loop; what takes time runs on the device thread or
+in the worker threads.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import TypeVar
+
+from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.prompts import PromptRequest, check_whole, resolve_prompts
+from app.errors import (
+    ImageNotFound,
+    InvalidPrompt,
+    NotReady,
+    ServiceError,
+    ShuttingDown,
+)
+from app.scheduling.deadlines import left_s, within
+from app.segmenter import Segmenter
+from app.service.decodings import Job, shape_all
+from app.service.wiring import wire
+from app.settings import Settings
+from app.storage.names import check_reserved, content_key
+from app.storage.opening import open_store
+from app.storage.store import EmbeddingStore
+from app.telemetry.metrics import Metrics
+from app.telemetry.stages import StageTimes
+from model.types import Embedding
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_OFF_LOOP_BYTES = 256 * 1024
+"""Hashing less than this takes less time than handing it to a thread."""
+
+_OFF_LOOP_POINTS = 1000
+"""The same for checking clicks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What became of an upload."""
+
+    image_id: str
+    embedding: Embedding
+    cached: bool
+    """Whether no encoder ran for this request."""
+
+
+class SegmentationService:
+    """Owns the device thread, the queues, the worker threads and the stored embeddings.
+
+    `load` builds the model; it runs on the device thread after `start`.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, load: Callable[[], Segmenter]) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.failure: Exception | None = None
+        """Why the model could not be loaded, once that is known."""
+        self.store: EmbeddingStore  # from when the model is loaded
+        self._load = load
+        self._segmenter: Segmenter | None = None
+        self._draining = False
+        self._deadline = partial(within, settings.deadline_s)
+        machinery = wire(
+            settings, metrics, ready=self.ready, loaded=lambda: self._segmenter, store=lambda: self.store
+        )
+        self._device = machinery.device
+        self._watchdog = machinery.watchdog
+        self._workers = machinery.workers
+        self._decoder = machinery.decoder
+        self._encoder = machinery.encoder
+        self._encodings = machinery.encodings
+
+    def ready(self) -> Segmenter:
+        """The model. Raises NotReady while it loads and ShuttingDown while the server stops."""
+        if self._draining:
+            raise ShuttingDown()
+        if self.failure is not None:
+            raise NotReady(f"The model could not be loaded: {self.failure}", retry_after_s=60)
+        if self._segmenter is None:
+            raise NotReady("The model is still loading; /readyz tells when it is done.", retry_after_s=2)
+        self._watchdog.check()
+        return self._segmenter
+
+    async def start(self) -> None:
+        """Start the device thread, load the model on it and warm it up. A failure ends up in `failure`."""
+        self._device.start()
+        try:
+            segmenter = await self._device.run(self._load)
+            await self._device.run(segmenter.warm_up)
+            self.store = await open_store(
+                self.settings,
+                segmenter,
+                self.metrics,
+                adopt=lambda embedding: self._device.run(partial(segmenter.adopt, embedding)),
+            )
+        except ServiceError:
+            log.info("Stopped before the model was loaded.")
+        except Exception as error:  # whatever it is: `ready` says so, and the process ends
+            log.critical("The model could not be loaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            self.failure = error
+        else:
+            self._segmenter = segmenter
+            self.metrics.describe(segmenter)
+            if not self._draining:
+                self._watchdog.start()
+            log.info("Ready")
+
+    def drain(self) -> None:
+        """Refuse what comes from now on, and answer all who wait; what runs is finished."""
+        self._draining = True
+        self._decoder.drain()
+        self._encoder.drain()
+
+    async def close(self) -> None:
+        """Drain, wait for the device, but not longer than anyone would, and end the threads."""
+        self.drain()
+        self._watchdog.stop()  # from here on the deadline below is what ends a device that hangs
+        try:
+            async with asyncio.timeout(self.settings.deadline_s):
+                await self._device.close()
+        except TimeoutError:
+            log.error("The device is still busy after %g s; stopping without it.", self.settings.deadline_s)
+        if self._segmenter is not None:
+            await self.store.close()
+        self._workers.close()
+
+    async def embed(
+        self,
+        data: bytes,
+        *,
+        tenant: str,
+        image_id: str | None,
+        replace: bool,
+        times: StageTimes,
+        share: str,
+        needs_name: bool = True,
+    ) -> Embedded:
+        """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
+
+        `share` is whose queue and rate it counts for. Raises a ServiceError: for a bad picture, a name that is
+        taken or that is deleted meanwhile, a full queue, a client over its rate, a missed deadline. Without
+        `needs_name` a name that is deleted meanwhile raises nothing: the embedding comes, and is not kept.
+        """
+        async with self._deadline():
+            self.ready()  # admission comes before any work
+            digest = await self._digest(data, times, share)
+            name = image_id or digest
+            check_reserved(name, digest)
+            content = content_key(digest, tenant=tenant)
+            with self.store.claim(name, tenant=tenant) as claim:
+                self.store.check_name(name, content, tenant=tenant, replace=replace)
+                embedding = await self.store.find(content)
+                outcome = "hit"
+                if embedding is None:
+                    outcome = "joined" if content in self._encodings else "miss"
+                    until = claim if needs_name else None
+                    embedding = await self._encodings.join(content, data, times, share, claim=until)
+                self.metrics.cache_lookups.labels(outcome).inc()
+                upload = data if self.settings.keep_uploads else None
+                try:
+                    await self.store.keep(claim, content, embedding, replace=replace, upload=upload)
+                except ImageNotFound:
+                    if needs_name:
+                        raise
+            return Embedded(name, embedding, cached=outcome != "miss")
+
+    def check_prompts(self, requests: Sequence[PromptRequest]) -> None:
+        """What is wrong with prompts whatever the picture. Raises InvalidPrompt."""
+        self._check_number(requests)
+        check_whole(requests)
+
+    async def decode(
+        self,
+        image: str | Embedding,
+        requests: Sequence[PromptRequest],
+        *,
+        options: MaskOptions,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> Decoded:
+        """Masks for every prompt on an image of that id, or on an embedding at hand, stored or not.
+
+        Raises a ServiceError: no such image, a bad prompt, a full queue, too late.
+        """
+        async with self._deadline():
+            segmenter = self.ready()
+            if isinstance(image, Embedding):
+                embedding = image
+            else:
+                embedding = await self.find(image, tenant=tenant, times=times, share=share)
+            height, width = embedding.height, embedding.width
+            self._check_number(requests)
+            resolve = partial(
+                resolve_prompts,
+                requests,
+                height=height,
+                width=width,
+                mask_size=segmenter.mask_size,
+                hands_out_logits=options.return_logits,
+            )
+            has_masks = any(request.mask_input is not None for request in requests)
+            many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
+            prompts = await self._workers.run(resolve, share=share) if has_masks or many else resolve()
+            logit_bytes = 4 if segmenter.dtype_name == "float32" else 2
+            jobs = [Job(embedding, prompt, options, logit_bytes) for prompt in prompts]
+            ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
+            masks = await shape_all(jobs, ran, workers=self._workers, share=share, times=times)
+            return Decoded(height, width, masks)
+
+    async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
+        """An image's embedding: at once where it is on the device, made again where its upload was kept.
+
+        Raises a ServiceError: no such image, a full queue, too late.
+        """
+        async with self._deadline():
+            self.ready()
+            content = self.store.look_up(image_id, tenant=tenant).content
+            if (embedding := await self.store.find(content)) is not None:
+                return embedding
+            if (upload := await self.store.find_upload(content)) is None:
+                raise ImageNotFound.fallen_out(image_id)
+            with self.store.claim(image_id, tenant=tenant) as claim:
+                self.store.look_up(image_id, tenant=tenant)  # it may have been deleted before the claim
+                embedding = await self._encodings.join(content, upload, times, share, claim=claim)
+                await self.store.keep(claim, content, embedding, replace=False, upload=None)
+            return embedding
+
+    async def delete(self, image_id: str, *, tenant: str) -> None:
+        """Forget an image everywhere, also while it is being embedded."""
+        async with self._deadline():
+            self.ready()
+            await self.store.delete(image_id, tenant=tenant)
+
+    async def work(self, job: Callable[[], T], *, share: str) -> T:
+        """Run a job in a worker thread, within the deadline of a request."""
+        async with self._deadline():
+            return await self._workers.run(job, share=share)
+
+    def _check_number(self, requests: Sequence[PromptRequest]) -> None:
+        if len(requests) > self.settings.max_prompts:
+            raise InvalidPrompt(
+                f"{len(requests)} prompts in one request; the limit is {self.settings.max_prompts} "
+                "(SAM2_MAX_PROMPTS). Send them in several requests."
+            )
+
+    async def _digest(self, data: bytes, times: StageTimes, share: str) -> str:
+        started = perf_counter()
+        if len(data) < _OFF_LOOP_BYTES:
+            digest = hashlib.sha256(data).hexdigest()
+        else:
+            digest = await self._workers.run(lambda: hashlib.sha256(data).hexdigest(), share=share)
+        times.add("hash", perf_counter() - started)
+        return digest

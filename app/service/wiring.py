@@ -1,0 +1,110 @@
+"""Builds what the service runs on: the device thread, its watchdog, the worker threads and the two queues.
+
+Knows nothing of requests; service.py says what goes through the queues, and when.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from app.scheduling.batching import Batcher
+from app.scheduling.device import DeviceThread
+from app.scheduling.memory import WithinMemory
+from app.scheduling.shares import Workers
+from app.scheduling.watchdog import Watchdog
+from app.segmenter import Segmenter
+from app.service.decodings import DecodeBatch, Job, Shaped
+from app.service.encodings import Encodings
+from app.settings import Settings
+from app.storage.store import EmbeddingStore
+from app.telemetry.metrics import Metrics
+from model.types import Embedding, Pixels, Prediction, Prompt
+
+_FEW_CORES = 2
+"""With at most so many decoder threads, masks are shaped between batches. More than 2 were not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """The threads and queues of one service, connected to each other and to its metrics."""
+
+    device: DeviceThread
+    watchdog: Watchdog
+    workers: Workers
+    decoder: Batcher[Job, Prediction | Shaped]
+    encoder: Batcher[Pixels, Embedding]
+    encodings: Encodings
+
+
+def wire(
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    ready: Callable[[], Segmenter],
+    loaded: Callable[[], Segmenter | None],
+    store: Callable[[], EmbeddingStore],
+) -> Machinery:
+    """Build the machinery. Starts no thread.
+
+    `ready` returns the model or raises a ServiceError; `loaded` returns it whatever the state of the server, None
+    before it is loaded. `store` returns the embedding store, which exists from the moment the model is loaded.
+    """
+    device = DeviceThread()
+    workers = Workers(settings.workers)
+
+    # Both are called on the device thread, and the store belongs to the event loop.
+    def shed(share: float) -> int:
+        return device.await_loop(lambda: store().shed(share))
+
+    def make_room() -> bool:
+        return device.await_loop(lambda: store().tiers.make_room())
+
+    def shares_cores() -> bool:
+        """Whether the workers take their cores from the decoder, as they do on a CPU with few cores."""
+        segmenter = loaded()
+        return segmenter is not None and 0 < segmenter.cpu_threads <= _FEW_CORES
+
+    decode = WithinMemory[tuple[Embedding, Prompt], Prediction](
+        lambda jobs: ready().decode(jobs),
+        make_room=make_room,
+        shed=shed,
+        on_full=metrics.out_of_memory.labels("decode").inc,
+    )
+    decoder: Batcher[Job, Prediction | Shaped] = Batcher(
+        DecodeBatch(decode, device=device, shares_cores=shares_cores),
+        name="decode",
+        device=device,
+        priority=0,
+        max_batch=settings.batch_prompts,
+        max_waiting=settings.max_waiting_prompts,
+        on_batch=partial(metrics.observe_batch, "decode"),
+    )
+    encoder: Batcher[Pixels, Embedding] = Batcher(
+        WithinMemory[Pixels, Embedding](
+            lambda images: ready().encode(images, between=device.overtake),
+            make_room=make_room,
+            shed=shed,
+            on_full=metrics.out_of_memory.labels("encode").inc,
+        ),
+        name="encode",
+        device=device,
+        priority=1,
+        max_batch=settings.batch_images,
+        max_waiting=settings.max_waiting_images,
+        on_batch=partial(metrics.observe_batch, "encode"),
+    )
+    encodings = Encodings(
+        encoder,
+        workers,
+        batch=settings.batch_images,
+        max_waiting=settings.max_waiting_images,
+        max_per_minute=settings.rate_pictures_per_minute,
+        max_megapixels=settings.max_image_megapixels,
+        check_ready=ready,
+        put=lambda content, embedding: store().put(content, embedding),
+    )
+    metrics.waiting_prompts.set_function(lambda: decoder.waiting)
+    metrics.waiting_images.set_function(lambda: len(encodings))
+    metrics.watch_readiness(ready)
+    watchdog = Watchdog(device, limit_s=settings.watchdog_s)
+    return Machinery(device, watchdog, workers, decoder, encoder, encodings)

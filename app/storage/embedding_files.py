@@ -1,0 +1,250 @@
+"""Embeddings and uploaded pictures as files of one folder, bounded in bytes, whole or not there at all.
+
+    embeddings/FINGERPRINT/CONTENT.safetensors
+    uploads/CONTENT
+
+Several servers may share the folder. Everything here takes time, and is for worker threads. Knows nothing of the
+names of images.
+"""
+
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time
+
+from app.storage.disk_trouble import DiskTrouble
+from model.checkpoints.embedding_bytes import BrokenEmbedding, from_bytes, to_bytes
+from model.types import Embedding
+
+log = logging.getLogger(__name__)
+
+RESCAN_S = 60.0
+"""What other servers write is counted that often."""
+
+_SUFFIX = ".safetensors"
+_BESIDE = ".beside-"
+"""What files are called until they are whole."""
+_STALE_S = 600.0
+"""No write takes that long: its server was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A whole file beside the place where it is to appear."""
+
+    beside: Path
+    place: Path
+
+    def appear(self) -> None:
+        """Put it in its place at once, whatever was there."""
+        self.beside.replace(self.place)
+
+    def settle(self) -> None:
+        """Have it outlive a power cut too, once it has appeared. Raises OSError.
+
+        Not before: that a killed process loses nothing needs no fsync, and a busy disk takes seconds for one. A
+        file that a power cut tears has a wrong checksum.
+        """
+        try:
+            with self.place.open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            pass  # removed already
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.beside.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    size: int
+    used: float
+
+
+class EmbeddingFiles:
+    """The files of one model in a folder; those of other models are only counted, and go first.
+
+    A file's modification time says when it was last used. Beyond `capacity_bytes` the least recently used goes, and
+    uploads, from which embeddings can be made again, after embeddings; but before them where they take over half.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fingerprint: str,
+        capacity_bytes: int,
+        trouble: DiskTrouble,
+        on_evict: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._embeddings, self._uploads = folder / "embeddings", folder / "uploads"
+        self._fingerprint = fingerprint
+        self._mine = self._embeddings / fingerprint[:32]
+        self._capacity_bytes = capacity_bytes
+        self._trouble = trouble
+        self._on_evict = on_evict
+        self.used_bytes = self.num_embeddings = 0
+        """As of the last look, and what was written since; uploads count as bytes."""
+        self._looked = 0.0
+
+    def read(self, content: str) -> Embedding | None:
+        """The embedding of a content; what is there but is not it, is logged and removed."""
+        path = self._embedding_path(content)
+        data = self._read(path)
+        if data is None:
+            return None
+        try:
+            return from_bytes(data, self._note(content))
+        except BrokenEmbedding as error:
+            self._remove_broken(path, str(error))
+            return None
+
+    def read_upload(self, content: str) -> bytes | None:
+        """The picture file whose SHA-256 `content` begins with (names.py)."""
+        path = self._uploads / content
+        data = self._read(path)
+        if data is not None and hashlib.sha256(data).hexdigest() != content[:64]:
+            self._remove_broken(path, "its SHA-256 is not its name")
+            return None
+        return data
+
+    def write_beside(self, content: str, embedding: Embedding) -> Beside | None:
+        """Write an embedding; None where it is there already. Raises OSError."""
+        return self._write_beside(
+            self._embedding_path(content), lambda: to_bytes(embedding.to_host(), self._note(content))
+        )
+
+    def write_upload_beside(self, content: str, upload: bytes) -> Beside | None:
+        """Write a picture file; None where it is there already. Raises OSError."""
+        return self._write_beside(self._uploads / content, lambda: upload)
+
+    def remove(self, content: str) -> None:
+        """Remove the upload and the embeddings of every model. Where that fails, it is logged."""
+        try:
+            (self._uploads / content).unlink(missing_ok=True)
+            for folder in self._models():
+                (folder / f"{content}{_SUFFIX}").unlink(missing_ok=True)
+        except OSError as error:
+            self._trouble.report(f"the files of {content} cannot be removed", error)
+
+    def held(self, contents: Collection[str]) -> set[str]:
+        """Which of these have an embedding here."""
+        return {content for content in contents if self._embedding_path(content).exists()}
+
+    def touch(self, contents: Collection[str]) -> None:
+        """Count a use of each that is here."""
+        for content in contents:
+            for path in (self._embedding_path(content), self._uploads / content):
+                try:
+                    os.utime(path)
+                except OSError:
+                    continue  # not here, or not ours to change: then it goes a little earlier
+
+    def trim(self) -> None:
+        """Remove what is beyond the bound. Looks at the folder only where that may be, or now and then."""
+        if self.used_bytes <= self._capacity_bytes and monotonic() - self._looked < RESCAN_S:
+            return
+        self._looked = monotonic()
+        try:
+            self._trim()
+        except OSError as error:
+            self._trouble.report("old files cannot be removed", error)
+
+    def _trim(self) -> None:
+        uploads = _files(self._uploads)
+        mine = _files(self._mine)
+        others = [file for folder in self._models() if folder != self._mine for file in _files(folder)]
+        self.used_bytes = sum(file.size for file in (*uploads, *mine, *others))
+        self.num_embeddings = len(mine) + len(others)
+        if self.used_bytes <= self._capacity_bytes:
+            return
+        goal = self._capacity_bytes * 15 // 16  # so that not every write looks at the folder again
+        excess = sum(file.size for file in uploads) - self._capacity_bytes // 2
+        too_many = 0
+        while excess > 0:
+            excess -= uploads[too_many].size
+            too_many += 1
+        for file in (*others, *uploads[:too_many], *mine, *uploads[too_many:]):
+            if self.used_bytes <= goal:
+                break
+            file.path.unlink(missing_ok=True)
+            self.used_bytes -= file.size
+            if file.path.suffix == _SUFFIX:
+                self.num_embeddings -= 1
+                self._on_evict()
+
+    def _embedding_path(self, content: str) -> Path:
+        return self._mine / f"{content}{_SUFFIX}"
+
+    def _note(self, content: str) -> dict[str, str]:
+        return {"content": content, "fingerprint": self._fingerprint}
+
+    def _models(self) -> list[Path]:
+        try:
+            return list(self._embeddings.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._trouble.report(f"{path.name} cannot be read", error)
+            return None
+
+    def _remove_broken(self, path: Path, why: str) -> None:
+        log.error("Removing %s, and doing without it: %s.", path, why)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._trouble.report(f"{path.name} cannot be removed", error)
+
+    def _write_beside(self, place: Path, make: Callable[[], bytes]) -> Beside | None:
+        if place.exists():
+            return None
+        # Pictures are private: nobody but this user.
+        for folder in (self._folder, place.parent.parent, place.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data = make()
+        made = Beside(place.with_name(f"{_BESIDE}{uuid.uuid4().hex}"), place)
+        try:
+            with made.beside.open("xb") as file:
+                file.write(data)
+        except BaseException:
+            made.discard()
+            raise
+        self.used_bytes += len(data)
+        self.num_embeddings += place.suffix == _SUFFIX
+        return made
+
+
+def _files(folder: Path) -> list[_File]:
+    """Whole files, least recently used first. Removes what killed servers left."""
+    found = []
+    for entry in _scan(folder):
+        try:
+            state = entry.stat()
+            if not entry.name.startswith(_BESIDE):
+                found.append(_File(Path(entry.path), state.st_size, state.st_mtime))
+            elif time() - state.st_mtime > _STALE_S:
+                Path(entry.path).unlink()
+        except FileNotFoundError:
+            continue  # another server removed it
+    return sorted(found, key=lambda file: file.used)
+
+
+def _scan(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except FileNotFoundError:
+        return

@@ -1,0 +1,56 @@
+"""From settings to a store that is open, and its figures.
+
+Knows nothing of what the store does.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from app.errors import Overloaded
+from app.segmenter import Segmenter
+from app.settings import Settings
+from app.storage.store import EmbeddingStore, StoreLimits
+from app.storage.tiers import DEVICE, DISK, HOST
+from app.telemetry.metrics import Metrics
+from model.errors import DeviceOutOfMemory
+from model.types import Embedding
+
+
+async def open_store(
+    settings: Settings,
+    segmenter: Segmenter,
+    metrics: Metrics,
+    *,
+    adopt: Callable[[Embedding], Awaitable[Embedding]],
+) -> EmbeddingStore:
+    """The store of a model's embeddings; `adopt` brings one to its device."""
+
+    async def adopt_with_room(embedding: Embedding) -> Embedding:
+        while True:
+            try:
+                return await adopt(embedding)
+            except DeviceOutOfMemory as error:
+                if not await store.tiers.make_room():
+                    what = "The memory for embeddings on the device is full of those that are being used."
+                    raise Overloaded(what, retry_after_s=1) from error
+
+    store = EmbeddingStore(
+        StoreLimits(
+            device_bytes=settings.device_cache_mib * 2**20,
+            host_bytes=0 if segmenter.shares_host_memory else settings.host_cache_mib * 2**20,
+            disk_bytes=settings.disk_cache_mib * 2**20,
+            folder=settings.cache_path,
+            ttl_s=settings.image_ttl_s,
+        ),
+        fingerprint=segmenter.fingerprint,
+        adopt=adopt_with_room,
+        on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
+        on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
+    )
+    for tier in (DEVICE, HOST, DISK):
+        metrics.cache_hits.labels(tier)
+        metrics.evictions.labels(tier)
+        metrics.cache_bytes.labels(tier).set_function(partial(store.tiers.used_bytes, tier))
+        metrics.cache_images.labels(tier).set_function(partial(store.tiers.num_images, tier))
+    await store.open()
+    return store

@@ -1,0 +1,274 @@
+"""The register of images as the event loop sees it: reads at once, writes on a thread, and goes on without a disk.
+
+What could not be written stays in memory, on top of what is in the file, until it can. Knows nothing of embeddings.
+"""
+
+import asyncio
+import logging
+import math
+import sqlite3
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from time import monotonic, time
+from typing import TypeVar
+
+from app.errors import ImageIdConflict
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.register_file import Change, ImageName, Key, RegisterFile, open_register
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+MOST_NAMES = 200_000
+"""Beyond these the least recently used are forgotten: 60 MB where the register is in memory."""
+
+RETRY_S = 1.0
+"""After a failure the disk is left alone for so long."""
+
+
+class Register:
+    """Names of images by tenant. Belongs to the event loop on which `open` is called.
+
+    `on_unnamed` is called on a worker thread for each content that loses its last name, wherever it can be made
+    sure that no other process gives it one meanwhile; the methods return these contents too.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        ttl_s: float,
+        trouble: DiskTrouble | None,
+        on_unnamed: Callable[[str], None],
+    ) -> None:
+        """`folder` None: in memory only. `ttl_s` 0: names do not expire."""
+        self._path = folder / "register.sqlite" if folder is not None else None
+        self._ttl_s = ttl_s
+        self._trouble = trouble
+        self._on_unnamed = on_unnamed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="register")
+        self._file: RegisterFile  # from `open` on
+        self._stands_in = False
+        self._unsaved: dict[Key, Change] = {}
+        self._used: dict[Key, float] = {}
+        self._flushing = asyncio.Lock()
+        self._broken_until = 0.0
+
+    async def open(self) -> None:
+        """Open the file, or stand in for it where that fails."""
+        self._file = await self._run(self._open)
+
+    async def close(self) -> None:
+        """Write what is left, and end."""
+        await self.tend()
+        await self._run(self._file.close)
+        self._thread.shutdown(wait=False)
+
+    def find(self, image_id: str, *, tenant: str) -> ImageName | None:
+        """What a name stands for."""
+        key = Key(tenant, image_id)
+        change = self._unsaved.get(key)
+        name = change.name if change is not None else self._read(lambda: self._file.find(key), None)
+        return name if name is not None and name.created >= self._since() else None
+
+    def use(self, name: ImageName) -> None:
+        """Note that a name was asked for."""
+        self._used[name.key] = time()
+
+    def used(self, name: ImageName) -> float:
+        """When a name was last asked for."""
+        return self._used.get(name.key, name.used)
+
+    def is_named(self, content: str) -> bool:
+        """Whether any tenant has a name for a content."""
+        if self._is_named_unsaved(content):
+            return True
+        nothing: list[Key] = []
+        return any(
+            key not in self._unsaved for key in self._read(lambda: self._file.keys_of(content), nothing)
+        )
+
+    def newest(self, *, tenant: str, limit: int, after: ImageName | None) -> list[ImageName]:
+        """At most `limit` names, newest first, those that follow `after`."""
+        since = self._since()
+        nothing: list[ImageName] = []
+        rows = self._read(
+            lambda: self._file.newest(tenant, limit=limit + len(self._unsaved), since=since, after=after),
+            nothing,
+        )
+        names = [name for name in rows if name.key not in self._unsaved]
+        for change in self._unsaved.values():
+            name = change.name
+            if name is None or name.tenant != tenant or name.created < since:
+                continue
+            if after is None or (name.created, name.image_id) < (after.created, after.image_id):
+                names.append(name)
+        names.sort(key=lambda name: (name.created, name.image_id), reverse=True)
+        return names[:limit]
+
+    async def add(self, name: ImageName, *, replace: bool) -> frozenset[str]:
+        """Give a name. Contents that lost their last name by it; raises ImageIdConflict.
+
+        Once this returns, the name survives the end of the process, unless the disk is in trouble.
+        """
+        return await self._change(name.key, Change(name, replace=replace))
+
+    async def remove(self, image_id: str, *, tenant: str) -> frozenset[str]:
+        """Forget a name. Contents that lost their last name by it."""
+        key = Key(tenant, image_id)
+        self._used.pop(key, None)
+        return await self._change(key, Change(None))
+
+    async def while_named(self, content: str, action: Callable[[], None]) -> bool:
+        """Act on the thread where a content has a name; whether it has one. Raises OSError and sqlite3.Error."""
+        if self._is_named_unsaved(content):
+            await self._run(action)
+            return True
+        return await self._run(lambda: self._file.while_named(content, action))
+
+    async def unnamed(self, contents: Collection[str]) -> set[str]:
+        """Those of the contents that nobody has a name for."""
+        try:
+            found = await self._run(lambda: self._file.unnamed(contents))
+        except sqlite3.Error as error:
+            self._fail("the register cannot be read", error)
+            return set()
+        return {content for content in found if not self._is_named_unsaved(content)}
+
+    async def expire(self) -> frozenset[str]:
+        """Forget the names that are too old or too many. Contents that lost their last name by it."""
+        since = self._since()
+        old = [key for key, each in self._unsaved.items() if each.name and each.name.created < since]
+        gone = {name.content for key in old if (name := self._unsaved.pop(key).name) is not None}
+        try:
+            found = await self._run(
+                lambda: self._file.expire(since, most=MOST_NAMES, on_unnamed=self._on_unnamed)
+            )
+        except sqlite3.Error as error:
+            self._fail("old names cannot be removed", error)
+            found = frozenset()
+        return found | {content for content in gone if not self.is_named(content)}
+
+    async def changed_elsewhere(self) -> bool:
+        """Whether another process wrote since the last call."""
+        try:
+            return await self._run(lambda: self._file.changed_elsewhere())
+        except sqlite3.Error as error:
+            self._fail("the register cannot be read", error)
+            return False
+
+    async def tend(self) -> bool:
+        """Write what waits. True where the file had been lost, and is made anew with all that is known."""
+        remade = await self._reopen()
+        async with self._flushing:
+            await self._flush()
+        used, self._used = self._used, {}
+        if used:
+            try:
+                await self._run(lambda: self._file.use(used))
+            except sqlite3.Error as error:
+                self._used = used | self._used
+                self._fail("the register cannot be written", error)
+        return remade
+
+    async def _change(self, key: Key, change: Change) -> frozenset[str]:
+        before = self.find(key.image_id, tenant=key.tenant)
+        self._unsaved[key] = change
+        while len(self._unsaved) > MOST_NAMES:
+            del self._unsaved[next(iter(self._unsaved))]
+        async with self._flushing:
+            if self._unsaved.get(key) is change:  # whoever held the lock may have written it as well
+                await self._flush()
+        now = self.find(key.image_id, tenant=key.tenant)
+        if change.name is not None and not change.replace and now and now.content != change.name.content:
+            raise ImageIdConflict.for_id(key.image_id)  # another process was faster
+        if before is None or self.is_named(before.content):
+            return frozenset()
+        if key in self._unsaved:
+            await self._run(
+                partial(self._on_unnamed, before.content)
+            )  # although its name is on the disk still
+        return frozenset({before.content})
+
+    async def _flush(self) -> None:
+        if not self._unsaved or monotonic() < self._broken_until:
+            return
+        changes, since = dict(self._unsaved), self._since()
+        try:
+            await self._run(lambda: self._file.apply(changes, since=since, on_unnamed=self._on_unnamed))
+        except sqlite3.Error as error:
+            self._fail("the register cannot be written", error)
+            return
+        for key, change in changes.items():
+            if self._unsaved.get(key) is change:
+                del self._unsaved[key]
+
+    def _open(self) -> RegisterFile:
+        if self._path is not None:
+            try:
+                return self._open_path(self._path)
+            except (OSError, sqlite3.Error) as error:
+                self._fail("the register cannot be opened", error)
+        self._stands_in = self._path is not None
+        return RegisterFile(None)
+
+    def _open_path(self, path: Path) -> RegisterFile:
+        file, aside = open_register(path)
+        self._stands_in = False
+        if aside is not None:
+            log.error("%s was no register, and is %s now. Images have to be uploaded again.", path, aside)
+        return file
+
+    async def _reopen(self) -> bool:
+        """Whether there is a new file, because the old one was lost or could not be opened."""
+        path = self._path
+        if path is None or monotonic() < self._broken_until:
+            return False
+        if not self._stands_in:
+            if await self._run(self._file.is_in_place):
+                return False
+            log.error("%s was removed; it is made anew with the names that are known.", path)
+        try:
+            lost = await self._run(lambda: self._replace(path))
+        except (OSError, sqlite3.Error) as error:
+            self._fail("the register cannot be opened", error)
+            return False
+        await self._run(lost.close)
+        return True
+
+    def _replace(self, path: Path) -> RegisterFile:
+        """Take a new file into use. The old one: it has rows still, also where its path has not."""
+        file, lost = self._open_path(path), self._file
+        try:
+            file.take_over(lost)
+        except sqlite3.Error:
+            file.close()
+            raise
+        self._file = file
+        return lost
+
+    def _since(self) -> float:
+        """What was named before is too old."""
+        return time() - self._ttl_s if self._ttl_s else -math.inf
+
+    def _is_named_unsaved(self, content: str) -> bool:
+        return any(each.name and each.name.content == content for each in self._unsaved.values())
+
+    def _read(self, read: Callable[[], T], nothing: T) -> T:
+        try:
+            return read()
+        except sqlite3.Error as error:
+            self._fail("the register cannot be read", error)
+            return nothing
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self._broken_until = monotonic() + RETRY_S
+        if self._trouble is None:
+            raise error  # there is no disk: a fault of ours
+        self._trouble.report(what, error)
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job)

@@ -1,0 +1,285 @@
+"""Stored images: names of tenants, each for a content, and the contents' embeddings in their tiers.
+
+Embeddings are kept by content, which is the SHA-256 of the uploaded bytes and whose they are (names.py); an image
+id is a tenant's name for a content, so two names of one picture share one embedding. A name outlives its
+embedding. Belongs to the event loop. Knows nothing of HTTP and of how embeddings are made.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import ImageIdConflict, ImageNotFound
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.embedding_files import EmbeddingFiles
+from app.storage.register import Register
+from app.storage.register_file import ImageName, Key
+from app.storage.tiers import DISK, Tiers
+from model.types import Embedding
+
+log = logging.getLogger(__name__)
+
+TEND_S = 1.0
+"""Seconds between two looks after what no request does: expiry, other processes, a disk that works again."""
+
+UNNAMED_S = 60.0
+"""So long an embedding without a name stays in memory: its caller is about to give it one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """What a store may take, and where."""
+
+    device_bytes: int
+    host_bytes: int
+    """0: no tier between device and disk."""
+    disk_bytes: int
+    folder: Path | None
+    """None: nothing is kept on disk."""
+    ttl_s: float
+    """Names are forgotten so many seconds after they were given; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What is known of a stored picture under one of its names."""
+
+    image_id: str
+    content: str
+    height: int
+    width: int
+    nbytes: int
+    created: float
+    """Seconds since 1970, when this name was given."""
+    used: float
+    """Seconds since 1970, when the embedding was last asked for under this name."""
+    tiers: tuple[str, ...]
+    """Those of device, host and disk that hold the embedding; none where it must be embedded again."""
+
+
+class Claim:
+    """A name that is about to be given, unless somebody deletes it meanwhile: then `deleted` is done."""
+
+    def __init__(self, image_id: str, *, tenant: str) -> None:
+        self.image_id, self.tenant = image_id, tenant
+        self.deleted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def check(self) -> None:
+        """Raise ImageNotFound where it was deleted."""
+        if self.deleted.done():
+            raise ImageNotFound.deleted_meanwhile(self.image_id)
+
+
+class EmbeddingStore:
+    """The front of register and tiers. Every method that takes a name takes its tenant, who sees no other's names.
+
+    `adopt` brings an embedding to the device. `on_hit` and `on_evict` are told of the tier, on any thread.
+    """
+
+    def __init__(
+        self,
+        limits: StoreLimits,
+        *,
+        fingerprint: str,
+        adopt: Callable[[Embedding], Awaitable[Embedding]],
+        on_hit: Callable[[str], None],
+        on_evict: Callable[[str], None],
+    ) -> None:
+        folder = limits.folder
+        files, trouble = None, None
+        if folder is not None:
+            trouble = DiskTrouble(folder)
+            files = EmbeddingFiles(
+                folder,
+                fingerprint=fingerprint,
+                capacity_bytes=limits.disk_bytes,
+                trouble=trouble,
+                on_evict=lambda: on_evict(DISK),
+            )
+        self._register = Register(
+            folder,
+            ttl_s=limits.ttl_s,
+            trouble=trouble,
+            on_unnamed=files.remove if files is not None else lambda _: None,
+        )
+        self.tiers = Tiers(
+            device_bytes=limits.device_bytes,
+            host_bytes=limits.host_bytes,
+            files=files,
+            trouble=trouble,
+            adopt=adopt,
+            while_named=self._register.while_named,
+            on_hit=on_hit,
+            on_evict=on_evict,
+        )
+        self._claims: defaultdict[Key, set[Claim]] = defaultdict(set)
+        self._unnamed: dict[str, float] = {}  # when they came, oldest first
+        self._tending: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the register, and begin to look after it all."""
+        await self._register.open()
+        self._tending = asyncio.create_task(self._tend_for_good())
+
+    async def close(self) -> None:
+        """Write what is left."""
+        if self._tending is not None:
+            tending, self._tending = self._tending, None
+            tending.cancel()
+            await asyncio.wait([tending])
+            await self.tiers.close()
+            await self._register.close()
+
+    def look_up(self, image_id: str, *, tenant: str) -> ImageName:
+        """What a name stands for, which counts as a use of it. Raises ImageNotFound."""
+        name = self._register.find(image_id, tenant=tenant)
+        if name is None:
+            raise ImageNotFound.for_id(image_id)
+        self._register.use(name)
+        return name
+
+    async def find(self, content: str) -> Embedding | None:
+        """The embedding of a content, on the device; without a pause where it is there already."""
+        return await self.tiers.find(content)
+
+    async def find_upload(self, content: str) -> bytes | None:
+        """The picture file of a content, where it was kept."""
+        return await self.tiers.find_upload(content)
+
+    def put(self, content: str, embedding: Embedding) -> None:
+        """Hold an embedding in memory; it must be given a name before anyone can ask for it."""
+        self._unnamed[content] = time.monotonic()
+        self.tiers.put(content, embedding)
+
+    async def shed(self, share: float) -> int:
+        """Have the coldest leave the device, at least `share` (0..1) of the bytes there; how many they were."""
+        return await self.tiers.shed(share)
+
+    @contextmanager
+    def claim(self, image_id: str, *, tenant: str) -> Iterator[Claim]:
+        """Announce that a name will be given once its picture is embedded: `delete` then reaches it."""
+        key, claim = Key(tenant, image_id), Claim(image_id, tenant=tenant)
+        self._claims[key].add(claim)
+        try:
+            yield claim
+        finally:
+            self._claims[key].discard(claim)
+            if not self._claims[key]:
+                del self._claims[key]
+
+    def check_name(self, image_id: str, content: str, *, tenant: str, replace: bool) -> None:
+        """Raise ImageIdConflict where the id names another content and may not be replaced."""
+        name = self._register.find(image_id, tenant=tenant)
+        if name is not None and name.content != content and not replace:
+            raise ImageIdConflict.for_id(image_id)
+
+    async def keep(
+        self, claim: Claim, content: str, embedding: Embedding, *, replace: bool, upload: bytes | None
+    ) -> None:
+        """Give a claimed name to a content, hold its embedding, and have the disk hold it within a second.
+
+        Raises ImageIdConflict as `check_name` does, and ImageNotFound where the claim was deleted. Where the name
+        is that of this content already, it stays as old as it is.
+        """
+        try:
+            claim.check()
+            self.check_name(claim.image_id, content, tenant=claim.tenant, replace=replace)
+            if not self.tiers.holds(content):
+                self.put(content, embedding)  # evicted meanwhile: its caller was told nothing yet
+            name = self._register.find(claim.image_id, tenant=claim.tenant)
+            if name is not None and name.content == content:
+                self._register.use(name)
+            else:
+                await self._name(claim, content, embedding, replace=replace)
+        except (ImageNotFound, ImageIdConflict):
+            self._drop_unnamed(content)
+            raise
+        self._unnamed.pop(content, None)
+        await self.tiers.save(content, embedding, upload=upload)
+
+    async def delete(self, image_id: str, *, tenant: str) -> None:
+        """Forget a name, also one that is about to be given, and every trace of a content with no other name."""
+        for claim in self._claims.get(Key(tenant, image_id), ()):
+            if not claim.deleted.done():
+                claim.deleted.set_result(None)
+        for content in await self._register.remove(image_id, tenant=tenant):
+            self._drop_unnamed(content)
+
+    async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
+        """What is known of a picture; not a use of it. Raises ImageNotFound."""
+        name = self._register.find(image_id, tenant=tenant)
+        if name is None:
+            raise ImageNotFound.for_id(image_id)
+        [record] = await self._records([name])
+        return record
+
+    async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
+        """At most `limit` pictures, newest name first, those that follow `after`. Raises ImageNotFound."""
+        last = self._register.find(after, tenant=tenant) if after is not None else None
+        if after is not None and last is None:
+            raise ImageNotFound(f"after={after!r} names no stored picture; start again without it.")
+        return await self._records(self._register.newest(tenant=tenant, limit=limit, after=last))
+
+    async def tend(self) -> None:
+        """What is to be done now and then, and no request does."""
+        if await self._register.tend():
+            self.tiers.save_all()
+        for content in await self._register.expire():
+            self._drop_unnamed(content)
+        if await self._register.changed_elsewhere():
+            for content in await self._register.unnamed(self.tiers.in_memory() - self._unnamed.keys()):
+                self._drop_unnamed(content)
+        patience = time.monotonic() - UNNAMED_S
+        for content in [each for each, since in self._unnamed.items() if since < patience]:
+            self._drop_unnamed(content)
+        await self.tiers.tend()
+
+    async def _name(self, claim: Claim, content: str, embedding: Embedding, *, replace: bool) -> None:
+        now = time.time()
+        name = ImageName(
+            claim.tenant,
+            claim.image_id,
+            content,
+            embedding.height,
+            embedding.width,
+            embedding.nbytes,
+            created=now,
+            used=now,
+        )
+        for unnamed in await self._register.add(name, replace=replace):
+            self._drop_unnamed(unnamed)
+
+    def _drop_unnamed(self, content: str) -> None:
+        """Let go of a content, unless somebody has given it a name meanwhile."""
+        self._unnamed.pop(content, None)
+        if not self._register.is_named(content):
+            self.tiers.drop(content)
+
+    async def _records(self, names: list[ImageName]) -> list[ImageRecord]:
+        where = await self.tiers.where({name.content for name in names})
+        return [
+            ImageRecord(
+                image_id=name.image_id,
+                content=name.content,
+                height=name.height,
+                width=name.width,
+                nbytes=name.nbytes,
+                created=name.created,
+                used=self._register.used(name),
+                tiers=where[name.content],
+            )
+            for name in names
+        ]
+
+    async def _tend_for_good(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            try:
+                await self.tend()
+            except Exception:  # or nothing would be tended any more, and nobody would know
+                log.exception("A fault while looking after the stored images; it goes on")

@@ -1,0 +1,313 @@
+"""Where embeddings are: in memory of the device, in host memory, on disk; least recently used one tier down.
+
+Every embedding that has a name is written to the disk at once, so that moving down to it costs nothing. On a CPU
+the device's memory is the host's, and there is no tier between. Belongs to the event loop; what takes time runs on
+worker threads. Knows embeddings by content only, and nothing of the names of images.
+"""
+
+import asyncio
+import copy
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.embedding_files import Beside, EmbeddingFiles
+from app.storage.memory_tier import MemoryTier
+from model.types import Embedding
+
+T = TypeVar("T")
+
+DEVICE, HOST, DISK = "device", "host", "disk"
+
+MOST_MOVING = 4
+"""Embeddings on their way from the device to host memory; beyond it those leave at once that the disk has."""
+
+MOST_SAVING = 4
+"""Embeddings on their way to the disk; beyond it uploads wait, or their replies would promise what is not done."""
+
+MOST_SETTLING = 16
+"""Files that wait to be synced; beyond it the operating system writes them in its own time."""
+
+SLOW_DISK_S = 5.0
+"""So long they wait; a disk that hangs is one that fails."""
+
+CLOSE_S = 10.0
+"""Patience with the disk when the server stops."""
+
+
+class Tiers:
+    """Embeddings by content in up to three tiers.
+
+    `adopt` brings an embedding to the device. `while_named(content, action)` acts where somebody has a name for a
+    content, so that what was deleted does not appear on the disk afterwards. `on_hit` and `on_evict` are told of
+    the tier.
+    """
+
+    def __init__(
+        self,
+        *,
+        device_bytes: int,
+        host_bytes: int,
+        files: EmbeddingFiles | None,
+        trouble: DiskTrouble | None,
+        adopt: Callable[[Embedding], Awaitable[Embedding]],
+        while_named: Callable[[str, Callable[[], None]], Awaitable[bool]],
+        on_hit: Callable[[str], None],
+        on_evict: Callable[[str], None],
+    ) -> None:
+        """`host_bytes` 0: no tier between; `files` None: no disk."""
+        self.device = MemoryTier(device_bytes)
+        self.host = MemoryTier(host_bytes) if host_bytes else None
+        self.files = files
+        self._trouble = trouble
+        self._adopt = adopt
+        self._while_named = while_named
+        self._on_hit, self._on_evict = on_hit, on_evict
+        self._fetching: dict[str, asyncio.Task[Embedding | None]] = {}
+        self._moving: dict[str, Embedding] = {}
+        self._unsaved: set[str] = set()
+        self._used: set[str] = set()
+        self._places = asyncio.Semaphore(MOST_SAVING)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = ThreadPoolExecutor(2, thread_name_prefix="tiers")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._settling = 0
+
+    async def find(self, content: str) -> Embedding | None:
+        """The embedding, on the device; a use of it. At once where it is there, else moved up."""
+        self._used.add(content)
+        embedding = self.device.get(content)
+        if embedding is None and (embedding := self._moving.pop(content, None)) is not None:
+            self.put(content, embedding)  # it has not left yet
+        if embedding is not None:
+            self._on_hit(DEVICE)
+            return embedding
+        if self.files is None and (self.host is None or content not in self.host):
+            return None
+        task = self._fetching.get(content)
+        if task is None:
+            task = self._fetching[content] = asyncio.create_task(self._fetch(content))
+            task.add_done_callback(partial(self._fetched, content))
+        await asyncio.wait([task])  # goes on for others who wait, and for the next one
+        if (failure := task.exception()) is not None:
+            raise copy.copy(failure) from failure.__cause__
+        return task.result()
+
+    async def find_upload(self, content: str) -> bytes | None:
+        """The picture file, where it was kept."""
+        files = self.files
+        return await self._run(self._reading, lambda: files.read_upload(content)) if files else None
+
+    def put(self, content: str, embedding: Embedding) -> None:
+        """Hold an embedding on the device."""
+        for each in self.device.add(content, embedding):
+            self._move_down(*each)
+
+    def drop(self, content: str) -> None:
+        """Let go of a content in memory, wherever it is; the files are the register's to remove."""
+        self.device.pop(content)
+        if self.host is not None:
+            self.host.pop(content)
+        self._moving.pop(content, None)
+        self._fetching.pop(content, None)
+        self._unsaved.discard(content)
+
+    async def shed(self, share: float) -> int:
+        """Let the coldest leave the device, at least `share` (0..1) of its bytes; how many they were.
+
+        Returns when they have left: what is on its way to the host still takes the device's memory.
+        """
+        left, before = (1 - share) * self.device.used_bytes, len(self.device)
+        while self.device and self.device.used_bytes > left:
+            self._move_down(*self.device.pop_coldest())
+        number = before - len(self.device)
+        if leaving := self._leaving():
+            await asyncio.wait(leaving)
+        return number
+
+    async def make_room(self) -> bool:
+        """Let the coldest embedding leave the device, and wait until it has; false where there is none."""
+        if not self.device and not self._moving:
+            return False
+        if not self._moving:
+            self._move_down(*self.device.pop_coldest())
+        if leaving := self._leaving():
+            await asyncio.wait(leaving, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
+    async def save(self, content: str, embedding: Embedding, *, upload: bytes | None) -> None:
+        """Write an embedding to the disk, and its upload, in the background; returns when that has a place there.
+
+        Nothing is written where it is there already, or where nobody has a name for it.
+        """
+        if self.files is None:
+            return
+        try:
+            async with asyncio.timeout(SLOW_DISK_S):
+                await self._places.acquire()
+        except TimeoutError as error:
+            self._not_saved(content, error)
+            return
+        self._start(self._save(self.files, content, embedding, upload), name=DISK)
+
+    def save_all(self) -> None:
+        """Write what is in memory once more, for the disk has lost it."""
+        if self.files is not None:
+            self._unsaved.update(self.in_memory())
+
+    def used_bytes(self, tier: str) -> int:
+        """Bytes of embeddings in a tier; on disk of uploads too."""
+        if tier == DEVICE:
+            return self.device.used_bytes
+        if tier == HOST:
+            return self.host.used_bytes if self.host is not None else 0
+        return self.files.used_bytes if self.files is not None else 0
+
+    def num_images(self, tier: str) -> int:
+        """Embeddings in a tier."""
+        if tier == DEVICE:
+            return len(self.device)
+        if tier == HOST:
+            return len(self.host) if self.host is not None else 0
+        return self.files.num_embeddings if self.files is not None else 0
+
+    def holds(self, content: str) -> bool:
+        """Whether a content is held in memory."""
+        return content in self.device or content in self._moving or bool(self.host and content in self.host)
+
+    def in_memory(self) -> set[str]:
+        """Contents that are held in memory."""
+        return {*self.device, *(self.host or ()), *self._moving}
+
+    async def where(self, contents: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The tiers that hold each content."""
+        files = self.files
+        on_disk: Collection[str] = ()
+        if files is not None:
+            on_disk = await self._run(self._reading, lambda: files.held(contents))
+        in_host = {*(self.host or ()), *self._moving}
+        places: dict[str, Collection[str]] = {DEVICE: set(self.device), HOST: in_host, DISK: on_disk}
+        return {
+            content: tuple(tier for tier, held in places.items() if content in held) for content in contents
+        }
+
+    async def tend(self) -> None:
+        """What is to be done now and then: write what could not be written, tell the disk what was used."""
+        used, self._used = self._used, set()
+        files = self.files
+        if files is None:
+            return
+        await self._run(self._reading, lambda: files.touch(used))
+        for content in list(self._unsaved):
+            embedding = self.device.peek(content) or (self.host.peek(content) if self.host else None)
+            if embedding is None:
+                self._unsaved.discard(content)
+                continue
+            await self._places.acquire()
+            await self._save(files, content, embedding, None)
+            if content in self._unsaved:
+                break  # it fails still
+        await self._run(self._writing, files.trim)
+
+    async def close(self) -> None:
+        """Wait for what is being written, but not for good."""
+        for fetching in self._fetching.values():
+            fetching.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+        for executor in (self._reading, self._writing, self._syncing):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _fetch(self, content: str) -> Embedding | None:
+        """From the host or the disk to the device; None where it is in neither, or is dropped meanwhile."""
+        task, files = asyncio.current_task(), self.files
+        tier, embedding = HOST, self.host.get(content) if self.host is not None else None
+        if embedding is None and files is not None:
+            tier, embedding = DISK, await self._run(self._reading, lambda: files.read(content))
+        if embedding is None:
+            return None
+        adopted = await self._adopt(embedding)
+        if self._fetching.get(content) is not task:
+            return None
+        if self.host is not None:
+            self.host.pop(content)
+        self._on_hit(tier)
+        self.put(content, adopted)
+        return adopted
+
+    def _fetched(self, content: str, task: "asyncio.Task[Embedding | None]") -> None:
+        if self._fetching.get(content) is task:
+            del self._fetching[content]
+        if not task.cancelled():
+            task.exception()  # those who waited may all be gone
+
+    def _move_down(self, content: str, embedding: Embedding) -> None:
+        self._on_evict(DEVICE)
+        is_saved = self.files is not None and content not in self._unsaved
+        if self.host is None or (is_saved and len(self._moving) >= MOST_MOVING):
+            return
+        self._moving[content] = embedding
+        self._start(self._move(self.host, content, embedding), name=HOST)
+
+    def _leaving(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks if task.get_name() == HOST]
+
+    async def _move(self, host: MemoryTier, content: str, embedding: Embedding) -> None:
+        in_host = await self._run(self._reading, embedding.to_host)
+        if self._moving.get(content) is not embedding:
+            return  # used again or dropped meanwhile
+        del self._moving[content]
+        for _ in host.add(content, in_host):
+            self._on_evict(HOST)
+
+    async def _save(
+        self, files: EmbeddingFiles, content: str, embedding: Embedding, upload: bytes | None
+    ) -> None:
+        """Holds a place, and gives it back."""
+        try:
+            writes = [lambda: files.write_beside(content, embedding)]
+            if upload is not None:
+                writes.insert(0, lambda: files.write_upload_beside(content, upload))
+            for write in writes:
+                made = await self._run(self._writing, write)
+                if made is not None and not await self._while_named(content, made.appear):
+                    await self._run(self._writing, made.discard)
+                    return
+                if made is not None and self._settling < MOST_SETTLING:
+                    self._settling += 1
+                    self._start(self._settle(made), name=DISK)
+        except (OSError, sqlite3.Error) as error:
+            self._not_saved(content, error)
+        else:
+            self._unsaved.discard(content)
+            if self._trouble is not None:
+                self._trouble.over()
+            await self._run(self._writing, files.trim)
+        finally:
+            self._places.release()
+
+    async def _settle(self, made: Beside) -> None:
+        try:
+            await self._run(self._syncing, made.settle)
+        except OSError as error:
+            if self._trouble is not None:
+                self._trouble.report("an embedding may not outlive a power cut", error)
+        finally:
+            self._settling -= 1
+
+    def _not_saved(self, content: str, error: Exception) -> None:
+        self._unsaved.add(content)
+        if self._trouble is not None:
+            self._trouble.report("an embedding cannot be written", error)
+
+    def _start(self, story: Coroutine[Any, Any, None], *, name: str) -> None:
+        task = asyncio.create_task(story, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, executor: ThreadPoolExecutor, job: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, job)

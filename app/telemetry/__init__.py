@@ -1,0 +1,1 @@
+"""Metrics, traces, logs and the stages of a request. Knows no endpoint, and no client beyond its name."""

@@ -1,0 +1,31 @@
+"""The part of a mask that its box holds, as runs; the rest of the picture is not looked at.
+
+Knows nothing of logits.
+"""
+
+import numpy as np
+
+from model.masks.runs import Runs
+
+
+def crop(mask: Runs) -> tuple[Runs, tuple[int, int, int, int]]:
+    """A mask cut to its box, and where that lies: x0, y0, x1, y1 in pixels, x1 and y1 just outside.
+
+    Of an empty mask the first pixel: a picture without any could not be written.
+    """
+    left, top, width, height = mask.bbox
+    if not width:
+        return Runs(1, 1, np.ones(1, dtype=np.int64)), (0, 0, 1, 1)
+    ends = np.cumsum(mask.lengths)
+    starts = ends[:-1:2]
+    columns, rows = np.divmod(starts, mask.height)
+    # A run that goes on into the next column makes the box as high as the picture: then positions only shift.
+    first = (columns - left) * height + rows - top
+    toggles = np.stack((first, first + mask.lengths[1::2]), axis=1).ravel()
+    # Where one run ends and another begins at once, rows between them were cut off: they are one run now.
+    met = np.flatnonzero(toggles[1:] == toggles[:-1])
+    toggles = np.delete(toggles, np.concatenate((met, met + 1)))
+    if toggles[-1] == height * width:
+        toggles = toggles[:-1]
+    edges = np.concatenate(([0], toggles, [height * width]))
+    return Runs(height, width, edges[1:] - edges[:-1]), (left, top, left + width, top + height)

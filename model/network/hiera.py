@@ -1,0 +1,196 @@
+"""Hiera, the hierarchical vision transformer under SAM 2 (arXiv 2306.00989).
+
+Maps stay (b, h, w, c) inside the trunk, because attention and normalisation want channels last. Parameter
+names are those of the released checkpoints.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.config import HieraConfig
+from model.network.layers import Mlp
+from model.network.linear import Linear
+
+SLICE_QUERIES = 1024
+"""Queries of global attention between two chances for more urgent work: some 40 ms."""
+
+SLICE_ROWS = 4096
+"""Rows that a CPU takes through several layers before it goes on to the next: they should stay in its caches."""
+
+
+def partition_windows(x: Tensor, side: int) -> Tensor:
+    """Cut (b, h, w, c) into windows (b * n, side, side, c), zero-padded to the right and below."""
+    _, h, w, c = x.shape
+    if h % side or w % side:  # F.pad copies the map where there is nothing to pad, too
+        x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
+    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # b rows side columns side c
+    return x.transpose(2, 3).reshape(-1, side, side, c)
+
+
+def join_windows(windows: Tensor, *, height: int, width: int) -> Tensor:
+    """Undo `partition_windows`: (b * n, side, side, c) to (b, height, width, c), the padding cut off."""
+    side, c = windows.shape[2:]
+    rows, columns = -(-height // side), -(-width // side)
+    x = windows.view(-1, rows, columns, side, side, c).transpose(2, 3)
+    return x.reshape(-1, rows * side, columns * side, c)[:, :height, :width].contiguous()
+
+
+def max_pool_2x2(x: Tensor) -> Tensor:
+    """Halve height and width of (b, h, w, c)."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def in_slices(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, rows_each: int, between: Callable[[], None]
+) -> Tensor:
+    """Apply what treats the elements of the first dimension alike, on a CPU a cacheful at a time.
+
+    `rows_each` is how many rows each element holds. `between` is called after every slice.
+    """
+    if x.device.type != "cpu":
+        return function(x)
+    slices = []
+    for part in x.split(max(1, SLICE_ROWS // rows_each)):
+        slices.append(function(part))
+        between()
+    return torch.cat(slices)
+
+
+class MultiScaleAttention(nn.Module):
+    """Self-attention over a (b, h, w, c) map; the queries are pooled 2x2 where a stage begins."""
+
+    def __init__(self, dim: int, dim_out: int, *, num_heads: int, pools: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.pools = pools
+        self.qkv = Linear(dim, dim_out * 3)
+        self.proj = Linear(dim_out, dim_out)
+
+    def forward(self, x: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
+        """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
+        b, h, w, _ = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.pools:
+            q = max_pool_2x2(q)
+            h, w = h // 2, w // 2
+        q, k, v = (
+            t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).transpose(1, 2) for t in (q, k, v)
+        )
+        # A few queries at a time, for `between` to be called; the kernel itself takes 256 of them at a time.
+        parts = q.split(SLICE_QUERIES, dim=2) if q.device.type == "cpu" else (q,)
+        attended = []
+        for part in parts:
+            attended.append(F.scaled_dot_product_attention(part, k, v))
+            between()
+        x = torch.cat(attended, dim=2)  # b heads h*w c
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
+
+
+class MultiScaleBlock(nn.Module):
+    """One transformer block: attention within windows (or over everything), then a feed-forward layer."""
+
+    def __init__(self, dim: int, dim_out: int, *, num_heads: int, window_size: int, pools: bool) -> None:
+        super().__init__()
+        self.window_size = window_size  # 0: global attention
+        self.pools = pools
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = MultiScaleAttention(dim, dim_out, num_heads=num_heads, pools=pools)
+        self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
+        self.mlp = Mlp(dim_out, dim_out * 4, dim_out, depth=2, activation=F.gelu)
+        self.proj = Linear(dim, dim_out) if dim != dim_out else None
+
+    def forward(self, x: Tensor, between: Callable[[], None]) -> Tensor:
+        """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
+        shortcut, x = x, self.norm1(x)
+        if self.proj is not None:
+            shortcut = self.proj(x)
+            if self.pools:
+                shortcut = max_pool_2x2(shortcut)
+        x = shortcut + self._attend(x, between)
+        rows = in_slices(self._feed_forward, x.flatten(0, 2), rows_each=1, between=between)
+        return rows.view(x.shape)
+
+    def _feed_forward(self, rows: Tensor) -> Tensor:
+        return rows + self.mlp(self.norm2(rows))
+
+    def _attend(self, x: Tensor, between: Callable[[], None]) -> Tensor:
+        between()
+        if self.window_size == 0:
+            return self.attn(x, between)
+        _, h, w, _ = x.shape
+        windows = partition_windows(x, self.window_size)
+        windows = in_slices(self.attn, windows, rows_each=self.window_size**2, between=between)
+        stride = 2 if self.pools else 1
+        return join_windows(windows, height=h // stride, width=w // stride)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping 7x7 patches, one every four pixels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=7, stride=4, padding=3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) to (b, h / 4, w / 4, dim)."""
+        return self.proj(images).permute(0, 2, 3, 1)
+
+
+class Hiera(nn.Module):
+    """The trunk: a picture to one feature map per stage."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.stage_ends = config.stage_ends
+        self.patch_embed = PatchEmbed(config.embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.embed_dim, *config.position_embedding_size))
+        window = config.window_sizes[0]
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, window, window))
+        self.blocks = nn.ModuleList(_blocks(config))
+        self._resized_positions: Tensor | None = None
+
+    def forward(self, images: Tensor, between: Callable[[], None]) -> list[Tensor]:
+        """(b, 3, s, s) to four maps (b, c, h, w), from s / 4 down to s / 32, channels doubling.
+
+        `between` is called every few milliseconds on a CPU, for more urgent work to pass.
+        """
+        x = self.patch_embed(images)
+        positions = self._resized_positions
+        x = x + (self.position_embedding(*x.shape[1:3]) if positions is None else positions)
+        stages = []
+        for i, block in enumerate(self.blocks):
+            x = block(x, between)
+            if i in self.stage_ends:
+                stages.append(x.permute(0, 3, 1, 2))
+        return stages
+
+    def fix_size(self, height: int, width: int) -> None:
+        """Resize the position embedding once and for all, for pictures of one size and weights that stay."""
+        self._resized_positions = self.position_embedding(height, width)
+
+    def position_embedding(self, height: int, width: int) -> Tensor:
+        """(1, height, width, c): the background, resized, plus the window part, tiled (arXiv 2311.05613)."""
+        background = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
+        side = self.pos_embed_window.shape[-1]
+        window = self.pos_embed_window.tile(1, 1, height // side, width // side)
+        return (background + window).permute(0, 2, 3, 1)
+
+
+def _blocks(config: HieraConfig) -> list[MultiScaleBlock]:
+    blocks = []
+    dim, num_heads, stage = config.embed_dim, config.num_heads, 0
+    for i in range(config.depth):
+        # A stage's first block pools and doubles channels and heads, but has the window of the stage before.
+        pools = i - 1 in config.stage_ends
+        window_size = 0 if i in config.global_attention_blocks else config.window_sizes[stage]
+        dim_out = dim
+        if pools:
+            dim_out, num_heads, stage = dim * 2, num_heads * 2, stage + 1
+        blocks.append(
+            MultiScaleBlock(dim, dim_out, num_heads=num_heads, window_size=window_size, pools=pools)
+        )
+        dim = dim_out
+    return blocks

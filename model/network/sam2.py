@@ -1,0 +1,69 @@
+"""SAM 2's image half wired together: pictures to embeddings, embeddings and prompts to masks.
+
+Stateless. Knows tensors of one shape at a time; runner.py makes batches of what is mixed.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from model.network.config import Sam2Config
+from model.network.image_encoder import ImageEncoder
+from model.network.mask_decoder import DecoderOutput, MaskDecoder
+from model.network.prompt_encoder import PromptEncoder
+
+
+class Sam2(nn.Module):
+    """The parameters of a released checkpoint, video memory left out, under their released names."""
+
+    def __init__(self, config: Sam2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config)
+        self.sam_prompt_encoder = PromptEncoder(config)
+        self.sam_mask_decoder = MaskDecoder(config)
+        self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+
+    def encode(
+        self, images: Tensor, *, between: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised pictures (b, 3, s, s) to image_embed, feat_s0 and feat_s1.
+
+        What depends on the picture alone is done here once: conv_s0, conv_s1, and the embedding that says
+        "no memory" of earlier video frames. `between` is called every few milliseconds on a CPU.
+        """
+        dtype = self.no_mem_embed.dtype  # which may be less than the encoder's
+        stride_4, stride_8, stride_16 = (x.to(dtype) for x in self.image_encoder(images, between))
+        decoder = self.sam_mask_decoder
+        image_embed = stride_16 + self.no_mem_embed[0, 0][:, None, None]
+        return image_embed, decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)
+
+    def decode(
+        self,
+        image_embed: Tensor,
+        feat_s0: Tensor,
+        feat_s1: Tensor,
+        *,
+        coords: Tensor,
+        labels: Tensor,
+        mask_logits: Tensor,
+        has_mask: Tensor,
+    ) -> DecoderOutput:
+        """Decode b prompts of n points each.
+
+        `coords` (b, n, 2) in pixels of the square picture, `labels` (b, n), n may be 0. `mask_logits`
+        (b, 1, 4 h, 4 w) counts where `has_mask` (b,) is true.
+        """
+        prompts = self.sam_prompt_encoder
+        dense = prompts.embed_no_mask().expand(len(coords), -1, -1, -1)
+        if has_mask.any():
+            dense = torch.where(has_mask[:, None, None, None], prompts.embed_masks(mask_logits), dense)
+        return self.sam_mask_decoder(
+            image_embed,
+            feat_s0,
+            feat_s1,
+            sparse=prompts.embed_points(coords, labels),
+            dense=dense,
+            image_positions=prompts.image_positions(),
+        )

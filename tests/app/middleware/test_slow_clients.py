@@ -1,0 +1,179 @@
+"""Clients that say nothing, or a byte now and then: they are left, and who speaks is heard."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from app.middleware import request_heads
+from app.middleware.access import Receive, Scope, Send
+from app.middleware.request_heads import most_connections, patient_protocol
+from app.settings import Settings
+from tests.fakes import LONG_S, error, serving
+
+SOON_S = 0.2
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """204 to all; to a POST after its body."""
+    while scope["method"] == "POST" and (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def listening(*, patience_s: float = LONG_S, most: int = 100) -> AsyncIterator[int]:
+    """The port of a server with our protocol."""
+    config, state = uvicorn.Config(answer, lifespan="off", log_config=None), ServerState()
+    protocol = patient_protocol(patience_s=patience_s, most=most)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        for connection in list(state.connections):
+            connection.shutdown()
+        while state.connections:  # noqa: ASYNC110  # it is uvicorn's
+            await asyncio.sleep(0.001)
+
+
+async def asks(connection: Connection, head: bytes = HEAD) -> bool:
+    """Whether a request on this connection is answered."""
+    reader, writer = connection
+    writer.write(head)
+    try:
+        return b" 204 " in await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return False
+
+
+async def ended(connection: Connection) -> bytes:
+    """All that comes until the server closes it."""
+    async with asyncio.timeout(LONG_S):
+        try:
+            return await connection[0].read()
+        except ConnectionResetError:
+            return b""
+
+
+async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """A byte every fifth of the server's patience, until it is lost."""
+    for byte in data:
+        writer.write(bytes([byte]))
+        await asyncio.sleep(SOON_S / 5)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", HEAD[:10], HEAD[:-2], b"\r\n" * 40], ids=["nothing", "some", "most", "empty lines"]
+)
+async def test_a_head_that_does_not_come_ends_the_connection(said: bytes) -> None:
+    async with listening(patience_s=SOON_S) as port:
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        trickling = asyncio.create_task(trickle(connection[1], said))
+        assert await ended(connection) == b""
+        trickling.cancel()
+        connection[1].close()
+
+
+async def test_a_second_head_that_does_not_come_ends_it_too() -> None:
+    async with listening(patience_s=SOON_S) as port:
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        assert await asks(connection)
+        trickling = asyncio.create_task(trickle(connection[1], HEAD))
+        assert await ended(connection) == b""
+        trickling.cancel()
+        connection[1].close()
+
+
+async def test_a_pause_between_requests_and_a_long_body_are_not_its_subject() -> None:
+    async with listening(patience_s=SOON_S) as port:
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        assert await asks(connection)
+        await asyncio.sleep(1.5 * SOON_S)
+        assert await asks(connection)
+        connection[1].write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        await asyncio.sleep(1.5 * SOON_S)
+        assert await asks(connection, b"123456789")
+        connection[1].close()
+
+
+async def test_who_is_quiet_for_longest_makes_room_for_who_speaks() -> None:
+    async with listening(most=3) as port:
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert await asks(connections[0])  # so it is quiet from now on only
+        connections += [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for quiet in connections[1:3]:
+            assert await ended(quiet) == b""
+        for kept in (connections[0], *connections[3:]):
+            assert await asks(kept)
+        for _, writer in connections:
+            writer.close()
+
+
+async def test_who_is_answered_makes_room_for_nobody() -> None:
+    async with listening(most=2) as port:
+        working = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for _, writer in working:
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        await asyncio.sleep(SOON_S)
+        late = await asyncio.open_connection("127.0.0.1", port)
+        assert await ended(late) == b""
+        for connection in working:
+            assert await asks(connection, b"123456789")
+        for _, writer in (*working, late):
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised", "most"),
+    [
+        ((1024, 4096), (4096, 4096), 3840),
+        ((1024, resource.RLIM_INFINITY), (65_792, resource.RLIM_INFINITY), 65_536),
+        ((4096, 4096), None, 3840),
+        ((300, 300), None, 150),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None, 65_536),
+    ],
+)
+def test_as_many_connections_as_the_process_may_have_files(
+    limits: tuple[int, int], raised: tuple[int, int] | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(request_heads.resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(request_heads.resource, "setrlimit", lambda _, wanted: asked.append(wanted))
+    assert most_connections() == most
+    assert asked == ([raised] if raised else [])
+
+
+@pytest.mark.parametrize("pause_s", [SOON_S / 10, 4 * SOON_S], ids=["a byte now and then", "nothing more"])
+async def test_a_body_that_takes_for_ever_is_refused(pause_s: float) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(pause_s)
+
+    async with serving(Settings(workers=2, deadline_s=SOON_S)) as served:
+        response = await served.client.post("/embed", content=body())
+        assert error(response) == (400, "bad_request")
+        assert "too slowly" in response.text
+        assert response.headers["connection"] == "close"  # the rest is not waited for
+
+
+async def test_a_body_that_comes_slowly_but_steadily_is_read() -> None:
+    """In more time than the patience, for each kilobyte adds a second."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(6):
+            yield bytes(1024)
+            await asyncio.sleep(SOON_S / 4)
+
+    async with serving(Settings(workers=2, deadline_s=SOON_S)) as served:
+        response = await served.client.post("/embed", content=body(), headers={"Content-Type": "image/png"})
+        assert error(response) == (422, "invalid_image")

@@ -1,0 +1,286 @@
+"""Two tenants and every endpoint: none lets Bert see, decode, delete or take what is Anna's.
+
+Bert knows all that can be known from outside: Anna's own name for her picture, its SHA-256, and its very bytes.
+A route that is new in the app fails `test_every_route_has_its_proof` until it has one here.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+
+from app.main import create_app
+from app.settings import Settings
+from tests.app.middleware.test_keys import ANNA, BERT, bearer, settings
+from tests.fakes import Served, error, picture, serving, until
+
+HERS = picture(shade=77)
+DIGEST = hashlib.sha256(HERS).hexdigest()
+NAMES = ("annas-truck", DIGEST)
+"""Anna's picture under her own name and under its SHA-256."""
+CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
+
+Proof = Callable[["Tenants"], Awaitable[None]]
+PROOFS: dict[tuple[str, str], Proof] = {}
+
+
+class Tenants:
+    """A server with Anna's picture on it, and Bert who asks."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+
+    async def ask(self, key: str, method: str, path: str, **request: Any) -> httpx.Response:
+        """A request with a key, whatever it holds."""
+        headers = {**bearer(key), **request.pop("headers", {})}
+        return await self.served.client.request(method, path, headers=headers, **request)
+
+    async def bert(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """A request of Bert's."""
+        return await self.ask(BERT, method, path, **request)
+
+    async def upload(self, key: str, name: str | None = None) -> httpx.Response:
+        """Anna's bytes, sent by anyone."""
+        return await self.ask(
+            key,
+            "POST",
+            "/embed",
+            params={"image_id": name} if name else None,
+            content=HERS,
+            headers={"Content-Type": "image/png"},
+        )
+
+    async def anna_has_all_of_it(self) -> None:
+        """Both of her names decode, without another encoding."""
+        encoded = len(self.served.segmenter.encoded)
+        for name in NAMES:
+            reply = await self.ask(ANNA, "POST", "/decode", json={"image_id": name, **CLICK})
+            assert reply.status_code == 200, reply.text
+        assert len(self.served.segmenter.encoded) == encoded
+
+
+@asynccontextmanager
+async def anna_has_a_picture(**others: object) -> AsyncIterator[Tenants]:
+    """A server where Anna has uploaded a picture, twice."""
+    async with serving(settings(**others)) as served:
+        tenants = Tenants(served)
+        assert (await tenants.upload(ANNA, NAMES[0])).json()["cached"] is False
+        assert (await tenants.upload(ANNA)).json() == {
+            "image_id": DIGEST,
+            "width": 60,
+            "height": 40,
+            "model": "fake",
+            "cached": True,  # two names of one tenant's picture share one embedding
+        }
+        yield tenants
+
+
+def proves(method: str, path: str) -> Callable[[Proof], Proof]:
+    """Note a function as the proof of a route."""
+
+    def note(proof: Proof) -> Proof:
+        PROOFS[method, path] = proof
+        return proof
+
+    return note
+
+
+@proves("POST", "/embed")
+async def _embed(tenants: Tenants) -> None:
+    """Anna's bytes are new to Bert: no `cached`, a run of the encoder, an id of his own, and hers stay hers."""
+    reply = await tenants.upload(BERT)
+    assert (reply.json()["image_id"], reply.json()["cached"]) == (DIGEST, False)
+    assert len(tenants.served.segmenter.encoded) == 2  # as long as for a picture that nobody has
+    mine = await tenants.ask(
+        BERT,
+        "POST",
+        "/embed",
+        params={"image_id": NAMES[0], "replace": "true"},
+        content=picture(shade=1),
+        headers={"Content-Type": "image/png"},
+    )
+    assert mine.status_code == 200  # neither a conflict, which would tell, nor a replacement of hers
+    for name in NAMES:
+        assert (await tenants.bert("DELETE", f"/images/{name}")).status_code == 204
+
+
+@proves("POST", "/decode")
+async def _decode(tenants: Tenants) -> None:
+    unknown = await tenants.bert("POST", "/decode", json={"image_id": "nobodys", **CLICK})
+    for name in NAMES:
+        reply = await tenants.bert("POST", "/decode", json={"image_id": name, **CLICK})
+        assert error(reply) == (404, "image_not_found")
+        assert reply.text.replace(name, "nobodys") == unknown.text
+
+
+@proves("POST", "/segment")
+async def _segment(tenants: Tenants) -> None:
+    """As for a picture that nobody has: it is encoded for Bert, and hers stays hers."""
+    encoded = len(tenants.served.segmenter.encoded)
+    form = {"point_coords": "[[30, 20]]", "point_labels": "[1]"}
+    reply = await tenants.bert("POST", "/segment", files={"image": HERS}, data=form)
+    assert (reply.status_code, reply.json()["image_id"]) == (200, DIGEST)
+    assert len(tenants.served.segmenter.encoded) == encoded + 1
+    assert (await tenants.bert("DELETE", f"/images/{DIGEST}")).status_code == 204
+
+
+@proves("WEBSOCKET", "/decode/stream")
+async def _stream(tenants: Tenants) -> None:
+    """Each of her names answers as one that nobody has."""
+    heard: list[dict[str, Any]] = []
+    said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        heard.append(message)
+
+    scope = {
+        "type": "websocket",
+        "path": "/decode/stream",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in bearer(BERT).items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+        "scheme": "ws",
+        "subprotocols": [],
+    }
+    talking = asyncio.create_task(tenants.served.app(scope, said.get, hear))
+    said.put_nowait({"type": "websocket.connect"})
+    for number, name in enumerate(("nobodys", *NAMES)):
+        text = json.dumps({"tag": 0, "image_id": name, **CLICK})
+        said.put_nowait({"type": "websocket.receive", "text": text})
+        await until(lambda: len(heard) == number + 2)  # noqa: B023  # it is waited for here
+    said.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await talking
+    unknown, *hers = [message["text"] for message in heard[1:]]
+    assert json.loads(unknown)["error"]["code"] == "image_not_found"
+    for name, answer in zip(NAMES, hers, strict=True):
+        assert answer.replace(name, "nobodys") == unknown
+
+
+@proves("GET", "/images")
+async def _list(tenants: Tenants) -> None:
+    assert (await tenants.bert("GET", "/images")).json() == {"images": [], "next": None}
+    for name in NAMES:
+        reply = await tenants.bert("GET", "/images", params={"after": name})
+        assert error(reply) == (404, "image_not_found")
+
+
+@proves("GET", "/images/{image_id}")
+async def _describe(tenants: Tenants) -> None:
+    for name in NAMES:
+        assert error(await tenants.bert("GET", f"/images/{name}")) == (404, "image_not_found")
+
+
+@proves("DELETE", "/images/{image_id}")
+async def _delete(tenants: Tenants) -> None:
+    """It answers as for a name that nobody has."""
+    unknown = await tenants.bert("DELETE", "/images/nobodys")
+    for name in NAMES:
+        reply = await tenants.bert("DELETE", f"/images/{name}")
+        assert (reply.status_code, reply.content) == (unknown.status_code, unknown.content) == (204, b"")
+
+
+@proves("GET", "/images/{image_id}/embedding")
+async def _embedding(tenants: Tenants) -> None:
+    """Not even with the ETag of her copy, which 304 would confirm."""
+    hers = await tenants.ask(ANNA, "GET", f"/images/{DIGEST}/embedding")
+    for name in NAMES:
+        for headers in ({}, {"If-None-Match": hers.headers["etag"]}, {"If-None-Match": "*"}):
+            reply = await tenants.bert("GET", f"/images/{name}/embedding", headers=headers)
+            assert error(reply) == (404, "image_not_found")
+
+
+async def _tells_nothing(tenants: Tenants, path: str) -> None:
+    reply = await tenants.bert("GET", path)
+    assert reply.status_code == 200
+    assert not any(secret in reply.text for secret in (*NAMES, ANNA, '"anna"'))
+
+
+@proves("GET", "/model")
+@proves("GET", "/healthz")
+@proves("GET", "/readyz")
+@proves("GET", "/metrics")
+@proves("GET", "/openapi.json")
+@proves("GET", "/docs")
+@proves("GET", "/")
+@proves("GET", "/page/{name}")
+async def _says_nothing_of_pictures(tenants: Tenants) -> None:
+    """What speaks of the server names no pictures, and figures name no tenants."""
+    for path in ("/model", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/", "/page/main.js"):
+        await _tells_nothing(tenants, path)
+
+
+def methods_and_paths(routes: list[BaseRoute]) -> set[tuple[str, str]]:
+    """Every route of an app, those of what it includes and mounts as well."""
+    found: set[tuple[str, str]] = set()
+    for route in routes:
+        if isinstance(route, Route):
+            found |= {(method, route.path) for method in (route.methods or {"GET"}) - {"HEAD"}}
+        elif isinstance(route, WebSocketRoute):
+            found.add(("WEBSOCKET", route.path))
+        elif isinstance(route, Mount):
+            found |= {(method, route.path + path) for method, path in methods_and_paths(route.routes)}
+        else:
+            inner = getattr(getattr(route, "original_router", None), "routes", None)
+            assert inner is not None, f"{route!r}: no way to see what it serves"
+            found |= methods_and_paths(inner)
+    return found
+
+
+def test_every_route_has_its_proof() -> None:
+    app = create_app(Settings(workers=2))
+    assert methods_and_paths(app.routes) == PROOFS.keys()
+
+
+@pytest.mark.parametrize(("method", "path"), list(PROOFS), ids=" ".join)
+async def test_what_is_annas_stays_hers(method: str, path: str) -> None:
+    async with anna_has_a_picture() as tenants:
+        await PROOFS[method, path](tenants)
+        await tenants.anna_has_all_of_it()
+
+
+async def test_the_same_picture_under_way_is_not_joined() -> None:
+    """Who joined another's encoding would be told `cached`, and be done before anyone could be."""
+    async with serving(settings()) as served:
+        tenants = Tenants(served)
+        served.segmenter.gate.clear()
+        annas = asyncio.create_task(tenants.upload(ANNA))
+        await served.segmenter.wait_until_entered()
+        berts = asyncio.create_task(tenants.upload(BERT))
+        await until(lambda: served.service._encodings._waiting_images.held("bert") == 1)
+        served.segmenter.gate.set()
+        assert [(await upload).json()["cached"] for upload in (annas, berts)] == [False, False]
+        assert len(served.segmenter.encoded) == 2
+
+
+async def test_deleting_ones_own_copy_leaves_the_others() -> None:
+    async with anna_has_a_picture() as tenants:
+        assert (await tenants.upload(BERT)).status_code == 200
+        for name in NAMES:
+            assert (await tenants.ask(ANNA, "DELETE", f"/images/{name}")).status_code == 204
+        assert (await tenants.upload(BERT)).json()["cached"] is True
+        assert (await tenants.upload(ANNA)).json()["cached"] is False
+
+
+async def test_kept_uploads_of_a_tenant_are_its_own_and_are_embedded_again(tmp_path: Path) -> None:
+    kept = {"cache_dir": str(tmp_path), "keep_uploads": True}
+    async with anna_has_a_picture(**kept) as tenants:
+        assert (await tenants.upload(BERT)).json()["cached"] is False
+    uploads = list((tmp_path / "uploads").iterdir())
+    assert len(uploads) == 2
+    for path in (tmp_path / "embeddings").rglob("*.safetensors"):
+        path.unlink()
+    async with serving(settings(**kept)) as served:
+        tenants = Tenants(served)
+        for key in (ANNA, BERT):
+            reply = await tenants.ask(key, "POST", "/decode", json={"image_id": DIGEST, **CLICK})
+            assert reply.status_code == 200, reply.text
+        assert len(served.segmenter.encoded) == 2

@@ -1,0 +1,203 @@
+"""Embeddings and uploads on the disk: whole or not there, of one model, within a bound."""
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.embedding_files import EmbeddingFiles
+from model.types import Embedding
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def embedding(value: float = 1.0, *, cells: int = 4) -> Embedding:
+    """`cells` * 128 bytes of one value."""
+    rows = torch.full((cells, 8), value)
+    return Embedding(rows, torch.zeros(cells, 4, 2), torch.zeros(cells, 4, 4, 1), (), height=40, width=60)
+
+
+def files_in(
+    folder: Path, *, fingerprint: str = "1" * 64, capacity: int = 2**20, evicted: list[int] | None = None
+) -> EmbeddingFiles:
+    """The files of a model in a folder."""
+    return EmbeddingFiles(
+        folder,
+        fingerprint=fingerprint,
+        capacity_bytes=capacity,
+        trouble=DiskTrouble(folder),
+        on_evict=lambda: evicted.append(1) if evicted is not None else None,
+    )
+
+
+def write(
+    files: EmbeddingFiles, content: str, value: float = 1.0, *, cells: int = 4, used: float | None = None
+) -> None:
+    """Write an embedding, used some time ago."""
+    made = files.write_beside(content, embedding(value, cells=cells))
+    assert made is not None
+    made.appear()
+    if used is not None:
+        os.utime(made.place, (used, used))
+
+
+def test_what_was_written_is_read_and_for_nobody_else(tmp_path: Path) -> None:
+    files = files_in(tmp_path / "cache")
+    assert files.read(A) is None
+    write(files, A, 7.0)
+    found = files.read(A)
+    assert found is not None
+    assert (found.height, found.width, float(found.image_rows[0, 0])) == (40, 60, 7.0)
+    assert files.held([A, B]) == {A}
+    assert files.write_beside(A, embedding()) is None  # it is there already
+    folders = [path for path in (tmp_path / "cache").rglob("*") if path.is_dir()]
+    assert folders
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folders)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    made = files.write_beside(A, embedding())
+    assert made is not None
+    assert files.read(A) is None
+    made.discard()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["torn", "empty", "altered", "foreign", "of another picture", "of another model"]
+)
+def test_a_file_that_is_not_what_it_should_be_is_a_miss_logged_and_removed(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = files_in(tmp_path)
+    write(files, A)
+    write(files, B)
+    other = files_in(tmp_path, fingerprint="2" * 64)
+    write(other, A)
+    path, of_b = files._embedding_path(A), files._embedding_path(B)
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "torn": data[:-100],
+            "empty": b"",
+            "altered": data[:-1] + b"x",
+            "foreign": b"%PDF-1.4",
+            "of another picture": of_b.read_bytes(),
+            "of another model": other._embedding_path(A).read_bytes(),
+        }[damage]
+    )
+    assert files.read(A) is None
+    assert not path.exists()
+    assert str(path) in caplog.text
+    assert files.read(B) is not None
+
+
+def test_another_model_never_gets_this_ones_embeddings(tmp_path: Path) -> None:
+    mine, other = files_in(tmp_path), files_in(tmp_path, fingerprint="2" * 64)
+    write(mine, A)
+    assert other.read(A) is None
+    assert other.held([A]) == set()
+    mine.remove(A)
+    write(other, A)
+    mine.remove(A)  # a picture that is deleted is deleted under every model
+    assert other.read(A) is None
+
+
+def test_beyond_the_bound_other_models_go_first_then_the_least_recently_used(tmp_path: Path) -> None:
+    evicted: list[int] = []
+    now = time.time()
+    size = 20_000
+    files = files_in(tmp_path, capacity=70_000, evicted=evicted)
+    write(files_in(tmp_path, fingerprint="2" * 64), A, cells=size // 128, used=now)
+    write(files, A, cells=size // 128, used=now - 300)
+    write(files, B, cells=size // 128, used=now - 200)
+    files.trim()
+    assert evicted == []
+    files.touch([A])
+    write(files, C, cells=size // 128)
+    files.trim()
+    assert evicted == [1]
+    assert files.held([A, B, C]) == {A, B, C}
+    write(files, "d" * 64, cells=size // 128)
+    files.trim()
+    assert files.held([A, B, C]) == {A, C}  # A was used after B
+    assert files.used_bytes <= 70_000
+    assert files.num_embeddings == 3
+
+
+def test_uploads_outlive_embeddings_unless_they_take_more_than_half(tmp_path: Path) -> None:
+    files = files_in(tmp_path, capacity=100_000)
+    uploads = [bytes([i]) * 20_000 for i in range(4)]
+    names = [hashlib.sha256(upload).hexdigest() for upload in uploads]
+    for name, upload in zip(names, uploads, strict=True):
+        made = files.write_upload_beside(name, upload)
+        assert made is not None
+        made.appear()
+        os.utime(made.place, (names.index(name), names.index(name)))
+    write(files, A, cells=30_000 // 128)
+    files.trim()
+    assert [files.read_upload(name) is not None for name in names] == [False, True, True, True]
+    assert files.read(A) is not None
+    write(files, B, cells=30_000 // 128)
+    write(files, C, cells=30_000 // 128)
+    files.trim()
+    assert [files.read_upload(name) is not None for name in names] == [False, False, True, True]
+    assert len(files.held([A, B, C])) == 1
+
+
+def test_an_upload_is_what_its_name_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = files_in(tmp_path)
+    upload = b"a picture"
+    name = hashlib.sha256(upload).hexdigest()
+    made = files.write_upload_beside(name, upload)
+    assert made is not None
+    made.appear()
+    assert files.read_upload(name) == upload
+    made.place.write_bytes(b"a pictur")
+    assert files.read_upload(name) is None
+    assert not made.place.exists()
+    assert "SHA-256" in caplog.text
+
+
+def test_what_a_killed_server_left_beside_is_cleared_away(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    old, young = files.write_beside(A, embedding()), files.write_beside(B, embedding())
+    assert old is not None
+    assert young is not None
+    os.utime(old.beside, (1.0, 1.0))
+    files.trim()
+    assert not old.beside.exists()
+    assert young.beside.exists()  # another server is writing it
+
+
+def test_a_disk_that_fails_is_told_once_a_minute_and_when_it_is_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trouble = DiskTrouble(tmp_path)
+    for _ in range(100):
+        trouble.report("an embedding cannot be written", OSError(28, "No space left on device"))
+    assert caplog.text.count("No space left on device") == 1
+    monkeypatch.setattr("app.storage.disk_trouble.QUIET_S", 0.0)
+    trouble.report("an embedding cannot be written", OSError(28, "No space left on device"))
+    assert "101 failures" in caplog.text
+    trouble.over()
+    trouble.over()
+    assert caplog.text.count("works again") == 1
+
+
+def test_a_file_that_cannot_be_read_or_removed_is_a_miss_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    files = files_in(tmp_path)
+    files._embedding_path(A).mkdir(parents=True)  # in the place of the file
+    assert files.read(A) is None
+    assert "cannot be read" in caplog.text
+    files.remove(A)
+    assert files._embedding_path(A).is_dir()

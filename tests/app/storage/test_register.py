@@ -1,0 +1,273 @@
+"""The register of images: what survives, what nobody else sees, and what happens when the disk fails."""
+
+import asyncio
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from app.errors import ImageIdConflict
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.register import Register
+from app.storage.register_file import ImageName, RegisterFile
+
+A, B = "a" * 64, "b" * 64
+
+
+def name(image_id: str, content: str = A, *, tenant: str = "", created: float | None = None) -> ImageName:
+    """A row."""
+    moment = time.time() if created is None else created
+    return ImageName(tenant, image_id, content, 40, 60, 1000, created=moment, used=moment)
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path | None, *, ttl_s: float = 0, unnamed: list[str] | None = None
+) -> AsyncIterator[Register]:
+    """A register until the block ends."""
+    heard = unnamed if unnamed is not None else []
+    trouble = DiskTrouble(folder) if folder is not None else None
+    register = Register(folder, ttl_s=ttl_s, trouble=trouble, on_unnamed=heard.append)
+    await register.open()
+    try:
+        yield register
+    finally:
+        await register.close()
+
+
+@pytest.fixture(params=["disk", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path if request.param == "disk" else None
+
+
+async def test_names_are_those_of_a_tenant(place: Path | None) -> None:
+    async with opened(place) as register:
+        await register.add(name("truck", A, tenant="ann"), replace=False)
+        await register.add(name("truck", B, tenant="bob"), replace=False)
+        for tenant, content in (("ann", A), ("bob", B)):
+            found = register.find("truck", tenant=tenant)
+            assert found is not None
+            assert found.content == content
+            assert [each.content for each in register.newest(tenant=tenant, limit=9, after=None)] == [content]
+        assert register.find("truck", tenant="") is None
+        assert await register.remove("truck", tenant="") == frozenset()
+        assert await register.remove("truck", tenant="ann") == {A}
+        assert register.find("truck", tenant="bob") is not None
+
+
+async def test_names_survive_the_process(tmp_path: Path) -> None:
+    async with opened(tmp_path) as register:
+        truck = name("truck")
+        await register.add(truck, replace=False)
+        await register.add(name("car"), replace=False)
+        await register.remove("car", tenant="")
+        before = register.used(truck)
+        register.use(truck)
+    async with opened(tmp_path) as register:
+        found = register.find("truck", tenant="")
+        assert found is not None
+        assert (found.content, found.height, found.width, found.created) == (A, 40, 60, truck.created)
+        assert found.used > before
+        assert register.find("car", tenant="") is None
+
+
+async def test_a_content_is_unnamed_with_its_last_name(place: Path | None) -> None:
+    unnamed: list[str] = []
+    async with opened(place, unnamed=unnamed) as register:
+        await register.add(name("one"), replace=False)
+        await register.add(name("two", tenant="ann"), replace=False)
+        assert await register.remove("one", tenant="") == frozenset()
+        assert await register.unnamed([A, B]) == {B}
+        assert unnamed == []
+        assert await register.add(name("two", B, tenant="ann"), replace=True) == {A}
+        assert unnamed == [A]
+        assert register.is_named(B)
+        assert not register.is_named(A)
+
+
+async def test_a_name_that_another_process_took_is_a_conflict(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ours, opened(tmp_path) as theirs:
+        results = await asyncio.gather(
+            ours.add(name("truck", A), replace=False),
+            theirs.add(name("truck", B), replace=False),
+            return_exceptions=True,
+        )
+        assert sorted(map(type, results), key=str) == [ImageIdConflict, frozenset]
+        assert ours.find("truck", tenant="") == theirs.find("truck", tenant="")
+
+
+async def test_what_another_process_does_is_seen_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ours, opened(tmp_path) as theirs:
+        await ours.add(name("truck"), replace=False)
+        assert not await ours.changed_elsewhere()
+        assert theirs.find("truck", tenant="") is not None
+        await theirs.remove("truck", tenant="")
+        assert ours.find("truck", tenant="") is None
+        assert await ours.changed_elsewhere()
+        assert not await ours.changed_elsewhere()
+
+
+async def test_old_names_are_gone_before_anybody_clears_them_away(place: Path | None) -> None:
+    unnamed: list[str] = []
+    async with opened(place, ttl_s=60, unnamed=unnamed) as register:
+        await register.add(name("old", A, created=time.time() - 61), replace=False)
+        await register.add(name("young", B), replace=False)
+        assert register.find("old", tenant="") is None
+        assert [each.image_id for each in register.newest(tenant="", limit=9, after=None)] == ["young"]
+        assert await register.expire() == {A}
+        assert unnamed == [A]
+        assert await register.expire() == frozenset()
+        await register.add(name("old", B), replace=False)  # free again
+        assert register.find("old", tenant="") is not None
+
+
+async def test_of_too_many_names_the_least_recently_used_are_forgotten(
+    place: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.register.MOST_NAMES", 2)
+    async with opened(place) as register:
+        for i, image_id in enumerate("abc"):
+            await register.add(name(image_id, image_id * 64, created=float(i)), replace=False)
+        register.use(name("a"))
+        await register.tend()
+        assert await register.expire() == {"b" * 64}
+        assert [each.image_id for each in register.newest(tenant="", limit=9, after=None)] == ["c", "a"]
+
+
+class FullDisk:
+    """Makes every write of the register fail, as SQLite does on a full disk, until it is `over`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.over = False
+        begin = RegisterFile._transaction
+
+        def fail(file: RegisterFile) -> object:
+            if not self.over:
+                raise sqlite3.OperationalError("database or disk is full")
+            return begin(file)
+
+        monkeypatch.setattr(RegisterFile, "_transaction", fail)
+        monkeypatch.setattr("app.storage.register.RETRY_S", 0.0)
+
+
+async def test_on_a_full_disk_names_are_given_listed_and_removed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unnamed: list[str] = []
+    async with opened(tmp_path, unnamed=unnamed) as register:
+        for image_id in ("kept", "removed"):
+            await register.add(name(image_id, image_id[0] * 64), replace=False)
+        disk = FullDisk(monkeypatch)
+        await register.add(name("new", B), replace=False)
+        await register.add(name("newer", B), replace=False)
+        assert await register.remove("removed", tenant="") == {"r" * 64}
+        assert unnamed == ["r" * 64]  # its files can be removed, and are
+        page = register.newest(tenant="", limit=2, after=None)
+        assert [each.image_id for each in page] == ["newer", "new"]
+        rest = register.newest(tenant="", limit=2, after=page[-1])
+        assert [each.image_id for each in rest] == ["kept"]
+        assert register.is_named(B)
+        assert await register.unnamed([B, "x"]) == {"x"}
+        register.use(rest[0])
+        assert await register.expire() == frozenset()
+        await register.tend()
+        assert caplog.text.count("database or disk is full") == 1
+        disk.over = True
+        await register.tend()
+    async with opened(tmp_path) as register:
+        listed = register.newest(tenant="", limit=9, after=None)
+        assert [each.image_id for each in listed] == ["newer", "new", "kept"]
+
+
+async def test_a_folder_that_is_removed_is_made_again_with_all_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    async with opened(folder) as register:
+        await register.add(name("before"), replace=False)
+        shutil.rmtree(folder)
+        assert register.find("before", tenant="") is not None
+        await register.add(name("after"), replace=False)
+        assert await register.tend()
+        assert not await register.tend()
+        assert "was removed" in caplog.text
+    async with opened(folder) as register:
+        assert {each.image_id for each in register.newest(tenant="", limit=9, after=None)} == {
+            "before",
+            "after",
+        }
+
+
+async def test_a_folder_that_cannot_be_used_is_stood_in_for_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, whom nothing is forbidden; a file in the way stops root too."""
+    monkeypatch.setattr("app.storage.register.RETRY_S", 0.0)
+    folder = tmp_path / "cache"
+    folder.write_bytes(b"")
+    async with opened(folder) as register:
+        await register.add(name("truck"), replace=False)
+        assert register.find("truck", tenant="") is not None
+        assert not await register.tend()
+        assert "cannot be opened" in caplog.text
+        folder.unlink()
+        assert await register.tend()
+    async with opened(folder) as register:
+        assert register.find("truck", tenant="") is not None
+
+
+async def test_a_register_that_is_none_is_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "register.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    async with opened(tmp_path) as register:
+        await register.add(name("truck"), replace=False)
+        assert "register.sqlite.unreadable" in caplog.text
+        assert (tmp_path / "register.sqlite.unreadable").read_bytes() == b"no database" * 1000
+    async with opened(tmp_path) as register:
+        assert register.find("truck", tenant="") is not None
+
+
+async def test_a_register_of_a_newer_server_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sqlite3.connect(tmp_path / "register.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    async with opened(tmp_path) as register:
+        assert "newer server" in caplog.text
+        await register.add(name("truck"), replace=False)  # in memory
+
+
+async def test_nothing_is_done_for_a_content_without_a_name(place: Path | None) -> None:
+    done: list[str] = []
+    async with opened(place) as register:
+        assert not await register.while_named(A, lambda: done.append(A))
+        await register.add(name("truck"), replace=False)
+        assert await register.while_named(A, lambda: done.append(A))
+        assert done == [A]
+
+
+async def test_a_register_that_cannot_be_read_is_one_without_the_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with opened(tmp_path) as register:
+        await register.add(name("truck"), replace=False)
+        for method in ("find", "newest", "keys_of", "unnamed", "changed_elsewhere"):
+            monkeypatch.setattr(RegisterFile, method, fail)
+        assert register.find("truck", tenant="") is None
+        assert register.newest(tenant="", limit=9, after=None) == []
+        assert not register.is_named(A)
+        assert await register.unnamed([A]) == set()
+        assert not await register.changed_elsewhere()
+        assert caplog.text.count("disk I/O error") == 1
+        monkeypatch.undo()
+        assert register.find("truck", tenant="") is not None

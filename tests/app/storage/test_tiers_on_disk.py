@@ -1,0 +1,169 @@
+"""Tiers with a disk below them: one read serves all who ask, and a full, slow or broken disk holds nobody up."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from app.storage.embedding_files import Beside, EmbeddingFiles
+from model.types import Embedding
+from tests.app.storage.small_tiers import on_device, plain, value_of, world
+from tests.fakes import LONG_S, until
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_a_hit_on_the_disk_moves_up_and_the_disk_keeps_it(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.save("a", 1.0)
+        assert await w.where("a") == ("device", "disk")
+        assert w.tiers.num_images("disk") == 1
+    async with world(tmp_path) as w:
+        assert value_of(await w.tiers.find("a")) == 1.0
+        assert await w.where("a") == ("device", "disk")
+        assert w.events == ["disk hit"]
+        assert await w.tiers.find("b") is None
+
+
+async def test_many_who_ask_at_once_make_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path) as w:
+        await w.save("a", 1.0)
+        w.tiers.device.pop("a")
+        reads: list[str] = []
+        gate = threading.Event()
+        read = EmbeddingFiles.read
+
+        def slow(files: EmbeddingFiles, content: str) -> Embedding | None:
+            reads.append(content)
+            assert gate.wait(LONG_S)
+            return read(files, content)
+
+        monkeypatch.setattr(EmbeddingFiles, "read", slow)
+        finds = [asyncio.create_task(w.tiers.find("a")) for _ in range(10)]
+        await until(lambda: bool(reads))
+        finds[0].cancel()  # the others are not to suffer
+        gate.set()
+        found = await asyncio.gather(*finds[1:])
+        assert reads == ["a"]
+        assert all(each is found[0] for each in found)
+
+
+async def test_what_is_dropped_while_it_is_read_stays_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        await w.save("a", 1.0)
+        w.tiers.device.pop("a")
+        gate, entered = threading.Event(), threading.Event()
+        read = EmbeddingFiles.read
+
+        def slow(files: EmbeddingFiles, content: str) -> Embedding | None:
+            entered.set()
+            assert gate.wait(LONG_S)
+            return read(files, content)
+
+        monkeypatch.setattr(EmbeddingFiles, "read", slow)
+        finding = asyncio.create_task(w.tiers.find("a"))
+        await until(entered.is_set)
+        w.tiers.drop("a")
+        gate.set()
+        assert await finding is None
+        assert w.tiers.in_memory() == set()
+
+
+async def test_nothing_without_a_name_comes_to_the_disk(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.tiers.save("a", plain(1.0), upload=b"picture")
+        await w.settled()
+        assert await w.where("a") == ()
+        assert files_under(tmp_path) == []
+
+
+async def test_what_could_not_be_written_is_written_when_the_disk_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path, device=9) as w:
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(EmbeddingFiles, "write_beside", full)
+        for content in "abc":
+            await w.save(content, 1.0)
+        assert caplog.text.count("No space left on device") == 1
+        assert files_under(tmp_path) == []
+        await w.tiers.tend()
+        w.tiers.drop("c")
+        monkeypatch.undo()
+        await w.tiers.tend()
+        assert [await w.where(content) for content in "abc"] == [("device", "disk"), ("device", "disk"), ()]
+        assert "works again" in caplog.text
+
+
+async def test_a_disk_that_hangs_holds_nobody_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.storage.tiers.SLOW_DISK_S", 0.01)
+    gate = threading.Event()
+    write = EmbeddingFiles.write_beside
+
+    def slow(files: EmbeddingFiles, content: str, embedding: Embedding) -> Beside | None:
+        assert gate.wait(LONG_S)
+        return write(files, content, embedding)
+
+    monkeypatch.setattr(EmbeddingFiles, "write_beside", slow)
+    async with world(tmp_path, device=9) as w:
+        w.named |= set("abcdef")
+        for content in "abcdef":
+            w.tiers.put(content, on_device(1.0))
+            await w.tiers.save(content, plain(1.0), upload=None)
+        assert len(w.tiers._tasks) == 4
+        assert "cannot be written" in caplog.text
+        gate.set()
+        await w.settled()
+        await w.tiers.tend()
+        for content in "abcdef":
+            assert await w.where(content) == ("device", "disk")
+
+
+async def test_a_failure_to_bring_it_up_is_told_to_all_who_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path) as w:
+        await w.save("a", 1.0)
+        w.tiers.device.pop("a")
+
+        async def fail(_: Embedding) -> Embedding:
+            raise RuntimeError("the device is broken")
+
+        monkeypatch.setattr(w.tiers, "_adopt", fail)
+        failures = await asyncio.gather(*(w.tiers.find("a") for _ in range(3)), return_exceptions=True)
+        assert [str(failure) for failure in failures] == ["the device is broken"] * 3
+        assert len({id(failure) for failure in failures}) == 3
+
+
+async def test_a_disk_that_cannot_sync_is_told_of_and_one_that_is_slow_at_it_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+
+    def sync(_: int) -> None:
+        assert gate.wait(LONG_S)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr("app.storage.tiers.MOST_SETTLING", 3)
+    async with world(tmp_path, device=9) as w:
+        w.named |= set("abcdef")
+        for content in "abcdef":
+            w.tiers.put(content, on_device(1.0))
+            await w.tiers.save(content, plain(1.0), upload=None)
+        await until(lambda: len(w.tiers._tasks) == 3)
+        for content in "abcdef":
+            assert await w.where(content) == ("device", "disk")
+        gate.set()
+        await w.settled()
+        assert "power cut" in caplog.text

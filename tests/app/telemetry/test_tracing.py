@@ -1,0 +1,169 @@
+"""Traces: a request is a span with its stages where OTEL_* asks for it, and nothing at all where it does not."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from app import main
+from app.settings import wants_traces
+from tests.fakes import LONG_S, picture, serving
+from tests.server import ROOT
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.fixture(autouse=True)
+def _no_telemetry_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Where spans go in the place of a collector, of a server that is told of one by the environment."""
+    memory = InMemorySpanExporter()
+    monkeypatch.setattr("app.telemetry.tracing.OTLPSpanExporter", lambda: memory)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    return memory
+
+
+def by_name(spans: Sequence[ReadableSpan], parent: ReadableSpan) -> dict[str, ReadableSpan]:
+    """The spans right under one."""
+    assert parent.context
+    return {
+        span.name: span for span in spans if span.parent and span.parent.span_id == parent.context.span_id
+    }
+
+
+async def test_a_request_is_a_span_with_its_stages_in_order(
+    exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        response = await served.client.post(
+            "/decode",
+            json={"image_id": "truck", "box": [1, 2, 30, 20]},
+            headers={"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "job-1"},
+        )
+        assert response.status_code == 200
+        await served.client.get("/healthz")
+        await served.click("unknown")
+    spans = exporter.get_finished_spans()  # sent at the latest when the server stops
+    requests = [span for span in spans if span.kind.name == "SERVER"]
+    assert [span.name for span in requests] == ["POST /embed", "POST /decode", "POST /decode"]
+    embed, decode, unknown = requests
+    assert decode.context
+    assert decode.parent
+    assert (f"{decode.context.trace_id:032x}", f"{decode.parent.span_id:016x}") == (TRACE, PARENT)
+    assert decode.attributes
+    assert decode.attributes["http.route"] == "/decode"
+    assert decode.attributes["http.response.status_code"] == 200
+    assert decode.resource.attributes["service.name"] == "sam2-service"
+    stages = by_name(spans, decode)
+    assert set(stages) == {"queue", "device", "masks"}
+    order = [stages[name] for name in ("queue", "device", "masks")]
+    ends = [decode.start_time, *(time for span in order for time in (span.start_time, span.end_time))]
+    assert all(after >= before - 1_000_000 for before, after in pairwise(ends))  # type: ignore[operator]
+    assert stages["device"].attributes == {"sam2.request_id": "job-1", "sam2.batch_size": 1}
+    assert set(by_name(spans, embed)) == {"hash", "picture", "queue", "device"}
+    assert by_name(spans, unknown) == {}
+    (line,) = [r for r in caplog.records if getattr(r, "fields", {}).get("trace_id") == TRACE]
+    assert "POST /decode 200" in line.getMessage()
+
+
+async def test_the_environment_names_the_service(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "masks")
+    async with serving() as served:
+        await served.client.get("/images")
+    (span,) = exporter.get_finished_spans()
+    assert span.resource.attributes["service.name"] == "masks"
+
+
+async def test_a_request_that_is_not_sampled_is_answered_all_the_same(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        assert (await served.click("truck")).status_code == 200
+    assert exporter.get_finished_spans() == ()
+
+
+async def test_a_collector_that_does_not_answer_does_not_keep_the_server_from_stopping(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("app.telemetry.tracing._LAST_SPANS_S", 0.05)
+    monkeypatch.setattr(exporter, "export", lambda spans: ended.wait(LONG_S) and SpanExportResult.FAILURE)
+    monkeypatch.setattr(exporter, "shutdown", ended.set)
+    async with serving() as served:
+        await served.client.get("/images")
+        assert not ended.is_set()
+    assert ended.is_set()
+
+
+def test_without_otel_nothing_of_it_is_imported() -> None:
+    """FastAPI imports the API, which does nothing by itself; the SDK and the exporter are what costs."""
+    script = """
+import json, sys
+from app.main import create_app
+from tests.fakes import FakeSegmenter
+create_app(segmenter=FakeSegmenter())
+print(json.dumps(sorted(sys.modules)))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    modules = json.loads(done.stdout)
+    assert "app.main" in modules
+    for name in (
+        "app.telemetry.tracing",
+        "opentelemetry.sdk",
+        "opentelemetry.exporter",
+        "google.protobuf",
+        "requests",
+    ):
+        assert name not in modules
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_SERVICE_NAME": "masks"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, False),
+    ],
+)
+def test_traces_are_wanted_as_opentelemetry_says(
+    variables: dict[str, str], wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert wants_traces() is wanted
+
+
+def test_without_the_extra_the_server_says_so_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "app.telemetry.tracing", None)
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    main.create_app()
+    assert "pip install '.[otel]'" in caplog.text
