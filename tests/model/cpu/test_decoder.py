@@ -144,8 +144,8 @@ def test_in_half_precision_pictures_and_masks_of_a_batch_do_not_meet(dtype: torc
     jobs += [(first, masked), (second, masked), (first, otherwise), (first, many), (first, many)]
     together = [prediction.logits for prediction in half.decode(jobs)]
     alone = [half.decode([job])[0].logits for job in jobs]
-    # Not bit for bit: some CPUs (AMX) round a bfloat16 product by the number of its rows. Another picture or another
-    # mask changes far more.
+    # Not bit for bit: on some CPUs (AMX) the rounding of a bfloat16 product depends on its number of rows. Another
+    # picture or another mask changes far more.
     for one, other in zip(together, alone, strict=True):
         assert relative_error(one, other) < 0.02
     for one, other in ((0, 1), (0, 3), (3, 4), (3, 5)):
