@@ -10,6 +10,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -126,11 +127,12 @@ def test_example_decodes_rle_as_pycocotools_does(seed: int) -> None:
 
 
 def test_every_curl_line_of_readme_works(folder: Path, url: str) -> None:
-    """In order, as someone does who pastes one after the other; curl fails here where a reply is not 2xx."""
+    """In order, as if they were pasted one after the other; and those of docs/. A reply that is not 2xx fails."""
     (folder / ".curlrc").write_text("fail\nsilent\nshow-error\n")
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    scripts = [block for block in blocks if block.startswith("curl ")]
-    assert len(scripts) >= 5
+    pages = [(ROOT / page).read_text() for page in ("README.md", "docs/http-api.md")]
+    blocks = [re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for page in pages]
+    scripts = [block for block in chain(*blocks) if block.startswith("curl ")]
+    assert len(scripts) >= 10
     for script in scripts:
         script = script.replace("127.0.0.1:8000", url.removeprefix("http://"))
         done = run(folder, "bash", "-euo", "pipefail", "-c", script, CURL_HOME=str(folder))

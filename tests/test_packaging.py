@@ -24,27 +24,9 @@ from app.settings import Settings
 from app.version import VERSION
 from tests.server import ROOT
 
-README = (ROOT / "README.md").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETTINGS = {f"SAM2_{name.upper()}": setting for name, setting in Settings.model_fields.items()}
-
-
-def test_readme_lists_every_setting_and_no_other() -> None:
-    """Where this fails, the rows it shows are those to paste."""
-    expected = []
-    for name, setting in SETTINGS.items():
-        given = str(setting.default) if setting.default_factory is None else ""
-        expected.append(f"| `{name}` | {f'`{given}`' if given else '-'} | {setting.description} |")
-    assert re.findall(r"^\| `SAM2_.*$", README, re.MULTILINE) == expected
-
-
-@pytest.mark.parametrize("package", ["app", "model"])
-def test_readme_shows_the_files_that_there_are(package: str) -> None:
-    picture = re.search(rf"^    {package}/ .*\n((?:      .*\n)+)", README, re.MULTILINE)
-    assert picture
-    shown = re.findall(r"\b(\w+\.py)\b", picture[1])
-    assert sorted(shown) == sorted(path.name for path in (ROOT / package).glob("*.py") if path.stat().st_size)
 
 
 def test_versions_agree() -> None:
