@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.limits import whole_cpus
 from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
@@ -129,9 +130,16 @@ class Settings(BaseSettings):
     batch_images: int = Field(1, ge=1, description="Pictures in one encoder batch; more suit a large GPU.")
     batch_prompts: int = Field(32, ge=1, description="Prompts in one decoder batch.")
     workers: int = Field(
-        default_factory=lambda: max(2, os.cpu_count() or 2),
+        default_factory=lambda: max(2, whole_cpus()),
         ge=1,
-        description="Threads that decode pictures and shape masks. Default: one for each CPU core, at least 2.",
+        description="Threads that decode pictures and shape masks. Default: one for each CPU that the container "
+        "and the affinity allow, at least 2.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Most threads of the model on a CPU; it uses fewer while other processes compete for the "
+        "cores. 0: one for each core that the container and the affinity allow.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["text", "json"] = Field(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.checkpoints.parameters import load_parameters, untrained_parameters
 from model.cpu.decoder import CpuDecoder
+from model.cpu.threads import Threads
 from model.devices import resolve_device, resolve_dtype
 from model.errors import DeviceOutOfMemory
 from model.gpu.cuda import Cuda
@@ -78,6 +79,7 @@ class Sam2Runner:
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
+        self._threads = Threads(torch.get_num_threads() if self.device.type == "cpu" else 1)
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
@@ -95,7 +97,7 @@ class Sam2Runner:
     @property
     def cpu_threads(self) -> int:
         """Threads of a matrix product on the CPU, a core each unless told otherwise; 0 on a GPU."""
-        return torch.get_num_threads() if self.device.type == "cpu" else 0
+        return self._threads.most if self.device.type == "cpu" else 0
 
     @property
     def dtype_name(self) -> str:
@@ -142,7 +144,13 @@ class Sam2Runner:
         if self._engine is not None:
             return self._engine.encode(images, between=between)
         batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
-        maps = self.model.encode(batch.to(self._encoder_dtype), between=between)
+        with self._threads.working() as look:
+
+            def pause() -> None:
+                look()
+                between()
+
+            maps = self.model.encode(batch.to(self._encoder_dtype), between=pause)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
     @_names_lack_of_memory()
@@ -162,10 +170,11 @@ class Sam2Runner:
             most, decode_alike = self._engine.most_prompts, self._engine.decode
         else:
             most, decode_alike = MAX_DECODE_CHUNK, self._decode_alike
-        for indices in groups.values():
-            for start in range(0, len(indices), most):
-                chunk = indices[start : start + most]
-                predictions.update(zip(chunk, decode_alike([jobs[i] for i in chunk]), strict=True))
+        with self._threads.working():
+            for indices in groups.values():
+                for start in range(0, len(indices), most):
+                    chunk = indices[start : start + most]
+                    predictions.update(zip(chunk, decode_alike([jobs[i] for i in chunk]), strict=True))
         return [predictions[i] for i in range(len(jobs))]
 
     @torch.inference_mode()
@@ -272,6 +281,8 @@ def load_runner(
     device: str,
     dtype: str,
     image_size: int | None = None,
+    threads: int = 0,
+    cpus: int | None = None,
     gpu_options: GpuOptions = GPU_DEFAULTS,
 ) -> Sam2Runner:
     """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
@@ -279,12 +290,15 @@ def load_runner(
     `device` is "auto" or any name that torch knows, `dtype` "auto", "float32", "bfloat16" or "float16". Raises
     ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
     fit. `image_size` is what the model sees of a picture, where not what its variant says.
+    `threads` is how many the CPU uses at most; 0 is one for each core, at most `cpus`.
     """
     config = VARIANTS[variant]
     if image_size is not None:
         config = replace(config, image_size=image_size)
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
+    if threads or cpus is not None:
+        torch.set_num_threads(threads or min(torch.get_num_threads(), cpus or 1))
     with torch.device("meta"):
         model = Sam2(config)
     is_mixed = config.exact_encoder and torch_device.type == "cpu" and torch_dtype == torch.bfloat16

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from time import perf_counter
 
+from app.limits import whole_cpus
 from app.segmenter import Segmenter
 from app.settings import UNTRAINED, Settings
 from model.checkpoints.download import locate
@@ -45,6 +46,8 @@ def load_segmenter(settings: Settings) -> Segmenter:
         checkpoint=checkpoint,
         device=settings.device,
         dtype=settings.dtype,
+        threads=settings.threads,
+        cpus=whole_cpus(),
         gpu_options=GpuOptions(
             cache_mib=settings.device_cache_mib,
             batch_images=settings.batch_images,
@@ -53,9 +56,10 @@ def load_segmenter(settings: Settings) -> Segmenter:
         ),
     )
     log.info(
-        "Loaded %s on %s in %s, %.1f s",
+        "Loaded %s on %s%s in %s, %.1f s",
         runner.name,
         runner.device_name,
+        f" ({runner.cpu_threads} threads)" if runner.cpu_threads else "",
         runner.dtype_name,
         perf_counter() - started,
     )

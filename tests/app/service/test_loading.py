@@ -18,6 +18,7 @@ def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> No
         return FakeSegmenter()
 
     monkeypatch.setattr("app.service.loading.load_runner", load_runner)
+    monkeypatch.setattr("app.service.loading.whole_cpus", lambda: 3)
     load_segmenter(
         Settings(
             checkpoint="untrained",
@@ -28,6 +29,7 @@ def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> No
             batch_images=3,
             batch_prompts=7,
             compile="off",
+            threads=5,
         )
     )
     assert asked == {
@@ -35,5 +37,7 @@ def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> No
         "checkpoint": None,
         "device": "cpu",
         "dtype": "bfloat16",
+        "threads": 5,
+        "cpus": 3,
         "gpu_options": GpuOptions(cache_mib=100, batch_images=3, batch_prompts=7, compile="off"),
     }
