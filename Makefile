@@ -5,15 +5,25 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 # Twice quiet: errors are shown, and nothing else.
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+# Which build of torch: cpu, cuda, or auto, which takes cuda if there is an NVIDIA GPU. Once one is installed, auto keeps it.
+TORCH ?= auto
+TORCH_STAMP := $(VENV)/torch.stamp
+TORCH_INSTALLED := $(shell cat $(TORCH_STAMP) 2>/dev/null)
+
+# What python -m tests.bench.gpu needs there; torch, numpy, pillow, scipy, contourpy, safetensors, tqdm and certifi it has.
+KIT_PYTHON ?= 3.12
+KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \
+  annotated-types annotated-doc typing-inspection typing-extensions python-multipart opentelemetry-api anyio httpx \
+  httpcore h11 click idna prometheus-client pycocotools
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check bench soak train said clean
+.PHONY: help serve test check bench gpu-bench-kit soak train said clean
 
 help:  ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT, 127.0.0.1:8000 unless set
+serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT, 127.0.0.1:8000 unless set; TORCH=cpu or cuda chooses the build
 	@echo "Starting the server; Ctrl-C stops it."
 	@exec $(VENV_PYTHON) -m app
 
@@ -37,11 +47,20 @@ said:
 bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime; BENCH=--quick for three minutes
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
 
+gpu-bench-kit: $(VENV)/venv.stamp  ## Put into .whl what a GPU machine without an index lacks; KIT_PYTHON=3.12 is its Python
+	@rm -rf .whl
+	@echo "Downloading wheels for Linux on x86-64 and Python $(KIT_PYTHON) into .whl."
+	@$(VENV_PYTHON) -m pip download --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --no-deps --only-binary=:all: --python-version $(KIT_PYTHON) --implementation cp \
+	  --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
+	  --platform manylinux2014_x86_64 --platform manylinux1_x86_64 --dest .whl $(KIT)
+	@echo "$$(ls .whl | wc -l) wheels, $$(du -sk .whl | cut -f1) KiB. The head of tests/bench/gpu.py has the command to run there."
+
 soak: .soak/installed.stamp  ## Prove that nothing is lost, leaks or falls over, in two hours; SOAK=--quick for ten minutes
 	@.soak/venv/bin/python -m tests.soak $(SOAK)
 
 clean:  ## Remove .venv and all that tools left behind; weights/ stays
-	rm -rf $(VENV) .bench .soak build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .soak .whl build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an install that was cut off goes on the next time. Both stamps are older than a changed
 # pyproject.toml or constraints.txt, which installs again what has changed.
@@ -54,20 +73,50 @@ $(VENV)/venv.stamp:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/serve.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
-	@echo "Installing what the server needs into $(VENV); torch is large, so the first time takes minutes."
+ifneq ($(filter-out auto $(TORCH_INSTALLED),$(TORCH)),)
+.PHONY: $(TORCH_STAMP)
+endif
+
+# torch comes first and alone. On Linux the package index has the CUDA build only, about 3 GB with its libraries. Without a
+# GPU the CPU build is enough, 0.2 GB, from PyTorch's own index, which uv knows. Other systems have one small build.
+$(TORCH_STAMP): $(VENV)/venv.stamp constraints.txt
+	@set -e; build=$(filter-out auto,$(TORCH)); build=$${build:-$(or $(TORCH_INSTALLED),auto)}; \
+	case "$$build" in \
+	  auto) if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then build=cuda; else build=cpu; fi ;; \
+	  cpu|cuda) ;; \
+	  *) echo "TORCH=$$build is not known: use TORCH=cpu, TORCH=cuda or TORCH=auto." >&2; exit 1 ;; \
+	esac; \
+	if [ -n "$(TORCH_INSTALLED)" ] && [ "$(TORCH_INSTALLED)" != $$build ]; then \
+	  $(VENV_PYTHON) -m pip uninstall --quiet --quiet --yes torch; \
+	fi; \
+	if [ "$$(uname -s)" = Linux ] && [ $$build = cpu ]; then \
+	  echo "Installing torch without CUDA, about 200 MB to download. With an NVIDIA GPU: make $(MAKECMDGOALS) TORCH=cuda"; \
+	  { $(PIP_INSTALL) uv && UV_HTTP_RETRIES=0 $(VENV_PYTHON) -m uv pip install --quiet --python $(VENV_PYTHON) \
+	    --torch-backend=cpu --constraint constraints.txt torch; } 2>$(VENV)/uv.log || { \
+	    sed 's/^/uv: /' $(VENV)/uv.log; \
+	    echo "The CPU build cannot be installed from PyTorch's index (reason above). Installing torch from the package" \
+	      "index instead, which has CUDA on most systems: about 3 GB to download."; \
+	    $(PIP_INSTALL) torch; }; \
+	else \
+	  if [ "$$(uname -s)" = Linux ]; then echo "Installing torch with CUDA, about 3 GB to download."; fi; \
+	  $(PIP_INSTALL) torch; \
+	fi; \
+	echo $$build > $@
+
+$(VENV)/serve.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
+	@echo "Installing the rest of what the server needs into $(VENV), about 100 MB to download."
 	@$(PIP_INSTALL) setuptools
 	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/venv.stamp pyproject.toml client/pyproject.toml constraints.txt
-	@echo "Installing what the tests need into $(VENV); torch is large, so the first time takes minutes."
+$(VENV)/test.stamp: $(TORCH_STAMP) pyproject.toml client/pyproject.toml constraints.txt
+	@echo "Installing what the tests need into $(VENV)."
 	@$(PIP_INSTALL) setuptools
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev,train]' --editable client
 	@touch $@
 
-$(VENV)/train.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
-	@echo "Installing what training needs into $(VENV); torch is large, so the first time takes minutes."
+$(VENV)/train.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
+	@echo "Installing what training needs into $(VENV)."
 	@$(PIP_INSTALL) setuptools
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[train]'
 	@touch $@

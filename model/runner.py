@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +79,8 @@ class Sam2Runner:
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
-        self._threads = Threads(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
+        """How many the CPU uses; None on a GPU."""
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
@@ -97,7 +98,7 @@ class Sam2Runner:
     @property
     def cpu_threads(self) -> int:
         """Threads of a matrix product on the CPU, a core each unless told otherwise; 0 on a GPU."""
-        return self._threads.most if self.device.type == "cpu" else 0
+        return self.threads.most if self.threads is not None else 0
 
     @property
     def dtype_name(self) -> str:
@@ -144,7 +145,7 @@ class Sam2Runner:
         if self._engine is not None:
             return self._engine.encode(images, between=between)
         batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
-        with self._threads.working() as look:
+        with self._working() as look:
 
             def pause() -> None:
                 look()
@@ -170,7 +171,7 @@ class Sam2Runner:
             most, decode_alike = self._engine.most_prompts, self._engine.decode
         else:
             most, decode_alike = MAX_DECODE_CHUNK, self._decode_alike
-        with self._threads.working():
+        with self._working():
             for indices in groups.values():
                 for start in range(0, len(indices), most):
                     chunk = indices[start : start + most]
@@ -186,6 +187,10 @@ class Sam2Runner:
         side = self.config.image_size
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
+
+    def _working(self) -> AbstractContextManager[Callable[[], None]]:
+        """See Threads.working; on a GPU the host's threads are left alone."""
+        return self.threads.working() if self.threads is not None else nullcontext(lambda: None)
 
     def _preprocess(self, image: Tensor) -> Tensor:
         """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept.

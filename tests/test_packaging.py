@@ -82,6 +82,10 @@ def test_constraints_are_exact_and_public() -> None:
         )
 
 
+TORCH = ["pip", "uv"]
+"""Modules that make runs for torch without CUDA."""
+
+
 class Sandbox:
     """A folder with our Makefile and a python3 that only notes how it is called."""
 
@@ -96,18 +100,23 @@ class Sandbox:
             f'echo "$*" >> {folder}/calls\n'
             f'if [ "$*" = "-m venv .venv" ]; then mkdir -p .venv/bin && cp {folder}/python3 .venv/bin/python; fi\n'
             f'if [ -e {folder}/offline ]; then case "$*" in "-m pip"*) echo "no network" >&2; exit 1;; esac; fi\n'
+            f'if [ -e {folder}/no-index ] && [ "$2" = uv ]; then echo "no such host" >&2; exit 2; fi\n'
             f'if [ -e {folder}/old ] && [ "$1" = -c ]; then exit 1; fi\n'
             'if [ "$1" = --version ]; then echo Python 3.9.2; fi\n'
         )
         self.python.chmod(0o755)
 
-    def make(self, target: str, *variables: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    def make(
+        self, target: str, *variables: str, torch: str = "cpu"
+    ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        self, target: str, *variables: str, torch: str = "cpu"
+    ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         """Run make; what it did, and the modules that it ran."""
         calls = self.folder / "calls"
         calls.write_text("")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(
-            ["make", target, *variables, f"PYTHON={self.python}"],
+            ["make", target, *variables, f"PYTHON={self.python}", f"TORCH={torch}"],
             cwd=self.folder,
             env=clean,
             capture_output=True,
@@ -123,13 +132,13 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 
 def test_make_serve_installs_once(sandbox: Sandbox) -> None:
-    assert sandbox.make("serve")[1] == ["venv", "pip", "pip", "app"]
+    assert sandbox.make("serve")[1] == ["venv", *TORCH, "pip", "pip", "app"]
     assert sandbox.make("serve")[1] == ["app"]
 
 
 def test_make_test_installs_once_and_runs_all_checks(sandbox: Sandbox) -> None:
     checks = ["ruff", "ruff", "mypy", "pytest"]
-    assert sandbox.make("test")[1] == ["venv", "pip", "pip", *checks]
+    assert sandbox.make("test")[1] == ["venv", *TORCH, "pip", "pip", *checks]
     assert sandbox.make("test")[1] == checks
 
 
@@ -138,7 +147,7 @@ def test_make_train_asks_for_folders_before_it_installs(sandbox: Sandbox) -> Non
     assert done.returncode != 0
     assert "make train DATA=folder OUT=folder" in done.stderr
     assert modules == []
-    assert sandbox.make("train", "DATA=data", "OUT=run")[1] == ["venv", "pip", "pip", "model"]
+    assert sandbox.make("train", "DATA=data", "OUT=run")[1] == ["venv", *TORCH, "pip", "pip", "model"]
     sandbox.make("train", "DATA=data", "OUT=run", "TRAIN=--steps 5")
     assert "-m model.training data run --steps 5" in (sandbox.folder / "calls").read_text()
 
@@ -148,7 +157,8 @@ def test_make_installs_again_what_has_changed(sandbox: Sandbox, name: str) -> No
     sandbox.make("serve")
     later = (sandbox.folder / ".venv/serve.stamp").stat().st_mtime + 10
     os.utime(sandbox.folder / name, (later, later))
-    assert sandbox.make("serve")[1] == ["pip", "pip", "app"]
+    torch = TORCH if name == "constraints.txt" else []
+    assert sandbox.make("serve")[1] == [*torch, "pip", "pip", "app"]
 
 
 def test_an_install_that_fails_shows_why_and_goes_on_the_next_time(sandbox: Sandbox) -> None:
@@ -159,7 +169,40 @@ def test_an_install_that_fails_shows_why_and_goes_on_the_next_time(sandbox: Sand
     assert "no network" in done.stderr
     assert "app" not in modules
     offline.unlink()
-    assert sandbox.make("serve")[1] == ["pip", "pip", "app"]
+    assert sandbox.make("serve")[1] == [*TORCH, "pip", "pip", "app"]
+
+
+def test_without_a_gpu_torch_comes_without_cuda(sandbox: Sandbox) -> None:
+    done, _ = sandbox.make("serve", torch="auto" if not Path("/dev/nvidiactl").exists() else "cpu")
+    calls = (sandbox.folder / "calls").read_text()
+    assert "-m uv pip install --quiet --python .venv/bin/python --torch-backend=cpu" in calls
+    assert "about 200 MB to download" in done.stdout
+
+
+def test_without_its_index_torch_comes_from_the_package_index_and_make_says_so(sandbox: Sandbox) -> None:
+    (sandbox.folder / "no-index").touch()
+    done, modules = sandbox.make("serve")
+    assert done.returncode == 0
+    assert modules == ["venv", "pip", "uv", "pip", "pip", "pip", "app"]
+    assert "uv: no such host" in done.stdout
+    assert "about 3 GB to download" in done.stdout
+
+
+def test_torch_may_be_chosen_and_changed(sandbox: Sandbox) -> None:
+    done, modules = sandbox.make("serve", torch="cuda")
+    assert "torch with CUDA, about 3 GB to download" in done.stdout
+    assert modules == ["venv", "pip", "pip", "pip", "app"]
+    assert sandbox.make("serve", torch="auto")[1] == ["app"]  # keeps what is installed
+    assert sandbox.make("serve", torch="cpu")[1] == ["pip", *TORCH, "pip", "pip", "app"]
+    assert "-m pip uninstall --quiet --quiet --yes torch" in (sandbox.folder / "calls").read_text()
+    assert sandbox.make("serve", torch="cpu")[1] == ["app"]
+
+
+def test_an_unknown_build_of_torch_is_refused_before_anything_is_installed(sandbox: Sandbox) -> None:
+    done, modules = sandbox.make("serve", torch="rocm")
+    assert done.returncode != 0
+    assert "TORCH=rocm is not known: use TORCH=cpu, TORCH=cuda or TORCH=auto." in done.stderr
+    assert "pip" not in modules
 
 
 def test_make_says_which_python_is_too_old(sandbox: Sandbox) -> None:
@@ -173,13 +216,14 @@ def test_make_says_which_python_is_too_old(sandbox: Sandbox) -> None:
 
 def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
     done = subprocess.run(["make"], cwd=sandbox.folder, capture_output=True, text=True, check=True)
-    assert re.findall(r"^make (\w+)", done.stdout, re.MULTILINE) == [
+    assert re.findall(r"^make ([\w-]+)", done.stdout, re.MULTILINE) == [
         "help",
         "serve",
         "test",
         "check",
         "train",
         "bench",
+        "gpu-bench-kit",
         "soak",
         "clean",
     ]

@@ -62,11 +62,16 @@ class Threads:
 
     @contextmanager
     def working(self) -> Iterator[Callable[[], None]]:
-        """Measure the work inside. Long work calls the yielded function between its parts, which may change `now`.
+        """Run the work inside with `now` threads, and measure it.
 
-        Work inside of work is measured as part of it.
+        Long work calls the yielded function between its parts; it may change the number. Work inside of work is
+        measured as part of it.
         """
-        if self.most == 1 or self._is_working:
+        if self._is_working:
+            yield lambda: None
+            return
+        self._set_threads(self.now)  # something else on this thread may have changed it
+        if self.most == 1:
             yield lambda: None
             return
         started = self._read()

@@ -12,6 +12,7 @@ from time import perf_counter
 from app.__main__ import keep_freed_memory
 from tests.bench import machine, report
 from tests.bench.builtin_section import builtin
+from tests.bench.crowded_section import crowded
 from tests.bench.decoder_sections import boxes, click, crowd
 from tests.bench.picture_sections import encode, masks
 from tests.bench.report import Row
@@ -27,6 +28,7 @@ SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
     "masks": masks,
     "encode": encode,
     "builtin": builtin,
+    "crowded": crowded,
     "http": http,
     "busy": busy,
     "memory": memory,

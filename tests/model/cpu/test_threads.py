@@ -25,8 +25,9 @@ class Machine:
         self.history: list[int] = []
 
     def set_threads(self, number: int) -> None:
+        if number != self.number:
+            self.history.append(number)
         self.number = number
-        self.history.append(number)
 
     def run(self, seconds: float) -> None:
         """Our threads compute for so long."""
@@ -153,6 +154,12 @@ def test_one_thread_is_left_alone() -> None:
     for _ in range(10):
         machine.click()
     assert machine.history == []
+
+
+def test_a_number_that_something_else_has_set_is_set_back(machine: Machine) -> None:
+    machine.number = 7
+    machine.click()
+    assert machine.number == 4
 
 
 @pytest.fixture
