@@ -109,8 +109,6 @@ class Sandbox:
     def make(
         self, target: str, *variables: str, torch: str = "cpu"
     ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-        self, target: str, *variables: str, torch: str = "cpu"
-    ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         """Run make; what it did, and the modules that it ran."""
         calls = self.folder / "calls"
         calls.write_text("")
