@@ -77,8 +77,8 @@ ifneq ($(filter-out auto $(TORCH_INSTALLED),$(TORCH)),)
 .PHONY: $(TORCH_STAMP)
 endif
 
-# torch comes first and alone. On Linux the package index has the CUDA build only, about 3 GB with its libraries. Without a
-# GPU the CPU build is enough, 0.2 GB, from PyTorch's own index, which uv knows. Other systems have one small build.
+# torch comes first and alone. On Linux the package index has the CUDA build only, 2.7 GB with its libraries. Without a
+# GPU the CPU build is enough, 190 MB, from PyTorch's own index, which uv knows. Other systems have one small build.
 $(TORCH_STAMP): $(VENV)/venv.stamp constraints.txt
 	@set -e; build=$(filter-out auto,$(TORCH)); build=$${build:-$(or $(TORCH_INSTALLED),auto)}; \
 	case "$$build" in \
@@ -90,21 +90,21 @@ $(TORCH_STAMP): $(VENV)/venv.stamp constraints.txt
 	  $(VENV_PYTHON) -m pip uninstall --quiet --quiet --yes torch; \
 	fi; \
 	if [ "$$(uname -s)" = Linux ] && [ $$build = cpu ]; then \
-	  echo "Installing torch without CUDA, about 200 MB to download. With an NVIDIA GPU: make $(MAKECMDGOALS) TORCH=cuda"; \
+	  echo "Installing torch without CUDA, 190 MB to download. With an NVIDIA GPU: make $(MAKECMDGOALS) TORCH=cuda"; \
 	  { $(PIP_INSTALL) uv && UV_HTTP_RETRIES=0 $(VENV_PYTHON) -m uv pip install --quiet --python $(VENV_PYTHON) \
 	    --torch-backend=cpu --constraint constraints.txt torch; } 2>$(VENV)/uv.log || { \
 	    sed 's/^/uv: /' $(VENV)/uv.log; \
 	    echo "The CPU build cannot be installed from PyTorch's index (reason above). Installing torch from the package" \
-	      "index instead, which has CUDA on most systems: about 3 GB to download."; \
+	      "index instead, which has CUDA on most systems: 2.7 GB to download."; \
 	    $(PIP_INSTALL) torch; }; \
 	else \
-	  if [ "$$(uname -s)" = Linux ]; then echo "Installing torch with CUDA, about 3 GB to download."; fi; \
+	  if [ "$$(uname -s)" = Linux ]; then echo "Installing torch with CUDA, 2.7 GB to download."; fi; \
 	  $(PIP_INSTALL) torch; \
 	fi; \
 	echo $$build > $@
 
 $(VENV)/serve.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
-	@echo "Installing the rest of what the server needs into $(VENV), about 100 MB to download."
+	@echo "Installing the rest of what the server needs into $(VENV), 80 MB to download."
 	@$(PIP_INSTALL) setuptools
 	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
