@@ -1,191 +1,191 @@
-"""What takes how long on a GPU, in this process: encode, decode, memory, and transformers beside us.
+"""What takes how long on a GPU, in this process: loading, encode, decode, other variants, JPEG files.
 
 Knows nothing of HTTP.
 """
 
-from collections.abc import Callable
+import io
+import logging
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from statistics import median
+from time import perf_counter
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
+from PIL import Image
 
-from app.codecs.answers import MaskOptions, answer
-from model.gpu.decoding import Shape
-from model.gpu.device import Stream
-from model.gpu.engine import GpuEngine
+from app.codecs.answers import MaskAnswer, MaskOptions, answer
+from app.codecs.images import decode_image
 from model.runner import Sam2Runner
-from model.types import Embedding, Prediction, Prompt
+from model.types import Embedding, Prompt
 from tests.bench import machine
-from tests.bench.gpu_session import SIDE, Session
-from tests.bench.traffic import HEIGHT, WIDTH
-from tests.golden.recipe import image
+from tests.bench.gpu_clock import Clocked
+from tests.bench.gpu_memory import add_memory
+from tests.bench.gpu_session import CLICK, Session, embeddings, large_picture, pictures
 
-CLICK = Prompt(points=((500.0, 375.0),), labels=(1,))
-PEER = "transformers"
+SMALL_VARIANTS = ("sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
 
 
-def time_encode(session: Session, runner: Sam2Runner) -> None:
-    """Pixels of 1800 x 1200 to embedding: one picture, and pictures a second in batches."""
-    pictures = _pictures(session.batches[-1])
+def time_load(session: Session) -> None:
+    """Weights, arena, warm-up, with what each capture took; the log of it all goes to warm-up.txt."""
+    session.checkpoint  # noqa: B018  # made here, so that the clock does not count it
+    add_memory(session, "before loading")
+    started = perf_counter()
+    with _records_of("model") as records:
+        session.timed  # noqa: B018  # loaded and warmed up here
+        session.add("server", "load and warm-up in process", s=perf_counter() - started)
+    add_memory(session, "after warm-up")
+    lines = [f"{record.created:.3f} {record.getMessage()}" for record in records]
+    session.results.keep("warm-up.txt", "\n".join([*lines, ""]))
+    for what in ("encoder", "decoder"):
+        found = [re.search(rf"Captured the {what} .* in (\d+) ms", line) for line in lines]
+        times = [int(match[1]) for match in found if match]
+        if times:
+            values = {"n": len(times), "ms": sum(times), "longest_ms": max(times)}
+            session.add("server", f"captures of the {what} in the warm-up", **values)
+
+
+def time_encode(session: Session) -> None:
+    """Pixels of 1800 x 1200 to embedding: one picture, and pictures a second in batches; then larger ones."""
+    runner, rates = session.timed, []
+    crowd = pictures(session.batches[-1])
     for size in session.batches:
-        seconds = session.times(partial(runner.encode, pictures[:size]), seconds=5)
-        session.add_times("encode", f"{size} pictures at once", seconds, per_s=size / median(seconds))
-    rates = [row.values["per_s"] for row in session.rows if row.section == "encode"]
+        seconds = session.times(partial(runner.encode, crowd[:size]), seconds=4)
+        rates.append(size / median(seconds))
+        session.add_times("encode", f"{size} pictures at once", seconds, per_s=rates[-1])
     session.add("encode", "the best of these rates", per_s=max(rates))
-    encoding = _engine(runner)._encoding
-    for size, work in sorted(encoding._works.items()):
-        found = _device_ms(session, encoding._stream, work, 30)
-        session.add("encode", f"{size} pictures, the graph alone, device time", p50_ms=found)
+    for megapixels in (12, 24):  # as telephones send them
+        seconds = session.times(partial(runner.encode, [large_picture(megapixels)]), seconds=1.5)
+        session.add_times("encode", f"1 picture of {megapixels} MP", seconds)
 
 
-def time_decode(session: Session, runner: Sam2Runner) -> None:
+def time_decode(session: Session) -> None:
     """One click and a full batch: on the device's own clock, by the wall clock, and with the masks as RLE."""
-    embeddings = _embeddings(runner, 2 if session.rehearse else 16)
-    session.add("memory", "one cached picture", MiB=embeddings[0].nbytes / 2**20)
-    one = [(embeddings[0], CLICK)]
+    runner = session.timed
+    held = embeddings(runner, 2 if session.rehearse else 16)
+    session.add("memory", "one cached picture", MiB=held[0].nbytes / 2**20)
+    one = [(held[0], CLICK)]
     click = partial(runner.decode, one)
-    decoding = _engine(runner)._decoding
-    graph = decoding._works[Shape(1, 2, has_masks=False)]
-    for case, work in (("its graph alone", graph), ("first copy to last", click)):
-        found = _device_ms(session, decoding._stream, work, 300)
-        session.add("decode", f"one click, {case}, device time", p50_ms=found)
-    session.add_times("decode", "one click", session.times(click, seconds=5))
-    session.add_times(
-        "decode", "one click with RLE", session.times(partial(_answers, runner, one), seconds=5)
+    found = _clock(session).median_ms(click, count=2 if session.rehearse else 200)
+    session.add("decode", "one click, first copy to last, device time", p50_ms=found)
+    session.add_times("decode", "one click", session.times(click, seconds=3))
+    session.add_times("decode", "one click with RLE", session.times(partial(answers, runner, one), seconds=3))
+    mask = click()[0].logits[0].clip(-32, 32)
+    refinement = replace(
+        CLICK, points=CLICK.points * 2, labels=(1, 1), mask_logits=mask, multimask_output=False
     )
-    refinement = Prompt(
-        points=CLICK.points * 2,
-        labels=(1, 1),
-        mask_logits=click()[0].logits[0].clip(-32, 32),
-        multimask_output=False,
-    )
-    seconds = session.times(partial(runner.decode, [(embeddings[0], refinement)]), seconds=3)
+    seconds = session.times(partial(runner.decode, [(held[0], refinement)]), seconds=2)
     session.add_times("decode", "one refinement", seconds)
     count = session.most_prompts
-    for case, of_picture in (("one picture", embeddings[:1]), ("several pictures", embeddings)):
+    for case, of_picture in (("one picture", held[:1]), ("several pictures", held)):
         jobs = [(of_picture[i % len(of_picture)], CLICK) for i in range(count)]
-        seconds = session.times(partial(runner.decode, jobs), seconds=5)
-        session.add_times(
-            "decode", f"a full batch of clicks on {case}", seconds, per_s=count / median(seconds)
-        )
+        _add_rate(session, runner, f"a full batch of clicks on {case}", jobs)
     boxes = [Prompt(box=(75.0 + 5 * i, 275.0, 1725.0, 850.0), multimask_output=False) for i in range(count)]
-    seconds = session.times(partial(runner.decode, [(embeddings[0], box) for box in boxes]), seconds=5)
-    session.add_times(
-        "decode", "a full batch of boxes, one mask each", seconds, per_s=count / median(seconds)
-    )
+    jobs = [(held[0], box) for box in boxes]
+    _add_rate(session, runner, "a full batch of boxes, one mask each", jobs)
 
 
-def time_memory(session: Session, runner: Sam2Runner) -> None:
-    """Memory before and after many embeds, some of them kept and dropped later, with clicks on each."""
-    pictures = _pictures(session.batches[-1])
-    held: list[Embedding] = []
-
-    def embed(count: int) -> None:
-        for number in range(count):
-            held.extend(runner.encode([pictures[number % len(pictures)]]))
-            runner.decode([(held[-1], CLICK)])
-            del held[:-4]
-
-    embed(4)
-    before = _taken_mib(session)
-    count = 6 if session.rehearse else 500
-    embed(count)
-    after = _taken_mib(session)
-    session.add(
-        "memory", "many embeds", embeds=count, before_MiB=before, after_MiB=after, growth_MiB=after - before
-    )
-    if session.device == "cuda":
-        session.add("memory", "the GPU's peak", MiB=torch.cuda.max_memory_reserved() / 2**20)
-
-
-def time_transformers(session: Session, runner: Sam2Runner) -> None:
-    """The same weights in transformers' Sam2Model, eager, in the same precision, where it is installed."""
-    try:
-        from tests.bench.peer_transformers import Transformers
-    except ImportError as error:
-        print(f"transformers: left out, {error}", flush=True)
-        return
-    if session.rehearse:  # transformers knows pictures of 1024 pixels only
-        runner = session.runner(session.served_variant, checkpoint=session.served_checkpoint, dtype="float32")
-    state = load_file(session.served_checkpoint)
-    picture = _pictures(1)[0]
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-        runner.dtype_name
-    ]
-    peer = Transformers(
-        state, [picture], name=PEER, dtype=dtype, variant=session.served_variant, device=session.device
-    )
-    (embedding,) = runner.encode([picture])
-    peer.take([embedding.to_arrays(np.float32)])
-    theirs, ours = peer.decode(0, [CLICK])[0], runner.decode([(embedding, CLICK)])[0]
-    iou = np.mean(
-        [
-            ((a > 0) & (b > 0)).sum() / max(1, ((a > 0) | (b > 0)).sum())
-            for a, b in zip(theirs.logits, ours.logits, strict=True)
-        ]
-    )
-    # Ours are checked against float32 elsewhere; this is to see that both do the same work.
-    session.add("agreement", "masks of transformers with ours", mIoU=float(iou))
-    crowd = [CLICK] * session.most_prompts
-    jobs = [(embedding, prompt) for prompt in crowd]
-    pairs = {
-        "one picture": (partial(peer.encode, picture), partial(runner.encode, [picture])),
-        "one click": (partial(peer.decode, 0, [CLICK]), partial(runner.decode, jobs[:1])),
-        "one click with RLE": (partial(peer.answer, 0, [CLICK]), partial(_answers, runner, jobs[:1])),
-        "a full batch of clicks": (partial(peer.decode, 0, crowd), partial(runner.decode, jobs)),
-    }
-    for case, (their_call, our_call) in pairs.items():
-        their_seconds, our_seconds = session.times(their_call, seconds=3), session.times(our_call, seconds=3)
-        session.add_times("against transformers", case, their_seconds, side=PEER)
-        ratio = {f"vs {PEER}": median(our_seconds) / median(their_seconds)}
-        session.add_times("against transformers", case, our_seconds, side=SIDE, **ratio)
+def time_decode_curve(session: Session) -> None:
+    """Prompts a second by the size of the batch, refinements, and prompts longer than any that is prepared."""
+    runner = session.timed
+    held = embeddings(runner, 2 if session.rehearse else 16)
+    mask = runner.decode([(held[0], CLICK)])[0].logits[0].clip(-32, 32)
+    size = 1
+    while size <= session.most_prompts:
+        jobs = [(held[i % len(held)], CLICK) for i in range(size)]
+        _add_rate(session, runner, f"{size} clicks", jobs, seconds=1)
+        size *= 2
+    refinement = replace(CLICK, mask_logits=mask, multimask_output=False)
+    for size in (1, min(16, session.most_prompts)):
+        jobs = [(held[i % len(held)], refinement) for i in range(size)]
+        _add_rate(session, runner, f"{size} refinements with a mask", jobs, seconds=1)
+    points = tuple((100.0 + 70 * i, 600.0) for i in range(17))
+    for clicks in (11, 17):
+        long = Prompt(points=points[:clicks], labels=(1,) * clicks)
+        for time in ("first", "second"):
+            started = perf_counter()
+            runner.decode([(held[0], long)])
+            milliseconds = 1000 * (perf_counter() - started)
+            session.add("decode curve", f"{clicks} clicks at once, the {time} time", ms=milliseconds)
 
 
-def _engine(runner: Sam2Runner) -> GpuEngine:
-    assert runner._engine is not None
-    return runner._engine
+def time_variants(session: Session) -> None:
+    """Encode of the smaller variants, with random weights."""
+    for variant in (session.variant,) if session.rehearse else SMALL_VARIANTS:
+        with session.part(variant):
+            runner = session.runner(variant, checkpoint=None, dtype="auto")
+            runner.warm_up()
+            for size in (1, session.batches[-1]):
+                seconds = session.times(partial(runner.encode, pictures(size)), seconds=2)
+                case = f"{variant}, {size} pictures at once"
+                session.add_times("variants", case, seconds, per_s=size / median(seconds))
+            del runner
+            session.tidy()
 
 
-def _device_ms(session: Session, stream: Stream, work: Callable[[], object], count: int) -> float:
-    """The median on the GPU's own clock, from the first to the last of what is launched on a stream."""
-    if session.rehearse:
-        return 1000 * median(session.times(work, seconds=0))
-    times = []
-    for _ in range(count):
-        torch.cuda.synchronize()
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        with stream.current():
-            begin.record()
-            work()
-            end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return median(times)
+def time_jpegs(session: Session) -> None:
+    """JPEG files to pixels by all cores, as the server decodes them: how many pictures a second it can feed."""
+    workers = 2 if session.rehearse else machine.num_cores()
+    for megapixels, count in ((2, 8 * workers), (12, 3 * workers)):
+        file = io.BytesIO()
+        Image.fromarray(large_picture(megapixels)).save(file, format="JPEG", quality=85)
+        files = [file.getvalue()] * (workers if session.rehearse else count)
+        with ThreadPoolExecutor(workers) as pool:
+            started = perf_counter()
+            list(pool.map(_decoded_size, files))
+            seconds = perf_counter() - started
+        values = {"per_s": len(files) / seconds, "workers": workers, "MB": file.tell() / 1e6}
+        session.add("jpeg", f"files of {megapixels} MP to pixels", **values)
 
 
-def _taken_mib(session: Session) -> float:
-    """Memory that others cannot have: of the GPU, or of this process."""
-    if session.device == "cuda":
-        torch.cuda.synchronize()
-        free, total = torch.cuda.mem_get_info()
-        return (total - free) / 2**20
-    return machine.resident_mib()
+def _decoded_size(file: bytes) -> int:
+    return decode_image(file, max_pixels=100_000_000).size
 
 
-def _pictures(count: int) -> list[np.ndarray]:
-    picture = image("bench 0", WIDTH, HEIGHT)
-    return [np.roll(picture, 50 * i, axis=1) for i in range(count)]
-
-
-def _embeddings(runner: Sam2Runner, count: int) -> list[Embedding]:
-    return [runner.encode([picture])[0] for picture in _pictures(count)]
-
-
-def _answers(runner: Sam2Runner, jobs: list[tuple[Embedding, Prompt]]) -> list:
-    predictions: list[Prediction] = runner.decode(jobs)
+def answers(runner: Sam2Runner, jobs: list[tuple[Embedding, Prompt]]) -> list[list[MaskAnswer]]:
+    """Decode, up to what the service replies: RLE, area, box and stability of each mask."""
+    predictions = runner.decode(jobs)
     return [
         answer(p, height=e.height, width=e.width, options=MaskOptions(), logit_bytes=4)
         for (e, _), p in zip(jobs, predictions, strict=True)
     ]
+
+
+def _add_rate(
+    session: Session,
+    runner: Sam2Runner,
+    case: str,
+    jobs: list[tuple[Embedding, Prompt]],
+    *,
+    seconds: float = 4,
+) -> None:
+    """Wall clock and device time of one decode of these jobs."""
+    call = partial(runner.decode, jobs)
+    found = session.times(call, seconds=seconds)
+    section = "decode" if seconds > 1 else "decode curve"
+    device_ms = _clock(session).median_ms(call, count=2 if session.rehearse else 30)
+    session.add_times(section, case, found, per_s=len(jobs) / median(found), device_ms=device_ms)
+
+
+def _clock(session: Session) -> Clocked:
+    assert session.clock is not None
+    return session.clock
+
+
+@contextmanager
+def _records_of(name: str) -> Iterator[list[logging.LogRecord]]:
+    """All that is logged under a name in the block, debugging too."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -2,7 +2,7 @@
 
 A process of its own (`python -m tests.bench.load`), fed a plan as JSON on standard input and answering with JSON on
 standard output. Standard library only, and little of it between a reply and the next request: what it costs is
-part of every latency. Knows nothing of pictures.
+part of every latency. Of pictures it knows only where a JPEG file takes a comment.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from time import perf_counter
@@ -29,6 +29,9 @@ class Stream:
     path: str
     content_type: str
     bodies: tuple[bytes, ...]
+    first_number: int | None = None
+    """Where given, bodies are JPEG files, and each is sent with a number in a comment, from this one on: never the
+    same file twice, and always the same pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,53 @@ class Measured:
         return len(self.latencies) / self.seconds
 
 
-def run(load: Load) -> dict[str, Measured]:
-    """Run a load in a process of its own; what was measured, by the streams' names."""
+def run(load: Load, *, processes: int = 1) -> dict[str, Measured]:
+    """Run a load in processes of its own, its streams dealt out among them; what was measured, by stream."""
+    plans = [Load(load.port, load.seconds, load.streams[i::processes]) for i in range(processes)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.load"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in plans
+    ]  # fmt: skip
+    try:
+        for process, plan in zip(running, plans, strict=True):
+            assert process.stdin is not None
+            process.stdin.write(_written(plan))
+            process.stdin.close()
+            process.stdin = None
+        replies = [process.communicate() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    for process, (_, said) in zip(running, replies, strict=True):
+        if process.returncode:
+            raise UnexpectedReply(said.strip().splitlines()[-1] if said else "the load generator died")
+    found: dict[str, list[Measured]] = {}
+    for text, _ in replies:
+        for name, measured in json.loads(text).items():
+            found.setdefault(name, []).append(Measured(**measured))
+    return {name: together(parts) for name, parts in found.items()}
+
+
+def together(parts: Sequence[Measured]) -> Measured:
+    """All latencies, and a time in which the rates of the parts add up."""
+    latencies = [latency for part in parts for latency in part.latencies]
+    return Measured(latencies, len(latencies) / sum(part.per_second for part in parts))
+
+
+def numbered(jpeg: bytes, number: int) -> bytes:
+    """The same picture in another file: a comment of eight digits behind the first marker."""
+    return b"%b\xff\xfe\x00\x0a%08d%b" % (jpeg[:2], number, jpeg[2:])
+
+
+def _written(load: Load) -> str:
     plan = asdict(load)
     for stream in plan["streams"]:
         stream["bodies"] = [base64.b64encode(body).decode("ascii") for body in stream["bodies"]]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.load"], input=json.dumps(plan), capture_output=True, text=True
-    )
-    if done.returncode:
-        raise UnexpectedReply(
-            done.stderr.strip().splitlines()[-1] if done.stderr else "the load generator died"
-        )
-    return {name: Measured(**measured) for name, measured in json.loads(done.stdout).items()}
+    return json.dumps(plan)
 
 
 async def drive(load: Load) -> dict[str, Measured]:
@@ -106,14 +143,8 @@ def _measured(streams: Sequence[Stream], spans: Sequence[list[Span]], name: str)
 async def _repeat(
     stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, end: float
 ) -> list[Span]:
-    requests = [
-        f"POST {stream.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {stream.content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
-        + body
-        for body in stream.bodies
-    ]
     spans = []
-    for request in cycle(requests):
+    for request in _requests(stream):
         begin = perf_counter()
         writer.write(request)
         status, body = await _reply(reader)
@@ -124,6 +155,23 @@ async def _repeat(
         if now >= end:
             break
     return spans
+
+
+def _requests(stream: Stream) -> Iterator[bytes]:
+    """What a client sends, over and over; made beforehand where nothing is numbered."""
+    if stream.first_number is None:
+        yield from cycle([_request(stream, body) for body in stream.bodies])
+    else:
+        for number, body in enumerate(cycle(stream.bodies), stream.first_number):
+            yield _request(stream, numbered(body, number))
+
+
+def _request(stream: Stream, body: bytes) -> bytes:
+    head = (
+        f"POST {stream.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {stream.content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 async def _reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
