@@ -31,7 +31,7 @@ def test_help_shows_every_setting_with_its_variable_and_default(capsys: pytest.C
         assert f"--{name.replace('_', '-')} " in text
         assert f"[SAM2_{name.upper()}]" in text
         assert f"Default: {setting.default or 'none'}" in text or setting.default_factory
-    assert "Default: one for each CPU core" in text
+    assert "Default: one for each CPU that the container" in text
 
 
 def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
