@@ -1,7 +1,7 @@
 """Section crowded: clicks and encodes while other processes compete for the cores, as on most machines.
 
-The built-in model, with which most people begin. Next to the peers stands our own runner with one thread: contention
-costs it its fair share and no more. Does not know about HTTP.
+The built-in model, with which most people begin. Next to the peers stands our own runner with one thread, which
+contention costs its fair share and no more. Does not know about HTTP.
 """
 
 import subprocess
