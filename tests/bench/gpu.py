@@ -13,7 +13,7 @@ where $OUT names a folder for the results, everything is this one command (eight
 
     set -o pipefail; export PYTHONUNBUFFERED=1; mkdir -p $OUT; python3 -m pip install -q --no-index --no-deps \
       --no-compile --no-cache-dir --upgrade --target .site .whl/*.whl && export PYTHONPATH=$PWD/.site && \
-    { nvidia-smi; timeout -s INT 510 python3 -m tests.bench.gpu --seconds 480 2>&1 | tee $OUT/log; }
+    { nvidia-smi; timeout -k 20 -s INT 510 python3 -m tests.bench.gpu --seconds 480 2>&1 | tee $OUT/log; }
 """
 
 import argparse

@@ -18,7 +18,7 @@ def break_second_encode() -> None:
     encode: Callable[..., Any] = Sam2Runner.encode
     calls = 0
 
-    def faulty(self: Sam2Runner, images: Sequence[Any], **between: Any) -> Any:
+    def faulty(self: Sam2Runner, images: Sequence[Any], *, between: Callable[[], None] = lambda: None) -> Any:
         nonlocal calls
         is_upload = images[0].shape[:2] == (1, 1)  # pictures of the warm-up are larger
         calls += is_upload
@@ -28,7 +28,7 @@ def break_second_encode() -> None:
             far = torch.tensor([10**8], device=self.device)
             torch.zeros(1, device=self.device)[far]  # out of bounds: an assertion on the device
             torch.cuda.synchronize(self.device)
-        return encode(self, images, **between)
+        return encode(self, images, between=between)
 
     Sam2Runner.encode = faulty  # type: ignore[method-assign]
 

@@ -30,11 +30,11 @@ SMALL_VARIANTS = ("sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
 
 def time_load(session: Session) -> None:
     """Weights, arena, warm-up, with what each capture took; the log of it all goes to warm-up.txt."""
-    session.checkpoint  # noqa: B018  # made here, so that the clock does not count it
+    _ = session.checkpoint  # made here, so that the clock does not count it
     add_memory(session, "before loading")
     started = perf_counter()
     with _records_of("model") as records:
-        session.timed  # noqa: B018  # loaded and warmed up here
+        _ = session.timed  # loaded and warmed up here
         session.add("server", "load and warm-up in process", s=perf_counter() - started)
     add_memory(session, "after warm-up")
     lines = [f"{record.created:.3f} {record.getMessage()}" for record in records]
