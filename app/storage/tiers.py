@@ -224,14 +224,15 @@ class Tiers:
 
     async def _fetch(self, content: str) -> Embedding | None:
         """From the host or the disk to the device; None where it is in neither, or is dropped meanwhile."""
-        task, files = asyncio.current_task(), self.files
+        files = self.files
         tier, embedding = HOST, self.host.get(content) if self.host is not None else None
         if embedding is None and files is not None:
             tier, embedding = DISK, await self._run(self._reading, lambda: files.read(content))
         if embedding is None:
             return None
         adopted = await self._adopt(embedding)
-        if self._fetching.get(content) is not task:
+        # Not in a variable: with one, Python 3.13 leaves a cycle that keeps the task's result, a place on the device.
+        if self._fetching.get(content) is not asyncio.current_task():
             return None
         if self.host is not None:
             self.host.pop(content)

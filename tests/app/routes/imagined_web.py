@@ -63,12 +63,16 @@ async def web(
     client_tls = ssl.create_default_context()
     authority.configure_trust(client_tls)
 
+    silent: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         here.requests.append(request)
         path = request.split(b" ")[1].decode()
         writer.write(here.replies.get(path, reply(status="404 Not Found")))
-        if path != "/silent":
+        if path == "/silent":
+            silent.append(writer)
+        else:
             writer.close()
 
     async def look_up(host: str) -> list[str]:
@@ -107,4 +111,6 @@ async def web(
     try:
         yield here
     finally:
+        for writer in silent:
+            writer.close()
         server.close()
