@@ -5,11 +5,12 @@ of what to do when a disk fails.
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BUSY_MS = 5000
 """Patience with another process that writes; it takes milliseconds."""
@@ -77,6 +78,9 @@ class RegisterFile:
     def __init__(self, path: Path | None) -> None:
         """Open or make the file; None for one in memory."""
         self._path = path
+        # In memory both threads share one connection. SQLite allows that, but Python's module since 3.12 does not: its
+        # prepared statements are shared too, and two threads at once get errors and foreign rows.
+        self._alone: AbstractContextManager[object] = threading.RLock() if path is None else nullcontext()
         if path is None:
             self._writer = self._reader = _connect(":memory:")
             self._writer.executescript(_SCHEMA)
@@ -124,23 +128,27 @@ class RegisterFile:
 
     def find(self, key: Key) -> ImageName | None:
         """The row of a name: 6 microseconds."""
-        rows = self._reader.execute("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key).fetchall()
+        rows = self._read("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key)
         return ImageName(*rows[0]) if rows else None
 
     def keys_of(self, content: str) -> list[Key]:
         """Every name of a content."""
-        rows = self._reader.execute("SELECT tenant, image_id FROM names WHERE content = ?", (content,))
-        return [Key(*row) for row in rows.fetchall()]
+        rows = self._read("SELECT tenant, image_id FROM names WHERE content = ?", (content,))
+        return [Key(*row) for row in rows]
 
     def newest(self, tenant: str, *, limit: int, since: float, after: ImageName | None) -> list[ImageName]:
         """At most `limit` names of a tenant, newest first, given after `since`, those that follow `after`."""
         created, image_id = (after.created, after.image_id) if after is not None else (float("inf"), "")
-        rows = self._reader.execute(
+        rows = self._read(
             "SELECT * FROM names WHERE tenant = ? AND created >= ? AND (created, image_id) < (?, ?) "
             "ORDER BY created DESC, image_id DESC LIMIT ?",
             (tenant, since, created, image_id, limit),
         )
-        return [ImageName(*row) for row in rows.fetchall()]
+        return [ImageName(*row) for row in rows]
+
+    def _read(self, query: str, values: Sequence[object]) -> list[Any]:
+        with self._alone:
+            return self._reader.execute(query, values).fetchall()
 
     # For the thread that writes.
 
@@ -173,7 +181,8 @@ class RegisterFile:
 
         Returns the contents that lost their last name; `on_unnamed` is called as in `apply`.
         """
-        [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
+        with self._alone:
+            [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
         if count <= most and (oldest is None or oldest >= before):
             return frozenset()
         with self._transaction():
@@ -209,7 +218,8 @@ class RegisterFile:
 
     def unnamed(self, contents: Collection[str]) -> set[str]:
         """Those of the contents that have no name."""
-        return self._without_names(contents)
+        with self._alone:
+            return self._without_names(contents)
 
     def changed_elsewhere(self) -> bool:
         """Whether another process wrote since the last call."""
@@ -221,20 +231,22 @@ class RegisterFile:
 
     def take_over(self, other: "RegisterFile") -> None:
         """Add the rows of another register that are not here."""
-        rows = other._writer.execute("SELECT * FROM names").fetchall()
+        with other._alone:
+            rows = other._writer.execute("SELECT * FROM names").fetchall()
         with self._transaction():
             self._writer.executemany("INSERT OR IGNORE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._writer.execute("COMMIT")
-        except BaseException:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise
+        with self._alone:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
 
     def _row(self, key: Key) -> ImageName | None:
         rows = self._writer.execute("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key).fetchall()
@@ -270,5 +282,5 @@ def open_register(path: Path) -> tuple[RegisterFile, Path | None]:
 
 
 def _connect(where: str) -> sqlite3.Connection:
-    # Opened in one thread and used in another; SQLite itself takes care of two at once.
+    # Opened in one thread and used in another.
     return sqlite3.connect(where, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)

@@ -3,8 +3,10 @@
 import asyncio
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from app.errors import ImageIdConflict
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register import Register
-from app.storage.register_file import ImageName, RegisterFile
+from app.storage.register_file import Change, ImageName, RegisterFile
 
 A, B = "a" * 64, "b" * 64
 
@@ -271,3 +273,27 @@ async def test_a_register_that_cannot_be_read_is_one_without_the_names(
         assert caplog.text.count("disk I/O error") == 1
         monkeypatch.undo()
         assert register.find("truck", tenant="") is not None
+
+
+def test_a_register_in_memory_is_read_while_it_is_written() -> None:
+    """Since Python 3.12 two threads at one connection got errors, and rows of another query."""
+    file = RegisterFile(None)
+    names = [ImageName("anna", f"n{i % 50}", f"c{i}", 1, 1, 1, float(i), float(i)) for i in range(2000)]
+
+    def write() -> None:
+        for name in names:
+            file.apply({name.key: Change(name)}, since=0, on_unnamed=lambda _: None)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            writing = executor.submit(write)
+            while not writing.done():
+                for name in names[:50]:
+                    found = file.find(name.key)
+                    assert found is None or found.key == name.key
+            writing.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert file.find(names[-1].key) == names[-1]
