@@ -30,6 +30,8 @@ async def open_store(
             try:
                 return await adopt(embedding)
             except DeviceOutOfMemory as error:
+                # Its frames hold the outcome, which holds it: a cycle, which would keep a place on the device.
+                error.__traceback__ = error.__context__ = None
                 if not await store.tiers.make_room():
                     what = "The memory for embeddings on the device is full of those that are being used."
                     raise Overloaded(what, retry_after_s=1) from error

@@ -78,8 +78,8 @@ class RegisterFile:
     def __init__(self, path: Path | None) -> None:
         """Open or make the file; None for one in memory."""
         self._path = path
-        # In memory both threads share one connection. SQLite allows that, but Python's module since 3.12 does not: its
-        # prepared statements are shared too, and two threads at once get errors and foreign rows.
+        # In memory both threads share one connection. SQLite allows that, but Python's module does not since 3.12:
+        # they share its prepared statements too, and get errors and rows of another query.
         self._alone: AbstractContextManager[object] = threading.RLock() if path is None else nullcontext()
         if path is None:
             self._writer = self._reader = _connect(":memory:")

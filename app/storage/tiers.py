@@ -231,7 +231,7 @@ class Tiers:
         if embedding is None:
             return None
         adopted = await self._adopt(embedding)
-        # Not in a variable: with one, Python 3.13 leaves a cycle that keeps the task's result, a place on the device.
+        # Not in a variable: in Python 3.13 that is a cycle, which keeps the task's result, a place on the device.
         if self._fetching.get(content) is not asyncio.current_task():
             return None
         if self.host is not None:
