@@ -20,11 +20,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.codecs.images import decode_image
+from model.network.config import VARIANTS
 from tests.bench import gpu, load
 from tests.bench.gpu_clock import Clocked
 from tests.bench.gpu_results import Results
 from tests.bench.gpu_served import Photographs
-from tests.bench.gpu_session import Session
+from tests.bench.gpu_session import REHEARSAL, Session
 from tests.bench.gpu_steps import Step, heeding_signals, run_steps
 from tests.bench.report import Target
 from tests.model.gpu.host_gpu import HostGpu
@@ -35,7 +36,9 @@ ON_THE_MACHINE = {"torch", "numpy", "pillow", "scipy", "contourpy", "safetensors
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    # A rehearsal adds a variant to those of its process.
+    monkeypatch.setitem(VARIANTS, REHEARSAL, VARIANTS["sam2.1_hiera_tiny"])
     results = Results(tmp_path / "out", machine={"GPU": "none"}, targets=())
     return Session(results, rehearse=True, folder=tmp_path)
 
