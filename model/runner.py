@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.checkpoints.parameters import load_parameters, untrained_parameters
 from model.cpu.decoder import CpuDecoder
-from model.cpu.threads import Threads
+from model.cpu.threads import Threads, limit_threads
 from model.devices import resolve_device, resolve_dtype
 from model.errors import DeviceOutOfMemory
 from model.gpu.cuda import Cuda
@@ -80,7 +80,6 @@ class Sam2Runner:
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
-        """How many the CPU uses; None on a GPU."""
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
@@ -145,12 +144,7 @@ class Sam2Runner:
         if self._engine is not None:
             return self._engine.encode(images, between=between)
         batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
-        with self._working() as look:
-
-            def pause() -> None:
-                look()
-                between()
-
+        with self._working(between) as pause:
             maps = self.model.encode(batch.to(self._encoder_dtype), between=pause)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
@@ -188,9 +182,11 @@ class Sam2Runner:
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
 
-    def _working(self) -> AbstractContextManager[Callable[[], None]]:
+    def _working(
+        self, between: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[Callable[[], None]]:
         """See Threads.working; on a GPU the host's threads are left alone."""
-        return self.threads.working() if self.threads is not None else nullcontext(lambda: None)
+        return self.threads.working(between) if self.threads is not None else nullcontext(between)
 
     def _preprocess(self, image: Tensor) -> Tensor:
         """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept.
@@ -302,8 +298,7 @@ def load_runner(
         config = replace(config, image_size=image_size)
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
-    if threads or cpus is not None:
-        torch.set_num_threads(threads or min(torch.get_num_threads(), cpus or 1))
+    limit_threads(threads, cpus=cpus)
     with torch.device("meta"):
         model = Sam2(config)
     is_mixed = config.exact_encoder and torch_device.type == "cpu" and torch_dtype == torch.bfloat16

@@ -40,6 +40,12 @@ def read_clocks() -> Spent:
     return Spent(perf_counter(), thread_time(), process_time())
 
 
+def limit_threads(threads: int, *, cpus: int | None) -> None:
+    """Let torch use so many threads on the calling thread; with 0 one for each core, at most `cpus`."""
+    if threads or cpus is not None:
+        torch.set_num_threads(threads or min(torch.get_num_threads(), cpus or 1))
+
+
 class Threads:
     """Sets the number of torch's threads for the thread that calls it: `most`, halved while cores are contended."""
 
@@ -61,18 +67,18 @@ class Threads:
         self._patience_s = FIRST_PATIENCE_S
 
     @contextmanager
-    def working(self) -> Iterator[Callable[[], None]]:
+    def working(self, between: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
         """Run the work inside with `now` threads, and measure it.
 
-        Long work calls the yielded function between its parts; it may change the number. Work inside of work is
-        measured as part of it.
+        Long work calls the yielded function between its parts. That may change the number of threads, and calls
+        `between`. Work inside of work is measured as part of it.
         """
         if self._is_working:
-            yield lambda: None
+            yield between
             return
         self._set_threads(self.now)  # something else on this thread may have changed it
         if self.most == 1:
-            yield lambda: None
+            yield between
             return
         started = self._read()
 
@@ -82,9 +88,13 @@ class Threads:
             self._add(Spent(*(b - a for a, b in zip(started, until, strict=True))), at=until.wall)
             started = until
 
+        def pause() -> None:
+            look()
+            between()
+
         self._is_working = True
         try:
-            yield look
+            yield pause
         finally:
             self._is_working = False
             look()
