@@ -1,1 +1,1 @@
-"""The HTTP service: requests, time and bytes. Knows no tensors; they stay behind app/segmenter.py."""
+"""The HTTP service: requests, time and bytes. Does not know about tensors; they stay behind app/segmenter.py."""

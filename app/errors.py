@@ -1,6 +1,6 @@
-"""Everything that can go wrong with a request, each with its HTTP status and its code.
+"""All errors that a request can get, each with its HTTP status and its code.
 
-Knows nothing of FastAPI; main.py turns these into replies.
+Does not know about FastAPI; routes/error_replies.py turns these into replies.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import ClassVar, TypedDict
 
 
 class Detail(TypedDict):
-    """One thing that is wrong with a request: where it stands and what is wrong with it."""
+    """One thing that is wrong with a request: where it is and what is wrong."""
 
     where: str
     what: str
@@ -27,7 +27,7 @@ class ServiceError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What of it stands in the head of the reply."""
+        """Headers of the reply."""
         return {}
 
 
@@ -39,72 +39,72 @@ class BadRequest(ServiceError):
 
 
 class BodyTooSlow(BadRequest):
-    """A body that does not come; the rest of it is not waited for."""
+    """The body arrives too slowly or not at all. The server does not wait for the rest of it."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """That the connection ends with this reply."""
+        """Close the connection after this reply."""
         return {"Connection": "close"}
 
 
 class Unauthorized(ServiceError):
-    """A key is asked for, and it is missing or wrong."""
+    """The server requires an API key, and the request's is missing or wrong."""
 
     status = 401
     code = "unauthorized"
 
     @property
     def headers(self) -> dict[str, str]:
-        """How a key is sent: RFC 6750."""
+        """How to send a key (RFC 6750)."""
         return {"WWW-Authenticate": 'Bearer realm="sam2"'}
 
 
 class OriginRefused(ServiceError):
-    """A page of a site that may not call opens a WebSocket."""
+    """A page of a site that may not call this server tried to open a WebSocket."""
 
     status = 403
     code = "origin_refused"
 
 
 class ImageNotFound(ServiceError):
-    """No embedding by that id."""
+    """There is no embedding under this id."""
 
     status = 404
     code = "image_not_found"
 
     @classmethod
     def for_id(cls, image_id: str) -> "ImageNotFound":
-        """The message that tells what to do about a missing embedding."""
+        """An id for which there is no embedding."""
         return cls(f"No embedding for image_id {image_id!r}. POST the picture to /embed first.")
 
     @classmethod
     def fallen_out(cls, image_id: str) -> "ImageNotFound":
-        """The image is known; its embedding had to give way, or is another model's."""
+        """The image is known, but its embedding was evicted or was made by another model."""
         return cls(
-            f"The embedding of image_id {image_id!r} is not held any more. POST the picture to /embed again; "
-            "SAM2_DISK_CACHE_MIB and SAM2_KEEP_UPLOADS make a server keep more."
+            f"The embedding of image_id {image_id!r} is no longer available. POST the picture to /embed again. "
+            "With SAM2_DISK_CACHE_MIB and SAM2_KEEP_UPLOADS a server keeps more."
         )
 
     @classmethod
     def deleted_meanwhile(cls, image_id: str) -> "ImageNotFound":
-        """A DELETE came while the picture was being embedded, and it counts."""
+        """A DELETE arrived while the picture was being embedded; the DELETE takes precedence."""
         return cls(
-            f"image_id {image_id!r} was deleted while its picture was being embedded. POST the picture to /embed "
-            "again if it shall be back."
+            f"image_id {image_id!r} was deleted while its picture was being embedded. If you still need it, POST "
+            "the picture to /embed again."
         )
 
 
 class ImageIdConflict(ServiceError):
-    """The id names another picture."""
+    """The id already belongs to another picture."""
 
     status = 409
     code = "image_id_conflict"
 
     @classmethod
     def for_id(cls, image_id: str) -> "ImageIdConflict":
-        """The message that tells what to do about a name that is taken."""
+        """An id that is taken."""
         return cls(
-            f"image_id {image_id!r} already names another picture. Use another id, or send replace=true."
+            f"image_id {image_id!r} already belongs to another picture. Use another id, or send replace=true."
         )
 
 
@@ -116,35 +116,35 @@ class ImageTooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """A body that is no picture upload."""
+    """The body is not a picture upload."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class InvalidImage(ServiceError):
-    """Truncated, not a picture, zero-sized."""
+    """The file is truncated, not a picture, or has a size of zero."""
 
     status = 422
     code = "invalid_image"
 
 
 class InvalidPrompt(ServiceError):
-    """A prompt that parses but makes no sense for its picture."""
+    """The prompt can be parsed but does not make sense for its picture."""
 
     status = 422
     code = "invalid_prompt"
 
 
 class ValidationFailed(ServiceError):
-    """Fields that are missing, unknown, or of the wrong type or range."""
+    """Fields are missing, unknown, or of the wrong type or range."""
 
     status = 422
     code = "validation_error"
 
 
 class RetryableError(ServiceError):
-    """Try again after `retry_after_s` seconds: the Retry-After header."""
+    """An error after which a client may retry, `retry_after_s` seconds later (Retry-After header)."""
 
     def __init__(self, message: str, *, retry_after_s: int = 1, details: Sequence[Detail] = ()) -> None:
         super().__init__(message, details=details)
@@ -152,19 +152,19 @@ class RetryableError(ServiceError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to try again, in seconds."""
+        """When to retry, in seconds."""
         return {"Retry-After": str(self.retry_after_s)}
 
 
 class RateLimited(RetryableError):
-    """A client over its own share; others are served."""
+    """The client exceeded its own limit; other clients are served."""
 
     status = 429
     code = "rate_limited"
 
 
 class InferenceFailed(ServiceError):
-    """The model broke on this batch; the server goes on."""
+    """The model failed on this batch; the server continues."""
 
     status = 500
     code = "inference_failed"
@@ -178,26 +178,26 @@ class Overloaded(RetryableError):
 
 
 class NotReady(RetryableError):
-    """The model is still loading, or it failed to."""
+    """The server cannot answer: the model is loading or failed to load, or its device is stuck."""
 
     status = 503
     code = "not_ready"
 
 
 class ShuttingDown(RetryableError):
-    """The server is stopping; what waited is answered with this."""
+    """The server is stopping. Waiting requests get this error."""
 
     status = 503
     code = "shutting_down"
 
     def __init__(
         self,
-        message: str = "The server is shutting down; ask again in a moment.",
+        message: str = "The server is shutting down. Retry in a moment.",
         *,
         retry_after_s: int = 2,
         details: Sequence[Detail] = (),
     ) -> None:
-        # The arguments of every ServiceError, for copy.copy calls it with them.
+        # The same arguments as every ServiceError, because copy.copy calls it with them.
         super().__init__(message, retry_after_s=retry_after_s, details=details)
 
 

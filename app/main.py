@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
-    """The application. `segmenter` takes the place of the model that the settings name.
+    """Return the application. `segmenter` is used instead of the model that the settings name.
 
-    Raises KeysError where the API keys cannot be read.
+    Raises KeysError if the API keys cannot be read.
     """
     settings = settings or Settings()
     keys = ApiKeys(settings.api_keys.get_secret_value())
@@ -50,25 +50,25 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         app.state.body_budget = BodyBudget(
             Shares(settings.max_bodies_mib * 2**20), patience_s=settings.deadline_s
         )
-        # The server answers while the model loads: /healthz with 200, all else with 503.
+        # The server answers while the model loads: /healthz with 200, whatever needs the model with 503.
         loading = asyncio.create_task(service.start())
         try:
             yield
         finally:
             await service.close()
-            loading.cancel()  # where the device hangs, it would wait for good
+            loading.cancel()  # if the device hangs, it would wait forever
             if traces is not None:
                 await asyncio.to_thread(traces.close)
 
     app = FastAPI(
         title="SAM 2 service",
-        summary="A picture is embedded once; every click after that comes back in milliseconds.",
+        summary="Embed a picture once; every click after that is answered in milliseconds.",
         version=VERSION,
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        redirect_slashes=False,  # a redirect has no body that says what is wrong
-        # Spans of requests, where there is somewhere to send them; figures and logs are ours.
+        redirect_slashes=False,  # a redirect has no body that explains the error
+        # FastAPI creates the spans of requests if traces are exported. Metrics and logs are our own.
         telemetry={
             "tracer_provider": traces.provider if traces is not None else None,
             "tracing": traces is not None,
@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         app.include_router(routes.router)
     refuse, on_bug = add_error_handlers(app, metrics)
     app.state.refuse = refuse
-    # The last one added is outermost: CORS, so that what any of the others refuse can be read by a browser.
+    # The last one added is outermost. That is CORS, so that browsers can read errors of all the others.
     app.add_middleware(
         CallersMiddleware,
         keys=keys,
@@ -110,8 +110,11 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
 
 def _start_tracing() -> Traces | None:
     try:
-        from app.telemetry.tracing import Tracing  # here, for the SDK is large and few want it
+        from app.telemetry.tracing import Tracing  # here, because the SDK is large and few need it
     except ImportError as error:
-        log.warning("OTEL_* asks for traces, which need the extra: pip install '.[otel]' (%s)", error)
+        log.warning(
+            "OTEL_* variables enable traces, but the extra 'otel' is not installed: pip install '.[otel]' (%s)",
+            error,
+        )
         return None
     return Tracing()

@@ -1,4 +1,4 @@
-"""What the service asks of a model; model/runner.py and the tests' fake both give it."""
+"""The interface between the service and a model. model/runner.py and the tests' fake implement it."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,19 +7,19 @@ from model.types import Embedding, Pixels, Prediction, Prompt
 
 
 class Segmenter(Protocol):
-    """A model on its device. Every method but `memory_bytes` runs on the one thread that owns the device."""
+    """A model on its device. Every method except `memory_bytes` runs on the one thread that owns the device."""
 
     @property
     def name(self) -> str:
-        """The variant, as replies name it."""
+        """The variant, as named in replies."""
 
     @property
     def fingerprint(self) -> str:
-        """Model, weights, preprocessing and precision: part of every cache key."""
+        """Identifies model, weights, preprocessing and precision. It is part of every cache key."""
 
     @property
     def device_name(self) -> str:
-        """Where it runs, as torch names it."""
+        """The device it runs on, as torch names it."""
 
     @property
     def dtype_name(self) -> str:
@@ -27,27 +27,27 @@ class Segmenter(Protocol):
 
     @property
     def mask_size(self) -> tuple[int, int]:
-        """Height and width of low-resolution logits."""
+        """Height and width of the low-resolution logits."""
 
     def memory_bytes(self) -> int | None:
-        """Memory of the device that this process holds; None where that is the host's. Called from any thread."""
+        """Device memory that this process holds; None if it is the host's memory. May be called from any thread."""
 
     @property
     def shares_host_memory(self) -> bool:
-        """Whether embeddings on the device lie in host memory anyway: on a CPU."""
+        """Whether embeddings on the device lie in host memory, as on a CPU."""
 
     @property
     def cpu_threads(self) -> int:
-        """Threads that every batch keeps busy on the CPU: a core each; 0 on a GPU."""
+        """Threads that every batch keeps busy on the CPU, each using one core; 0 on a GPU."""
 
     def adopt(self, embedding: Embedding) -> Embedding:
-        """An embedding that comes from host memory or from a file, brought to the device."""
+        """Bring an embedding from host memory or from a file to the device."""
 
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
-        """One embedding for each picture, in order. Calls `between` now and then, which may decode."""
+        """Return one embedding per picture, in order. Calls `between` every few milliseconds, which may decode."""
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """One prediction for each job, in order, of any mix of pictures and prompts."""
+        """Return one prediction for each job, in order. Jobs may mix pictures and prompts."""
 
     def warm_up(self) -> None:
-        """Do what would make the first request slow."""
+        """Do the work that would make the first request slow."""

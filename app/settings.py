@@ -1,6 +1,6 @@
-"""Every knob of the server: SAM2_* environment variables, with units in their names.
+"""All settings of the server: SAM2_* environment variables, with units in their names.
 
-The only file that reads the environment. Knows nothing of what the values do.
+The only file that reads the environment. Does not know what the values do.
 """
 
 import os
@@ -17,55 +17,58 @@ from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
-"""What client/ reads, often in the same shell."""
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # also of browser extensions and desktop tools
+"""Variables that client/ reads, often set in the same shell."""
+# Any scheme, because browser extensions and desktop tools have their own.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
 class Settings(BaseSettings):
-    """What the environment says; `sam2-serve --help` prints the descriptions."""
+    """Values from the environment. `sam2-serve --help` prints the descriptions."""
 
     model_config = SettingsConfigDict(env_prefix="SAM2_", extra="forbid", validate_default=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every network.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="Who may call: name:key pairs with commas between, or a file with lines name:digest, the "
-        "SHA-256 of the key in hex, read anew on SIGHUP. None: anyone who can reach the port.",
+        description="Clients that may call: comma-separated name:key pairs, or the path of a file with lines "
+        "name:digest, where digest is the SHA-256 of the key in hex. SIGHUP reloads the file. Empty: any client "
+        "that can reach the port.",
     )
     open_metrics: bool = Field(False, description="Serve /metrics without a key.")
     rate_requests_in_flight: int = Field(
-        0, ge=0, description="Requests of one client answered at one time; more get 429. 0: any number."
+        0, ge=0, description="Concurrent requests of one client; more get 429. 0: any number."
     )
     rate_pictures_per_minute: float = Field(
-        0.0, ge=0, description="Pictures embedded for one client in a minute; more get 429. 0: any number."
+        0.0, ge=0, description="Pictures embedded per minute for one client; more get 429. 0: any number."
     )
     cors_origins: str = Field(
         "",
-        description="Sites whose pages may call from a browser, as https://tool.example with commas between, or *.",
+        description="Sites whose pages may call from a browser, comma-separated, such as https://tool.example. "
+        "*: all sites.",
     )
-    allow_urls: bool = Field(
-        False, description='Fetch pictures that /embed is given as {"url": "https://..."}.'
-    )
+    allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
 
     model: str = Field(
         BUILTIN,
         description="Model: "
         + ", ".join(VARIANTS)
-        + ". The last one is small and comes with this package; the others are "
-        "Meta's, and are downloaded.",
+        + ". The last one is small and part of this package; the others are Meta's and are downloaded.",
     )
     checkpoint: str = Field(
         "",
-        description="File with the model's weights (.pt or .safetensors) instead of a released one, or "
+        description="File with the model's weights (.pt or .safetensors), used instead of the released ones, or "
         f"'{UNTRAINED}' for random weights, to try the server without any file.",
     )
     weights_dir: Path = Field(
-        Path("weights"), description="Folder where released checkpoints are looked for and downloaded to."
+        Path("weights"),
+        description="Folder where released checkpoints are looked for, and downloaded to if missing.",
     )
-    weights_url: str = Field(RELEASE_URL, description="Where released checkpoints are downloaded from.")
-    device: str = Field("auto", description="auto (a GPU where there is one) or a device as torch names it.")
+    weights_url: str = Field(
+        RELEASE_URL, description="Base URL from which released checkpoints are downloaded."
+    )
+    device: str = Field("auto", description="auto (a GPU if there is one), or a device as torch names it.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Precision of the model. auto: bfloat16 on a GPU and on a CPU with AVX-512 BF16 or AMX, "
@@ -74,24 +77,25 @@ class Settings(BaseSettings):
 
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="On a GPU: auto replays captured graphs, on compiles kernels as well, which takes minutes "
-        "before the server is ready, off does neither.",
+        description="On a GPU only. auto: replay captured graphs; on: compile kernels as well, which takes minutes "
+        "before the server is ready; off: neither.",
     )
     device_cache_mib: int = Field(
         4096,
         ge=1,
-        description="Memory of the device for embeddings, least recently used out first; one takes 22 MiB in "
-        "float32 and 11 in half precision on a CPU, 8 on a GPU, where all of it is taken at the start.",
+        description="Device memory for embeddings; the least recently used ones are evicted first. On a CPU one "
+        "takes 22 MiB in float32 and 11 MiB in half precision. On a GPU it takes 8 MiB, and all of the memory is "
+        "allocated at the start.",
     )
     host_cache_mib: int = Field(
         4096,
         ge=0,
-        description="Host memory for embeddings that a GPU's memory has no room for; 0 for none. Without a GPU the "
-        "two are the same memory, and this one is not used.",
+        description="Host memory for embeddings that do not fit into a GPU's memory; 0: none. Not used without a "
+        "GPU, because both are then the same memory.",
     )
     cache_dir: str = Field(
         "",
-        description="Folder that keeps embeddings and the names of images across restarts; several servers may "
+        description="Folder that keeps embeddings and the names of images across restarts. Several servers may "
         "share it. Empty: they are kept in memory only.",
     )
     disk_cache_mib: int = Field(
@@ -99,41 +103,50 @@ class Settings(BaseSettings):
     )
     keep_uploads: bool = Field(
         default=False,
-        description="Keep uploaded files in SAM2_CACHE_DIR too, and embed them again where an embedding is not "
-        "held any more.",
+        description="Keep uploaded files in SAM2_CACHE_DIR too, and embed them again when their embedding is no "
+        "longer available.",
     )
     image_ttl_s: float = Field(
-        0.0, ge=0, description="Forget images so many seconds after their id was given; 0 for never."
+        0.0,
+        ge=0,
+        description="Seconds after which an image is forgotten, counted from when its id was assigned. 0: never.",
     )
-    deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take before it gets 504.")
+    deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take; then it gets 504.")
     stream_idle_s: float = Field(
-        300.0, gt=0, description="A connection to /decode/stream that says nothing for so long is closed."
+        300.0,
+        gt=0,
+        description="Close a connection to /decode/stream after this many seconds without a message.",
     )
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")
-    max_image_megapixels: float = Field(100.0, gt=0, description="Largest picture accepted, in pixels.")
-    max_prompts: int = Field(256, ge=1, le=4096, description="Prompts in one /decode request.")
+    max_image_megapixels: float = Field(100.0, gt=0, description="Largest picture accepted, in megapixels.")
+    max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(
         64,
         ge=1,
-        description="Pictures of one client being embedded or waiting for it, of all a third more; beyond it 503.",
+        description="Most pictures of one client that are being embedded or wait for it; of all clients together, "
+        "a third more. Requests beyond this get 503.",
     )
     max_waiting_prompts: int = Field(
         1024,
         ge=1,
-        description="Prompts of one client waiting for the decoder, of all a third more; beyond it 503.",
+        description="Most prompts of one client that wait for the decoder; of all clients together, a third more. "
+        "Requests beyond this get 503.",
     )
     max_bodies_mib: int = Field(
         1024,
         ge=1,
-        description="Request bodies of one client held in memory, of all a third more; beyond it 503.",
+        description="Most memory for request bodies of one client; of all clients together, a third more. "
+        "Requests beyond this get 503.",
     )
-    batch_images: int = Field(1, ge=1, description="Pictures in one encoder batch; more suit a large GPU.")
-    batch_prompts: int = Field(32, ge=1, description="Prompts in one decoder batch.")
+    batch_images: int = Field(
+        1, ge=1, description="Most pictures in one encoder batch. Higher values suit a large GPU."
+    )
+    batch_prompts: int = Field(32, ge=1, description="Most prompts in one decoder batch.")
     workers: int = Field(
         default_factory=lambda: max(2, whole_cpus()),
         ge=1,
-        description="Threads that decode pictures and shape masks. Default: one for each CPU that the container "
-        "and the affinity allow, at least 2.",
+        description="Threads that decode pictures and turn masks into the requested format. Default: one for each "
+        "CPU that the container and the affinity allow, at least 2.",
     )
     threads: int = Field(
         0,
@@ -141,22 +154,24 @@ class Settings(BaseSettings):
         description="Most threads of the model on a CPU; it uses fewer while other processes compete for the "
         "cores. 0: one for each core that the container and the affinity allow.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged."
+    )
     log_format: Literal["text", "json"] = Field(
-        "text", description="text: a line for people; json: an object a line, for machines."
+        "text", description="text: lines for people; json: one object per line, for machines."
     )
     watchdog_s: float = Field(
         60.0,
         ge=0,
-        description="Longest time a batch may run without a sign of life before /readyz turns 503; after three "
-        "times as long the process ends with 3, for its supervisor to start it anew. 0 watches nothing.",
+        description="Longest time a batch may run without a sign of life before /readyz returns 503. After three "
+        "times as long, the process exits with code 3, so that its supervisor restarts it. 0: disabled.",
     )
 
     @field_validator("model")
     @classmethod
     def _is_a_variant(cls, name: str) -> str:
         if name not in VARIANTS:
-            raise ValueError(f"{name!r} is no model; choose one of {', '.join(VARIANTS)}")
+            raise ValueError(f"{name!r} is not a model; choose one of {', '.join(VARIANTS)}")
         return name
 
     @field_validator("cors_origins")
@@ -164,34 +179,36 @@ class Settings(BaseSettings):
     def _are_origins(cls, text: str) -> str:
         for origin in _split(text):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin: https://tool.example, without a path, or *")
+                raise ValueError(
+                    f"{origin!r} is not an origin; use the form https://tool.example, without a path, or *"
+                )
         return text
 
     @property
     def cors_origin_list(self) -> list[str]:
-        """The origins that SAM2_CORS_ORIGINS names."""
+        """The origins in SAM2_CORS_ORIGINS."""
         return _split(self.cors_origins)
 
     @field_validator("keep_uploads")
     @classmethod
     def _has_a_folder(cls, keep_uploads: bool, info: ValidationInfo) -> bool:
         if keep_uploads and not info.data.get("cache_dir"):
-            raise ValueError("uploads are kept in SAM2_CACHE_DIR, which is not set")
+            raise ValueError("uploads are kept in SAM2_CACHE_DIR, which is not set; set it too")
         return keep_uploads
 
     @property
     def cache_path(self) -> Path | None:
-        """The folder that SAM2_CACHE_DIR names, if it names one."""
+        """The folder in SAM2_CACHE_DIR, or None if it is empty."""
         return Path(self.cache_dir).expanduser().absolute() if self.cache_dir else None
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """The file that SAM2_CHECKPOINT names, if it names one."""
+        """The file in SAM2_CHECKPOINT, or None if it names no file."""
         return Path(self.checkpoint).expanduser() if self.checkpoint not in ("", UNTRAINED) else None
 
 
 def wants_traces() -> bool:
-    """Whether OpenTelemetry's own variables ask for traces by OTLP."""
+    """Whether OpenTelemetry's own variables enable traces by OTLP."""
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return False
@@ -204,7 +221,7 @@ def _split(text: str) -> list[str]:
 
 
 def unknown_variables() -> list[str]:
-    """SAM2_* variables that no setting reads: most likely typing errors."""
+    """Return SAM2_* variables that are not settings: most likely typing errors."""
     known = {f"SAM2_{name}".upper() for name in Settings.model_fields} | _OF_THE_CLIENT
     return sorted(
         name for name in os.environ if name.upper().startswith("SAM2_") and name.upper() not in known

@@ -1,3 +1,3 @@
-"""The version of this service, as pyproject.toml has it. Knows nothing of the model's."""
+"""The version of this service, the same as in pyproject.toml. Does not know about the model's version."""
 
 VERSION = "0.1.0"

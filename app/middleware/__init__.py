@@ -1,1 +1,4 @@
-"""What surrounds every request: id, log line, keys, rates, CORS, connections. Knows no endpoint and no model."""
+"""What surrounds every request: id, log line, keys, rates, CORS, connections.
+
+Does not know about endpoints and models.
+"""

@@ -1,7 +1,4 @@
-"""What surrounds every request: its id, its line in the log, its figures.
-
-A plain ASGI middleware; knows nothing of FastAPI.
-"""
+"""ASGI middleware that gives every request an id, a log line and metrics. Does not know about FastAPI."""
 
 import logging
 import re
@@ -22,43 +19,43 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that is being answered: log records carry it."""
+"""The id of the current request. Log records carry it."""
 
 ANYONE = ""
-"""The tenant of a server without keys."""
+"""The tenant of all requests on a server without keys."""
 
 log = logging.getLogger(__name__)
 
 NO_ANSWER = 499
-"""As nginx has it: the client closed the connection before there was an answer."""
+"""As in nginx: the client closed the connection before there was an answer."""
 
 _USABLE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 QUIET = ("/healthz", "/readyz", "/metrics")
-"""Paths that are asked every few seconds: a line and a trace for each would hide the others."""
+"""Paths that are polled every few seconds. Log lines and traces for them would hide those of other requests."""
 
 
 class Traces(Protocol):
-    """What a request asks of tracing.py's Tracing."""
+    """The part of Tracing (tracing.py) that serving requests uses."""
 
     @property
     def provider(self) -> Any:
-        """OpenTelemetry's, for FastAPI to make the spans of requests."""
+        """OpenTelemetry's tracer provider, with which FastAPI creates the spans of requests."""
 
     def end_request(self, stages: Sequence[Stage], *, request_id: str, batch_size: int) -> str:
-        """Add the stages of a request to its span; its trace id, or ""."""
+        """Add the stages of a request to its span. Return its trace id, or "" without a span."""
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the spans that have not been sent yet."""
 
 
 class AccessMiddleware:
-    """Echoes or makes X-Request-ID, logs one line for each request and counts it.
+    """Echoes or creates X-Request-ID, logs one line for each request and counts it.
 
-    What the app lets through is a fault of ours: it is logged here, under the id of its request, and answered with
-    `on_bug`. What surrounds the routes finds its words in the scope: `stages`, the StageTimes of the request, and
-    `tenant`, the name of who asks.
+    An exception that the app does not handle is a bug of ours. It is logged here, under the id of its request, and
+    `on_bug` answers the request. The log line also shows what other code puts into the scope: `stages`, the
+    StageTimes of the request, and `tenant`, the name of the client.
     """
 
     def __init__(self, app: App, *, metrics: Metrics, on_bug: App, traces: Traces | None = None) -> None:
@@ -95,10 +92,10 @@ class AccessMiddleware:
 
         try:
             await self.app(scope, counting_receive, send_with_id)
-        except Exception:  # what nobody foresaw: logged with its trace, and the client hears of it
-            log.exception("A fault of the server's own")
+        except Exception:  # a bug: log it with its traceback, and answer the client
+            log.exception("Internal error")
             if status != NO_ANSWER:
-                raise  # in the middle of a reply, which the server cuts off
+                raise  # a reply has been started; the server cuts it off
             await self.on_bug(scope, receive, send_with_id)
         finally:
             seconds = perf_counter() - started
@@ -106,7 +103,7 @@ class AccessMiddleware:
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float, *, received: int, sent: int) -> None:
-        # The template, not the path: few values, and no ids in metrics.
+        # The route's template, not the path: few values, and no ids in metrics.
         route = getattr(scope.get("route"), "path", "unknown")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.requests.labels(route, method, str(status)).inc()
@@ -154,6 +151,6 @@ class RequestIdFilter(logging.Filter):
     """Gives every log record the id of its request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add `request_id`; keeps every record."""
+        """Add `request_id` to the record. Keep every record."""
         record.request_id = request_id.get()
         return True

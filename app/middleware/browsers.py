@@ -1,6 +1,6 @@
-"""What browsers ask for: which other sites may call (CORS), and what our own pages may do (security headers).
+"""Rules for browsers: which other sites may call (CORS), and what our own pages may do (security headers).
 
-Knows nothing of keys: a key travels in a header that a site must send on purpose, never in a cookie.
+Does not know about keys: a key travels in a header that a site must send on purpose, never in a cookie.
 """
 
 from collections.abc import Callable, Collection
@@ -18,11 +18,11 @@ EXPOSED_HEADERS = (
     "Content-Disposition", "ETag", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID",
     "X-SAM2-Model",
 )  # fmt: skip
-"""What scripts of other sites may read of a reply."""
+"""Reply headers that scripts of other sites may read."""
 
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _SENT_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
-_PREFLIGHT_S = 7200  # more is not honoured by Chromium
+_PREFLIGHT_S = 7200  # the most that Chromium honours
 
 _COMMON_POLICY = "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 PAGE_POLICY = f"default-src 'self'; img-src 'self' blob: data:; {_COMMON_POLICY}"
@@ -31,13 +31,13 @@ DOCS_POLICY = (
     "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
     f"img-src 'self' data: https://fastapi.tiangolo.com; {_COMMON_POLICY}"
 )
-"""Of /docs, whose page is FastAPI's: a script in the page, and Swagger UI from where FastAPI takes it."""
+"""Policy of /docs. This page is FastAPI's: it has an inline script and loads Swagger UI from FastAPI's CDN."""
 
 
 class CorsMiddleware(CORSMiddleware):
-    """Starlette's, but a refused preflight has the body of our errors.
+    """Starlette's middleware, but a rejected preflight has the body of our errors.
 
-    To stand before all else, so that errors of all else carry its headers too.
+    It must be the outermost middleware, so that errors of the others carry its headers too.
     """
 
     def __init__(
@@ -54,12 +54,14 @@ class CorsMiddleware(CORSMiddleware):
         self.refuse = refuse
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """What a browser asks before it lets a script send."""
+        """Answer the request that a browser sends before it lets a script send its own."""
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
         reason = bytes(response.body).decode()
-        refusal = self.refuse(BadRequest(f"{reason}: SAM2_CORS_ORIGINS says which sites may call."))
+        refusal = self.refuse(
+            BadRequest(f"{reason}. SAM2_CORS_ORIGINS lists the sites that may call this server.")
+        )
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
                 refusal.headers[name] = response.headers[name]
@@ -67,9 +69,9 @@ class CorsMiddleware(CORSMiddleware):
 
 
 def may_connect(headers: Headers, origins: Collection[str]) -> bool:
-    """Whether a WebSocket may be opened: CORS does not ask for these, so the server must.
+    """Whether a WebSocket may be opened. CORS does not cover WebSockets, so the server must check.
 
-    By what is no browser, by our own pages, and by the pages of `origins`.
+    Allowed are clients that are not browsers, our own pages, and the pages of `origins`.
     """
     origin = headers.get("origin")
     if origin is None or origin in origins or "*" in origins:
@@ -78,9 +80,9 @@ def may_connect(headers: Headers, origins: Collection[str]) -> bool:
 
 
 class SecurityHeadersMiddleware:
-    """Tells browsers to take replies for what they say they are, and what a page may load.
+    """Tells browsers to trust the Content-Type of replies, and what a page may load.
 
-    What the app says itself of a page stands.
+    Headers that the app sets itself are kept.
     """
 
     def __init__(self, app: App) -> None:

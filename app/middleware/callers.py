@@ -1,7 +1,6 @@
-"""Who calls: checks the key of every request, and names the tenant and the share that it counts for.
+"""Checks the API key of every request, and sets its tenant and its share.
 
-Closed unless said otherwise: what FREE and FREE_FOLDERS do not name needs a key. Knows nothing of pictures and
-queues.
+Every path needs a key unless FREE or FREE_FOLDERS lists it. Does not know about pictures and queues.
 """
 
 import base64
@@ -20,27 +19,27 @@ from app.middleware.rates import InFlight
 
 FREE = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 FREE_FOLDERS = ("/page/",)
-"""Paths that need no key: supervisors have none, browsers that open a page send none, and pages hold no data."""
+"""Paths that need no key: supervisors have none, browsers send none to open a page, and pages hold no data."""
 METRICS = "/metrics"
-"""Free where SAM2_OPEN_METRICS says so."""
+"""Needs no key if SAM2_OPEN_METRICS is set."""
 
 _HOW = "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
 
 
 def tenant_of(request: HTTPConnection) -> str:
-    """Whose pictures a request may see: the name of its key; ANYONE on a server without keys."""
+    """Return the owner of the pictures that a request may see: the name of its key, or ANYONE without keys."""
     tenant: str = request.scope["tenant"]
     return tenant
 
 
 def share_of(request: HTTPConnection) -> str:
-    """Whose share of queues and rates a request counts for: the name of its key, or its address without keys."""
+    """Return whose share of queues and rates a request uses: its key's name, or its address without keys."""
     share: str = request.scope["share"]
     return share
 
 
 class CallersMiddleware:
-    """Refuses who has no valid key, or too many requests under way; all others get their tenant and share."""
+    """Rejects requests without a valid key or beyond the limit in flight. Gives the others a tenant and a share."""
 
     def __init__(
         self,
@@ -70,24 +69,24 @@ class CallersMiddleware:
             scope["tenant"], scope["share"] = identify(scope, keys=self.keys, key=key_of(scope))
             with self.in_flight.request(scope["share"]):
                 await self.app(scope, receive, send)
-        except ServiceError as error:  # of these two: those of the app are answered within it
+        except ServiceError as error:  # from the two lines above; the app answers its own errors
             await self.refuse(error)(scope, receive, send)
 
 
 def identify(scope: Scope, *, keys: ApiKeys, key: str) -> tuple[str, str]:
-    """Tenant and share of who brings this key. Raises Unauthorized."""
+    """Return tenant and share of the client with this key. Raises Unauthorized."""
     if not keys:
         return ANYONE, address_of(scope)
     if not key:
-        raise Unauthorized(f"This server asks for a key. {_HOW}")
+        raise Unauthorized(f"This server requires an API key. {_HOW}")
     name = keys.owner(key)
     if name is None:
-        raise Unauthorized("This key is not known here.")
+        raise Unauthorized("This API key is not valid.")
     return name, name
 
 
 def key_of(scope: Scope) -> str:
-    """The key that a request brings, or "". Basic is for tools that know nothing else: its password counts."""
+    """Return the key that a request carries, or "". The password of Basic counts, for tools that have only that."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -103,7 +102,7 @@ def key_of(scope: Scope) -> str:
 
 
 def address_of(scope: Scope) -> str:
-    """The client's address; of IPv6 the network, of which one client has all addresses."""
+    """Return the client's address. For IPv6, return its /64 network, because one client has all addresses of it."""
     return _network_of((scope.get("client") or ("", 0))[0])
 
 
@@ -111,6 +110,6 @@ def address_of(scope: Scope) -> str:
 def _network_of(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
-    except ValueError:  # a socket file has no addresses
+    except ValueError:  # not an IP address: clients of a socket file have none
         return host
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host

@@ -1,7 +1,4 @@
-"""Work that is done only for as long as its client is there to hear of it.
-
-Knows nothing of what the work is.
-"""
+"""Cancels work when its client disconnects. Does not know what the work is."""
 
 import asyncio
 import math
@@ -14,19 +11,19 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class ClientGone(Exception):
-    """The client went away before its answer was there; nobody reads what is said now."""
+    """The client disconnected before its answer was ready. Nobody reads a reply."""
 
 
 async def while_connected(receive: Receive, story: Coroutine[Any, Any, T]) -> T:
-    """Run a story, and give it up when its client goes away: its place in the queue is another's.
+    """Run `story`, but cancel it when its client disconnects, which frees its place in the queue.
 
-    `receive` is ASGI's, after the whole body has been read. Raises ClientGone, and what the story raises.
+    `receive` is ASGI's, after the whole body has been read. Raises ClientGone, and whatever the story raises.
     """
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        patience.reschedule(-math.inf)  # over at once
+        patience.reschedule(-math.inf)  # the timeout expires at once
 
     try:
         async with asyncio.timeout(None) as patience:

@@ -1,6 +1,6 @@
-"""API keys: who may come in, and under which name.
+"""API keys: which keys are valid, and the client name of each.
 
-Keeps SHA-256 digests, never a key; says nothing of keys in any message. Knows nothing of HTTP.
+Keeps SHA-256 digests, never a key. No message contains a key. Does not know about HTTP.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MIN_KEY_LENGTH = 16
-"""Keys are not stretched, so they must be long by themselves; 24 random bytes in hex are 48."""
+"""Keys are hashed without key stretching, so they must be long themselves. 24 random bytes in hex are 48 long."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class KeysError(ValueError):
-    """Keys that cannot be used; the message says where, and never what stands there."""
+    """The keys cannot be used. The message says where the mistake is, but never quotes the text there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class _Key:
 
 
 class ApiKeys:
-    """The keys that SAM2_API_KEYS names: pairs, or a file that `reload` reads anew.
+    """The keys of SAM2_API_KEYS: name:key pairs, or a file that `reload` reads again.
 
-    Raises KeysError where they cannot be read, or are none.
+    Raises KeysError if they cannot be read or the file holds none.
     """
 
     def __init__(self, setting: str) -> None:
@@ -46,11 +46,11 @@ class ApiKeys:
             self._keys = _parse_pairs(setting)
 
     def __bool__(self) -> bool:
-        """Whether a key is asked for at all."""
+        """Whether the server requires a key."""
         return bool(self._keys)
 
     def owner(self, key: str) -> str | None:
-        """The name a key was given under; None for one that is not known. Takes as long for each key as for any."""
+        """Return the name of a key's client, or None for an unknown key. Takes equally long for every key."""
         digest = _digest(key)
         owner = None
         for known in self._keys:
@@ -59,15 +59,15 @@ class ApiKeys:
         return owner
 
     def reload(self) -> None:
-        """Read the file anew. Where that fails, the log says why and the keys of before stay."""
+        """Read the file again. If that fails, log the reason and keep the current keys."""
         if self.path is None:
             return
         try:
             self._keys = _read(self.path)
         except KeysError as error:
-            log.error("The API keys stay as they were: %s", error)
+            log.error("The API keys were not reloaded; the current ones stay valid: %s", error)
         else:
-            log.info("Read the API keys anew: %d.", len(self._keys))
+            log.info("Reloaded the API keys: %d.", len(self._keys))
 
 
 def _digest(key: str) -> bytes:
@@ -83,7 +83,7 @@ def _parse_pairs(text: str) -> tuple[_Key, ...]:
         if len(key) < MIN_KEY_LENGTH:
             raise KeysError(
                 f"the key of {name!r} has fewer than {MIN_KEY_LENGTH} characters; "
-                "'openssl rand -hex 24' makes a good one"
+                "create one with 'openssl rand -hex 24'"
             )
         keys.append(_Key(name, _digest(key)))
     return _checked(keys)
@@ -93,9 +93,9 @@ def _read(path: Path) -> tuple[_Key, ...]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        # What the setting holds is not shown: it may be a key whose name was forgotten.
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise KeysError(f"it is neither name:key pairs nor a file that can be read ({reason})") from None
+        # The setting is not quoted: it may be a key without its name.
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise KeysError(f"the value is neither name:key pairs nor a readable file ({reason})") from None
     keys = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -104,16 +104,16 @@ def _read(path: Path) -> tuple[_Key, ...]:
         name, _, digest = (part.strip() for part in text.partition(":"))
         if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
             raise KeysError(
-                f"line {number} of its file is not name:digest; 'printf %s KEY | sha256sum' makes the digest"
+                f"line {number} of the file is not name:digest; create the digest with 'printf %s KEY | sha256sum'"
             )
         keys.append(_Key(name, bytes.fromhex(digest)))
     if not keys:
-        raise KeysError("its file holds no keys")
+        raise KeysError("the file holds no keys")
     return _checked(keys)
 
 
 def _checked(keys: list[_Key]) -> tuple[_Key, ...]:
-    """The keys. Several may have one name, as while one replaces another, but no key may have two."""
+    """Return the keys. A name may have several keys, e.g. while one replaces another, but a key only one name."""
     names: dict[bytes, str] = {}
     for key in keys:
         if names.setdefault(key.digest, key.name) != key.name:

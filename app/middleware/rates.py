@@ -1,6 +1,6 @@
-"""How much each client may ask for: requests at one time, pictures in a minute.
+"""Limits for each client: concurrent requests, and pictures per minute.
 
-A share is whatever counts as one client. Knows nothing of keys and HTTP.
+A share is whatever counts as one client. Does not know about keys and HTTP.
 """
 
 import math
@@ -12,11 +12,11 @@ from app.errors import RateLimited
 
 _ROUNDING_S = 1e-6
 _MANY = 10_000
-"""Shares that are remembered before those with nothing to remember are dropped: addresses can be without end."""
+"""Beyond this number of remembered shares, those with a full bucket are dropped: addresses are unlimited."""
 
 
 class InFlight:
-    """At most `limit` requests of one share at one time; 0 for any number."""
+    """At most `limit` concurrent requests of one share; 0 for any number."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -24,12 +24,12 @@ class InFlight:
 
     @contextmanager
     def request(self, share: str) -> Iterator[None]:
-        """Count a request while the block runs. Raises RateLimited beyond the limit."""
+        """Count a request while the block runs. Raises RateLimited if that exceeds the limit."""
         held = self._held.get(share, 0)
         if self._limit and held >= self._limit:
             raise RateLimited(
-                f"{held} requests of yours are being answered, which is the limit "
-                "(SAM2_RATE_REQUESTS_IN_FLIGHT). Wait until one has its answer.",
+                f"You have {held} requests in flight, which is the limit (SAM2_RATE_REQUESTS_IN_FLIGHT). "
+                "Wait until one of them is answered.",
                 retry_after_s=1,
             )
         self._held[share] = held + 1
@@ -42,19 +42,19 @@ class InFlight:
 
 
 class PicturesPerMinute:
-    """A bucket of tokens for each share, `limit` of them when full and `limit` more each minute; 0 for any number.
+    """A token bucket for each share: it holds up to `limit` tokens and gains `limit` per minute. 0: no limit.
 
-    So a share that was idle for a minute may embed a minute's pictures at once.
+    So a share that was idle for a minute may embed the pictures of a whole minute at once.
     """
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        # By share: when its bucket is full again. One number says all there is to know (the "generic cell rate
-        # algorithm" of ATM), and a time that has passed need not be kept.
+        # By share: when its bucket is full again. This number is the bucket's whole state (the "generic cell rate
+        # algorithm" of ATM), and times in the past need not be kept.
         self._full_at: dict[str, float] = {}
 
     def take(self, share: str) -> None:
-        """Count a picture. Raises RateLimited, with the seconds after which the same call succeeds."""
+        """Count a picture. Raises RateLimited with the seconds after which the same call succeeds."""
         if not self._limit:
             return
         now = monotonic()

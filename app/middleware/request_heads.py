@@ -1,6 +1,6 @@
-"""Connections that say nothing: the head of a request comes in time, and who waits for one makes room for others.
+"""Closes connections that do not send a request's head in time, and the longest idle one when too many are open.
 
-Uvicorn bounds only the pause between two requests. Knows nothing of what is asked, and of bodies (uploads.py).
+Uvicorn itself bounds only the pause between two requests. Does not know about requests and bodies (uploads.py).
 """
 
 import asyncio
@@ -13,14 +13,14 @@ if sys.platform != "win32":
     import resource
 
 _OTHER_FILES = 256
-"""Descriptors for all that is no connection: libraries, the register, files that are read and written."""
+"""File descriptors for everything except connections: libraries, the register, files that are read and written."""
 _MOST_CONNECTIONS = 65_536
 
 log = logging.getLogger(__name__)
 
 
 def most_connections() -> int:
-    """Raise the limit of open files as far as this process may, and say how many connections it leaves room for."""
+    """Raise the limit of open files as far as this process may. Return how many connections it has room for."""
     if sys.platform == "win32":
         return _MOST_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -32,13 +32,13 @@ def most_connections() -> int:
 
 
 def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol, but a connection that does not bring a whole head is closed after `patience_s` seconds.
+    """Return a subclass of Uvicorn's protocol that closes a connection without a whole head after `patience_s`.
 
-    The clock starts with the connection and with the first byte of each further request; no byte sets it back.
-    Where more than `most` connections are open, the one that has been quiet for longest is closed for the newest,
-    so that whoever speaks is heard. One whose request is being answered is never closed.
+    The time counts from the connection's start, and from the first byte of each further request; later bytes do
+    not restart the clock. If more than `most` connections are open, the one that has been quiet longest is closed
+    for the newest, so that active clients are served. A connection whose request is being answered is never closed.
     """
-    quiet: dict[HttpToolsProtocol, asyncio.TimerHandle | None] = {}  # who has been so for longest comes first
+    quiet: dict[HttpToolsProtocol, asyncio.TimerHandle | None] = {}  # quiet for longest first
 
     def end_quiet(connection: HttpToolsProtocol) -> None:
         if (timer := quiet.pop(connection, None)) is not None:
@@ -51,10 +51,10 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             super().connection_made(transport)
             self._expect_head()
             if len(self.connections) > most:
-                longest = next(iter(quiet))  # this one at the latest
+                longest = next(iter(quiet))  # exists: this connection is in it
                 end_quiet(longest)
                 longest.transport.abort()
-                log.debug("Closed a quiet connection, for there are more than %d.", most)
+                log.debug("Closed the longest idle connection, because more than %d are open.", most)
 
         def data_received(self, data: bytes) -> None:
             if self.cycle is None or self.cycle.response_complete:
@@ -67,7 +67,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
         def on_response_complete(self) -> None:
             if not self.pipeline and not self.transport.is_closing():
-                quiet.setdefault(self, None)  # Uvicorn's own clock for the pause between requests runs
+                quiet.setdefault(self, None)  # no timer: Uvicorn's own bounds the pause between requests
             super().on_response_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -16,8 +16,8 @@ from tests.fakes import picture, serving
 
 ANNA, BERT = "anna-0123456789abcdef", "bert-0123456789abcdef"
 KEYS = f"anna:{ANNA},bert:{BERT}"
-UNKNOWN = "This key is not known here."
-MISSING = "This server asks for a key. Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
+UNKNOWN = "This API key is not valid."
+MISSING = "This server requires an API key. Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
 TOO_MANY = "You have sent more than 6 new pictures a minute (SAM2_RATE_PICTURES_PER_MINUTE)."
 
 

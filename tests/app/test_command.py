@@ -61,7 +61,7 @@ def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
     assert str(tmp_path / "none.pt") in log
     assert "SAM2_CHECKPOINT" in log
     assert "untrained" in log
-    assert "SAM2_PRT is no setting" in log
+    assert "SAM2_PRT is not a setting" in log
 
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

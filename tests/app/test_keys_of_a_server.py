@@ -58,6 +58,6 @@ def test_a_signal_has_the_file_read_anew(
 
     code, log = serve_until(story, ["--api-keys", str(path)], capsys)
     assert code == 0
-    assert "Read the API keys anew: 1." in log
+    assert "Reloaded the API keys: 1." in log
     assert ANNA not in log
     assert digest(BERT) not in log

@@ -93,8 +93,8 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
         (f"anna:{ANNA},{BERT}", "pair 2 is not name:key"),
         (f"an na:{ANNA}", "pair 1 is not name:key"),
         ("anna:short", "'anna' has fewer than 16"),
-        (ANNA, "neither name:key pairs nor a file"),
-        ("/nowhere/keys", "neither name:key pairs nor a file"),
+        (ANNA, "neither name:key pairs nor a readable file"),
+        ("/nowhere/keys", "neither name:key pairs nor a readable file"),
     ],
 )
 def test_keys_that_cannot_be_used_end_the_start_and_are_not_shown(
@@ -136,7 +136,7 @@ def test_a_file_is_read_anew_and_a_broken_one_changes_nothing(
     path.write_text(f"anna:{ANNA}\n")
     keys.reload()
     assert (keys.owner(ANNA), keys.owner(BERT)) == (None, "bert")
-    assert "stay as they were: line 1" in caplog.text
+    assert "current ones stay valid: line 1" in caplog.text
     assert ANNA not in caplog.text
     path.unlink()
     keys.reload()

@@ -63,7 +63,7 @@ async def test_another_model_makes_its_own_embeddings_of_the_same_images(tmp_pat
     async with serving(settings(tmp_path), segmenter) as served:
         lost = await served.click("truck")
         assert error(lost) == (404, "image_not_found")
-        assert "not held any more" in lost.json()["error"]["message"]
+        assert "no longer available" in lost.json()["error"]["message"]
         assert "POST the picture" in lost.json()["error"]["message"]
         assert (await served.client.get("/images/truck")).json()["tiers"] == []
         assert (await served.embed(picture(), "truck")).json()["cached"] is False
