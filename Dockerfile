@@ -1,21 +1,22 @@
 # syntax=docker/dockerfile:1
 
-# The server with all it needs; weights live in the volume /weights. On Linux x86-64 torch brings CUDA, and a GPU is
-# used where the NVIDIA container toolkit passes one in: docker run --gpus all -p 127.0.0.1:8000:8000 -v weights:/weights IMAGE
+# The server with everything it needs; weights are kept in the volume /weights. On Linux x86-64 torch includes CUDA,
+# and the server uses a GPU if the NVIDIA container toolkit passes one in:
+# docker run --gpus all -p 127.0.0.1:8000:8000 -v weights:/weights IMAGE
 
 FROM python:3.12-slim AS build
 WORKDIR /build
 RUN python -m venv --without-pip /venv
-# torch comes first, in a layer of its own that only another version of something makes anew.
+# torch is installed first, in its own layer, which is rebuilt only when constraints.txt changes.
 # For an image without CUDA, a fraction of the size: --build-arg TORCH_INDEX=ADDRESS, where ADDRESS is the package
-# index that PyTorch's own install page gives for "CPU".
+# index that PyTorch's install page gives for "CPU".
 ARG TORCH_INDEX=
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /venv/bin/python install --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml ./
-# With the extra `otel`, so that OTEL_* is all that traces need.
+# With the extra `otel`, so that traces need only the OTEL_* variables.
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -38,9 +39,9 @@ ENV PATH=/venv/bin:$PATH \
 USER sam2
 VOLUME ["/weights", "/cache"]
 EXPOSE 8000
-# /readyz, not /healthz: "healthy" then means that requests are answered, which is what depends_on waits for, and a
-# server whose model or device broke shows as unhealthy. It needs no device, so a busy server stays healthy. The
-# start period leaves time to download the weights.
+# The check uses /readyz, not /healthz. So "healthy" means that requests are answered, which depends_on waits for, and
+# a server whose model or device failed is unhealthy. /readyz does not use the device, so a busy server stays
+# healthy. The start period leaves time to download the weights.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['SAM2_PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "app"]

@@ -1,16 +1,17 @@
-# make serve, make test: each installs what it needs into .venv, once, and says in one line what it does.
+# make serve, make test: each installs what it needs into .venv once, and prints one line for each step.
 
 PYTHON ?= python3
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
-# Twice quiet: errors are shown, and nothing else.
+# --quiet twice: show errors only.
 PIP_INSTALL := $(VENV_PYTHON) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
-# Which build of torch: cpu, cuda, or auto, which takes cuda if there is an NVIDIA GPU. Once one is installed, auto keeps it.
+# The build of torch: cpu, cuda or auto. auto keeps an installed build; else it picks cuda if there is an NVIDIA GPU.
 TORCH ?= auto
 TORCH_STAMP := $(VENV)/torch.stamp
 TORCH_INSTALLED := $(shell cat $(TORCH_STAMP) 2>/dev/null)
 
-# What python -m tests.bench.gpu needs there; torch, numpy, pillow, scipy, contourpy, safetensors, tqdm and certifi it has.
+# What python -m tests.bench.gpu needs on a GPU machine that already has torch, numpy, pillow, scipy, contourpy,
+# safetensors, tqdm and certifi.
 KIT_PYTHON ?= 3.12
 KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \
   annotated-types annotated-doc typing-inspection typing-extensions python-multipart opentelemetry-api anyio httpx \
@@ -23,11 +24,11 @@ KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-c
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT, 127.0.0.1:8000 unless set; TORCH=cpu or cuda chooses the build
+serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (default 127.0.0.1:8000); TORCH=cpu or cuda chooses the build
 	@echo "Starting the server; Ctrl-C stops it."
 	@exec $(VENV_PYTHON) -m app
 
-test: check  ## Install, then run all that CI runs: check, and the tests with their coverage
+test: check  ## Install, then run what CI runs: check, and the tests with coverage
 	@echo "Running the tests."
 	@$(VENV_PYTHON) -m pytest --cov
 
@@ -37,39 +38,39 @@ check: $(VENV)/test.stamp  ## Install, then check style, formatting and types
 	@$(VENV_PYTHON) -m ruff format --check --quiet .
 	@$(VENV_PYTHON) -m mypy
 
-train: said $(VENV)/train.stamp  ## Install, then train: DATA=folder-of-the-pack OUT=folder-of-the-run, TRAIN="--steps 20000" and the like
+train: said $(VENV)/train.stamp  ## Install, then train: DATA=folder-of-the-pack OUT=folder-of-the-run TRAIN="options, such as --steps 20000"
 	@exec $(VENV_PYTHON) -m model.training "$(DATA)" "$(OUT)" $(TRAIN)
 
 said:
 	@test -n "$(DATA)" -a -n "$(OUT)" || { \
-	  echo "Say what to train on and where to keep the run: make train DATA=folder OUT=folder" >&2; exit 1; }
+	  echo "Set the training data and the folder for the run: make train DATA=folder OUT=folder" >&2; exit 1; }
 
-bench: .bench/installed.stamp  ## Measure against transformers and ONNX Runtime; BENCH=--quick for three minutes
+bench: .bench/installed.stamp  ## Compare with transformers and ONNX Runtime; BENCH=--quick takes three minutes
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
 
-gpu-bench-kit: $(VENV)/venv.stamp  ## Put into .whl what a GPU machine without an index lacks; KIT_PYTHON=3.12 is its Python
+gpu-bench-kit: $(VENV)/venv.stamp  ## Download into .whl the wheels that a GPU machine without an index lacks; KIT_PYTHON=3.12 is its Python
 	@rm -rf .whl
 	@echo "Downloading wheels for Linux on x86-64 and Python $(KIT_PYTHON) into .whl."
 	@$(VENV_PYTHON) -m pip download --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --no-deps --only-binary=:all: --python-version $(KIT_PYTHON) --implementation cp \
 	  --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
 	  --platform manylinux2014_x86_64 --platform manylinux1_x86_64 --dest .whl $(KIT)
-	@echo "$$(ls .whl | wc -l) wheels, $$(du -sk .whl | cut -f1) KiB. The head of tests/bench/gpu.py has the command to run there."
+	@echo "$$(ls .whl | wc -l) wheels, $$(du -sk .whl | cut -f1) KiB. The docstring of tests/bench/gpu.py has the command to run there."
 
-soak: .soak/installed.stamp  ## Prove that nothing is lost, leaks or falls over, in two hours; SOAK=--quick for ten minutes
+soak: .soak/installed.stamp  ## Test for two hours that nothing is lost, leaks or crashes; SOAK=--quick takes ten minutes
 	@.soak/venv/bin/python -m tests.soak $(SOAK)
 
-clean:  ## Remove .venv and all that tools left behind; weights/ stays
+clean:  ## Remove .venv and all files that tools created; weights/ stays
 	rm -rf $(VENV) .bench .soak .whl build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# A stamp is touched last, so an install that was cut off goes on the next time. Both stamps are older than a changed
-# pyproject.toml or constraints.txt, which installs again what has changed.
+# A stamp is touched last, so an interrupted install continues on the next run. A stamp that is older than
+# pyproject.toml or constraints.txt is out of date, and make installs what has changed.
 
 $(VENV)/venv.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON) --version' says: $$($(PYTHON) --version 2>&1 || true)." \
-	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	@echo "Making $(VENV) with $$($(PYTHON) --version)."
+	    "Choose another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)."
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -77,8 +78,9 @@ ifneq ($(filter-out auto $(TORCH_INSTALLED),$(TORCH)),)
 .PHONY: $(TORCH_STAMP)
 endif
 
-# torch comes first and alone. On Linux the package index has the CUDA build only, 2.7 GB with its libraries. Without a
-# GPU the CPU build is enough, 190 MB, from PyTorch's own index, which uv knows. Other systems have one small build.
+# torch is installed first and alone. On Linux the package index has only the CUDA build, 2.7 GB with its libraries.
+# Without a GPU, the CPU build is enough: 190 MB, from PyTorch's own index, whose address uv knows. Other systems have
+# one small build.
 $(TORCH_STAMP): $(VENV)/venv.stamp constraints.txt
 	@set -e; build=$(filter-out auto,$(TORCH)); build=$${build:-$(or $(TORCH_INSTALLED),auto)}; \
 	case "$$build" in \
@@ -95,7 +97,7 @@ $(TORCH_STAMP): $(VENV)/venv.stamp constraints.txt
 	    --torch-backend=cpu --constraint constraints.txt torch; } 2>$(VENV)/uv.log || { \
 	    sed 's/^/uv: /' $(VENV)/uv.log; \
 	    echo "The CPU build cannot be installed from PyTorch's index (reason above). Installing torch from the package" \
-	      "index instead, which has CUDA on most systems: 2.7 GB to download."; \
+	      "index instead; this build has CUDA on most systems: 2.7 GB to download."; \
 	    $(PIP_INSTALL) torch; }; \
 	else \
 	  if [ "$$(uname -s)" = Linux ]; then echo "Installing torch with CUDA, 2.7 GB to download."; fi; \
@@ -122,7 +124,7 @@ $(VENV)/train.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
 	@touch $@
 
 .bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
-	@echo "Installing what the benchmark compares with into .bench; this takes minutes."
+	@echo "Installing the libraries that the benchmark compares with into .bench; this takes minutes."
 	@$(VENV_PYTHON) -m venv .bench/venv
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
@@ -130,7 +132,7 @@ $(VENV)/train.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
 	@touch $@
 
 .soak/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
-	@echo "Installing what the soak needs into .soak; this takes minutes."
+	@echo "Installing what the soak test needs into .soak; this takes minutes."
 	@$(VENV_PYTHON) -m venv .soak/venv
 	@.soak/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@.soak/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \

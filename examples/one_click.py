@@ -2,7 +2,7 @@
 
     .venv/bin/python examples/one_click.py truck.jpg --point 500,375
 
-Needs httpx, pillow and numpy, and nothing of the server's own code.
+Needs httpx, pillow and numpy, but none of the server's own code.
 """
 
 import argparse
@@ -19,7 +19,7 @@ OPACITY = 0.55
 
 
 def main() -> None:
-    """Parse the command line, ask the server, draw."""
+    """Parse the command line, send the requests, draw."""
     parser = argparse.ArgumentParser(description="Save the mask of a click, drawn over the picture.")
     parser.add_argument("picture", type=Path)
     parser.add_argument(
@@ -37,32 +37,32 @@ def main() -> None:
         prompt = {"point_coords": arguments.point, "point_labels": [1] * len(arguments.point)}
         decoded = reply(client.post("/decode", json={"image_id": embedded["image_id"], **prompt}))
 
-    best = decoded["predictions"][0]["masks"][0]  # masks come with the best predicted IoU first
+    best = decoded["predictions"][0]["masks"][0]  # masks are sorted by predicted IoU, best first
     print(f"best mask: predicted IoU {best['iou']}, {best['area']} pixels, bbox {best['bbox']}")
     draw(arguments.picture, decode_rle(best["rle"])).save(output)
     print("wrote", output)
 
 
 def point(text: str) -> list[float]:
-    """A click from "x,y"."""
+    """Parse a click from "x,y"."""
     x, y = text.split(",")
     return [float(x), float(y)]
 
 
 def reply(response: httpx.Response) -> Any:
-    """The JSON of a good reply; the server's own message, and the end, for any other."""
+    """Return the JSON of a successful reply. For an error, exit with the server's message."""
     if response.is_error:
         sys.exit(f"{response.request.url}: {response.status_code} {response.text}")
     return response.json()
 
 
 def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """The mask (height, width), bool, of a COCO RLE: what pycocotools.mask.decode gives.
+    """Return the mask of a COCO RLE, (height, width) bool, with the same pixels as from pycocotools.mask.decode.
 
-    The string holds the lengths of runs, background first, down one column after the other. A number is written
-    in groups of five bits, lowest first, each as the character of its value + 48; bit 6 says that another group
-    follows, and bit 5 of the last group is the sign. From the fourth run on, it is the difference to the run two
-    before, the last one of the same kind.
+    The string holds the lengths of runs, starting with background, down one column after the other. A number is
+    written in groups of five bits, lowest first, each as the character of its value + 48. Bit 6 says that another
+    group follows; bit 5 of the last group is the sign. From the fourth run on, the number is the difference from
+    the previous run of the same kind, two runs before.
     """
     lengths: list[int] = []
     number = shift = 0
@@ -84,7 +84,7 @@ def decode_rle(rle: dict[str, Any]) -> np.ndarray:
 
 
 def draw(path: Path, mask: np.ndarray) -> Image.Image:
-    """The picture as a person sees it, with the mask in colour over it."""
+    """Return the picture, upright, with the mask drawn over it in colour."""
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     pixels = np.asarray(picture, np.float32)
     tinted = (1 - OPACITY) * pixels + OPACITY * np.array(COLOUR, np.float32)

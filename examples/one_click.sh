@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Embed a picture, click on it, and save the mask drawn over it as SVG, which any browser shows. Needs curl alone.
+# Embed a picture, click on it, and save the mask drawn over it as SVG, which any browser shows. Needs only curl.
 #
 #     examples/one_click.sh truck.jpg 500 375 [truck.svg]
 #
-# SAM2_URL names another server than http://127.0.0.1:8000.
+# SAM2_URL is the server's address; default: http://127.0.0.1:8000.
 set -euo pipefail
 
 if (($# < 3 || $# > 4)); then
@@ -13,15 +13,15 @@ fi
 picture=$1 x=$2 y=$3 output=${4:-${1%.*}.svg}
 url=${SAM2_URL:-http://127.0.0.1:8000}
 
-# The body of the reply; where the server refuses, its message goes to standard error and the script ends.
+# Print the body of the reply. If the server returns an error, print its message to standard error and fail.
 ask() {
     local reply
     reply=$(curl --silent --show-error --fail-with-body "$@") || { [[ -z $reply ]] || echo "$reply" >&2; return 1; }
     echo "$reply"
 }
 
-# The first value of a field in JSON of the server's making: compact, and without quotes inside these values.
-# The best mask is the first of the reply, so its fields are, too.
+# Print the first value of a field in the server's JSON, which is compact and has no quotes inside these values.
+# The best mask comes first in the reply, so the first value of a field is the best mask's.
 first() {
     [[ $2 =~ \"$1\":\"?([^\",}]*) ]] && echo "${BASH_REMATCH[1]}"
 }
@@ -36,7 +36,7 @@ JSON
 )
 echo "best mask: predicted IoU $(first iou "$decoded"), $(first area "$decoded") pixels"
 
-# An SVG mask lets through what is white in the mask. Browsers look at a picture's bytes, not at the type given here.
+# An SVG mask shows what is white in the mask. Browsers look at a picture's bytes, not at the type given here.
 cat >"$output" <<SVG
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 $width $height">
   <image width="$width" height="$height" href="data:image/jpeg;base64,$(base64 <"$picture" | tr -d '\n')"/>
