@@ -1,4 +1,4 @@
-"""What all tests share: async tests run in an event loop of their own, and nothing of the outside is read."""
+"""Setup for all tests: each async test gets its own event loop, and settings from outside are ignored."""
 
 import asyncio
 import gc
@@ -9,14 +9,14 @@ import pytest
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays; without it, to collect what a test left behind takes a fifth of a second."""
+    """Exclude imported modules from garbage collection, which would otherwise take a fifth of a second per test."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run `async def` tests. One fails, too, where asyncio has reason to complain: of lost exceptions, say."""
+    """Run `async def` tests. A test also fails if asyncio reports an error, for example a lost exception."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     wanted = inspect.signature(pyfuncitem.obj).parameters
@@ -26,7 +26,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     async def story() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         await pyfuncitem.obj(**arguments)
-        gc.collect()  # lost exceptions are complained of when their tasks are
+        gc.collect()  # asyncio reports lost exceptions when their tasks are collected
 
     asyncio.run(story())
     assert complaints == []

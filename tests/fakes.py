@@ -1,6 +1,6 @@
 """A segmenter without a model, and the whole service around it, ready in milliseconds.
 
-What it answers can be computed by hand: the mask of a click is a disc around it.
+Its answers can be computed by hand: the mask of a click is a disc around it.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from model.types import Embedding, Logits, Pixels, Prediction, Prompt
 
 MASK_SIDE = 32
 RADII = (3.0, 6.0, 9.0)
-"""Of the three discs of a click, in low-resolution samples."""
+"""Radii of the three discs of a click, in low-resolution samples."""
 IOUS = (0.5, 0.9, 1.25)
-"""Of the three discs; the best is the last, and the model's estimate is above 1 there."""
+"""Estimated IoUs of the three discs. The last one is the best, and its estimate is above 1."""
 SINGLE_IOU = 0.75
 LONG_S = 20.0
-"""No passing test comes near it."""
+"""A timeout that no passing test comes near."""
 
 
 class FakeSegmenter:
-    """Implements app/segmenter.py's Segmenter. Writes down its batches, waits at its gate, fails on demand."""
+    """Implements Segmenter (app/segmenter.py). Records its batches, waits at its gate, fails on demand."""
 
     name = "fake"
     fingerprint = "0123456789abcdef" * 4
@@ -50,7 +50,7 @@ class FakeSegmenter:
         self.decoded: list[list[Prompt]] = []
         """The prompts of every decode batch."""
         self.order: list[str] = []
-        """What began and ended, in order: "encode", "encoded", "decode"."""
+        """Starts and ends of batches, in order: "encode", "encoded", "decode"."""
         self.fail_next: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -59,13 +59,13 @@ class FakeSegmenter:
         self._hold = hold or self._wait_at_gate
 
     def adopt(self, embedding: Embedding) -> Embedding:
-        """It is at home everywhere."""
+        """Return it unchanged: there is no device."""
         return embedding
 
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
     ) -> list[Embedding]:
-        """Maps that hold the mean of the picture; lets decodes pass once."""
+        """Return maps that hold the mean of the picture. Call `between` once."""
         self.encoded.append([image.shape[:2] for image in images])
         self._run("encode")
         between()
@@ -84,20 +84,20 @@ class FakeSegmenter:
         ]
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """Discs around the first click, or around the middle of the box; a mask alone comes back as it is."""
+        """Return discs around the first click or the middle of the box. A mask alone is returned unchanged."""
         self.decoded.append([prompt for _, prompt in jobs])
         self._run("decode")
         return [self._predict(embedding, prompt) for embedding, prompt in jobs]
 
     def memory_bytes(self) -> int | None:
-        """As on a CPU."""
+        """Return None, as on a CPU."""
         return None
 
     def warm_up(self) -> None:
-        """Nothing is slow the first time."""
+        """Do nothing: the first request is not slow."""
 
     async def wait_until_entered(self) -> None:
-        """Until one more batch has begun to run."""
+        """Wait until one more batch has started to run."""
         assert await asyncio.to_thread(self._entered.acquire, True, LONG_S)
 
     def _run(self, what: str) -> None:
@@ -125,21 +125,21 @@ class FakeSegmenter:
 
 
 def disc(x: float, y: float, radius: float) -> Logits:
-    """Logits (h, w) of a disc around (x, y), fractions of the picture; steep, so that some are beyond +-32."""
+    """Return logits (h, w) of a disc around (x, y), fractions of the picture. They are steep: some exceed +-32."""
     rows, columns = np.mgrid[:MASK_SIDE, :MASK_SIDE] + 0.5
     distance = np.hypot(columns - x * MASK_SIDE, rows - y * MASK_SIDE)
     return (3.1 * (radius - distance)).astype(np.float32)
 
 
 def disc_mask(x: float, y: float, radius: float, *, height: int, width: int) -> np.ndarray:
-    """The mask (height, width) of `disc` at a picture's size, by torch."""
+    """Return the mask (height, width) of `disc` at a picture's size, upscaled by torch."""
     logits = torch.from_numpy(disc(x / width, y / height, radius))[None, None]
     full = torch.nn.functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
     return (full[0, 0] > 0).numpy()
 
 
 def picture(width: int = 60, height: int = 40, *, shade: int = 0) -> bytes:
-    """A PNG file; another shade, another content."""
+    """Return a PNG file. Each shade gives a different content."""
     file = io.BytesIO()
     Image.new("L", (width, height), shade).save(file, "PNG")
     return file.getvalue()
@@ -155,7 +155,7 @@ class Served:
 
     @property
     def service(self) -> SegmentationService:
-        """What the routes call."""
+        """The service that the routes call."""
         service: SegmentationService = self.app.state.service
         return service
 
@@ -183,7 +183,7 @@ class Served:
 async def serving(
     settings: Settings | None = None, segmenter: FakeSegmenter | None = None
 ) -> AsyncIterator[Served]:
-    """The service from start, once it is ready, to end."""
+    """Run the service. Yield it once it is ready, and close it at the end."""
     segmenter = segmenter or FakeSegmenter()
     app = create_app(settings or Settings(workers=2), segmenter)
     async with app.router.lifespan_context(app):
@@ -198,14 +198,14 @@ async def serving(
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Let the event loop go on until something holds."""
+    """Run the event loop until a condition holds."""
     async with asyncio.timeout(LONG_S):
-        while not holds():  # noqa: ASYNC110  # what is waited for knows nothing of tests
+        while not holds():  # noqa: ASYNC110  # the code under test has no event to wait for
             await asyncio.sleep(0.001)
 
 
 def error(response: httpx.Response) -> tuple[int, str]:
-    """Status and code of an error; its body is the one that API.md promises."""
+    """Return status and code of an error. Checks that its body has the form in docs/http-api.md."""
     body = response.json()
     assert response.headers["content-type"] == "application/json"
     assert set(body) == {"error"}

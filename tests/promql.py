@@ -1,8 +1,8 @@
-"""Reads PromQL: enough of the language for dashboards, and an error for everything else.
+"""Parses as much PromQL as dashboards need, and raises an error for everything else.
 
-A recursive descent over the grammar of prometheus.io/docs/prometheus/latest/querying/basics: selectors, ranges,
-functions, aggregations, binary operators. What it gives back is which series an expression reads and which labels
-its result keeps. Grafana's variables stand where a duration or the text of a matcher does.
+A recursive descent parser for the grammar of prometheus.io/docs/prometheus/latest/querying/basics: selectors,
+ranges, functions, aggregations, binary operators. It returns which series an expression reads and which labels its
+result keeps. Grafana's variables may be used as a duration or as the text of a matcher.
 """
 
 import re
@@ -12,7 +12,7 @@ AGGREGATIONS = {"sum", "avg", "min", "max", "count"}
 TAKES_RANGE = {"rate", "increase", "irate", "delta", "max_over_time", "avg_over_time"}
 FUNCTIONS = {"histogram_quantile", "time", "clamp_min", "clamp_max", "abs", "ceil"} | TAKES_RANGE
 OPERATORS = {"+": 2, "-": 2, "*": 3, "/": 3, ">": 1, "<": 1, ">=": 1, "<=": 1, "==": 1, "!=": 1}
-"""Binary operators and how strongly they bind."""
+"""Binary operators and their precedence."""
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -27,34 +27,34 @@ _TOKEN = re.compile(
 
 
 class PromqlError(ValueError):
-    """Not PromQL, or more of it than this reads."""
+    """The text is not PromQL, or uses a part of it that this parser does not support."""
 
 
 @dataclass(frozen=True)
 class Selector:
-    """Series by name and labels, as an expression asks for them."""
+    """A selector in an expression: series by name and labels."""
 
     metric: str
     matched: tuple[str, ...]
-    """Labels that are asked for values."""
+    """Labels that a matcher compares with a value."""
     ranged: bool
     function: str
-    """The innermost function or aggregation around it, "" where there is none."""
+    """The innermost function or aggregation around it, or ""."""
     grouped: tuple[tuple[str, ...], ...]
-    """Labels of every `by` around it."""
+    """Labels of each `by` around it."""
 
 
 @dataclass(frozen=True)
 class Expression:
-    """What an expression reads, and what it leaves."""
+    """The series that an expression reads, and the labels of its result."""
 
     selectors: tuple[Selector, ...]
     labels: frozenset[str] | None
-    """Labels of the result; None where it has all those of what it reads."""
+    """Labels of the result; None if it keeps all labels of the series that it reads."""
 
 
 def parse(text: str) -> Expression:
-    """Read one expression. Raises PromqlError."""
+    """Parse one expression. Raises PromqlError."""
     parser = _Parser(_tokens(text))
     labels = parser.expression(0, "")
     if parser.kind != "end":
@@ -91,19 +91,19 @@ class _Parser:
         return self._tokens.pop(0)[1] if self.kind != "end" else ""
 
     def _expect(self, wanted: str) -> str:
-        """The next token, of this kind or this very text."""
+        """Return the next token, which must be of this kind or have this text."""
         if wanted not in (self.kind, self.value):
-            raise PromqlError(f"{wanted!r} is expected, not {self.value!r}")
+            raise PromqlError(f"expected {wanted!r}, not {self.value!r}")
         return self._next()
 
     def expression(self, binding: int, function: str) -> frozenset[str] | None:
-        """Operands and the operators between them that bind more strongly than `binding`."""
+        """Parse operands and the operators between them whose precedence is above `binding`."""
         labels = self._operand(function)
         while self.kind == "symbol" and OPERATORS.get(self.value, 0) > binding:
             right = self.expression(OPERATORS[self._next()], function)
             if labels != right and frozenset() not in (labels, right):
                 raise PromqlError(
-                    f"the two sides of an operator have labels {labels} and {right}: nothing matches"
+                    f"the two sides of an operator have labels {labels} and {right}, so nothing matches"
                 )
             labels = right if labels == frozenset() else labels
         return labels
@@ -132,7 +132,7 @@ class _Parser:
         self._expect(")")
         by = by or self._by()
         if labels is not None and not set(by) <= labels:
-            raise PromqlError(f"by {by}: the inside has labels {sorted(labels)} only")
+            raise PromqlError(f"by {by}: the inner expression has only the labels {sorted(labels)}")
         self.selectors[start:] = [
             Selector(s.metric, s.matched, s.ranged, s.function, (*s.grouped, by))
             for s in self.selectors[start:]
@@ -153,7 +153,7 @@ class _Parser:
 
     def _call(self, name: str) -> frozenset[str] | None:
         if name not in FUNCTIONS:
-            raise PromqlError(f"{name} is no function that is known here")
+            raise PromqlError(f"{name} is not a known function")
         self._expect("(")
         if name == "time":
             self._expect(")")
@@ -183,7 +183,7 @@ class _Parser:
             while self.value != "}":
                 matched.append(self._expect("name"))
                 if self._next() not in ("=", "!=", "=~", "!~"):
-                    raise PromqlError(f"{matched[-1]} is compared with no operator of labels")
+                    raise PromqlError(f"{matched[-1]} is not followed by an operator for labels")
                 self._expect("string")
                 if self.value != "}":
                     self._expect(",")
@@ -192,5 +192,7 @@ class _Parser:
         if ranged:
             self._next()
             if function not in TAKES_RANGE:
-                raise PromqlError(f"a range of {metric} stands where {function or 'nothing'} takes none")
+                raise PromqlError(
+                    f"a range of {metric} is used where {function or 'an expression'} takes none"
+                )
         self.selectors.append(Selector(metric, tuple(matched), ranged, function, ()))

@@ -1,6 +1,6 @@
-"""A server as users run it: `python -m app` in a process of its own, on a free port of 127.0.0.1.
+"""A server as users run it: `python -m app` in its own process, on a free port of 127.0.0.1.
 
-Untrained weights, so that no file is needed. For tests of what talks to a real server, and for figures by HTTP.
+It uses untrained weights, so that no file is needed. For tests that need a real server, and for timings over HTTP.
 """
 
 import os
@@ -19,21 +19,21 @@ _START_S = 120
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on at this moment."""
+    """Return a port of 127.0.0.1 that is free at this moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The environment of this process, with these settings in place of its own SAM2_* variables."""
+    """Return the environment of this process, with these settings instead of its own SAM2_* variables."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("SAM2_")}
     return outside | {f"SAM2_{name.upper()}": value for name, value in settings.items()}
 
 
 @contextmanager
 def running_server(folder: Path, **settings: str) -> Iterator[str]:
-    """The address of a server that is ready. It logs to server.log in `folder`; a failed start shows that log."""
+    """Yield the address of a ready server. It logs to server.log in `folder`; a failed start shows that log."""
     port = free_port()
     log = folder / "server.log"
     variables = environment(

@@ -1,4 +1,4 @@
-"""The Grafana dashboard and the Prometheus example: they ask for what the server exports."""
+"""The Grafana dashboard and the Prometheus example use only metrics that the server exports."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from tests.server import ROOT
 
 BOARD = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
 OF_PROMETHEUS = {"job", "instance"}
-"""Labels that Prometheus adds to all it scrapes."""
+"""Labels that Prometheus adds to everything it scrapes."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One name on /metrics."""
+    """One metric name on /metrics."""
 
     only_grows: bool
     labels: frozenset[str]
@@ -30,7 +30,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, Exported]:
-    """Every name that a server exports once it has answered, and refused, something."""
+    """Every name that a server exports after it has answered some requests and rejected one."""
 
     async def story() -> str:
         async with serving() as served:
@@ -66,11 +66,11 @@ def test_a_panel_asks_for_what_is_exported(target: dict[str, str], exported: dic
         assert selector.metric in exported
         known = exported[selector.metric].labels | OF_PROMETHEUS
         assert set(selector.matched) <= known
-        assert set(selector.matched) >= OF_PROMETHEUS, "the variables of the board pick the servers"
+        assert set(selector.matched) >= OF_PROMETHEUS, "the dashboard's variables select the servers"
         for names in selector.grouped:
             assert set(names) <= known
         wants_rate = exported[selector.metric].only_grows
-        assert selector.ranged is wants_rate, "a counter is of use as a rate, and nothing else is"
+        assert selector.ranged is wants_rate, "counters must be used as a rate, and other metrics must not"
         kept |= known
     in_legend = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target["legendFormat"]))
     assert in_legend <= (kept if expression.labels is None else expression.labels)
@@ -93,7 +93,7 @@ def test_the_board_can_be_imported_anywhere() -> None:
     sources += [target["datasource"] for panel in BOARD["panels"] for target in panel["targets"]]
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
     assert "__inputs" not in BOARD
-    assert "id" not in BOARD  # of somebody's own Grafana
+    assert "id" not in BOARD  # the id in somebody's own Grafana
 
 
 def test_panels_have_their_own_place_and_say_what_they_show() -> None:

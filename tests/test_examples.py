@@ -1,4 +1,4 @@
-"""The examples, and every curl line of README, against a server as users run it."""
+"""Runs the examples, and every curl line of README, against a server as users run it."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ WIDTH, HEIGHT = 1800, 1200
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the examples run: with a truck.jpg that is large, and with docs/ as in a clone."""
+    """The working directory of the examples, with a large truck.jpg, and docs/ as in a clone."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(ROOT / "docs", folder / "docs")
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -45,7 +45,7 @@ def url(folder: Path) -> Iterator[str]:
 
 
 def run(folder: Path, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user does who knows no proxy."""
+    """Run a command as for a user without a proxy."""
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return subprocess.run(
         command, cwd=folder, env=variables | environment, capture_output=True, text=True, check=False
@@ -127,7 +127,7 @@ def test_example_decodes_rle_as_pycocotools_does(seed: int) -> None:
 
 
 def test_every_curl_line_of_readme_works(folder: Path, url: str) -> None:
-    """In order, as if they were pasted one after the other; and those of docs/. A reply that is not 2xx fails."""
+    """Run them and those of docs/http-api.md in order, as if pasted. A reply that is not 2xx fails."""
     (folder / ".curlrc").write_text("fail\nsilent\nshow-error\n")
     pages = [(ROOT / page).read_text() for page in ("README.md", "docs/http-api.md")]
     blocks = [re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for page in pages]

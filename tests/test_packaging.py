@@ -1,4 +1,4 @@
-"""What stands around the code and would go stale unseen: README, constraints, make, Docker."""
+"""Files around the code that could become outdated unnoticed: versions, constraints, make, CI, Docker."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def pins() -> dict[str, Requirement]:
 
 
 def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
-    """Of this machine: what a package asks for elsewhere only is not looked for."""
+    """For this platform: requirements for other platforms only are not checked."""
     needed: set[str] = set()
     waiting = [Requirement(line) for line in PROJECT["dependencies"]]
     waiting += [
@@ -63,11 +63,11 @@ def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
         try:
             asked = distribution(name).requires or []
         except PackageNotFoundError:
-            pytest.fail(f"{name} is needed and not installed here")
+            pytest.fail(f"{name} is needed but not installed here")
         waiting += [
             r for r in map(Requirement, asked) if r.marker is None or r.marker.evaluate({"extra": ""})
         ]
-    # CUDA's libraries, where the installed torch brings them: torch pins them itself.
+    # CUDA's libraries, if the installed torch has them: torch pins them itself.
     needed = {name for name in needed if not name.startswith(("nvidia-", "cuda-")) and name != "triton"}
     assert needed == set(pins())
 
@@ -76,18 +76,18 @@ def test_constraints_are_exact_and_public() -> None:
     for name, pin in pins().items():
         assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)), (
             name
-        )  # a local version is to be had nowhere else
+        )  # a local version is not available elsewhere
         assert distribution(name).version.partition("+")[0] in pin.specifier, (
             f"{name} is installed in another version"
         )
 
 
 TORCH = ["pip", "uv"]
-"""Modules that make runs for torch without CUDA."""
+"""Modules that make runs to install torch without CUDA."""
 
 
 class Sandbox:
-    """A folder with our Makefile and a python3 that only notes how it is called."""
+    """A folder with our Makefile and a python3 that only records its arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ class Sandbox:
     def make(
         self, target: str, *variables: str, torch: str = "cpu"
     ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-        """Run make; what it did, and the modules that it ran."""
+        """Run make. Return the completed process and the modules that it ran."""
         calls = self.folder / "calls"
         calls.write_text("")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
@@ -190,7 +190,7 @@ def test_torch_may_be_chosen_and_changed(sandbox: Sandbox) -> None:
     done, modules = sandbox.make("serve", torch="cuda")
     assert "torch with CUDA, 2.7 GB to download" in done.stdout
     assert modules == ["venv", "pip", "pip", "pip", "app"]
-    assert sandbox.make("serve", torch="auto")[1] == ["app"]  # keeps what is installed
+    assert sandbox.make("serve", torch="auto")[1] == ["app"]  # keeps the installed build
     assert sandbox.make("serve", torch="cpu")[1] == ["pip", *TORCH, "pip", "pip", "app"]
     assert "-m pip uninstall --quiet --quiet --yes torch" in (sandbox.folder / "calls").read_text()
     assert sandbox.make("serve", torch="cpu")[1] == ["app"]
@@ -254,7 +254,7 @@ def test_image_does_not_run_as_root() -> None:
 
 @contextmanager
 def answering(status: int) -> Iterator[int]:
-    """The port of a server that answers GET /readyz with this status, and all else with 404."""
+    """Yield the port of a server that answers GET /readyz with this status, and everything else with 404."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -306,11 +306,11 @@ def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: di
         assert "cap_add" not in service
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not service.get("privileged")
-        assert "user" not in service  # the image's own, who is not root
+        assert "user" not in service  # the user of the image, which is not root
         writable = [mount.split(":")[0] for mount in service["tmpfs"]]
         writable += [volume.split(":")[1] for volume in service["volumes"]]
         home = re.search(r"\bHOME=(\S+)", DOCKERFILE)[1]
-        assert home in writable  # where libraries keep what they cache
+        assert home in writable  # where libraries keep their caches
 
 
 def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
@@ -324,5 +324,5 @@ def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any])
         ]
         assert service["ports"] == [
             "127.0.0.1:8000:8000"
-        ]  # without keys, so other machines are for the operator to let in
+        ]  # there are no keys, so the operator must allow other machines
         assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()

@@ -1,9 +1,9 @@
-"""Servers that share a folder and are killed at random moments, as a process of its own: see test_kill.py.
+"""Runs servers that share a folder, and kills them at random moments. test_kill.py runs this as its own process.
 
     python -m tests.app.killed_servers FOLDER ROUNDS
 
-Writes to FOLDER/said.N what each server acknowledged, one JSON array a line: what, image id, shade, and when by
-time.monotonic(). The last line is when it was killed.
+Writes to FOLDER/said.N what each server acknowledged, one JSON array per line: what, image id, shade, and the time
+from time.monotonic(). The last line has the time when the server was killed.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from app.settings import Settings
 from tests.fakes import picture, serving
 
 AT_ONCE = 2
-"""Servers that run side by side."""
+"""Number of servers that run concurrently."""
 
 SAID_AT_LEAST = 6
-"""Lines of each server, a second and more before it is killed, however slow the machine is."""
+"""Lines that each server must have written a second or more before it is killed, even on a slow machine."""
 
 
 def settings(folder: Path) -> Settings:
-    """Little memory, so that embeddings come from the disk too."""
+    """Return settings with little memory, so that embeddings are also read from disk."""
     return Settings(workers=2, cache_dir=str(folder / "cache"), device_cache_mib=1, keep_uploads=True)
 
 
 async def work(folder: Path, server: int) -> None:
-    """Embed, decode and delete, and write down every reply, until killed."""
+    """Embed, decode and delete until killed. Record every acknowledged upload and delete."""
     said = os.open(folder / f"said.{server}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     async with serving(settings(folder)) as served:
         for i in range(1_000_000):
@@ -47,18 +47,18 @@ async def work(folder: Path, server: int) -> None:
 
 
 def lines(path: Path) -> int:
-    """How many it has by now."""
+    """Return the number of lines that a file has so far."""
     return path.read_text().count("\n") if path.exists() else 0
 
 
 def main() -> None:
-    """Start and kill."""
+    """Start servers and kill them."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
     servers = iter(range(rounds * AT_ONCE))
     for _ in range(rounds):
         running = {}
         for server in (next(servers), next(servers)):
-            # A fork has everything imported already: rounds take as long as their load.
+            # A fork has everything imported already, so a round takes no longer than its load.
             if (child := os.fork()) == 0:
                 asyncio.run(work(folder, server))
             running[server] = child

@@ -1,4 +1,4 @@
-"""Requests under way: started without waiting for them, and held up by a click that keeps the device busy."""
+"""Starts requests without waiting for them, and blocks them with a click that keeps the device busy."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,14 +10,14 @@ from tests.fakes import Served, picture
 
 
 def start(*calls: Coroutine[Any, Any, httpx.Response]) -> list[asyncio.Task[httpx.Response]]:
-    """Requests under way."""
+    """Start requests. Return their tasks."""
     return [asyncio.create_task(call) for call in calls]
 
 
 async def block(served: Served) -> asyncio.Task[httpx.Response]:
     """Keep the device busy with a click on a picture named "blocked", until the gate opens."""
     await served.embed(picture(shade=255), "blocked")
-    await served.segmenter.wait_until_entered()  # that was the encoder
+    await served.segmenter.wait_until_entered()  # the encoder's batch
     served.segmenter.gate.clear()
     (blocking,) = start(served.click("blocked"))
     await served.segmenter.wait_until_entered()
@@ -25,5 +25,5 @@ async def block(served: Served) -> asyncio.Task[httpx.Response]:
 
 
 def waiting_prompts(served: Served) -> int:
-    """Prompts in the queue of the decoder."""
+    """Return the number of prompts in the decoder's queue."""
     return served.service._decoder.waiting

@@ -1,4 +1,4 @@
-"""A server in a process of its own, with the fake in the model's place; it is held up while a file exists."""
+"""A server in its own process, with the fake segmenter. Its device is blocked while a file exists."""
 
 import re
 import subprocess
@@ -41,7 +41,7 @@ sys.exit(app.__main__.main(["--checkpoint", "untrained", "--port", "0", "--max-u
 
 @dataclass
 class RealServer:
-    """A server process, and the file that holds its device."""
+    """A server process, and the file that blocks its device."""
 
     process: "subprocess.Popen[bytes]"
     url: str
@@ -49,20 +49,20 @@ class RealServer:
     log: Path
 
     def client(self) -> httpx.Client:
-        """A client with connections of its own."""
+        """Return a client with its own connections."""
         return httpx.Client(base_url=self.url, trust_env=False, timeout=LONG_S)
 
     def wait_until_entered(self) -> None:
-        """Until a batch has begun to run after the device was held."""
+        """Wait until a batch has started to run since `block`."""
         self.wait_until(self.hold.with_name("entered").exists)
 
     def block(self) -> None:
-        """Hold the next batch, and all after it."""
+        """Block the next batch and all after it."""
         self.hold.with_name("entered").unlink(missing_ok=True)
         self.hold.touch()
 
     def waiting(self, queue: str) -> int:
-        """Prompts or images that wait, as /metrics says."""
+        """Return the number of waiting prompts or images, from /metrics."""
         with self.client() as client:
             found = re.search(rf"^sam2_waiting_{queue} (\S+)", client.get("/metrics").text, re.MULTILINE)
         assert found
@@ -70,21 +70,21 @@ class RealServer:
 
     @staticmethod
     def wait_until(holds: Callable[[], bool]) -> None:
-        """Until something holds."""
+        """Wait until a condition holds."""
         end = time.monotonic() + LONG_S
         while not holds():
             assert time.monotonic() < end
             time.sleep(0.01)
 
     def memory_mib(self) -> float:
-        """The most memory it has held."""
+        """Return the process's peak memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
 @contextmanager
 def real_server(folder: Path, *arguments: str) -> Iterator[RealServer]:
-    """A server that is ready."""
+    """Yield a server that is ready."""
     hold, log = folder / "hold", folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

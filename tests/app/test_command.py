@@ -1,4 +1,4 @@
-"""The command `sam2-serve`: what it says, what it loads, and how it ends."""
+"""The command `sam2-serve`: its messages, the weights it loads, and its exit codes."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ from tests.fakes import LONG_S, FakeSegmenter
 
 @pytest.fixture(autouse=True)
 def _restore_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets up logging and signals for a process of its own."""
+    """The command sets up logging and signals for its whole process; undo that."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     caught = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -76,7 +76,7 @@ def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
 def serve_until(
     story: Callable[[str], None], arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    """Run the command here, tell `story` the address in a thread, then send SIGTERM; exit code and log."""
+    """Run the command, call `story` with its address in a thread, then send SIGTERM. Return exit code and log."""
     log: list[str] = []
     failures: list[BaseException] = []
 
@@ -96,7 +96,7 @@ def serve_until(
             os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = threading.Thread(target=watch)
-    # Uvicorn catches the signal from here on; before it does, nothing but the log line starts the story.
+    # Ignore the signal until Uvicorn catches it. It does so before it logs the line that starts the story.
     signal.signal(signal.SIGTERM, lambda *_: None)
     watcher.start()
     code = command.main(["--port", "0", "--checkpoint", "untrained", *arguments])
@@ -148,7 +148,7 @@ def test_untrained_weights_are_loaded_on_demand(caplog: pytest.LogCaptureFixture
     assert "random weights" in caplog.text
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep freed memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_freed_memory changes only glibc")
 def test_freed_memory_is_kept_for_the_next_picture() -> None:
     script = """
 import resource, threading
@@ -169,4 +169,4 @@ thread.start(); thread.join()
 print(faults() - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000  # 12,000 where every block comes anew from the system
+    assert int(done.stdout) < 1000  # 12,000 if every block is allocated from the system again

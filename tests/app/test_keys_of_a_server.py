@@ -1,4 +1,4 @@
-"""The command and API keys: a server without any says so, and SIGHUP has their file read anew."""
+"""The command and API keys: a server without any logs a warning, and SIGHUP reloads their file."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ __all__ = ["_restore_process"]  # a fixture: these tests run the command
 def test_an_open_door_is_warned_of(
     host: str, local: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The start ends at the weights, which are not there."""
+    """The start fails at the weights, which are missing."""
     arguments = ["--host", host, "--checkpoint", str(tmp_path / "none.pt")]
     assert command.main(arguments) == 1
     assert ("without SAM2_API_KEYS" in capsys.readouterr().err) is not local

@@ -1,4 +1,4 @@
-"""kill -9: what was acknowledged a second before is there, what was deleted is not, and nothing is torn."""
+"""kill -9: uploads acknowledged a second before are kept, deleted ones are not, and no file is torn."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.server import ROOT, environment
 
 ROUNDS = 2
 DURABLE_S = 1.0
-"""What API.md promises: seconds after the reply."""
+"""Seconds after the reply, as docs/operating.md promises."""
 
 
 async def test_nothing_that_was_acknowledged_is_lost_and_nothing_deleted_comes_back(
@@ -35,7 +35,7 @@ async def test_nothing_that_was_acknowledged_is_lost_and_nothing_deleted_comes_b
         embedded = [(name, shade, at) for what, name, shade, at in said if what == "embed"]
         deleted |= {name for what, name, *_ in said if what == "delete"}
         shades |= {name: shade for name, shade, _ in embedded}
-        # The last one may have been deleted, and its server killed before it said so.
+        # The last one may have been deleted by a server that was killed before it recorded that.
         durable |= {name: shade for name, shade, at in embedded[:-1] if at < killed - DURABLE_S}
     durable = {name: shade for name, shade in durable.items() if name not in deleted}
     assert len(durable) > 2 * ROUNDS

@@ -1,4 +1,4 @@
-"""What a container may use is what the server counts with, whatever the size of its host."""
+"""The server counts with the limits of its container, whatever the size of the host."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def system(folder: Path, cgroup: str, files: dict[str, str]) -> Path:
-    """A root folder with proc/self/cgroup and files below sys/fs/cgroup."""
+    """Return a root folder with proc/self/cgroup and files below sys/fs/cgroup."""
     (folder / "proc/self").mkdir(parents=True)
     (folder / "proc/self/cgroup").write_text(cgroup)
     for name, text in files.items():
@@ -23,7 +23,7 @@ def system(folder: Path, cgroup: str, files: dict[str, str]) -> Path:
 
 @pytest.fixture(autouse=True)
 def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 CPUs and 256 GiB."""
+    """A host with 64 CPUs and 256 GiB."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 256 * GIB // 4096, "SC_PAGE_SIZE": 4096}.__getitem__)
 

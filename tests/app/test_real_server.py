@@ -1,4 +1,4 @@
-"""How a real server, in a process of its own, treats clients of every kind, and how it stops while they wait."""
+"""A real server in its own process: how it treats clients of every kind, and how it stops while they wait."""
 
 import signal
 import socket
@@ -26,7 +26,7 @@ def test_a_real_server_under_clients_of_every_kind(tmp_path: Path) -> None:
 
 
 def chunked_body_over_the_limit(server: RealServer) -> None:
-    """It is refused before its end, in bounded memory, and the next request works."""
+    """It is rejected before its end, in bounded memory, and the next request works."""
     before = server.memory_mib()
 
     def body() -> Iterator[bytes]:
@@ -37,7 +37,7 @@ def chunked_body_over_the_limit(server: RealServer) -> None:
         try:
             response = embed(client, body(), "big")  # type: ignore[arg-type]
         except httpx.TransportError:
-            pass  # a server may close the connection on who goes on sending
+            pass  # a server may close the connection of a client that keeps sending
         else:
             assert error(response) == (413, "image_too_large")
     assert server.memory_mib() - before < 50
@@ -53,9 +53,9 @@ def body_over_the_limit_on_a_connection_that_lives_on(server: RealServer) -> Non
 
 
 def requests_in_one_packet(server: RealServer) -> None:
-    """Pipelined: watching for a client that goes away must not swallow its next request."""
+    """They are pipelined: watching for a disconnect must not consume the client's next request."""
     body = b'{"image_id": "truck", "box": [1, 2, 3, 4]}'
-    request = b"POST /decode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    request = b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=LONG_S) as connection:
         connection.sendall(request * 5)
@@ -68,7 +68,7 @@ def requests_in_one_packet(server: RealServer) -> None:
 
 
 def client_that_goes_away(server: RealServer) -> None:
-    """Its place in the queue is another's; and /healthz answers while the device is held."""
+    """Its place in the queue is freed, and /healthz answers while the device is blocked."""
     server.block()
     with server.client() as client, ThreadPoolExecutor(1) as threads:
         running = threads.submit(client.post, "/decode", json=CLICK)
@@ -77,7 +77,7 @@ def client_that_goes_away(server: RealServer) -> None:
         body = b'{"image_id": "truck", "box": [1, 2, 3, 4]}'
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /decode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
             )
             server.wait_until(lambda: server.waiting("prompts") == 1)
         server.wait_until(lambda: server.waiting("prompts") == 0)
@@ -88,7 +88,7 @@ def client_that_goes_away(server: RealServer) -> None:
 
 
 def stop_while_requests_wait(server: RealServer) -> None:
-    """Who waits is told at once, what runs is finished, and the exit is clean."""
+    """Waiting requests get an error at once, running ones are finished, and the exit is clean."""
     server.block()
     with server.client() as client, ThreadPoolExecutor(8) as threads:
         running = threads.submit(client.post, "/decode", json=CLICK)

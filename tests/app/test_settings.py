@@ -1,4 +1,4 @@
-"""The settings: documented, checked, and found where a user puts them."""
+"""The settings are documented, validated, and read from the command line and the environment."""
 
 from pathlib import Path
 

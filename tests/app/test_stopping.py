@@ -1,4 +1,4 @@
-"""The server stops: who waits is answered, what runs is finished, and a device that hangs is not waited for."""
+"""Stopping: waiting requests get an error, running ones are finished, and a device that hangs is not waited for."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page, and for each test a server of its own and a fresh profile."""
+"""One Chromium for all tests of the page; each test has its own server and a fresh profile."""
 
 import shutil
 import threading
@@ -41,7 +41,7 @@ class PageServer:
         self.start()
 
     def start(self) -> None:
-        """Begin, or begin again, knowing nothing."""
+        """Start, or start again with empty storage."""
         self.segmenter = FakeSegmenter()
         app = create_app(self.settings, self.segmenter)
         self._server = uvicorn.Server(
@@ -55,13 +55,13 @@ class PageServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End, as a server does that is switched off."""
+        """Stop, like a server that is switched off."""
         self.segmenter.gate.set()
         self._server.should_exit = True
         self._thread.join(PATIENCE_S)
 
     def prompts(self) -> list[tuple[tuple[int, ...], bool]]:
-        """Of every click that was answered: its labels, and whether it came with the mask before."""
+        """Return for every answered prompt: its labels, and whether it included the previous mask."""
         return [
             (prompt.labels, prompt.mask_logits is not None)
             for batch in self.segmenter.decoded
@@ -74,10 +74,10 @@ class PageServer:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Ends with the last test here: its event loop is not one that other tests may meet."""
+    """Close the browser after the last test here, because its event loop would disturb other tests."""
     executable = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if executable is None:
-        pytest.skip("No Chromium is installed, and the page is tested in one: apt-get install chromium")
+        pytest.skip("The tests of the page need Chromium, which is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
         yield chromium
@@ -94,7 +94,7 @@ def server() -> Iterator[PageServer]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A profile that has never seen the page, and has previews switched off."""
+    """A profile that has never opened the page, with previews switched off."""
     context = browser.new_context(viewport={"width": 1000, "height": 640})
     context.add_init_script(_NO_PREVIEW)
     yield context
@@ -103,7 +103,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def open_page(context: BrowserContext) -> Iterator[Callable[[PageServer], Visitor]]:
-    """Opens the page of a server. At the end no script has failed and no other host was asked for anything."""
+    """Open the page of a server. At the end, check that no script failed and no other host got a request."""
     visitors: list[Visitor] = []
 
     def open_page(server: PageServer) -> Visitor:
@@ -118,5 +118,5 @@ def open_page(context: BrowserContext) -> Iterator[Callable[[PageServer], Visito
 
 @pytest.fixture
 def visitor(open_page: Callable[[PageServer], Visitor], server: PageServer) -> Visitor:
-    """At the page of a server that answers clicks with discs."""
+    """A visitor of the page of a server that answers clicks with discs."""
     return open_page(server)

@@ -1,4 +1,4 @@
-"""The page without a mouse, without sight of colours, in the dark, and with fingers."""
+"""Accessibility of the page: keyboard, names for screen readers, contrast in both themes, touch."""
 
 import json
 
@@ -72,7 +72,7 @@ def test_every_key_is_in_the_help(visitor: Visitor) -> None:
     visitor.press("?")
     visitor.find("#help-panel").wait_for()
     assert visitor.find("#help-rows div").count() > 25
-    visitor.press("z")  # keys rest while the panel is open
+    visitor.press("z")  # other keys do nothing while the panel is open
     visitor.press("Escape")
     visitor.find("#help-panel").wait_for(state="hidden")
 
@@ -89,9 +89,9 @@ def test_everything_has_a_name_and_a_place(visitor: Visitor) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(visitor: Visitor, scheme: str) -> None:
-    """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
+    """WCAG 2.2, 1.4.3: a contrast of at least 4.5."""
     visitor.page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    visitor.find("[data-command=theme]").click()  # against what the system has
+    visitor.find("[data-command=theme]").click()  # the opposite of the system's theme
     visitor.add(TRUCK)
     visitor.click(200, 150)
     visitor.until_seen(disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH))
@@ -123,13 +123,13 @@ def test_fingers_tap_hold_and_pinch(browser: Browser, server: PageServer) -> Non
         touch("touchMove", (x - 90, y), (x + 90, y))
         touch("touchEnd")
         visitor.until(lambda: visitor.find("#zoom").inner_text() != zoom)
-        assert len(server.prompts()) == 2, "two fingers click on nothing"
+        assert len(server.prompts()) == 2, "two fingers must not click"
         assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert visitor.faults == []
 
 
 def test_masks_are_decoded_as_pycocotools_does(visitor: Visitor) -> None:
-    """Shapes of every kind, through the page's own rle.js."""
+    """Masks of different shapes, decoded with the page's own rle.js."""
     random = np.random.default_rng(1)
     shapes = [random.random((37, 53)) < share for share in (0, 0.02, 0.5, 1)]
     shapes.append(disc_mask(20, 20, 9, height=400, width=300))

@@ -1,4 +1,4 @@
-"""Clicks, boxes, candidates and objects, as a person sees them on the page."""
+"""Clicks, boxes, candidates and objects, as a user sees them on the page."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the page says and does when something is wrong."""
+"""What the page shows and does when something goes wrong."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def test_a_server_that_is_down_is_named_and_waited_for(visitor: Visitor, server:
     visitor.until(lambda: "No server answers at" in visitor.alert())
     assert visitor.url in visitor.alert()
     assert "Your work is kept" in visitor.alert()
-    server.start()  # it has forgotten the picture, too
+    server.start()  # it no longer has the picture
     visitor.until_seen(SEEN)
     assert visitor.alert() == ""
 
@@ -41,7 +41,7 @@ def test_a_click_can_be_taken_back_while_the_server_is_down(visitor: Visitor, se
 
 @pytest.fixture
 def narrow_server() -> Iterator[PageServer]:
-    """Lets one click wait, and takes small pictures only."""
+    """A server that lets one click wait and accepts only small pictures."""
     server = PageServer(Settings(workers=2, max_waiting_prompts=1, max_upload_mib=1))
     yield server
     server.stop()
@@ -57,7 +57,7 @@ def test_a_full_server_is_asked_again_when_it_says(
     narrow_server.segmenter.gate.clear()
     with ThreadPoolExecutor(2) as others:
         answers = []
-        for _ in range(2):  # one is computed, one waits
+        for _ in range(2):  # one runs, one waits
             answers.append(
                 others.submit(
                     httpx.post, f"{narrow_server.url}decode", json=body, timeout=LONG_S, trust_env=False

@@ -1,4 +1,4 @@
-"""The files that the page saves, read by the programs they are for."""
+"""The files that the page saves, read with the libraries that users read them with."""
 
 import io
 import json
@@ -20,7 +20,7 @@ WHEEL = disc_mask(420, 300, RADII[0], height=HEIGHT, width=WIDTH)
 
 @pytest.fixture
 def visitor(visitor: Visitor) -> Visitor:
-    """Has cut out two objects, one of them with a name."""
+    """A visitor with two segmented objects, one of them named."""
     visitor.add(("my truck.png", picture(WIDTH, HEIGHT, shade=90)))
     visitor.click(200, 150)
     visitor.until_seen(TRUCK)

@@ -1,4 +1,4 @@
-"""The lines that README gives to makers of web tools, run in a page of another site."""
+"""Runs README's example for web tools in a page of another site."""
 
 import base64
 import io
@@ -22,10 +22,13 @@ README = (ROOT / "README.md").read_text()
 
 
 class Site(BaseHTTPRequestHandler):
-    """Answers all with the page; of an address of this machine, or Chromium would ask the person first."""
+    """Answers every GET with the page.
+
+    It is on this machine, because Chromium asks the user before a page from elsewhere may call an address here.
+    """
 
     def do_GET(self) -> None:
-        """The page."""
+        """Send the page."""
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(PAGE)))
@@ -33,12 +36,12 @@ class Site(BaseHTTPRequestHandler):
         self.wfile.write(PAGE)
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def site() -> Iterator[str]:
-    """The origin of a web tool."""
+    """The origin of the web tool's site."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -49,7 +52,7 @@ def site() -> Iterator[str]:
 
 @pytest.fixture
 def open_server(site: str) -> Iterator[PageServer]:
-    """Lets the pages of the site call, as README has it."""
+    """A server that lets pages of this site call it, as in README."""
     assert "`SAM2_CORS_ORIGINS=http://localhost:5173 make serve`" in README
     server = PageServer(Settings(workers=2, cors_origins=site))
     yield server

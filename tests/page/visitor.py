@@ -1,6 +1,6 @@
-"""A person at the page, in Chromium: what they do with mouse and keys, and what they see of masks.
+"""A user of the page in Chromium: what they do with mouse and keys, and which masks they see.
 
-Knows nothing of the server behind the page.
+Does not know about the server behind the page.
 """
 
 import base64
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from playwright.sync_api import BrowserContext, FileChooser, Locator, Page
 
 WIDTH, HEIGHT = 600, 400
-"""Of the pictures that tests use, in pixels."""
+"""Size of the pictures that tests use, in pixels."""
 PATIENCE_S = 20.0
-"""No passing test comes near it."""
+"""A timeout that no passing test comes near."""
 
 _STORED = """async () => {
   const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
@@ -40,7 +40,7 @@ _SHOWN = """([width, height, step, scale, left, top]) => {
 
 
 class Visitor:
-    """Speaks in pixels of a picture of WIDTH x HEIGHT that is shown as a whole, as it is at first."""
+    """A user of the page. Coordinates are pixels of a WIDTH x HEIGHT picture, shown whole as at the start."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.url = url
@@ -51,25 +51,25 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("console", self._note)
         self._choosers: list[FileChooser] = []
-        # Listened for from the start: what a lone key opens is lost where Playwright begins to listen with it.
+        # Listen from the start: Playwright misses a dialog opened by a key if it starts to listen at the same time.
         self.page.on("filechooser", lambda chooser: self._choosers.append(chooser))
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.page.goto(url)
         self.until(lambda: self.find("#model").inner_text() == "fake")
 
     def find(self, selector: str) -> Locator:
-        """What is at a CSS selector."""
+        """Return the elements at a CSS selector."""
         return self.page.locator(selector)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for something to be seen."""
+        """Wait until a condition holds."""
         end = time.monotonic() + PATIENCE_S
         while not holds():
-            assert time.monotonic() < end, "it did not come to pass"
+            assert time.monotonic() < end, "the condition did not become true"
             self.page.wait_for_timeout(20)
 
     def stored(self) -> str:
-        """What the browser would keep over a reload, as JSON."""
+        """Return what the browser keeps across a reload, as JSON."""
         return str(self.page.evaluate(_STORED))
 
     def add(self, *files: tuple[str, bytes]) -> None:
@@ -79,7 +79,7 @@ class Visitor:
         self.until_ready()
 
     def choose(self, action: Callable[[], None], name: str, data: bytes) -> None:
-        """Give a picture file to the dialog that something opens."""
+        """Choose a picture file in the dialog that `action` opens."""
         self._choosers.clear()
         action()
         self.until(lambda: bool(self._choosers))
@@ -87,14 +87,14 @@ class Visitor:
         self.until_ready()
 
     def until_ready(self) -> None:
-        """Wait until the picture that is looked at can be clicked on."""
+        """Wait until the current picture can be clicked on."""
         self.until(
             lambda: "uploading" not in (self.find("[aria-current=true]").get_attribute("aria-label") or "")
         )
         self.until(lambda: self.page.evaluate("document.getElementById('picture').width > 1"))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point of the picture is in the window."""
+        """Return where a point of the picture is in the window."""
         stage = self.find("#stage").bounding_box()
         assert stage is not None
         scale, left, top = self._view()
@@ -121,35 +121,35 @@ class Visitor:
             self.page.keyboard.press(key)
 
     def colour(self, x: int, y: int) -> tuple[int, int, int]:
-        """Red, green and blue of what lies over a pixel of the picture; x and y are multiples of 8."""
+        """Return red, green and blue of the mask over a pixel of the picture. x and y must be multiples of 8."""
         red, green, blue = self._shown()[y // _STEP, x // _STEP, :3].tolist()
         return red, green, blue
 
     def sees(self, mask: npt.NDArray[np.bool_]) -> bool:
-        """Whether a mask (HEIGHT, WIDTH) is what lies over the picture, but for the width of its outline."""
+        """Whether this mask (HEIGHT, WIDTH) is shown over the picture, except for the width of its outline."""
         return bool(((self._shown()[..., 3] > 0) == mask[::_STEP, ::_STEP]).mean() > 0.985)
 
     def until_seen(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Wait until a mask lies over the picture."""
+        """Wait until this mask is shown over the picture."""
         self.until(lambda: self.sees(mask))
 
     def download(self, action: Callable[[], None]) -> tuple[str, Path]:
-        """The name and the file that something saves."""
+        """Return the name and the file that `action` saves."""
         with self.page.expect_download() as saved:
             action()
         return saved.value.suggested_filename, Path(saved.value.path())
 
     def alert(self) -> str:
-        """The message that stands over the picture, or nothing."""
+        """Return the message shown over the picture, or ""."""
         return self.find("#alert").inner_text() if self.find("#alert").is_visible() else ""
 
     def _shown(self) -> npt.NDArray[np.uint8]:
-        """Red, green, blue, alpha (h, w, 4) of the masks on the screen, at every eighth pixel of the picture."""
+        """Return red, green, blue, alpha (h, w, 4) of the displayed masks, at every eighth pixel of the picture."""
         data = base64.b64decode(self.page.evaluate(_SHOWN, [WIDTH, HEIGHT, _STEP, *self._view()]))
         return np.frombuffer(data, np.uint8).reshape(HEIGHT // _STEP, WIDTH // _STEP, 4)
 
     def _view(self) -> tuple[float, float, float]:
-        """Scale, left and top of the picture in the stage, as app/page/view.js fits it."""
+        """Return scale, left and top of the picture in the stage, as app/page/view.js fits it."""
         stage = self.find("#masks").evaluate("canvas => [canvas.width, canvas.height]")
         margin = min(24, stage[0] / 20)
         scale = min((stage[0] - 2 * margin) / WIDTH, (stage[1] - 2 * margin) / HEIGHT)

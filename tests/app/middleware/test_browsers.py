@@ -1,4 +1,4 @@
-"""What browsers are told: which sites may call, and what pages may do."""
+"""Headers for browsers: which sites may call, and what pages may do."""
 
 import httpx
 import pytest
@@ -14,14 +14,14 @@ ORIGIN = {"Origin": TOOL}
 
 
 def settings(origins: str = f"{TOOL}, http://localhost:3000") -> Settings:
-    """Settings with a key, and sites that may call."""
+    """Return settings with a key, and with sites that may call."""
     return Settings(api_keys=f"anna:{KEY}", cors_origins=origins, workers=2)
 
 
 def preflight(
     origin: str = TOOL, method: str = "POST", headers: str = "content-type,x-api-key"
 ) -> dict[str, str]:
-    """What a browser asks first; it sends no key with it."""
+    """Return the headers of a preflight request, which has no key."""
     return {
         "Origin": origin,
         "Access-Control-Request-Method": method,
@@ -131,7 +131,7 @@ async def test_pages_say_what_they_may_load() -> None:
 
 
 async def test_docs_may_load_what_they_load() -> None:
-    """Every address in the page is one that its policy lets in."""
+    """The page's policy allows every address in the page."""
     async with serving() as served:
         response = await served.client.get("/docs")
         policy = dict(part.split(" ", 1) for part in response.headers["content-security-policy"].split("; "))

@@ -1,4 +1,4 @@
-"""What surrounds the endpoints: ids of requests, errors of one kind, faults, the model and its limits, docs."""
+"""Everything around the endpoints: request ids, uniform errors, internal errors, /model, API documentation."""
 
 import base64
 import json
@@ -69,7 +69,7 @@ async def test_a_request_keeps_its_id_or_is_given_one(caplog: pytest.LogCaptureF
     lines = {record.request_id: record.getMessage() for record in caplog.records}  # type: ignore[attr-defined]
     assert re.fullmatch(r"GET /images 200 \d+\.\d ms", lines["job-7/a=b+c:d"])
     assert lines["job-8"].startswith("GET /images/none 404")
-    assert "quiet" not in lines  # a line every second for a health check hides the others
+    assert "quiet" not in lines  # health checks every few seconds would hide other lines
     assert request_id.get() == "-"
 
 
@@ -85,7 +85,7 @@ async def test_unknown_paths_and_methods_get_the_same_kind_of_error() -> None:
         assert error(await served.client.post("/embed/")) == (
             404,
             "not_found",
-        )  # no redirect, which has no body
+        )  # not a redirect, which has no body
 
 
 async def test_a_fault_of_the_server_is_answered_logged_and_counted(
@@ -110,7 +110,7 @@ async def test_a_fault_of_the_server_is_answered_logged_and_counted(
 async def test_a_fault_in_the_middle_of_a_reply_is_left_to_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The status is out; a second one would be read as a part of the body."""
+    """The status has been sent; a second reply would be read as part of the body."""
     sent: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +160,7 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
                 assert operation["responses"]["default"]["content"]["application/json"]["schema"] == {
                     "$ref": "#/components/schemas/ErrorReply"
                 }
-                assert "422" not in operation["responses"]  # FastAPI's own shape, which nobody gets
+                assert "422" not in operation["responses"]  # FastAPI's own form, which no client gets
         bodies = {
             path: document["paths"][path]["post"]["requestBody"]["content"] for path in ("/embed", "/decode")
         }

@@ -1,4 +1,4 @@
-"""Who has a key comes in, who has none is told so, and no key is ever shown."""
+"""Clients with a key are served, others get 401, and no key is ever shown."""
 
 import asyncio
 import base64
@@ -27,22 +27,22 @@ PAIRS = f"anna:{ANNA}, bert:{BERT}"
 
 
 def digest(key: str) -> str:
-    """What a file of keys holds."""
+    """Return the digest of a key, as in a file of keys."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header of a key."""
+    """Return the header with a key."""
     return {"Authorization": f"Bearer {key}"}
 
 
 def settings(**others: object) -> Settings:
-    """Settings with two keys."""
+    """Return settings with two keys."""
     return Settings(**{"api_keys": PAIRS, "workers": 2} | others)
 
 
 def add_who(app: FastAPI) -> None:
-    """A route that says for whom it takes its caller."""
+    """Add a route that returns the tenant and the share of its client."""
 
     @app.get("/who")
     async def who(
@@ -72,7 +72,7 @@ def test_a_name_may_have_two_keys_while_one_replaces_the_other() -> None:
 
 
 def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In constant time: neither a known key nor its place ends the search."""
+    """For constant time: the search does not end at the key that matches."""
     compared: list[bytes] = []
     keys = ApiKeys(PAIRS)
 

@@ -1,4 +1,4 @@
-"""Clients that say nothing, or a byte now and then: they are left, and who speaks is heard."""
+"""Clients that send nothing, or a byte now and then: they are disconnected, and active clients are served."""
 
 import asyncio
 import resource
@@ -22,7 +22,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """204 to all; to a POST after its body."""
+    """Answer every request with 204, a POST after its body."""
     while scope["method"] == "POST" and (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -31,7 +31,7 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def listening(*, patience_s: float = LONG_S, most: int = 100) -> AsyncIterator[int]:
-    """The port of a server with our protocol."""
+    """Yield the port of a server with our protocol."""
     config, state = uvicorn.Config(answer, lifespan="off", log_config=None), ServerState()
     protocol = patient_protocol(patience_s=patience_s, most=most)
     server = await asyncio.get_running_loop().create_server(
@@ -41,7 +41,7 @@ async def listening(*, patience_s: float = LONG_S, most: int = 100) -> AsyncIter
         yield server.sockets[0].getsockname()[1]
         for connection in list(state.connections):
             connection.shutdown()
-        while state.connections:  # noqa: ASYNC110  # it is uvicorn's
+        while state.connections:  # noqa: ASYNC110  # Uvicorn has no event for this
             await asyncio.sleep(0.001)
 
 
@@ -56,7 +56,7 @@ async def asks(connection: Connection, head: bytes = HEAD) -> bool:
 
 
 async def ended(connection: Connection) -> bytes:
-    """All that comes until the server closes it."""
+    """Return everything received until the server closes the connection."""
     async with asyncio.timeout(LONG_S):
         try:
             return await connection[0].read()
@@ -65,7 +65,7 @@ async def ended(connection: Connection) -> bytes:
 
 
 async def trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """A byte every fifth of the server's patience, until it is lost."""
+    """Send one byte per fifth of the server's patience."""
     for byte in data:
         writer.write(bytes([byte]))
         await asyncio.sleep(SOON_S / 5)
@@ -108,7 +108,7 @@ async def test_a_pause_between_requests_and_a_long_body_are_not_its_subject() ->
 async def test_who_is_quiet_for_longest_makes_room_for_who_speaks() -> None:
     async with listening(most=3) as port:
         connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-        assert await asks(connections[0])  # so it is quiet from now on only
+        assert await asks(connections[0])  # so its quiet time starts here
         connections += [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         for quiet in connections[1:3]:
             assert await ended(quiet) == b""
@@ -163,11 +163,11 @@ async def test_a_body_that_takes_for_ever_is_refused(pause_s: float) -> None:
         response = await served.client.post("/embed", content=body())
         assert error(response) == (400, "bad_request")
         assert "too slowly" in response.text
-        assert response.headers["connection"] == "close"  # the rest is not waited for
+        assert response.headers["connection"] == "close"  # the server does not wait for the rest
 
 
 async def test_a_body_that_comes_slowly_but_steadily_is_read() -> None:
-    """In more time than the patience, for each kilobyte adds a second."""
+    """It may take longer than the patience, because each kilobyte adds a second."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(6):
