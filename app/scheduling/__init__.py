@@ -1,1 +1,4 @@
-"""Many callers and one device: batches, fair shares, deadlines, the device thread. Knows no picture and no HTTP."""
+"""Many callers and one device: batches, fair shares, deadlines, the device thread.
+
+Does not know about pictures or HTTP.
+"""

@@ -1,7 +1,7 @@
-"""Many awaiting callers share the few calls that a device can run.
+"""Batching: many waiting callers share the few calls that a device can run.
 
-A batch closes when the device is free, not when a timer fires: while one batch runs the next one fills, and
-an idle device takes a lone item at once. Knows nothing of tensors, shapes or HTTP.
+A batch closes when the device is free, not when a timer fires. While one batch runs, the next one fills; an idle
+device takes a single item at once. Does not know about tensors, shapes or HTTP.
 """
 
 import asyncio
@@ -28,51 +28,54 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ran(Generic[Result]):
-    """The result of one item, and what it took to get it."""
+    """The result of one item, with its waiting time, device time and batch size."""
 
     result: Result
     queue_s: float
     """Seconds from submission until its batch started."""
     device_s: float
-    """Seconds its whole batch ran, batches that overtook it included."""
+    """Seconds that its whole batch ran, including the batches that overtook it."""
     batch_size: int
-    """Items in its batch, its own included."""
+    """Items in its batch, including this one."""
 
 
 @dataclass(slots=True, eq=False)
 class _Call(Generic[Item, Result]):
-    """One submission: its items, how many of them no batch has taken, and what has come back."""
+    """One submission: its items, how many of them no batch has taken yet, and the results so far."""
 
     items: tuple[Item, ...]
     share: str
     submitted_at: float
     due: float
-    untaken: int  # guarded by DeviceThread.changed; what follows is the event loop's alone
-    # A failure is a value here, not set_exception: asyncio complains of exceptions that nobody fetches, and a
-    # caller who has just gone fetches nothing.
+    untaken: int  # guarded by DeviceThread.changed; only the event loop uses the fields below
+    # A failure is set as a value, not with set_exception: asyncio logs exceptions that nobody retrieves, and a
+    # caller that has just gone away retrieves nothing.
     answer: "asyncio.Future[ServiceError | None]"
     ran: dict[int, Ran[Result]] = field(default_factory=dict)
 
     def settle(self, failure: ServiceError | None) -> None:
-        """Resume the caller, unless that has been done or the caller has gone."""
+        """Resume the caller, unless it has already been resumed or has gone away."""
         if not self.answer.done():
             self.answer.set_result(failure)
 
 
 _Batch: TypeAlias = list[tuple[_Call[Item, Result], int]]
-"""Items in the order of a batch: the call, and which of its items."""
+"""The items of a batch in order: the call, and the index of the item in it."""
 
 
 class Batcher(Generic[Item, Result]):
-    """Makes the submissions of many callers into few calls of `run`, on the device's thread.
+    """Combines the submissions of many callers into few calls of `run`, on the device thread.
 
-    `run` gets 1 to `max_batch` items and returns a result for each, in order, or a ServiceError in the place of
-    one that failed alone. Batches take one item of each share in turn, and within a share one of each call in turn,
-    so that neither a client who asks much nor a large request delays others by more than a batch. At most
-    `max_waiting` items of one share wait, and a third more of all (see Shares), and none that cannot be done before
-    its deadline at the recent pace, but for a call that finds nobody waiting: its time is the next one's pace. Of
-    the batchers of one device, the one with the lower `priority` goes first. `on_batch` is told the size and the
-    seconds of every batch, on the event loop, once its callers are answered.
+    `run` gets 1 to `max_batch` items and returns a result for each, in order. If one item fails alone, a
+    ServiceError stands instead of its result. A batch takes one item of each share in turn, and within a share one
+    item of each call in turn, so neither a busy client nor a large request delays others by more than a batch.
+
+    At most `max_waiting` items of one share wait, and at most a third more of all shares together (see Shares). An
+    item that cannot be done before its deadline at the recent pace is rejected. The exception is a call that finds
+    the queue empty: it runs, and its time sets the pace for the next one.
+
+    Of the batchers of one device, the one with the lower `priority` goes first. `on_batch` gets the size and the
+    seconds of every batch, on the event loop, after its callers have their results.
     """
 
     def __init__(
@@ -92,13 +95,13 @@ class Batcher(Generic[Item, Result]):
         self._device = device
         self._max_batch = max_batch
         self._on_batch = on_batch
-        self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, the next in turn first
+        self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, next in turn first
         self._rotation = Rotation()
-        self._waiting = Shares(max_waiting)  # their untaken items
-        self._running = 0  # items taken whose batch has not been delivered
+        self._waiting = Shares(max_waiting)  # the untaken items of these calls
+        self._running = 0  # items taken by a batch that has not been delivered
         self._draining = False
         self._finished_at = -math.inf
-        self._pace = Pace(max_batch)  # time lost to other batchers included
+        self._pace = Pace(max_batch)  # includes time lost to other batchers
         device.register(self)
 
     @property
@@ -107,18 +110,18 @@ class Batcher(Generic[Item, Result]):
         return self._waiting.used
 
     async def submit(self, item: Item, *, deadline_s: float, share: str = "") -> Ran[Result]:
-        """`submit_all` for one item."""
+        """Run one item. See `submit_all`."""
         return (await self.submit_all([item], deadline_s=deadline_s, share=share))[0]
 
     async def submit_all(
         self, items: Sequence[Item], *, deadline_s: float, share: str = ""
     ) -> list[Ran[Result]]:
-        """Results in the order of the items, which may run in several batches, among the items of others.
+        """Return the results in the order of the items, which may run in several batches with items of others.
 
-        All or nothing: raises Overloaded where they do not all fit into the queue or would be done too late, which
-        may show only while they wait, ShuttingDown after `drain`, DeadlineExceeded `deadline_s` after submission,
-        InferenceFailed where `run` breaks, and a ServiceError of `run` as it is. However it ends, what no batch
-        has taken leaves the queue.
+        All or nothing. Raises Overloaded if the items do not all fit into the queue or would be done too late (this
+        may become clear only while they wait); ShuttingDown after `drain`; DeadlineExceeded `deadline_s` after
+        submission; InferenceFailed if `run` breaks; and a ServiceError of `run` as it is. In every case, items that
+        no batch has taken leave the queue.
         """
         if not items:
             return []
@@ -131,13 +134,13 @@ class Batcher(Generic[Item, Result]):
             expiry.cancel()
             self._withdraw(call)
         if failure is not None:
-            # All callers of a batch share its failure. Each raises a copy, for an exception raised in many
-            # tasks gathers the tracebacks of all.
+            # All callers of a batch share its failure. Each raises a copy, because an exception raised in many
+            # tasks collects the tracebacks of all of them.
             raise copy.copy(failure) from failure.__cause__
         return [call.ran[index] for index in range(len(items))]
 
     def drain(self) -> None:
-        """Answer all who wait, and all who come, with ShuttingDown; the running batch goes on."""
+        """Reject all waiting and all new calls with ShuttingDown. The running batch continues."""
         with self._device.changed:
             self._draining = True
             calls = [call for line in self._calls.values() for call in line]
@@ -147,7 +150,7 @@ class Batcher(Generic[Item, Result]):
             call.settle(ShuttingDown())
 
     def take(self) -> Callable[[], None] | None:
-        """The next batch, ready to run: one item of each share in turn. The device asks, holding `changed`."""
+        """Return the next batch, ready to run: one item of each share in turn. The device holds `changed`."""
         batch: _Batch[Item, Result] = []
         while self._calls and len(batch) < self._max_batch:
             share = self._rotation.next(self._calls)
@@ -175,7 +178,7 @@ class Batcher(Generic[Item, Result]):
                 raise Overloaded(
                     f"The {self._name} queue holds {held} of at most {self._waiting.alone} items"
                     f"{f' of yours, and {others} of others' if others else ''}; "
-                    f"{len(items)} more do not fit. Nothing was started.",
+                    f"{len(items)} more do not fit. Nothing was started; try again later.",
                     retry_after_s=max(1, math.ceil(self._pace.seconds(self._waiting.used, at=now))),
                 )
             if self._calls:
@@ -190,7 +193,7 @@ class Batcher(Generic[Item, Result]):
         return call
 
     def _seconds_until(self, turns: int, *, at: float) -> float:
-        """Until so many of those who wait are done, and what runs, which is taken to have just begun."""
+        """Seconds until `turns` waiting items and the running ones, assumed to have just begun, are done."""
         return self._pace.seconds(self._running, at=at) + self._pace.seconds(turns, at=at)
 
     def _too_late(self, call: _Call[Item, Result], seconds: float, *, at: float) -> Overloaded:
@@ -203,9 +206,9 @@ class Batcher(Generic[Item, Result]):
         )
 
     def _remove_late(self, *, at: float) -> list[tuple[_Call[Item, Result], Overloaded]]:
-        """Take out of the queue who cannot be in time any more at the pace just measured; `changed` is held.
+        """Remove calls that cannot meet their deadline any more at the pace just measured. `changed` is held.
 
-        The last one stays: nobody would have its place, and the estimate may be wrong.
+        The last one stays: nobody would gain from its place, and the estimate may be wrong.
         """
         if not self._calls:
             return []
@@ -216,7 +219,7 @@ class Batcher(Generic[Item, Result]):
         late: list[tuple[_Call[Item, Result], Overloaded]] = []
         for share, line in list(self._calls.items()):
             place = 0
-            rounds = deque((call, call.untaken) for call in line)  # as `take` goes through them
+            rounds = deque((call, call.untaken) for call in line)  # in the order of `take`
             while rounds and len(late) + 1 < len(calls):
                 call, untaken = rounds.popleft()
                 place += 1
@@ -236,7 +239,7 @@ class Batcher(Generic[Item, Result]):
                 self._remove(call)
 
     def _remove(self, call: _Call[Item, Result]) -> None:
-        """Take a call with untaken items from its line; `changed` is held."""
+        """Remove a call with untaken items from its line. `changed` is held."""
         line = self._calls[call.share]
         line.remove(call)
         if not line:
@@ -245,14 +248,16 @@ class Batcher(Generic[Item, Result]):
         call.untaken = 0
 
     def _run_batch(self, batch: _Batch[Item, Result]) -> None:
-        """On the device thread. Nothing that `run` raises gets past here."""
+        """Run a batch on the device thread. Catches everything that `run` raises."""
         outcome: Sequence[Result | ServiceError] | ServiceError
         started_at = monotonic()
         try:
             outcome = self._run([call.items[index] for call, index in batch])
             if len(outcome) != len(batch):
                 raise ValueError(f"{len(outcome)} results for {len(batch)} items")
-        except BaseException as error:  # SystemExit too: it would end only this thread, and leave all waiting
+        except (
+            BaseException
+        ) as error:  # SystemExit too: it would end only this thread, and callers would hang
             outcome = self._explain(error)
             for call, _ in batch:
                 self._withdraw(call)
@@ -261,8 +266,8 @@ class Batcher(Generic[Item, Result]):
     def _explain(self, error: BaseException) -> ServiceError:
         failure = error
         if not isinstance(failure, ServiceError):
-            log.error("A batch of the %s queue broke.", self._name, exc_info=error)
-            failure = InferenceFailed("The model failed on this batch; the server goes on.")
+            log.error("A batch of the %s queue failed.", self._name, exc_info=error)
+            failure = InferenceFailed("The model failed on this batch; the server continues.")
             failure.__cause__ = error
         _forget_frames(error)
         return failure
@@ -274,7 +279,7 @@ class Batcher(Generic[Item, Result]):
         start: float,
         end: float,
     ) -> None:
-        """Answer the callers of a batch; on the event loop."""
+        """Give the callers of a batch their results, on the event loop."""
         size = len(batch)
         if isinstance(outcome, ServiceError):
             for call, _ in batch:

@@ -1,6 +1,6 @@
-"""The longest time that a request may take, and what is left of it.
+"""The deadline of a request: the longest time it may take, and how much of it is left.
 
-Knows nothing of what is done in it.
+Does not know what a request does.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ _due: ContextVar[float] = ContextVar("due", default=math.inf)
 
 @asynccontextmanager
 async def within(deadline_s: float) -> AsyncIterator[None]:
-    """Give up what takes longer; within another one that ends earlier, what takes longer than that.
+    """Cancel the block after `deadline_s` seconds and raise DeadlineExceeded.
 
-    Raises DeadlineExceeded.
+    If the block is nested in another one that ends earlier, the earlier deadline counts.
     """
     due = min(_due.get(), asyncio.get_running_loop().time() + deadline_s)
     token = _due.set(due)
@@ -27,12 +27,12 @@ async def within(deadline_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"No answer within {deadline_s:g} s (SAM2_DEADLINE_S); the server is busy."
+            f"No answer within {deadline_s:g} s (SAM2_DEADLINE_S); the server is busy. Try again later."
         ) from error
     finally:
         _due.reset(token)
 
 
 def left_s() -> float:
-    """Seconds until the block of `within` that this runs in is given up; infinite outside of any."""
+    """Return the seconds until the enclosing `within` block is cancelled; infinite outside of one."""
     return _due.get() - asyncio.get_running_loop().time()

@@ -1,6 +1,6 @@
 """The one thread that owns the device, and the order in which it takes work from its queues.
 
-Knows nothing of tensors, of HTTP, and of how a queue makes batches.
+Does not know about tensors, HTTP, or how a queue forms batches.
 """
 
 import asyncio
@@ -23,97 +23,97 @@ Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 _OVERTAKEN = 4
-"""Urgent work may take so many times the time of the batch that it overtakes: so that one gets a fifth at least."""
+"""Urgent work may take 4 times as long as the batch that it overtakes, which so gets at least 1/5 of the time."""
 _OVERTAKEN_S = 0.05
-"""And so much whatever that is: the first click need not wait until a batch has earned it."""
+"""Added to that allowance, so that the first click does not have to wait until the batch has run long enough."""
 _LOOP_PATIENCE_S = 10.0
-"""An event loop that has not answered by then is closed: it is held up for milliseconds, never for seconds."""
+"""An event loop that has not answered by then is closed: it may be blocked for milliseconds, never for seconds."""
 
 
 class Queue(Protocol):
-    """Work for the device that waits: batching.py's Batcher is one."""
+    """Waiting work for the device. The Batcher of batching.py is one."""
 
     @property
     def priority(self) -> float:
-        """Of the queues of one device, the one with the lower priority goes first."""
+        """The queue's rank: of the queues of one device, the one with the lower priority goes first."""
 
     @property
     def waiting(self) -> int:
-        """How much waits. The device holds `changed`."""
+        """The number of waiting items. The device holds `changed`."""
 
     def take(self) -> Callable[[], None] | None:
-        """The next piece of work, which raises nothing; None where none waits. The device holds `changed`."""
+        """Return the next piece of work, which must not raise; None if none waits. The device holds `changed`."""
 
     def drain(self) -> None:
-        """Answer all who wait, and all who come, with ShuttingDown."""
+        """Reject all waiting and all new work with ShuttingDown."""
 
 
 @dataclass(slots=True)
 class _Running:
-    """What the thread is at."""
+    """The work that the thread is running."""
 
     priority: float
     since: float
     interrupted: "_Running | None"
     overtaken_s: float = 0.0
-    """For what overtook it, since then."""
+    """Seconds since then that went to work that overtook it."""
 
 
 class DeviceThread:
-    """The one thread on which everything of the device runs: load, warm-up and every batch.
+    """The one thread that runs everything on the device: loading, warm-up and every batch.
 
-    Belongs to the event loop on which `start` is called. A daemon, so that a device that hangs for good
-    cannot keep the process from ending.
+    Belongs to the event loop on which `start` is called. It is a daemon thread, so that a device that hangs
+    forever cannot keep the process from ending.
     """
 
     def __init__(self) -> None:
         self.busy_since: float | None = None
-        """time.monotonic() at the last sign of life of what runs now, None while idle; for a watchdog."""
+        """For a watchdog: time.monotonic() at the last sign of life of the running work; None while idle."""
         self.changed = threading.Condition()
-        """Guards every queue of this device; held for queue operations only, never while anything runs."""
+        """Guards every queue of this device. Held only for queue operations, never while work runs."""
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
         self._running: _Running | None = None
-        self._served: Queue | None = None  # the last one that gave work, jobs apart
+        self._served: Queue | None = None  # the last queue that gave work, except the jobs
         self._closing = False
         self._ended = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop  # from `start` on, and so wherever the thread runs
+        self._loop: asyncio.AbstractEventLoop  # set by `start`, so it exists whenever the thread runs
         self._thread = threading.Thread(target=self._main, name="device", daemon=True)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs: from `start` to `close`, unless it broke."""
+        """Whether the thread runs: from `start` to `close`, unless it crashed."""
         return self._thread.is_alive()
 
     @property
     def ident(self) -> int | None:
-        """The thread's, as `threading` has it; None before `start`."""
+        """The thread's identifier, as in `threading`; None before `start`."""
         return self._thread.ident
 
     def start(self) -> None:
-        """Start the thread, once. Needs a running event loop."""
+        """Start the thread. May be called only once. Needs a running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run a job, such as loading or warming up, on the thread, before any batch that waits.
+        """Run a job, such as loading or warm-up, on the thread, before any waiting batch.
 
-        Jobs overtake too. Raises what the job raises, and ShuttingDown where the device closes before the job
-        begins.
+        Jobs also overtake a running batch (see `overtake`). Raises what the job raises, and ShuttingDown if the
+        device closes before the job begins.
         """
         attempt: Future[T] = await asyncio.wrap_future(self._jobs.add(job))
         return attempt.result()
 
     def overtake(self) -> None:
-        """Let urgent work pass: a long batch calls this between its steps, on the device thread.
+        """Let urgent work pass. A long batch calls this between its steps, on the device thread.
 
-        Runs one waiting batch of each queue that goes before the one now running: one each, and none while they
-        have had their share of the time, so that clicks without end slow an encode down but cannot stop it. Their
-        failures go to their own callers.
+        Runs one waiting batch of each queue that goes before the running one's, unless these have used up their
+        share of the time. So an endless stream of clicks slows an encode down but cannot stop it. The failures of
+        urgent batches go to their own callers. Raises RuntimeError if called from anywhere else.
         """
         running = self._running
         if threading.current_thread() is not self._thread or running is None:
-            raise RuntimeError("overtake() is for a batch to call, on the device thread")
+            raise RuntimeError("overtake() may only be called by a running batch, on the device thread.")
         self.busy_since = started_at = monotonic()  # a long batch that gets here does not hang
         own_s = started_at - running.since - running.overtaken_s
         if running.overtaken_s > _OVERTAKEN * own_s + _OVERTAKEN_S:
@@ -127,16 +127,16 @@ class DeviceThread:
         running.overtaken_s += monotonic() - started_at
 
     def nobody_waits(self) -> bool:
-        """Whether what runs now holds nobody up: no queue has work, and nothing was interrupted. For it to ask."""
+        """Whether the running work, which calls this, blocks no other: no queue has work, none is interrupted."""
         with self.changed:
             interrupts = self._running is not None and self._running.interrupted is not None
             return not interrupts and not any(queue.waiting for queue in self._queues)
 
     def await_loop(self, story: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a story on the event loop, where what is the loop's may be touched: a batch calls this and waits.
+        """Run a coroutine on the event loop and wait for it. For a batch that needs objects owned by the loop.
 
-        Raises what the story raises, and ShuttingDown where the loop is closed or the story takes too long,
-        which is given up then.
+        Raises what the coroutine raises, and ShuttingDown if the loop is closed or the coroutine takes too long
+        (10 s); it is cancelled then.
         """
         telling = story()
         try:
@@ -151,10 +151,9 @@ class DeviceThread:
             raise ShuttingDown() from None
 
     async def close(self) -> None:
-        """Answer all who wait with ShuttingDown, let the running batch end, and end the thread.
+        """Reject all waiting work with ShuttingDown, let the running batch end, and end the thread.
 
-        May be called again. Waits for as long as the running batch takes; with less patience, put a timeout
-        around it.
+        May be called again. Waits for as long as the running batch takes; put a timeout around it to wait less.
         """
         self._refuse_all()
         if self._thread.ident is not None:
@@ -162,14 +161,15 @@ class DeviceThread:
             self._thread.join()
 
     def register(self, queue: Queue) -> None:
-        """Take work from this queue from now on."""
+        """Take work from this queue too, from now on."""
         with self.changed:
             self._queues = sorted([*self._queues, queue], key=lambda queue: queue.priority)
 
     def post(self, callback: Callable[[], None]) -> None:
-        """Have the event loop call back. Where it is closed, nobody is left to answer.
+        """Schedule a callback on the event loop. Does nothing if the loop is closed: nobody is left to answer.
 
-        A sign of life where a batch calls it: who has their answer must not hear that the device hangs.
+        Counts as a sign of life if a batch calls it: a client that has its answer must not see the device reported
+        as hanging.
         """
         if self._running is not None and threading.current_thread() is self._thread:
             self.busy_since = monotonic()
@@ -181,13 +181,16 @@ class DeviceThread:
             while self._serve_one():
                 pass
         except BaseException:
-            log.critical("The device thread broke; nothing more will run on it.", exc_info=True)
+            log.critical("The device thread crashed; nothing more will run on it.", exc_info=True)
         finally:
-            self.post(self._refuse_all)  # after a break too: nobody waits for what will not run
+            self.post(self._refuse_all)  # after a crash too: nobody may wait for work that will not run
             self.post(self._ended.set)
 
     def _serve_one(self) -> bool:
-        """Wait for work and do it; false when closing. Its frame holds items, so it ends between waits."""
+        """Wait for work and run it. False when closing.
+
+        A method of its own: its frame holds items, and it must end before the next wait.
+        """
         with self.changed:
             while (work := self._next()) is None:
                 if self._closing:
@@ -197,9 +200,9 @@ class DeviceThread:
         return True
 
     def _next(self) -> tuple[Callable[[], None], float] | None:
-        """Of the first queue that has work; of one that has just been served, where the others have none.
+        """Return work of the first queue that has some; the queue served last comes last.
 
-        So clicks without end cannot keep an encode from its beginning. Jobs are few, and always go first.
+        So an endless stream of clicks cannot keep an encode from starting. Jobs are few, and always go first.
         """
         for queue in sorted(self._queues, key=lambda queue: queue is self._served):
             if (work := queue.take()) is not None:
@@ -225,7 +228,7 @@ class DeviceThread:
 
 
 class _Jobs:
-    """The queue before all others: single jobs, one at a time."""
+    """The queue that goes before all others: single jobs, one at a time."""
 
     priority = -math.inf
 
@@ -235,7 +238,7 @@ class _Jobs:
         self._draining = False
 
     def add(self, job: Callable[[], T]) -> "Future[Future[T]]":
-        """What will have become of the job: an outcome within, so that its caller gets any exception as it is."""
+        """Queue a job. The outer future holds an inner one, so that the caller gets any exception unchanged."""
         outcome: Future[Future[T]] = Future()
         with self._changed:
             if self._draining:
@@ -251,7 +254,7 @@ class _Jobs:
     def take(self) -> Callable[[], None] | None:
         while self._waiting:
             job, outcome = self._waiting.popleft()
-            if outcome.set_running_or_notify_cancel():  # its caller has not gone
+            if outcome.set_running_or_notify_cancel():  # its caller has not gone away
                 return lambda: outcome.set_result(_attempt(job))
         return None
 
@@ -265,7 +268,7 @@ class _Jobs:
 
 
 def _attempt(job: Callable[[], T]) -> "Future[T]":
-    """The outcome of a job, whatever it raises."""
+    """Run a job and return its outcome, whatever it raises."""
     attempt: Future[T] = Future()
     try:
         attempt.set_result(job())

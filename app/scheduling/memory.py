@@ -1,6 +1,6 @@
-"""What happens where a batch does not fit into the memory of the device: room is made, and it runs in halves.
+"""A batch that does not fit into device memory: stored embeddings are evicted, and the batch runs in halves.
 
-Knows nothing of tensors, and not what gives way.
+Does not know about tensors, or which embeddings are evicted.
 """
 
 import logging
@@ -16,21 +16,23 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 SHED_SHARE = 0.5
-"""Of the stored bytes, where memory runs out: with less it would run out again at once."""
+"""Share of the stored bytes that is evicted when memory runs out: with less it would run out again at once."""
 
 _RETRY_AFTER_S = 5
 
 
 class WithinMemory(Generic[Item, Result]):
-    """What a Batcher runs: `run`, but an item that does not fit fails alone, with Overloaded in its place.
+    """Wraps the `run` of a Batcher: an item that does not fit into device memory fails alone, with Overloaded.
 
-    Where a batch does not fit, `shed` is told a share (0..1) of the stored embeddings to drop, and says how many
-    these were; then halves of the batch are tried, and halves of what still does not fit. One item that does not
-    fit alone ends the attempt for those behind it too: they are no smaller, and others wait for the device.
-    `on_full` is called once for each such batch.
+    If a batch does not fit, `shed` gets the share (0..1) of the stored embeddings to evict and returns how many it
+    evicted. Then halves of the batch are tried, and halves of a half that still does not fit. If a single item does
+    not fit, the items behind it fail too: they are no smaller, and others wait for the device. `on_full` is called
+    once for each such batch.
 
-    Where nothing is missing but places for embeddings, `make_room` has the coldest one leave, and returns when it
-    has, until the batch fits or it returns false: nothing is left. All on the device thread.
+    If only places for embeddings are missing (NoFreeSlot), `make_room` evicts the coldest embedding and returns
+    when it has left. This repeats until the batch fits or `make_room` returns false: nothing is left to evict.
+
+    Everything runs on the device thread.
     """
 
     def __init__(
@@ -47,13 +49,13 @@ class WithinMemory(Generic[Item, Result]):
         self._on_full = on_full
 
     def __call__(self, items: Sequence[Item]) -> Sequence[Result | ServiceError]:
-        """Results in the order of the items. Raises what `run` does, DeviceOutOfMemory apart."""
+        """Return results in the order of the items. Raises what `run` raises, except DeviceOutOfMemory."""
         whole = self._try(items)
         if whole is not None:
             return whole
         self._on_full()
         log.warning(
-            "The device ran out of memory in a batch of %d; %d stored embeddings were dropped, halves are tried.",
+            "The device ran out of memory in a batch of %d. Evicted %d stored embeddings; trying halves.",
             len(items),
             self._shed(SHED_SHARE),
         )
@@ -69,13 +71,15 @@ class WithinMemory(Generic[Item, Result]):
             else:
                 break
         if failed := len(items) - len(results):
-            log.error("The device is out of memory: %d of a batch of %d are refused.", failed, len(items))
-            refusal = Overloaded("The device is out of memory; try again.", retry_after_s=_RETRY_AFTER_S)
+            log.error("The device is out of memory: rejected %d items of a batch of %d.", failed, len(items))
+            refusal = Overloaded(
+                "The device is out of memory. Try again later.", retry_after_s=_RETRY_AFTER_S
+            )
             results += [refusal] * failed
         return results
 
     def _try(self, items: Sequence[Item]) -> Sequence[Result] | None:
-        """None where the items do not fit. The exceptions end here: their frames may hold the items."""
+        """Run the items; None if they do not fit. Drops the exceptions, because their frames may hold the items."""
         while True:
             try:
                 return self._run(items)
@@ -83,7 +87,7 @@ class WithinMemory(Generic[Item, Result]):
                 pass
             except DeviceOutOfMemory:
                 return None
-            # It may take several goes: some hold their places until prompts are answered.
+            # This may take several rounds: some embeddings keep their places until their prompts are answered.
             if not self._make_room():
                 return None
 

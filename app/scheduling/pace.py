@@ -1,6 +1,6 @@
-"""How long what waits in a queue will take, from what it took lately; and who is refused on account of that.
+"""Estimate how long a queue will take from its recent pace, and decide who is rejected because of that.
 
-Knows nothing of what the items are, and of whose they are.
+Does not know what the items are, or whose they are.
 """
 
 import math
@@ -11,11 +11,11 @@ from app.errors import Overloaded
 
 _REMEMBERED = 8
 _BELIEVED_S = 60.0
-"""What was measured longer ago says nothing: the load was another one."""
+"""Older measurements are ignored: the load was different then."""
 _MARGIN = 1.5
-"""Who comes is let in where so many times the estimate is left: others may come, and go first."""
+"""A new request is admitted if 1.5 times the estimate is left: others may come and go first."""
 _MARGIN_WAITING = 1.2
-"""Less than that for who waits already, so that not every change of the pace turns somebody away."""
+"""Lower for requests that wait already, so that not every change of the pace rejects one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +26,22 @@ class _Measured:
 
 
 class Pace:
-    """Seconds that a queue takes for its items, of which `most` at most are done at one time."""
+    """Estimates the seconds that a queue takes for its items. At most `most` items are done together."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._measured: deque[_Measured] = deque(maxlen=_REMEMBERED)
 
     def note(self, size: int, seconds: float, *, at: float) -> None:
-        """So many items done at one time, while items waited, took so long until `at`."""
+        """Record that `size` items, done together, took `seconds` until `at`. Items must have been waiting."""
         self._measured.append(_Measured(size, seconds, at))
 
     def seconds(self, count: int, *, at: float) -> float:
-        """How long so many items take; 0 where too little was measured lately.
+        """Return the seconds that `count` items take; 0 if too little was measured recently.
 
-        By the mean of the last few batches without the slowest: one stall, or one slow start, is no pace. A batch
-        is taken to need as long for each item as a smaller one did, and as long as a larger one.
+        Uses the mean of the last few batches (8) without the slowest, because one stall or one slow start says
+        nothing about the pace. A batch is assumed to take as long per item as a smaller measured one, and as long
+        in total as a larger one.
         """
         size = min(count, self._most)
         recent = [one for one in self._measured if one.at > at - _BELIEVED_S]
@@ -49,22 +50,22 @@ class Pace:
 
 
 def is_late(seconds: float, *, left_s: float) -> bool:
-    """Whether who comes now, and would be done after so many seconds, is to be refused."""
+    """Whether to reject a new request that would be done after `seconds`."""
     return seconds * _MARGIN > left_s
 
 
 def has_become_late(seconds: float, *, left_s: float) -> bool:
-    """The same for who was let in, when the pace was another."""
+    """Whether to reject a waiting request, admitted at another pace, that would be done after `seconds`."""
     return seconds * _MARGIN_WAITING > left_s
 
 
 def too_late(what: str, seconds: float, *, left_s: float, all_s: float) -> Overloaded:
-    """The refusal of who would be done after so many seconds; `all_s` is until nobody waits any more.
+    """Return the error for a request that would be done after `seconds`. The queue is empty after `all_s`.
 
-    At its Retry-After the queue is short enough, unless others have come.
+    After its Retry-After the queue is short enough, unless others have come.
     """
     return Overloaded(
-        f"{what} would be done in about {seconds:.1f} s, and {max(0.0, left_s):.1f} s are left until the deadline "
-        "(SAM2_DEADLINE_S); the server is busy.",
+        f"{what} would be done in about {seconds:.1f} s, and {max(0.0, left_s):.1f} s are left until the "
+        "deadline (SAM2_DEADLINE_S). The server is busy; try again later.",
         retry_after_s=max(1, math.ceil(min(all_s, seconds - left_s / _MARGIN))),
     )

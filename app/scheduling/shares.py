@@ -1,6 +1,6 @@
-"""What is bounded is shared: how much of it each client may hold, and whose turn is next.
+"""Fair sharing of bounded resources: how much each client may hold, and whose turn is next.
 
-A share is whatever counts as one client; knows nothing of keys, addresses and HTTP.
+A share is whatever counts as one client. Does not know about keys, addresses and HTTP.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ T = TypeVar("T")
 _OF_THE_FREE = 3
 """A share may hold this many times what is left free."""
 _MANY = 10_000
-"""Shares remembered before those that do not wait are dropped: addresses can be without end."""
+"""Beyond this number of remembered shares, those that do not wait are dropped: addresses are unlimited."""
 
 
 class Shares:
-    """How much of something each share holds, bounded so that none can hold all of it.
+    """How much of a resource each share holds, bounded so that none can hold all of it.
 
-    A share alone may hold `alone`; all together hold at most a third more. Nothing is set aside for anyone by name:
-    a share may hold three times what is left free after it, so k shares that take all they can get hold 3/(3k+1)
-    of the whole each, and 1/(3k+1) stays free for the next (Choudhury and Hahne, "Dynamic queue length thresholds
-    for shared-memory packet switches", 1998). Not safe for threads.
+    A single share may hold `alone`; all together hold at most a third more. Nothing is reserved for a particular
+    share: a share may hold three times what is left free after it. So k shares that take all they can get hold
+    3/(3k+1) of the whole each, and 1/(3k+1) stays free for the next (Choudhury and Hahne, "Dynamic queue length
+    thresholds for shared-memory packet switches", 1998). Not thread-safe.
     """
 
     def __init__(self, alone: int) -> None:
@@ -36,7 +36,7 @@ class Shares:
         self._held: dict[str, int] = {}
 
     def held(self, share: str) -> int:
-        """What a share holds."""
+        """Return the amount that a share holds."""
         return self._held.get(share, 0)
 
     def admits(self, share: str, amount: int) -> bool:
@@ -45,17 +45,17 @@ class Shares:
         return self.held(share) + amount <= _OF_THE_FREE * free
 
     def turns(self, share: str, place: int) -> int:
-        """How many are served until the share's n-th is, itself included, where shares are served in turn."""
+        """Return how many are served, in turn, up to and including the one at `place` (from 1) of the share."""
         ahead = sum(min(held, place) for other, held in self._held.items() if other != share)
         return place + ahead
 
     def add(self, share: str, amount: int) -> None:
-        """Note what a share holds from now on; `admits` is for the caller to ask."""
+        """Record that a share holds this much more. The caller must check `admits` first."""
         self.used += amount
         self._held[share] = self.held(share) + amount
 
     def remove(self, share: str, amount: int) -> None:
-        """Note what a share holds no longer."""
+        """Record that a share holds this much less."""
         self.used -= amount
         self._held[share] -= amount
         if not self._held[share]:
@@ -63,9 +63,9 @@ class Shares:
 
 
 class Rotation:
-    """Whose turn is next: who was served longest ago, and before all who never was.
+    """Whose turn is next: shares that were never served, then the one served longest ago.
 
-    So a newcomer goes first once, and one who asks for one thing at a time no more often than others.
+    So a newcomer goes first once, and a client that sends one request at a time goes no more often than others.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Rotation:
         self._turn = 0
 
     def next(self, waiting: Collection[str]) -> str:
-        """One of those who wait, at least one; it has been served now."""
+        """Return one of the waiting shares, which must not be empty, and count it as served."""
         share = min(waiting, key=lambda share: self._served.get(share, 0))
         if len(self._served) >= _MANY:
             self._served = {share: at for share, at in self._served.items() if share in waiting}
@@ -83,9 +83,9 @@ class Rotation:
 
 
 class Turns:
-    """Places for so many at one time; when one is free, it is given to the share that has the fewest.
+    """A semaphore of `places` that is fair between shares: a free place goes to the share that holds the fewest.
 
-    `reserved` places beyond `places` are for shares that have none, so that these need not wait for one to be free.
+    `reserved` additional places are only for shares that hold none, so that these need not wait for a free place.
     Belongs to one event loop.
     """
 
@@ -94,11 +94,11 @@ class Turns:
         self._reserved = reserved
         self._taken = 0
         self._held: dict[str, int] = {}
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # who was served longest ago first
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the share served longest ago first
 
     @asynccontextmanager
     async def turn(self, share: str) -> AsyncIterator[None]:
-        """A place, for as long as the block runs; waits for it."""
+        """Wait for a place and hold it while the block runs."""
         if self._free_for(share):
             self._enter(share)
         else:
@@ -124,7 +124,7 @@ class Turns:
         except asyncio.CancelledError:
             if called.cancelled():
                 self._forget(share, called)
-            else:  # called and cancelled in the same moment: the place is another's
+            else:  # called and cancelled at the same moment: pass the place on
                 self._leave(share)
             raise
 
@@ -142,7 +142,7 @@ class Turns:
                 called.set_result(None)
 
     def _forget(self, share: str, called: "asyncio.Future[None]") -> None:
-        """Take who waited from the line, if that has not been done, and put its share behind the others."""
+        """Remove a waiter from the line, if it is still there, and put its share behind the others."""
         line = self._waiting.pop(share, deque())
         if called in line:
             line.remove(called)
@@ -151,22 +151,22 @@ class Turns:
 
 
 class Workers:
-    """Threads for what would hold the event loop up; a free one serves the share with the fewest jobs there."""
+    """Threads for jobs that would block the event loop. A free one serves the share with the fewest jobs here."""
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
-        # Two for each thread, so that one that ends a job finds the next without asking the event loop.
+        # Two places for each thread, so that a thread that ends a job finds the next without the event loop.
         self._turns = Turns(2 * threads, reserved=0)
         self._closed = False
 
     async def run(self, job: Callable[[], T], *, share: str) -> T:
-        """Run a job in a thread. Raises what it raises, and ShuttingDown where its turn comes after `close`."""
+        """Run a job in a thread. Raises what it raises, and ShuttingDown if its turn comes after `close`."""
         async with self._turns.turn(share):
             if self._closed:
                 raise ShuttingDown
             return await asyncio.get_running_loop().run_in_executor(self._pool, job)
 
     def close(self) -> None:
-        """End the threads when their jobs have ended; drop the jobs that wait."""
+        """End the threads when their jobs have ended. Drops the waiting jobs."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)

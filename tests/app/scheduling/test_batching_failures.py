@@ -38,7 +38,7 @@ def test_a_batch_that_breaks_answers_all_its_callers_and_the_next_one_runs(
             assert following.result == "next"
             for failure in failures:
                 assert isinstance(failure, InferenceFailed)
-                assert "the server goes on" in failure.message
+                assert "the server continues" in failure.message
                 assert failure.__cause__ is broken
             assert len({id(failure) for failure in failures}) == 3
             assert device.thread.alive
@@ -149,4 +149,4 @@ def test_a_device_thread_that_breaks_is_noticed(
             assert not device.thread.alive
 
     asyncio.run(story())
-    assert "device thread broke" in caplog.text
+    assert "device thread crashed" in caplog.text

@@ -129,7 +129,7 @@ async def test_a_dead_device_thread_ends_the_process_too(
     device.start()
     await device.close()
     watchdog = Watchdog(device, limit_s=10)
-    with pytest.raises(NotReady, match="broke"):
+    with pytest.raises(NotReady, match="crashed"):
         watchdog.check()
     look(watchdog, 30)
     assert ends == [EXIT_CODE]
