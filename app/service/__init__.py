@@ -1,1 +1,4 @@
-"""The stories of the service: a picture becomes an embedding, prompts become masks. Knows no HTTP and no JSON."""
+"""The work of the service: a picture becomes an embedding, prompts become masks.
+
+Does not know about HTTP or JSON.
+"""

@@ -1,6 +1,6 @@
-"""Predictions on their way to masks at the picture's own size: in a worker thread, or at once on the device's.
+"""Turn predictions into masks at the picture's own size, in a worker thread or directly on the device thread.
 
-Knows nothing of names, queues and JSON.
+Does not know about image names, queues or JSON.
 """
 
 import logging
@@ -20,15 +20,15 @@ from model.types import Embedding, Prediction, Prompt
 log = logging.getLogger(__name__)
 
 _SHAPING_S = 0.05
-"""After so long no more masks are begun on the device's thread; those that have been are finished. Noise, which no
-trained model draws, takes 0.1 s for three masks of 1800 x 1200, 60 times as long as areas."""
+"""After this time no more masks are started on the device thread; those already started are finished. Noise, which
+no trained model draws, takes 0.1 s for three masks of 1800 x 1200, 60 times as long as solid areas."""
 _QUICK_WIDTH = 8192
-"""Of a picture, in pixels: run lengths are made column by column, so masks of wider ones take longer."""
+"""Picture width in pixels: run lengths are computed column by column, so masks of wider pictures take longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt on one picture, and how its masks come back."""
+    """One prompt on one picture, and the format of its masks."""
 
     embedding: Embedding
     prompt: Prompt
@@ -38,11 +38,11 @@ class Job:
 
     @property
     def is_quick(self) -> bool:
-        """Whether its masks take a few milliseconds, unless they are noise."""
+        """Whether its masks take only a few milliseconds (noise takes longer)."""
         return self.options.are_quick and self.embedding.width <= _QUICK_WIDTH
 
     def shape(self, prediction: Prediction) -> list[MaskAnswer]:
-        """The masks of what the model predicts."""
+        """Return the masks of the model's prediction for this job."""
         return answer(
             prediction,
             height=self.embedding.height,
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Shaped:
-    """The masks of one job, and the seconds that shaping them took."""
+    """The masks of one job, and the seconds it took to shape them."""
 
     masks: list[MaskAnswer]
     seconds: float
@@ -64,11 +64,13 @@ Decode: TypeAlias = Callable[[Sequence[tuple[Embedding, Prompt]]], Sequence[Pred
 
 
 class DecodeBatch:
-    """What the Batcher of prompts runs, on the device thread: `decode`, and at once those masks that are quick.
+    """The `run` of the prompts' Batcher, on the device thread: `decode`, then the masks that are quick to shape.
 
-    A lone click's, where it holds nobody up: a hand-over to a worker and back takes 0.3 ms. And all where
-    `shares_cores`, which says that a worker would take a core from the decoder: that holds up the whole of a matrix
-    product, so 16 clients of a machine with 2 cores get an eighth more done this way.
+    Masks are shaped here in two cases:
+
+    - The batch is a single click and nobody waits. Passing the masks to a worker and back takes 0.3 ms.
+    - `shares_cores` returns true: a worker would take a core from the decoder, which delays a whole matrix product.
+      On a machine with 2 cores, 16 clients get 1/8 more done this way.
     """
 
     def __init__(self, decode: Decode, *, device: DeviceThread, shares_cores: Callable[[], bool]) -> None:
@@ -77,7 +79,7 @@ class DecodeBatch:
         self._shares_cores = shares_cores
 
     def __call__(self, jobs: Sequence[Job]) -> Sequence[Prediction | Shaped | ServiceError]:
-        """Results in the order of the jobs. Raises what `decode` does."""
+        """Return results in the order of the jobs. Raises what `decode` raises."""
         outcomes: list[Prediction | Shaped | ServiceError] = list(
             self._decode([(job.embedding, job.prompt) for job in jobs])
         )
@@ -91,7 +93,7 @@ class DecodeBatch:
                 break
             try:
                 masks = job.shape(outcome)
-            except Exception:  # a worker meets it again, and then it fails this request alone
+            except Exception:  # a worker will hit it again, and then it fails only this request
                 log.debug("Shaping failed on the device thread", exc_info=True)
             else:
                 outcomes[place] = Shaped(masks, perf_counter() - started)
@@ -106,9 +108,9 @@ async def shape_all(
     share: str,
     times: StageTimes,
 ) -> list[list[MaskAnswer]]:
-    """The masks of all jobs of a request, and the stages that they went through. Raises what `Workers.run` does."""
+    """Return the masks of all jobs of a request, and record their stages. Raises what `Workers.run` raises."""
     results = [each.result for each in ran]
-    # Those of batches before the last took their time while others of this request still waited.
+    # Only the last batch counts: earlier batches shaped masks while other items of this request still waited.
     shaped_s = sum(each.result.seconds for each in last_batch(ran) if isinstance(each.result, Shaped))
     times.add_ran(ran, shaping_s=shaped_s)
     if shaped_s:

@@ -1,6 +1,6 @@
-"""Pictures on their way to an embedding: each content once, however many wait for it.
+"""Encode pictures to embeddings: each content once, however many requests wait for it.
 
-Belongs to the event loop. Knows nothing of names and of what is stored.
+Belongs to the event loop. Does not know about image names or which embeddings are stored.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from app.telemetry.stages import StageTimes
 from model.types import Embedding, Pixels
 
 DECODED_AHEAD = 8
-"""Pictures decoded to pixels at one time: enough to keep the encoder busy, while the rest waits as files."""
+"""Pictures held as decoded pixels at a time: enough to keep the encoder busy. The rest waits as files."""
 
 DECODED_FOR_NEWCOMERS = 2
-"""More of them for who has none there, so that a first picture need not wait until one of the others is done."""
+"""Additional places for clients that have none, so that a first picture need not wait for the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,26 +42,27 @@ class _Caller:
 
 @dataclass(slots=True, eq=False)
 class _Encoding:
-    """An embedding in the making, and who waits for it."""
+    """An embedding that is being made, and the requests that wait for it."""
 
     task: "asyncio.Task[Embedding]"
     share: str
-    """Of whoever asked first."""
+    """The share of the first request."""
     waiting: list[_Caller] = field(default_factory=list)
 
     @property
     def callers(self) -> int:
-        """How many wait."""
+        """The number of waiting requests."""
         return len(self.waiting)
 
 
 class Encodings:
-    """Decodes pictures in worker threads, a few ahead, and has them encoded, `batch` at one time.
+    """Decodes pictures in worker threads, a few ahead of the encoder, and has them encoded in batches of `batch`.
 
-    Who comes is refused, and who waits later on, where the deadline would come before the embedding at the recent
-    pace; but not who finds no picture on its way, whose time is the next one's pace.
+    A request is rejected on arrival, or later while it waits, if its embedding would come after its deadline at the
+    recent pace. The exception is a request that finds no other picture on its way: it runs, and its time sets
+    the pace for the next one.
 
-    `check_ready` raises where the server stops; `put` is given each embedding before anyone who waits for it.
+    `check_ready` raises when the server stops. `put` gets each embedding before the waiting requests do.
     """
 
     def __init__(
@@ -89,20 +90,20 @@ class Encodings:
         self._measured_at = -math.inf
 
     def __len__(self) -> int:
-        """Pictures not embedded yet."""
+        """The number of pictures that are not embedded yet."""
         return len(self._running)
 
     def __contains__(self, content: str) -> bool:
-        """Whether this content is on its way."""
+        """Whether this content is being encoded."""
         return content in self._running
 
     async def join(
         self, content: str, data: bytes, times: StageTimes, share: str, *, claim: Claim | None
     ) -> Embedding:
-        """Wait for the one encoding of this content; when the last who waits has gone, it is given up.
+        """Wait for the single encoding of this content. It is cancelled when the last waiting request goes away.
 
-        Raises ImageNotFound as soon as the claim is deleted, if one is given, and Overloaded where the queue is
-        full or too slow.
+        Raises ImageNotFound as soon as the claim, if given, is deleted; Overloaded if the queue is full or too
+        slow.
         """
         encoding = self._running.get(content)
         if encoding is None:
@@ -118,7 +119,7 @@ class Encodings:
         if refusal.done():
             raise refusal.result()
         if (failure := encoding.task.exception()) is not None:
-            # One exception for each caller, as in batching.py.
+            # A copy for each caller, as in batching.py.
             raise copy.copy(failure) from failure.__cause__
         return encoding.task.result()
 
@@ -127,7 +128,7 @@ class Encodings:
         all_s = self._pace.seconds(waiting.used, at=now)
         if not waiting.admits(share, 1):
             held = f"{waiting.held(share)} of yours and {len(self._running)} of all"
-            what = f"The queue of pictures is full: {held} wait (SAM2_MAX_WAITING_IMAGES)."
+            what = f"The queue of pictures is full: {held} wait (SAM2_MAX_WAITING_IMAGES). Try again later."
             raise Overloaded(what, retry_after_s=max(1, math.ceil(all_s)))
         if self._running:
             seconds = self._pace.seconds(waiting.turns(share, waiting.held(share) + 1), at=now)
@@ -139,7 +140,7 @@ class Encodings:
 
     @contextmanager
     def _waiting_for(self, content: str, encoding: _Encoding) -> Iterator["asyncio.Future[Overloaded]"]:
-        """Count a caller while the block runs, which is over when the refusal comes."""
+        """Register a caller while the block runs. Yields a future that gets the error if the caller is rejected."""
         caller = _Caller(monotonic() + left_s(), asyncio.get_running_loop().create_future())
         encoding.waiting.append(caller)
         try:
@@ -148,14 +149,14 @@ class Encodings:
             encoding.waiting.remove(caller)
             if not encoding.waiting:
                 is_done = encoding.task.done()
-                encoding.task.cancel()  # also keeps asyncio from complaining of a failure that nobody hears
-                del self._running[content]  # now, so that nobody joins what has been given up
+                encoding.task.cancel()  # also keeps asyncio from logging a failure that nobody retrieved
+                del self._running[content]  # now, so that nobody joins a cancelled encoding
                 self._waiting_images.remove(encoding.share, 1)
                 if is_done:
                     self._measure(at=monotonic())
 
     def _measure(self, *, at: float) -> None:
-        """Note that one more is done, whether or not it could be; those of one batch are done in one moment."""
+        """Count one more as done, even if it failed. The pictures of one batch are done at the same moment."""
         self._done += 1
         if self._done == self._batch:
             self._pace.note(self._done, at - self._measured_at, at=at)
@@ -163,7 +164,7 @@ class Encodings:
             self._refuse_late(at=at)
 
     def _refuse_late(self, *, at: float) -> None:
-        """Refuse who cannot be in time any more at the pace just measured, but as in Batcher not the last one."""
+        """Reject callers that cannot be in time at the pace just measured, except the last one (as in Batcher)."""
         unrefused = len(self._running)
         all_s = self._pace.seconds(unrefused, at=at)
         places = Counter[str]()
@@ -192,7 +193,7 @@ class Encodings:
             started = perf_counter()
             image = await self._workers.run(partial(decode_image, data, max_pixels=max_pixels), share=share)
             times.add("picture", perf_counter() - started)
-            # The deadline is that of each caller who waits for this task, not of the task.
+            # The task has no deadline; each caller that waits for it has its own.
             ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
         times.add("queue", started - waiting_since, ended_at=started)
         times.add_ran([ran])

@@ -1,4 +1,4 @@
-"""From settings to a model on its device: finds or downloads the weights, then builds it."""
+"""Build the model from the settings: find or download the weights, then load it on its device."""
 
 import logging
 from pathlib import Path
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 
 
 def locate_weights(settings: Settings) -> Path | None:
-    """The file that the settings ask for, downloaded where need be; None for random weights.
+    """Return the weights file that the settings name, downloaded if needed; None for random weights.
 
-    Raises CheckpointError, which says what to do, where it cannot be had.
+    Raises CheckpointError, whose message says what to do, if the file is not available.
     """
     if settings.checkpoint == UNTRAINED:
         return None
     if (path := settings.checkpoint_path) is not None:
         if not path.is_file():
             raise WeightsUnavailable(
-                f"SAM2_CHECKPOINT names {path}, and there is no such file. Correct it, leave it out to have "
+                f"SAM2_CHECKPOINT names {path}, and there is no such file. Correct it, leave it out to use "
                 f"SAM2_MODEL's released file, or set it to '{UNTRAINED}' for random weights."
             )
         return path

@@ -1,7 +1,7 @@
-"""The two stories: a picture becomes an embedding, an embedding and prompts become masks.
+"""The two operations: a picture becomes an embedding; an embedding and prompts become masks.
 
-Knows nothing of HTTP and JSON. Everything here runs on the event loop; what takes time runs on the device thread or
-in the worker threads.
+Everything here runs on the event loop. Slow work runs on the device thread or in the worker threads. Does not know
+about HTTP and JSON.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _OFF_LOOP_BYTES = 256 * 1024
-"""Hashing less than this takes less time than handing it to a thread."""
+"""Hashing fewer bytes takes less time than passing the job to a thread."""
 
 _OFF_LOOP_POINTS = 1000
-"""The same for checking clicks."""
+"""Likewise for checking clicks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What became of an upload."""
+    """The result of an upload."""
 
     image_id: str
     embedding: Embedding
@@ -58,15 +58,15 @@ class Embedded:
 class SegmentationService:
     """Owns the device thread, the queues, the worker threads and the stored embeddings.
 
-    `load` builds the model; it runs on the device thread after `start`.
+    `start` calls `load`, which builds the model, on the device thread.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, load: Callable[[], Segmenter]) -> None:
         self.settings = settings
         self.metrics = metrics
         self.failure: Exception | None = None
-        """Why the model could not be loaded, once that is known."""
-        self.store: EmbeddingStore  # from when the model is loaded
+        """The reason why the model could not be loaded, once it is known."""
+        self.store: EmbeddingStore  # exists once the model is loaded
         self._load = load
         self._segmenter: Segmenter | None = None
         self._draining = False
@@ -82,18 +82,22 @@ class SegmentationService:
         self._encodings = machinery.encodings
 
     def ready(self) -> Segmenter:
-        """The model. Raises NotReady while it loads and ShuttingDown while the server stops."""
+        """Return the model.
+
+        Raises NotReady while it loads, after it failed to load, and while the device thread is dead or stuck;
+        ShuttingDown while the server stops.
+        """
         if self._draining:
             raise ShuttingDown()
         if self.failure is not None:
             raise NotReady(f"The model could not be loaded: {self.failure}", retry_after_s=60)
         if self._segmenter is None:
-            raise NotReady("The model is still loading; /readyz tells when it is done.", retry_after_s=2)
+            raise NotReady("The model is still loading; /readyz says when it is ready.", retry_after_s=2)
         self._watchdog.check()
         return self._segmenter
 
     async def start(self) -> None:
-        """Start the device thread, load the model on it and warm it up. A failure ends up in `failure`."""
+        """Start the device thread, load the model on it and warm it up. Stores an error in `failure`."""
         self._device.start()
         try:
             segmenter = await self._device.run(self._load)
@@ -106,7 +110,7 @@ class SegmentationService:
             )
         except ServiceError:
             log.info("Stopped before the model was loaded.")
-        except Exception as error:  # whatever it is: `ready` says so, and the process ends
+        except Exception as error:  # whatever it is: `ready` reports it, and the process ends
             log.critical("The model could not be loaded: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
             self.failure = error
         else:
@@ -117,15 +121,15 @@ class SegmentationService:
             log.info("Ready")
 
     def drain(self) -> None:
-        """Refuse what comes from now on, and answer all who wait; what runs is finished."""
+        """Reject new and waiting requests. Running batches are finished."""
         self._draining = True
         self._decoder.drain()
         self._encoder.drain()
 
     async def close(self) -> None:
-        """Drain, wait for the device, but not longer than anyone would, and end the threads."""
+        """Drain, wait for the device for at most the deadline of a request, and end the threads."""
         self.drain()
-        self._watchdog.stop()  # from here on the deadline below is what ends a device that hangs
+        self._watchdog.stop()  # from here on the timeout below handles a device that hangs
         try:
             async with asyncio.timeout(self.settings.deadline_s):
                 await self._device.close()
@@ -148,9 +152,10 @@ class SegmentationService:
     ) -> Embedded:
         """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
 
-        `share` is whose queue and rate it counts for. Raises a ServiceError: for a bad picture, a name that is
-        taken or that is deleted meanwhile, a full queue, a client over its rate, a missed deadline. Without
-        `needs_name` a name that is deleted meanwhile raises nothing: the embedding comes, and is not kept.
+        The picture counts towards the queue and the rate of `share`. Raises a ServiceError for a bad picture, a
+        name that is taken or is deleted while the picture is embedded, a full queue, a client over its rate, or a
+        missed deadline. If `needs_name` is false, a deleted name is no error: the embedding is returned, but not
+        kept.
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
@@ -176,7 +181,7 @@ class SegmentationService:
             return Embedded(name, embedding, cached=outcome != "miss")
 
     def check_prompts(self, requests: Sequence[PromptRequest]) -> None:
-        """What is wrong with prompts whatever the picture. Raises InvalidPrompt."""
+        """Check prompts as far as possible without the picture. Raises InvalidPrompt."""
         self._check_number(requests)
         check_whole(requests)
 
@@ -190,9 +195,9 @@ class SegmentationService:
         times: StageTimes,
         share: str,
     ) -> Decoded:
-        """Masks for every prompt on an image of that id, or on an embedding at hand, stored or not.
+        """Return the masks for every prompt on the image with that id, or on a given embedding, stored or not.
 
-        Raises a ServiceError: no such image, a bad prompt, a full queue, too late.
+        Raises a ServiceError for an unknown image, a bad prompt, a full queue or a missed deadline.
         """
         async with self._deadline():
             segmenter = self.ready()
@@ -220,9 +225,9 @@ class SegmentationService:
             return Decoded(height, width, masks)
 
     async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
-        """An image's embedding: at once where it is on the device, made again where its upload was kept.
+        """Return an image's embedding: at once if it is on the device, encoded again if only its upload was kept.
 
-        Raises a ServiceError: no such image, a full queue, too late.
+        Raises a ServiceError for an unknown image, a full queue or a missed deadline.
         """
         async with self._deadline():
             self.ready()
@@ -238,13 +243,13 @@ class SegmentationService:
             return embedding
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
-        """Forget an image everywhere, also while it is being embedded."""
+        """Delete an image everywhere, even while it is being embedded."""
         async with self._deadline():
             self.ready()
             await self.store.delete(image_id, tenant=tenant)
 
     async def work(self, job: Callable[[], T], *, share: str) -> T:
-        """Run a job in a worker thread, within the deadline of a request."""
+        """Run a job in a worker thread, with the deadline of a request."""
         async with self._deadline():
             return await self._workers.run(job, share=share)
 

@@ -1,6 +1,6 @@
-"""Builds what the service runs on: the device thread, its watchdog, the worker threads and the two queues.
+"""Build what the service runs on: the device thread, its watchdog, the worker threads and the two queues.
 
-Knows nothing of requests; service.py says what goes through the queues, and when.
+Does not know about requests: service.py decides what goes through the queues, and when.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from app.telemetry.metrics import Metrics
 from model.types import Embedding, Pixels, Prediction, Prompt
 
 _FEW_CORES = 2
-"""With at most so many decoder threads, masks are shaped between batches. More than 2 were not measured."""
+"""With at most this many decoder threads, masks are shaped between batches. More than 2 were not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ def wire(
 ) -> Machinery:
     """Build the machinery. Starts no thread.
 
-    `ready` returns the model or raises a ServiceError; `loaded` returns it whatever the state of the server, None
-    before it is loaded. `store` returns the embedding store, which exists from the moment the model is loaded.
+    `ready` returns the model or raises a ServiceError. `loaded` returns the model in any state of the server; None
+    before it is loaded. `store` returns the embedding store, which exists once the model is loaded.
     """
     device = DeviceThread()
     workers = Workers(settings.workers)
 
-    # Both are called on the device thread, and the store belongs to the event loop.
+    # Both are called on the device thread, but the store belongs to the event loop.
     def shed(share: float) -> int:
         return device.await_loop(lambda: store().shed(share))
 
@@ -60,7 +60,7 @@ def wire(
         return device.await_loop(lambda: store().tiers.make_room())
 
     def shares_cores() -> bool:
-        """Whether the workers take their cores from the decoder, as they do on a CPU with few cores."""
+        """Whether the workers take cores from the decoder, as on a CPU with few cores."""
         segmenter = loaded()
         return segmenter is not None and 0 < segmenter.cpu_threads <= _FEW_CORES
 
