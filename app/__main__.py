@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import ipaddress
 import logging
 import platform
 import signal
@@ -16,9 +15,11 @@ from pydantic import ValidationError
 
 from app.main import create_app
 from app.middleware.access import RequestIdFilter
+from app.middleware.hosts import is_loopback
 from app.middleware.keys import ApiKeys, KeysError
 from app.middleware.request_heads import most_connections, patient_protocol
-from app.routes.streams import MAX_MESSAGE_BYTES, Streams
+from app.middleware.websockets import patient_websocket
+from app.routes.streams import Streams
 from app.service.loading import locate_weights
 from app.service.service import SegmentationService
 from app.settings import Settings, unknown_variables
@@ -123,18 +124,10 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.deadline_s) + 5,
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE_BYTES,
+        ws=patient_websocket(patience_s=settings.deadline_s),
+        ws_per_message_deflate=False,  # a few kilobytes would unpack to megabytes, on the event loop
     )
     return Server(config, app)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on this address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name; any other than localhost may resolve to any address
-        return host == "localhost"
 
 
 def keep_freed_memory() -> None:

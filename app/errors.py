@@ -122,6 +122,20 @@ class UnsupportedMediaType(ServiceError):
     code = "unsupported_media_type"
 
 
+class Misdirected(ServiceError):
+    """The Host header is not a name of this server: SAM2_ALLOWED_HOSTS, against DNS rebinding."""
+
+    status = 421
+    code = "host_not_allowed"
+
+
+class RequestHeadTooLarge(ServiceError):
+    """The head of the request has too many bytes or headers."""
+
+    status = 431
+    code = "request_head_too_large"
+
+
 class InvalidImage(ServiceError):
     """The file is truncated, not a picture, or has a size of zero."""
 

@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from app.middleware.access import QUIET, AccessMiddleware, Traces
 from app.middleware.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.middleware.callers import FREE, METRICS, CallersMiddleware
+from app.middleware.hosts import HostsMiddleware, allowed_hosts
 from app.middleware.keys import ApiKeys
-from app.middleware.rates import InFlight
+from app.middleware.rates import InFlight, LoopTime
 from app.routes import embed_decode, pages, schemas, segment, stored_images, stream
 from app.routes.error_replies import add_error_handlers
 from app.routes.openapi import describe_api
@@ -83,6 +84,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     app.state.keys = keys
     app.state.in_flight = in_flight = InFlight(settings.rate_requests_in_flight)
     app.state.streams = Streams()
+    app.state.loop_time = LoopTime()
     app.state.remote_pictures = RemotePictures(
         allowed=settings.allow_urls,
         max_bytes=settings.max_upload_mib * 2**20,
@@ -99,6 +101,9 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         in_flight=in_flight,
         free={*FREE, METRICS} if settings.open_metrics else FREE,
         refuse=refuse,
+    )
+    app.add_middleware(
+        HostsMiddleware, allowed=allowed_hosts(settings.allowed_hosts, host=settings.host), refuse=refuse
     )
     app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug, traces=traces)
     app.add_middleware(SecurityHeadersMiddleware)

@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
+    allowed_hosts: str = Field(
+        "auto",
+        description="Host names that the server answers to: comma-separated, *.example.org for all names below it, "
+        "* for any. auto: localhost, 127.0.0.1 and [::1] if SAM2_HOST is a loopback address, otherwise any.",
+    )
     api_keys: SecretStr = Field(
         SecretStr(""),
         description="Clients that may call: comma-separated name:key pairs, or the path of a file with lines "

@@ -188,7 +188,7 @@ async def serving(
     app = create_app(settings or Settings(workers=2), segmenter)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://sam2") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             served = Served(app, client, segmenter)
             await until(lambda: served.service._segmenter is not None)
             try:

@@ -53,7 +53,7 @@ ROOMS = {
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "fastapi": ("app/__main__.py", "app/main.py", "app/routes/"),
     "starlette": ("app/middleware/", "app/routes/"),
-    "uvicorn": ("app/__main__.py", "app/middleware/request_heads.py"),
+    "uvicorn": ("app/__main__.py", "app/middleware/request_heads.py", "app/middleware/websockets.py"),
     "pydantic": ("app/__main__.py", "app/routes/", "app/settings.py"),
     "pydantic_settings": ("app/settings.py",),
     "prometheus_client": ("app/telemetry/metrics.py",),

@@ -1,8 +1,9 @@
-"""Limits for each client: concurrent requests, and pictures per minute.
+"""Limits for each client: concurrent requests, pictures per minute, and the event loop's time for messages.
 
 A share is whatever counts as one client. Does not know about keys and HTTP.
 """
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,11 @@ from time import monotonic
 from app.errors import RateLimited
 
 _ROUNDING_S = 1e-6
+_LOOP_PAUSE = 3.0
+"""Seconds of pause for each second on the event loop."""
+_MESSAGE_S = 0.0002
+"""What a message takes there apart from its parsing: its frame, two hand-overs between tasks, a short reply."""
+_LEAST_PAUSE_S = 0.005
 _MANY = 10_000
 """Beyond this number of remembered shares, those with a full bucket are dropped: addresses are unlimited."""
 
@@ -69,3 +75,28 @@ class PicturesPerMinute:
         if len(self._full_at) >= _MANY:
             self._full_at = {share: at for share, at in self._full_at.items() if at > now}
         self._full_at[share] = full_at
+
+
+class LoopTime:
+    """Time of the event loop that each client's messages take: at most a quarter, however fast they come.
+
+    A message is noted when it has been handled, and its pause is kept before the next one is read: TCP then slows
+    its sender down. Skipped prompts count like all others.
+    """
+
+    def __init__(self) -> None:
+        self._free_at: dict[str, float] = {}
+
+    def note(self, share: str, seconds: float) -> None:
+        """Add what a message took on the event loop. `seconds` need not include reading its frame and a reply."""
+        now = monotonic()
+        if len(self._free_at) > _MANY:
+            self._free_at = {share: at for share, at in self._free_at.items() if at > now}
+        begins = max(now, self._free_at.get(share, 0.0))
+        self._free_at[share] = begins + _LOOP_PAUSE * (seconds + _MESSAGE_S)
+
+    async def wait(self, share: str) -> None:
+        """Wait until the pauses for the client's messages are over; not for moments that no timer can keep."""
+        pause = self._free_at.get(share, 0.0) - monotonic()
+        if pause > _LEAST_PAUSE_S:
+            await asyncio.sleep(pause)

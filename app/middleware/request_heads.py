@@ -1,4 +1,4 @@
-"""Closes connections that do not send a request's head in time, and the longest idle one when too many are open.
+"""Bounds what a connection may cost before there is a request: time, bytes, headers, pipelined requests.
 
 Uvicorn itself bounds only the pause between two requests. Does not know about requests and bodies (uploads.py).
 """
@@ -9,12 +9,24 @@ import sys
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.errors import BadRequest, RequestHeadTooLarge, ServiceError
+from app.middleware.raw_replies import raw_reply
+
 if sys.platform != "win32":
     import resource
 
 _OTHER_FILES = 256
 """File descriptors for everything except connections: libraries, the register, files that are read and written."""
 _MOST_CONNECTIONS = 65_536
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Bytes of a request's head, of its trailers, or of what stands between two chunks of its body."""
+MAX_HEADERS = 128
+"""Headers of a request, trailers included."""
+_LINGER_S = 1.0
+"""Time for a refused client to read its reply; what it sends meanwhile is dropped."""
+_MAX_PIPELINED = 32
+"""Requests that one connection sends ahead of their answers."""
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +46,8 @@ def most_connections() -> int:
 def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]:
     """Return a subclass of Uvicorn's protocol that closes a connection without a whole head after `patience_s`.
 
+    Heads of more than MAX_HEAD_BYTES or MAX_HEADERS are rejected with 431, while they arrive.
+
     The time counts from the connection's start, and from the first byte of each further request; later bytes do
     not restart the clock. If more than `most` connections are open, the one that has been quiet longest is closed
     for the newest, so that active clients are served. A connection whose request is being answered is never closed.
@@ -47,6 +61,10 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
     class PatientProtocol(HttpToolsProtocol):
         """One connection."""
 
+        _refusal: ServiceError | None = None
+        _barren_bytes = 0
+        """Received since the last head, the last byte of a body, or the end of a request."""
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in Uvicorn
             super().connection_made(transport)
             self._expect_head()
@@ -59,11 +77,64 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         def data_received(self, data: bytes) -> None:
             if self.cycle is None or self.cycle.response_complete:
                 self._expect_head()
-            super().data_received(data)
+            if self._refusal is not None:
+                return
+            while data and not self.transport.is_closing():
+                # No further than the limit, so that a head of the whole buffer is noticed before it is parsed.
+                part, data = data[:MAX_HEAD_BYTES], data[MAX_HEAD_BYTES:]
+                self._barren_bytes += len(part)
+                super().data_received(part)
+                if self.transport.get_protocol() is not self:  # a WebSocket now, which has its own limits
+                    if data:
+                        self.transport.get_protocol().data_received(data)  # type: ignore[attr-defined]
+                    return
+                if self._barren_bytes > MAX_HEAD_BYTES:
+                    self._refusal = RequestHeadTooLarge(
+                        f"The head of the request is larger than {MAX_HEAD_BYTES // 1024} KiB."
+                    )
+                    self.send_400_response("")
+                if self._refusal is not None:
+                    return
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value)
+            if len(self.headers) > MAX_HEADERS:
+                self._refusal = RequestHeadTooLarge(f"The request has more than {MAX_HEADERS} headers.")
+                raise self._refusal
 
         def on_headers_complete(self) -> None:
             end_quiet(self)
+            self._barren_bytes = 0
+            if len(self.pipeline) >= _MAX_PIPELINED:
+                self._refusal = BadRequest(
+                    f"More than {_MAX_PIPELINED} requests were sent ahead of their answers."
+                )
+                raise self._refusal
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._barren_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._barren_bytes = 0
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # Uvicorn's signature
+            """Refuse the connection, in the form of all errors; within an answer there is no room for that."""
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self._refusal = self._refusal or BadRequest("The request is not valid HTTP.")
+                end_quiet(self)
+                if self.cycle is not None:  # its answer has nowhere to go
+                    self.cycle.disconnected = True
+                    self.cycle.message_event.set()
+                # A client that is still sending would lose the reply if the connection were closed at once.
+                self.transport.write(raw_reply(self._refusal))
+                if self.transport.can_write_eof():
+                    self.transport.write_eof()
+                self.loop.call_later(_LINGER_S, self.transport.close)
+            else:
+                self.transport.abort()
 
         def on_response_complete(self) -> None:
             if not self.pipeline and not self.transport.is_closing():

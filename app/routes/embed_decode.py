@@ -11,14 +11,11 @@ from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
-from app.routes.uploads import Upload, max_body_bytes, parse_json, parse_upload
+from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
 from app.service.service import Embedded
 from app.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter()
-
-PARSED_ON_LOOP_BYTES = 64 * 1024
-"""Parsing less than this takes about as long as handing it to a thread."""
 
 
 _UPLOAD_BODY: dict[str, Any] = {

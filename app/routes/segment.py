@@ -11,11 +11,10 @@ from app.codecs.answers import Decoded
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
-from app.routes.embed_decode import PARSED_ON_LOOP_BYTES
 from app.routes.replies import decode_reply, mask_options, prompt_requests
 from app.routes.segment_forms import Segment, parse_segment
 from app.routes.state import begin_stages, budget_of, service_of
-from app.routes.uploads import max_body_bytes
+from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes
 from app.scheduling.deadlines import within
 from app.service.service import Embedded
 

@@ -10,7 +10,7 @@ from fastapi.requests import HTTPConnection
 
 from app.errors import ServiceError
 from app.middleware.keys import ApiKeys
-from app.middleware.rates import InFlight
+from app.middleware.rates import InFlight, LoopTime
 from app.routes.remote_pictures import RemotePictures
 from app.routes.uploads import BodyBudget
 from app.service.service import SegmentationService
@@ -57,3 +57,9 @@ def refusal_of(connection: HTTPConnection, error: ServiceError) -> Response:
     """The reply to an error, counted; for what is answered outside of FastAPI's handlers."""
     refuse: Callable[[ServiceError], Response] = connection.app.state.refuse
     return refuse(error)
+
+
+def loop_time_of(connection: HTTPConnection) -> LoopTime:
+    """The event loop's time that each client's messages took."""
+    loop_time: LoopTime = connection.app.state.loop_time
+    return loop_time

@@ -40,6 +40,7 @@ async def decode_stream(websocket: WebSocket) -> None:
         if not may_connect(websocket.headers, service.settings.cors_origin_list):
             raise OriginRefused("SAM2_CORS_ORIGINS says which sites may call; this one may not.")
         service.ready()
+        talk.identify_by_header()
         with streams.place(address_of(websocket.scope), stop=stream.stop):
             await websocket.accept(headers=[(b"x-request-id", request_id.get().encode())])
             ended = await stream.run()

@@ -6,7 +6,7 @@ Knows nothing of which prompt goes before which; streams.py does.
 import asyncio
 import json
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
@@ -16,11 +16,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.errors import RetryableError, ServiceError, Unauthorized
 from app.middleware.callers import identify, key_of
+from app.middleware.websockets import FIRST_MESSAGE_BYTES, welcome_messages
 from app.routes.replies import mask_options, prompt_requests, write_decoded
-from app.routes.state import budget_of, in_flight_of, keys_of, refusal_of, service_of
+from app.routes.state import budget_of, in_flight_of, keys_of, loop_time_of, refusal_of, service_of
 from app.routes.stream_messages import KeyMessage, SkippedReply, StreamErrorReply, StreamPrompt, Tag, Tagged
-from app.routes.streams import Ended
-from app.routes.uploads import parse_json
+from app.routes.streams import MAX_MESSAGE_BYTES, Ended
+from app.routes.uploads import PARSED_ON_LOOP_BYTES, parse_json
 from app.telemetry.stages import StageTimes
 
 ROUTE = "/decode/stream"
@@ -28,7 +29,6 @@ UNAUTHORIZED = 4401
 
 _KEY_WAIT_S = 10.0
 """For the message that brings a key: who has none is not to hold a connection."""
-_PARSED_ON_LOOP_CHARACTERS = 64 * 1024
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -57,27 +57,39 @@ class PromptTalk:
         self.answered = 0
         """Prompts so far, those that failed among them."""
 
+    def identify_by_header(self) -> None:
+        """Take the client from the headers, before the connection opens. `hear` refuses those that this leaves."""
+        key = key_of(self._websocket.scope)
+        if key or not keys_of(self._websocket):
+            with suppress(Unauthorized):
+                self._caller = self._known(key)
+
     async def hear(self) -> Wanted | None:
         """See Talk. The key comes first, where a header did not bring it."""
         if self._caller is None:
             self._caller = await self._identify()
         tenant, share = self._caller
+        loop_time = loop_time_of(self._websocket)
+        await loop_time.wait(share)
         text = await self._receive()
         first, self._heard_any = not self._heard_any, True
-        if first and _read(KeyMessage, text) is not None:
+        heard_at = perf_counter()
+        if first and len(text) <= FIRST_MESSAGE_BYTES and _read(KeyMessage, text) is not None:
             return None  # of a client that sends one wherever it calls
         held = ExitStack()
         try:
             arrived = held.enter_context(budget_of(self._websocket).holding(share))
             arrived(len(text))
-            if len(text) < _PARSED_ON_LOOP_CHARACTERS:
+            if len(text) < PARSED_ON_LOOP_BYTES:
                 body = _parse(text)
+                loop_time.note(share, perf_counter() - heard_at)
             else:
                 body = await self._service.work(lambda: _parse(text), share=share)
+                loop_time.note(share, 0.0)
         except ServiceError as error:
             held.close()
-            tagged = _read(Tagged, text)
-            await self._refuse(tagged.tag if tagged else None, error)
+            await self._refuse(await self._tag_of(text, share), error)
+            loop_time.note(share, 0.0)
             return None
         except BaseException:
             held.close()
@@ -130,10 +142,27 @@ class PromptTalk:
                     message = _read(KeyMessage, await self._receive())
                 key = message.api_key if message else ""
                 self._heard_any = True
-            return identify(scope, keys=keys, key=key)
+            return self._known(key)
         except (TimeoutError, Unauthorized):
             self._service.metrics.rejections.labels(Unauthorized.code).inc()
             raise Ended(UNAUTHORIZED, 'a key in a header, or {"api_key": "..."} first') from None
+
+    def _known(self, key: str) -> tuple[str, str]:
+        """Tenant and share of a key. Its connection may send large messages from now on. Raises Unauthorized."""
+        scope = self._websocket.scope
+        caller = identify(scope, keys=keys_of(self._websocket), key=key)
+        welcome_messages(scope, MAX_MESSAGE_BYTES)
+        return caller
+
+    async def _tag_of(self, text: str | bytes, share: str) -> Tag | None:
+        """The tag of a message that is wrong otherwise. A large one is read in a worker, if one has time."""
+        tagged: Tagged | None = None
+        if len(text) < PARSED_ON_LOOP_BYTES:
+            tagged = _read(Tagged, text)
+        else:
+            with suppress(ServiceError):
+                tagged = await self._service.work(lambda: _read(Tagged, text), share=share)
+        return tagged.tag if tagged else None
 
     async def _receive(self) -> str | bytes:
         message = await self._websocket.receive()

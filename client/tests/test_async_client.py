@@ -21,7 +21,7 @@ async def connected() -> AsyncIterator[tuple[AsyncClient, Trouble]]:
     async with serving() as served:
         trouble = Trouble(served.app)
         transport = httpx.ASGITransport(trouble)
-        async with AsyncClient("http://sam2", transport=transport) as client:
+        async with AsyncClient("http://localhost", transport=transport) as client:
             yield client, trouble
 
 

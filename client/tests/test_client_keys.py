@@ -88,9 +88,9 @@ def test_without_the_right_key_everything_is_refused_at_once_in_the_servers_word
 async def test_the_async_client_brings_its_key_too(truck: Path) -> None:
     async with serving(Settings(workers=2, api_keys=KEYS)) as served:
         transport = httpx.ASGITransport(served.app)
-        async with AsyncClient("http://sam2", ANNA, transport=transport) as client:
+        async with AsyncClient("http://localhost", ANNA, transport=transport) as client:
             assert await (await client.embed(truck)).decode(points=[(30, 20)])
-        async with AsyncClient("http://sam2", ANNA[:-1], transport=transport) as client:
+        async with AsyncClient("http://localhost", ANNA[:-1], transport=transport) as client:
             with pytest.raises(sam2_client.Unauthorized, match=UNKNOWN):
                 await client.embed(truck)
 

@@ -36,7 +36,7 @@ async def test_a_device_that_hangs_does_not_keep_the_server_from_stopping(
 ) -> None:
     segmenter = FakeSegmenter()
     app = create_app(Settings(deadline_s=0.1, workers=2), segmenter)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sam2")
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
     async with client, app.router.lifespan_context(app):
         served = Served(app, client, segmenter)
         await until(lambda: served.service._segmenter is not None)

@@ -215,7 +215,7 @@ async def test_without_keys_all_see_the_same_and_each_address_has_a_share_of_its
             ("/run/sam2.sock", "/run/sam2.sock"),
         ):
             transport = httpx.ASGITransport(served.app, client=(address, 1234))
-            async with httpx.AsyncClient(transport=transport, base_url="http://sam2") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 assert (await client.get("/who")).json() == [ANYONE, share]
         assert ANYONE == ""
 

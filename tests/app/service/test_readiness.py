@@ -16,7 +16,7 @@ async def loading(load: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The app with `load` in the place of loading, and a client; not waited for."""
     monkeypatch.setattr("app.main.load_segmenter", load)
     app = create_app(Settings(workers=2))
-    return app, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sam2")
+    return app, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
 
 async def test_until_the_model_is_loaded_and_warm_everything_but_healthz_is_not_ready(

@@ -1,0 +1,116 @@
+"""Uvicorn's WebSocket protocol with bounds: on the handshake's time, on messages before a key, on work at a time.
+
+Does not know about keys and prompts: the endpoint says when larger messages are welcome.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
+from websockets.http11 import Request
+
+from app.errors import BadRequest
+from app.middleware.access import Scope
+from app.middleware.raw_replies import raw_reply
+
+FIRST_MESSAGE_BYTES = 16 * 1024
+"""Largest message of a client that has not shown a key: room for a key, or for a prompt with many clicks."""
+
+_PARSED_AT_ONCE = 16 * 1024
+"""Bytes of frames parsed before other connections get their turn."""
+
+_EXTENSION = "sam2.welcome_messages"
+
+
+def welcome_messages(scope: Scope, max_bytes: int) -> None:
+    """Accept messages of up to `max_bytes` on this connection from now on. No effect under other servers."""
+    if (welcome := scope.get("extensions", {}).get(_EXTENSION)) is not None:
+        welcome(max_bytes)
+
+
+def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
+    """Return a subclass of Uvicorn's protocol that closes a connection without a handshake after `patience_s`.
+
+    It also answers upgrades that the websockets library refuses, those with a body for example. Uvicorn 0.54 leaves
+    them open for ever.
+    """
+
+    class PatientWebSocket(WebSocketsSansIOProtocol):
+        """One connection."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._allowance = FIRST_MESSAGE_BYTES
+            """Bytes of frames still parsed before the endpoint welcomes more."""
+            self._unparsed = bytearray()
+            self._handshake_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self._handshake_timer = self.loop.call_later(patience_s, self._give_up)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._end_timer()
+            self._unparsed.clear()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            self._unparsed += data
+            self._parse()
+
+        def handle_connect(self, event: Request) -> None:
+            super().handle_connect(event)
+            if not self.close_sent:  # then there is no scope
+                extensions: dict[str, Callable[[int], None] | dict[str, Any]] = self.scope["extensions"]  # type: ignore[assignment]
+                extensions[_EXTENSION] = self._welcome
+
+        async def receive(self) -> Any:
+            """The next event. The bytes behind the last one are parsed now: it may have made more of them welcome."""
+            if self.handshake_complete:
+                self._end_timer()
+            if self.read_paused and self.queue.empty():
+                self.read_paused = False
+                self._parse()
+                if not self.read_paused:
+                    self.transport.resume_reading()
+            return await self.queue.get()
+
+        def _parse(self) -> None:
+            """Parse until there is an event for the endpoint, which pauses reading, or nothing is left."""
+            while self._unparsed and not self.read_paused and not self.transport.is_closing():
+                size = _PARSED_AT_ONCE
+                if self.handshake_initiated and self._allowance < _PARSED_AT_ONCE:
+                    size = self._allowance
+                if not size:
+                    self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too large before a key")
+                    self.handle_parser_exception()
+                    return
+                part = bytes(self._unparsed[:size])
+                del self._unparsed[:size]
+                if self.handshake_initiated:
+                    self._allowance -= len(part)
+                super().data_received(part)
+                if not self.handshake_initiated and self.conn.handshake_exc is not None:
+                    self._refuse(str(self.conn.handshake_exc))
+
+        def _welcome(self, max_bytes: int) -> None:
+            self.conn.max_message_size = max_bytes
+            self._allowance = sys.maxsize
+
+        def _give_up(self) -> None:
+            if not self.handshake_complete:
+                self._refuse(f"the handshake took longer than {patience_s:g} s")
+
+        def _refuse(self, reason: str) -> None:
+            self.transport.write(raw_reply(BadRequest(f"The WebSocket upgrade is not valid: {reason}.")))
+            self.transport.close()
+
+        def _end_timer(self) -> None:
+            if self._handshake_timer is not None:
+                self._handshake_timer.cancel()
+                self._handshake_timer = None
+
+    return PatientWebSocket

@@ -1,0 +1,108 @@
+"""What a connection may send before there is a request: heads, trailers and pipelines without end are refused."""
+
+import asyncio
+import json
+
+import pytest
+
+from app.middleware.request_heads import MAX_HEAD_BYTES, MAX_HEADERS
+from tests.app.middleware.test_slow_clients import HEAD, asks, ended, listening
+
+START = b"GET / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def replies_to(port: int, *parts: bytes, times: int = 1) -> bytes:
+    """Everything that the server answers to the parts, the last one sent that many times, until it closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def send() -> None:
+        for part in (*parts, *([parts[-1]] * (times - 1))):
+            writer.write(part)
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    reply = await ended((reader, writer))
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    writer.close()
+    return reply
+
+
+def refusal(reply: bytes) -> tuple[int, str]:
+    """Status and code of an error."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [b"a: b\r\n" * 1000, b"a: " + b"b" * 60_000, b"a" * 60_000],
+    ids=["headers", "a value", "a name"],
+)
+async def test_a_head_without_end_is_refused_while_it_arrives(part: bytes) -> None:
+    async with listening() as port:
+        assert refusal(await replies_to(port, START, part, times=200)) == (431, "request_head_too_large")
+
+
+async def test_a_path_without_end_is_refused() -> None:
+    async with listening() as port:
+        reply = await replies_to(port, b"GET /", b"a" * 60_000, times=200)
+        assert refusal(reply) == (431, "request_head_too_large")
+
+
+async def test_a_large_head_that_ends_is_answered() -> None:
+    async with listening() as port:
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        large = START + b"a: " + b"b" * (MAX_HEAD_BYTES - 100) + b"\r\n\r\n"
+        for _ in range(3):
+            assert await asks(connection, large)
+        connection[1].close()
+
+
+@pytest.mark.parametrize(("count", "status"), [(MAX_HEADERS - 1, 204), (MAX_HEADERS, 431)])
+async def test_headers_are_counted(count: int, status: int) -> None:
+    head = START + b"".join(b"a%d: b\r\n" % i for i in range(count)) + b"Connection: close\r\n\r\n"
+    if status == 204:
+        head = head.replace(b"a0: b\r\n", b"")
+    async with listening() as port:
+        assert int((await replies_to(port, head)).split()[1]) == status
+
+
+@pytest.mark.parametrize(
+    ("before", "part"),
+    [
+        (b"0\r\n", b"a: b\r\n" * 100),
+        (b"0\r\na: ", b"b" * 60_000),
+        (b"1;", b"a" * 60_000),
+    ],
+    ids=["trailers", "a trailer", "an extension of a chunk"],
+)
+async def test_what_is_neither_head_nor_body_is_bounded_too(before: bytes, part: bytes) -> None:
+    async with listening() as port:
+        assert refusal(await replies_to(port, CHUNKED + before, part, times=200))[0] == 431
+
+
+async def test_a_body_of_any_length_is_no_head() -> None:
+    async with listening() as port:
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        size = 10 * MAX_HEAD_BYTES
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+        assert await asks(connection, head + bytes(size))
+        connection[1].close()
+
+
+async def test_what_is_not_http_gets_an_error_of_our_form() -> None:
+    async with listening() as port:
+        assert refusal(await replies_to(port, b"\x16\x03\x01 a TLS handshake\r\n\r\n")) == (
+            400,
+            "bad_request",
+        )
+
+
+async def test_a_few_requests_may_be_sent_ahead_and_thousands_may_not() -> None:
+    async with listening() as port:
+        reply = await replies_to(port, HEAD * 9 + START + b"Connection: close\r\n\r\n")
+        assert reply.count(b" 204 ") == 10
+        reply = await replies_to(port, HEAD * 3000)
+        assert reply.count(b" 204 ") < 100

@@ -1,0 +1,109 @@
+"""WebSockets before and after their handshake: refused upgrades are answered, and nothing is large before a key."""
+
+import asyncio
+import json
+from contextlib import suppress
+from time import monotonic
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from app.middleware import rates
+from app.middleware.rates import LoopTime
+from app.middleware.websockets import FIRST_MESSAGE_BYTES
+from tests.app.middleware.test_request_heads import refusal, replies_to
+from tests.app.routes.test_stream import CLICK, closed, hear, listening, say
+
+UPGRADE = (
+    b"GET /decode/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+KEY = "anna-0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Content-Length: 5\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        b"a: " + b"b" * 20_000 + b"\r\n\r\n",
+        b"Sec-WebSocket-Version: 12\r\n\r\n",
+    ],
+    ids=["a length", "chunks", "a long header", "two versions"],
+)
+async def test_an_upgrade_that_is_refused_is_answered_and_closed(rest: bytes) -> None:
+    async with listening() as server:
+        reply = await replies_to(server.port, UPGRADE + rest)
+        assert reply.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_an_upgrade_with_too_many_headers_is_refused() -> None:
+    many = b"".join(b"a%d: b\r\n" % i for i in range(200))
+    async with listening() as server:
+        assert refusal(await replies_to(server.port, UPGRADE + many + b"\r\n")) == (
+            431,
+            "request_head_too_large",
+        )
+
+
+async def test_before_a_key_messages_are_small() -> None:
+    async with listening(KEY, api_keys=f"anna:{KEY}") as server, server.connect(max_size=None) as connection:
+        with suppress(ConnectionClosed):
+            await connection.send('{"a": "' + "b" * FIRST_MESSAGE_BYTES + '"}')
+        assert await closed(connection) == 1009
+
+
+async def test_with_a_key_they_are_not() -> None:
+    async with listening(KEY, api_keys=f"anna:{KEY}") as server:
+        async with server.connect() as connection:
+            await connection.send(json.dumps({"api_key": KEY}))
+            await say(connection, tag=1, **CLICK, mask_input="A" * (10 * FIRST_MESSAGE_BYTES))
+            assert (await hear(connection))["tag"] == 1
+        async with server.connect(additional_headers={"X-API-Key": KEY}) as connection:
+            await say(connection, tag=2, **CLICK, mask_input="A" * (10 * FIRST_MESSAGE_BYTES))
+            assert (await hear(connection))["tag"] == 2
+
+
+async def test_messages_are_not_compressed() -> None:
+    async with listening() as server, server.connect() as connection:
+        assert connection.protocol.extensions == []
+
+
+async def test_what_comes_with_the_upgrade_is_parsed_a_piece_at_a_time() -> None:
+    """Thousands of messages in one packet: each is answered or skipped, none is lost."""
+    async with listening() as server, server.connect() as connection:
+        texts = [json.dumps({"tag": i, **CLICK}) for i in range(500)]
+        for text in texts:
+            await connection.send(text)
+        tags = {(await hear(connection))["tag"] for _ in texts}
+        assert tags == set(range(500))
+
+
+async def test_messages_wait_for_the_time_that_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "_MESSAGE_S", 0.0)
+    loop_time = LoopTime()
+    await loop_time.wait("anna")
+    for _ in range(3):
+        loop_time.note("anna", 0.01)
+    started = monotonic()
+    await loop_time.wait("bert")
+    assert monotonic() - started < 0.02
+    await loop_time.wait("anna")
+    assert monotonic() - started >= 3 * 3 * 0.01 - 0.002
+
+
+async def test_one_message_waits_for_nothing() -> None:
+    loop_time = LoopTime()
+    loop_time.note("anna", 0.0)
+    started = asyncio.get_running_loop().time()
+    await loop_time.wait("anna")
+    assert asyncio.get_running_loop().time() - started < 0.001
+
+
+async def test_shares_whose_pauses_are_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "_MANY", 10)
+    monkeypatch.setattr(rates, "_MESSAGE_S", 0.0)
+    loop_time = LoopTime()
+    for i in range(100):
+        loop_time.note(f"address {i}", 0.0)
+    assert len(loop_time._free_at) <= 12
