@@ -35,7 +35,7 @@ class Clients:
     def _client(self, name: str) -> Served:
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.served.app),
-            base_url="http://sam2",
+            base_url="http://localhost",
             headers={"X-API-Key": KEYS[name]},
         )
         return Served(self.served.app, client, self.served.segmenter)
