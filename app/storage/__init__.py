@@ -1,1 +1,1 @@
-"""Embeddings by content on device, host and disk, and images by name. Knows no request and no queue."""
+"""Embeddings by content on device, host and disk, and images by name. Does not know about requests or queues."""

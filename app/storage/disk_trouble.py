@@ -1,6 +1,6 @@
-"""What is said of a disk that fails: at once, then once a minute, and when it is over.
+"""Log messages about a failing disk: at once, then once a minute, and when it works again.
 
-A full disk fails a hundred times a second, and one line of log tells as much. Knows nothing of what is on the disk.
+A full disk fails a hundred times a second, and one log line says as much. Does not know what is on the disk.
 """
 
 import logging
@@ -11,11 +11,11 @@ from time import monotonic
 log = logging.getLogger(__name__)
 
 QUIET_S = 60.0
-"""Seconds between two lines about the same trouble."""
+"""Seconds between two log lines about the same trouble."""
 
 
 class DiskTrouble:
-    """Reports failures of one folder; any thread may call."""
+    """Reports failures of one folder. Any thread may call it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -24,7 +24,7 @@ class DiskTrouble:
         self._last_said = 0.0
 
     def report(self, what: str, error: Exception) -> None:
-        """Something that was to be done on the disk failed."""
+        """Report a failed disk operation."""
         with self._lock:
             self._failures += 1
             now = monotonic()
@@ -34,7 +34,7 @@ class DiskTrouble:
             count = self._failures
         times = f" ({count} failures so far)" if count > 1 else ""
         log.error(
-            "SAM2_CACHE_DIR %s: %s: %s%s. The service goes on from memory, and tries again.",
+            "SAM2_CACHE_DIR %s: %s: %s%s. The service continues from memory and retries.",
             self._folder,
             what,
             error,
@@ -42,7 +42,7 @@ class DiskTrouble:
         )
 
     def over(self) -> None:
-        """Something was written, so the disk works."""
+        """Report a successful write: the disk works again."""
         if not self._failures:
             return
         with self._lock:

@@ -1,10 +1,10 @@
-"""Embeddings and uploaded pictures as files of one folder, bounded in bytes, whole or not there at all.
+"""Embeddings and uploaded pictures as files in one folder, limited in bytes. A file is whole or does not exist.
 
     embeddings/FINGERPRINT/CONTENT.safetensors
     uploads/CONTENT
 
-Several servers may share the folder. Everything here takes time, and is for worker threads. Knows nothing of the
-names of images.
+Several servers may share the folder. Everything here is slow and belongs in worker threads. Does not know about
+image names.
 """
 
 import hashlib
@@ -23,31 +23,31 @@ from model.types import Embedding
 log = logging.getLogger(__name__)
 
 RESCAN_S = 60.0
-"""What other servers write is counted that often."""
+"""Seconds between two scans of the folder, which count the files of other servers too."""
 
 _SUFFIX = ".safetensors"
 _BESIDE = ".beside-"
-"""What files are called until they are whole."""
+"""Prefix of a file's name until the file is whole."""
 _STALE_S = 600.0
-"""No write takes that long: its server was killed."""
+"""A partial file older than this is removed. No write takes that long: its server was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A whole file beside the place where it is to appear."""
+    """A whole file, next to its final path."""
 
     beside: Path
     place: Path
 
     def appear(self) -> None:
-        """Put it in its place at once, whatever was there."""
+        """Move it to its final path with an atomic rename, replacing any file there."""
         self.beside.replace(self.place)
 
     def settle(self) -> None:
-        """Have it outlive a power cut too, once it has appeared. Raises OSError.
+        """Make it survive a power cut too, with fsync, after `appear`. Raises OSError.
 
-        Not before: that a killed process loses nothing needs no fsync, and a busy disk takes seconds for one. A
-        file that a power cut tears has a wrong checksum.
+        Not before `appear`, because a killed process loses nothing without fsync, and a busy disk takes seconds for
+        one. A file torn by a power cut has a wrong checksum.
         """
         try:
             with self.place.open("rb") as file:
@@ -68,10 +68,11 @@ class _File:
 
 
 class EmbeddingFiles:
-    """The files of one model in a folder; those of other models are only counted, and go first.
+    """The files of one model in a folder. Files of other models are only counted, and are removed first.
 
-    A file's modification time says when it was last used. Beyond `capacity_bytes` the least recently used goes, and
-    uploads, from which embeddings can be made again, after embeddings; but before them where they take over half.
+    A file's modification time is its last use. Beyond `capacity_bytes` the least recently used files are removed.
+    Uploads are removed after embeddings, because embeddings can be made again from them. But uploads beyond half of
+    the capacity are removed before embeddings.
     """
 
     def __init__(
@@ -91,11 +92,11 @@ class EmbeddingFiles:
         self._trouble = trouble
         self._on_evict = on_evict
         self.used_bytes = self.num_embeddings = 0
-        """As of the last look, and what was written since; uploads count as bytes."""
+        """Counts of the last scan plus the writes since then. The bytes include uploads."""
         self._looked = 0.0
 
     def read(self, content: str) -> Embedding | None:
-        """The embedding of a content; what is there but is not it, is logged and removed."""
+        """Return the embedding of a content; None if there is none. A broken file is logged and removed."""
         path = self._embedding_path(content)
         data = self._read(path)
         if data is None:
@@ -107,26 +108,26 @@ class EmbeddingFiles:
             return None
 
     def read_upload(self, content: str) -> bytes | None:
-        """The picture file whose SHA-256 `content` begins with (names.py)."""
+        """Return the picture file of a content, which begins with the file's SHA-256 (names.py)."""
         path = self._uploads / content
         data = self._read(path)
         if data is not None and hashlib.sha256(data).hexdigest() != content[:64]:
-            self._remove_broken(path, "its SHA-256 is not its name")
+            self._remove_broken(path, "its SHA-256 does not match its name")
             return None
         return data
 
     def write_beside(self, content: str, embedding: Embedding) -> Beside | None:
-        """Write an embedding; None where it is there already. Raises OSError."""
+        """Write an embedding next to its final path; None if it already exists. Raises OSError."""
         return self._write_beside(
             self._embedding_path(content), lambda: to_bytes(embedding.to_host(), self._note(content))
         )
 
     def write_upload_beside(self, content: str, upload: bytes) -> Beside | None:
-        """Write a picture file; None where it is there already. Raises OSError."""
+        """Write a picture file next to its final path; None if it already exists. Raises OSError."""
         return self._write_beside(self._uploads / content, lambda: upload)
 
     def remove(self, content: str) -> None:
-        """Remove the upload and the embeddings of every model. Where that fails, it is logged."""
+        """Remove the upload and the embeddings of every model. A failure is logged."""
         try:
             (self._uploads / content).unlink(missing_ok=True)
             for folder in self._models():
@@ -135,20 +136,20 @@ class EmbeddingFiles:
             self._trouble.report(f"the files of {content} cannot be removed", error)
 
     def held(self, contents: Collection[str]) -> set[str]:
-        """Which of these have an embedding here."""
+        """Return those contents that have an embedding here."""
         return {content for content in contents if self._embedding_path(content).exists()}
 
     def touch(self, contents: Collection[str]) -> None:
-        """Count a use of each that is here."""
+        """Record a use of each content that is here."""
         for content in contents:
             for path in (self._embedding_path(content), self._uploads / content):
                 try:
                     os.utime(path)
                 except OSError:
-                    continue  # not here, or not ours to change: then it goes a little earlier
+                    continue  # not here, or owned by another user: then it is removed a little earlier
 
     def trim(self) -> None:
-        """Remove what is beyond the bound. Looks at the folder only where that may be, or now and then."""
+        """Remove files beyond the capacity. Scans the folder only if it may be full, or after RESCAN_S."""
         if self.used_bytes <= self._capacity_bytes and monotonic() - self._looked < RESCAN_S:
             return
         self._looked = monotonic()
@@ -165,7 +166,7 @@ class EmbeddingFiles:
         self.num_embeddings = len(mine) + len(others)
         if self.used_bytes <= self._capacity_bytes:
             return
-        goal = self._capacity_bytes * 15 // 16  # so that not every write looks at the folder again
+        goal = self._capacity_bytes * 15 // 16  # so that not every write scans the folder again
         excess = sum(file.size for file in uploads) - self._capacity_bytes // 2
         too_many = 0
         while excess > 0:
@@ -202,7 +203,7 @@ class EmbeddingFiles:
             return None
 
     def _remove_broken(self, path: Path, why: str) -> None:
-        log.error("Removing %s, and doing without it: %s.", path, why)
+        log.error("Removing %s and continuing without it: %s.", path, why)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -211,7 +212,7 @@ class EmbeddingFiles:
     def _write_beside(self, place: Path, make: Callable[[], bytes]) -> Beside | None:
         if place.exists():
             return None
-        # Pictures are private: nobody but this user.
+        # Pictures are private: only this user may read them.
         for folder in (self._folder, place.parent.parent, place.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = make()
@@ -228,7 +229,7 @@ class EmbeddingFiles:
 
 
 def _files(folder: Path) -> list[_File]:
-    """Whole files, least recently used first. Removes what killed servers left."""
+    """Return the whole files, least recently used first. Removes partial files of killed servers."""
     found = []
     for entry in _scan(folder):
         try:

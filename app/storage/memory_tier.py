@@ -1,6 +1,6 @@
-"""Embeddings in one kind of memory, least recently used out first.
+"""Embeddings in one kind of memory. The least recently used is evicted first.
 
-Knows nothing of where they go.
+Does not know where they go.
 """
 
 from collections import OrderedDict
@@ -10,7 +10,7 @@ from model.types import Embedding
 
 
 class MemoryTier:
-    """Embeddings within `capacity_bytes`; the newest is kept even where it alone is larger."""
+    """Embeddings within `capacity_bytes`. The newest is kept even if it alone is larger."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
@@ -18,30 +18,30 @@ class MemoryTier:
         self._embeddings: OrderedDict[str, Embedding] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
-        """Embeddings held."""
+        """The number of embeddings held."""
         return len(self._embeddings)
 
     def __contains__(self, content: object) -> bool:
-        """Whether a content is held; not a use of it."""
+        """Whether a content is held. Does not count as a use."""
         return content in self._embeddings
 
     def __iter__(self) -> Iterator[str]:
-        """Contents, least recently used first."""
+        """Iterate over contents, least recently used first."""
         return iter(self._embeddings)
 
     def peek(self, content: str) -> Embedding | None:
-        """What is held; not a use of it."""
+        """Return an embedding, or None. Does not count as a use."""
         return self._embeddings.get(content)
 
     def get(self, content: str) -> Embedding | None:
-        """What is held; a use of it."""
+        """Return an embedding, or None. Counts as a use."""
         embedding = self._embeddings.get(content)
         if embedding is not None:
             self._embeddings.move_to_end(content)
         return embedding
 
     def add(self, content: str, embedding: Embedding) -> list[tuple[str, Embedding]]:
-        """Hold an embedding. What has to give way for it, coldest first."""
+        """Add an embedding. Returns the evicted ones, coldest first."""
         self.pop(content)
         self._embeddings[content] = embedding
         self.used_bytes += embedding.nbytes
@@ -51,14 +51,14 @@ class MemoryTier:
         return evicted
 
     def pop(self, content: str) -> Embedding | None:
-        """Hold it no more."""
+        """Remove and return an embedding, or None."""
         embedding = self._embeddings.pop(content, None)
         if embedding is not None:
             self.used_bytes -= embedding.nbytes
         return embedding
 
     def pop_coldest(self) -> tuple[str, Embedding]:
-        """Let the least recently used go. Raises KeyError where nothing is held."""
+        """Remove and return the least recently used embedding. Raises KeyError if none is held."""
         content, embedding = self._embeddings.popitem(last=False)
         self.used_bytes -= embedding.nbytes
         return content, embedding

@@ -1,6 +1,6 @@
-"""From settings to a store that is open, and its figures.
+"""Open the store from the settings, and connect it to the metrics.
 
-Knows nothing of what the store does.
+Does not know what the store does.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,17 +23,17 @@ async def open_store(
     *,
     adopt: Callable[[Embedding], Awaitable[Embedding]],
 ) -> EmbeddingStore:
-    """The store of a model's embeddings; `adopt` brings one to its device."""
+    """Open the store of a model's embeddings. `adopt` moves one to the model's device."""
 
     async def adopt_with_room(embedding: Embedding) -> Embedding:
         while True:
             try:
                 return await adopt(embedding)
             except DeviceOutOfMemory as error:
-                # Its frames hold the outcome, which holds it: a cycle, which would keep a place on the device.
+                # The error's frames hold the outcome, which holds it: a cycle that would keep a place on the device.
                 error.__traceback__ = error.__context__ = None
                 if not await store.tiers.make_room():
-                    what = "The memory for embeddings on the device is full of those that are being used."
+                    what = "The device memory for embeddings is full, and all of them are in use. Try again later."
                     raise Overloaded(what, retry_after_s=1) from error
 
     store = EmbeddingStore(

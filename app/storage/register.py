@@ -1,6 +1,6 @@
-"""The register of images as the event loop sees it: reads at once, writes on a thread, and goes on without a disk.
+"""The register of images for the event loop: reads directly, writes on a thread, and works without a disk too.
 
-What could not be written stays in memory, on top of what is in the file, until it can. Knows nothing of embeddings.
+Changes that cannot be written stay in memory, on top of the file, until they can. Does not know about embeddings.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MOST_NAMES = 200_000
-"""Beyond these the least recently used are forgotten: 60 MB where the register is in memory."""
+"""Beyond this number the least recently used names are removed. They take 60 MB if the register is in memory."""
 
 RETRY_S = 1.0
-"""After a failure the disk is left alone for so long."""
+"""Seconds after a failure during which the disk is not tried again."""
 
 
 class Register:
     """Names of images by tenant. Belongs to the event loop on which `open` is called.
 
-    `on_unnamed` is called on a worker thread for each content that loses its last name, wherever it can be made
-    sure that no other process gives it one meanwhile; the methods return these contents too.
+    `on_unnamed` is called on a worker thread for each content that loses its last name, if the register can make
+    sure that no other process gives it a new one at the same time. The methods also return these contents.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Register:
         trouble: DiskTrouble | None,
         on_unnamed: Callable[[str], None],
     ) -> None:
-        """`folder` None: in memory only. `ttl_s` 0: names do not expire."""
+        """Create a register; `open` opens it. `folder` None: in memory only. `ttl_s` 0: names do not expire."""
         self._path = folder / "register.sqlite" if folder is not None else None
         self._ttl_s = ttl_s
         self._trouble = trouble
         self._on_unnamed = on_unnamed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="register")
-        self._file: RegisterFile  # from `open` on
+        self._file: RegisterFile  # set by `open`
         self._stands_in = False
         self._unsaved: dict[Key, Change] = {}
         self._used: dict[Key, float] = {}
@@ -58,28 +58,28 @@ class Register:
         self._broken_until = 0.0
 
     async def open(self) -> None:
-        """Open the file, or stand in for it where that fails."""
+        """Open the file. If that fails, use a register in memory instead."""
         self._file = await self._run(self._open)
 
     async def close(self) -> None:
-        """Write what is left, and end."""
+        """Write the remaining changes, and close the file."""
         await self.tend()
         await self._run(self._file.close)
         self._thread.shutdown(wait=False)
 
     def find(self, image_id: str, *, tenant: str) -> ImageName | None:
-        """What a name stands for."""
+        """Look up a name; None if it is unknown or expired."""
         key = Key(tenant, image_id)
         change = self._unsaved.get(key)
         name = change.name if change is not None else self._read(lambda: self._file.find(key), None)
         return name if name is not None and name.created >= self._since() else None
 
     def use(self, name: ImageName) -> None:
-        """Note that a name was asked for."""
+        """Record a use of a name."""
         self._used[name.key] = time()
 
     def used(self, name: ImageName) -> float:
-        """When a name was last asked for."""
+        """Return when a name was last used."""
         return self._used.get(name.key, name.used)
 
     def is_named(self, content: str) -> bool:
@@ -92,7 +92,7 @@ class Register:
         )
 
     def newest(self, *, tenant: str, limit: int, after: ImageName | None) -> list[ImageName]:
-        """At most `limit` names, newest first, those that follow `after`."""
+        """Return at most `limit` names that follow `after`, newest first."""
         since = self._since()
         nothing: list[ImageName] = []
         rows = self._read(
@@ -110,27 +110,30 @@ class Register:
         return names[:limit]
 
     async def add(self, name: ImageName, *, replace: bool) -> frozenset[str]:
-        """Give a name. Contents that lost their last name by it; raises ImageIdConflict.
+        """Add a name. Returns the contents that lost their last name by it. Raises ImageIdConflict.
 
-        Once this returns, the name survives the end of the process, unless the disk is in trouble.
+        Once this returns, the name survives the end of the process, unless the disk fails.
         """
         return await self._change(name.key, Change(name, replace=replace))
 
     async def remove(self, image_id: str, *, tenant: str) -> frozenset[str]:
-        """Forget a name. Contents that lost their last name by it."""
+        """Remove a name. Returns the contents that lost their last name by it."""
         key = Key(tenant, image_id)
         self._used.pop(key, None)
         return await self._change(key, Change(None))
 
     async def while_named(self, content: str, action: Callable[[], None]) -> bool:
-        """Act on the thread where a content has a name; whether it has one. Raises OSError and sqlite3.Error."""
+        """Run an action on the thread if a content has a name. Returns whether it has one.
+
+        Raises OSError and sqlite3.Error.
+        """
         if self._is_named_unsaved(content):
             await self._run(action)
             return True
         return await self._run(lambda: self._file.while_named(content, action))
 
     async def unnamed(self, contents: Collection[str]) -> set[str]:
-        """Those of the contents that nobody has a name for."""
+        """Return those contents that have no name."""
         try:
             found = await self._run(lambda: self._file.unnamed(contents))
         except sqlite3.Error as error:
@@ -139,7 +142,7 @@ class Register:
         return {content for content in found if not self._is_named_unsaved(content)}
 
     async def expire(self) -> frozenset[str]:
-        """Forget the names that are too old or too many. Contents that lost their last name by it."""
+        """Remove names that are too old or too many. Returns the contents that lost their last name by it."""
         since = self._since()
         old = [key for key, each in self._unsaved.items() if each.name and each.name.created < since]
         gone = {name.content for key in old if (name := self._unsaved.pop(key).name) is not None}
@@ -153,7 +156,7 @@ class Register:
         return found | {content for content in gone if not self.is_named(content)}
 
     async def changed_elsewhere(self) -> bool:
-        """Whether another process wrote since the last call."""
+        """Whether another process has written since the last call."""
         try:
             return await self._run(lambda: self._file.changed_elsewhere())
         except sqlite3.Error as error:
@@ -161,7 +164,7 @@ class Register:
             return False
 
     async def tend(self) -> bool:
-        """Write what waits. True where the file had been lost, and is made anew with all that is known."""
+        """Write pending changes. True if the file was lost, and has been created again with all known names."""
         remade = await self._reopen()
         async with self._flushing:
             await self._flush()
@@ -180,7 +183,7 @@ class Register:
         while len(self._unsaved) > MOST_NAMES:
             del self._unsaved[next(iter(self._unsaved))]
         async with self._flushing:
-            if self._unsaved.get(key) is change:  # whoever held the lock may have written it as well
+            if self._unsaved.get(key) is change:  # the last holder of the lock may have written it too
                 await self._flush()
         now = self.find(key.image_id, tenant=key.tenant)
         if change.name is not None and not change.replace and now and now.content != change.name.content:
@@ -190,7 +193,7 @@ class Register:
         if key in self._unsaved:
             await self._run(
                 partial(self._on_unnamed, before.content)
-            )  # although its name is on the disk still
+            )  # although its name is still on the disk
         return frozenset({before.content})
 
     async def _flush(self) -> None:
@@ -219,18 +222,18 @@ class Register:
         file, aside = open_register(path)
         self._stands_in = False
         if aside is not None:
-            log.error("%s was no register, and is %s now. Images have to be uploaded again.", path, aside)
+            log.error("%s was not a register and is now %s. Images must be uploaded again.", path, aside)
         return file
 
     async def _reopen(self) -> bool:
-        """Whether there is a new file, because the old one was lost or could not be opened."""
+        """Open a new file if the old one was lost or could not be opened. Returns whether it did."""
         path = self._path
         if path is None or monotonic() < self._broken_until:
             return False
         if not self._stands_in:
             if await self._run(self._file.is_in_place):
                 return False
-            log.error("%s was removed; it is made anew with the names that are known.", path)
+            log.error("%s was removed; creating it again with the known names.", path)
         try:
             lost = await self._run(lambda: self._replace(path))
         except (OSError, sqlite3.Error) as error:
@@ -240,7 +243,7 @@ class Register:
         return True
 
     def _replace(self, path: Path) -> RegisterFile:
-        """Take a new file into use. The old one: it has rows still, also where its path has not."""
+        """Switch to a new file and return the old one, which still has its rows even if its path is gone."""
         file, lost = self._open_path(path), self._file
         try:
             file.take_over(lost)
@@ -251,7 +254,7 @@ class Register:
         return lost
 
     def _since(self) -> float:
-        """What was named before is too old."""
+        """Return the time before which names are expired."""
         return time() - self._ttl_s if self._ttl_s else -math.inf
 
     def _is_named_unsaved(self, content: str) -> bool:
@@ -267,7 +270,7 @@ class Register:
     def _fail(self, what: str, error: Exception) -> None:
         self._broken_until = monotonic() + RETRY_S
         if self._trouble is None:
-            raise error  # there is no disk: a fault of ours
+            raise error  # without a disk it is a bug
         self._trouble.report(what, error)
 
     async def _run(self, job: Callable[[], T]) -> T:

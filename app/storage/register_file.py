@@ -1,7 +1,7 @@
 """The register of images in SQLite: which image of which tenant has which content.
 
-Writes are for one thread, reads for another; both see what other processes wrote. Knows nothing of embeddings, nor
-of what to do when a disk fails.
+One thread writes, another reads. Both see what other processes wrote. Does not know about embeddings, or what to do
+when a disk fails.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BUSY_MS = 5000
-"""Patience with another process that writes; it takes milliseconds."""
+"""Longest wait, in milliseconds, for another process that writes. A write takes milliseconds."""
 
 VERSION = 1
 
@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS names_of_tenant_by_age ON names (tenant, created, ima
 
 
 class Key(NamedTuple):
-    """What one image is asked for by."""
+    """The key of one image: its tenant and its id."""
 
     tenant: str
     image_id: str
@@ -47,39 +47,39 @@ class ImageName:
     height: int
     width: int
     nbytes: int
-    """Of its embedding in memory."""
+    """Size of its embedding in memory, in bytes."""
     created: float
     """Seconds since 1970, when the name was given."""
     used: float
-    """Seconds since 1970, when it was last asked for."""
+    """Seconds since 1970, when it was last used."""
 
     @property
     def key(self) -> Key:
-        """What it is asked for by."""
+        """The key of this name."""
         return Key(self.tenant, self.image_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a name is to be: None for forgotten."""
+    """A change to a name: its new row, or None to remove it."""
 
     name: ImageName | None
     replace: bool = True
-    """Whether another content may lose the name."""
+    """Whether the name may be taken from another content."""
 
 
 class RegisterFile:
-    """An open register. Everything raises sqlite3.Error; opening, OSError too.
+    """An open register. Every method may raise sqlite3.Error; opening may also raise OSError.
 
-    Synchronous NORMAL: a killed process loses nothing that was committed; after a power cut the last moments may be
-    missing, but the file is whole. FULL would wait for the disk at every upload.
+    Uses `synchronous = NORMAL`: a killed process loses nothing that was committed. After a power cut the last
+    moments may be missing, but the file is whole. FULL would wait for the disk at every upload.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Open or make the file; None for one in memory."""
+        """Open or create the file; None for a register in memory."""
         self._path = path
-        # In memory both threads share one connection. SQLite allows that, but Python's module does not since 3.12:
-        # they share its prepared statements too, and get errors and rows of another query.
+        # In memory both threads share one connection. SQLite allows that, but Python's module has not since 3.12:
+        # the threads also share its prepared statements, and get errors and rows of another query.
         self._alone: AbstractContextManager[object] = threading.RLock() if path is None else nullcontext()
         if path is None:
             self._writer = self._reader = _connect(":memory:")
@@ -111,12 +111,12 @@ class RegisterFile:
         self._seen = self._data_version()
 
     def close(self) -> None:
-        """Close it; nothing else may run."""
+        """Close the connections. Nothing else may run."""
         self._reader.close()
         self._writer.close()
 
     def is_in_place(self) -> bool:
-        """Whether what is open is still what the path names, and not a file that somebody removed."""
+        """Whether the path still names the open file, and nobody has removed it."""
         if self._path is None:
             return True
         try:
@@ -127,17 +127,17 @@ class RegisterFile:
     # For the thread that reads.
 
     def find(self, key: Key) -> ImageName | None:
-        """The row of a name: 6 microseconds."""
+        """Return the row of a name. Takes 6 microseconds."""
         rows = self._read("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key)
         return ImageName(*rows[0]) if rows else None
 
     def keys_of(self, content: str) -> list[Key]:
-        """Every name of a content."""
+        """Return the keys of all names of a content."""
         rows = self._read("SELECT tenant, image_id FROM names WHERE content = ?", (content,))
         return [Key(*row) for row in rows]
 
     def newest(self, tenant: str, *, limit: int, since: float, after: ImageName | None) -> list[ImageName]:
-        """At most `limit` names of a tenant, newest first, given after `since`, those that follow `after`."""
+        """Return at most `limit` names of a tenant, newest first, given since `since`, that follow `after`."""
         created, image_id = (after.created, after.image_id) if after is not None else (float("inf"), "")
         rows = self._read(
             "SELECT * FROM names WHERE tenant = ? AND created >= ? AND (created, image_id) < (?, ?) "
@@ -155,10 +155,10 @@ class RegisterFile:
     def apply(
         self, changes: Mapping[Key, Change], *, since: float, on_unnamed: Callable[[str], None]
     ) -> None:
-        """Make changes, all or none; but a name that has another content and may not be replaced, stays.
+        """Apply all changes or none. A name that has another content and may not be replaced stays as it is.
 
-        Rows older than `since` count as not there. `on_unnamed` is called within the transaction for each content
-        that loses its last name: no process can give it another one meanwhile.
+        Rows older than `since` count as missing. `on_unnamed` is called within the transaction for each content
+        that loses its last name, so no process can give it another one at the same time.
         """
         left = set()
         with self._transaction():
@@ -177,7 +177,7 @@ class RegisterFile:
                 on_unnamed(content)
 
     def expire(self, before: float, *, most: int, on_unnamed: Callable[[str], None]) -> frozenset[str]:
-        """Forget names given before a time, and beyond `most` the least recently used.
+        """Remove names given before a time and, beyond `most` names, the least recently used.
 
         Returns the contents that lost their last name; `on_unnamed` is called as in `apply`.
         """
@@ -201,7 +201,7 @@ class RegisterFile:
         return frozenset(unnamed)
 
     def use(self, used: Mapping[Key, float]) -> None:
-        """Note when names were used."""
+        """Record when names were used."""
         with self._transaction():
             self._writer.executemany(
                 "UPDATE names SET used = max(used, ?) WHERE tenant = ? AND image_id = ?",
@@ -209,7 +209,7 @@ class RegisterFile:
             )
 
     def while_named(self, content: str, action: Callable[[], None]) -> bool:
-        """Act where a content has a name, which it keeps meanwhile; whether it has one."""
+        """Run an action if a content has a name, which it keeps until the end. Returns whether it has one."""
         with self._transaction():
             if self._without_names({content}):
                 return False
@@ -217,12 +217,12 @@ class RegisterFile:
             return True
 
     def unnamed(self, contents: Collection[str]) -> set[str]:
-        """Those of the contents that have no name."""
+        """Return those contents that have no name."""
         with self._alone:
             return self._without_names(contents)
 
     def changed_elsewhere(self) -> bool:
-        """Whether another process wrote since the last call."""
+        """Whether another process has written since the last call."""
         if self._path is None:
             return False
         version = self._data_version()
@@ -230,7 +230,7 @@ class RegisterFile:
         return changed
 
     def take_over(self, other: "RegisterFile") -> None:
-        """Add the rows of another register that are not here."""
+        """Add the rows of another register that are missing here."""
         with other._alone:
             rows = other._writer.execute("SELECT * FROM names").fetchall()
         with self._transaction():
@@ -268,11 +268,11 @@ class RegisterFile:
 
 
 def open_register(path: Path) -> tuple[RegisterFile, Path | None]:
-    """Open a register. One that is no database is moved aside, to the path returned. Raises as RegisterFile."""
+    """Open a register. A file that is not a database is moved to the returned path. Raises as RegisterFile."""
     try:
         return RegisterFile(path), None
     except sqlite3.OperationalError:
-        raise  # the disk, or somebody else who writes
+        raise  # the disk fails, or another process writes
     except sqlite3.DatabaseError:
         aside = path.with_name(f"{path.name}.unreadable")
         path.replace(aside)

@@ -1,8 +1,8 @@
-"""Stored images: names of tenants, each for a content, and the contents' embeddings in their tiers.
+"""Stored images: names that tenants give to contents, and the embeddings of these contents in their tiers.
 
-Embeddings are kept by content, which is the SHA-256 of the uploaded bytes and whose they are (names.py); an image
-id is a tenant's name for a content, so two names of one picture share one embedding. A name outlives its
-embedding. Belongs to the event loop. Knows nothing of HTTP and of how embeddings are made.
+Embeddings are stored by content: the SHA-256 of the uploaded bytes and the tenant (names.py). An image id is a
+tenant's name for a content, so two names of one picture share one embedding. A name outlives its embedding.
+Belongs to the event loop. Does not know about HTTP or how embeddings are made.
 """
 
 import asyncio
@@ -25,29 +25,29 @@ from model.types import Embedding
 log = logging.getLogger(__name__)
 
 TEND_S = 1.0
-"""Seconds between two looks after what no request does: expiry, other processes, a disk that works again."""
+"""Seconds between two maintenance runs: expiry, changes by other processes, a disk that works again."""
 
 UNNAMED_S = 60.0
-"""So long an embedding without a name stays in memory: its caller is about to give it one."""
+"""Seconds that an embedding without a name stays in memory: its request is about to give it one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """What a store may take, and where."""
+    """How much a store may use, and where."""
 
     device_bytes: int
     host_bytes: int
-    """0: no tier between device and disk."""
+    """0: no host tier between device and disk."""
     disk_bytes: int
     folder: Path | None
-    """None: nothing is kept on disk."""
+    """None: nothing is stored on disk."""
     ttl_s: float
-    """Names are forgotten so many seconds after they were given; 0: never."""
+    """Names are removed this many seconds after they were given; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """What is known of a stored picture under one of its names."""
+    """Information about a stored picture under one of its names."""
 
     image_id: str
     content: str
@@ -57,28 +57,28 @@ class ImageRecord:
     created: float
     """Seconds since 1970, when this name was given."""
     used: float
-    """Seconds since 1970, when the embedding was last asked for under this name."""
+    """Seconds since 1970, when the embedding was last used under this name."""
     tiers: tuple[str, ...]
-    """Those of device, host and disk that hold the embedding; none where it must be embedded again."""
+    """Those of device, host and disk that hold the embedding; empty if the picture must be embedded again."""
 
 
 class Claim:
-    """A name that is about to be given, unless somebody deletes it meanwhile: then `deleted` is done."""
+    """A name that is about to be given. If somebody deletes it before that, `deleted` is done."""
 
     def __init__(self, image_id: str, *, tenant: str) -> None:
         self.image_id, self.tenant = image_id, tenant
         self.deleted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def check(self) -> None:
-        """Raise ImageNotFound where it was deleted."""
+        """Raise ImageNotFound if the name was deleted."""
         if self.deleted.done():
             raise ImageNotFound.deleted_meanwhile(self.image_id)
 
 
 class EmbeddingStore:
-    """The front of register and tiers. Every method that takes a name takes its tenant, who sees no other's names.
+    """Combines register and tiers. Methods that take a name also take its tenant, who sees only its own names.
 
-    `adopt` brings an embedding to the device. `on_hit` and `on_evict` are told of the tier, on any thread.
+    `adopt` moves an embedding to the device. `on_hit` and `on_evict` get the name of the tier, on any thread.
     """
 
     def __init__(
@@ -118,16 +118,16 @@ class EmbeddingStore:
             on_evict=on_evict,
         )
         self._claims: defaultdict[Key, set[Claim]] = defaultdict(set)
-        self._unnamed: dict[str, float] = {}  # when they came, oldest first
+        self._unnamed: dict[str, float] = {}  # when they were added, oldest first
         self._tending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open the register, and begin to look after it all."""
+        """Open the register and start the maintenance task."""
         await self._register.open()
         self._tending = asyncio.create_task(self._tend_for_good())
 
     async def close(self) -> None:
-        """Write what is left."""
+        """Stop the maintenance, write what is pending, and close."""
         if self._tending is not None:
             tending, self._tending = self._tending, None
             tending.cancel()
@@ -136,7 +136,7 @@ class EmbeddingStore:
             await self._register.close()
 
     def look_up(self, image_id: str, *, tenant: str) -> ImageName:
-        """What a name stands for, which counts as a use of it. Raises ImageNotFound."""
+        """Look up a name, which counts as a use of it. Raises ImageNotFound."""
         name = self._register.find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
@@ -144,25 +144,25 @@ class EmbeddingStore:
         return name
 
     async def find(self, content: str) -> Embedding | None:
-        """The embedding of a content, on the device; without a pause where it is there already."""
+        """Return the embedding of a content, on the device, or None. At once if it is already there."""
         return await self.tiers.find(content)
 
     async def find_upload(self, content: str) -> bytes | None:
-        """The picture file of a content, where it was kept."""
+        """Return the picture file of a content; None if it was not kept."""
         return await self.tiers.find_upload(content)
 
     def put(self, content: str, embedding: Embedding) -> None:
-        """Hold an embedding in memory; it must be given a name before anyone can ask for it."""
+        """Hold an embedding in memory. It needs a name before a client can use it."""
         self._unnamed[content] = time.monotonic()
         self.tiers.put(content, embedding)
 
     async def shed(self, share: float) -> int:
-        """Have the coldest leave the device, at least `share` (0..1) of the bytes there; how many they were."""
+        """Evict the coldest embeddings, at least `share` (0..1) of the device's bytes. Returns their number."""
         return await self.tiers.shed(share)
 
     @contextmanager
     def claim(self, image_id: str, *, tenant: str) -> Iterator[Claim]:
-        """Announce that a name will be given once its picture is embedded: `delete` then reaches it."""
+        """Announce that a name will be given once its picture is embedded, so that `delete` finds it."""
         key, claim = Key(tenant, image_id), Claim(image_id, tenant=tenant)
         self._claims[key].add(claim)
         try:
@@ -173,7 +173,7 @@ class EmbeddingStore:
                 del self._claims[key]
 
     def check_name(self, image_id: str, content: str, *, tenant: str, replace: bool) -> None:
-        """Raise ImageIdConflict where the id names another content and may not be replaced."""
+        """Raise ImageIdConflict if the id belongs to another content and may not be replaced."""
         name = self._register.find(image_id, tenant=tenant)
         if name is not None and name.content != content and not replace:
             raise ImageIdConflict.for_id(image_id)
@@ -181,16 +181,16 @@ class EmbeddingStore:
     async def keep(
         self, claim: Claim, content: str, embedding: Embedding, *, replace: bool, upload: bytes | None
     ) -> None:
-        """Give a claimed name to a content, hold its embedding, and have the disk hold it within a second.
+        """Give a claimed name to a content, hold its embedding, and have it written to the disk within a second.
 
-        Raises ImageIdConflict as `check_name` does, and ImageNotFound where the claim was deleted. Where the name
-        is that of this content already, it stays as old as it is.
+        Raises ImageIdConflict like `check_name`, and ImageNotFound if the claim was deleted. If the name already
+        belongs to this content, it keeps its age.
         """
         try:
             claim.check()
             self.check_name(claim.image_id, content, tenant=claim.tenant, replace=replace)
             if not self.tiers.holds(content):
-                self.put(content, embedding)  # evicted meanwhile: its caller was told nothing yet
+                self.put(content, embedding)  # it was evicted before its request got a reply
             name = self._register.find(claim.image_id, tenant=claim.tenant)
             if name is not None and name.content == content:
                 self._register.use(name)
@@ -203,7 +203,7 @@ class EmbeddingStore:
         await self.tiers.save(content, embedding, upload=upload)
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
-        """Forget a name, also one that is about to be given, and every trace of a content with no other name."""
+        """Remove a name, even one that is about to be given, and all data of a content that has no other name."""
         for claim in self._claims.get(Key(tenant, image_id), ()):
             if not claim.deleted.done():
                 claim.deleted.set_result(None)
@@ -211,7 +211,7 @@ class EmbeddingStore:
             self._drop_unnamed(content)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
-        """What is known of a picture; not a use of it. Raises ImageNotFound."""
+        """Return information about a picture. Does not count as a use. Raises ImageNotFound."""
         name = self._register.find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
@@ -219,14 +219,14 @@ class EmbeddingStore:
         return record
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
-        """At most `limit` pictures, newest name first, those that follow `after`. Raises ImageNotFound."""
+        """Return at most `limit` pictures that follow `after`, newest name first. Raises ImageNotFound."""
         last = self._register.find(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
-            raise ImageNotFound(f"after={after!r} names no stored picture; start again without it.")
+            raise ImageNotFound(f"after={after!r} names no stored picture. Start again without it.")
         return await self._records(self._register.newest(tenant=tenant, limit=limit, after=last))
 
     async def tend(self) -> None:
-        """What is to be done now and then, and no request does."""
+        """Do the periodic maintenance, which no request does."""
         if await self._register.tend():
             self.tiers.save_all()
         for content in await self._register.expire():
@@ -255,7 +255,7 @@ class EmbeddingStore:
             self._drop_unnamed(unnamed)
 
     def _drop_unnamed(self, content: str) -> None:
-        """Let go of a content, unless somebody has given it a name meanwhile."""
+        """Release a content, unless it has got a name in the meantime."""
         self._unnamed.pop(content, None)
         if not self._register.is_named(content):
             self.tiers.drop(content)
@@ -281,5 +281,5 @@ class EmbeddingStore:
             await asyncio.sleep(TEND_S)
             try:
                 await self.tend()
-            except Exception:  # or nothing would be tended any more, and nobody would know
-                log.exception("A fault while looking after the stored images; it goes on")
+            except Exception:  # otherwise maintenance would stop, and nobody would notice
+                log.exception("Maintenance of the stored images failed; it continues.")

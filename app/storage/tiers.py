@@ -1,8 +1,8 @@
-"""Where embeddings are: in memory of the device, in host memory, on disk; least recently used one tier down.
+"""The tiers of embeddings: device memory, host memory, disk. The least recently used move one tier down.
 
 Every embedding that has a name is written to the disk at once, so that moving down to it costs nothing. On a CPU
-the device's memory is the host's, and there is no tier between. Belongs to the event loop; what takes time runs on
-worker threads. Knows embeddings by content only, and nothing of the names of images.
+the device memory is host memory, and there is no host tier. Belongs to the event loop; slow work runs on worker
+threads. Identifies embeddings by content. Does not know about image names.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ T = TypeVar("T")
 DEVICE, HOST, DISK = "device", "host", "disk"
 
 MOST_MOVING = 4
-"""Embeddings on their way from the device to host memory; beyond it those leave at once that the disk has."""
+"""Embeddings moving from the device to host memory. Beyond it, those that the disk has are dropped at once."""
 
 MOST_SAVING = 4
-"""Embeddings on their way to the disk; beyond it uploads wait, or their replies would promise what is not done."""
+"""Embeddings being written to the disk. Beyond it uploads wait: their replies must not promise what is not done."""
 
 MOST_SETTLING = 16
-"""Files that wait to be synced; beyond it the operating system writes them in its own time."""
+"""Files that wait for fsync. Beyond it the operating system writes them in its own time."""
 
 SLOW_DISK_S = 5.0
-"""So long they wait; a disk that hangs is one that fails."""
+"""Longest wait of an upload for the disk, in seconds. A disk that hangs counts as one that fails."""
 
 CLOSE_S = 10.0
-"""Patience with the disk when the server stops."""
+"""Longest wait for the disk when the server stops, in seconds."""
 
 
 class Tiers:
     """Embeddings by content in up to three tiers.
 
-    `adopt` brings an embedding to the device. `while_named(content, action)` acts where somebody has a name for a
-    content, so that what was deleted does not appear on the disk afterwards. `on_hit` and `on_evict` are told of
+    `adopt` moves an embedding to the device. `while_named(content, action)` runs an action if the content has a
+    name, so that a deleted content does not appear on the disk afterwards. `on_hit` and `on_evict` get the name of
     the tier.
     """
 
@@ -58,7 +58,7 @@ class Tiers:
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
     ) -> None:
-        """`host_bytes` 0: no tier between; `files` None: no disk."""
+        """Create the tiers. `host_bytes` 0: no host tier. `files` None: no disk."""
         self.device = MemoryTier(device_bytes)
         self.host = MemoryTier(host_bytes) if host_bytes else None
         self.files = files
@@ -78,11 +78,14 @@ class Tiers:
         self._settling = 0
 
     async def find(self, content: str) -> Embedding | None:
-        """The embedding, on the device; a use of it. At once where it is there, else moved up."""
+        """Return the embedding, on the device; None if no tier has it. Counts as a use.
+
+        Returns at once if it is on the device; otherwise it is moved up first.
+        """
         self._used.add(content)
         embedding = self.device.get(content)
         if embedding is None and (embedding := self._moving.pop(content, None)) is not None:
-            self.put(content, embedding)  # it has not left yet
+            self.put(content, embedding)  # it has not left the device yet
         if embedding is not None:
             self._on_hit(DEVICE)
             return embedding
@@ -92,23 +95,23 @@ class Tiers:
         if task is None:
             task = self._fetching[content] = asyncio.create_task(self._fetch(content))
             task.add_done_callback(partial(self._fetched, content))
-        await asyncio.wait([task])  # goes on for others who wait, and for the next one
+        await asyncio.wait([task])  # continues for other waiting requests, and for the next one
         if (failure := task.exception()) is not None:
             raise copy.copy(failure) from failure.__cause__
         return task.result()
 
     async def find_upload(self, content: str) -> bytes | None:
-        """The picture file, where it was kept."""
+        """Return the picture file; None if it was not kept."""
         files = self.files
         return await self._run(self._reading, lambda: files.read_upload(content)) if files else None
 
     def put(self, content: str, embedding: Embedding) -> None:
-        """Hold an embedding on the device."""
+        """Hold an embedding on the device. Others are evicted if needed."""
         for each in self.device.add(content, embedding):
             self._move_down(*each)
 
     def drop(self, content: str) -> None:
-        """Let go of a content in memory, wherever it is; the files are the register's to remove."""
+        """Release a content from memory, in every tier. The register removes its files."""
         self.device.pop(content)
         if self.host is not None:
             self.host.pop(content)
@@ -117,9 +120,9 @@ class Tiers:
         self._unsaved.discard(content)
 
     async def shed(self, share: float) -> int:
-        """Let the coldest leave the device, at least `share` (0..1) of its bytes; how many they were.
+        """Evict the coldest embeddings, at least `share` (0..1) of the device's bytes. Returns their number.
 
-        Returns when they have left: what is on its way to the host still takes the device's memory.
+        Waits until they have left, because an embedding that is moving to the host still takes device memory.
         """
         left, before = (1 - share) * self.device.used_bytes, len(self.device)
         while self.device and self.device.used_bytes > left:
@@ -130,7 +133,7 @@ class Tiers:
         return number
 
     async def make_room(self) -> bool:
-        """Let the coldest embedding leave the device, and wait until it has; false where there is none."""
+        """Evict the coldest embedding from the device and wait until it has left; false if there is none."""
         if not self.device and not self._moving:
             return False
         if not self._moving:
@@ -140,9 +143,9 @@ class Tiers:
         return True
 
     async def save(self, content: str, embedding: Embedding, *, upload: bytes | None) -> None:
-        """Write an embedding to the disk, and its upload, in the background; returns when that has a place there.
+        """Write an embedding and its upload to the disk in the background. Returns when the write has a place.
 
-        Nothing is written where it is there already, or where nobody has a name for it.
+        Nothing is written if it is already there, or if the content has no name.
         """
         if self.files is None:
             return
@@ -155,12 +158,12 @@ class Tiers:
         self._start(self._save(self.files, content, embedding, upload), name=DISK)
 
     def save_all(self) -> None:
-        """Write what is in memory once more, for the disk has lost it."""
+        """Write everything in memory again, because the disk has lost it."""
         if self.files is not None:
             self._unsaved.update(self.in_memory())
 
     def used_bytes(self, tier: str) -> int:
-        """Bytes of embeddings in a tier; on disk of uploads too."""
+        """Return the bytes of embeddings in a tier; on disk, also of uploads."""
         if tier == DEVICE:
             return self.device.used_bytes
         if tier == HOST:
@@ -168,7 +171,7 @@ class Tiers:
         return self.files.used_bytes if self.files is not None else 0
 
     def num_images(self, tier: str) -> int:
-        """Embeddings in a tier."""
+        """Return the number of embeddings in a tier."""
         if tier == DEVICE:
             return len(self.device)
         if tier == HOST:
@@ -180,11 +183,11 @@ class Tiers:
         return content in self.device or content in self._moving or bool(self.host and content in self.host)
 
     def in_memory(self) -> set[str]:
-        """Contents that are held in memory."""
+        """Return the contents that are held in memory."""
         return {*self.device, *(self.host or ()), *self._moving}
 
     async def where(self, contents: Collection[str]) -> dict[str, tuple[str, ...]]:
-        """The tiers that hold each content."""
+        """Return the tiers that hold each content."""
         files = self.files
         on_disk: Collection[str] = ()
         if files is not None:
@@ -196,7 +199,7 @@ class Tiers:
         }
 
     async def tend(self) -> None:
-        """What is to be done now and then: write what could not be written, tell the disk what was used."""
+        """Do the periodic maintenance: retry failed writes, and record uses on the disk."""
         used, self._used = self._used, set()
         files = self.files
         if files is None:
@@ -210,11 +213,11 @@ class Tiers:
             await self._places.acquire()
             await self._save(files, content, embedding, None)
             if content in self._unsaved:
-                break  # it fails still
+                break  # it still fails
         await self._run(self._writing, files.trim)
 
     async def close(self) -> None:
-        """Wait for what is being written, but not for good."""
+        """Wait for pending writes, for at most CLOSE_S."""
         for fetching in self._fetching.values():
             fetching.cancel()
         if self._tasks:
@@ -223,7 +226,7 @@ class Tiers:
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def _fetch(self, content: str) -> Embedding | None:
-        """From the host or the disk to the device; None where it is in neither, or is dropped meanwhile."""
+        """Move an embedding from host or disk to the device; None if neither has it or it was dropped by then."""
         files = self.files
         tier, embedding = HOST, self.host.get(content) if self.host is not None else None
         if embedding is None and files is not None:
@@ -244,7 +247,7 @@ class Tiers:
         if self._fetching.get(content) is task:
             del self._fetching[content]
         if not task.cancelled():
-            task.exception()  # those who waited may all be gone
+            task.exception()  # marks it as retrieved: all waiting requests may be gone
 
     def _move_down(self, content: str, embedding: Embedding) -> None:
         self._on_evict(DEVICE)
@@ -260,7 +263,7 @@ class Tiers:
     async def _move(self, host: MemoryTier, content: str, embedding: Embedding) -> None:
         in_host = await self._run(self._reading, embedding.to_host)
         if self._moving.get(content) is not embedding:
-            return  # used again or dropped meanwhile
+            return  # used again or dropped by then
         del self._moving[content]
         for _ in host.add(content, in_host):
             self._on_evict(HOST)
@@ -268,7 +271,7 @@ class Tiers:
     async def _save(
         self, files: EmbeddingFiles, content: str, embedding: Embedding, upload: bytes | None
     ) -> None:
-        """Holds a place, and gives it back."""
+        """Write an upload and an embedding. The caller has acquired a place, which is released here."""
         try:
             writes = [lambda: files.write_beside(content, embedding)]
             if upload is not None:
