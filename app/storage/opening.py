@@ -30,7 +30,7 @@ async def open_store(
             try:
                 return await adopt(embedding)
             except DeviceOutOfMemory as error:
-                # The error's frames hold the outcome, which holds it: a cycle that would keep a place on the device.
+                # The error's frames hold the outcome, which holds it: a cycle that keeps a place on the device.
                 error.__traceback__ = error.__context__ = None
                 if not await store.tiers.make_room():
                     what = "The device memory for embeddings is full, and all of them are in use. Try again later."

@@ -1,1 +1,4 @@
-"""Metrics, traces, logs and the stages of a request. Knows no endpoint, and no client beyond its name."""
+"""Metrics, traces, logs and the stages of a request.
+
+Does not know about endpoints, or about clients beyond their names.
+"""

@@ -1,7 +1,7 @@
-"""How a log record becomes a line: for people, or as JSON for machines.
+"""Formatters that turn a log record into text for people or JSON for machines.
 
-Whatever is logged, one record is told from the next: control characters are escaped, and what takes several lines
-is indented in text and one field in JSON. Knows nothing of requests.
+Records cannot be confused with each other, whatever is logged: control characters are escaped, and several lines
+are indented in text and one field in JSON. Does not know about requests.
 """
 
 import json
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 _MOST_CHARACTERS = 1000
-"""Of one line: no picture gets into the log in the message of somebody's exception."""
+"""Longest line, so that the message of an exception cannot put a whole picture into the log."""
 _MOST_LINES = 200
 
 
@@ -19,7 +19,7 @@ class TextFormatter(logging.Formatter):
     """Time, level, request id and message; a traceback follows, each line indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or more where there is a traceback."""
+        """Return one line, or more if there is a traceback."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
         message = _shorten(_escape(record.getMessage()))
         head = f"{when} {record.levelname:<7} {_request_id(record)} {message}"
@@ -28,10 +28,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: time, level, logger, message, request_id, and the record's `fields`."""
+    """One JSON object per line: time, level, logger, message, request_id, and the record's `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; `exception` and `stack` hold tracebacks."""
+        """Return one line. Its fields `exception` and `stack` hold tracebacks."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -43,12 +43,12 @@ class JsonFormatter(logging.Formatter):
         for name, lines in (("exception", _traceback(record)), ("stack", _stack(record))):
             if lines:
                 line[name] = "\n".join(lines)
-        # ASCII: what is not printable is escaped, but for DEL.
+        # ASCII: json escapes all unprintable characters except DEL.
         return json.dumps(line, ensure_ascii=True, default=str).replace("\x7f", "\\u007f")
 
 
 def formatter(name: Literal["text", "json"]) -> logging.Formatter:
-    """What SAM2_LOG_FORMAT asks for."""
+    """Return the formatter that SAM2_LOG_FORMAT names."""
     return JsonFormatter() if name == "json" else TextFormatter()
 
 
@@ -81,7 +81,7 @@ def _shorten(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that a terminal shows as it stands: no control characters, no line breaks, no reversed writing."""
+    """Escape what a terminal would not show as it is: control characters, line breaks, reversed writing."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
-"""The names of all counters, gauges and histograms, in one place.
+"""All counters, gauges and histograms, in one place.
 
-Each app has a registry of its own, so that two apps in one process do not mix their figures. Labels have few
-values: templates of routes and codes, never an id, a path or anything else that a client makes up.
+Each app has its own registry, so that two apps in one process do not mix their figures. Labels have few values,
+such as route templates and codes; never an id, a path or anything else that a client chooses.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Model(Protocol):
-    """What is told of a model: segmenter.py's Segmenter has it."""
+    """The properties of a model that are exported. The Segmenter of segmenter.py has them."""
 
     @property
     def name(self) -> str:
@@ -32,18 +32,18 @@ class Model(Protocol):
 
     @property
     def dtype_name(self) -> str:
-        """Its precision."""
+        """The precision."""
 
     @property
     def device_name(self) -> str:
-        """Where it runs."""
+        """The device it runs on."""
 
     def memory_bytes(self) -> int | None:
-        """Memory of the device that this process holds; None where that is the host's."""
+        """Device memory that this process holds; None if the device uses host memory."""
 
 
 class Metrics:
-    """What the server counts. Beside these, process_* has memory, descriptors and start of the process on Linux."""
+    """The metrics of the server. On Linux, process_* adds memory, descriptors and start time of the process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -67,7 +67,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "sam2_stage_seconds",
-            "Time of one stage of a request; *_batch: of one batch.",
+            "Time of one stage of a request; for *_batch, of one batch.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
@@ -79,7 +79,7 @@ class Metrics:
         self.waiting_images = Gauge("sam2_waiting_images", "Pictures not embedded yet.", registry=registry)
         self.cache_lookups = Counter(
             "sam2_cache_lookups",
-            "Uploads whose embedding was there (hit), being made (joined) or not (miss).",
+            "Uploads whose embedding was stored (hit), being made (joined) or neither (miss).",
             ["outcome"],
             registry=registry,
         )
@@ -87,34 +87,34 @@ class Metrics:
             "sam2_cache_hits", "Embeddings found, by the tier that held them.", ["tier"], registry=registry
         )
         self.evictions = Counter(
-            "sam2_evictions", "Embeddings that had to leave a tier.", ["tier"], registry=registry
+            "sam2_evictions", "Embeddings evicted from a tier.", ["tier"], registry=registry
         )
         self.cache_bytes = Gauge(
-            "sam2_cache_bytes", "Bytes of embeddings; on disk of uploads too.", ["tier"], registry=registry
+            "sam2_cache_bytes", "Bytes of embeddings; on disk, also of uploads.", ["tier"], registry=registry
         )
-        self.cache_images = Gauge("sam2_cache_images", "Embeddings.", ["tier"], registry=registry)
+        self.cache_images = Gauge("sam2_cache_images", "Embeddings in a tier.", ["tier"], registry=registry)
         self.out_of_memory = Counter(
             "sam2_out_of_memory",
-            "Batches that did not fit into the device's memory.",
+            "Batches that did not fit into device memory.",
             ["queue"],
             registry=registry,
         )
         self.device_memory_bytes = Gauge(
             "sam2_device_memory_bytes",
-            "Memory of the GPU that this process holds; on a CPU its resident memory.",
+            "GPU memory that this process holds; on a CPU, its resident memory.",
             registry=registry,
         )
-        self.ready = Gauge("sam2_ready", "1 where /readyz says 200.", registry=registry)
+        self.ready = Gauge("sam2_ready", "1 if /readyz returns 200, otherwise 0.", registry=registry)
         self.build = Gauge(
             "sam2_build_info",
-            "Always 1; says what runs.",
+            "Always 1; the labels say what runs.",
             ["version", "model", "dtype", "device"],
             registry=registry,
         )
         self._begin()
 
     def _begin(self) -> None:
-        """Export at 0 what has known labels: a rate over what appears with its first event misses that event."""
+        """Export metrics with known labels at 0: a rate over a series that appears later misses its first event."""
         for queue in QUEUES:
             self.batch_size.labels(queue)
             self.out_of_memory.labels(queue)
@@ -125,7 +125,7 @@ class Metrics:
             self.cache_lookups.labels(outcome)
 
     def describe(self, model: Model) -> None:
-        """Say what runs, once it does, and watch the memory of its device."""
+        """Export the model's properties, once it runs, and the memory of its device."""
         self.build.labels(VERSION, model.name, model.dtype_name, model.device_name).set(1)
 
         def held() -> float:
@@ -140,7 +140,7 @@ class Metrics:
         def read() -> float:
             try:
                 check()
-            except Exception:  # `check` raises why it is not ready, and /readyz tells; here that is a 0
+            except Exception:  # /readyz reports why the server is not ready; here it is only a 0
                 return 0
             return 1
 
@@ -157,12 +157,12 @@ class Metrics:
             self.stage_seconds.labels(stage).observe(duration)
 
     def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
 
 def resident_bytes() -> float:
-    """Memory of this process that is not swapped out; NaN where the system has no /proc."""
+    """Return the bytes of this process that are not swapped out; NaN if the system has no /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize()
     except OSError:

@@ -1,6 +1,6 @@
-"""How long each stage of one request took, and when: for Server-Timing, the log, the figures and the traces.
+"""When each stage of a request ran, and for how long: for Server-Timing, the log, the metrics and the traces.
 
-Knows nothing of what a stage does.
+Does not know what a stage does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stretch of a request. Its ends are readings of time.perf_counter()."""
+    """One stage of a request. Start and end are values of time.perf_counter()."""
 
     name: str
     started_at: float
@@ -29,18 +29,18 @@ class StageTimes:
 
     stages: list[Stage] = field(default_factory=list)
     batch_size: int = 0
-    """Items of the largest batch in which any of its items ran; 0 where none did."""
+    """Size of the largest batch in which any of the request's items ran; 0 if none did."""
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage; stages of one name are added up."""
+        """Seconds by stage. Stages with the same name are added up."""
         total: dict[str, float] = {}
         for stage in self.stages:
             total[stage.name] = total.get(stage.name, 0.0) + stage.ended_at - stage.started_at
         return total
 
     def add(self, stage: str, seconds: float, *, ended_at: float | None = None) -> None:
-        """Record a stage that has just ended, or did at `ended_at`."""
+        """Record a stage that ended at `ended_at`, by default now."""
         end = perf_counter() if ended_at is None else ended_at
         self.stages.append(Stage(stage, end - seconds, end))
 
@@ -52,9 +52,9 @@ class StageTimes:
         self.add(stage, perf_counter() - started)
 
     def add_ran(self, ran: Sequence[Ran[T]], *, shaping_s: float = 0.0) -> None:
-        """Record the queue and the device of a request whose items may have run in several batches.
+        """Record the stages "queue" and "device" of a request whose items may have run in several batches.
 
-        `shaping_s` is what another stage takes of the last batch's time, at its end.
+        `shaping_s` is the time at the end of the last batch that counts as another stage.
         """
         slowest = last_batch(ran)[0]
         now = perf_counter()
@@ -64,7 +64,7 @@ class StageTimes:
 
 
 def last_batch(ran: Sequence[Ran[T]]) -> list[Ran[T]]:
-    """Of what a request was, those items that ran in the batch that ended last."""
+    """Return those items of a request that ran in the batch that ended last."""
     ends = [each.queue_s + each.device_s for each in ran]
     last = max(ends)
     return [each for each, end in zip(ran, ends, strict=True) if end == last]

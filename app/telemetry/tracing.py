@@ -1,7 +1,7 @@
-"""OpenTelemetry: the stages of a request as spans under the one that FastAPI makes for it, sent by OTLP.
+"""OpenTelemetry: sends the stages of a request by OTLP, as child spans of the request's own span from FastAPI.
 
-Imported only where OTEL_* asks for traces, for it needs the extra `otel`. The SDK reads its own variables:
-endpoint, headers, sampler, service name. Knows nothing of what a stage does.
+Imported only if OTEL_* turns traces on, because it needs the extra `otel`. The SDK reads its own variables:
+endpoint, headers, sampler, service name. Does not know what a stage does.
 """
 
 import threading
@@ -18,17 +18,17 @@ from app.telemetry.stages import Stage
 from app.version import VERSION
 
 _LAST_SPANS_S = 3.0
-"""A stop does not wait longer for a collector that does not answer; the exporter by itself tries for 10 s."""
+"""Longest wait at shutdown for a collector that does not answer. The exporter alone would try for 10 s."""
 
 
 class Tracing:
-    """Where spans go. A provider of its own, for nothing else in the process is to be traced."""
+    """Sends spans. Has its own provider, because nothing else in the process should be traced."""
 
     def __init__(self) -> None:
         ours = Resource.create({"service.name": "sam2-service", "service.version": VERSION})
         self._exporter: SpanExporter = OTLPSpanExporter()
         self.provider = TracerProvider(
-            # What the environment says of the service goes before what is said here.
+            # The service's attributes in the environment override those given here.
             resource=ours.merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,
         )
@@ -36,9 +36,9 @@ class Tracing:
         self._tracer = self.provider.get_tracer("sam2", VERSION)
 
     def end_request(self, stages: Sequence[Stage], *, request_id: str, batch_size: int) -> str:
-        """Add the stages of the request that has just been answered to its span; its trace id, "" without a span.
+        """Add the stages of a finished request to its span. Returns the trace id, or "" without a span.
 
-        The stages are told afterwards, with their own times: the device thread does nothing for a trace.
+        The stages are added afterwards, with their own times, so that the device thread does no work for a trace.
         """
         request = trace.get_current_span()
         context = request.get_span_context()
@@ -57,9 +57,9 @@ class Tracing:
         return trace.format_trace_id(context.trace_id)
 
     def close(self) -> None:
-        """Send what has not been sent, as far as the collector takes it."""
+        """Send the remaining spans, if the collector accepts them in time."""
         sending = threading.Thread(target=self.provider.shutdown, daemon=True)
         sending.start()
         sending.join(_LAST_SPANS_S)
         if sending.is_alive():
-            self._exporter.shutdown()  # which ends its attempts
+            self._exporter.shutdown()  # stops its retries
