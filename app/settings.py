@@ -46,7 +46,10 @@ class Settings(BaseSettings):
         0, ge=0, description="Concurrent requests of one client; more get 429. 0: any number."
     )
     rate_pictures_per_minute: float = Field(
-        0.0, ge=0, description="Pictures embedded per minute for one client; more get 429. 0: any number."
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Pictures embedded per minute for one client; more get 429. 0: any number.",
     )
     cors_origins: str = Field(
         "",
@@ -114,16 +117,22 @@ class Settings(BaseSettings):
     image_ttl_s: float = Field(
         0.0,
         ge=0,
+        allow_inf_nan=False,
         description="Seconds after which an image is forgotten, counted from when its id was assigned. 0: never.",
     )
-    deadline_s: float = Field(30.0, gt=0, description="Longest time a request may take; then it gets 504.")
+    deadline_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="Longest time a request may take; then it gets 504."
+    )
     stream_idle_s: float = Field(
         300.0,
         gt=0,
+        allow_inf_nan=False,
         description="Close a connection to /decode/stream after this many seconds without a message.",
     )
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")
-    max_image_megapixels: float = Field(100.0, gt=0, description="Largest picture accepted, in megapixels.")
+    max_image_megapixels: float = Field(
+        100.0, gt=0, allow_inf_nan=False, description="Largest picture accepted, in megapixels."
+    )
     max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(
         64,
@@ -168,6 +177,7 @@ class Settings(BaseSettings):
     watchdog_s: float = Field(
         60.0,
         ge=0,
+        allow_inf_nan=False,
         description="Longest time a batch may run without a sign of life before /readyz returns 503. After three "
         "times as long, the process exits with code 3, so that its supervisor restarts it. 0: disabled.",
     )
@@ -193,6 +203,36 @@ class Settings(BaseSettings):
     def cors_origin_list(self) -> list[str]:
         """The origins in SAM2_CORS_ORIGINS."""
         return _split(self.cors_origins)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, text: str) -> str:
+        if not _split(text):
+            raise ValueError(
+                "no host is allowed, so no request would be answered; use auto, *, or a list of names"
+            )
+        for host in _split(text):
+            if "/" in host or "://" in host:
+                raise ValueError(f"{host!r} is not a host name; use the form tool.example, without a scheme")
+        return text
+
+    @field_validator("max_bodies_mib")
+    @classmethod
+    def _holds_an_upload(cls, max_bodies_mib: int, info: ValidationInfo) -> int:
+        if max_bodies_mib < info.data.get("max_upload_mib", 0):
+            raise ValueError(
+                "smaller than SAM2_MAX_UPLOAD_MIB, so that the largest upload would never be accepted"
+            )
+        return max_bodies_mib
+
+    @field_validator("max_waiting_prompts")
+    @classmethod
+    def _holds_a_request(cls, max_waiting_prompts: int, info: ValidationInfo) -> int:
+        if max_waiting_prompts < info.data.get("max_prompts", 0):
+            raise ValueError(
+                "smaller than SAM2_MAX_PROMPTS, so that the largest request would never be accepted"
+            )
+        return max_waiting_prompts
 
     @field_validator("keep_uploads")
     @classmethod

@@ -92,6 +92,18 @@ class UnsupportedMediaType(Sam2Error):
     default_code = "unsupported_media_type"
 
 
+class HostNotAllowed(Sam2Error):
+    """The server does not answer to the host name of this URL: its SAM2_ALLOWED_HOSTS."""
+
+    default_code = "host_not_allowed"
+
+
+class RequestHeadTooLarge(Sam2Error):
+    """The head of the request is too large, because of a proxy's headers for example."""
+
+    default_code = "request_head_too_large"
+
+
 class InvalidImage(Sam2Error):
     """Truncated, not a picture, zero-sized."""
 
@@ -186,6 +198,8 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
         ImageIdConflict,
         ImageTooLarge,
         UnsupportedMediaType,
+        HostNotAllowed,
+        RequestHeadTooLarge,
         InvalidImage,
         InvalidPrompt,
         ValidationFailed,

@@ -77,7 +77,8 @@ def client_that_goes_away(server: RealServer) -> None:
         body = b'{"image_id": "truck", "box": [1, 2, 3, 4]}'
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                b"POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(body), body)
             )
             server.wait_until(lambda: server.waiting("prompts") == 1)
         server.wait_until(lambda: server.waiting("prompts") == 0)

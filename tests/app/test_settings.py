@@ -63,6 +63,16 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("compile", "yes"),
         ("log_format", "xml"),
         ("watchdog_s", "-1"),
+        ("allowed_hosts", " , "),
+        ("allowed_hosts", "https://tool.example"),
+        ("max_bodies_mib", "63"),  # and uploads of 64
+        ("max_waiting_prompts", "255"),  # and 256 in a request
+        *(
+            (name, value)
+            for name, setting in Settings.model_fields.items()
+            if setting.annotation is float
+            for value in ("nan", "inf", "-inf", "1e999")
+        ),
     ],
 )
 def test_bad_values_are_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_a_click_can_be_taken_back_while_the_server_is_down(visitor: Visitor, se
 @pytest.fixture
 def narrow_server() -> Iterator[PageServer]:
     """A server that lets one click wait and accepts only small pictures."""
-    server = PageServer(Settings(workers=2, max_waiting_prompts=1, max_upload_mib=1))
+    server = PageServer(Settings(workers=2, max_waiting_prompts=1, max_prompts=1, max_upload_mib=1))
     yield server
     server.stop()
 

@@ -36,6 +36,7 @@ def check(effort: Effort) -> list[Finding]:
         "batch_prompts": str(_BATCH),
         "max_waiting_images": "16",
         "max_waiting_prompts": "64",
+        "max_prompts": "64",
         "device_cache_mib": "1",  # 32 embeddings, full before memory is looked at
     }
     with serving(

@@ -46,7 +46,8 @@ async def test_the_model_and_the_limits_are_told() -> None:
 
 
 def test_a_setting_cannot_allow_more_prompts_than_a_request_can_hold() -> None:
-    assert Settings(max_prompts=MOST_PROMPTS).max_prompts == MOST_PROMPTS
+    most = Settings(max_prompts=MOST_PROMPTS, max_waiting_prompts=MOST_PROMPTS)
+    assert most.max_prompts == MOST_PROMPTS
     with pytest.raises(ValueError, match="max_prompts"):
         Settings(max_prompts=MOST_PROMPTS + 1)
 

@@ -144,7 +144,7 @@ async def test_a_flood_of_uploads_is_refused_beyond_its_share_and_nobody_else_is
 
 
 async def test_a_flood_of_clicks_is_refused_beyond_its_share_and_nobody_else_is() -> None:
-    async with serving(settings(max_waiting_prompts=6)) as served:
+    async with serving(settings(max_waiting_prompts=6, max_prompts=6)) as served:
         clients = Clients(served)
         await clients.guest.embed(picture(), "truck")
         await clients.crowd.embed(picture(), "truck")

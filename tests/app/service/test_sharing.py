@@ -76,7 +76,7 @@ async def test_who_waits_longer_than_the_deadline_is_told() -> None:
 
 
 async def test_a_full_queue_of_prompts_refuses_at_once() -> None:
-    async with serving(Settings(max_waiting_prompts=2, workers=2)) as served:
+    async with serving(Settings(max_waiting_prompts=2, max_prompts=2, workers=2)) as served:
         blocking = await block(served)
         waiting = start(served.click("blocked"), served.click("blocked"))
         await until(lambda: waiting_prompts(served) == 2)
