@@ -1,4 +1,4 @@
-"""A device that runs a batch when a test lets it, and callers who wait for their turn."""
+"""A device that runs each batch when the test permits it, and helpers for waiting callers."""
 
 import asyncio
 import threading
@@ -9,11 +9,11 @@ from app.scheduling.batching import Batcher, Ran
 from app.scheduling.device import DeviceThread
 
 LONG_S = 20.0
-"""A deadline that no passing test comes near."""
+"""A deadline, in seconds, that a passing test never reaches."""
 
 
 class Device:
-    """A device that writes down its batches, and holds each one at a gate while a test keeps it shut."""
+    """A device that records its batches and holds each one while the test keeps the gate shut."""
 
     def __init__(self) -> None:
         self.thread = DeviceThread()
@@ -49,14 +49,14 @@ class Device:
         )
 
     async def wait_until_entered(self) -> None:
-        """Until one more batch has begun to run."""
+        """Wait until one more batch has started."""
         assert await asyncio.to_thread(self.entered.acquire, True, LONG_S)
 
     async def block(self, batcher: Batcher[str, str]) -> asyncio.Task[Ran[str]]:
         """Keep the device busy with one item, and shut the gate until the test opens it."""
         self.gate.clear()
         while self.entered.acquire(blocking=False):
-            pass  # batches of before
+            pass  # earlier batches
         task = asyncio.create_task(batcher.submit("block", deadline_s=LONG_S))
         await self.wait_until_entered()
         return task
@@ -64,7 +64,7 @@ class Device:
 
 @asynccontextmanager
 async def started() -> AsyncIterator[Device]:
-    """A device with its thread running. Nothing may go wrong behind the callers' backs, in the event loop."""
+    """A device whose thread runs. Fails if the event loop reports an error that reached no caller."""
     device = Device()
     troubles: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
@@ -78,12 +78,12 @@ async def started() -> AsyncIterator[Device]:
 
 
 async def submitted(*calls: Awaitable[object]) -> list[asyncio.Future[object]]:
-    """The calls as tasks, each past its admission."""
+    """Start the calls as tasks. All have passed admission."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     await asyncio.sleep(0)
     return tasks
 
 
 async def outcomes(tasks: Sequence[asyncio.Future[object]]) -> list[object]:
-    """What each task gave: the value, or the exception itself."""
+    """Return the result of each task: its value or its exception."""
     return await asyncio.gather(*tasks, return_exceptions=True)

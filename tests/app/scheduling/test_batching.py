@@ -1,4 +1,4 @@
-"""What a batch holds and what its callers get: who shares it, results in order, one answer for each."""
+"""Batches and their results: which calls share a batch, results in order, one answer for each call."""
 
 import asyncio
 import logging
@@ -103,7 +103,7 @@ def test_the_observer_is_told_of_every_batch() -> None:
 
 
 def test_under_random_load_every_submission_ends_once_and_nothing_is_lost() -> None:
-    """Many callers of all sizes, some impatient, some gone, some poisonous, over two queues that overflow."""
+    """Many calls of all sizes on two queues that overflow. Some have short deadlines, are cancelled or fail."""
     chance = random.Random(2)  # noqa: S311
     callers = 6000
     runs: Counter[str] = Counter()
@@ -141,7 +141,7 @@ def test_under_random_load_every_submission_ends_once_and_nothing_is_lost() -> N
                     assert [ran.result for ran in answers] == [item.upper() for item in items]
 
             cancelled: list[object] = []
-            for crowd in range(0, callers, 300):  # each finds empty queues, however slow the device was
+            for crowd in range(0, callers, 300):  # each crowd finds empty queues, however slow the device was
                 tasks: list[asyncio.Future[object]] = []
                 for number in range(crowd, crowd + 300):
                     tasks.append(asyncio.ensure_future(call(number)))
@@ -156,7 +156,7 @@ def test_under_random_load_every_submission_ends_once_and_nothing_is_lost() -> N
             assert [batcher.waiting for batcher in batchers] == [0, 0]
             assert (await batchers[1].submit("last", deadline_s=LONG_S)).result == "LAST"
 
-    logging.disable(logging.CRITICAL)  # hundreds of tracebacks that say nothing
+    logging.disable(logging.CRITICAL)  # hundreds of useless tracebacks
     try:
         asyncio.run(story())
     finally:

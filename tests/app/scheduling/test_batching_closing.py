@@ -1,4 +1,4 @@
-"""The end of batchers and their device: who waits is answered, what runs completes, a stuck one is given up."""
+"""Closing batchers and their device: waiting calls get an error, the running batch completes or is abandoned."""
 
 import asyncio
 import threading
@@ -98,7 +98,7 @@ def test_a_batch_that_outlives_the_event_loop_ends_quietly(caplog: pytest.LogCap
     device.gate.set()
     assert gone.wait(LONG_S)
     assert caplog.records == []
-    device.thread._closing = True  # no loop is left to await close() on
+    device.thread._closing = True  # there is no event loop left on which to await close()
     with device.thread.changed:
         device.thread.changed.notify()
     device.thread._thread.join(LONG_S)

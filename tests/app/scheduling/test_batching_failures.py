@@ -1,4 +1,4 @@
-"""Batches that break, and the thread itself: who is told what, and that nothing is left in memory."""
+"""Failing batches and a crashed device thread: which error each caller gets, and that no memory is leaked."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ def test_a_batch_that_breaks_answers_all_its_callers_and_the_next_one_runs(
                 assert failure.__cause__ is broken
             assert len({id(failure) for failure in failures}) == 3
             assert device.thread.alive
-        # What was left of the broken request is not run for nobody.
+        # The remaining items of the failed request are not run.
         assert device.batches == [["block"], ["poison", "neighbour", "part 1"], ["next"]]
 
     with caplog.at_level(logging.ERROR):
@@ -91,7 +91,7 @@ def test_the_wrong_number_of_results_is_a_failure(returned: list[str]) -> None:
 
 
 class Tensor:
-    """Stands for something big that must not outlive its batch."""
+    """A stand-in for a large object that must not outlive its batch."""
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -116,12 +116,12 @@ def test_a_finished_batch_leaves_nothing_in_memory(breaks: bool) -> None:
             tasks.clear()
             assert len(left) == 6
             async with asyncio.timeout(5):
-                while any(ref() for ref in left):  # noqa: ASYNC110 - the thread is about to leave the batch
+                while any(ref() for ref in left):  # noqa: ASYNC110 - the thread is just leaving the batch
                     await asyncio.sleep(0)
             assert all(isinstance(cause, RuntimeError) == breaks for cause in causes)
 
-    gc.disable()  # nothing may hang on a reference cycle, for the collector knows nothing of a full device
-    logging.disable(logging.CRITICAL)  # pytest keeps log records, and they keep tracebacks
+    gc.disable()  # no reference cycle may hold memory: the collector does not see that a device is full
+    logging.disable(logging.CRITICAL)  # pytest keeps log records, which keep tracebacks
     try:
         asyncio.run(story())
     finally:
@@ -132,7 +132,7 @@ def test_a_finished_batch_leaves_nothing_in_memory(breaks: bool) -> None:
 def test_a_device_thread_that_breaks_is_noticed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our own bug, not the model's: callers are answered, new ones refused, and `alive` tells /readyz."""
+    """A bug of ours, not the model's: callers get errors, new calls are rejected, `alive` is false for /readyz."""
 
     def broken(self: Batcher[str, str]) -> None:
         if self.waiting:

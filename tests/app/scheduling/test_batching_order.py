@@ -1,4 +1,4 @@
-"""Who goes first on the device: clicks before uploads, the few before the many, jobs before batches."""
+"""Order on the device: clicks before uploads, small requests before large ones, jobs before batches."""
 
 import asyncio
 import threading
@@ -92,7 +92,7 @@ def test_clicks_overtake_a_running_encode_without_stopping_it_and_their_failure_
 
             def decode_one(clicks: Sequence[str]) -> Sequence[str]:
                 order.append(f"{clicks[0]} begins")
-                device.thread.overtake()  # nothing goes before a click, not even another click
+                device.thread.overtake()  # nothing overtakes a click, not even another click
                 if clicks[0] == "poison":
                     raise ValueError("poison")
                 order.append(f"{clicks[0]} ends")
@@ -116,7 +116,7 @@ def test_clicks_overtake_a_running_encode_without_stopping_it_and_their_failure_
     asyncio.run(story())
     assert order == [
         "poison begins",
-        "block, step 1",  # one batch at a time: clicks without end cannot stop an encode
+        "block, step 1",  # one batch at a time: endless clicks cannot stop an encode
         "click begins",
         "click ends",
         "block, step 2",

@@ -1,4 +1,4 @@
-"""Who is not served by the batcher: refused for want of room, late, or gone; and the place that each frees."""
+"""Calls that the batcher does not serve: queue full, deadline missed, or cancelled. Each frees its place."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Jobs on the device thread: whose callers leave, and what a failing one gives back."""
+"""Jobs on the device thread: callers that go away, and the error of a failing job."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from tests.fakes import LONG_S, until
 
 
 async def held() -> tuple[DeviceThread, threading.Event, "asyncio.Task[bool]"]:
-    """A device that is busy with a job until the event is set."""
+    """Start a device that is busy with a job until the event is set."""
     device, gate, entered = DeviceThread(), threading.Event(), threading.Event()
     device.start()
 
@@ -49,7 +49,7 @@ async def test_a_job_whose_caller_has_gone_is_not_run(closing: bool) -> None:
 
 @pytest.mark.parametrize("failure", [ValueError("bad"), StopIteration("no parameter")])
 async def test_a_failure_of_a_job_reaches_its_caller(failure: Exception) -> None:
-    """StopIteration too, which an asyncio future cannot hold: next() of nothing must not hang the start."""
+    """Includes StopIteration, which an asyncio future cannot hold: a next() on nothing must not hang the start."""
     device = DeviceThread()
     device.start()
 

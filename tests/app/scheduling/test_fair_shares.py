@@ -1,4 +1,4 @@
-"""One client's flood and another's click: who waits for whom, who is refused, and when to come back."""
+"""One client floods the server, another clicks: the order, the rejections and their Retry-After."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ KEYS = {name: f"{name}-0123456789abcdef" for name in ("crowd", "guest", "third")
 
 
 def settings(**others: Any) -> Settings:
-    """Settings with three keys."""
+    """Settings with three API keys."""
     pairs = ",".join(f"{name}:{key}" for name, key in KEYS.items())
     return Settings(**{"api_keys": pairs, "workers": 2} | others)
 
 
 class Clients:
-    """One client for each key of a service."""
+    """One client for each API key of a service."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
@@ -42,12 +42,12 @@ class Clients:
 
 
 def start(*calls: Any) -> list["asyncio.Task[httpx.Response]"]:
-    """Requests under way."""
+    """Start requests as tasks."""
     return [asyncio.create_task(call) for call in calls]
 
 
 def waiting(served: Served) -> tuple[int, int]:
-    """Pictures and prompts in the queues."""
+    """Return the numbers of pictures and prompts in the queues."""
     return len(served.service._encodings), served.service._decoder.waiting
 
 
@@ -119,7 +119,7 @@ async def test_a_first_click_and_a_first_picture_wait_for_one_batch_though_hundr
         served.segmenter.gate.set()
         replies = await asyncio.gather(*first)
         assert [reply.status_code for reply in replies] == [200, 200]
-        # Of the batches: that of "mine", the one that ran, the guest's; the click passed the one that ran.
+        # The batches: that of "mine", the running one, the guest's. The click overtook the running one.
         assert [batch[0] for batch in served.segmenter.encoded].index((5, 7)) <= 2
         assert served.segmenter.order.index("decode") <= 3
         assert [(await upload).status_code for upload in flood] == [200] * 200
@@ -148,7 +148,7 @@ async def test_a_flood_of_clicks_is_refused_beyond_its_share_and_nobody_else_is(
         clients = Clients(served)
         await clients.guest.embed(picture(), "truck")
         await clients.crowd.embed(picture(), "truck")
-        for _ in range(2):  # that was the encoder, once for each: tenants share no embeddings
+        for _ in range(2):  # the encoder ran once for each: tenants share no embeddings
             await served.segmenter.wait_until_entered()
         served.segmenter.gate.clear()
         running = start(clients.crowd.click("truck"))
@@ -213,7 +213,7 @@ async def test_new_pictures_in_a_minute_are_bounded_for_each_client(monkeypatch:
         refused = await clients.crowd.embed(picture(shade=3))
         assert error(refused) == (429, "rate_limited")
         assert "3 new pictures a minute" in refused.json()["error"]["message"]
-        # What costs nothing is not counted: a picture that is known, a click, another client's.
+        # Not counted: a known picture, a click, a picture of another client.
         assert (await clients.crowd.embed(picture(shade=0))).json()["cached"] is True
         assert (await clients.crowd.click("p0")).status_code == 200
         assert (await clients.guest.embed(picture(shade=9))).status_code == 200
@@ -227,7 +227,7 @@ async def test_new_pictures_in_a_minute_are_bounded_for_each_client(monkeypatch:
 
 
 def take_all(bucket: PicturesPerMinute) -> None:
-    """Take until none is left."""
+    """Take tokens until the bucket is empty."""
     while True:
         bucket.take("a")
 
@@ -244,7 +244,7 @@ def test_retry_after_is_true(limit: float, monkeypatch: pytest.MonkeyPatch) -> N
             take_all(bucket)
         now += refusal.value.retry_after_s
         bucket.take("a")
-    now += 10_000  # full again, and no fuller
+    now += 10_000  # full again, but not more than full
     for _ in range(max(1, int(limit))):
         bucket.take("a")
     with pytest.raises(RateLimited):

@@ -1,4 +1,4 @@
-"""A device without room for a batch: what fits is answered, the rest is told to come again, the server goes on."""
+"""A device without room for a batch: items that fit get results, the rest gets 503, the server continues."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ from tests.fakes import FakeSegmenter, error, picture, serving, until
 
 
 def never() -> bool:
-    """For devices that are not divided into places."""
+    """`make_room` for devices that are not divided into places."""
     raise AssertionError
 
 
 class Device:
-    """Holds batches of items that together are no larger than `room`."""
+    """Has room for a batch whose items add up to at most `room`."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -36,7 +36,7 @@ class Device:
         return [-item for item in items]
 
     def answer(self, items: Sequence[int]) -> list[int | type]:
-        """Results, and the types of errors in the place of others."""
+        """Return the results, with the type of the error for items that failed."""
 
         def shed(share: float) -> int:
             self.shed.append(share)
@@ -134,20 +134,20 @@ def test_where_no_place_can_be_made_the_batch_is_refused() -> None:
 
 
 class SmallSegmenter(FakeSegmenter):
-    """Runs out of memory where a batch is one that `fits` does not like."""
+    """Runs out of memory for batches for which `fits` returns false."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fits: Callable[[Sequence[object]], bool] = lambda batch: True
 
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:  # type: ignore[override]
-        """As the fake does, where it fits."""
+        """Encode like the fake if the batch fits."""
         if not self.fits(images):
             raise DeviceOutOfMemory("no room")
         return super().encode(images, between=between)
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """As the fake does, where it fits."""
+        """Decode like the fake if the batch fits."""
         if not self.fits([prompt for _, prompt in jobs]):
             raise DeviceOutOfMemory("no room")
         return super().decode(jobs)

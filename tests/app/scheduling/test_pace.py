@@ -1,4 +1,4 @@
-"""Who is let in where time is short: at which pace, behind whom, and when to come back."""
+"""Admission when time is short: which pace counts, who is ahead in the queue, and the Retry-After."""
 
 import asyncio
 import threading
@@ -18,26 +18,26 @@ from tests.app.scheduling.gated_device import LONG_S, Device, outcomes, started,
 
 
 class Clock:
-    """Stands still until a batch takes its time: as many seconds as its items say."""
+    """A clock that advances only when a batch runs, by the seconds that its items name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(batching, "monotonic", lambda: self.now)
 
     def run(self, items: Sequence[str]) -> Sequence[str]:
-        """An item is how long it takes, or takes a second; a batch takes as long as its slowest."""
+        """An item names its seconds; other items take 1 s. A batch takes as long as its slowest item."""
         self.now += max(float(item) if item.replace(".", "").isdigit() else 1.0 for item in items)
         return items
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The batcher's."""
+    """The batcher's clock."""
     return Clock(monkeypatch)
 
 
 async def measured(device: Device, clock: Clock, *seconds: float, max_batch: int = 1) -> Batcher[str, str]:
-    """A batcher that has done items of these seconds, one after the other."""
+    """Return a batcher that has run items of these durations, one after the other."""
     batcher = device.batcher(clock.run, max_batch=max_batch)
     for item in seconds:
         await batcher.submit(str(item), deadline_s=LONG_S)
@@ -48,7 +48,7 @@ async def measured(device: Device, clock: Clock, *seconds: float, max_batch: int
 async def behind(
     device: Device, batcher: Batcher[str, str], *calls: Awaitable[object]
 ) -> AsyncIterator[list[asyncio.Future[object]]]:
-    """One item runs and these calls wait while the block runs; what is left of them then is given up."""
+    """Keep one item running and these calls waiting while the block runs. Then cancel the remaining calls."""
     blocked = await device.block(batcher)
     tasks = await submitted(*calls)
     try:
@@ -63,7 +63,7 @@ async def behind(
 async def is_let_in(
     batcher: Batcher[str, str], items: Sequence[str], *, deadline_s: float, share: str = ""
 ) -> bool:
-    """Whether a call is; it gives its place back."""
+    """Whether a call is admitted. Frees its place again."""
     (task,) = await submitted(batcher.submit_all(items, deadline_s=deadline_s, share=share))
     if task.done():
         assert isinstance(task.exception(), Overloaded)
@@ -78,13 +78,13 @@ async def test_what_cannot_be_done_before_its_deadline_is_refused_at_once(clock:
         batcher = await measured(device, clock, 2.0, 2.0)
         await device.block(batcher)
         tasks = await submitted(*(batcher.submit(item, deadline_s=15) for item in "ab"))
-        # 2 s for what runs, 2 s for each of three.
+        # 2 s for the running item, 2 s for each of three.
         with pytest.raises(
             Overloaded, match=r"1 item in the decode queue .* 8\.0 s, and 10\.0 s are"
         ) as refusal:
             await batcher.submit("c", deadline_s=10)
         assert refusal.value.retry_after_s == 2
-        assert await is_let_in(batcher, "c", deadline_s=12.5)  # no more than a margin is asked for
+        assert await is_let_in(batcher, "c", deadline_s=12.5)  # no more than the margin is required
         device.gate.set()
         assert [type(outcome) for outcome in await outcomes(tasks)] == [Ran, Ran]
         assert device.batches[2:] == [["block"], ["a"], ["b"]]
@@ -139,7 +139,7 @@ async def test_a_crowd_is_refused_for_its_own_line_and_a_guest_is_not(clock: Clo
             assert await is_let_in(batcher, "g", deadline_s=6, share="guest")
             assert not await is_let_in(
                 batcher, "ggg", deadline_s=6, share="guest"
-            )  # six turns, and what runs
+            )  # six turns and the running item
 
 
 async def test_a_click_is_let_in_behind_a_large_request_of_the_same_client(clock: Clock) -> None:
@@ -155,24 +155,24 @@ async def test_a_batch_counts_once_for_all_that_share_it(clock: Clock) -> None:
         batcher = device.batcher(clock.run, max_batch=4)
         await batcher.submit_all(["1.0"] * 8, deadline_s=LONG_S)
         async with behind(device, batcher, batcher.submit_all(["a"] * 4, deadline_s=LONG_S)):
-            assert await is_let_in(batcher, "bbbb", deadline_s=4.5)  # what runs, one full batch, its own
+            assert await is_let_in(batcher, "bbbb", deadline_s=4.5)  # the running batch, a full one, its own
             assert not await is_let_in(batcher, "bbbbb", deadline_s=4.5)
 
 
 class Steps(Clock):
-    """A batch begins when the callers of the one before have been answered."""
+    """A batch starts only after the callers of the previous one have their results."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
         self._answered = threading.Semaphore(1)
 
     def run(self, items: Sequence[str]) -> Sequence[str]:
-        """As the clock's."""
+        """Run like the clock, after the previous batch is delivered."""
         assert self._answered.acquire(timeout=LONG_S)
         return super().run(items)
 
     def on_batch(self, size: int, seconds: float) -> None:
-        """For the batcher."""
+        """Let the next batch start. For the batcher's `on_batch`."""
         self._answered.release()
 
 
@@ -188,7 +188,7 @@ async def test_who_cannot_be_in_time_any_more_is_told_so_and_makes_room(
         first, second, third, large = await submitted(
             batcher.submit("a", deadline_s=200),
             batcher.submit("b", deadline_s=200),
-            batcher.submit("c", deadline_s=250),  # in time, now that b is not done
+            batcher.submit("c", deadline_s=250),  # in time, because b is dropped
             batcher.submit_all(["d1", "d2"], deadline_s=200),
         )
         device.gate.set()
@@ -239,7 +239,7 @@ def test_after_retry_after_the_queue_is_short_enough_and_not_long_before(seconds
     refusal = too_late("A click", seconds, left_s=5, all_s=10_000)
     assert not is_late(seconds - refusal.retry_after_s, left_s=5)
     assert is_late(seconds - refusal.retry_after_s + 1, left_s=5)
-    assert too_late("A click", seconds, left_s=5, all_s=3).retry_after_s <= 3  # nobody waits then
+    assert too_late("A click", seconds, left_s=5, all_s=3).retry_after_s <= 3  # the queue is empty then
 
 
 @pytest.mark.parametrize("held", [{"a": 5}, {"a": 5, "b": 2, "c": 9}, {"a": 1, "b": 1}])
@@ -247,7 +247,7 @@ def test_turns_are_those_that_are_taken(held: dict[str, int]) -> None:
     shares, rotation, left = Shares(100), Rotation(), dict(held)
     for share, amount in held.items():
         shares.add(share, amount)
-    for share in held:  # so that who comes first among equals is known: a is last
+    for share in held:  # fixes the order among equals: a is last
         rotation.next([share])
     rotation.next(["a"])
     taken = list[str]()

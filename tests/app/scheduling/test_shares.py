@@ -1,4 +1,4 @@
-"""How much of what is bounded each client may hold, and who comes next."""
+"""How much of a bounded resource each client may hold, and whose turn is next."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from tests.fakes import until
 
 
 def fill(shares: Shares, share: str) -> int:
-    """Take all that a share can get, one by one; how much that was."""
+    """Take all that a share can get, one by one. Returns the amount."""
     taken = 0
     while shares.admits(share, 1):
         shares.add(share, 1)
@@ -37,7 +37,7 @@ def test_however_many_take_all_they_can_get_the_next_one_still_gets_something() 
     assert got[1] == 256  # three quarters of what was left
     assert all(amount > 0 for amount in got[:5])
     assert sum(got) == shares.used <= shares.capacity
-    for _ in range(400):  # each gives back and takes again until all is even
+    for _ in range(400):  # each returns one and takes one again until all shares are even
         for number in range(20):
             if shares.held(str(number)):
                 shares.remove(str(number), 1)
@@ -58,7 +58,7 @@ def test_what_is_given_back_is_forgotten() -> None:
 
 
 class Line:
-    """People who take turns, and the order in which they came to it."""
+    """Waiters for a place, and the order in which they got one."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -67,7 +67,7 @@ class Line:
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     async def join(self, *names: str) -> None:
-        """Join the line; the share is the first letter."""
+        """Join the line. The share is the first letter of the name."""
         for name in names:
             self.doors[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(self._take(name))
@@ -79,7 +79,7 @@ class Line:
             await self.doors[name].wait()
 
     async def leave(self, *names: str) -> None:
-        """Give places back, one after the other."""
+        """Free places, one after the other."""
         for name in names:
             self.doors[name].set()
             await self.tasks[name]
@@ -92,7 +92,7 @@ async def test_a_free_place_goes_to_the_share_that_has_the_fewest() -> None:
     await line.join("a1", "a2", "a3", "a4", "b1", "b2", "c1")
     assert line.entered == ["a1", "a2"]
     await line.leave("a1")
-    assert line.entered[2:] == ["b1"]  # though a3 and a4 came before
+    assert line.entered[2:] == ["b1"]  # although a3 and a4 came first
     await line.leave("b1")
     assert line.entered[3:] == ["c1"]  # b has had its turn
     await line.leave("a2", "c1")
@@ -119,7 +119,7 @@ async def test_who_goes_while_waiting_or_in_the_moment_of_being_called_leaves_no
     line.tasks["b1"].cancel()
     await asyncio.sleep(0)
     line.doors["a1"].set()
-    await asyncio.sleep(0)  # a2 or c1 is called now, and has not run yet
+    await asyncio.sleep(0)  # a2 or c1 has been called, but has not run yet
     called = next(name for name in ("a2", "c1") if name[0] in line.turns._held)
     line.tasks[called].cancel()
     other = {"a2": "c1", "c1": "a2"}[called]
@@ -144,7 +144,7 @@ async def test_jobs_of_one_share_do_not_keep_anothers_from_the_threads() -> None
     gate.set()
     assert await one == "b"
     assert [await task for task in many] == [f"a{i}" for i in range(20)]
-    assert order.index("b") <= 3  # behind what the thread had in hand
+    assert order.index("b") <= 3  # behind the jobs that the thread already had
     workers.close()
 
 
@@ -157,7 +157,7 @@ async def test_whose_turn_comes_after_the_end_is_told_so() -> None:
     assert await jobs[0]
     with pytest.raises(ShuttingDown):
         await jobs[2]
-    assert jobs[1].cancelled()  # the pool had it, and dropped it
+    assert jobs[1].cancelled()  # it was in the pool, which dropped it
 
 
 async def test_what_a_job_raises_reaches_its_caller_and_frees_its_place() -> None:
@@ -173,7 +173,7 @@ def test_who_was_served_longest_ago_is_next_and_a_newcomer_before_all() -> None:
     rotation = Rotation()
     assert [rotation.next(["a", "b"]) for _ in range(4)] == ["a", "b", "a", "b"]
     assert [rotation.next(["a", "b", "c"]) for _ in range(4)] == ["c", "a", "b", "c"]
-    # who asks for one thing at a time is no newcomer each time
+    # A client with one request at a time does not count as a newcomer each time.
     assert [rotation.next(waiting) for waiting in (["a", "c"], ["a"], ["a", "c"])] == ["a", "a", "c"]
 
 

@@ -1,4 +1,4 @@
-"""A device that hangs or dies: what /readyz says, when the process ends, and what it says then."""
+"""A device that hangs or dies: what /readyz returns, when the process ends, and what it logs then."""
 
 import asyncio
 import contextlib
@@ -20,14 +20,14 @@ from tests.fakes import LONG_S, error, picture, serving, until
 
 @pytest.fixture(autouse=True)
 def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Exit codes, in the place of the end of the process that runs the tests."""
+    """Records exit codes instead of ending the test process."""
     codes: list[int] = []
     monkeypatch.setattr("app.scheduling.watchdog.end_process", codes.append)
     return codes
 
 
 async def hanging() -> tuple[DeviceThread, threading.Event, "asyncio.Task[None]"]:
-    """A device that hangs in a job until the event is set."""
+    """Start a device that hangs in a job until the event is set."""
     device, gate, entered = DeviceThread(), threading.Event(), threading.Event()
     device.start()
 
@@ -41,7 +41,7 @@ async def hanging() -> tuple[DeviceThread, threading.Event, "asyncio.Task[None]"
 
 
 def look(watchdog: Watchdog, checks: int) -> None:
-    """Let so many checks go by."""
+    """Run this number of checks."""
     for _ in range(checks):
         watchdog._look()
 
@@ -160,6 +160,6 @@ def test_a_real_process_ends_with_3_and_its_log_is_json_to_the_last_line(tmp_pat
 
 
 def click_in_vain(client: httpx.Client) -> None:
-    """A request whose server goes away."""
+    """Send a request to a server that ends before it answers."""
     with client, contextlib.suppress(httpx.TransportError):
         client.post("/decode", json=CLICK)
