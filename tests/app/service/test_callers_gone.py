@@ -1,4 +1,4 @@
-"""Callers who leave before they are answered: their place is free, and who wants the same work still gets it."""
+"""Callers that leave early: their place is freed, and others that wait for the same work still get it."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ async def test_an_encoding_goes_on_for_those_who_joined_when_its_first_caller_le
 
 
 async def test_a_failure_that_nobody_is_left_to_hear_is_no_complaint_of_asyncio() -> None:
-    """The caller leaves in the moment in which the encoding fails; conftest.py looks for complaints."""
+    """The caller leaves at the moment the encoding fails. conftest.py checks for complaints of asyncio."""
     async with serving() as served:
         served.segmenter.gate.clear()
         served.segmenter.fail_next = RuntimeError("broken")
@@ -58,7 +58,7 @@ async def test_an_encoding_that_nobody_waits_for_is_given_up() -> None:
 
 @pytest.mark.parametrize("path", ["/embed", "/decode"])
 async def test_a_client_that_disconnects_frees_its_place(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """As a server tells it: `receive` yields http.disconnect."""
+    """The server reports a disconnect: `receive` yields http.disconnect."""
     caplog.set_level(logging.INFO)
     body = picture() if path == "/embed" else b'{"image_id": "blocked", "box": [1, 2, 3, 4]}'
     gone = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Where masks are shaped: at once for a lone click or on few cores, else in a worker, who holds nobody up."""
+"""Where masks are shaped: on the device thread for a single click or on few cores, otherwise in a worker."""
 
 import asyncio
 import threading
@@ -24,20 +24,20 @@ CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
 
 class OnTwoThreads(FakeSegmenter):
-    """A model that decodes on as many cores as a small machine has."""
+    """A model that decodes on all cores of a small machine."""
 
     cpu_threads = 2
 
 
 class OnGpu(FakeSegmenter):
-    """A model that needs no core."""
+    """A model that needs no CPU core."""
 
     cpu_threads = 0
 
 
 @pytest.fixture
 def shaped_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kinds of threads that shaped masks, in order."""
+    """Records the kinds of threads that shape masks, in order."""
     threads: list[str] = []
 
     def seen(*arguments: Any, **options: Any) -> list[MaskAnswer]:
@@ -104,7 +104,7 @@ async def test_a_picture_that_is_being_encoded_does_not_wait_for_masks(shaped_by
 
 
 async def decode_behind_another(served: Served, *bodies: Mapping[str, object]) -> list[httpx.Response]:
-    """Decode requests in one batch, which fills while the device is busy with a click."""
+    """Send decode requests that form one batch, because the device is busy with a click."""
     served.segmenter.gate.clear()
     first = asyncio.create_task(served.click("truck"))
     await served.segmenter.wait_until_entered()
@@ -147,7 +147,7 @@ async def test_masks_of_a_wide_picture_go_to_workers_too(shaped_by: list[str]) -
 
 
 def test_the_stages_of_a_request_add_up_to_its_time() -> None:
-    """Two prompts in two batches, each half a second of decoding and a quarter of shaping."""
+    """Two prompts in two batches, each with 0.5 s of decoding and 0.25 s of shaping."""
     (embedding,) = FakeSegmenter().encode([np.zeros((40, 60, 3), np.uint8)])
     jobs = [Job(embedding, Prompt(), MaskOptions(), 4)] * 2
     ran = [

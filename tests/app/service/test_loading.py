@@ -1,4 +1,4 @@
-"""From settings to the model: what a user sets arrives where it is used."""
+"""Loading the model: each setting arrives where it is used."""
 
 from typing import Any
 

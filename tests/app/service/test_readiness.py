@@ -1,4 +1,4 @@
-"""Ready or not: while the model loads, when it cannot be loaded, and when its device is broken."""
+"""Readiness while the model loads, when it cannot be loaded, and when its device thread has crashed."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
 
 
 async def loading(load: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The app with `load` in the place of loading, and a client; not waited for."""
+    """Return the app, with `load` instead of the real loading, and a client. Does not wait for loading."""
     monkeypatch.setattr("app.main.load_segmenter", load)
     app = create_app(Settings(workers=2))
     return app, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")

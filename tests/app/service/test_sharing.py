@@ -1,4 +1,4 @@
-"""Many callers at once: who shares work, who goes first, who is refused, and what a failure leaves behind."""
+"""Many concurrent callers: shared work, order, rejections, and the state after a failure."""
 
 import pytest
 
@@ -30,7 +30,7 @@ async def test_prompts_of_many_callers_share_a_batch() -> None:
         assert [reply.status_code for reply in replies] == [200] * 11
         assert [len(batch) for batch in served.segmenter.decoded] == [1, 10]
         alone = await served.click("blocked", x=7)
-        assert alone.json() == replies[7].json()  # each got the answer to its own
+        assert alone.json() == replies[7].json()  # each got the answer to its own click
 
 
 async def test_a_click_overtakes_a_queue_of_uploads_and_the_one_that_is_running() -> None:
@@ -72,7 +72,7 @@ async def test_who_waits_longer_than_the_deadline_is_told() -> None:
         assert len(served.service._encodings) == 0
         served.segmenter.gate.set()
         assert (await served.click("blocked")).status_code == 200
-        assert len(served.segmenter.decoded) == 2  # nobody waited for the late click any more
+        assert len(served.segmenter.decoded) == 2  # the late click was dropped, because nobody waited for it
 
 
 async def test_a_full_queue_of_prompts_refuses_at_once() -> None:
@@ -97,7 +97,7 @@ async def test_a_full_queue_of_pictures_refuses_at_once() -> None:
         assert error(refused) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         assert "SAM2_MAX_WAITING_IMAGES" in refused.json()["error"]["message"]
-        joined = start(served.embed(picture(shade=2)))  # no work of its own
+        joined = start(served.embed(picture(shade=2)))  # needs no encode of its own
         await until(lambda: sum(e.callers for e in served.service._encodings._running.values()) == 3)
         served.segmenter.gate.set()
         assert [(await call).status_code for call in waiting + joined] == [200] * 3
@@ -125,7 +125,7 @@ async def test_an_encode_that_fails_is_answered_to_all_and_the_next_one_works(
         for upload in uploads:
             response = await upload
             assert error(response) == (500, "inference_failed")
-            assert "out of memory" not in response.text  # the log says it
+            assert "out of memory" not in response.text  # it is only in the log
         assert "out of memory" in caplog.text
         assert (await served.client.get("/images")).json()["images"] == []
         assert (await served.embed(picture())).json()["cached"] is False
@@ -136,7 +136,7 @@ async def test_a_decode_that_fails_is_answered_to_all_and_the_next_one_works() -
         blocking = await block(served)
         clicks = start(*(served.click("blocked") for _ in range(3)))
         await until(lambda: waiting_prompts(served) == 3)
-        served.segmenter.fail_next = RuntimeError("broken")  # the running batch; and then another
+        served.segmenter.fail_next = RuntimeError("broken")  # fails the running batch, but not the next
         served.segmenter.gate.set()
         assert error(await blocking) == (500, "inference_failed")
         assert [(await click).status_code for click in clicks] == [200] * 3

@@ -1,4 +1,4 @@
-"""Uploads on a busy server: who is refused because the deadline would come first, and that all get their turn."""
+"""Uploads on a busy server: rejection of those that would miss the deadline, and fair turns for the others."""
 
 import threading
 
@@ -17,7 +17,7 @@ from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
 
 
 class Encoder:
-    """Each encode waits for a permit, and takes so many seconds of a clock that stands still otherwise."""
+    """Each encode waits for a permit, then advances a clock, which otherwise stands still, by `seconds`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -31,7 +31,7 @@ class Encoder:
         self.now += self.seconds
 
     async def measure(self, served: Served, number: int = 2) -> None:
-        """Have the server do some uploads, one after the other."""
+        """Let the server complete `number` uploads, one after the other."""
         for shade in range(number):
             self.permits.release()
             assert (await served.embed(picture(100 + shade, 50))).status_code == 200
@@ -39,12 +39,12 @@ class Encoder:
 
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    """The server's."""
+    """The encoder of the server."""
     return Encoder(monkeypatch)
 
 
 def on_the_way(served: Served) -> int:
-    """Pictures that are not embedded yet."""
+    """Return the number of pictures that are not embedded yet."""
     return len(served.service._encodings)
 
 
@@ -56,7 +56,7 @@ async def test_an_upload_that_cannot_be_embedded_in_time_is_refused_at_once_and_
         await encoder.measure(clients.crowd)
         running = start(*(clients.crowd.embed(picture(shade=shade)) for shade in (1, 2)))
         await until(lambda: on_the_way(served) == 2)
-        refused = await clients.crowd.embed(picture(shade=3))  # 8 s for each of three; 20 s are asked for
+        refused = await clients.crowd.embed(picture(shade=3))  # 8 s for each of three; the limit is 20 s
         assert error(refused) == (503, "overloaded")
         assert "24.0 s" in refused.json()["error"]["message"]
         assert int(refused.headers["retry-after"]) == 5
@@ -79,10 +79,10 @@ async def test_an_upload_that_cannot_be_in_time_any_more_is_told_so(encoder: Enc
     async with serving(Settings(deadline_s=30, workers=2), encoder.segmenter) as served:
         uploads = start(*(served.embed(picture(shade=shade)) for shade in range(5)))
         await until(lambda: on_the_way(served) == 5)
-        for done in range(2):  # one is no pace
+        for done in range(2):  # one measurement is not enough for a pace
             encoder.permits.release()
             await until(lambda done=done: sum(upload.done() for upload in uploads) > done)
-        # 10 s are left, and the third picture needs them all; the last one is kept in any case.
+        # 10 s are left, and the third picture needs all of them. The last one is kept in any case.
         await until(lambda: on_the_way(served) == 1)
         refused = [await upload for upload in uploads if upload.done()]
         refused = [reply for reply in refused if reply.status_code != 200]
@@ -106,7 +106,7 @@ async def test_a_full_queue_of_pictures_says_when_it_will_be_empty(encoder: Enco
 
 
 async def test_pictures_that_are_encoded_together_are_one_measure(encoder: Encoder) -> None:
-    """Their replies follow one another at once, which is no pace."""
+    """Their replies come at the same moment, so the gaps between them say nothing about the pace."""
     async with serving(Settings(deadline_s=30, workers=4, batch_images=4), encoder.segmenter) as served:
         for first in (0, 10):
             blocking = start(served.embed(picture(shade=first)))
@@ -116,9 +116,9 @@ async def test_pictures_that_are_encoded_together_are_one_measure(encoder: Encod
             for _ in range(2):
                 encoder.permits.release()
             assert [(await upload).status_code for upload in blocking + uploads] == [200] * 5
-            await served.segmenter.wait_until_entered()  # that was the batch of four
+            await served.segmenter.wait_until_entered()  # the batch of four
         assert [len(batch) for batch in served.segmenter.encoded] == [1, 4, 1, 4]
-        assert served.service._encodings._pace.seconds(4, at=encoder.now) == 16  # as for five, in two batches
+        assert served.service._encodings._pace.seconds(4, at=encoder.now) == 16  # five, in two batches
 
 
 async def test_a_request_is_held_against_what_is_left_of_its_deadline() -> None:
@@ -187,5 +187,5 @@ async def test_clicks_that_pass_a_picture_leave_it_a_fifth_of_the_time(
         clicks = await submitted(*(decode.submit("click", deadline_s=LONG_S) for _ in range(100)))
         device.gate.set()
         await outcomes([picture_task, *clicks])
-    # A second of its own, and four for clicks.
+    # 1 s for the picture and 4 s for clicks.
     assert 48 <= order.index("done") <= 52
