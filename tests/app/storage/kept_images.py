@@ -1,4 +1,4 @@
-"""A server that keeps its images in a folder, and how tests wait until they are in it."""
+"""Settings for a server that stores its images in a folder, and helpers that wait until they are stored."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.fakes import Served, until
 def settings(
     folder: Path, *, keep_uploads: bool = False, image_ttl_s: float = 0, device_cache_mib: int = 64
 ) -> Settings:
-    """A server with a folder."""
+    """Settings of a server with a cache folder."""
     return Settings(
         workers=2,
         cache_dir=str(folder),
@@ -21,12 +21,12 @@ def settings(
 
 
 async def on_disk(served: Served, image_id: str) -> None:
-    """Until its embedding is."""
+    """Wait until the image's embedding is on the disk."""
     async with asyncio.timeout(20):
         while "disk" not in (await served.client.get(f"/images/{image_id}")).json()["tiers"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
 async def saved(served: Served) -> None:
-    """Until nothing is being written."""
+    """Wait until all writes are done."""
     await until(lambda: not served.service.store.tiers._tasks)

@@ -1,4 +1,4 @@
-"""Tiers with room for a few small embeddings, on a device with memory of its own."""
+"""Tiers with room for a few small embeddings, on a device with its own memory."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ SIZE = 4 * 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OnDevice(Embedding):
-    """An embedding in memory that is not the host's; waits for the gate before it leaves."""
+    """An embedding in device memory. Waits for the gate before it moves to the host."""
 
     gate: threading.Event | None = None
 
@@ -30,35 +30,35 @@ class OnDevice(Embedding):
 
 
 def plain(value: float) -> Embedding:
-    """In host memory."""
+    """An embedding in host memory."""
     return Embedding(
         torch.full((4, 8), value), torch.zeros(4, 4, 2), torch.zeros(4, 4, 4, 1), (), height=40, width=60
     )
 
 
 def on_device(value: float, gate: threading.Event | None = None) -> OnDevice:
-    """On the device."""
+    """An embedding on the device."""
     host = plain(value)
     return OnDevice(host.image_rows, host.feat_s1_rows, host.feat_s0_rows, (), 40, 60, gate)
 
 
 @dataclass(slots=True)
 class World:
-    """Tiers, and what they were heard to do."""
+    """Tiers, and the events that they reported."""
 
     tiers: Tiers
     events: list[str]
     named: set[str] = field(default_factory=set)
 
     async def save(self, content: str, value: float) -> None:
-        """Hold it and have it written."""
+        """Put an embedding on the device, and wait until it is written."""
         self.named.add(content)
         self.tiers.put(content, on_device(value))
         await self.tiers.save(content, plain(value), upload=None)
         await self.settled()
 
     async def settled(self) -> None:
-        """Until nothing is under way."""
+        """Wait until nothing is being moved or written."""
         await until(lambda: not self.tiers._tasks)
 
     async def where(self, content: str) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class World:
 
 @asynccontextmanager
 async def world(folder: Path | None = None, *, device: int = 2, host: int = 2) -> AsyncIterator[World]:
-    """Room for so many embeddings on the device and in host memory."""
+    """Tiers with room for `device` embeddings on the device and `host` in host memory."""
     events: list[str] = []
     named: set[str] = set()
     trouble = DiskTrouble(folder) if folder is not None else None

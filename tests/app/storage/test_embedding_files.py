@@ -1,4 +1,4 @@
-"""Embeddings and uploads on the disk: whole or not there, of one model, within a bound."""
+"""Embeddings and uploads on the disk: whole or missing, of one model, within the capacity."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
 def embedding(value: float = 1.0, *, cells: int = 4) -> Embedding:
-    """`cells` * 128 bytes of one value."""
+    """An embedding of `cells` * 128 bytes with one value."""
     rows = torch.full((cells, 8), value)
     return Embedding(rows, torch.zeros(cells, 4, 2), torch.zeros(cells, 4, 4, 1), (), height=40, width=60)
 
@@ -38,7 +38,7 @@ def files_in(
 def write(
     files: EmbeddingFiles, content: str, value: float = 1.0, *, cells: int = 4, used: float | None = None
 ) -> None:
-    """Write an embedding, used some time ago."""
+    """Write an embedding, last used at `used`."""
     made = files.write_beside(content, embedding(value, cells=cells))
     assert made is not None
     made.appear()
@@ -54,7 +54,7 @@ def test_what_was_written_is_read_and_for_nobody_else(tmp_path: Path) -> None:
     assert found is not None
     assert (found.height, found.width, float(found.image_rows[0, 0])) == (40, 60, 7.0)
     assert files.held([A, B]) == {A}
-    assert files.write_beside(A, embedding()) is None  # it is there already
+    assert files.write_beside(A, embedding()) is None  # it already exists
     folders = [path for path in (tmp_path / "cache").rglob("*") if path.is_dir()]
     assert folders
     assert all(path.stat().st_mode & 0o077 == 0 for path in folders)
@@ -105,7 +105,7 @@ def test_another_model_never_gets_this_ones_embeddings(tmp_path: Path) -> None:
     assert other.held([A]) == set()
     mine.remove(A)
     write(other, A)
-    mine.remove(A)  # a picture that is deleted is deleted under every model
+    mine.remove(A)  # deleting a picture deletes it for every model
     assert other.read(A) is None
 
 
@@ -126,7 +126,7 @@ def test_beyond_the_bound_other_models_go_first_then_the_least_recently_used(tmp
     assert files.held([A, B, C]) == {A, B, C}
     write(files, "d" * 64, cells=size // 128)
     files.trim()
-    assert files.held([A, B, C]) == {A, C}  # A was used after B
+    assert files.held([A, B, C]) == {A, C}  # A was used later than B
     assert files.used_bytes <= 70_000
     assert files.num_embeddings == 3
 
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read_or_removed_is_a_miss_too(
 ) -> None:
     caplog.set_level(logging.ERROR)
     files = files_in(tmp_path)
-    files._embedding_path(A).mkdir(parents=True)  # in the place of the file
+    files._embedding_path(A).mkdir(parents=True)  # a folder instead of the file
     assert files.read(A) is None
     assert "cannot be read" in caplog.text
     files.remove(A)

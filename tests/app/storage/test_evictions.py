@@ -1,4 +1,4 @@
-"""Embeddings that go, for want of memory or because they are deleted, and who is answered all the same."""
+"""Embeddings that are evicted or deleted, and requests that still get their answer."""
 
 from app.settings import Settings
 from tests.app.requests_under_way import block, start

@@ -1,4 +1,4 @@
-"""A folder that is full, read-only, deleted, or holds a torn file stops nobody, and is made up for."""
+"""A folder that is full, read-only, deleted or has a torn file: requests still work, and the files come back."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What comes back from the host or the disk finds room on the device, or its caller is told to come again."""
+"""An embedding that returns from host or disk finds room on the device, or its request gets 503."""
 
 import asyncio
 from pathlib import Path
@@ -12,14 +12,14 @@ from tests.fakes import FakeSegmenter, error, picture, serving
 
 
 class CrowdedSegmenter(FakeSegmenter):
-    """Has room for what comes back once so many embeddings have left."""
+    """Has room for a returning embedding after `full_for` others have left."""
 
     def __init__(self, *, full_for: int) -> None:
         super().__init__()
         self.full_for = full_for
 
     def adopt(self, embedding: Embedding) -> Embedding:
-        """Refuse a few times."""
+        """Fail `full_for` times, then adopt."""
         if self.full_for:
             self.full_for -= 1
             raise NoFreeSlot("all places are held")

@@ -1,4 +1,4 @@
-"""A device with few places for embeddings: the coldest goes, and 503 only where somebody waits for every one."""
+"""A device with few places for embeddings: the coldest is evicted; 503 only if all of them are in use."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ MAPS = ("image_rows", "feat_s1_rows", "feat_s0_rows")
 
 
 class SmallDevice(FakeSegmenter):
-    """Keeps its embeddings in an arena, fewer than the store would."""
+    """Keeps its embeddings in an arena that holds fewer than the store would."""
 
     def __init__(self, slots: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SmallDevice(FakeSegmenter):
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
     ) -> list[Embedding]:
-        """As the fake, but in slots."""
+        """Encode like the fake, but into slots."""
         slots = self.arena.claim(len(images))
         made = super().encode(images, between=between)
         return [
@@ -41,10 +41,10 @@ class SmallDevice(FakeSegmenter):
         ]
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """As the fake, with room for copies of embeddings from elsewhere."""
+        """Decode like the fake. Embeddings from outside the arena are copied into slots."""
         held = [
             self.arena.adopt(e) if self.arena.slot_of(e) is None else None for e, _ in jobs
-        ]  # as the real one does
+        ]  # like the real device
         predictions = super().decode(jobs)
         held.clear()
         return predictions
@@ -104,16 +104,16 @@ async def test_a_prompt_on_an_embedding_that_finds_no_place_is_told_to_come_agai
             height=40,
             width=60,
         )
-        await until(lambda: arena.num_free == 1)  # the thread that made the embedding has let go of it
+        await until(lambda: arena.num_free == 1)  # the thread that made the embedding has released it
         slots = arena.claim(1)
         assert error(await served.click("first")) == (503, "overloaded")
         arena.release(slots)
-        assert (await served.embed(picture(shade=1), "first")).status_code == 200  # it gave way itself
+        assert (await served.embed(picture(shade=1), "first")).status_code == 200  # it was evicted itself
         assert (await served.click("first")).status_code == 200
 
 
 class SmallGpu(SmallDevice):
-    """With memory of its own: what leaves it goes to the host."""
+    """A device with its own memory: embeddings that leave it move to the host."""
 
     shares_host_memory = False
 
@@ -122,7 +122,7 @@ class SmallGpu(SmallDevice):
         self.adopted = 0
 
     def adopt(self, embedding: Embedding) -> Embedding:
-        """A copy in a slot."""
+        """Copy the embedding into a slot."""
         adopted = self.arena.adopt(embedding)
         self.adopted += 1
         return adopted
@@ -132,10 +132,10 @@ class SmallGpu(SmallDevice):
 async def test_nothing_is_lost_on_its_way_from_a_full_device_to_the_host(
     batch_images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A place is free once its embedding has arrived there, and until then no other one need leave."""
+    """A place is free only when its embedding has arrived on the host. Until then no other one needs to leave."""
 
     def to_host(embedding: Embedding) -> Embedding:
-        time.sleep(0.01)  # as long as a real one takes, and with a copy
+        time.sleep(0.01)  # takes as long as a real one, and copies
         maps = {name: getattr(embedding, name).clone() for name in MAPS}
         return Embedding(**maps, first_projections=(), height=embedding.height, width=embedding.width)
 

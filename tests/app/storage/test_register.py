@@ -1,4 +1,4 @@
-"""The register of images: what survives, what nobody else sees, and what happens when the disk fails."""
+"""The register of images: survival of names, separation of tenants, and failures of the disk."""
 
 import asyncio
 import shutil
@@ -21,7 +21,7 @@ A, B = "a" * 64, "b" * 64
 
 
 def name(image_id: str, content: str = A, *, tenant: str = "", created: float | None = None) -> ImageName:
-    """A row."""
+    """A row of the register."""
     moment = time.time() if created is None else created
     return ImageName(tenant, image_id, content, 40, 60, 1000, created=moment, used=moment)
 
@@ -30,7 +30,7 @@ def name(image_id: str, content: str = A, *, tenant: str = "", created: float | 
 async def opened(
     folder: Path | None, *, ttl_s: float = 0, unnamed: list[str] | None = None
 ) -> AsyncIterator[Register]:
-    """A register until the block ends."""
+    """A register that is open until the block ends."""
     heard = unnamed if unnamed is not None else []
     trouble = DiskTrouble(folder) if folder is not None else None
     register = Register(folder, ttl_s=ttl_s, trouble=trouble, on_unnamed=heard.append)
@@ -123,7 +123,7 @@ async def test_old_names_are_gone_before_anybody_clears_them_away(place: Path | 
         assert await register.expire() == {A}
         assert unnamed == [A]
         assert await register.expire() == frozenset()
-        await register.add(name("old", B), replace=False)  # free again
+        await register.add(name("old", B), replace=False)  # the name is free again
         assert register.find("old", tenant="") is not None
 
 
@@ -141,7 +141,7 @@ async def test_of_too_many_names_the_least_recently_used_are_forgotten(
 
 
 class FullDisk:
-    """Makes every write of the register fail, as SQLite does on a full disk, until it is `over`."""
+    """Makes every write of the register fail, like SQLite on a full disk, until `over` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.over = False
@@ -167,7 +167,7 @@ async def test_on_a_full_disk_names_are_given_listed_and_removed_all_the_same(
         await register.add(name("new", B), replace=False)
         await register.add(name("newer", B), replace=False)
         assert await register.remove("removed", tenant="") == {"r" * 64}
-        assert unnamed == ["r" * 64]  # its files can be removed, and are
+        assert unnamed == ["r" * 64]  # its files can still be removed
         page = register.newest(tenant="", limit=2, after=None)
         assert [each.image_id for each in page] == ["newer", "new"]
         rest = register.newest(tenant="", limit=2, after=page[-1])
@@ -207,7 +207,7 @@ async def test_a_folder_that_is_removed_is_made_again_with_all_names(
 async def test_a_folder_that_cannot_be_used_is_stood_in_for_until_it_can(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tests may run as root, whom nothing is forbidden; a file in the way stops root too."""
+    """Permissions do not stop root, and tests may run as root. A file instead of the folder stops root too."""
     monkeypatch.setattr("app.storage.register.RETRY_S", 0.0)
     folder = tmp_path / "cache"
     folder.write_bytes(b"")
@@ -243,7 +243,7 @@ async def test_a_register_of_a_newer_server_is_left_alone(
     connection.close()
     async with opened(tmp_path) as register:
         assert "newer server" in caplog.text
-        await register.add(name("truck"), replace=False)  # in memory
+        await register.add(name("truck"), replace=False)  # works in memory
 
 
 async def test_nothing_is_done_for_a_content_without_a_name(place: Path | None) -> None:
@@ -276,7 +276,7 @@ async def test_a_register_that_cannot_be_read_is_one_without_the_names(
 
 
 def test_a_register_in_memory_is_read_while_it_is_written() -> None:
-    """Since Python 3.12 two threads at one connection got errors, and rows of another query."""
+    """Since Python 3.12, two threads that share a connection got errors and rows of another query."""
     file = RegisterFile(None)
     names = [ImageName("anna", f"n{i % 50}", f"c{i}", 1, 1, 1, float(i), float(i)) for i in range(2000)]
 

@@ -17,7 +17,7 @@ from tests.fakes import FakeSegmenter, error, picture, serving, until
 
 
 def files_of(folder: Path) -> list[str]:
-    """Names of all embeddings and uploads."""
+    """Return the file names of all embeddings and uploads."""
     return sorted(
         path.name
         for kind in ("embeddings", "uploads")
@@ -111,7 +111,7 @@ async def test_deleting_leaves_no_trace(tmp_path: Path) -> None:
         await saved(served)
         assert files_of(tmp_path) == [content, f"{content}.safetensors"]
         await served.client.delete("/images/truck")
-        assert len(files_of(tmp_path)) == 2  # the other name is a picture of somebody, too
+        assert len(files_of(tmp_path)) == 2  # the picture still has another name
         assert (await served.click("car")).status_code == 200
         for _ in range(2):
             assert (await served.client.delete("/images/car")).status_code == 204
@@ -142,13 +142,13 @@ async def test_an_image_that_is_deleted_while_it_is_embedded_stays_deleted(
         assert (await other).status_code == 200
         assert (await served.click("car")).status_code == 200
         assert error(await served.click(image_id)) == (404, "image_not_found")
-        assert (await served.embed(picture(), image_id)).json()["cached"] is True  # a later one counts again
+        assert (await served.embed(picture(), image_id)).json()["cached"] is True  # a later one works
 
 
 async def test_an_image_that_is_deleted_before_it_is_written_is_never_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is whole, and about to appear."""
+    """The image is deleted when the file is whole, just before it appears."""
     gate = asyncio.Event()
     async with serving(settings(tmp_path, keep_uploads=True)) as served:
         tiers = served.service.store.tiers
@@ -248,7 +248,7 @@ async def test_a_picture_that_nobody_named_does_not_stay_in_memory(monkeypatch: 
         content = hashlib.sha256(picture()).hexdigest()
         embedding = served.service.store.tiers.device.peek(content)
         assert embedding is not None
-        served.service.store.put("x" * 64, embedding)  # its caller left in that moment
+        served.service.store.put("x" * 64, embedding)  # its caller left before it gave a name
         await served.service.store.tend()
         assert served.service.store.tiers.holds("x" * 64)
         monkeypatch.setattr("app.storage.store.UNNAMED_S", -1.0)

@@ -1,4 +1,4 @@
-"""Tiers of embeddings on a device with memory of its own: what moves down and up, and that none is lost."""
+"""Tiers of embeddings on a device with its own memory: moves down and up, and none is lost."""
 
 import asyncio
 import threading
@@ -42,7 +42,7 @@ async def test_what_is_on_the_device_is_found_without_a_pause() -> None:
     async with world() as w:
         w.tiers.put("a", on_device(1.0))
         coroutine = w.tiers.find("a")
-        with pytest.raises(StopIteration) as found:  # the first step is the last
+        with pytest.raises(StopIteration) as found:  # finishes in its first step
             coroutine.send(None)
         assert value_of(found.value.value) == 1.0
 

@@ -1,4 +1,4 @@
-"""Tiers with a disk below them: one read serves all who ask, and a full, slow or broken disk holds nobody up."""
+"""Tiers with a disk: one read serves all waiting requests, and a full, slow or broken disk blocks nobody."""
 
 import asyncio
 import threading
@@ -44,7 +44,7 @@ async def test_many_who_ask_at_once_make_one_read(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(EmbeddingFiles, "read", slow)
         finds = [asyncio.create_task(w.tiers.find("a")) for _ in range(10)]
         await until(lambda: bool(reads))
-        finds[0].cancel()  # the others are not to suffer
+        finds[0].cancel()  # the others must not be affected
         gate.set()
         found = await asyncio.gather(*finds[1:])
         assert reads == ["a"]
