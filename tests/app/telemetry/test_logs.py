@@ -1,4 +1,4 @@
-"""The log: for people or for machines, with nothing in it that a client could forge, no key and no picture."""
+"""The log, as text or JSON: clients cannot forge lines, and it contains no API key and no picture."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def _restore_logging() -> Iterator[None]:
 
 
 class Output:
-    """Standard error, where the log goes."""
+    """Captured standard error, where the log goes."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -42,24 +42,24 @@ class Output:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All output so far."""
         self._text += self._capsys.readouterr().err
         return self._text
 
 
 @pytest.fixture
 def output(capsys: pytest.CaptureFixture[str]) -> Output:
-    """What a test's server logs."""
+    """The log output of a test's server."""
     return Output(capsys)
 
 
 def lines_of(output: Output) -> list[dict[str, Any]]:
-    """The log as objects."""
+    """Return the JSON log as objects."""
     return [json.loads(line) for line in output.text.splitlines()]
 
 
 def record(message: str, **more: Any) -> logging.LogRecord:
-    """A record as loggers make it."""
+    """Return a record like those of a logger."""
     made = logging.LogRecord("app.x", logging.WARNING, "x.py", 1, message, (), None)
     for name, value in more.items():
         setattr(made, name, value)
@@ -98,7 +98,7 @@ async def test_a_request_is_one_object_with_all_that_is_known_of_it(output: Outp
 async def test_a_tenant_is_named_where_there_is_one(output: Output) -> None:
     configure_logging(Settings(log_format="json"))
     key = "a key of sixteen characters at least"
-    async with serving(Settings(api_keys=f"alice:{key}")) as served:  # type: ignore[arg-type]  # pydantic makes it
+    async with serving(Settings(api_keys=f"alice:{key}")) as served:  # type: ignore[arg-type]  # pydantic converts it
         await served.client.get("/images", headers={"X-API-Key": key})
     assert lines_of(output)[-1]["tenant"] == "alice"
 
@@ -129,7 +129,7 @@ async def test_text_is_for_people(output: Output) -> None:
 
 
 async def ask(served: Served, path: str, *, method: str = "GET", request_id: str = "job-1") -> None:
-    """A request as it reaches the app, past any client or server that would refuse to pass it on."""
+    """Send a request directly to the app: real clients and servers would reject it."""
 
     async def receive() -> Message:
         return {"type": "http.request"}
@@ -184,7 +184,7 @@ async def test_no_key_and_no_picture_is_logged(
     text = output.text
     assert "cannot read" in text
     assert "s3cret" not in text
-    assert text.count("UElDVFVSRQ") < 150  # of 2000: messages are cut short
+    assert text.count("UElDVFVSRQ") < 150  # of 2000: messages are truncated
 
 
 @pytest.mark.parametrize("log_format", FORMATS)

@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, queues and caches, few names, and what the device says of itself."""
+"""The Prometheus metrics: requests, queues, caches and the device, with few label values."""
 
 import re
 import time
@@ -11,7 +11,7 @@ from tests.fakes import FakeSegmenter, Served, picture, serving
 
 
 async def figures(served: Served) -> dict[str, float]:
-    """Every line of /metrics that is a figure."""
+    """Return every sample of /metrics by name and labels."""
     text = (await served.client.get("/metrics")).text
     return {
         name: float(value)

@@ -1,4 +1,4 @@
-"""Traces: a request is a span with its stages where OTEL_* asks for it, and nothing at all where it does not."""
+"""Traces: a request is a span with its stages if OTEL_* turns traces on; otherwise nothing is imported or sent."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def _no_telemetry_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Where spans go in the place of a collector, of a server that is told of one by the environment."""
+    """Receives the spans instead of a collector. The environment names a collector to the server."""
     memory = InMemorySpanExporter()
     monkeypatch.setattr("app.telemetry.tracing.OTLPSpanExporter", lambda: memory)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -38,7 +38,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 def by_name(spans: Sequence[ReadableSpan], parent: ReadableSpan) -> dict[str, ReadableSpan]:
-    """The spans right under one."""
+    """Return the direct child spans of a span, by name."""
     assert parent.context
     return {
         span.name: span for span in spans if span.parent and span.parent.span_id == parent.context.span_id
@@ -59,7 +59,7 @@ async def test_a_request_is_a_span_with_its_stages_in_order(
         assert response.status_code == 200
         await served.client.get("/healthz")
         await served.click("unknown")
-    spans = exporter.get_finished_spans()  # sent at the latest when the server stops
+    spans = exporter.get_finished_spans()  # all are sent when the server has stopped
     requests = [span for span in spans if span.kind.name == "SERVER"]
     assert [span.name for span in requests] == ["POST /embed", "POST /decode", "POST /decode"]
     embed, decode, unknown = requests
@@ -116,7 +116,7 @@ async def test_a_collector_that_does_not_answer_does_not_keep_the_server_from_st
 
 
 def test_without_otel_nothing_of_it_is_imported() -> None:
-    """FastAPI imports the API, which does nothing by itself; the SDK and the exporter are what costs."""
+    """FastAPI imports the OpenTelemetry API, which is cheap. The SDK and the exporter are not."""
     script = """
 import json, sys
 from app.main import create_app
