@@ -3,11 +3,14 @@
 import argparse
 import ctypes
 import logging
+import os
 import platform
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -38,6 +41,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self.last_resort: threading.Timer | None = None
+        """Ends the process; set when it begins to stop."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address. Only now is the port known if SAM2_PORT is 0."""
@@ -53,6 +58,15 @@ class Server(uvicorn.Server):
         service: SegmentationService = self._app.state.service
         return await super().on_tick(counter) or service.failure is not None
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop, and see that it ends: a thread within a library cannot be stopped but with the process."""
+        super().handle_exit(sig, frame)
+        if self.last_resort is None:
+            service: SegmentationService = self._app.state.service
+            self.last_resort = threading.Timer(service.settings.deadline_s, end_process)
+            self.last_resort.daemon = True
+            self.last_resort.start()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all waiting requests, then let Uvicorn wait for the running ones."""
         service: SegmentationService = self._app.state.service
@@ -60,6 +74,13 @@ class Server(uvicorn.Server):
         streams: Streams = self._app.state.streams
         await streams.close(patience_s=service.settings.deadline_s)
         await super().shutdown(sockets)
+
+
+def end_process() -> None:
+    """End the process where it stands, with 1."""
+    log.error("Stopping took longer than SAM2_DEADLINE_S; the process ends with work undone.")
+    logging.shutdown()
+    os._exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     server.run()
     service: SegmentationService = app.state.service
+    if server.last_resort is not None and not service.is_working:
+        server.last_resort.cancel()
     return 0 if server.started and service.failure is None else 1
 
 

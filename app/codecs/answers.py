@@ -4,6 +4,7 @@ Runs beside the event loop. Knows nothing of JSON and of pydantic.
 """
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -70,12 +71,22 @@ class Decoded:
 
 
 def answer(
-    prediction: Prediction, *, height: int, width: int, options: MaskOptions, logit_bytes: int
+    prediction: Prediction,
+    *,
+    height: int,
+    width: int,
+    options: MaskOptions,
+    logit_bytes: int,
+    check: Callable[[], None] = lambda: None,
 ) -> list[MaskAnswer]:
-    """The masks of one prompt, best predicted IoU first; `logit_bytes` for each value of logits handed out."""
-    best_first = (-prediction.iou).argsort(kind="stable")
-    return [
-        _mask(
+    """The masks of one prompt, best predicted IoU first; `logit_bytes` for each value of logits handed out.
+
+    `check` is called before each mask, and may raise to end the work.
+    """
+    masks = []
+    for i in (-prediction.iou).argsort(kind="stable"):
+        check()
+        mask = _mask(
             prediction.logits[i],
             iou=float(prediction.iou[i]),
             height=height,
@@ -83,8 +94,8 @@ def answer(
             options=options,
             logit_bytes=logit_bytes,
         )
-        for i in best_first
-    ]
+        masks.append(mask)
+    return masks
 
 
 def _mask(

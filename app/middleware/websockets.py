@@ -68,7 +68,7 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
                 extensions[_EXTENSION] = self._welcome
 
         async def receive(self) -> Any:
-            """The next event. The bytes behind the last one are parsed now: it may have made more of them welcome."""
+            """The next event. Bytes behind the last one are parsed now: it may have made more of them welcome."""
             if self.handshake_complete:
                 self._end_timer()
             if self.read_paused and self.queue.empty():

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from threading import Event
 from typing import TypeVar
 
 from app.errors import ShuttingDown
+from app.scheduling.abandoned import Abandoned, abandoned_by, check_wanted
 
 T = TypeVar("T")
 
@@ -99,14 +101,18 @@ class Turns:
     @asynccontextmanager
     async def turn(self, share: str) -> AsyncIterator[None]:
         """Wait for a place and hold it while the block runs."""
+        await self.enter(share)
+        try:
+            yield
+        finally:
+            self.leave(share)
+
+    async def enter(self, share: str) -> None:
+        """Wait for a place, and hold it until `leave`."""
         if self._free_for(share):
             self._enter(share)
         else:
             await self._wait(share)
-        try:
-            yield
-        finally:
-            self._leave(share)
 
     def _free_for(self, share: str) -> bool:
         limit = self._places if share in self._held else self._places + self._reserved
@@ -125,10 +131,11 @@ class Turns:
             if called.cancelled():
                 self._forget(share, called)
             else:  # called and cancelled at the same moment: pass the place on
-                self._leave(share)
+                self.leave(share)
             raise
 
-    def _leave(self, share: str) -> None:
+    def leave(self, share: str) -> None:
+        """Give back a place of a share."""
         self._taken -= 1
         self._held[share] -= 1
         if not self._held[share]:
@@ -151,22 +158,62 @@ class Turns:
 
 
 class Workers:
-    """Threads for jobs that would block the event loop. A free one serves the share with the fewest jobs here."""
+    """Threads for jobs that would block the event loop. A free one serves the share with the fewest jobs here.
+
+    A job counts for its share until it has really ended. If its caller goes or misses its deadline, `check_wanted`
+    raises in the job from then on.
+    """
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         # Two places for each thread, so that a thread that ends a job finds the next without the event loop.
         self._turns = Turns(2 * threads, reserved=0)
         self._closed = False
+        self._running: set[Event] = set()
 
     async def run(self, job: Callable[[], T], *, share: str) -> T:
         """Run a job in a thread. Raises what it raises, and ShuttingDown if its turn comes after `close`."""
-        async with self._turns.turn(share):
+        await self._turns.enter(share)
+        abandoned = Event()
+
+        def attempt() -> T:
+            with abandoned_by(abandoned):
+                check_wanted()
+                return job()
+
+        def end(future: "asyncio.Future[T]") -> None:
+            self._running.discard(abandoned)
+            self._turns.leave(share)
+            if not future.cancelled():
+                future.exception()  # its caller may have gone, and then nobody asks for it
+
+        try:
             if self._closed:
                 raise ShuttingDown
-            return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+            running = asyncio.get_running_loop().run_in_executor(self._pool, attempt)
+        except BaseException:
+            self._turns.leave(share)
+            raise
+        self._running.add(abandoned)
+        running.add_done_callback(end)
+        try:
+            return await asyncio.shield(running)
+        except Abandoned:  # by `close`: its caller still waits
+            raise ShuttingDown from None
+        except asyncio.CancelledError:
+            if running.cancelled():  # by `close`, before it began
+                raise ShuttingDown from None
+            abandoned.set()
+            raise
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a job is running, or its end has not been noticed yet."""
+        return bool(self._running)
 
     def close(self) -> None:
-        """End the threads when their jobs have ended. Drops the waiting jobs."""
+        """End the threads when their jobs have ended or noticed it. Drops the waiting jobs."""
         self._closed = True
+        for abandoned in self._running:
+            abandoned.set()
         self._pool.shutdown(wait=False, cancel_futures=True)

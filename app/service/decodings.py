@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from app.codecs.answers import MaskAnswer, MaskOptions, answer
 from app.errors import ServiceError
+from app.scheduling.abandoned import check_wanted
 from app.scheduling.batching import Ran
 from app.scheduling.device import DeviceThread
 from app.scheduling.shares import Workers
@@ -49,6 +50,7 @@ class Job:
             width=self.embedding.width,
             options=self.options,
             logit_bytes=self.logit_bytes,
+            check=check_wanted,
         )
 
 

@@ -120,6 +120,11 @@ class SegmentationService:
                 self._watchdog.start()
             log.info("Ready")
 
+    @property
+    def is_working(self) -> bool:
+        """Whether a thread still works, after `close` too."""
+        return self._workers.is_working or self._device.alive
+
     def drain(self) -> None:
         """Reject new and waiting requests. Running batches are finished."""
         self._draining = True

@@ -7,8 +7,9 @@ import pytest
 
 from app.errors import ShuttingDown
 from app.scheduling import shares as shares_module
+from app.scheduling.abandoned import check_wanted
 from app.scheduling.shares import Rotation, Shares, Turns, Workers
-from tests.fakes import until
+from tests.fakes import LONG_S, until
 
 
 def fill(shares: Shares, share: str) -> int:
@@ -155,9 +156,9 @@ async def test_whose_turn_comes_after_the_end_is_told_so() -> None:
     workers.close()
     gate.set()
     assert await jobs[0]
-    with pytest.raises(ShuttingDown):
-        await jobs[2]
-    assert jobs[1].cancelled()  # it was in the pool, which dropped it
+    for job in jobs[1:]:  # one was in the pool, which dropped it
+        with pytest.raises(ShuttingDown):
+            await job
 
 
 async def test_what_a_job_raises_reaches_its_caller_and_frees_its_place() -> None:
@@ -183,3 +184,61 @@ def test_who_was_served_is_not_remembered_without_end(monkeypatch: pytest.Monkey
     for number in range(100):
         rotation.next([str(number)])
     assert len(rotation._served) <= 10
+
+
+async def test_a_job_that_nobody_waits_for_ends_at_its_next_part_and_counts_until_then() -> None:
+    workers, entered, gate = Workers(1), threading.Event(), threading.Event()
+    parts: list[int] = []
+
+    def job() -> None:
+        for part in range(1000):
+            check_wanted()
+            parts.append(part)
+            entered.set()
+            gate.wait(LONG_S)
+
+    caller = asyncio.create_task(workers.run(job, share="a"))
+    await until(entered.is_set)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert workers.is_working
+    assert workers._turns._held == {"a": 1}  # the thread is still taken
+    gate.set()
+    await until(lambda: not workers.is_working)
+    assert workers._turns._held == {}
+    assert parts == [0]
+    assert await workers.run(lambda: 5, share="b") == 5
+    workers.close()
+
+
+async def test_a_job_that_misses_its_deadline_before_its_thread_is_free_never_begins() -> None:
+    workers, gate, begun = Workers(1), threading.Event(), list[str]()
+    first = asyncio.create_task(workers.run(lambda: gate.wait(LONG_S), share="a"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await workers.run(lambda: begun.append("second"), share="a")
+    gate.set()
+    assert await first
+    await until(lambda: not workers.is_working)
+    assert begun == []
+    workers.close()
+
+
+async def test_a_closing_pool_ends_jobs_at_their_next_part() -> None:
+    workers, entered = Workers(1), threading.Event()
+
+    def job() -> None:
+        while True:
+            check_wanted()
+            entered.set()
+
+    caller = asyncio.create_task(workers.run(job, share="a"))
+    await until(entered.is_set)
+    workers.close()
+    with pytest.raises(ShuttingDown):
+        await caller
+
+
+def test_outside_of_a_job_everything_is_wanted() -> None:
+    check_wanted()
