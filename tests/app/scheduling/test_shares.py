@@ -215,6 +215,7 @@ async def test_a_job_that_nobody_waits_for_ends_at_its_next_part_and_counts_unti
 async def test_a_job_that_misses_its_deadline_before_its_thread_is_free_never_begins() -> None:
     workers, gate, begun = Workers(1), threading.Event(), list[str]()
     first = asyncio.create_task(workers.run(lambda: gate.wait(LONG_S), share="a"))
+    await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await workers.run(lambda: begun.append("second"), share="a")
