@@ -54,7 +54,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "fastapi": ("app/__main__.py", "app/main.py", "app/routes/"),
     "starlette": ("app/middleware/", "app/routes/"),
     "uvicorn": ("app/__main__.py", "app/middleware/request_heads.py", "app/middleware/websockets.py"),
-    "pydantic": ("app/__main__.py", "app/routes/", "app/settings.py"),
+    "pydantic": ("app/__main__.py", "app/codecs/json_bodies.py", "app/routes/", "app/settings.py"),
     "pydantic_settings": ("app/settings.py",),
     "prometheus_client": ("app/telemetry/metrics.py",),
     "opentelemetry": ("app/telemetry/tracing.py",),

@@ -50,12 +50,13 @@ class Rle(Wire):
 class PromptBody(Wire):
     """One object to segment. Every field is optional, but not all at once."""
 
-    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS)] | None = Field(
+    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS, fail_fast=True)] | None = Field(
         None, description="Clicks as [x, y] in pixels of the picture.", examples=[[[500, 375]]]
     )
-    point_labels: Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS)] | None = (
-        Field(None, description="For each click, 1: the object; 0: not the object.", examples=[[1]])
-    )
+    point_labels: (
+        Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS, fail_fast=True)]
+        | None
+    ) = Field(None, description="For each click, 1: the object; 0: not the object.", examples=[[1]])
     box: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
         None, description="x0, y0, x1, y1 with x0 < x1 and y0 < y1."
     )

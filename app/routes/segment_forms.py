@@ -10,8 +10,10 @@ from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 
 from app.errors import UnsupportedMediaType
+from app.routes.field_errors import explain, invalid
+from app.routes.forms import parse_form
 from app.routes.schemas import EmbedFields, PromptsBody
-from app.routes.uploads import Upload, check_size, explain, invalid, parse_form
+from app.routes.uploads import Upload, check_size
 
 _TEXTS = ("mask_format", "mask_input")
 """May stand without JSON's quotes."""

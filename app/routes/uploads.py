@@ -8,37 +8,35 @@ import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
+from app.codecs import json_bodies
 from app.errors import (
     BadRequest,
     BodyTooSlow,
-    Detail,
     ImageTooLarge,
     Overloaded,
     UnsupportedMediaType,
-    ValidationFailed,
 )
+from app.routes.field_errors import explain, invalid
+from app.routes.forms import parse_form
 from app.routes.schemas import EmbedBody, EmbedFields
 from app.scheduling.shares import Shares
 
 Model = TypeVar("Model", bound=BaseModel)
 
-PICTURE_FIELDS = ("image", "file")
 PARSED_ON_LOOP_BYTES = 8 * 1024
 """Bodies and messages shorter than this are parsed on the event loop, where it takes 0.1 ms; others in a worker."""
 _FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may take beside its picture."""
 _LEAST_BYTES_PER_S = 1024
 """Of a body, after its first moments: a picture of 1 MB may take a quarter of an hour, and no longer."""
-_MOST_DETAILS = 256
 _BASE64_PIECE = 1 << 20  # a multiple of 4
 
 
@@ -144,9 +142,11 @@ def max_body_bytes(max_upload_mib: int) -> int:
 
 
 def parse_json(model: type[Model], body: bytes) -> Model:
-    """A request's JSON. Raises BadRequest for what is not JSON, ValidationFailed for what does not fit."""
+    """Parse a request's JSON. Raises BadRequest for what is not JSON, ValidationFailed for what does not fit."""
     try:
-        return model.model_validate_json(body)
+        return json_bodies.parse(model, body)
+    except json_bodies.TooMany as error:
+        raise invalid("body", str(error)) from error
     except ValidationError as error:
         raise explain(error) from error
 
@@ -193,81 +193,6 @@ def check_size(data: bytes, *, max_bytes: int) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Part:
-    """One field of a form while it is parsed."""
-
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    header_name: bytes = b""
-    header_value: bytes = b""
-    data: bytearray = field(default_factory=bytearray)
-
-
-def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
-    """The picture of a multipart form, and its other fields. Raises BadRequest and ValidationFailed."""
-    parts: list[_Part] = []
-    ended = False
-
-    def end_header() -> None:
-        part = parts[-1]
-        part.headers[part.header_name.lower()] = part.header_value
-        part.header_name = part.header_value = b""
-
-    def add_name(data: bytes, start: int, end: int) -> None:
-        parts[-1].header_name += data[start:end]
-
-    def add_value(data: bytes, start: int, end: int) -> None:
-        parts[-1].header_value += data[start:end]
-
-    def add_data(data: bytes, start: int, end: int) -> None:
-        parts[-1].data += memoryview(data)[start:end]
-
-    def end_form() -> None:
-        nonlocal ended
-        ended = True
-
-    try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": lambda: parts.append(_Part()),
-                "on_header_field": add_name,
-                "on_header_value": add_value,
-                "on_header_end": end_header,
-                "on_part_data": add_data,
-                "on_end": end_form,
-            },
-        )
-        parser.write(body)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise BadRequest(f"The body is not valid multipart/form-data: {error}") from error
-    if not ended:
-        raise BadRequest(
-            "The multipart/form-data body is cut off or has another boundary than its header says."
-        )
-    return _picture_and_fields(parts)
-
-
-def _picture_and_fields(parts: list[_Part]) -> tuple[bytes, dict[str, str]]:
-    pictures: list[bytes] = []
-    fields: dict[str, str] = {}
-    for part in parts:
-        _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name in PICTURE_FIELDS:
-            if b"filename" not in options:
-                raise invalid(name, "it holds text, not a file: with curl, write image=@truck.jpg, with an @")
-            pictures.append(bytes(part.data))
-        else:
-            fields[name] = part.data.decode("utf-8", "replace")
-    if len(pictures) != 1:
-        raise invalid(
-            "image", f"{len(pictures)} pictures in the form; send exactly one, as 'image' or 'file'"
-        )
-    return pictures[0], fields
-
-
 def _decode_base64(text: str) -> bytes:
     start = 0
     if text.startswith("data:"):
@@ -287,27 +212,3 @@ def _decode_base64(text: str) -> bytes:
 
 def _named(media_type: bytes) -> str:
     return f"Content-Type {media_type.decode('latin-1')!r}" if media_type else "A body without Content-Type"
-
-
-def invalid(where: str, what: str) -> ValidationFailed:
-    """An error of one field."""
-    return ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
-
-
-def explain(error: ValidationError) -> BadRequest | ValidationFailed:
-    """An error of pydantic in words: where, what, and the value where it is short."""
-    if error.error_count() > _MOST_DETAILS:  # spelling them out would take a hundred times the body's memory
-        return ValidationFailed(f"{error.error_count()} things are wrong with the fields of this body.")
-    details: list[Detail] = []
-    for problem in error.errors(include_url=False, include_context=False):
-        if problem["type"] == "json_invalid":
-            return BadRequest(f"The body is not JSON: {problem['msg'].removeprefix('Invalid JSON: ')}.")
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
-        value = repr(problem["input"])
-        shown = f" (got {value})" if len(value) <= 40 and problem["type"] != "missing" else ""
-        is_unknown = problem["type"] == "extra_forbidden"
-        what = "there is no such field; /docs lists those there are" if is_unknown else problem["msg"]
-        details.append({"where": where.lstrip(".") or "body", "what": what + shown})
-    first = details[0]
-    more = f" And {len(details) - 1} more." if len(details) > 1 else ""
-    return ValidationFailed(f"{first['where']}: {first['what']}.{more}", details=details)

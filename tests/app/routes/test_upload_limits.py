@@ -4,6 +4,8 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 
+import pytest
+
 from app.settings import Settings
 from tests.fakes import error, picture, serving
 
@@ -77,3 +79,31 @@ async def test_a_body_that_stops_in_the_middle_is_given_up() -> None:
         response = await served.client.post("/embed", content=stalled(), headers=PNG)
         assert error(response) == (400, "bad_request")
         assert served.app.state.body_budget.used_bytes == 0
+
+
+async def test_bodies_of_many_values_are_refused() -> None:
+    async with serving(Settings(workers=2)) as served:
+        reply = await served.client.post(
+            "/decode", content=b'{"image_id": "a", "point_coords": [' + b"0," * 1_100_000 + b"0]}"
+        )
+        assert error(reply) == (422, "validation_error")
+        assert "more than 1000000 values" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ([b'Content-Disposition: form-data; name="a%d"\r\n\r\nb' % i for i in range(65)], "64 fields"),
+        ([b"".join(b"a%d: b\r\n" % i for i in range(17)) + b"\r\nb"], "header count"),
+        ([b"a: " + b"b" * 9000 + b"\r\n\r\nb"], "header size"),
+    ],
+    ids=["fields", "headers", "a header"],
+)
+async def test_forms_are_bounded_in_their_parts(fields: list[bytes], what: str) -> None:
+    body = b"".join(b"--x\r\n" + field + b"\r\n" for field in fields) + b"--x--\r\n"
+    async with serving(Settings(workers=2)) as served:
+        reply = await served.client.post(
+            "/embed", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
+        )
+        assert reply.status_code in (400, 422)
+        assert what in reply.json()["error"]["message"]

@@ -1,0 +1,114 @@
+"""JSON of any size: the same as pydantic reads it, and too many values are refused before they are parsed."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.codecs import json_bodies
+from app.codecs.json_bodies import MAX_ITEMS, MAX_OBJECTS, MAX_STRINGS, TooMany, parse
+from app.routes.schemas import DecodeBody, EmbedBody
+
+LONG = "A" * 10_000
+RLE = "a[],:0o\\\\" * 2000
+
+
+def decode_body(**more: Any) -> dict[str, Any]:
+    return {"image_id": "a", "point_coords": [[1.5, 2]], "point_labels": [1]} | more
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        decode_body(mask_input=LONG),
+        decode_body(mask_input={"size": [3, 4], "counts": LONG}),
+        decode_body(mask_input={"size": [3, 4], "counts": "0[{"[:2] * 5000}),
+        decode_body(mask_input={"size": [3, 4], "counts": list(range(5000))}),
+        decode_body(mask_input=LONG + '"' + "\\" * 7 + LONG),
+        decode_body(mask_input=LONG + "é"),
+        {"image_id": "a", "prompts": [{"mask_input": LONG + str(i)} for i in range(20)]},
+        {
+            "image_id": "a",
+            "prompts": [{"mask_input": {"size": [3, 4], "counts": LONG}}, {"box": [1, 2, 3, 4]}],
+        },
+    ],
+    ids=["logits", "rle", "brackets", "runs", "escapes", "a letter", "many", "mixed"],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_bodies_come_out_as_pydantic_reads_them(body: dict[str, Any], indent: int | None) -> None:
+    text = json.dumps(body, indent=indent, ensure_ascii=False).encode()
+    assert parse(DecodeBody, text) == DecodeBody.model_validate_json(text)
+
+
+def test_a_picture_comes_out_whole() -> None:
+    picture = "QUJD" * 2_000_000
+    body = json.dumps({"image_id": "a", "image": picture}).encode()
+    assert parse(EmbedBody, body).image == picture
+
+
+def test_long_strings_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    validate = EmbedBody.model_validate_json
+    monkeypatch.setattr(
+        EmbedBody, "model_validate_json", lambda data: seen.append(len(data)) or validate(data)
+    )
+    parse(EmbedBody, json.dumps({"image": "A" * 1_000_000}).encode())
+    assert seen[0] < 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"image_id": "a", "mask_input": "' + b"A" * 5000,
+        b'{"image_id": "a", "mask_input": "' + b"A" * 5000 + b'\\"',
+        b'{"image_id": "a", "mask_input": ' + b"A" * 5000 + b"}",
+        b'"' * 5001,
+        b"\\" * 5000,
+        b"[" * 5000,
+        bytes(5000),
+    ],
+    ids=["cut", "cut after an escape", "no quotes", "quotes", "backslashes", "brackets", "zeros"],
+)
+def test_what_is_not_json_is_pydantics_to_refuse(body: bytes) -> None:
+    with pytest.raises(ValidationError) as error:
+        parse(DecodeBody, body)
+    assert error.value.errors()[0]["type"] == "json_invalid"
+
+
+@pytest.mark.parametrize("name", ["mask_input", "image_id", LONG])
+def test_wrong_fields_are_refused_as_ever(name: str) -> None:
+    body = json.dumps({"image_id": "a", name: [LONG]}).encode()
+    with pytest.raises(ValidationError):
+        parse(DecodeBody, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"image_id": "a", "point_coords": [0' + b",0" * MAX_ITEMS + b",0]}",
+        b'{"image_id": "a", "prompts": [{}' + b",{}" * MAX_OBJECTS + b"]}",
+        b'{"image_id": "a"' + b"".join(b',"%x":1' % i for i in range(MAX_STRINGS)) + b"}",
+        b"[" * (2 * MAX_ITEMS + 1),
+    ],
+    ids=["values", "objects", "fields", "lists"],
+)
+def test_more_values_than_any_request_needs_are_refused_unparsed(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecodeBody, "model_validate_json", lambda _: pytest.fail("parsed"))
+    with pytest.raises(TooMany, match="more than"):
+        parse(DecodeBody, body)
+
+
+def test_a_request_of_the_largest_kind_is_read() -> None:
+    points = [[float(x), 2.5] for x in range(256)]
+    prompts = [{"point_coords": points, "point_labels": [1] * 256}] * 256
+    body = json.dumps({"image_id": "a", "prompts": prompts}).encode()
+    assert len(parse(DecodeBody, body).prompts or []) == 256
+
+
+def test_what_stands_for_a_string_cannot_be_guessed() -> None:
+    assert len(json_bodies._TOKEN) > 32
+    body = json.dumps(decode_body(mask_input="0" * 33 + "0" * 9000)).encode()
+    assert parse(DecodeBody, body).mask_input == "0" * 9033
