@@ -25,6 +25,7 @@ from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
 from app.service.service import SegmentationService
 from app.settings import Settings, wants_traces
+from app.telemetry.loop_lag import watch_loop
 from app.telemetry.metrics import Metrics
 from app.version import VERSION
 
@@ -53,10 +54,12 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         )
         # The server answers while the model loads: /healthz with 200, whatever needs the model with 503.
         loading = asyncio.create_task(service.start())
+        watching = asyncio.create_task(watch_loop(metrics.observe_loop_lag))
         try:
             yield
         finally:
             await service.close()
+            watching.cancel()
             loading.cancel()  # if the device hangs, it would wait forever
             if traces is not None:
                 await asyncio.to_thread(traces.close)

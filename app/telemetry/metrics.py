@@ -104,6 +104,18 @@ class Metrics:
             "GPU memory that this process holds; on a CPU, its resident memory.",
             registry=registry,
         )
+        self.loop_lag = Histogram(
+            "sam2_event_loop_lag_seconds",
+            "Delay of a timer on the event loop: how long it stood still.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.longest_loop_lag = Gauge(
+            "sam2_event_loop_lag_longest_seconds",
+            "The longest of these delays since the start.",
+            registry=registry,
+        )
+        self._longest_lag_s = 0.0
         self.ready = Gauge("sam2_ready", "1 if /readyz returns 200, otherwise 0.", registry=registry)
         self.build = Gauge(
             "sam2_build_info",
@@ -145,6 +157,13 @@ class Metrics:
             return 1
 
         self.ready.set_function(read)
+
+    def observe_loop_lag(self, seconds: float) -> None:
+        """Record how long the event loop stood still."""
+        self.loop_lag.observe(seconds)
+        if seconds > self._longest_lag_s:
+            self._longest_lag_s = seconds
+            self.longest_loop_lag.set(seconds)
 
     def observe_batch(self, queue: str, size: int, seconds: float) -> None:
         """Record one batch of a queue."""

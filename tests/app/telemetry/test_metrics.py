@@ -1,10 +1,12 @@
 """The Prometheus metrics: requests, queues, caches and the device, with few label values."""
 
+import asyncio
 import re
 import time
 
 import pytest
 
+from app.telemetry.loop_lag import INTERVAL_S
 from app.telemetry.metrics import Metrics, resident_bytes
 from app.version import VERSION
 from tests.fakes import FakeSegmenter, Served, picture, serving
@@ -131,3 +133,13 @@ def test_times_from_one_millisecond_to_thirty_seconds_fall_into_buckets() -> Non
     assert 'sam2_stage_seconds_bucket{le="0.001",stage="device"} 1.0' in text
     assert 'sam2_stage_seconds_bucket{le="10.0",stage="queue"} 0.0' in text
     assert 'sam2_stage_seconds_bucket{le="30.0",stage="queue"} 1.0' in text
+
+
+async def test_a_loop_that_stood_still_is_seen() -> None:
+    async with serving() as served:
+        await asyncio.sleep(2 * INTERVAL_S)
+        time.sleep(0.3)  # noqa: ASYNC251  # the fault that is measured
+        await asyncio.sleep(2 * INTERVAL_S)
+        found = await figures(served)
+        assert found["sam2_event_loop_lag_longest_seconds"] >= 0.3 - 2 * INTERVAL_S
+        assert found["sam2_event_loop_lag_seconds_count"] >= 2
