@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from app.codecs.prices import check_price, jpeg_segments
 from app.errors import ImageTooLarge, InvalidImage, ServiceError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -53,7 +54,6 @@ _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _MAX_SIDE_PX = 65_535  # as in JPEG; the time that a mask takes grows with its sides, not with its pixels
 _BLOCK_PIXELS = 2**18  # 1 MiB of Pillow's four bytes a pixel stays in the cache between two passes
 _MAX_JPEG_SCANS = 100  # encoders write about ten; without a limit 64 MiB can hold hours of work
-_MAX_JPEG_SEGMENTS = 1000  # some ten are usual; 64 MiB can hold 16 million, which would fill memory
 _MAX_RLE_BMP_PIXELS = 4_000_000  # Pillow decodes these in Python: 40 kB of 100 megapixels take 10 s
 
 # EXIF orientation -> does the upright picture run (rows backwards, columns backwards, rows as columns)
@@ -91,6 +91,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
 
 
 def _decode(data: bytes, max_pixels: int) -> Pixels:
+    check_price(data)
     exif: object = None
     if data.startswith(b"\xff\xd8\xff"):
         data, exif = _bare_jpeg(data)
@@ -158,17 +159,12 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     kept = [data[:2]]
     exif = b""
     at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda"):
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if not exif and data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = data[at + 10 : end]
+    for marker, start, end in jpeg_segments(data):
+        if not exif and marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
+            exif = data[start + 10 : end]
         # Application segments and comments go, but for the two that tell the colour space: JFIF's and Adobe's.
-        if data[at + 1] in (0xE0, 0xEE) or not (0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE):
-            kept.append(data[at:end])
-        if len(kept) > _MAX_JPEG_SEGMENTS:
-            raise InvalidImage(
-                f"The JPEG has more than {_MAX_JPEG_SEGMENTS} segments before its pixels. Save it anew."
-            )
+        if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(data[start:end])
         at = end
     bare = b"".join([*kept, data[at:]])
     if bare.count(b"\xff\xda") > _MAX_JPEG_SCANS:

@@ -1,4 +1,4 @@
-"""How long the event loop stands still: nothing is read, answered or timed meanwhile. Does not know what blocks it."""
+"""How long the event loop stands still, in which time nothing is read or answered. Does not know what blocks it."""
 
 import asyncio
 from collections.abc import Callable

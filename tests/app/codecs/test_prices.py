@@ -1,0 +1,100 @@
+"""Files of millions of parts are refused before a decoder sees them; those that encoders write are not."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.codecs.images import decode_image
+from app.codecs.prices import MAX_GIF_BLOCKS, MAX_JPEG_SEGMENTS, MAX_PNG_CHUNKS, MAX_TIFF_PARTS
+from app.errors import InvalidImage
+
+MEGAPIXELS = 100_000_000
+
+
+def tiff(*tags: tuple[int, int, int, int], order: str = "<", data: bytes = b"") -> bytes:
+    """A TIFF with one directory of tags (tag, type, count, value)."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    entries = b"".join(struct.pack(order + "HHII", *tag) for tag in tags)
+    return head + entries + bytes(4) + data
+
+
+def grey(side: int, *rest: tuple[int, int, int, int], order: str = "<") -> bytes:
+    base = [(256, 4, 1, side), (257, 4, 1, side), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    return tiff(*sorted([*base, *rest]), order=order, data=bytes(side * side))
+
+
+def encoded(format_: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    shades = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    Image.fromarray(shades).save(file, format_, **options)
+    return file.getvalue()
+
+
+def png_of_chunks(number: int) -> bytes:
+    whole = encoded("PNG")
+    empty = struct.pack(">I", 0) + b"teXt" + struct.pack(">I", zlib.crc32(b"teXt"))
+    return whole[:33] + empty * number + whole[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        grey(1500, (322, 4, 1, 1), (323, 4, 1, 1), (324, 1, 1500 * 1500, 200)),
+        grey(1500, (322, 4, 1, 8), (323, 4, 1, 8), (324, 4, 4, 200)),
+        grey(64, (273, 4, 10_000_000, 200), (278, 4, 1, 1)),
+        grey(1500, (278, 4, 1, 1500), (324, 4, 10_000_000, 200)),
+    ],
+    ids=["tiles of a pixel", "tiles that are not listed", "listed strips", "listed tiles"],
+)
+def test_a_tiff_of_many_parts_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidImage, match=f"the limit is {MAX_TIFF_PARTS}"):
+        decode_image(data, max_pixels=MEGAPIXELS)
+
+
+@pytest.mark.parametrize("side", [64, 300])
+def test_a_tiff_of_a_strip_for_each_row_is_read(side: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((side, side), np.uint8)).save(file, "TIFF", tiffinfo={278: 1})
+    assert decode_image(file.getvalue(), max_pixels=MEGAPIXELS).shape == (side, side, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8" + b"\xff\xfe\0\2" * (MAX_JPEG_SEGMENTS + 1) + encoded("JPEG")[2:],
+        b"\xff\xd8" + b"\xff\xff\xff\xfe\0\2" * (MAX_JPEG_SEGMENTS + 1) + encoded("JPEG")[2:],
+        b"\xff\xd8" + b"\xff\xff\xe1\0\3a" * (MAX_JPEG_SEGMENTS + 1) + encoded("JPEG")[2:],
+    ],
+    ids=["comments", "comments behind fill bytes", "application data"],
+)
+def test_a_jpeg_of_many_segments_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidImage, match="segments before its pixels"):
+        decode_image(data, max_pixels=MEGAPIXELS)
+
+
+def test_fill_bytes_before_a_marker_are_skipped() -> None:
+    whole = encoded("JPEG")
+    filled = b"\xff\xd8" + b"\xff" * 1_000_000 + whole[2:]
+    assert np.array_equal(
+        decode_image(filled, max_pixels=MEGAPIXELS), decode_image(whole, max_pixels=MEGAPIXELS)
+    )
+
+
+def test_a_png_of_many_chunks_is_refused() -> None:
+    with pytest.raises(InvalidImage, match="chunks"):
+        decode_image(png_of_chunks(MAX_PNG_CHUNKS), max_pixels=MEGAPIXELS)
+    assert decode_image(png_of_chunks(100), max_pixels=MEGAPIXELS).shape == (64, 64, 3)
+
+
+def test_a_gif_of_many_blocks_is_refused() -> None:
+    whole = encoded("GIF")
+    at = 13 + (3 << (whole[10] & 7) + 1)
+    comment = b"\x21\xfe" + b"\1a" * (MAX_GIF_BLOCKS + 1) + b"\0"
+    with pytest.raises(InvalidImage, match="blocks before its first frame"):
+        decode_image(whole[:at] + comment + whole[at:], max_pixels=MEGAPIXELS)
+    short = b"\x21\xfe" + b"\1a" * 100 + b"\0"
+    assert decode_image(whole[:at] + short + whole[at:], max_pixels=MEGAPIXELS).shape == (64, 64, 3)
