@@ -59,7 +59,7 @@ def load_segmenter(settings: Settings) -> Segmenter:
         "Loaded %s on %s%s in %s, %.1f s",
         runner.name,
         runner.device_name,
-        f" ({runner.cpu_threads} threads)" if runner.cpu_threads else "",
+        f" (threads: {runner.cpu_threads})" if runner.cpu_threads else "",
         runner.dtype_name,
         perf_counter() - started,
     )

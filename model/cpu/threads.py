@@ -23,6 +23,9 @@ MIN_BUSY = 0.75
 """Least share of wall time that an undisturbed thread runs on a CPU. Waiting for another thread counts as running,
 because OpenMP spins. On two quiet cores the mean of both threads was 0.99, beside two busy processes 0.5."""
 
+CONTENDED_WINDOWS = 2
+"""In a row, before threads are taken away: a virtual machine loses a core for a moment now and then."""
+
 FIRST_PATIENCE_S, MOST_PATIENCE_S = 1.0, 60.0
 """Time after which more threads are tried again. It doubles each time that this was too early."""
 
@@ -63,6 +66,7 @@ class Threads:
         self._read = read
         self._spent = Spent(0.0, 0.0, 0.0)
         self._is_working = False
+        self._contended_windows = 0
         self._changed_at = -MOST_PATIENCE_S
         self._patience_s = FIRST_PATIENCE_S
 
@@ -112,12 +116,15 @@ class Threads:
             spent.process < MIN_BUSY * self.now * spent.wall and spent.thread < MIN_BUSY * spent.wall
         )
         quiet_s = at - self._changed_at
+        self._contended_windows = self._contended_windows + 1 if is_contended else 0
         if not is_contended:
             if self.now < self.most and quiet_s >= self._patience_s:
                 self._use(min(self.most, 2 * self.now))
                 self._changed_at = at
             return
         if self.now > 1:
+            if self._contended_windows < CONTENDED_WINDOWS:
+                return
             was_too_early = quiet_s < self._patience_s
             self._patience_s = (
                 min(2 * self._patience_s, MOST_PATIENCE_S) if was_too_early else FIRST_PATIENCE_S

@@ -65,6 +65,15 @@ def test_threads_are_halved_until_they_get_their_cores(machine: Machine) -> None
     assert machine.history == [2, 1]
 
 
+def test_a_moment_of_contention_changes_nothing(machine: Machine) -> None:
+    for _ in range(20):
+        machine.share = 0.4
+        machine.click()
+        machine.share = 1.0
+        machine.click()
+    assert machine.history == []
+
+
 def test_serial_work_is_no_contention(machine: Machine) -> None:
     machine.serial = 0.9
     for _ in range(50):
@@ -83,7 +92,7 @@ def test_own_threads_that_take_the_core_are_no_contention(machine: Machine) -> N
 
 def test_short_work_is_judged_together(machine: Machine) -> None:
     machine.share = 0.4
-    for _ in range(2):
+    for _ in range(5):
         machine.click(WINDOW_S * 0.4)
     assert machine.history == []
     machine.click(WINDOW_S * 0.4)
@@ -122,17 +131,17 @@ def test_long_work_goes_on_with_fewer_threads(machine: Machine) -> None:
     machine.share = 0.4
     numbers: list[int] = []
     with machine.threads.working() as look:
-        for _ in range(4):
+        for _ in range(6):
             machine.run(2 * WINDOW_S)
             look()
             numbers.append(machine.number)
-    assert numbers == [2, 1, 1, 1]
+    assert numbers == [4, 2, 1, 1, 1, 1]
 
 
 def test_a_click_within_an_encode_is_measured_once(machine: Machine) -> None:
     machine.share = 0.4
     with machine.threads.working() as look:
-        for _ in range(3):
+        for _ in range(6):
             with machine.threads.working():
                 machine.run(0.3 * WINDOW_S)
             look()
@@ -141,7 +150,7 @@ def test_a_click_within_an_encode_is_measured_once(machine: Machine) -> None:
 
 def test_work_that_fails_is_measured_too(machine: Machine) -> None:
     machine.share = 0.4
-    for _ in range(2):
+    for _ in range(4):
         with contextlib.suppress(ValueError), machine.threads.working():
             machine.run(WINDOW_S)
             raise ValueError
