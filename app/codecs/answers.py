@@ -1,6 +1,6 @@
-"""One prediction of the decoder as the masks a client asked for.
+"""Turns one prediction of the decoder into masks in the requested format.
 
-Runs beside the event loop. Knows nothing of JSON and of pydantic.
+Runs outside of the event loop. Does not know about JSON and pydantic.
 """
 
 import base64
@@ -22,14 +22,14 @@ Ring: TypeAlias = list[list[float]]
 
 @dataclass(frozen=True, slots=True)
 class MaskOptions:
-    """How masks come back; zeros leave the model's masks as they are."""
+    """The requested format of masks. Zeros leave the model's masks unchanged."""
 
     mask_format: MaskFormat = "rle"
     return_logits: bool = False
-    """Add the logits: those of the model, before clean-up."""
+    """Add the model's logits, from before the clean-up."""
     max_hole_area: float = 0.0
     max_sprinkle_area: float = 0.0
-    """Both in pixels of the logits: see model/cleaning.py."""
+    """Both in pixels of the logits; see model/masks/cleaning.py."""
     simplify: float = 0.0
     """Pixels of the picture by which polygons may move."""
     bounds: bool = False
@@ -37,23 +37,23 @@ class MaskOptions:
 
     @property
     def are_quick(self) -> bool:
-        """Whether masks take no longer than their run lengths: two milliseconds for three."""
+        """Whether the masks cost no more than their run lengths: two milliseconds for three."""
         extra = self.max_hole_area or self.max_sprinkle_area or self.return_logits
         return self.mask_format in ("rle", "rle_uncompressed") and not extra
 
 
 @dataclass(frozen=True, slots=True)
 class MaskAnswer:
-    """One mask at the picture's own size, in the one format asked for."""
+    """One mask at the picture's own size, in the requested format."""
 
     iou: float
     stability: float
     area: int
     bbox: tuple[int, int, int, int]
     size: tuple[int, int]
-    """Height and width of what is sent: the picture's, or those of `bounds`."""
+    """Height and width of the mask that is sent: the picture's, or those of `bounds`."""
     bounds: tuple[int, int, int, int] | None = None
-    """x0, y0, x1, y1 of the part of the picture that is sent; None for all of it."""
+    """x0, y0, x1, y1 of the part of the picture that is sent; None for the whole picture."""
     counts: str | list[int] | None = None
     polygons: list[Ring] | None = None
     holes: list[Ring] | None = None
@@ -79,7 +79,7 @@ def answer(
     logit_bytes: int,
     check: Callable[[], None] = lambda: None,
 ) -> list[MaskAnswer]:
-    """The masks of one prompt, best predicted IoU first; `logit_bytes` for each value of logits handed out.
+    """Return the masks of one prompt, best predicted IoU first. Returned logits take `logit_bytes` per value.
 
     `check` is called before each mask, and may raise to end the work.
     """

@@ -1,6 +1,6 @@
-"""Uploaded bytes become pixels: decoded, turned upright, made RGB, and refused where they are broken or too large.
+"""Decodes uploaded bytes into upright RGB pixels, and rejects broken or too large files.
 
-Knows nothing of HTTP, models or stores. Holds no state; any number of threads may decode at once.
+Does not know about HTTP, models or stores. Has no state, so any number of threads may decode concurrently.
 """
 
 import io
@@ -20,15 +20,15 @@ from app.errors import ImageTooLarge, InvalidImage, ServiceError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-# Pillow's limit is one number for the process; decode_image checks its own before anything is allocated.
+# Pillow's limit is global; decode_image checks its own before anything is allocated.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow warns and logs about the metadata of files that strangers send; the reply says what matters. Process-wide
-# and once, because warnings.catch_warnings() in one thread undoes that of another.
+# Pillow warns and logs about the metadata of uploaded files; the reply says what matters. Once for the process,
+# because warnings.catch_warnings() in one thread undoes that of another.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 Image.init()
-# Pillow reads many more, some by running other programs; a plugin registered before this import counts too.
+# Pillow reads many more formats, some by running other programs. Plugins registered before this import count.
 _FORMATS = tuple(
     name for name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF") if name in Image.OPEN
 )
@@ -51,12 +51,14 @@ _LOOKS_LIKE = tuple(
 )
 
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-_MAX_SIDE_PX = 65_535  # as in JPEG; the time that a mask takes grows with its sides, not with its pixels
+_MAX_SIDE_PX = 65_535  # as in JPEG; the time of a mask grows with its sides, not with its pixels
 _BLOCK_PIXELS = 2**18  # 1 MiB of Pillow's four bytes a pixel stays in the cache between two passes
-_MAX_JPEG_SCANS = 100  # encoders write about ten; without a limit 64 MiB can hold hours of work
-_MAX_RLE_BMP_PIXELS = 4_000_000  # Pillow decodes these in Python: 40 kB of 100 megapixels take 10 s
+_MAX_JPEG_SCANS = 100  # encoders write about ten; without a limit, 64 MiB can hold hours of work
+_MAX_RLE_BMP_PIXELS = (
+    4_000_000  # Pillow decodes these in Python: a file of 40 kB with 100 megapixels takes 10 s
+)
 
-# EXIF orientation -> does the upright picture run (rows backwards, columns backwards, rows as columns)
+# EXIF orientation -> whether the upright picture has (rows reversed, columns reversed, rows as columns)
 _TURNS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -70,15 +72,14 @@ _TURNS = {
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
-    """The first picture in `data` as a person sees it: (height, width, 3), RGB, 0..255, contiguous.
+    """Decode the first picture in `data` as a person sees it: (height, width, 3), RGB, 0..255, contiguous.
 
-    EXIF orientation is applied, and ignored where its block is broken. Alpha is laid over white. Grey of more
-    than 8 bits is scaled so that its least finite value is 0 and its greatest 255; a constant picture is black,
-    as are not-a-numbers. Colour profiles are not applied.
+    EXIF orientation is applied; a broken EXIF block is ignored. Alpha is laid over white. Grey of more than 8
+    bits is scaled so that its smallest finite value becomes 0 and its largest 255. A constant picture becomes
+    black, and so do not-a-numbers. Colour profiles are not applied.
 
-    Raises ImageTooLarge where the header claims more than `max_pixels`, or a side of more than 65,535, before
-    any pixel is decoded, and InvalidImage for everything that is not a whole picture in one of the formats read
-    here.
+    Raises ImageTooLarge if the header claims more than `max_pixels` or a side over 65,535, before any pixel is
+    decoded. Raises InvalidImage for everything else that is not a whole picture in a supported format.
     """
     if not data:
         raise InvalidImage(f"The body is empty. {_WANTED}")
@@ -86,7 +87,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
         return _decode(data, max_pixels)
     except ServiceError:
         raise
-    except Exception as error:  # Pillow's plugins answer broken files with whatever their parsing runs into
+    except Exception as error:  # Pillow's plugins raise any exception for broken files
         raise InvalidImage(_explain(data, error)) from error
 
 
@@ -98,19 +99,19 @@ def _decode(data: bytes, max_pixels: int) -> Pixels:
     elif data.startswith((b"GIF87a", b"GIF89a")):
         data = _bare_gif(data)
     elif data.startswith(b"RIFF"):
-        # libwebp allocates the canvas while the file is opened
+        # libwebp allocates the canvas when the file is opened
         _check_size(_webp_size(data), max_pixels)
     elif data[4:8] == b"ftyp":
-        # libavif has a limit of its own; the size of each picture and tile stands in a box of its own
+        # libavif has its own limit; the size of each picture and tile is in its own box
         for extent in re.findall(rb"ispe\0{4}(.{8})", data, re.DOTALL):
             _check_size(struct.unpack(">II", extent), max_pixels)
-        # a broken EXIF item makes Pillow refuse the picture; the orientation that counts is the container's
+        # a broken EXIF item makes Pillow reject the picture; the container's orientation is the one that counts
         data = re.sub(rb"(infe\x02.{7})Exif", rb"\1skip", data, flags=re.DOTALL)
 
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(image.size, max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # libtiff allocates a whole tile, which need not fit inside the picture
+            # libtiff allocates a whole tile, which may be larger than the picture
             tile_size = image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)
             _check_size(tile_size, max_pixels, what="tile of this TIFF")
         run_length_coded = image.format == "BMP" and image.info["compression"] in (1, 2)
@@ -119,7 +120,7 @@ def _decode(data: bytes, max_pixels: int) -> Pixels:
                 f"The picture is a run-length coded BMP of {image.width} x {image.height}; "
                 f"the limit for these is {_MAX_RLE_BMP_PIXELS / 1e6:g} megapixels. Send it as PNG."
             )
-        image.load()  # turns a TIFF upright itself
+        image.load()  # also turns a TIFF upright
         return _upright_rgb(image, _orientation(exif or image.info.get("exif")))
 
 
@@ -132,37 +133,39 @@ def _check_size(size: tuple[int, int], max_pixels: int, *, what: str = "picture"
         )
     if max(size) > _MAX_SIDE_PX:
         raise ImageTooLarge(
-            f"The {what} is {width} x {height}; the limit of a side is {_MAX_SIDE_PX}. Send a smaller picture."
+            f"The {what} is {width} x {height}; the limit for a side is {_MAX_SIDE_PX}. Send a smaller picture."
         )
 
 
 def _explain(data: bytes, error: Exception) -> str:
     for pattern, what in _LOOKS_LIKE:
         if pattern.match(data[:1024]):
-            return f"The body looks like {what}, which cannot be read here. {_WANTED}"
+            return f"The body looks like {what}, which is not supported. {_WANTED}"
     if not isinstance(error, UnidentifiedImageError):
-        # what Pillow raises on purpose is worth reading; the rest is how its parsing happened to stumble
+        # Pillow's deliberate errors are worth reading; the others only show where its parser failed
         reason = f" ({error})" if isinstance(error, (OSError, ValueError)) else ""
         return f"The picture is broken or cut off{reason}. Send the whole file."
     for name in _FORMATS:
         accepts = Image.OPEN[name][1]
         if accepts and accepts(data[:16]):
-            return f"The header of this {name} picture is broken, empty, or of a rare kind. Save it anew."
-    return f"The body is no picture that can be read here. {_WANTED}"
+            return (
+                f"The header of this {name} picture is broken, empty, or of an unusual kind. Save it again."
+            )
+    return f"The body is not a picture in a supported format. {_WANTED}"
 
 
-# What Pillow is given: no metadata, whose parsers are many and can refuse a picture that is whole.
+# What Pillow gets: no metadata, because its many parsers can reject a picture that is whole.
 
 
 def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """The file without EXIF, profiles, comments and the index of further pictures (MPO); and its EXIF block."""
+    """Return the file without EXIF, profiles, comments and the index of further pictures (MPO), and the EXIF."""
     kept = [data[:2]]
     exif = b""
     at = 2
     for marker, start, end in jpeg_segments(data):
         if not exif and marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
             exif = data[start + 10 : end]
-        # Application segments and comments go, but for the two that tell the colour space: JFIF's and Adobe's.
+        # Drop application segments and comments, except the two that define the colour space: JFIF's and Adobe's.
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             kept.append(data[start:end])
         at = end
@@ -173,7 +176,7 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _bare_gif(data: bytes) -> bytes:
-    """The file from its first frame on, without what should happen after it: Pillow would allocate that unasked."""
+    """Return the file from its first frame on, without the frame's disposal, for which Pillow would allocate."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     header = data[:at]
     control = b""
@@ -191,7 +194,7 @@ def _bare_gif(data: bytes) -> bytes:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk, which is one of three kinds; (0, 0) for any other."""
+    """Return width and height from the first chunk, which is one of three kinds; (0, 0) for any other."""
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if data[12:16] == b"VP8L":
@@ -204,7 +207,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _orientation(exif: object) -> int:
-    """1 to 8 from an EXIF block; 1 where there is none, or it is broken, or it says something else."""
+    """Return 1 to 8 from an EXIF block; 1 if there is none, it is broken, or it has another value."""
     if not isinstance(exif, bytes):
         return 1
     tiff = exif.removeprefix(b"Exif\0\0")
@@ -218,13 +221,13 @@ def _orientation(exif: object) -> int:
             tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * number)
             if tag == 0x0112 and kind == 3:
                 return value if value in _TURNS else 1
-    except struct.error:  # the block ends before it should
+    except struct.error:  # the block is cut off
         pass
     return 1
 
 
-# Pillow's pixels to ours, block by block: no second copy of the picture, and four times faster than
-# numpy.asarray(image), which goes through one long bytes object.
+# Copies Pillow's pixels block by block: without a second copy of the picture, and four times faster than
+# numpy.asarray(image), which creates one long bytes object.
 
 
 def _upright_rgb(image: Image.Image, orientation: int) -> Pixels:
@@ -241,15 +244,15 @@ def _upright_rgb(image: Image.Image, orientation: int) -> Pixels:
 
 
 def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) of whole rows, at most _BLOCK_PIXELS each, that cover the picture."""
-    rows = _BLOCK_PIXELS // width  # at least 4, for no side is longer than _MAX_SIDE_PX
+    """Yield boxes (left, top, right, bottom) of whole rows that cover the picture, at most _BLOCK_PIXELS each."""
+    rows = _BLOCK_PIXELS // width  # at least 4, because no side is longer than _MAX_SIDE_PX
     for top in range(0, height, rows):
         yield 0, top, width, min(top + rows, height)
 
 
 def _block_rgb(block: Image.Image) -> Pixels:
     if block.has_transparency_data:
-        # Pillow knows no way from premultiplied grey to RGBA
+        # Pillow cannot convert premultiplied grey to RGBA
         rgba = (block.convert("LA") if block.mode == "La" else block).convert("RGBA")
         block = Image.new("RGB", block.size, "white")
         block.paste(rgba, mask=rgba)
@@ -259,10 +262,10 @@ def _block_rgb(block: Image.Image) -> Pixels:
 
 
 def _grey_scaler(image: Image.Image) -> Callable[[Image.Image], Pixels]:
-    """A function that scales blocks of `image` to (height, width, 1) by the range of the whole picture."""
-    transparent = image.info.get("transparency")  # the one value that is not to be seen, in a PNG
+    """Return a function that scales blocks of `image` to (height, width, 1) by the range of the whole picture."""
+    transparent = image.info.get("transparency")  # the transparent value of a PNG
     if not isinstance(transparent, int):
-        transparent = np.nan  # which no value equals
+        transparent = np.nan  # which equals no value
     low, high = np.inf, -np.inf
     for box in _boxes(*image.size):
         values = np.asarray(image.crop(box))
@@ -274,7 +277,7 @@ def _grey_scaler(image: Image.Image) -> Callable[[Image.Image], Pixels]:
     def scaled(block: Image.Image) -> Pixels:
         values = np.asarray(block)
         if scale:
-            with np.errstate(invalid="ignore"):  # a signalling not-a-number warns when it is cast
+            with np.errstate(invalid="ignore"):  # casting a signalling not-a-number warns
                 grey = (np.clip(values.astype(np.float64), low, high) - low) * scale
             pixels = np.rint(np.nan_to_num(grey, nan=0.0)).astype(np.uint8)
         else:

@@ -1,7 +1,7 @@
-"""Mask logits as an opaque string: what /decode hands out and takes back as mask_input.
+"""Mask logits as an opaque string, which /decode returns and accepts as mask_input.
 
-Layout: magic, precision, height, width, CRC-32 of the values, the values; all in URL-safe base64. Knows nothing of
-models: any of the same mask size can read it.
+Layout: magic, precision, height, width, CRC-32 of the values, the values; all in URL-safe base64. Does not know
+about models: any model with the same mask size can read it.
 """
 
 import base64
@@ -17,26 +17,26 @@ _MAGIC = b"SAML"
 _DTYPES: dict[int, str] = {2: "<f2", 4: "<f4"}  # by bytes per value
 
 LIMIT = 32.0
-"""Logits are clamped to +-32, as Meta's predictor hands them out."""
+"""Logits are clamped to +-32, as in Meta's predictor."""
 
 
 def encode_logits(logits_hw: npt.NDArray[np.float32], *, bytes_per_value: int) -> str:
-    """Logits (h, w) as a string; 4 bytes per value keep float32 exactly, 2 suit a model in half precision."""
+    """Encode logits (h, w). 4 bytes per value keep float32 exactly; 2 suit a model in half precision."""
     values = logits_hw.clip(-LIMIT, LIMIT).astype(_DTYPES[bytes_per_value]).tobytes()
     header = _HEADER.pack(_MAGIC, bytes_per_value, *logits_hw.shape, zlib.crc32(values))
     return base64.urlsafe_b64encode(header + values).decode("ascii")
 
 
 def decode_logits(text: str, *, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Logits (h, w) in float32. Raises ValueError, saying why, for what `encode_logits` did not make."""
+    """Decode logits (h, w) to float32. Raises ValueError for strings that `encode_logits` did not make."""
     try:
         data = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         magic, bytes_per_value, height, width, checksum = _HEADER.unpack_from(data)
     except (UnicodeEncodeError, binascii.Error, struct.error) as error:
-        raise ValueError("it is not a logits string that /decode handed out") from error
+        raise ValueError("it is not a logits string that /decode returned") from error
     values = memoryview(data)[_HEADER.size :]
     if magic != _MAGIC or bytes_per_value not in _DTYPES:
-        raise ValueError("it is not a logits string that /decode handed out")
+        raise ValueError("it is not a logits string that /decode returned")
     if (height, width) != size:
         raise ValueError(
             f"it holds {height}x{width} logits; this model's are {size[0]}x{size[1]}: it comes from another model"

@@ -66,7 +66,7 @@ def _check_count(found: Iterator[None], *, most: int, of: str, parts: str) -> No
 
 def _png_chunks(data: bytes) -> Iterator[None]:
     at = 8
-    while at + 8 <= len(data):
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":  # what follows the end is not read
         at += 12 + int.from_bytes(data[at : at + 4], "big")
         yield
 

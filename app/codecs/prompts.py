@@ -1,6 +1,6 @@
-"""Checks a client's prompts against the picture they are for, and makes the model's prompts of them.
+"""Checks a client's prompts against their picture, and converts them to the model's prompts.
 
-Knows nothing of JSON and of pydantic.
+Does not know about JSON and pydantic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ from model.masks.runs import Runs
 from model.types import Logits, Prompt
 
 MASK_INPUT_LOGIT = 10.0
-"""A mask becomes logits of +-10, as SAM 2 treats a mask given as output (Sam2Base._use_mask_as_output)."""
+"""A mask becomes logits of +-10, as in SAM 2 (Sam2Base._use_mask_as_output)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RleMask:
-    """A mask as COCO RLE, not yet checked."""
+    """A mask as COCO RLE, not checked yet."""
 
     height: int
     width: int
@@ -32,7 +32,7 @@ class RleMask:
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest:
-    """One prompt as a client wrote it: types are right, nothing else is known of it."""
+    """One prompt of a client: its types are checked, nothing else."""
 
     point_coords: Sequence[Sequence[float]] = ()
     point_labels: Sequence[int] = ()
@@ -49,7 +49,7 @@ def resolve_prompts(
     mask_size: tuple[int, int],
     hands_out_logits: bool,
 ) -> list[Prompt]:
-    """The model's prompts for a picture of this size. Raises InvalidPrompt with the index of the first bad one."""
+    """Return the model's prompts for a picture of this size. Raises InvalidPrompt for the first bad one."""
     prompts = []
     for i, request in enumerate(requests):
         with _at(i):
@@ -59,7 +59,7 @@ def resolve_prompts(
 
 
 def check_whole(requests: Sequence[PromptRequest]) -> None:
-    """What can be said before the picture is known. Raises InvalidPrompt with the index of the first bad one."""
+    """Check what does not depend on the picture. Raises InvalidPrompt with the index of the first bad prompt."""
     for i, request in enumerate(requests):
         with _at(i):
             _check_whole(request)
@@ -96,7 +96,7 @@ def _resolve(request: PromptRequest, *, height: int, width: int, mask_size: tupl
         if x0 >= x1 or y0 >= y1:
             raise ValueError(f"box {list(box)} is empty: it is x0, y0, x1, y1 with x0 < x1 and y0 < y1")
     multimask = request.multimask_output
-    if multimask is None:  # Meta's advice: a lone click is ambiguous, anything more says what is meant
+    if multimask is None:  # Meta's advice: a lone click is ambiguous, more prompts are not
         multimask = len(points) == 1 and box is None and request.mask_input is None
     return Prompt(
         points=tuple((float(x), float(y)) for x, y in points),
@@ -137,7 +137,7 @@ def _mask_logits(
 
 
 def _shrink(mask: npt.NDArray[np.bool_], mask_size: tuple[int, int]) -> Logits:
-    """A mask at the picture's size to logits at the decoder's: bilinear with antialias, as Meta shrinks masks."""
+    """Convert a mask at the picture's size to logits at the decoder's: bilinear with antialias, as Meta does."""
     picture = Image.fromarray(np.ascontiguousarray(mask, np.uint8) * np.uint8(255))
     shrunk = np.asarray(picture.resize(mask_size[::-1], Image.Resampling.BILINEAR), np.float32) / 255
     return ((shrunk * 2 - 1) * MASK_INPUT_LOGIT).astype(np.float32)

@@ -1,7 +1,7 @@
-"""COCO RLE: the lengths of a mask's runs <-> the compressed string that clients read and send.
+"""COCO RLE: converts between the run lengths of a mask and the compressed string.
 
-Knows nothing of pixels, logits or HTTP. Runs go column by column, the first one background; format and
-vectors: cocodataset/cocoapi, common/maskApi.c, rleToString and rleFrString.
+Does not know about pixels, logits or HTTP. Runs go column by column, and the first one is background. Format
+and test vectors: cocodataset/cocoapi, common/maskApi.c, rleToString and rleFrString.
 """
 
 from typing import TypeAlias
@@ -12,21 +12,22 @@ import numpy.typing as npt
 Lengths: TypeAlias = npt.NDArray[np.int64]
 
 _MOST_PIXELS = 2**32
-"""COCO's own lengths are 32 bits wide."""
+"""COCO's lengths have 32 bits."""
 
 _MOST_GROUPS = 7
 """Groups of 5 bits in one number: a difference of two 32-bit lengths has 33 bits and a sign."""
 
 
 class RleError(ValueError):
-    """An RLE that is no mask of its size; the message says what is wrong and where."""
+    """The RLE is not a mask of its size. The message says what is wrong, and where."""
 
 
 def encode_counts(lengths: Lengths) -> str:
-    """The compressed string of run lengths (n,), each 0..2**32.
+    """Encode run lengths (n,), each 0..2**32, as the compressed string.
 
-    From the fourth run on, the difference to the run two before. Each number in groups of 5 bits, low first, in
-    two's complement; a group is the character of its value + 48, with 0x20 added where another follows.
+    From the fourth run on, the string has the difference to the run two before. Each number is split into
+    groups of 5 bits, low first, in two's complement. A group is the character of its value + 48, plus 0x20 if
+    another group follows.
     """
     numbers = lengths.copy()
     numbers[3:] -= lengths[1:-2]
@@ -44,10 +45,10 @@ def encode_counts(lengths: Lengths) -> str:
 
 
 def decode_counts(counts: str | list[int], *, height: int, width: int) -> Lengths:
-    """The run lengths (n,) of a compressed string or a list, for a mask of height x width pixels.
+    """Decode a compressed string or a list to run lengths (n,), for a mask of height x width pixels.
 
-    Made for input that nobody vouches for: every number is checked, and time and memory follow the length of
-    `counts`, never the size it claims. Runs of length 0 are let through, as pycocotools does.
+    Safe for untrusted input: every number is checked, and time and memory depend on the length of `counts`,
+    never on the claimed size. Runs of length 0 are accepted, as in pycocotools.
 
     Raises:
         RleError: `counts` is not an RLE of height x width pixels.
@@ -78,7 +79,7 @@ def _from_list(counts: list[int], *, pixels: int) -> Lengths:
 
 def _from_string(counts: str, *, pixels: int) -> Lengths:
     groups = np.frombuffer(counts.encode("ascii", errors="replace"), dtype=np.uint8) - np.uint8(48)
-    if not counts.isascii() or (groups > 0x3F).any():  # what is below "0" wraps around to above 0x3F
+    if not counts.isascii() or (groups > 0x3F).any():  # characters below "0" wrap around to values above 0x3F
         place = next(place for place, character in enumerate(counts) if not "0" <= character <= "o")
         raise RleError(f"counts: character {place} is {counts[place]!r}, not one of '0' to 'o'")
     if not groups.size:
@@ -102,7 +103,7 @@ def _from_string(counts: str, *, pixels: int) -> Lengths:
         longer = np.flatnonzero(sizes > place)
         numbers[longer] |= (groups[starts[longer] + place] & 0x1F).astype(np.int64) << 5 * place
     numbers -= np.where(groups[ends] & 0x10, np.int64(1) << 5 * sizes, 0)
-    # Differences of valid lengths; once held to this, their sums cannot overflow.
+    # Differences of valid lengths. Within these limits their sums cannot overflow.
     _check_range(numbers, low=-pixels, high=pixels, what="difference")
     lengths = numbers
     lengths[1::2] = np.cumsum(numbers[1::2])
@@ -124,7 +125,7 @@ def _check_range(values: Lengths, *, low: int, high: int, what: str) -> None:
 
 
 def _shown(value: object) -> str:
-    """The value for a message, in bounded length; also an integer of more digits than Python prints."""
+    """Return the value for a message, in bounded length, even if it is an integer with too many digits to print."""
     if type(value) is int and value.bit_length() > 64:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""The endpoints, but those of image_routes.py: parse, call the service, shape the reply. No logic."""
+"""The endpoints /embed, /decode, /model, /healthz, /readyz and /metrics: parse, call the service, reply."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -48,14 +48,14 @@ _DECODE_BODY: dict[str, Any] = {
 
 
 class _Direct(APIRoute):
-    """Calls an endpoint that takes a request and NoFields without the way through FastAPI's dependencies.
+    """A route that calls its endpoint directly, without FastAPI's dependency solving.
 
-    That way costs a click a tenth of the event loop's work. It is kept where there is a query string to refuse.
-    What a router depends on would not be called: keys and limits belong into middleware, where they are.
+    That saves a tenth of the event loop's work for a click. A request with a query string takes FastAPI's way,
+    which rejects it. Dependencies of a router are not called, so keys and limits belong into middleware.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """As FastAPI's."""
+        """As in FastAPI."""
         usual = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -155,7 +155,7 @@ router.add_api_route(
 
 @router.get("/model", response_model=schemas.ModelReply)
 async def get_model(request: Request) -> schemas.ModelReply:
-    """The model that answers, and what the server accepts."""
+    """The model, and the limits of the server."""
     service = service_of(request)
     settings, segmenter = service.settings, service.ready()
     return schemas.ModelReply(
@@ -187,12 +187,12 @@ async def healthz() -> schemas.StatusReply:
 
 @router.get("/readyz", response_model=schemas.StatusReply)
 async def readyz(request: Request) -> schemas.StatusReply:
-    """The model is loaded and warm; 503 while it is not, while the server stops, and where it is broken."""
+    """200 if the model is loaded and warm; 503 while it loads, while the server shuts down, and after a failure."""
     service_of(request).ready()
     return schemas.StatusReply(status="ready")
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Counters for Prometheus."""
+    """Metrics for Prometheus."""
     return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""Every error as its reply: one JSON body with a code and a message, whoever raised it."""
+"""Turns every error into a reply: one JSON form with a code and a message, wherever it was raised."""
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -15,7 +15,7 @@ from app.telemetry.metrics import Metrics
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[ServiceError], Response], App]:
-    """The reply to an error of ours, and what answers a bug, for those who stand before the app."""
+    """Return two functions for the middleware: one makes the reply to a ServiceError, the other answers a bug."""
 
     def reply(
         status: int,
@@ -61,10 +61,10 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[Servic
 
     @app.exception_handler(ClientGone)
     async def on_client_gone(_: Request, __: ClientGone) -> Response:
-        return Response(status_code=NO_ANSWER)  # nobody reads it; the log does
+        return Response(status_code=NO_ANSWER)  # only for the log
 
     async def on_bug(scope: Scope, receive: Receive, send: Send) -> None:
-        response = reply(500, "internal_error", "The server made a mistake; its log says which. It goes on.")
+        response = reply(500, "internal_error", "Internal error; see the server's log for this request id.")
         await response(scope, receive, send)
 
     return refuse, on_bug

@@ -29,7 +29,7 @@ class _Part:
 
 
 def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
-    """The picture of a multipart form, and its other fields. Raises BadRequest and ValidationFailed."""
+    """Return the picture of a multipart form, and its other fields. Raises BadRequest and ValidationFailed."""
     parts: list[_Part] = []
     ended = False
 

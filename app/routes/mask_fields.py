@@ -1,6 +1,6 @@
-"""The fields of a request that say how its masks come back; schemas.py puts them beside prompts.
+"""Request fields for the format of the masks; schemas.py combines them with prompts.
 
-Knows nothing of prompts.
+Does not know about prompts.
 """
 
 from typing import Annotated, Literal, Self
@@ -8,51 +8,51 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_AREA = 65536
-"""Of a hole or a speck: no mask has more pixels at low resolution."""
+"""Largest hole or speck: no mask has more pixels at low resolution."""
 MOST_TOLERANCE = 1000
-"""Pixels by which an outline may move; far beyond what leaves a shape."""
+"""Largest distance in pixels by which an outline may move; no shape survives nearly as much."""
 
 
 class Wire(BaseModel):
-    """Refuses unknown fields, and strings or booleans where numbers belong."""
+    """Rejects unknown fields, and strings or booleans instead of numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class MaskFields(Wire):
-    """How masks come back: for all prompts of a request."""
+    """The format of the masks, for all prompts of a request."""
 
     mask_format: Literal["rle", "rle_uncompressed", "polygons", "png"] = Field(
-        "rle", description="How masks come back."
+        "rle", description="Format of the masks."
     )
     return_logits: bool = Field(
-        False, description="Add logits, to send back as mask_input: those of before any clean-up."
+        False, description="Add the logits, to send back as mask_input. They are those before any clean-up."
     )
     max_hole_area: Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)] = Field(
         0.0,
-        description="Fill holes of at most so many pixels of the low-resolution logits (`mask_size` of /model: of "
-        "256 x 256, one is width/256 x height/256 of the picture), neighbours also across corners; background "
-        "along the border counts too. Before the mask is enlarged, as Meta's predictor does. 0: none.",
+        description="Fill holes of at most this many pixels of the low-resolution logits (`mask_size` of /model; "
+        "with 256 x 256, one is width/256 x height/256 of the picture), 8-connected; background "
+        "at the border counts too. Done before the mask is enlarged, as in Meta's predictor. 0: none.",
     )
     max_sprinkle_area: Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)] = Field(
         0.0,
-        description="Remove specks of at most so many pixels of the low-resolution logits, counted as those of "
-        "max_hole_area are, and before any hole is filled. 0: none.",
+        description="Remove specks of at most this many pixels of the low-resolution logits, counted as for "
+        "max_hole_area, before holes are filled. 0: none.",
     )
     simplify: Annotated[float, Field(ge=0, le=MOST_TOLERANCE, allow_inf_nan=False)] = Field(
         0.0,
-        description="Of polygons: leave points out as long as the outline moves by no more than so many pixels of "
+        description="Polygons only: remove points as long as the outline moves by at most this many pixels of "
         "the picture (Douglas-Peucker). 0: keep all.",
     )
     bounds: bool = Field(
         False,
-        description="Of rle, rle_uncompressed and png: the mask is cropped to its box, see the reply's bounds.",
+        description="rle, rle_uncompressed and png only: crop the mask to its box, which the reply's bounds give.",
     )
 
     @model_validator(mode="after")
     def _fits_its_format(self) -> Self:
         if self.simplify and self.mask_format != "polygons":
-            raise ValueError(f"simplify is for mask_format 'polygons', not {self.mask_format!r}")
+            raise ValueError(f"simplify requires mask_format 'polygons', not {self.mask_format!r}")
         if self.bounds and self.mask_format == "polygons":
-            raise ValueError("bounds is for mask_format 'rle', 'rle_uncompressed' and 'png', not 'polygons'")
+            raise ValueError("bounds requires mask_format 'rle', 'rle_uncompressed' or 'png', not 'polygons'")
         return self

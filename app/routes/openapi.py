@@ -1,4 +1,4 @@
-"""openapi.json: what FastAPI writes, and the bodies that the routes parse themselves."""
+"""Generates openapi.json: FastAPI's, plus the bodies that the routes parse themselves."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _BODIES = (
 
 
 def describe_api(app: FastAPI) -> dict[str, Any]:
-    """openapi.json with the bodies that routes.py parses by itself, for speed and for clear errors."""
+    """Return openapi.json with the bodies that the routes parse themselves, for speed and clear errors."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         _, definitions = models_json_schema(

@@ -1,6 +1,6 @@
-"""The page at /, and its files below /page/, as they lie in app/page/.
+"""Serves the page at / and its files below /page/ from app/page/.
 
-Knows nothing of pictures and masks: the page asks the same endpoints as everyone else.
+Does not know about pictures and masks: the page calls the same endpoints as every client.
 """
 
 import gzip
@@ -20,19 +20,19 @@ _MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 _HEADERS = {
-    # Nothing is loaded from elsewhere and nothing written into the page runs; pictures are the person's own files.
+    # Nothing is loaded from other hosts and no inline script runs; pictures are the user's own files.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asked for again each time, and answered with 304
+    "Cache-Control": "no-cache",  # revalidated each time, and answered with 304
     "Vary": "Accept-Encoding",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file of the page, ready to be sent."""
+    """A file of the page, ready to send."""
 
     content: bytes
     compressed: bytes
@@ -61,7 +61,7 @@ async def page(request: Request) -> Response:
 
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
 async def page_file(request: Request, name: str) -> Response:
-    """A script, the style sheet, the icon. 404 for all else."""
+    """A script, the style sheet or the icon. 404 for everything else."""
     return _reply(request, name)
 
 
@@ -70,7 +70,7 @@ def _reply(request: Request, name: str) -> Response:
     if file is None:
         raise HTTPException(404, "Not Found")
     zipped = "gzip" in request.headers.get("accept-encoding", "")
-    # Weak: the same file, whether or not it travels compressed.
+    # Weak: the same file, compressed or not.
     headers = _HEADERS | {"ETag": f"W/{file.etag}"}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if file.etag in known:

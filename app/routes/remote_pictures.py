@@ -1,8 +1,8 @@
-"""Pictures that a client names by URL, fetched from public addresses of the internet and from nowhere else.
+"""Fetches pictures by URL, from public addresses of the internet only.
 
-Each connection resolves its host once, looks at every address found, and connects to one of these very addresses: a
-name that leads elsewhere a moment later changes nothing. Nothing of the environment is used: no proxy, no password
-file, no cookies. Knows nothing of pictures.
+Each connection resolves its host once, checks every address found, and connects to one of exactly these
+addresses. So a name that resolves differently a moment later changes nothing. The environment is not used: no
+proxy, no password file, no cookies. Does not know about pictures.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ PORT = 443
 MAX_REDIRECTS = 5
 
 Resolve: TypeAlias = Callable[[str], Awaitable[list[str]]]
-"""A host's addresses; none where there are none, or no such host."""
+"""Return a host's addresses; empty if it has none or does not exist."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BINARY = (
     "application/octet-stream",
     "binary/octet-stream",
     "",
-)  # what storage says of files it knows nothing of
+)  # the type that storage services use for unknown files
 
 _HEADERS = [(b"Accept", b"image/*"), (b"Accept-Encoding", b"identity"), (b"User-Agent", b"sam2-service")]
 
@@ -62,7 +62,7 @@ _NOT_PUBLIC_IPV6 = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one that anybody on the internet could have given, and names one machine."""
+    """Whether an address is public and names one machine."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -75,20 +75,20 @@ def is_public(address: str) -> bool:
 
 
 async def resolve(host: str) -> list[str]:
-    """A host's addresses as the system finds them."""
+    """Return a host's addresses from the system's resolver."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, PORT, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # a label of the name may be too long to ask for
+    except (OSError, UnicodeError):  # a label of the name may be too long
         return []
     return [str(entry[4][0]) for entry in found]
 
 
 class _NotPublic(Exception):
-    """A host with no address, or with one that is not public: whoever asks is not told which."""
+    """The host has no address, or one that is not public. The client does not learn which."""
 
 
 class _PublicOnly(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses only; `dial` makes the connections."""
+    """Connects to public addresses only. `dial` opens the connections."""
 
     def __init__(self, resolve: Resolve, dial: httpcore.AsyncNetworkBackend) -> None:
         self._resolve = resolve
@@ -102,7 +102,7 @@ class _PublicOnly(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to the first of a host's addresses that answers."""
+        """Connect to the first of a host's addresses that answers."""
         addresses = await self._resolve(host)
         if not addresses or not all(map(is_public, addresses)):
             raise _NotPublic
@@ -118,7 +118,7 @@ class _PublicOnly(httpcore.AsyncNetworkBackend):
 class RemotePictures:
     """Fetches files of at most `max_bytes`, each within `deadline_s` from the first connection to the last byte.
 
-    Where it is not `allowed` to, it refuses all. `resolve`, `dial` and `tls` are the system's own unless given.
+    If `allowed` is false, it refuses every URL. `resolve`, `dial` and `tls` default to the system's.
     """
 
     def __init__(
@@ -138,19 +138,20 @@ class RemotePictures:
         self._tls = tls or (httpx.create_ssl_context(trust_env=False) if allowed else None)
 
     async def fetch(self, url: str, *, arrived: Callable[[int], None]) -> bytes:
-        """The file at a URL; `arrived` is told of bytes as they come, and what it raises ends the fetch.
+        """Return the file at a URL. `arrived` is called with the number of bytes as they arrive; if it raises,
+        the fetch ends.
 
-        Raises ValidationFailed for a URL that is not fetched, InvalidImage where there is nothing to be had,
-        ImageTooLarge, UnsupportedMediaType for what says it is no picture, and DeadlineExceeded.
+        Raises ValidationFailed for a URL that may not be fetched, InvalidImage if the fetch fails,
+        ImageTooLarge, UnsupportedMediaType if the reply is declared as something else, and DeadlineExceeded.
         """
         if not self._allowed:
-            raise _refused("this server fetches no pictures (SAM2_ALLOW_URLS); send the file itself")
+            raise _refused("this server does not fetch pictures (SAM2_ALLOW_URLS); send the file itself")
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await self._follow(_checked(url), arrived)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"The picture's URL gave no whole answer within {self._deadline_s:g} s (SAM2_DEADLINE_S)."
+                f"The picture's URL sent no complete answer within {self._deadline_s:g} s (SAM2_DEADLINE_S)."
             ) from error
         except _NotPublic:
             raise _refused("its host has no address, or one that is not public") from None
@@ -162,7 +163,7 @@ class RemotePictures:
 
     async def _follow(self, url: httpx.URL, arrived: Callable[[int], None]) -> bytes:
         for _ in range(1 + MAX_REDIRECTS):
-            # A pool for each: a connection of before is one whose address was looked at before.
+            # A new pool each time, because a pooled connection's address was checked earlier.
             async with (
                 httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._network) as pool,
                 pool.stream("GET", _request_url(url), headers=_HEADERS) as response,
@@ -179,9 +180,9 @@ class RemotePictures:
             raise InvalidImage(f"The picture's URL answers with status {status}.")
         media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if not media_type.startswith("image/") and media_type not in _BINARY:
-            raise UnsupportedMediaType("The URL's answer says by its Content-Type that it is no picture.")
+            raise UnsupportedMediaType("The Content-Type of the URL's answer is not that of a picture.")
         if headers.get(b"content-encoding", "identity").lower() != "identity":
-            raise UnsupportedMediaType("The URL's answer is compressed, which was not asked for.")
+            raise UnsupportedMediaType("The URL's answer is compressed, which was not requested.")
         announced = headers.get(b"content-length", "")
         if announced.isdecimal() and int(announced) > self._max_bytes:
             raise self._too_large()
@@ -204,7 +205,7 @@ class RemotePictures:
 
 
 def _checked(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
-    """A URL that may be fetched. Raises ValidationFailed."""
+    """Return the URL if it may be fetched. Raises ValidationFailed."""
     where = "the URL that it redirects to" if base else "it"
     try:
         url = base.join(text) if base and text else httpx.URL(text)

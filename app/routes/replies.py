@@ -1,6 +1,6 @@
-"""What a request asks of the service, from its body; and the service's answers as replies.
+"""Turns request bodies into arguments of the service, and its results into replies.
 
-Knows nothing of how bodies arrive.
+Does not know how bodies arrive.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from app.routes.state import service_of
 from app.telemetry.stages import StageTimes
 
 _WRITTEN_ON_LOOP_PREDICTIONS = 2
-"""Writing these takes about as long as handing them to a thread."""
+"""Serialising this many takes about as long as handing them to a thread."""
 
 
 def prompt_requests(prompts: Sequence[schemas.PromptBody]) -> list[PromptRequest]:
-    """Prompts as the service takes them."""
+    """Convert prompts for the service."""
     return [_prompt_request(prompt) for prompt in prompts]
 
 
 def mask_options(wanted: MaskFields) -> MaskOptions:
-    """How the masks of a request come back."""
+    """Return the mask format that a request asks for."""
     return MaskOptions(
         mask_format=wanted.mask_format,
         return_logits=wanted.return_logits,
@@ -39,7 +39,7 @@ def mask_options(wanted: MaskFields) -> MaskOptions:
 async def decode_reply(
     request: Request, decoded: Decoded, *, image_id: str, model: str, times: StageTimes
 ) -> Response:
-    """Masks as a reply. One of many prompts is written in a thread; raises what SegmentationService.work does."""
+    """Return masks as a reply. Large ones are serialised in a thread, which raises what Workers.run does."""
 
     def write() -> bytes:
         return write_decoded(decoded, image_id=image_id, model=model).encode()
@@ -50,7 +50,7 @@ async def decode_reply(
 
 
 def timed_json(content: bytes, times: StageTimes) -> Response:
-    """A reply that says how long its stages took, in Server-Timing."""
+    """Return a reply with the duration of each stage in Server-Timing."""
     timing = ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in times.seconds.items())
     return Response(content, media_type="application/json", headers={"Server-Timing": timing})
 
@@ -72,7 +72,7 @@ def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
 
 
 def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> str:
-    """The reply as JSON, one prediction at a time: each holds the interpreter while it is written."""
+    """Serialise the reply, one prediction at a time, because each holds the interpreter lock."""
     reply = schemas.DecodeReply(
         image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
     )

@@ -1,6 +1,6 @@
-"""The wire: what requests and replies look like, and the body of every error.
+"""The wire format: requests, replies, and the body of every error.
 
-Types and ranges only; what a prompt means for its picture is checked in prompts.py.
+Types and ranges only; codecs/prompts.py checks prompts against their picture.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from app.routes.mask_fields import MaskFields, Wire
 IMAGE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 MAX_POINTS = 256
 MOST_PROMPTS = 4096
-"""SAM2_MAX_PROMPTS may not be more; a longer list is refused before it takes memory."""
+"""Upper limit of SAM2_MAX_PROMPTS. A longer list is rejected before it takes memory."""
 
 _EXAMPLE_PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAA4QAAAJYAQAAAAASvhV2AAAAmklEQVR42u3PwQkAMAgEQWP/PWsNQZAEZv7nYgQAAAAAAAAAAAAA"
     "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAMBbzv2kZrdy/UdFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRUVF"
     "RUVFRUVFRUVFRUVFRUVFRUVFRUVFRQAAAAAAAAAAAAAAAAAAAAD4SwOmmAIsUF1QQQAAAABJRU5ErkJggg=="
 )
-"""A white box on black, 900 x 600, so that the examples of /docs work as they stand."""
+"""A white box on black, 900 x 600, so that the examples in /docs work unchanged."""
 
 ImageId = Annotated[
     str,
     Field(
         pattern=IMAGE_ID_PATTERN,
-        description="The id that /embed replied: the client's own name, or the SHA-256 of the uploaded bytes.",
+        description="The id that /embed returned: the client's own name, or the SHA-256 of the uploaded bytes.",
         examples=["truck"],
     ),
 ]
@@ -40,7 +40,7 @@ class Rle(Wire):
     size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
         description="Height and width of the mask.", examples=[[1200, 1800]]
     )
-    # The first wrong number ends it: a million of errors would take a thousand times the memory of the list.
+    # Validation stops at the first wrong number: a million errors would take a thousand times the list's memory.
     counts: Annotated[
         Annotated[str, Tag("string")] | Annotated[list[int], Field(fail_fast=True), Tag("list")],
         Discriminator(lambda value: "string" if isinstance(value, str) else "list"),
@@ -73,7 +73,7 @@ class PromptBody(Wire):
 
 
 class PromptsBody(PromptBody, MaskFields):
-    """Prompts for one picture; the fields of a single prompt may stand in the place of `prompts`."""
+    """Prompts for one picture. The fields of a single prompt may be given instead of `prompts`."""
 
     prompts: (
         Annotated[list[PromptBody], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
@@ -83,11 +83,13 @@ class PromptsBody(PromptBody, MaskFields):
     def _one_way_of_prompting(self) -> Self:
         beside = sorted(self.model_fields_set & PromptBody.model_fields.keys())
         if self.prompts is not None and beside:
-            raise ValueError(f"{', '.join(beside)} beside 'prompts': put them into a prompt of the list")
+            raise ValueError(
+                f"{', '.join(beside)} given next to 'prompts': put them into a prompt of the list"
+            )
         return self
 
     def all_prompts(self) -> Sequence[PromptBody]:
-        """The prompts of the request, however they were written."""
+        """The prompts of the request, in either form."""
         return self.prompts if self.prompts is not None else [self]
 
 
@@ -117,39 +119,39 @@ class EmbedBody(Wire):
     url: str | None = Field(
         None,
         max_length=8192,
-        description="Instead of `image`: where to fetch the picture, https only, on servers with SAM2_ALLOW_URLS.",
+        description="Instead of `image`: an https URL to fetch the picture from, on servers with SAM2_ALLOW_URLS.",
         examples=["https://pictures.example/truck.jpg"],
     )
     image_id: ImageId | None = Field(None)
-    replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+    replace: bool = Field(False, description="Whether image_id may be taken from another picture.")
 
 
 class Text(BaseModel):
-    """Fields of a form or a query: text, so words are read as what they mean. Refuses unknown ones."""
+    """Fields of a form or a query. They are text, so values are parsed. Rejects unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class EmbedFields(Text):
-    """What may stand beside a picture in a form or in the query."""
+    """Fields that may accompany a picture in a form or in the query."""
 
     image_id: ImageId | None = None
-    replace: bool = Field(False, description="Let image_id name this picture even if it names another.")
+    replace: bool = Field(False, description="Whether image_id may be taken from another picture.")
 
 
 class NoFields(Text):
-    """The query of an endpoint that takes none."""
+    """The query of an endpoint that takes no parameters."""
 
 
 class PageQuery(Text):
     """Which of the stored pictures to list."""
 
     limit: int = Field(100, ge=1, le=1000)
-    after: str | None = Field(None, description="`next` of the page before.")
+    after: str | None = Field(None, description="`next` of the previous page.")
 
 
 class EmbeddingQuery(Text):
-    """How an embedding is written."""
+    """The file format of an embedding."""
 
     format: Literal["npz", "safetensors"] = "npz"
     dtype: Literal["float16", "float32"] = "float32"
@@ -162,23 +164,23 @@ class EmbedReply(BaseModel):
     width: int = Field(description="Pixels, after EXIF orientation.", examples=[1800])
     height: int = Field(description="Pixels, after EXIF orientation.", examples=[1200])
     model: str = Field(examples=["sam2.1_hiera_large"])
-    cached: bool = Field(description="No encoder ran for this request.")
+    cached: bool = Field(description="Whether no encoder ran for this request.")
 
 
 class MaskReply(BaseModel):
-    """One mask at the picture's size, in the format asked for."""
+    """One mask at the picture's size, in the requested format."""
 
     rle: Rle | None = None
     polygons: list[list[list[float]]] | None = Field(None, description="Outer rings of [x, y].")
-    holes: list[list[list[float]]] | None = Field(None, description="Rings of [x, y] around what is cut out.")
+    holes: list[list[list[float]]] | None = Field(None, description="Rings of [x, y] around holes.")
     png: str | None = Field(None, description="A one-bit PNG in base64.")
     iou: float = Field(description="The model's own estimate of the mask's IoU, 0..1.", examples=[0.981])
     stability: float = Field(description="IoU of the mask thresholded at +1 and at -1 of its logits.")
     area: int = Field(description="Pixels of the mask.")
     bounds: tuple[int, int, int, int] | None = Field(
         None,
-        description="x0, y0, x1, y1: the mask is that part of the picture, x1 and y1 outside. Of an empty mask one "
-        "pixel of background.",
+        description="x0, y0, x1, y1: the part of the picture that the mask covers; x1 and y1 are exclusive. "
+        "An empty mask has one background pixel.",
     )
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height; zeros for an empty mask.")
     logits: str | None = Field(None, description="Send it back as mask_input to refine this mask.")
@@ -201,17 +203,17 @@ class DecodeReply(BaseModel):
 
 
 class ImageReply(BaseModel):
-    """What is known of a stored picture."""
+    """Describes a stored picture."""
 
     image_id: str
     width: int
     height: int
     model: str
-    bytes: int = Field(description="Bytes that its embedding takes.")
-    created: float = Field(description="When this id was given, in seconds since 1970.")
+    bytes: int = Field(description="Size of its embedding in bytes.")
+    created: float = Field(description="When this id was assigned, in seconds since 1970.")
     used: float = Field(description="When it was last used under this id, in seconds since 1970.")
     tiers: list[Literal["device", "host", "disk"]] = Field(
-        description="Where its embedding is held. Nowhere: embed it again, unless the server keeps uploads."
+        description="Where its embedding is held. Empty: embed it again, unless the server keeps uploads."
     )
 
 
@@ -219,11 +221,13 @@ class ImagesReply(BaseModel):
     """Stored pictures, newest first."""
 
     images: list[ImageReply]
-    next: str | None = Field(None, description="Send it as `after` for the next page; null on the last.")
+    next: str | None = Field(
+        None, description="Send it as `after` to get the next page; null on the last page."
+    )
 
 
 class LimitsReply(BaseModel):
-    """What the server accepts."""
+    """Limits of the server."""
 
     max_upload_mib: int
     max_image_megapixels: float
@@ -233,15 +237,15 @@ class LimitsReply(BaseModel):
     device_cache_mib: int
     host_cache_mib: int
     disk_cache_mib: int
-    image_ttl_s: float = Field(description="Images are forgotten after so many seconds; 0: never.")
+    image_ttl_s: float = Field(description="Seconds after which an image is forgotten; 0: never.")
 
 
 class ModelReply(BaseModel):
-    """The model that answers."""
+    """The model and the limits of the server."""
 
     model: str
     variant: str
-    fingerprint: str = Field(description="Model, weights, preprocessing and precision.")
+    fingerprint: str = Field(description="Identifies model, weights, preprocessing and precision.")
     device: str
     dtype: str
     mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
@@ -249,7 +253,7 @@ class ModelReply(BaseModel):
 
 
 class StatusReply(BaseModel):
-    """A sign of life."""
+    """Status of the server."""
 
     status: Literal["ok", "ready"]
 
@@ -262,7 +266,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong and what to do about it."""
+    """What is wrong, and what to do."""
 
     code: str = Field(examples=["image_not_found"])
     message: str
@@ -276,5 +280,5 @@ class ErrorReply(BaseModel):
 
 
 def schema_ref(model: type[BaseModel]) -> dict[str, Any]:
-    """How openapi.json points to a model of this file."""
+    """Return the reference to a model of this file in openapi.json."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}

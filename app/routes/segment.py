@@ -1,6 +1,6 @@
-"""POST /segment: a picture and prompts in one request, for who asks once. No logic.
+"""POST /segment: a picture and prompts in one request, for clients that need only one answer. No logic.
 
-What is sent twice is embedded once here too, so a second request on a picture costs its upload and a click.
+A picture that is sent twice is embedded once here too. A second request costs its upload and a click.
 """
 
 from typing import Annotated, Any
@@ -52,9 +52,9 @@ def _form() -> dict[str, Any]:
 async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """A picture and prompts in one request; the reply is that of /decode.
 
-    The picture is kept as one of /embed is: further clicks can go to /decode with the reply's image_id. The masks
-    are of this picture, whatever becomes of its id meanwhile: a DELETE of it counts as one that comes after the
-    reply, so the masks come and nothing is kept. There is no 404.
+    The picture is stored as by /embed, so further clicks can go to /decode with the reply's image_id. If its id
+    is deleted during the request, that counts as a DELETE after the reply: the masks are returned, and nothing
+    is stored. There is no 404.
     """
     service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
     model = service.ready().name
@@ -72,7 +72,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
         )
 
         requests = prompt_requests(wanted.all_prompts())
-        service.check_prompts(requests)  # before the encoder runs for prompts that cannot be answered
+        service.check_prompts(requests)  # before the encoder runs in vain
 
         async def story() -> tuple[Embedded, Decoded]:
             async with within(settings.deadline_s):

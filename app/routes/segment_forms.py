@@ -1,6 +1,6 @@
-"""A form with a picture and prompts: what /segment takes. Fields beside the picture are JSON.
+"""Parses the form of /segment: a picture, and fields that are JSON.
 
-Knows nothing of what a picture is, and of what prompts mean.
+Does not know what a picture is, or what prompts mean.
 """
 
 from typing import Any, NamedTuple
@@ -16,18 +16,18 @@ from app.routes.schemas import EmbedFields, PromptsBody
 from app.routes.uploads import Upload, check_size
 
 _TEXTS = ("mask_format", "mask_input")
-"""May stand without JSON's quotes."""
+"""Fields that may be given without JSON's quotes."""
 
 
 class Segment(NamedTuple):
-    """A picture and what is wanted of it."""
+    """A picture and the prompts on it."""
 
     upload: Upload
     wanted: PromptsBody
 
 
 def parse_segment(body: bytes, *, content_type: str, max_bytes: int) -> Segment:
-    """Find picture and prompts in a form.
+    """Parse picture and prompts from a form.
 
     Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
     ImageTooLarge.
@@ -57,7 +57,7 @@ def _value(name: str, text: str) -> Any:
     if name in _TEXTS and text[:1] not in ('"', "{", "n"):  # neither a string, an RLE nor null
         return text
     if name not in PromptsBody.model_fields:
-        return text  # unknown, and refused as such
+        return text  # unknown, and rejected as such
     try:
         return from_json(text)
     except ValueError as error:

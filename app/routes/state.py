@@ -1,6 +1,6 @@
-"""What a request finds in its application, and where it notes its stages.
+"""Access to the application's objects from a request.
 
-Knows nothing of the endpoints.
+Does not know about the endpoints.
 """
 
 from collections.abc import Callable
@@ -18,48 +18,48 @@ from app.telemetry.stages import StageTimes
 
 
 def service_of(request: HTTPConnection) -> SegmentationService:
-    """The one service."""
+    """The service."""
     service: SegmentationService = request.app.state.service
     return service
 
 
 def budget_of(request: HTTPConnection) -> BodyBudget:
-    """The memory for bodies of requests."""
+    """The memory budget for request bodies."""
     budget: BodyBudget = request.app.state.body_budget
     return budget
 
 
 def begin_stages(request: Request) -> StageTimes:
-    """Where a request notes its stages: access.py finds them in the scope, also where it fails."""
+    """Return the request's stage times. access.py finds them in the scope, even if the request fails."""
     request.scope["stages"] = times = StageTimes()
     return times
 
 
 def remote_pictures_of(request: Request) -> RemotePictures:
-    """What fetches pictures by URL."""
+    """The fetcher of pictures by URL."""
     pictures: RemotePictures = request.app.state.remote_pictures
     return pictures
 
 
 def keys_of(connection: HTTPConnection) -> ApiKeys:
-    """Who may call."""
+    """The API keys."""
     keys: ApiKeys = connection.app.state.keys
     return keys
 
 
 def in_flight_of(connection: HTTPConnection) -> InFlight:
-    """What each client has under way."""
+    """The number of concurrent requests of each client."""
     in_flight: InFlight = connection.app.state.in_flight
     return in_flight
 
 
 def refusal_of(connection: HTTPConnection, error: ServiceError) -> Response:
-    """The reply to an error, counted; for what is answered outside of FastAPI's handlers."""
+    """Return the reply to an error and count it. For errors outside of FastAPI's handlers."""
     refuse: Callable[[ServiceError], Response] = connection.app.state.refuse
     return refuse(error)
 
 
 def loop_time_of(connection: HTTPConnection) -> LoopTime:
-    """The event loop's time that each client's messages took."""
+    """The event loop's time that each client's messages take."""
     loop_time: LoopTime = connection.app.state.loop_time
     return loop_time

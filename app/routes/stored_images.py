@@ -1,4 +1,4 @@
-"""The endpoints of stored images: list, describe, forget, and hand out their embeddings. No logic."""
+"""The endpoints of stored images: list, describe, delete, and download their embeddings. No logic."""
 
 import io
 from typing import Annotated
@@ -33,7 +33,7 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
 
 @router.get("/images/{image_id}", response_model=schemas.ImageReply)
 async def get_image(request: Request, image_id: str) -> schemas.ImageReply:
-    """What is known of a stored picture."""
+    """Describes a stored picture."""
     service = service_of(request)
     model = service.ready().name
     return _image_reply(await service.store.describe(image_id, tenant=tenant_of(request)), model)
@@ -41,7 +41,7 @@ async def get_image(request: Request, image_id: str) -> schemas.ImageReply:
 
 @router.delete("/images/{image_id}", status_code=204)
 async def delete_image(request: Request, image_id: str) -> None:
-    """Forget a picture; also answers 204 where there is nothing to forget."""
+    """Forget a picture. Returns 204 even if there is nothing to forget."""
     await service_of(request).delete(image_id, tenant=tenant_of(request))
 
 
@@ -56,7 +56,7 @@ async def delete_image(request: Request, image_id: str) -> None:
 async def get_embedding(
     request: Request, image_id: str, query: Annotated[schemas.EmbeddingQuery, Query()]
 ) -> Response:
-    """The three feature maps, for a decoder that runs elsewhere: in a browser, say."""
+    """The three feature maps, for a decoder that runs elsewhere, for example in a browser."""
     service = service_of(request)
     segmenter = service.ready()
     record = await service.store.describe(image_id, tenant=tenant_of(request))

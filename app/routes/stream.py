@@ -1,6 +1,6 @@
-"""The WebSocket at /decode/stream: many prompts of one client over one connection. No logic.
+"""The WebSocket /decode/stream: many prompts of one client over one connection. No logic.
 
-For hover: what is answered is the newest prompt, not all of them.
+For hover: the newest prompt is decoded, not all of them.
 """
 
 import logging
@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 
 @router.websocket(ROUTE)
 async def decode_stream(websocket: WebSocket) -> None:
-    """A prompt a message, {"tag": 1, "image_id": "...", ...}; an answer each, {"tag": 1, "predictions": [...]}.
+    """Each message is a prompt, {"tag": 1, "image_id": "...", ...}. Each gets an answer, {"tag": 1,
+    "predictions": [...]}.
 
-    A prompt that waits is skipped when a newer one comes. A key comes by header, or in a first message
+    A waiting prompt is skipped when a newer one arrives. The key is sent in a header, or as the first message
     {"api_key": "..."}.
     """
     started = perf_counter()
@@ -38,7 +39,7 @@ async def decode_stream(websocket: WebSocket) -> None:
     streams: Streams = websocket.app.state.streams
     try:
         if not may_connect(websocket.headers, service.settings.cors_origin_list):
-            raise OriginRefused("SAM2_CORS_ORIGINS says which sites may call; this one may not.")
+            raise OriginRefused("This site may not connect. SAM2_CORS_ORIGINS lists the sites that may.")
         service.ready()
         talk.identify_by_header()
         with streams.place(address_of(websocket.scope), stop=stream.stop):

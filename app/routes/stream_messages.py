@@ -1,4 +1,4 @@
-"""What goes over /decode/stream: a key, prompts with tags, and what is answered beside masks.
+"""Messages of /decode/stream: a key, prompts with tags, and answers other than masks.
 
 Types and ranges only.
 """
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.routes.mask_fields import MaskFields, Wire
 from app.routes.schemas import ErrorBody, ImageId, PromptBody
 
-_SAFE = 2**53 - 1  # whole numbers that JavaScript keeps
+_SAFE = 2**53 - 1  # the largest integer that JavaScript represents exactly
 
 Tag = (
     Annotated[str, Field(max_length=128)]
@@ -20,7 +20,7 @@ Tag = (
 
 
 class KeyMessage(Wire):
-    """The first message of who cannot set headers: a browser."""
+    """The first message of clients that cannot set headers, such as browsers."""
 
     api_key: str = Field(max_length=4096)
 
@@ -41,7 +41,7 @@ class StreamPrompt(PromptBody, MaskFields):
 
 
 class Tagged(BaseModel):
-    """Whatever a message is, its tag."""
+    """The tag of any message."""
 
     model_config = ConfigDict(strict=True)
 
@@ -49,15 +49,15 @@ class Tagged(BaseModel):
 
 
 class SkippedReply(BaseModel):
-    """A newer prompt of the connection came before this one had begun."""
+    """A newer prompt of the connection arrived before this one was decoded."""
 
     tag: Tag
     skipped: bool = True
 
 
 class StreamErrorReply(BaseModel):
-    """A prompt that could not be answered; the connection goes on."""
+    """The prompt failed; the connection stays open."""
 
-    tag: Tag | None = Field(description="null where the message had none.")
+    tag: Tag | None = Field(description="null if the message had none.")
     error: ErrorBody
-    retry_after_s: int | None = Field(None, description="When to try again, where that may help.")
+    retry_after_s: int | None = Field(None, description="Seconds after which to try again, if that may help.")

@@ -1,6 +1,6 @@
-"""What is said over one connection to /decode/stream: the key, prompts, answers.
+"""One connection to /decode/stream: reads the key and prompts, sends answers.
 
-Knows nothing of which prompt goes before which; streams.py does.
+Does not decide which prompt is decoded first; streams.py does.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ ROUTE = "/decode/stream"
 UNAUTHORIZED = 4401
 
 _KEY_WAIT_S = 10.0
-"""For the message that brings a key: who has none is not to hold a connection."""
+"""Patience for the message with the key: clients without one should not hold a connection."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A prompt that waits or runs, and the memory it is counted for."""
+    """A waiting or running prompt, and the memory that it is counted for."""
 
     body: StreamPrompt
     tenant: str
@@ -55,17 +55,17 @@ class PromptTalk:
         self._caller: tuple[str, str] | None = None
         self._heard_any = False
         self.answered = 0
-        """Prompts so far, those that failed among them."""
+        """Number of prompts so far, including failed ones."""
 
     def identify_by_header(self) -> None:
-        """Take the client from the headers, before the connection opens. `hear` refuses those that this leaves."""
+        """Identify the client by its headers, before the connection opens. Without a valid key `hear` ends it."""
         key = key_of(self._websocket.scope)
         if key or not keys_of(self._websocket):
             with suppress(Unauthorized):
                 self._caller = self._known(key)
 
     async def hear(self) -> Wanted | None:
-        """See Talk. The key comes first, where a header did not bring it."""
+        """See Talk. Without a key in the headers, the first message must have it."""
         if self._caller is None:
             self._caller = await self._identify()
         tenant, share = self._caller
@@ -75,7 +75,7 @@ class PromptTalk:
         first, self._heard_any = not self._heard_any, True
         heard_at = perf_counter()
         if first and len(text) <= FIRST_MESSAGE_BYTES and _read(KeyMessage, text) is not None:
-            return None  # of a client that sends one wherever it calls
+            return None  # sent although a header had the key
         held = ExitStack()
         try:
             arrived = held.enter_context(budget_of(self._websocket).holding(share))
@@ -97,7 +97,7 @@ class PromptTalk:
         return Wanted(body, tenant, share, held, perf_counter())
 
     async def answer(self, item: Wanted) -> None:
-        """See Talk. An error is an answer too."""
+        """See Talk. An error is sent as an answer."""
         body, share, times = item.body, item.share, StageTimes()
         try:
             with item.held, in_flight_of(self._websocket).request(share):
@@ -113,9 +113,9 @@ class PromptTalk:
         except ServiceError as error:
             await self._refuse(body.tag, error)
             return
-        except Exception:  # it ends this prompt, and not the connection with all others
-            log.exception("A fault of the server's own")
-            mistake = ServiceError("The server made a mistake; its log says which. It goes on.")
+        except Exception:  # it fails this prompt, not the whole connection
+            log.exception("Internal error")
+            mistake = ServiceError("Internal error; see the server's log for this request id.")
             await self._refuse(body.tag, mistake)
             return
         reply = write_decoded(decoded, image_id=body.image_id, model=model)
@@ -155,7 +155,7 @@ class PromptTalk:
         return caller
 
     async def _tag_of(self, text: str | bytes, share: str) -> Tag | None:
-        """The tag of a message that is wrong otherwise. A large one is read in a worker, if one has time."""
+        """Return the tag of an invalid message. A large message is parsed in a worker, if one is free."""
         tagged: Tagged | None = None
         if len(text) < PARSED_ON_LOOP_BYTES:
             tagged = _read(Tagged, text)
@@ -167,7 +167,7 @@ class PromptTalk:
     async def _receive(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            raise Ended(None, f"closed by the other side with {message.get('code')}")
+            raise Ended(None, f"closed by the client with {message.get('code')}")
         text: str | bytes | None = message.get("text")
         return message["bytes"] if text is None else text
 
@@ -187,7 +187,7 @@ class PromptTalk:
             async with asyncio.timeout(self._service.settings.deadline_s):
                 await self._websocket.send_text(text)
         except (WebSocketDisconnect, RuntimeError, TimeoutError) as error:
-            raise Ended(None, "it does not take what is sent") from error
+            raise Ended(None, "the client does not read what is sent") from error
 
     def _count(self, status: int) -> None:
         self.answered += 1
@@ -199,7 +199,7 @@ def _parse(text: str | bytes) -> StreamPrompt:
 
 
 def _read(model: type[Model], text: str | bytes) -> Model | None:
-    """A message as what it may be; None where it is something else."""
+    """Parse a message as `model`; None if it is something else."""
     try:
         return model.model_validate_json(text)
     except ValidationError:

@@ -1,6 +1,6 @@
-"""Open connections that carry many prompts: newest wins, idle ones are closed, and all when the server stops.
+"""Connections with many prompts: the newest wins, idle connections are closed, and all at shutdown.
 
-Knows nothing of prompts, keys and JSON: a Talk does.
+Does not know about prompts, keys and JSON; a Talk does.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from app.errors import Overloaded
 from app.scheduling.shares import Shares
 
 MAX_MESSAGE_BYTES = 8 * 2**20
-"""Of one message: room for logits and for any mask as RLE; the server's protocol closes with 1009 beyond it."""
+"""Largest message: room for logits and any mask as RLE. The protocol closes with 1009 beyond it."""
 
 GOING_AWAY, IDLE = 1001, 4408
 
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 class Ended(Exception):
-    """The connection is to be closed with this code, or has been, where that is None."""
+    """The connection must be closed with this code, or was closed by the client if the code is None."""
 
     def __init__(self, code: int | None, reason: str = "") -> None:
         super().__init__(code, reason)
@@ -31,23 +31,23 @@ class Ended(Exception):
 
 
 class Talk(Protocol[Item]):
-    """One connection, as what it says."""
+    """One connection, as a source of prompts."""
 
     async def hear(self) -> Item | None:
-        """The next prompt; None for a message that is none and has been dealt with. Raises Ended."""
+        """Return the next prompt; None for a message that is not a prompt and was handled. Raises Ended."""
 
     async def answer(self, item: Item) -> None:
         """Answer a prompt. Raises Ended."""
 
     async def skip(self, item: Item) -> None:
-        """Say that a prompt is not answered, for a newer one is here."""
+        """Tell the client that a prompt is skipped, because a newer one arrived."""
 
     def drop(self, item: Item) -> None:
         """Forget a prompt of a connection that has ended."""
 
 
 class Stream(Generic[Item]):
-    """Hears and answers at the same time. One prompt runs, one waits: the newest."""
+    """Reads and answers concurrently. One prompt runs; of the others only the newest waits."""
 
     def __init__(self, talk: Talk[Item], *, idle_s: float) -> None:
         self._talk = talk
@@ -57,12 +57,12 @@ class Stream(Generic[Item]):
         self._stopping = False
 
     def stop(self) -> None:
-        """End it with 1001 once what runs is answered."""
+        """End it with 1001 once the running prompt is answered."""
         self._stopping = True
         self._changed.set()
 
     async def run(self) -> Ended:
-        """Until it ends; says how."""
+        """Run until the connection ends. Returns how it ended."""
         ended = Ended(None)
         try:
             async with asyncio.TaskGroup() as group:
@@ -83,7 +83,7 @@ class Stream(Generic[Item]):
                 async with asyncio.timeout(self._idle_s):
                     item = await self._talk.hear()
             except TimeoutError:
-                raise Ended(IDLE, f"nothing was said for {self._idle_s:g} s (SAM2_STREAM_IDLE_S)") from None
+                raise Ended(IDLE, f"no message for {self._idle_s:g} s (SAM2_STREAM_IDLE_S)") from None
             if item is None:
                 continue
             replaced, self._waiting = self._waiting, item
@@ -112,9 +112,9 @@ class Streams:
 
     @contextmanager
     def place(self, address: str, *, stop: Callable[[], None]) -> Iterator[None]:
-        """Count a connection while the block runs; `stop` is to end it. Raises Overloaded."""
+        """Count a connection while the block runs. `stop` must end it. Raises Overloaded."""
         if not self._of_addresses.admits(address, 1):
-            raise Overloaded("Too many connections to /decode/stream are open; close some.", retry_after_s=10)
+            raise Overloaded("Too many connections to /decode/stream are open. Close some.", retry_after_s=10)
         self._of_addresses.add(address, 1)
         self._stops.add(stop)
         self._all_closed.clear()
@@ -127,7 +127,7 @@ class Streams:
                 self._all_closed.set()
 
     async def close(self, *, patience_s: float) -> None:
-        """Stop all connections, and wait for them to end, but not longer than that."""
+        """Stop all connections and wait for their end, at most `patience_s` seconds."""
         if not self._stops:
             return
         for stop in self._stops:

@@ -1,6 +1,6 @@
-"""Request bodies: read within limits, and the picture taken out of whichever form it comes in.
+"""Reads request bodies within limits, and extracts the picture from any of the accepted forms.
 
-Knows nothing of what a picture is.
+Does not know what a picture is.
 """
 
 import asyncio
@@ -34,28 +34,28 @@ Model = TypeVar("Model", bound=BaseModel)
 PARSED_ON_LOOP_BYTES = 8 * 1024
 """Bodies and messages shorter than this are parsed on the event loop, where it takes 0.1 ms; others in a worker."""
 _FORM_OVERHEAD = 64 * 1024
-"""Bytes that a form may take beside its picture."""
+"""Bytes that a form may have in addition to its picture."""
 _LEAST_BYTES_PER_S = 1024
-"""Of a body, after its first moments: a picture of 1 MB may take a quarter of an hour, and no longer."""
+"""Slowest upload that is accepted: a picture of 1 MB may take a quarter of an hour."""
 _BASE64_PIECE = 1 << 20  # a multiple of 4
 
 
 class Upload(NamedTuple):
-    """A picture file as it came, and what was said about it."""
+    """An uploaded picture file and its fields."""
 
     data: bytes
     url: str | None
-    """Where the picture is to be fetched; `data` is empty then."""
+    """URL to fetch the picture from; `data` is empty then."""
     image_id: str | None
     replace: bool
 
 
 @dataclass(slots=True)
 class BodyBudget:
-    """Bytes that the bodies of all requests together may hold in memory.
+    """Memory budget for the bodies of all requests.
 
-    Counted as they arrive, not as they are announced: a client that says nothing holds nothing, and one that stops
-    in the middle, or sends a byte now and then, holds what it sent for `patience_s` seconds.
+    Bytes are counted when they arrive, not when they are announced. A client that sends nothing holds nothing.
+    One that stops in the middle, or sends a byte now and then, holds what it sent for `patience_s` seconds.
     """
 
     shares: Shares
@@ -68,9 +68,9 @@ class BodyBudget:
 
     @contextmanager
     def holding(self, share: str) -> Iterator[Callable[[int], None]]:
-        """A function that counts bytes as they arrive, which all are given back when the block ends.
+        """Yield a function that counts bytes as they arrive. All of them are released when the block ends.
 
-        It raises Overloaded where they are more than `share` may hold.
+        It raises Overloaded if `share` would hold more than it may.
         """
         held = 0
 
@@ -78,7 +78,7 @@ class BodyBudget:
             nonlocal held
             if not self.shares.admits(share, size):
                 raise Overloaded(
-                    "Too many uploads are in memory at this moment (SAM2_MAX_BODIES_MIB).",
+                    "Too many uploads are in memory (SAM2_MAX_BODIES_MIB). Try again later.",
                     retry_after_s=2,
                 )
             self.shares.add(share, size)
@@ -92,11 +92,10 @@ class BodyBudget:
 
     @asynccontextmanager
     async def read(self, request: Request, *, max_bytes: int, limit: str, share: str) -> AsyncIterator[bytes]:
-        """The body of a request, its bytes counted until the block ends.
+        """Yield the body of a request. Its bytes count until the block ends.
 
-        Raises ImageTooLarge beyond `max_bytes`, at once where Content-Length says so, Overloaded where the
-        budget is spent, BadRequest where the client goes away, and BodyTooSlow where it falls silent in the middle
-        or takes for ever.
+        Raises ImageTooLarge beyond `max_bytes` (at once if Content-Length says so), Overloaded if the budget is
+        spent, BadRequest if the client disconnects, and BodyTooSlow if it stops in the middle or is too slow.
         """
         too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
         announced = request.headers.get("content-length", "")
@@ -137,7 +136,7 @@ class BodyBudget:
 
 
 def max_body_bytes(max_upload_mib: int) -> int:
-    """Bytes of the largest body that can hold a picture file of the limit: in base64, four for three."""
+    """Return the size of the largest body for a picture of the limit: base64 takes four bytes for three."""
     return max_upload_mib * 2**20 * 4 // 3 + _FORM_OVERHEAD
 
 
@@ -152,7 +151,7 @@ def parse_json(model: type[Model], body: bytes) -> Model:
 
 
 def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes: int) -> Upload:
-    """Find the picture in a body of any of the accepted forms; what stands beside it there goes before `query`.
+    """Extract the picture from a body of any accepted form. Fields in the body override `query`.
 
     Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
     ImageTooLarge.
@@ -172,7 +171,7 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
         fields = request.model_dump(include=request.model_fields_set - {"image", "url"})
     else:
         raise UnsupportedMediaType(
-            f"{_named(media_type)} is no picture upload. Send multipart/form-data with a field 'image' (curl -F "
+            f"{_named(media_type)} is not a picture upload. Send multipart/form-data with a field 'image' (curl -F "
             "image=@truck.jpg), a raw body with Content-Type image/* or application/octet-stream (curl -H "
             "'Content-Type: image/jpeg' --data-binary @truck.jpg), or JSON."
         )
@@ -200,7 +199,7 @@ def _decode_base64(text: str) -> bytes:
         if start == 0 or not text[: start - 1].endswith(";base64"):
             raise invalid("image", "the data URL has no ';base64,' part")
     try:
-        # In pieces, because this runs in a thread and a single call would hold the interpreter for all of it.
+        # In pieces, because a single call would hold the interpreter lock all the time.
         pieces = [
             base64.b64decode(text[at : at + _BASE64_PIECE], validate=True)
             for at in range(start, len(text), _BASE64_PIECE)

@@ -55,8 +55,8 @@ WHOLE = whole_files()
     ("body", "words"),
     [
         (b"", "is empty"),
-        (b"hello", "no picture"),
-        (bytes(1000), "no picture"),
+        (b"hello", "not a picture"),
+        (bytes(1000), "not a picture"),
         (b"\n<!DOCTYPE html><title>404</title>", "an HTML page"),
         (b"\xef\xbb\xbf<html><svg></svg></html>", "an HTML page"),
         (
@@ -293,7 +293,7 @@ def test_a_side_without_end_is_refused_however_few_its_pixels(
     size: tuple[int, int], file_format: str
 ) -> None:
     data = encoded(Image.new("L", size), file_format)
-    with pytest.raises(ImageTooLarge, match="limit of a side is 65535"):
+    with pytest.raises(ImageTooLarge, match="limit for a side is 65535"):
         decode_image(data, max_pixels=MEGAPIXEL)
     width, height = (min(side, 65_535) for side in size)
     whole = decode_image(encoded(Image.new("L", (width, height)), file_format), max_pixels=MEGAPIXEL)

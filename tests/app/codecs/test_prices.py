@@ -90,6 +90,14 @@ def test_a_png_of_many_chunks_is_refused() -> None:
     assert decode_image(png_of_chunks(100), max_pixels=MEGAPIXELS).shape == (64, 64, 3)
 
 
+def test_what_follows_the_end_of_a_png_costs_nothing() -> None:
+    assert decode_image(encoded("PNG") + bytes(12 * MAX_PNG_CHUNKS), max_pixels=MEGAPIXELS).shape == (
+        64,
+        64,
+        3,
+    )
+
+
 def test_a_gif_of_many_blocks_is_refused() -> None:
     whole = encoded("GIF")
     at = 13 + (3 << (whole[10] & 7) + 1)

@@ -89,14 +89,14 @@ async def test_logits_that_are_damaged_or_of_another_model_are_refused() -> None
         ('"mask_input": {"size": [1, 2]}', "mask_input.rle.counts", "required"),
         ('"mask_input": {"size": [1, 0], "counts": ""}', "mask_input.rle.size[1]", "(got 0)"),
         ('"mask_input": {"size": [1, 2], "counts": [1, "1"]}', "mask_input.rle.counts.list[1]", "(got '1')"),
-        ('"mask_input": {"size": [1, 2], "counts": "", "order": "C"}', "mask_input.rle.order", "no such field"),
+        ('"mask_input": {"size": [1, 2], "counts": "", "order": "C"}', "mask_input.rle.order", "unknown field"),
         ('"multimask_output": 1', "multimask_output", "boolean (got 1)"),
-        ('"multimask": true', "multimask", "no such field"),
+        ('"multimask": true', "multimask", "unknown field"),
         ('"mask_format": "polygon"', "mask_format", "'polygons'"),
         ('"return_logits": "true"', "return_logits", "boolean (got 'true')"),
         ('"prompts": []', "prompts", "at least 1"),
-        ('"prompts": [{"point_coord": []}]', "prompts[0].point_coord", "no such field"),
-        ('"prompts": [{}], "box": [1, 2, 3, 4]', "body", "box beside 'prompts'"),
+        ('"prompts": [{"point_coord": []}]', "prompts[0].point_coord", "unknown field"),
+        ('"prompts": [{}], "box": [1, 2, 3, 4]', "body", "box given next to 'prompts'"),
         (f'"prompts": [{"{}," * 5000}{{}}]', "prompts", "at most 4096"),
         ('"image_id": 5', "image_id", "string (got 5)"),
         ('"image_id": "a b"', "image_id", "pattern"),
@@ -165,7 +165,7 @@ async def test_an_unknown_field_is_named_and_where_the_known_ones_are() -> None:
         response = await served.post("/decode", {"image_id": "truck", "points": [[1, 1]]})
         assert error(response) == (422, "validation_error")
         message = response.json()["error"]["message"]
-        assert message == "points: there is no such field; /docs lists those there are (got [[1, 1]])."
+        assert message == "points: unknown field; /docs lists all fields (got [[1, 1]])."
 
 
 async def test_an_unknown_picture_is_to_be_embedded_first() -> None:

@@ -193,7 +193,7 @@ FILE = 'name="image"; filename="a.png"'
         ([(FILE, picture()), ('name="file"; filename="b.png"', picture())], "image", "2 pictures"),
         ([('name="image"', b"truck.jpg")], "image", "image=@truck.jpg"),
         ([(FILE, picture()), ('name="replace"', b"perhaps")], "replace", "boolean"),
-        ([(FILE, picture()), ('name="imageid"', b"truck")], "imageid", "no such field"),
+        ([(FILE, picture()), ('name="imageid"', b"truck")], "imageid", "unknown field"),
     ],
 )
 async def test_a_form_that_makes_no_sense_says_which_field(

@@ -89,7 +89,7 @@ async def test_a_picture_is_named_and_its_name_is_guarded() -> None:
         ({"point_coords": '[["30", "20"]]', "point_labels": "[1]"}, "validation_error", "number"),
         ({"point_coords": "[[NaN, 20]]", "point_labels": "[1]"}, "validation_error", "finite"),
         ({"box": "[" * 100_000}, "validation_error", "box: it is not JSON"),
-        (CLICK | {"prompts": "[{}]"}, "validation_error", "beside 'prompts'"),
+        (CLICK | {"prompts": "[{}]"}, "validation_error", "next to 'prompts'"),
         (CLICK | {"mask_format": "svg"}, "validation_error", "mask_format"),
         (CLICK | {"pointlabels": "[1]"}, "validation_error", "pointlabels"),
         (CLICK | {"image_id": "a b"}, "validation_error", "image_id"),
