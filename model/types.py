@@ -1,6 +1,6 @@
-"""The values that cross the border of `model/`: pictures, embeddings, prompts, predictions.
+"""The values that enter and leave `model/`: pictures, embeddings, prompts, predictions.
 
-Knows nothing of files, devices or HTTP.
+Does not know about files, devices or HTTP.
 """
 
 import math
@@ -19,18 +19,18 @@ Logits: TypeAlias = npt.NDArray[np.float32]
 """Mask logits; above 0 is the object."""
 
 _PAIRS = {2: torch.int32, 4: torch.int64}
-"""What two floats of so many bytes are as one number."""
+"""The type that holds two floats of this many bytes as one number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """What the image encoder leaves of one picture, ready for any number of decodes.
+    """The image encoder's output for one picture, ready for any number of decodes.
 
     One row for each of the h * w cells of the image embedding (64 * 64 at 1024 px), whose pixels in the finer maps
     stay together: "sub-pixel order", row by row within a cell, and again within each of its quarters.
 
-    Tensors and what is made of them without a copy hold this picture for as long as this object lives: on a GPU its
-    memory is then another picture's.
+    The tensors, and views of them, are valid only as long as this object lives: on a GPU its memory is reused
+    for another picture then.
     """
 
     image_rows: Tensor
@@ -40,7 +40,7 @@ class Embedding:
     feat_s0_rows: Tensor
     """(h * w, 4, 4, c / 8): stride 4, after conv_s0."""
     first_projections: tuple[Tensor, ...]
-    """What the decoder's first layer makes of the picture where no mask is on it: see cpu_decoder.py."""
+    """The decoder's first projections of the picture without a mask; see model/cpu/decoder.py."""
     height: int
     """Height of the picture in pixels."""
     width: int
@@ -62,7 +62,7 @@ class Embedding:
         )
 
     def to_host(self) -> "Embedding":
-        """The same in host memory, bit for bit; without a copy where it lies there anyway."""
+        """Return the same embedding in host memory, bit for bit; without a copy if it is there already."""
         return Embedding(
             image_rows=self.image_rows.cpu(),
             feat_s1_rows=self.feat_s1_rows.cpu(),
@@ -73,7 +73,7 @@ class Embedding:
         )
 
     def to_arrays(self, dtype: npt.DTypeLike) -> dict[str, npt.NDArray[np.floating]]:
-        """The maps as a decoder elsewhere wants them: (1, c, h, w) each, under SAM2ImagePredictor's names."""
+        """Return the maps for other decoders: (1, c, h, w) each, with SAM2ImagePredictor's names."""
         names = ("image_embed", "high_res_feats_0", "high_res_feats_1")
         return {
             name: np.ascontiguousarray(t.float().cpu().numpy()[None], dtype)
@@ -104,7 +104,7 @@ def from_subpixels(rows: Tensor, side: int) -> Tensor:
 
 def join_subpixels(cells: Tensor, side: int) -> Tensor:
     """Maps of floats in sub-pixel order (c, side * side, 16) to rows and columns: (c, 4 * side, 4 * side)."""
-    # Neighbours in a row stay neighbours: moved as one number of twice the width, ten times as fast.
+    # Neighbours in a row stay neighbours, so two move as one number of twice the width: ten times as fast.
     # `view` wants an even offset and even strides; those of a dimension of length 1 may be anything, so it goes.
     flat = cells.contiguous().flatten()
     flat = flat.clone() if flat.storage_offset() % 2 else flat
@@ -115,14 +115,14 @@ def join_subpixels(cells: Tensor, side: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """What a person says about one object; at least one of points, box and mask_logits.
+    """A prompt for one object; has at least one of points, box and mask_logits.
 
     Coordinates are pixels of the picture, x to the right, y down, origin at its top left corner.
     """
 
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
-    """1 for the object, 0 for what is not; as many as points."""
+    """1 for the object, 0 for background; one for each point."""
     box: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1."""
     mask_logits: Logits | None = field(default=None)
@@ -130,11 +130,11 @@ class Prompt:
     multimask_output: bool = True
     """Three masks for an ambiguous prompt, or the single best."""
     hands_out_logits: bool = False
-    """Whether its logits may come back as another prompt's mask_logits."""
+    """Whether the client gets the logits, and may send them back as mask_logits."""
 
     @property
     def in_refinement(self) -> bool:
-        """Whether it is a link of a chain in which each prediction builds on the one before."""
+        """Whether the prompt belongs to a chain of refinements, each built on the previous prediction."""
         return self.hands_out_logits or self.mask_logits is not None
 
 
@@ -147,4 +147,4 @@ class Prediction:
     iou: npt.NDArray[np.float32]
     """(k,), the model's estimate of each mask's IoU, 0..1."""
     object_score: float
-    """Logit of whether the prompted object is in the picture at all."""
+    """Logit for the presence of the prompted object in the picture."""

@@ -1,6 +1,6 @@
-"""Where the released files are, and how to get one: once, safely, and from where the last try was cut.
+"""Finds and downloads the released files: once, safely, and resuming an interrupted download.
 
-Knows nothing of settings, nor of what is in a file.
+Does not know about settings, or about the contents of a file.
 """
 
 import fcntl
@@ -22,13 +22,13 @@ from model.network.config import BUILTIN
 logger = logging.getLogger(__name__)
 
 RELEASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2"
-"""Meta's own address of its release (Apache-2.0)."""
+"""Meta's URL of its release (Apache-2.0)."""
 
 BUILTIN_PATH = Path(__file__).parents[1] / "weights" / f"{BUILTIN}.safetensors"
 """The built-in model's weights, which come with this package."""
 
 RETRY_WAITS_S = (1.0, 2.0, 4.0)
-"""Pauses between tries that bring nothing new; after the last of them the download is given up."""
+"""Pauses between attempts without progress; after the last one the download fails."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -42,7 +42,7 @@ class Release:
     file_name: str
     sha256: str
     size_bytes: int | None = None
-    """None where it is not known."""
+    """None if it is not known."""
 
 
 RELEASES: dict[str, Release] = {
@@ -91,15 +91,15 @@ RELEASES: dict[str, Release] = {
         897_952_466,
     ),
 }
-"""The released file of each variant; SHA-256 as several public projects list them, independently."""
+"""The released file of each variant. Several independent public projects list the same SHA-256."""
 
 
 class _Cut(Exception):
-    """One try failed; another may go on."""
+    """The attempt failed; another may succeed."""
 
 
 class _Refused(Exception):
-    """No further try can help."""
+    """No further attempt can help."""
 
 
 class _Progress(tqdm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -111,14 +111,14 @@ def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> P
 
     Those of the built-in model are in this package, and nowhere else.
 
-    `<variant>.safetensors` comes before the released .pt. A file that is there already is checked by size,
-    where the size of the released file is known, and not by its hash, which would cost each start the time
-    to read it all. A download goes to `<file>.part`, which keeps what has come after a cut, for this run or
-    a later one; it is locked, so that of several processes one downloads and the others wait; it takes its
-    final name only when its SHA-256 is right.
+    `<variant>.safetensors` is preferred to the released .pt. An existing file is checked by size, if the
+    released size is known, and not by its hash, because reading it all would slow down each start. A download
+    goes to `<file>.part`, which is kept after an interruption, for this run or a later one. It is locked, so
+    that one of several processes downloads and the others wait. It gets its final name only if its SHA-256 is
+    right.
 
-    Raises WeightsUnavailable when the file cannot be had, and CheckpointError when one of its name is there
-    but has the wrong size.
+    Raises WeightsUnavailable if the file cannot be obtained, and CheckpointError if it exists with the wrong
+    size.
     """
     if variant == BUILTIN:
         return _builtin()
@@ -140,7 +140,7 @@ def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> P
     else:
         return path
     raise WeightsUnavailable(
-        f"Cannot get the weights of {variant}: {reason}. Ways to go on: "
+        f"Cannot get the weights of {variant}: {reason}. What you can do:  "
         f"fetch {url} yourself and put it into {weights_dir}; "
         "or set SAM2_CHECKPOINT=PATH to a file you have; "
         "or set SAM2_CHECKPOINT=untrained to try the service with random weights."
@@ -151,7 +151,7 @@ def _builtin() -> Path:
     if not BUILTIN_PATH.is_file():
         raise WeightsUnavailable(
             f"The weights of the built-in model should be in {BUILTIN_PATH}, and are not: this installation is "
-            "incomplete. Ways to go on: get the repository whole; or set SAM2_MODEL to a released model; "
+            "incomplete. What you can do:  get the repository whole; or set SAM2_MODEL to a released model; "
             "or set SAM2_CHECKPOINT=PATH to a file you have; "
             "or set SAM2_CHECKPOINT=untrained to try the service with random weights."
         )
@@ -175,7 +175,7 @@ def _present(variant: str, release: Release, weights_dir: Path) -> Path | None:
 
 
 def _download_or_wait(url: str, target: Path, release: Release) -> None:
-    """Make `target`, unless another process does so meanwhile; the caller looks again either way."""
+    """Create `target`, unless another process does so first. The caller looks again either way."""
     partial = target.with_name(f"{target.name}.part")
     with partial.open("ab+", buffering=0) as part:
         try:
@@ -184,7 +184,7 @@ def _download_or_wait(url: str, target: Path, release: Release) -> None:
             logger.info("another process is downloading %s; waiting for it", target)
             fcntl.flock(part, fcntl.LOCK_EX)
         if not _is_at(part, partial):
-            return  # whoever held the lock has renamed or removed this file
+            return  # the process that held the lock has renamed or removed this file
         try:
             if not target.is_file():
                 logger.info("downloading %s to %s", url, target)
@@ -199,7 +199,7 @@ def _download_or_wait(url: str, target: Path, release: Release) -> None:
 
 
 def _fetch(url: str, part: FileIO, release: Release) -> None:
-    """Append to `part` until it is the released file, in as many tries as bring something new."""
+    """Append to `part` until it is the released file, with as many attempts as make progress."""
     furthest = start = _size(part)
     failures = 0
     with httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
@@ -234,7 +234,7 @@ def _fetch(url: str, part: FileIO, release: Release) -> None:
 
 
 def _receive(client: httpx.Client, url: str, part: FileIO, release: Release) -> None:
-    """One request for what is missing. Raises _Cut or httpx.TransportError where another try may help."""
+    """Send one request for the missing part. Raises _Cut or httpx.TransportError if another attempt may help."""
     offset = _size(part)
     headers = {"Accept-Encoding": "identity"}  # offsets count the bytes of the file itself
     if offset:
@@ -256,7 +256,7 @@ def _receive(client: httpx.Client, url: str, part: FileIO, release: Release) -> 
         if begin != offset:
             part.truncate(0)
             if begin != 0:  # a range is ignored by some servers, but never moved
-                raise _Cut("the server sends another range than asked for; starting over")
+                raise _Cut("the server sends another range than requested; starting over")
         _append(response, part, total=total, name=release.file_name)
         if total is not None and _size(part) < total:
             raise _Cut("the server sent less than it promised")

@@ -1,6 +1,6 @@
-"""Embeddings as bytes and back, bit for bit: safetensors, with a checksum and a note of what they belong to.
+"""Embeddings to bytes and back, bit for bit: safetensors, with a checksum and a note of what they belong to.
 
-Knows nothing of files.
+Does not know about files.
 """
 
 import json
@@ -21,11 +21,11 @@ alone, and made again where they are wanted."""
 
 
 class BrokenEmbedding(Exception):
-    """Bytes that are not the embedding that they should be. The message says why."""
+    """The bytes are not the expected embedding. The message says why."""
 
 
 def to_bytes(embedding: Embedding, note: Mapping[str, str]) -> bytes:
-    """A safetensors file of an embedding in host memory. `from_bytes` wants the same note: a model's name, say."""
+    """A safetensors file of an embedding in host memory. `from_bytes` requires the same note."""
     tensors = {name: getattr(embedding, name) for name in _MAPS}
     tensors |= {f"{_PROJECTION}{i}": each for i, each in enumerate(embedding.first_projections)}
     metadata = {**note, "height": str(embedding.height), "width": str(embedding.width)}
@@ -34,7 +34,7 @@ def to_bytes(embedding: Embedding, note: Mapping[str, str]) -> bytes:
 
 
 def from_bytes(data: bytes, note: Mapping[str, str]) -> Embedding:
-    """The embedding, in host memory. Raises BrokenEmbedding for what is torn, altered or another's."""
+    """Read the embedding into host memory. Raises BrokenEmbedding if it is altered or another's."""
     try:
         tensors = safetensors.torch.load(data)
         header_end = 8 + int.from_bytes(data[:8], "little")
@@ -56,11 +56,11 @@ def from_bytes(data: bytes, note: Mapping[str, str]) -> Embedding:
             width=int(metadata["width"]),
         )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenEmbedding(f"it is no embedding: {error}") from error
+        raise BrokenEmbedding(f"it is not an embedding: {error}") from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """CRC-32 of everything: it is for accidents, and three times as fast as any digest."""
+    """CRC-32 of everything. It detects accidents, and is three times as fast as any digest."""
     shapes = {name: (str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors.items()}
     crc = zlib.crc32(json.dumps([metadata, shapes], sort_keys=True).encode())
     for _, tensor in sorted(tensors.items()):

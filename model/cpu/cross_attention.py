@@ -1,6 +1,7 @@
 """The CPU decoder's attention between tokens and cells, with projections of the cells folded into the tokens.
 
-q (W_k x) is (q W_k) x, and so for values and outputs. Knows nothing of layers, norms and upscaling.
+q (W_k x) equals (q W_k) x, and the same holds for values and outputs. Does not know about layers, norms and
+upscaling.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ on two cores, at 28 and 64 cells a side: 5 to 25 % less time with 10 to 45 click
 
 @dataclass(slots=True)
 class View:
-    """The picture as one prompt sees it while it is decoded."""
+    """The picture for one prompt while it is decoded."""
 
     rows: Tensor
     """(cells, c)."""
@@ -28,7 +29,7 @@ class View:
     """Keys and values of the first layer, (cells, c / 2) each in float32 and (c / 2, cells) in half precision, and
     its queries, (c / 2, cells)."""
     owed: Tensor | None = None
-    """(c,): what every row still lacks. The first `write` adds it."""
+    """(c,): still to be added to every row. The first `write` adds it."""
     placed: Tensor = field(init=False)
     """The rows with their positions added, from the second layer on."""
 
@@ -36,7 +37,7 @@ class View:
 class CrossAttention:
     """Attention between the n tokens of each of b prompts and a picture's cells, in either direction.
 
-    What is done to tokens is done to those of all prompts at once, what is done to cells for one prompt at a time.
+    Tokens of all prompts are processed together, cells one prompt at a time.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -59,7 +60,7 @@ class CrossAttention:
     def folds(self, num_tokens: int) -> bool:
         """Whether folding is cheaper than projecting: heads * tokens products against the inner width.
 
-        Half precision spares PyTorch's attention with it, which is slow there.
+        In half precision it also avoids PyTorch's attention, which is slow there.
         """
         most = self._inner if self.k.weight.dtype == torch.float32 else HALF_FOLDS * self._inner
         return self._heads * num_tokens <= most
@@ -72,8 +73,8 @@ class CrossAttention:
     def first_read(self, q: Tensor, views: Sequence[View]) -> Tensor:
         """What projected q (b, n, inner) take from the cells, projected beforehand: (b, n, inner).
 
-        Two plain products take half the time of PyTorch's attention. They round otherwise, for which the goldens of
-        float32 have no room.
+        Two plain products take half the time of PyTorch's attention. They round differently, beyond the
+        tolerance of the float32 goldens.
         """
         if q.dtype == torch.float32:
             return torch.stack(
@@ -115,8 +116,8 @@ class CrossAttention:
     def write(self, scores: Iterable[Tensor], v: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
         """Each prompt's cells, plus what they take from projected v (b, n, inner), out_proj folded: (cells, c).
 
-        A cell's probabilities add up to 1 in each head, so each head's values bring their share of the bias, and of
-        what is owed.
+        A cell's probabilities add up to 1 in each head, so each head's values carry their share of the bias,
+        and of `owed`.
         """
         values = torch.baddbmm(self._out_bias_of_a_head, self._by_head(v), self._out_by_head)
         for view, one, each in zip(views, scores, self._by_prompt(values, len(v)), strict=True):

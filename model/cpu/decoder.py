@@ -1,6 +1,6 @@
-"""The mask decoder as it runs on a CPU: the same function as mask_decoder.py, in fewer operations.
+"""The mask decoder for CPUs: the same function as network/mask_decoder.py, in fewer operations.
 
-A prompt has some eight tokens, a picture 4096 cells. So products touch the cells as little as they can:
+A prompt has about eight tokens, a picture 4096 cells. So products touch the cells as little as possible:
 
 - The first layer's projections of the picture are made once, when it is embedded (`prepare`).
 - A transposed convolution of 2x2 with stride 2 is one product per cell, when the four new pixels of a cell stay
@@ -8,9 +8,9 @@ A prompt has some eight tokens, a picture 4096 cells. So products touch the cell
 - q (W_k x) becomes (q W_k) x: a projection of the cells is folded into the few tokens, and so for values and
   outputs (cross_attention.py). In half precision a mask is folded into the picture's projections (folded_masks.py).
 
-Folding rounds otherwise than Meta's code, and with unlucky weights attention enlarges that to 9e-5 of the logits. A
-chain of refinements enlarges it at every link, so in float32 it keeps Meta's order of operations to the last bit
-instead, up to the upscaling (tests/golden).
+Folding rounds differently from Meta's code, and with unlucky weights attention enlarges that to 9e-5 of the
+logits. A chain of refinements enlarges it at every link. So in float32 refinements keep Meta's order of
+operations to the last bit, up to the upscaling (tests/golden).
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from model.types import Embedding
 
 
 class Heads:
-    """The perceptrons behind the output tokens, six of three layers, each layer of all six at once."""
+    """The six perceptrons after the output tokens, three layers each; one layer of all six is computed at once."""
 
     def __init__(self, decoder: MaskDecoder) -> None:
         kernels: list[Mlp] = list(decoder.output_hypernetworks_mlps)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ class CpuDecoder:
         self._heads = Heads(self._decoder)
 
     def prepare(self, image_rows: Tensor) -> tuple[Tensor, ...]:
-        """`View.first` of any prompt without a mask; in half precision those with one begin with it too."""
+        """Return `View.first` for prompts without a mask. In half precision, prompts with one start from it too."""
         return self._project_first(image_rows + self._no_mask, bias_last=False)
 
     def decode(
@@ -94,8 +94,8 @@ class CpuDecoder:
     ) -> DecoderOutput:
         """One prompt for each embedding: tokens `sparse` (b, n, c), and logits (4 h, 4 w) where it has a mask.
 
-        `keeps_order` asks for Meta's order of operations, which takes half as long again. The logits stay in
-        sub-pixel order, (b, 4, cells, 16), for most of them are not asked for.
+        `keeps_order` selects Meta's order of operations, which takes half as long again. The logits stay in
+        sub-pixel order, (b, 4, cells, 16), because most of them are not needed.
         """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
         folds = not keeps_order and self._to_image[-1].folds(tokens.shape[1])
@@ -119,7 +119,11 @@ class CpuDecoder:
         )
         if rows.dtype == torch.float32:
             return k, v, q.T.contiguous()
-        return k.T.contiguous(), v.T.contiguous(), q.T.contiguous()  # else copied in each product with tokens
+        return (
+            k.T.contiguous(),
+            v.T.contiguous(),
+            q.T.contiguous(),
+        )  # otherwise copied in each product with tokens
 
     def _first_views(
         self,
@@ -129,7 +133,7 @@ class CpuDecoder:
         keeps_order: bool,
         folds: bool,
     ) -> list[View]:
-        # For several prompts Meta repeats the picture, which changes its layout, and PyTorch then adds biases last.
+        # For several prompts Meta repeats the picture. That changes its layout, and PyTorch then adds biases last.
         repeats = len(embeddings) > 1 and all(e is embeddings[0] for e in embeddings)
         bias_last = repeats and keeps_order
         plain: View | None = None

@@ -1,7 +1,7 @@
-"""A prompt's mask as the CPU decoder takes it in half precision: by the 16 channels that its map is made of.
+"""A prompt's mask for the CPU decoder in half precision: the 16 channels from which its map is computed.
 
-The layer that makes the map out of them is linear, and so are the first projections of the picture with the map on
-it: they are one product, a tenth of the work. Knows nothing of attention.
+The layer that computes the map from them is linear, and so are the first projections of the picture plus the
+map. Together they are one product, a tenth of the work. Does not know about attention.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class FoldedMasks:
         self._first, self._second = _Halving(conv_1, norm_1), _Halving(conv_2, norm_2)
         weight = last.get_parameter("weight").flatten(1)
         self.bias = last.get_parameter("bias")
-        """(c,): what every row lacks after `on_rows`."""
+        """(c,): to be added to every row after `on_rows`."""
         self._weight = weight.T.contiguous()  # 16 c
         lacking = self.bias.float() - prompts.embed_no_mask().flatten().float()
         products = [each.weight.float() for each in projections]
@@ -35,7 +35,7 @@ class FoldedMasks:
         self._projected_bias = torch.cat([each @ lacking for each in products]).to(weight.dtype)[:, None]
 
     def channels(self, logits: Tensor) -> Tensor:
-        """Mask logits (4 h, 4 w) to what the map is made of, (h * w, 16)."""
+        """Mask logits (4 h, 4 w) to the channels of their map, (h * w, 16)."""
         h, w = (length // 4 for length in logits.shape)
         # Cells, the quarters of each, the pixels of each.
         pixels = logits.float().view(h, 2, 2, w, 2, 2).permute(0, 3, 1, 4, 2, 5)
@@ -43,7 +43,7 @@ class FoldedMasks:
         return self._second(quarters.view(h * w, -1)).to(self._weight.dtype)
 
     def on_rows(self, rows: Tensor, channels: Tensor) -> Tensor:
-        """A picture's cells (cells, c) with the mask on them, but for `bias`."""
+        """A picture's cells (cells, c) plus the mask, without `bias`."""
         return torch.addmm(rows, channels, self._weight)
 
     def on_projections(self, projections: Sequence[Tensor], channels: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
-"""The part of a mask that its box holds, as runs; the rest of the picture is not looked at.
+"""Crops a mask's runs to its box, without looking at the rest of the picture.
 
-Knows nothing of logits.
+Does not know about logits.
 """
 
 import numpy as np
@@ -9,9 +9,9 @@ from model.masks.runs import Runs
 
 
 def crop(mask: Runs) -> tuple[Runs, tuple[int, int, int, int]]:
-    """A mask cut to its box, and where that lies: x0, y0, x1, y1 in pixels, x1 and y1 just outside.
+    """Return a mask cropped to its box, and the box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
 
-    Of an empty mask the first pixel: a picture without any could not be written.
+    An empty mask is cropped to the first pixel, because a picture without pixels could not be written.
     """
     left, top, width, height = mask.bbox
     if not width:
@@ -19,10 +19,10 @@ def crop(mask: Runs) -> tuple[Runs, tuple[int, int, int, int]]:
     ends = np.cumsum(mask.lengths)
     starts = ends[:-1:2]
     columns, rows = np.divmod(starts, mask.height)
-    # A run that goes on into the next column makes the box as high as the picture: then positions only shift.
+    # A run that continues in the next column makes the box as high as the picture; then positions only shift.
     first = (columns - left) * height + rows - top
     toggles = np.stack((first, first + mask.lengths[1::2]), axis=1).ravel()
-    # Where one run ends and another begins at once, rows between them were cut off: they are one run now.
+    # If one run begins where another ends, rows between them were cut off: they are one run now.
     met = np.flatnonzero(toggles[1:] == toggles[:-1])
     toggles = np.delete(toggles, np.concatenate((met, met + 1)))
     if toggles[-1] == height * width:

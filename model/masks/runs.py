@@ -1,11 +1,11 @@
-"""Low-resolution mask logits -> the mask at the picture's own size: runs, area, box, outline, PNG.
+"""Low-resolution mask logits to the mask at the picture's own size: runs, area, box, outline, PNG.
 
-Knows nothing of the network that made the logits, of COCO's string form or of HTTP; needs no torch.
+Does not know about the network, COCO's string form or HTTP, and needs no torch.
 
-A mask is `logits > 0` after bilinear upsampling (align_corners=False). That picture is never made. Between
-values of one sign interpolation cannot change sign, so only the cells of the low-resolution grid whose four
-corners disagree are looked at, and in each of their columns the one row where the mask begins or ends. The
-cost follows the length of the outline at full size, not the area.
+A mask is `logits > 0` after bilinear upsampling (align_corners=False), but that picture is never computed.
+Between values of one sign, interpolation cannot change sign. So only those cells of the low-resolution grid are
+looked at whose four corners differ in sign, and in each of their columns only the row where the mask begins or
+ends. The cost grows with the length of the outline at full size, not with the area.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ _LARGEST = 1e30
 """Logits are clipped to +-this, so that no product or sum overflows."""
 
 _SLAB = 1 << 15
-"""Values worked on at once: a few arrays of this length stay in a core's cache."""
+"""Values processed at once: a few arrays of this length fit into a core's cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """A mask as COCO has it: the lengths of its runs, column by column, background and object in turn."""
+    """A mask in COCO's form: the lengths of its runs, column by column, background and object alternating."""
 
     height: int
     width: int
@@ -70,7 +70,7 @@ class Runs:
             return 0, 0, 0, 0
         left, right = int(firsts[0]) // self.height, int(lasts[-1]) // self.height
         first_rows, last_rows = firsts % self.height, lasts % self.height
-        if (lasts - firsts != last_rows - first_rows).any():  # a run goes on from one column into the next
+        if (lasts - firsts != last_rows - first_rows).any():  # a run continues from one column into the next
             top, bottom = 0, self.height - 1
         else:
             top, bottom = int(first_rows.min()), int(last_rows.max())
@@ -109,10 +109,10 @@ class _Axis:
 def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
     """The mask of one map of logits (h, w) at a picture's size: bilinear upsampling, then > 0, as runs.
 
-    The same pixels as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False) > 0`, down- and
-    upsampled; a processor without fused multiply-add may differ where the interpolated value is zero to within
-    rounding, and values below 1e-42 may, whose products underflow. NaN counts as background; infinities, and all
-    beyond +-1e30, count as +-1e30.
+    The pixels are those of `torch.nn.functional.interpolate(mode="bilinear", align_corners=False) > 0`, down-
+    and upsampled. They may differ where the interpolated value is zero within rounding, on a processor without
+    fused multiply-add, and for values below 1e-42, whose products underflow. NaN counts as background;
+    infinities and values beyond +-1e30 count as +-1e30.
 
     Raises:
         ValueError: the logits are not a map of at least one value, or a side of the picture is below 1.
@@ -157,9 +157,9 @@ def polygons(logits_hw: Floats, *, height: int, width: int) -> Outline:
 
 
 def stability(logits_hw: Floats, *, offset: float = 1.0) -> float:
-    """How little a mask depends on its threshold: the IoU of `logits > offset` and `logits > -offset`, 0..1.
+    """The stability of a mask: the IoU of `logits > offset` and `logits > -offset`, 0..1.
 
-    1.0 where both are empty. From Meta's sam2/modeling/sam/mask_decoder.py, at low resolution.
+    1.0 if both are empty. From Meta's sam2/modeling/sam/mask_decoder.py, at low resolution.
     """
     union = np.count_nonzero(logits_hw > -offset)
     return np.count_nonzero(logits_hw > offset) / union if union else 1.0
@@ -192,7 +192,7 @@ def _padded(logits_hw: Floats, *, height: int, width: int) -> Floats:
 def _axis(samples: int, size: int) -> _Axis:
     """The axis of `size` pixels over `samples` logits; the three masks of a click, and all clicks, share it."""
     scale = float(np.float32(samples) / np.float32(size))
-    # Multiplied and subtracted with one rounding, as the fused instruction does that compilers emit for it.
+    # Multiplied and subtracted with one rounding, like the fused instruction that compilers emit.
     sources = np.maximum((scale * (np.arange(size) + 0.5) - 0.5).astype(np.float32), np.float32(0))
     starts = np.searchsorted(sources, np.arange(samples + 1, dtype=np.float32))
     starts[-1] = size
@@ -202,7 +202,7 @@ def _axis(samples: int, size: int) -> _Axis:
 
 
 def _toggles(padded: Floats, rows: _Axis, columns: _Axis, *, height: int) -> Integers:
-    """Column-major positions where the mask changes, in no order; a position counts as often as it occurs.
+    """Return column-major positions where the mask changes, unordered; a position counts as often as it occurs.
 
     The background above and below the logits makes a column that begins inside toggle at its first pixel, and
     one that ends inside toggle after its last.
@@ -217,7 +217,7 @@ def _toggles(padded: Floats, rows: _Axis, columns: _Axis, *, height: int) -> Int
     from_left = left.astype(np.float32)
 
     found = [np.empty(0, dtype=np.int64)]
-    widest = int(count.max(initial=0))  # 0 where no cell has a pixel column of its own
+    widest = int(count.max(initial=0))  # 0 if no cell has a pixel column of its own
     step = max(1, _SLAB // max(1, cells.size))
     for begin in range(0, widest, step):
         # (step, cells): the pixel columns of every cell side by side, so that each operation runs over all cells.
@@ -248,10 +248,10 @@ def _mixed_cells(padded: Floats) -> Integers:
 def _crossing_rows(top: Floats, bottom: Floats, above: Integers, rows: _Axis, *, height: int) -> Integers:
     """The first pixel row with the lower value's sign, for values of opposite sign in lines `above`, `above` + 1.
 
-    Rounding keeps order, so within a cell the interpolated values rise or fall throughout and there is one such
-    row. Real arithmetic finds it; only where that lands within float32's rounding of a whole row do torch's own
-    numbers have to decide whether that row is the one, or the next. That rounding is below 3 * 2**-24 of a position
-    among the logits; 1e-6 is ample.
+    Rounding keeps order, so the interpolated values within a cell only rise or only fall, and there is one such
+    row. Real arithmetic finds it. Only if the result is within float32's rounding of a whole row, torch's own
+    numbers decide between that row and the next. That rounding is below 3 * 2**-24 of a position among the
+    logits; 1e-6 is ample.
     """
     samples = rows.starts.size - 1
     low = np.concatenate(([0], rows.starts[: samples - 1], [height]))[above]

@@ -1,6 +1,6 @@
-"""Rings with fewer points: Douglas and Peucker's algorithm, on all rings at once.
+"""Simplifies rings: Douglas and Peucker's algorithm, on all rings at once.
 
-Knows nothing of masks. From D. Douglas and T. Peucker, "Algorithms for the reduction of the number of points
+Does not know about masks. From D. Douglas and T. Peucker, "Algorithms for the reduction of the number of points
 required to represent a digitized line or its caricature", 1973.
 """
 
@@ -13,10 +13,11 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def simplify(rings: list[Ring], tolerance: float) -> list[Ring]:
-    """Closed rings (n, 2), first point not repeated, without points that lie within `tolerance` of what is left.
+    """Remove points of closed rings (n, 2), first point not repeated, that lie within `tolerance` of the
+    result.
 
-    What is left is a selection of the points, in order: at least three of each ring, so no ring vanishes. Rings may
-    come to touch or to cross where they are closer than the tolerance.
+    The result is a selection of the points, in order, with at least three of each ring, so no ring vanishes.
+    Rings that are closer than the tolerance may touch or cross afterwards.
     """
     if not rings:
         return []
@@ -42,9 +43,10 @@ def simplify(rings: list[Ring], tolerance: float) -> list[Ring]:
 def _keep_farthest(
     points: Ring, kept: Booleans, undecided: Integers, *, groups: Integers, tolerance: float
 ) -> Integers:
-    """Of each group of undecided points, keep the one farthest from its chord; the points that stay undecided.
+    """Keep the point of each undecided group that is farthest from its chord. Return the points still
+    undecided.
 
-    Not those of groups that lie within `tolerance` of their chords: these are left out for good. Chords join
+    Groups that lie within `tolerance` of their chords are dropped for good. Chords join
     neighbours among `kept`, `undecided` ascends, and so do `groups`, which are those of all points.
     """
     if not undecided.size:

@@ -1,7 +1,7 @@
 """Linear layers over many rows, on a CPU by oneDNN.
 
 PyTorch sends float32 products to MKL, which reaches half of the machine's rate on AMD processors; 1x1 convolutions
-of channels-last maps go to oneDNN, which reaches all of it. Knows nothing of what the rows are.
+of channels-last maps go to oneDNN, which reaches all of it. Does not know what the rows are.
 """
 
 import torch
@@ -32,7 +32,7 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
     """Sums (n, k) of many rows (m, k), weighted by `weights` (n, m), which `softmax_over_rows` made."""
     if rows.dtype != torch.float32:
         return weights @ rows
-    # The gradient of a convolution's weight is this very sum, and oneDNN makes it in half of MKL's time.
+    # The gradient of a convolution's weight is exactly this sum, and oneDNN needs half of MKL's time for it.
     (n, _), k = weights.shape, rows.shape[1]
     return conv2d_weight(_as_map(rows), (n, k, 1, 1), _as_map(weights.T)).view(n, k)
 

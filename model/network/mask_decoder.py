@@ -113,9 +113,9 @@ def stability(logits: Tensor, delta: float) -> Tensor:
 def choose_masks(
     output: DecoderOutput, *, multimask: Sequence[bool], delta: float, threshold: float
 ) -> list[slice]:
-    """Which of the four masks each prompt is answered with, as Meta's image predictor has it.
+    """Choose which of the four masks each prompt returns, as in Meta's image predictor.
 
-    With multimask, tokens 1 to 3. Without, token 0, or, where that is not stable, the best of tokens 1 to 3 by
+    With multimask: tokens 1 to 3. Without: token 0 or, if that is not stable, the best of tokens 1 to 3 by
     predicted IoU.
     """
     chosen = [slice(1, output.iou.shape[1])] * len(multimask)

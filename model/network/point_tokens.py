@@ -1,6 +1,6 @@
-"""A prompt's box and clicks as the point tokens that the prompt encoder takes.
+"""Converts a prompt's box and clicks to the point tokens of the prompt encoder.
 
-Knows nothing of devices: the numbers are made by NumPy, the same for every one.
+Does not know about devices: NumPy computes the same numbers for every device.
 """
 
 from collections.abc import Sequence

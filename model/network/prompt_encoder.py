@@ -73,7 +73,7 @@ class PromptEncoder(nn.Module):
         return self.mask_downscaling(logits)
 
     def embed_no_mask(self) -> Tensor:
-        """(c, 1, 1): what stands for the map of a prompt without a mask."""
+        """(c, 1, 1): the embedding of a prompt without a mask."""
         return self.no_mask_embed.weight[0][:, None, None]
 
     def image_positions(self) -> Tensor:

@@ -67,7 +67,7 @@ class TwoWayTransformer(nn.Module):
 
     def forward(self, tokens: Tensor, image: Tensor, *, image_positions: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (b, n, c), picture and positions (b or 1, h * w, c), to both after attention."""
-        token_positions = tokens  # a prompt's embedding is its position and its kind at once
+        token_positions = tokens  # a prompt's embedding is its position and its kind
         for layer in self.layers:
             tokens, image = layer(
                 tokens, image, token_positions=token_positions, image_positions=image_positions
