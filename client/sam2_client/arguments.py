@@ -1,6 +1,6 @@
-"""What may be typed after `sam2`, and what it means.
+"""The command line of `sam2`.
 
-Knows nothing of what the commands do.
+Does not know what the commands do.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _PIXELS = """\
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command's arguments, those of the process where there are none; SystemExit for what cannot be read."""
+    """Parse the command's arguments; without any, those of the process. Raises SystemExit for wrong usage."""
     return _parser().parse_args(arguments)
 
 
@@ -65,14 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--api-key", metavar="KEY", default=os.environ.get("SAM2_API_KEY"))
     clean_up = argparse.ArgumentParser(add_help=False)
     clean_up.add_argument(
-        "--max-hole-area", type=_size, default=0.0, metavar="N", help="fill holes of at most so many pixels"
+        "--max-hole-area", type=_size, default=0.0, metavar="N", help="fill holes of at most this many pixels"
     )
     clean_up.add_argument(
         "--max-sprinkle-area",
         type=_size,
         default=0.0,
         metavar="N",
-        help="remove specks of at most so many pixels",
+        help="remove specks of at most this many pixels",
     )
     parser = argparse.ArgumentParser(
         prog="sam2",
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
     one.add_argument(
-        "--concurrency", type=_at_least_1, default=4, metavar="N", help="uploads at a time; default 4"
+        "--concurrency", type=_at_least_1, default=4, metavar="N", help="concurrent uploads; default 4"
     )
 
     one = commands.add_parser(
@@ -146,6 +146,6 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         default=0.0,
         metavar="PX",
-        help="leave out points of polygons as long as the outline moves by at most so many pixels of the picture",
+        help="remove points of polygons as long as the outline moves by at most this many pixels of the picture",
     )
     return parser

@@ -1,7 +1,7 @@
-"""A request and what becomes of it: the story of one call, with its retries.
+"""One call with its retries, as a generator.
 
-A story is a generator. It yields an Attempt, gets the response sent in or the transport's error thrown in, and
-returns its result. Knows nothing of sockets, threads and event loops: the clients send, and wait.
+Such a "story" yields an Attempt. Then it gets the response sent in, or the transport's error thrown in, and
+returns its result. Does not know about sockets, threads and event loops: the clients send and wait.
 """
 
 import json
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, its body not yet made: JSON, a picture, or both as a form."""
+    """A request whose body is not built yet: JSON, a picture, or both as a form."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Call:
     picture: Picture | None = None
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The request with its body; reads the picture's file. Raises OSError and PictureChanged."""
+        """Build the request with its body. Reads the picture's file. Raises OSError and PictureChanged."""
         query = dict(self.query) or None
         if self.picture is not None and self.json is not None:
             files = {"image": ("picture", self.picture.read(), "application/octet-stream")}
@@ -55,7 +55,7 @@ Story: TypeAlias = Generator[Attempt, httpx.Response, T]
 
 
 def ask(call: Call, retries: Retries) -> Story[httpx.Response]:
-    """Send a request, as often as `retries` says, until the reply is a good one. Raises Sam2Error."""
+    """Send a request until it succeeds, as often as `retries` allows. Raises Sam2Error."""
     tried, wait_s = 0, 0.0
     while True:
         tried += 1

@@ -1,6 +1,6 @@
 """AsyncClient and AsyncImage: the service for asyncio.
 
-Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py and holdings.py.
+Only sends, waits and reads files. stories.py and holdings.py know what is sent and what replies mean.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class AsyncClient:
         retries: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """As Client's."""
+        """As in Client."""
         self._http = httpx.AsyncClient(**options(url, api_key, timeout), transport=transport)
         self._retries = Retries(retries)
 
@@ -116,7 +116,7 @@ class AsyncClient:
     async def _embed_one(self, source: PictureSource) -> EmbedResult["AsyncImage"]:
         try:
             return EmbedResult(source, await self.embed(source), None)
-        except Exception as error:  # whatever it is, it is the result of this picture
+        except Exception as error:  # any exception is the result of this picture
             return EmbedResult(source, None, error)
 
     async def _tell(self, story: Story[T]) -> T:

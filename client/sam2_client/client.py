@@ -1,6 +1,6 @@
 """Client and Image: the service for ordinary Python.
 
-Only sends, waits and reads files; what is sent, and what replies mean, is in stories.py and holdings.py.
+Only sends, waits and reads files. stories.py and holdings.py know what is sent and what replies mean.
 """
 
 import time
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 
 class Client:
-    """A SAM 2 service. Threads may share one; `with` or `close` ends its connections.
+    """A SAM 2 service. Threads may share a client. `with` or `close` ends its connections.
 
-    Every method raises Sam2Error: one class for each thing that can go wrong, with the server's message.
+    Every method raises Sam2Error, with one class for each kind of failure and the server's message.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Client:
         retries: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout` is the longest wait for a reply, in seconds, `retries` how often a busy or absent server is
-        asked again; `transport` is httpx's, for proxies, certificates and tests. Raises ValueError for a bad `url`.
+        """`timeout` is the longest wait for a reply in seconds. `retries` is how often a busy or unreachable
+        server is asked again. `transport` is httpx's, for proxies, certificates and tests. Raises ValueError
+        for a bad `url`.
         """
         self._http = httpx.Client(**options(url, api_key, timeout), transport=transport)
         self._retries = Retries(retries)
@@ -57,10 +58,10 @@ class Client:
     def embed(self, picture: PictureSource, image_id: str | None = None, *, replace: bool = False) -> "Image":
         """Upload a picture: a path, the bytes of a file, a PIL image or an array.
 
-        `image_id` is a name of your own for it; `replace` lets that name stand for this picture from now on, even
-        if it stands for another. Pixels are encoded without loss; for large ones the warning LargePictureWarning
-        says that a file would be smaller. A PIL image is taken as its pixels are: the EXIF orientation is not
-        applied. Raises OSError where a file cannot be read, TypeError and ValueError for what is no picture.
+        `image_id` is your own name for it. `replace` assigns that name to this picture even if it belongs to
+        another one. Pixels are encoded without loss; for large ones, LargePictureWarning says that a file would
+        be smaller. The pixels of a PIL image are used as they are: the EXIF orientation is not applied. Raises
+        OSError if a file cannot be read, and TypeError or ValueError if it is not a picture.
         """
         story = stories.embed(Picture(picture), image_id=image_id, replace=replace, retries=self._retries)
         return self._image(self._tell(story))
@@ -78,10 +79,10 @@ class Client:
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[Mask]:
-        """The masks of one prompt on a picture in a single request: an upload and a click.
+        """Return the masks of one prompt on a picture in a single request: an upload and a click.
 
-        For one prompt; of a picture that gets more of them, `embed` and then `decode` send the file only once. The
-        picture is what `embed` takes, the rest is as for Image.decode.
+        For more prompts on one picture use `embed` and then `decode`, which send the file only once. The
+        picture is as in `embed`, the rest as in Image.decode.
         """
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
         options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
@@ -91,9 +92,10 @@ class Client:
     def embed_many(
         self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
     ) -> list[EmbedResult["Image"]]:
-        """Upload many pictures, `concurrency` at a time, with a bar on standard error.
+        """Upload many pictures, `concurrency` at a time, with a progress bar on standard error.
 
-        Answers one result for each picture, in order; one that fails carries its exception, and the rest goes on.
+        Returns one result for each picture, in order. A failed picture carries its exception, and the others
+        continue.
         """
         sources = check_concurrency(pictures, concurrency)
         with Progress(len(sources), shown=progress) as bar, ThreadPoolExecutor(concurrency) as pool:
@@ -101,7 +103,7 @@ class Client:
             try:
                 for future in as_completed(futures):
                     bar.count(future.result())
-            except BaseException:  # Ctrl-C, say: what has not begun is not to begin
+            except BaseException:  # for example Ctrl-C: uploads that have not begun must not begin
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [future.result() for future in futures]
@@ -116,11 +118,11 @@ class Client:
         return [self._image(embedded) for embedded in held]
 
     def delete(self, image_id: str) -> None:
-        """Have the server forget a picture; also succeeds where it has."""
+        """Make the server forget a picture. Succeeds if it is forgotten already."""
         self._tell(holdings.delete(image_id, retries=self._retries))
 
     def model(self) -> Model:
-        """The model that answers, and what the server accepts."""
+        """The model, and the limits of the server."""
         return self._tell(holdings.model(retries=self._retries))
 
     def _image(self, embedded: Embedded) -> "Image":
@@ -129,7 +131,7 @@ class Client:
     def _embed_one(self, source: PictureSource) -> EmbedResult["Image"]:
         try:
             return EmbedResult(source, self.embed(source), None)
-        except Exception as error:  # whatever it is, it is the result of this picture
+        except Exception as error:  # any exception is the result of this picture
             return EmbedResult(source, None, error)
 
     def _tell(self, story: Story[T]) -> T:
@@ -173,13 +175,13 @@ class Image(KnownImage):
     ) -> list[Mask]:
         """The masks of one prompt, best predicted IoU first; the fields are those of Prompt.
 
-        `mask` refines an earlier one: its logits are sent, and asked for first where the reply came without them.
-        `logits=True` asks for them at once, which saves that request and makes the reply large.
+        `mask` refines an earlier mask: its logits are sent, and requested first if the reply came without them.
+        `logits=True` requests them at once, which saves that request but makes the reply large.
 
-        `max_hole_area` fills the holes of a mask and `max_sprinkle_area` removes its specks, as SAM2ImagePredictor
-        does: those of at most so many pixels of the model's own small mask, before it is enlarged. Of 256 x 256
-        (`client.model().mask_size`), one is width / 256 x height / 256 pixels of the picture. 0: none. Refining
-        starts from the logits of before any clean-up.
+        `max_hole_area` fills the holes of a mask and `max_sprinkle_area` removes its specks, as
+        SAM2ImagePredictor does: those of at most this many pixels of the model's own small mask, before it is
+        enlarged. With 256 x 256 (`client.model().mask_size`), one of them is width / 256 x height / 256 pixels
+        of the picture. 0: none. Refining starts from the logits before any clean-up.
         """
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
         (masks,) = self.decode_many(
@@ -195,13 +197,13 @@ class Image(KnownImage):
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[list[Mask]]:
-        """The masks of each prompt, in order; many prompts go in few requests. The rest is as for decode."""
+        """Return the masks of each prompt, in order. Many prompts go in few requests. See decode."""
         options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
         retries = self._client._retries
         return self._client._tell(stories.decode(self._embedded, prompts, options=options, retries=retries))
 
     def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
-        """What the encoder made of the picture, for a decoder or a model of your own.
+        """The encoder's output for the picture, for your own decoder or model.
 
         Arrays by name, channels first: image_embed (1, 256, 64, 64), high_res_feats_0 (1, 32, 256, 256) and
         high_res_feats_1 (1, 64, 128, 128) for the released models.
@@ -210,5 +212,5 @@ class Image(KnownImage):
         return self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
 
     def delete(self) -> None:
-        """Have the server forget this picture; also succeeds where it has."""
+        """Make the server forget this picture. Succeeds if it is forgotten already."""
         self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

@@ -1,7 +1,7 @@
 """Reply files -> instances -> one COCO data set.
 
-A reply file is the JSON that /decode answers, as `sam2 decode` or curl write it; `sam2 decode` adds `picture`, the
-file it is about, and `label`, what the object is. Knows nothing of servers and of the command line.
+A reply file is the JSON that /decode returns, as written by `sam2 decode` or curl. `sam2 decode` adds
+`picture`, the file, and `label`, the category. Does not know about servers and the command line.
 """
 
 import json
@@ -32,7 +32,7 @@ class Instance:
 
 
 def to_reply(image: KnownImage, masks: Sequence[Mask], *, picture: str, label: str) -> dict[str, Any]:
-    """The masks of one prompt, best first, as a reply file holds them."""
+    """The masks of one prompt, best first, as in a reply file."""
     return {
         "picture": picture,
         "label": label,
@@ -45,7 +45,7 @@ def to_reply(image: KnownImage, masks: Sequence[Mask], *, picture: str, label: s
 
 
 def is_reply(path: Path) -> bool:
-    """Whether a JSON file says that it is a reply: folders hold other files, too."""
+    """Whether a JSON file is a reply: folders have other files, too."""
     try:
         value = json.loads(path.read_bytes())
     except ValueError:
@@ -54,7 +54,7 @@ def is_reply(path: Path) -> bool:
 
 
 def read_reply(path: Path) -> Iterator[Instance]:
-    """The best mask of each prediction of a reply file. Raises OSError, and ValueError where it is none."""
+    """Read the best mask of each prediction of a reply file. Raises OSError, and ValueError for other files."""
     try:
         reply = json.loads(path.read_bytes())
         for prediction in reply["predictions"]:
@@ -72,9 +72,9 @@ def read_reply(path: Path) -> Iterator[Instance]:
 def dataset(instances: Iterable[Instance], *, simplify: float | None = None) -> dict[str, Any]:
     """COCO's JSON: what pycocotools.coco.COCO loads. `score` is the predicted IoU.
 
-    Masks are RLE; where `simplify` is given, polygons, whose outline is off by at most so many pixels. COCO's
-    polygons know no holes, so these are filled; `area` and `bbox` are then those of the rings. Empty masks are left
-    out, their pictures stay. Raises ValueError where two sizes are given for one picture.
+    Masks are RLE or, if `simplify` is given, polygons whose outline moves by at most this many pixels. COCO's
+    polygons have no holes, so holes are filled; `area` and `bbox` are then those of the rings. Empty masks are
+    omitted, but their pictures stay. Raises ValueError if one picture has two sizes.
     """
     images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}

@@ -18,18 +18,18 @@ from sam2_client.errors import Sam2Error
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes beside 0."""
+"""Exit codes other than 0."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
-"""Of the files that a folder stands for."""
+"""Suffixes of the files that are read from a folder."""
 
 
 class Misuse(Exception):
-    """Arguments that make no sense together."""
+    """The arguments do not fit together."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, those of the process where there are none; its exit code."""
+    """Run the command with these arguments, or those of the process. Returns the exit code."""
     parsed = parse(arguments)
     run = {"embed": embed, "decode": decode, "export": export}[parsed.command]
     try:
@@ -142,7 +142,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
 def _decode_lines(
     client: Client, lines: Sequence[PromptLine], arguments: argparse.Namespace
 ) -> Iterator[Instance | str]:
-    """The best mask of each line, and a message for each picture that failed."""
+    """Return the best mask of each line, and a message for each failed picture."""
     by_picture: dict[Path, list[PromptLine]] = {}
     for line in lines:
         by_picture.setdefault(line.path, []).append(line)
@@ -166,8 +166,8 @@ def _decode_lines(
 
 
 def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
-    """The files that arguments name: files, folders (all that is below, by suffix), and patterns, for shells that
-    leave them as they are. Raises OSError for a pattern that nothing matches.
+    """Return the files that arguments name: files, folders (all files below, by suffix), and patterns, for
+    shells that do not expand them. Raises OSError for a pattern without a match.
     """
     for argument in arguments:
         path = Path(argument)
@@ -182,7 +182,7 @@ def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
 
 
 def _why(error: Exception | None) -> str:
-    """Without the file's name, which the caller says."""
+    """Without the file's name, which the caller adds."""
     return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
 
 

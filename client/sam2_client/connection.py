@@ -1,6 +1,6 @@
 """How both clients connect: address, key, timeouts.
 
-Knows nothing of requests.
+Does not know about requests.
 """
 
 from typing import TypedDict
@@ -14,7 +14,7 @@ _CONNECT_S = 5.0
 
 
 class Options(TypedDict):
-    """What httpx.Client and httpx.AsyncClient both take."""
+    """Options of both httpx.Client and httpx.AsyncClient."""
 
     base_url: httpx.URL
     headers: dict[str, str]
@@ -22,9 +22,9 @@ class Options(TypedDict):
 
 
 def options(url: str, api_key: str | None, timeout: float) -> Options:
-    """Raises ValueError where `url` is no address of a server, and for a key that cannot be sent.
+    """Return the options for an address and a key. Raises ValueError if either cannot be used.
 
-    http:// may be left out, and what is blank around a key, as at the end of a file, is no part of it.
+    http:// may be omitted. Blanks around a key, such as a line end, are removed.
     """
     try:
         base_url = httpx.URL(url if "://" in url else f"http://{url}")

@@ -1,6 +1,6 @@
 """Everything that can go wrong with a call: one exception for each code of the service, and the client's own.
 
-Knows how an error reply looks, and nothing of when to try again.
+Knows the form of error replies, but not when to retry.
 """
 
 import email.utils
@@ -21,7 +21,7 @@ class Detail(TypedDict):
 class Sam2Error(Exception):
     """Any failure of a call. `str(error)` is the server's own message.
 
-    Its class tells the code apart; a code that this version does not know comes as a plain Sam2Error.
+    Each code has its class. A code that this version does not know is a plain Sam2Error.
     """
 
     default_code: ClassVar[str] = "error"
@@ -43,11 +43,11 @@ class Sam2Error(Exception):
         self.status = status
         """The HTTP status; None where there was no reply."""
         self.details = list(details)
-        """Of a refused request: each field that is wrong, and why."""
+        """For a rejected request: each wrong field, and why."""
         self.request_id = request_id
-        """As it stands in the server's log."""
+        """As in the server's log."""
         self.retry_after_s = retry_after_s
-        """How long the server asks to wait, where it does."""
+        """Seconds that the server asks to wait, if it does."""
 
 
 class BadRequest(Sam2Error):
@@ -63,19 +63,19 @@ class OriginRefused(Sam2Error):
 
 
 class Unauthorized(Sam2Error):
-    """The server asks for a key, and it is missing or wrong."""
+    """The server requires a key, and it is missing or wrong."""
 
     default_code = "unauthorized"
 
 
 class ImageNotFound(Sam2Error):
-    """No embedding by that id, and no picture at hand to embed again."""
+    """No embedding with that id, and no picture at hand to embed again."""
 
     default_code = "image_not_found"
 
 
 class ImageIdConflict(Sam2Error):
-    """The id names another picture."""
+    """The id belongs to another picture."""
 
     default_code = "image_id_conflict"
 
@@ -87,7 +87,7 @@ class ImageTooLarge(Sam2Error):
 
 
 class UnsupportedMediaType(Sam2Error):
-    """A body that is no picture upload."""
+    """The body is not a picture upload."""
 
     default_code = "unsupported_media_type"
 
@@ -111,7 +111,7 @@ class InvalidImage(Sam2Error):
 
 
 class InvalidPrompt(Sam2Error):
-    """A prompt that makes no sense for its picture."""
+    """The prompt does not fit its picture."""
 
     default_code = "invalid_prompt"
 
@@ -123,25 +123,25 @@ class ValidationFailed(Sam2Error):
 
 
 class RateLimited(Sam2Error):
-    """The client is over its share, still after all retries."""
+    """The client is over its limits, even after all retries."""
 
     default_code = "rate_limited"
 
 
 class InferenceFailed(Sam2Error):
-    """The model broke on this request; the server goes on."""
+    """The model failed on this request; the server continues."""
 
     default_code = "inference_failed"
 
 
 class InternalError(Sam2Error):
-    """The server made a mistake; its log says which, under `request_id`."""
+    """Internal error of the server; its log has the details under `request_id`."""
 
     default_code = "internal_error"
 
 
 class Overloaded(Sam2Error):
-    """The server's queue is full, still after all retries."""
+    """The server's queue is full, even after all retries."""
 
     default_code = "overloaded"
 
@@ -183,7 +183,7 @@ class UnexpectedReply(Sam2Error):
 
 
 class PictureChanged(Sam2Error):
-    """The file is not the one any more that was embedded, so masks of it would be masks of another picture."""
+    """The file has changed since it was embedded, so its masks would be those of another picture."""
 
     default_code = "picture_changed"
 
@@ -247,7 +247,7 @@ def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
 
 
 def _retry_after_s(header: str | None) -> float | None:
-    """Seconds from now of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds until a Retry-After header, which is a number of seconds or a date (RFC 9110, 10.2.3)."""
     if header is None:
         return None
     if header.strip().isdecimal():

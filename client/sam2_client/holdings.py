@@ -1,4 +1,4 @@
-"""What a server holds: stories of its pictures and its model that send nothing of a picture."""
+"""Stories about stored pictures and the model, which upload nothing."""
 
 from urllib.parse import quote
 
@@ -12,13 +12,13 @@ _PER_PAGE = 1000
 
 
 def find(image_id: str, *, retries: Retries) -> Story[Embedded]:
-    """Look a picture up that the server holds already."""
+    """Look up a stored picture."""
     response = yield from ask(Call("GET", image_path(image_id)), retries)
     return read_embedded(response, None)
 
 
 def find_all(*, retries: Retries) -> Story[list[Embedded]]:
-    """Look all pictures up that the server holds, newest first."""
+    """Look up all stored pictures, newest first."""
     found: list[Embedded] = []
     query = {"limit": str(_PER_PAGE)}
     while True:
@@ -31,12 +31,12 @@ def find_all(*, retries: Retries) -> Story[list[Embedded]]:
 
 
 def delete(image_id: str, *, retries: Retries) -> Story[None]:
-    """Have the server forget a picture."""
+    """Make the server forget a picture."""
     yield from ask(Call("DELETE", image_path(image_id)), retries)
 
 
 def model(*, retries: Retries) -> Story[Model]:
-    """Ask for the model that answers."""
+    """Ask for the model."""
     response = yield from ask(Call("GET", "model"), retries)
     return read_model(response)
 

@@ -1,6 +1,6 @@
-"""What a server holds, as both clients show it: its pictures, its model, and what became of embedding many.
+"""Results of both clients: pictures, the model, and the results of embedding many pictures.
 
-Knows nothing of requests.
+Does not know about requests.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,12 +20,12 @@ Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model that a server answers with, and what the server accepts."""
+    """A server's model and limits."""
 
     name: str
     variant: str
     fingerprint: str
-    """Of model, weights, preprocessing and precision: other numbers under another one only."""
+    """Identifies model, weights, preprocessing and precision. The numbers change only if it changes."""
     device: str
     dtype: str
     mask_size: tuple[int, int]
@@ -71,7 +71,7 @@ class KnownImage:
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult(Generic[ImageT]):
-    """What became of one of many pictures: an image, or an error."""
+    """The result for one of many pictures: an image or an error."""
 
     source: PictureSource
     image: ImageT | None
@@ -79,7 +79,7 @@ class EmbedResult(Generic[ImageT]):
 
 
 class Progress:
-    """A bar on standard error that counts results as they come; closed by `with`."""
+    """A progress bar on standard error; closed by `with`."""
 
     def __init__(self, total: int, *, shown: bool) -> None:
         self._bar = tqdm(total=total, unit="picture", disable=not shown)
@@ -101,7 +101,7 @@ class Progress:
 
 
 def check_concurrency(pictures: Iterable[PictureSource], concurrency: int) -> list[PictureSource]:
-    """The pictures as a list. Raises TypeError for a lone path, and ValueError where nothing would ever run."""
+    """Return the pictures as a list. Raises TypeError for a single path, and ValueError for no concurrency."""
     if isinstance(pictures, str | bytes):
         raise TypeError("embed_many takes a list of pictures; embed takes one")
     if concurrency < 1:

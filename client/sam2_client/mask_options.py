@@ -1,4 +1,4 @@
-"""How masks come back: cleaned up, with their logits. Knows nothing of prompts and of replies."""
+"""The requested form of masks: clean-up and logits. Does not know about prompts and replies."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class MaskOptions:
-    """For all prompts of a request; as they stand, the model's masks are left alone."""
+    """For all prompts of a request. The defaults leave the model's masks unchanged."""
 
     logits: bool = False
-    """Send the logits along, to refine a mask: those of before any clean-up."""
+    """Return the logits before any clean-up, to refine a mask."""
     max_hole_area: float = 0.0
-    """Fill holes of at most so many pixels of the logits (`Model.mask_size`)."""
+    """Fill holes of at most this many pixels of the logits (`Model.mask_size`)."""
     max_sprinkle_area: float = 0.0
-    """Remove specks of at most so many pixels of the logits."""
+    """Remove specks of at most this many pixels of the logits."""
 
     def to_wire(self) -> dict[str, Any]:
         """As /decode and /segment take them."""

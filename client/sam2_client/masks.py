@@ -1,6 +1,6 @@
-"""A mask as the service answers it, and what people make of it: an array, outlines, an overlay, a cutout.
+"""A mask of the service, and its conversions: an array, outlines, an overlay, a cutout.
 
-Knows nothing of requests.
+Does not know about requests.
 """
 
 from dataclasses import dataclass, field
@@ -31,12 +31,12 @@ class Embedded:
     cached: bool
     """Whether the server knew it already."""
     picture: Picture | None = field(repr=False)
-    """To embed it again where the server has forgotten it; None where only its id is known."""
+    """To embed it again if the server has forgotten it; None if only its id is known."""
 
 
 @dataclass(slots=True)
 class Origin:
-    """Where a mask comes from, so that its logits can be had when they are needed, and then are kept."""
+    """The origin of a mask, from which its logits are requested when they are needed."""
 
     embedded: Embedded
     prompt: dict[str, Any]
@@ -54,7 +54,7 @@ class Mask:
     iou: float
     """The model's own estimate of the mask's IoU, 0..1."""
     stability: float
-    """How little the mask depends on its threshold, 0..1."""
+    """IoU of the mask at a slightly higher and lower threshold, 0..1."""
     area: int
     """In pixels."""
     bbox: tuple[int, int, int, int]
@@ -66,10 +66,11 @@ class Mask:
     def from_dict(
         cls, value: dict[str, Any], *, size: tuple[int, int] | None = None, origin: Origin | None = None
     ) -> "Mask":
-        """A mask of a reply with mask_format rle or rle_uncompressed; one that came cropped is put into its place.
+        """Create a mask from a reply with mask_format rle or rle_uncompressed. A cropped mask is put into its
+        place.
 
-        `size` is the picture's height and width, which a cropped mask (`bounds`) does not tell by itself. Raises
-        KeyError, TypeError, and ValueError where the mask is not of a picture of that size.
+        `size` is the picture's height and width, which a cropped mask (`bounds`) does not have. Raises
+        KeyError, TypeError, and ValueError if the mask does not fit a picture of that size.
         """
         rle = coco_rle.compress(value["rle"])
         if (bounds := value.get("bounds")) is not None:
@@ -101,7 +102,7 @@ class Mask:
 
     @property
     def logits(self) -> str | None:
-        """What the service takes back to refine this mask; None until `decode` was asked for it or needed it."""
+        """The logits to refine this mask; None until `decode` requested them or needed them."""
         return self.origin.logits if self.origin else None
 
     @property
@@ -121,7 +122,7 @@ class Mask:
     def crop(self) -> Booleans:
         """The part of the mask within `bounds`, bool (height, width) of the box; (0, 0) for an empty mask.
 
-        Makes nothing of the picture's size: for many small objects of a large picture.
+        Allocates nothing of the picture's size: for many small objects in a large picture.
         """
         x0, y0, x1, y1 = self.bounds
         return np.ascontiguousarray(coco_rle.decode(self.rle, columns=(x0, x1))[y0:y1])
@@ -139,8 +140,8 @@ class Mask:
     def outlines(self, *, simplify: float = 0.0) -> Outlines:
         """`polygons` and `holes` with fewer points: the outline moves by at most `simplify` pixels of the picture.
 
-        That is the algorithm of Douglas and Peucker. At least three points of each ring stay; rings may come to
-        touch or to cross where they are closer than that. Raises ValueError for a negative or infinite tolerance.
+        Uses the algorithm of Douglas and Peucker. At least three points of each ring remain. Rings that are
+        closer than the tolerance may touch or cross. Raises ValueError for a negative or infinite tolerance.
         """
         if not 0 <= simplify < np.inf:
             raise ValueError(f"simplify is a number of pixels, 0 or more, not {simplify}")
@@ -162,8 +163,8 @@ class Mask:
     ) -> Image.Image:
         """The picture in RGB with the mask in colour over it.
 
-        `color` is (red, green, blue), each 0..255, or a name or #rrggbb as CSS has them; `opacity` is 0..1. Raises
-        ValueError where the picture is of another size than the mask.
+        `color` is (red, green, blue), each 0..255, or a name or #rrggbb as in CSS; `opacity` is 0..1. Raises
+        ValueError if the picture has another size than the mask.
         """
         pixels = np.array(self._open(picture))
         x0, y0, x1, y1 = self.bounds
@@ -176,7 +177,7 @@ class Mask:
     def cutout(self, picture: PictureSource) -> Image.Image:
         """The object alone: the part of the picture within `bounds` in RGBA, transparent where the mask is not.
 
-        Raises ValueError where the picture is of another size than the mask, and for an empty mask.
+        Raises ValueError if the picture has another size than the mask, and for an empty mask.
         """
         whole = self._open(picture)
         if not self.area:

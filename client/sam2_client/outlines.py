@@ -1,7 +1,6 @@
 """A mask -> the rings around it, along the edges of its pixels.
 
-Exact, so that filling the rings gives the mask back, unless they are simplified. Knows nothing of where masks come
-from.
+Exact: filling the rings restores the mask, unless they are simplified. Does not know where masks come from.
 """
 
 from itertools import pairwise
@@ -71,7 +70,7 @@ def trace(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0)) -> O
 
 
 def simplify(ring: Ring, tolerance: float) -> Ring:
-    """A ring without the points that lie within `tolerance` pixels of what is left; at least three stay.
+    """Remove the points of a ring that lie within `tolerance` pixels of the result; at least three remain.
 
     From D. Douglas and T. Peucker, "Algorithms for the reduction of the number of points required to represent a
     digitized line or its caricature", 1973.

@@ -1,6 +1,6 @@
-"""A picture as people hand it over: a file, its bytes, a PIL image, an array.
+"""A picture given as a file, its bytes, a PIL image or an array.
 
-Knows nothing of servers.
+Does not know about servers.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.ND
 """A path; the bytes of a picture file; a PIL image; or an array (height, width) or (height, width, 3 or 4)."""
 
 LARGE_MIB = 16
-"""A lossless upload beyond this is worth a word."""
+"""Lossless uploads beyond this get a warning."""
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 _TIFF_MODES = ("I", "F")  # grey of 32 bits, for which PNG has no place
@@ -28,14 +28,14 @@ _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
 class LargePictureWarning(UserWarning):
-    """Pixels become a large upload, where the file they came from may be a small one."""
+    """Warns that pixels become a large upload, although their original file may be small."""
 
 
 class Picture:
-    """A picture that can be uploaded, and uploaded again when the server has forgotten it.
+    """A picture that can be uploaded, and uploaded again if the server has forgotten it.
 
-    Files are uploaded as they are and read when they are needed, so that a thousand of them take no memory. Pixels
-    are encoded without loss, as PNG mostly, and kept.
+    Files are uploaded unchanged and read when needed, so that a thousand of them take no memory. Pixels are
+    encoded without loss, usually as PNG, and kept.
     """
 
     def __init__(self, source: PictureSource) -> None:
@@ -53,7 +53,7 @@ class Picture:
             self._data = _encode(source if isinstance(source, Image.Image) else _from_array(source))
 
     def read(self) -> bytes:
-        """The bytes to upload. Raises OSError, and PictureChanged where the file is another one than before."""
+        """Return the bytes to upload. Raises OSError, and PictureChanged if the file has changed."""
         if self.path is None:
             return self._data
         data = self.path.read_bytes()
@@ -70,8 +70,8 @@ class Picture:
 def open_picture(source: PictureSource) -> Image.Image:
     """The picture in RGB as the service sees it.
 
-    Files have their EXIF orientation applied, pixels are taken as they are. Alpha is laid over white, grey of more
-    than 8 bits is scaled by its own range.
+    EXIF orientation is applied to files, but not to pixels. Alpha is laid over white; grey of more than 8 bits
+    is scaled by its own range.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -112,7 +112,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 
 
 def _encode(image: Image.Image) -> bytes:
-    """The pixels as they are: an orientation that the image's EXIF still asks for is not applied."""
+    """The pixels as they are: the orientation in the image's EXIF is not applied."""
     if image.mode in _ALPHA_MODES:
         image = image.convert(_ALPHA_MODES[image.mode])
     elif image.mode not in (

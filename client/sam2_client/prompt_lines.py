@@ -2,8 +2,8 @@
 
     {"picture": "truck.jpg", "label": "wheel", "box": [75, 275, 1725, 850]}
 
-`picture` is a path, seen from the file's own folder; `label` may be left out; the rest is a prompt as /decode takes
-it: point_coords, point_labels, box, mask_input, multimask_output. Knows nothing of servers.
+`picture` is a path relative to the file's folder. `label` is optional. The rest is a prompt of /decode:
+point_coords, point_labels, box, mask_input, multimask_output. Does not know about servers.
 """
 
 import json
@@ -36,7 +36,7 @@ class PromptLine:
 
 
 def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
-    """The lines of a file; empty ones are skipped. Raises OSError, and ValueError with the number of a bad line."""
+    """Read the lines of a file; empty ones are skipped. Raises OSError, and ValueError with a bad line's number."""
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         if not line.strip():
             continue
