@@ -1,1 +1,4 @@
-"""Bytes and JSON to pictures and prompts, predictions to masks. Knows nothing of HTTP, queues or storage."""
+"""Converts bytes and JSON to pictures and prompts, and predictions to masks.
+
+Does not know about HTTP, queues or storage.
+"""

@@ -51,12 +51,10 @@ _LOOKS_LIKE = tuple(
 )
 
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-_MAX_SIDE_PX = 65_535  # as in JPEG; the time of a mask grows with its sides, not with its pixels
+_MAX_SIDE_PX = 65_535  # as in JPEG; the time to make a mask grows with its sides, not with its pixels
 _BLOCK_PIXELS = 2**18  # 1 MiB of Pillow's four bytes a pixel stays in the cache between two passes
 _MAX_JPEG_SCANS = 100  # encoders write about ten; without a limit, 64 MiB can hold hours of work
-_MAX_RLE_BMP_PIXELS = (
-    4_000_000  # Pillow decodes these in Python: a file of 40 kB with 100 megapixels takes 10 s
-)
+_MAX_RLE_BMP_PIXELS = 4_000_000  # Pillow decodes these in Python: 40 kB with 100 megapixels take 10 s
 
 # EXIF orientation -> whether the upright picture has (rows reversed, columns reversed, rows as columns)
 _TURNS = {
@@ -158,7 +156,10 @@ def _explain(data: bytes, error: Exception) -> str:
 
 
 def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Return the file without EXIF, profiles, comments and the index of further pictures (MPO), and the EXIF."""
+    """Return the file without metadata, and its EXIF block.
+
+    Metadata are EXIF, profiles, comments and the index of further pictures (MPO).
+    """
     kept = [data[:2]]
     exif = b""
     at = 2

@@ -1,7 +1,8 @@
-"""JSON of any size without a long hold on the interpreter: counted first, and parsed without its long strings.
+"""Parses JSON of any size without holding the interpreter lock for long.
 
-A parser in C holds the interpreter's lock, and so the event loop, until it is done. So long strings (pictures,
-logits, masks) are taken out before it runs, and put back after it. Does not know what the fields mean.
+A parser in C holds this lock, and so blocks the event loop, until it is done. So the values are counted first, and
+long strings (pictures, logits, masks) are taken out before the parser runs and put back after it. Does not know
+what the fields mean.
 """
 
 import secrets
@@ -13,24 +14,24 @@ from pydantic import BaseModel
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_ITEMS = 1_000_000
-"""Values in a body: four times what 256 prompts with 256 clicks each have. Runs of uncompressed masks count too."""
+"""Values in a body: four times those of 256 prompts with 256 clicks each. Runs of uncompressed masks count too."""
 MAX_OBJECTS = 16_384
 MAX_STRINGS = 131_072
-"""Names of fields included."""
+"""Includes field names."""
 
 _PIECE = 2**20
 _LONG = 4096
-"""Bytes from which a string is taken out."""
+"""Strings of at least this many bytes are taken out."""
 _TOKEN = f"{secrets.token_hex(16)}:"
-"""Begins what stands for a string; nobody else can know it."""
+"""Prefix of the placeholders for strings. It is random, so no client can know it."""
 
 
 class TooMany(ValueError):
-    """More values than any request needs. Found by counting, before anything is parsed."""
+    """The body has more values than any request needs. They are counted before anything is parsed."""
 
 
 def parse(model: type[Model], body: bytes) -> Model:
-    """A body as a model. Raises TooMany, and pydantic's ValidationError."""
+    """Parse a body as a model. Raises TooMany, and pydantic's ValidationError."""
     if len(body) < _LONG:
         return model.model_validate_json(body)
     _count(body)
@@ -44,7 +45,7 @@ def parse(model: type[Model], body: bytes) -> Model:
 def _count(body: bytes) -> None:
     for what, byte, most in (
         ("values", b",", MAX_ITEMS),
-        ("lists", b"[", 2 * MAX_ITEMS),  # also a character of compressed RLE
+        ("lists", b"[", 2 * MAX_ITEMS),  # compressed RLE has this character, too
         ("objects", b"{", MAX_OBJECTS),
         ("strings", b'"', 2 * MAX_STRINGS),
     ):
@@ -56,7 +57,7 @@ def _count(body: bytes) -> None:
 
 
 def _take_out(body: bytes) -> tuple[bytes, list[str]]:
-    """The body with something short in the place of each long string, and these strings."""
+    """Return the body with a short placeholder for each long string, and these strings."""
     parts: list[bytes] = []
     strings: list[str] = []
     done = 0
@@ -64,7 +65,7 @@ def _take_out(body: bytes) -> tuple[bytes, list[str]]:
         if end - start < _LONG:
             continue
         content = body[start:end]
-        # Rare, and the parser knows what they mean: escapes, and letters beyond ASCII.
+        # Strings with escapes or non-ASCII letters are rare. They stay, for the parser to decode.
         if b"\\" in content or not content.isascii():
             continue
         parts += [body[done:start], f"{_TOKEN}{len(strings)}".encode()]
@@ -75,7 +76,7 @@ def _take_out(body: bytes) -> tuple[bytes, list[str]]:
 
 
 def _strings(body: bytes) -> Iterator[tuple[int, int]]:
-    """Where the content of each string begins and ends. Of broken JSON: as far as it can be followed."""
+    """Yield start and end of the content of each string; in broken JSON, as far as it can be followed."""
     at = 0
     while (quote := body.find(b'"', at)) >= 0:
         start = end = quote + 1

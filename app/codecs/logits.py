@@ -28,7 +28,10 @@ def encode_logits(logits_hw: npt.NDArray[np.float32], *, bytes_per_value: int) -
 
 
 def decode_logits(text: str, *, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Decode logits (h, w) to float32. Raises ValueError for strings that `encode_logits` did not make."""
+    """Decode logits (h, w) to float32.
+
+    Raises ValueError, with the reason, for strings that `encode_logits` did not make.
+    """
     try:
         data = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         magic, bytes_per_value, height, width, checksum = _HEADER.unpack_from(data)

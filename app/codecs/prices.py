@@ -1,4 +1,4 @@
-"""What a picture file would cost a decoder, counted from its structure before any decoder sees it.
+"""Counts the parts of a picture file, and rejects files with too many, before any decoder sees them.
 
 A few megabytes can hold millions of tiles, chunks or segments, each of which costs a decoder an object or a
 system call. The limits are several times what encoders write. Does not know about pixels.
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from app.errors import InvalidImage
 
 MAX_JPEG_SEGMENTS = 4096
-"""Before the pixels; profiles and metadata of cameras take up to some hundred."""
+"""Segments before the pixels; profiles and metadata of cameras take up to a few hundred."""
 MAX_PNG_CHUNKS = 65_536
-"""64 MiB in chunks of 1 KiB; encoders write 8 KiB and more."""
+"""64 MiB in chunks of 1 KiB; encoders write chunks of 8 KiB and more."""
 MAX_GIF_BLOCKS = 65_536
-"""Before the first frame: comments and profiles, 255 bytes a block."""
+"""Blocks before the first frame: comments and profiles, 255 bytes a block."""
 MAX_TIFF_PARTS = 32_768
 """Strips or tiles: 100 megapixels in tiles of 64 x 64 have 24,414."""
 
@@ -25,7 +25,7 @@ _WIDTH, _HEIGHT, _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 256, 257, 2
 
 
 def check_price(data: bytes) -> None:
-    """Raise InvalidImage if a file of any of the formats has more parts than a decoder should be given."""
+    """Raise InvalidImage if a PNG, TIFF or GIF has more parts than its limit. jpeg_segments checks JPEG."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         _check_count(_png_chunks(data), most=MAX_PNG_CHUNKS, of="PNG", parts="chunks")
     elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -38,9 +38,10 @@ def check_price(data: bytes) -> None:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment before the first scan. Raises InvalidImage beyond MAX_JPEG_SEGMENTS.
+    """Yield marker, start and end of each segment before the first scan.
 
-    Bytes of 0xff before a marker are fill (ITU T.81, B.1.1.2) and belong to no segment.
+    Bytes of 0xff before a marker are fill (ITU T.81, B.1.1.2) and belong to no segment. Raises InvalidImage beyond
+    MAX_JPEG_SEGMENTS.
     """
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
@@ -66,13 +67,13 @@ def _check_count(found: Iterator[None], *, most: int, of: str, parts: str) -> No
 
 def _png_chunks(data: bytes) -> Iterator[None]:
     at = 8
-    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":  # what follows the end is not read
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":  # nothing after IEND is read
         at += 12 + int.from_bytes(data[at : at + 4], "big")
         yield
 
 
 def _gif_blocks(data: bytes) -> Iterator[None]:
-    """Extensions before the first frame, and the blocks of data in them."""
+    """Yield once for each extension before the first frame, and once for each block of data in it."""
     if len(data) < 13:
         return
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
@@ -87,7 +88,10 @@ def _gif_blocks(data: bytes) -> Iterator[None]:
 
 
 def _tiff_parts(data: bytes) -> int:
-    """Strips or tiles of the first picture: what the file lists, or what its sizes imply. 0 if it is broken."""
+    """Return the number of strips or tiles of the first picture; 0 if the file is broken.
+
+    This is the larger of two counts: what the file lists, and what its sizes imply.
+    """
     order = "<" if data[:2] == b"II" else ">"
     is_big = data[2:4] in (b"+\0", b"\0+")
     try:
@@ -103,7 +107,7 @@ def _tiff_parts(data: bytes) -> int:
                     order + _TIFF_TYPES[kind], data, entry + (12 if is_big else 8)
                 )
     except struct.error:
-        return 0  # for the decoder to refuse
+        return 0  # the decoder rejects it
     listed = max(lengths.get(_STRIPS, 0), lengths.get(_TILES, 0))
     width, height = values.get(_WIDTH, 0), values.get(_HEIGHT, 0)
     across = down = 1

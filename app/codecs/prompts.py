@@ -49,7 +49,10 @@ def resolve_prompts(
     mask_size: tuple[int, int],
     hands_out_logits: bool,
 ) -> list[Prompt]:
-    """Return the model's prompts for a picture of this size. Raises InvalidPrompt for the first bad one."""
+    """Return the model's prompts for a picture of this size.
+
+    Raises InvalidPrompt with the index of the first bad prompt.
+    """
     prompts = []
     for i, request in enumerate(requests):
         with _at(i):

@@ -85,7 +85,7 @@ def _from_string(counts: str, *, pixels: int) -> Lengths:
     if not groups.size:
         return np.empty(0, dtype=np.int64)
     if groups[-1] & 0x20:
-        raise RleError(f"counts: cut off, character {groups.size - 1} says that its number goes on")
+        raise RleError(f"counts: cut off, character {groups.size - 1} says that another group follows")
     last = groups < 0x20
     _check_number_of_runs(int(np.count_nonzero(last)), pixels=pixels)
     ends = np.flatnonzero(last)

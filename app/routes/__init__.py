@@ -1,1 +1,1 @@
-"""The HTTP and WebSocket endpoints: parse, call the service, reply. Knows no queue, no tier and no thread."""
+"""The HTTP and WebSocket endpoints: parse, call the service, reply. Knows no queues, tiers or threads."""

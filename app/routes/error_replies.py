@@ -56,7 +56,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[Servic
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         """An unknown path or method: Starlette's own errors."""
         code = HTTPStatus(error.status_code).name.lower()
-        message = f"{request.method} {request.url.path}: {error.detail}. GET /docs lists what there is."
+        message = f"{request.method} {request.url.path}: {error.detail}. GET /docs lists all endpoints."
         return reply(error.status_code, code, message, headers=error.headers)
 
     @app.exception_handler(ClientGone)

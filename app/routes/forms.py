@@ -1,4 +1,4 @@
-"""Multipart forms: the picture and the fields beside it, within limits that are checked while parsing.
+"""Parses multipart forms into the picture and the other fields, within limits that are checked while parsing.
 
 Does not know what a picture is, or what the fields mean.
 """
@@ -14,7 +14,7 @@ from app.scheduling.abandoned import check_wanted
 
 PICTURE_FIELDS = ("image", "file")
 _MOST_PARTS = 64
-"""Fields of a form. The parser bounds the headers of each."""
+"""Fields of a form. The parser limits the headers of each."""
 _FORM_PIECE = 1 << 20
 
 
@@ -76,7 +76,7 @@ def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
         raise BadRequest(f"The body is not valid multipart/form-data: {error}") from error
     if not ended:
         raise BadRequest(
-            "The multipart/form-data body is cut off or has another boundary than its header says."
+            "The multipart/form-data body is cut off, or its boundary is not the one in the Content-Type header."
         )
     return _picture_and_fields(parts)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MOST_AREA = 65536
 """Largest hole or speck: no mask has more pixels at low resolution."""
 MOST_TOLERANCE = 1000
-"""Largest distance in pixels by which an outline may move; no shape survives nearly as much."""
+"""Largest distance in pixels by which an outline may move; shapes are lost far below it."""
 
 
 class Wire(BaseModel):

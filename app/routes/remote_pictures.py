@@ -31,16 +31,13 @@ Resolve: TypeAlias = Callable[[str], Awaitable[list[str]]]
 """Return a host's addresses; empty if it has none or does not exist."""
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_BINARY = (
-    "application/octet-stream",
-    "binary/octet-stream",
-    "",
-)  # the type that storage services use for unknown files
+# The types that storage services use for unknown files.
+_BINARY = ("application/octet-stream", "binary/octet-stream", "")
 
 _HEADERS = [(b"Accept", b"image/*"), (b"Accept-Encoding", b"identity"), (b"User-Agent", b"sam2-service")]
 
-# What is reachable only from inside some network, or leads to such an address in disguise. ipaddress has a list
-# too, but another one in each Python.
+# Addresses that are reachable only from inside a network, or lead to such an address in disguise. ipaddress has a
+# list, too, but it differs between versions of Python.
 _NOT_PUBLIC_IPV4 = tuple(
     map(
         ipaddress.IPv4Network,
@@ -48,15 +45,14 @@ _NOT_PUBLIC_IPV4 = tuple(
             "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
             "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24",
             "203.0.113.0/24", "224.0.0.0/3",
-            "168.63.129.16/32",  # Azure's own services, its metadata among them
+            "168.63.129.16/32",  # Azure's own services, including its metadata
         ),
     )
 )  # fmt: skip
-_PUBLIC_IPV6 = ipaddress.IPv6Network(
-    "2000::/3"
-)  # neither IPv4 in disguise (::ffff:, 64:ff9b:) nor fc, fe, ff
+# Excludes IPv4 in disguise (::ffff:, 64:ff9b:), and fc, fe, ff.
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_IPV6 = tuple(
-    # protocol assignments with Teredo among them; documentation, twice; 6to4, which carries an IPv4 address
+    # protocol assignments, including Teredo; documentation, two ranges; 6to4, which carries an IPv4 address
     map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20", "2002::/16"))
 )
 
@@ -138,8 +134,9 @@ class RemotePictures:
         self._tls = tls or (httpx.create_ssl_context(trust_env=False) if allowed else None)
 
     async def fetch(self, url: str, *, arrived: Callable[[int], None]) -> bytes:
-        """Return the file at a URL. `arrived` is called with the number of bytes as they arrive; if it raises,
-        the fetch ends.
+        """Return the file at a URL.
+
+        `arrived` is called with the size of each chunk in bytes when it arrives; if it raises, the fetch ends.
 
         Raises ValidationFailed for a URL that may not be fetched, InvalidImage if the fetch fails,
         ImageTooLarge, UnsupportedMediaType if the reply is declared as something else, and DeadlineExceeded.

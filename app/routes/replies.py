@@ -25,7 +25,7 @@ def prompt_requests(prompts: Sequence[schemas.PromptBody]) -> list[PromptRequest
 
 
 def mask_options(wanted: MaskFields) -> MaskOptions:
-    """Return the mask format that a request asks for."""
+    """Return the requested format of masks."""
     return MaskOptions(
         mask_format=wanted.mask_format,
         return_logits=wanted.return_logits,
@@ -39,7 +39,7 @@ def mask_options(wanted: MaskFields) -> MaskOptions:
 async def decode_reply(
     request: Request, decoded: Decoded, *, image_id: str, model: str, times: StageTimes
 ) -> Response:
-    """Return masks as a reply. Large ones are serialised in a thread, which raises what Workers.run does."""
+    """Return masks as a reply. Many are serialised in a thread; raises what SegmentationService.work does."""
 
     def write() -> bytes:
         return write_decoded(decoded, image_id=image_id, model=model).encode()

@@ -52,9 +52,9 @@ def _form() -> dict[str, Any]:
 async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """A picture and prompts in one request; the reply is that of /decode.
 
-    The picture is stored as by /embed, so further clicks can go to /decode with the reply's image_id. If its id
-    is deleted during the request, that counts as a DELETE after the reply: the masks are returned, and nothing
-    is stored. There is no 404.
+    The picture is stored as by /embed, so further clicks can go to /decode with the reply's image_id. The masks
+    are of this picture, even if another picture takes its id during the request. A DELETE of the id during the
+    request counts as one after the reply: the masks are returned, and nothing is stored. There is no 404.
     """
     service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
     model = service.ready().name

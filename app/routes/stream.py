@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 @router.websocket(ROUTE)
 async def decode_stream(websocket: WebSocket) -> None:
-    """Each message is a prompt, {"tag": 1, "image_id": "...", ...}. Each gets an answer, {"tag": 1,
-    "predictions": [...]}.
+    """Decode the prompts of one client.
 
-    A waiting prompt is skipped when a newer one arrives. The key is sent in a header, or as the first message
-    {"api_key": "..."}.
+    Each message is a prompt, {"tag": 1, "image_id": "...", ...}. Each gets an answer, {"tag": 1, "predictions":
+    [...]}. A waiting prompt is skipped when a newer one arrives. The key is sent in a header, or as the first
+    message, {"api_key": "..."}.
     """
     started = perf_counter()
     token = request_id.set(uuid.uuid4().hex)

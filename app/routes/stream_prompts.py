@@ -58,7 +58,7 @@ class PromptTalk:
         """Number of prompts so far, including failed ones."""
 
     def identify_by_header(self) -> None:
-        """Identify the client by its headers, before the connection opens. Without a valid key `hear` ends it."""
+        """Identify the client by its headers, before the connection opens. If that fails, `hear` takes over."""
         key = key_of(self._websocket.scope)
         if key or not keys_of(self._websocket):
             with suppress(Unauthorized):

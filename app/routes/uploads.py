@@ -36,7 +36,7 @@ PARSED_ON_LOOP_BYTES = 8 * 1024
 _FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may have in addition to its picture."""
 _LEAST_BYTES_PER_S = 1024
-"""Slowest upload that is accepted: a picture of 1 MB may take a quarter of an hour."""
+"""Least average speed of a body, after the first `patience_s`: 1 MB may take a quarter of an hour."""
 _BASE64_PIECE = 1 << 20  # a multiple of 4
 
 
@@ -130,8 +130,8 @@ class BodyBudget:
             raise BadRequest("The connection closed before the whole body had arrived.") from error
         except TimeoutError as error:
             raise BodyTooSlow(
-                f"The body came too slowly: nothing for {self.patience_s:g} s, or less than "
-                f"{_LEAST_BYTES_PER_S} bytes a second."
+                f"The body arrived too slowly: nothing for {self.patience_s:g} s, or less than "
+                f"{_LEAST_BYTES_PER_S} bytes per second."
             ) from error
 
 
@@ -141,7 +141,7 @@ def max_body_bytes(max_upload_mib: int) -> int:
 
 
 def parse_json(model: type[Model], body: bytes) -> Model:
-    """Parse a request's JSON. Raises BadRequest for what is not JSON, ValidationFailed for what does not fit."""
+    """Parse a request's JSON. Raises BadRequest if it is not JSON, ValidationFailed if a field is wrong."""
     try:
         return json_bodies.parse(model, body)
     except json_bodies.TooMany as error:

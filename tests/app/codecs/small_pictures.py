@@ -1,4 +1,4 @@
-"""Small pictures, the files of them in every format, and how tests decode these."""
+"""Small pictures, their files in every format, and a decoder with checks."""
 
 import io
 import struct
@@ -13,14 +13,14 @@ GREY = (90, 90, 90)
 
 
 def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
-    """The file that Pillow writes of `image`."""
+    """Return the file that Pillow writes for `image`."""
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
 
 
 def decoded(data: bytes) -> Pixels:
-    """Decode under a limit that no picture of these tests reaches; check what holds for every result."""
+    """Decode with a limit that no picture of these tests reaches, and check what every result must have."""
     pixels = decode_image(data, max_pixels=2_000_000)
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
@@ -31,14 +31,14 @@ def decoded(data: bytes) -> Pixels:
 
 
 def gradient(height: int = HEIGHT, width: int = WIDTH) -> Pixels:
-    """A smooth picture in which no two pixels and no two ways to turn it are the same."""
+    """Return a smooth picture in which no two pixels are the same, and no two orientations."""
     row, column = np.mgrid[0:height, 0:width]
     channels = (40 + 20 * row, 30 + 20 * column, 200 - 7 * (row + column))
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
-    """A little-endian TIFF with another value for one tag of the type SHORT or LONG."""
+    """Return a little-endian TIFF with another value for one tag of type SHORT or LONG."""
     patched = bytearray(tiff)
     (start,) = struct.unpack_from("<I", tiff, 4)
     (count,) = struct.unpack_from("<H", tiff, start)
@@ -49,7 +49,7 @@ def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
 
 
 def exif(orientation: int, *, byte_order: str = "<") -> bytes:
-    """A block as cameras write it, with a text and a fraction beside the orientation."""
+    """Return an EXIF block as cameras write it: a text and a fraction in addition to the orientation."""
     block = Image.Exif()
     block.endian = byte_order
     block[0x010F] = "Maker of cameras"
@@ -77,5 +77,5 @@ LOSSY: list[tuple[str, dict[str, object]]] = [
 
 
 def filled(mode: str, colour: object) -> Image.Image:
-    """One colour, given in the words of the mode."""
+    """Return a picture of one colour, given as in its mode."""
     return Image.new(mode, (WIDTH, HEIGHT), colour)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Pictures of every kind that API.md lists come out in RGB, with the right colours."""
+"""Pictures of every kind that docs/http-api.md lists decode to RGB with the right colours."""
 
 import struct
 import zlib
@@ -43,7 +43,7 @@ def test_gif_keeps_its_palette() -> None:
 
 
 def palette_picture(index: int = 1) -> Image.Image:
-    """Index 0 is pure blue, 1 orange."""
+    """Return a palette picture of one index: 0 is pure blue, 1 is orange."""
     picture = Image.new("P", (WIDTH, HEIGHT), index)
     picture.putpalette([0, 0, 255, 255, 128, 0])
     return picture
@@ -56,12 +56,12 @@ def palette_and_alpha() -> Image.Image:
 
 
 def premultiplied(mode: str, colour: tuple[int, ...]) -> bytes:
-    """A TIFF whose ExtraSamples tag says that its colours have been multiplied by its alpha."""
+    """Return a TIFF whose ExtraSamples tag says that its colours are multiplied by its alpha."""
     return with_tag(encoded(filled(mode, colour), "TIFF"), 338, 1)
 
 
 def unnamed_rgb_jpeg() -> bytes:
-    """Not YCbCr, though its channels are numbered as those of YCbCr are."""
+    """Return an RGB JPEG whose channels have the numbers of YCbCr."""
     data = encoded(filled("RGB", (40, 90, 200)), "JPEG", quality=100, keep_rgb=True)
     frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     numbered = bytearray(data)

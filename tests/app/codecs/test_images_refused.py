@@ -1,4 +1,4 @@
-"""What is no picture, is broken, or is too large gets the right error, in little memory; nothing gets past it."""
+"""Files that are no picture, broken or too large get the right error, in little memory. None is accepted."""
 
 import struct
 import subprocess
@@ -21,7 +21,7 @@ HUGE = 100_000
 
 
 def whole_files() -> dict[str, bytes]:
-    """One file of every kind that is read."""
+    """Return one file of every supported kind."""
     picture = Image.fromarray(gradient())
     return {
         "JPEG": encoded(picture, "JPEG", exif=exif(6)),
@@ -78,7 +78,7 @@ def test_what_is_no_picture_is_called_by_its_name(body: bytes, words: str) -> No
     with pytest.raises(InvalidImage, match=words) as refusal:
         decode_image(body, max_pixels=MEGAPIXEL)
     assert "JPEG" in refusal.value.message
-    assert "0x" not in refusal.value.message  # nor by its address
+    assert "0x" not in refusal.value.message  # not the address of a Python object
 
 
 @pytest.mark.parametrize("file_format", ["EPS", "PPM", "ICO", "TGA", "PCX", "JPEG2000", "PDF"])
@@ -97,7 +97,7 @@ def test_a_cut_file_is_refused_and_never_half_a_picture(kind: str) -> None:
             result = decode_image(data[:length], max_pixels=MEGAPIXEL)
         except InvalidImage:
             refused += 1
-        else:  # only what follows the pixels is missing
+        else:  # only bytes after the pixels are missing
             np.testing.assert_array_equal(result, whole)
     assert refused > len(data) / 3  # a second frame or picture takes up to half of its file
 
@@ -117,7 +117,7 @@ def patched(data: bytes, at: int, value: bytes) -> bytes:
 
 
 def gif(screen: int, frame: int, *, extension: bytes = b"") -> bytes:
-    """A frame that asks to be wiped with the background afterwards."""
+    """Return a GIF whose frame asks to be replaced by the background afterwards (its disposal)."""
     wipe = b"\x21\xf9\x04\x08\0\0\0\0"
     return (
         struct.pack("<6sHHBBB", b"GIF89a", screen, screen, 0, 0, 0)
@@ -128,7 +128,7 @@ def gif(screen: int, frame: int, *, extension: bytes = b"") -> bytes:
 
 
 def tiled_tiff(side: int, tile_side: int, data: bytes) -> bytes:
-    """Grey of 8 bits, deflated, in one tile."""
+    """Return a TIFF of 8-bit grey, deflated, in one tile."""
     tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile_side, 323: tile_side}
     tags |= {324: 8 + 2 + 12 * 10 + 4, 325: len(data)}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -148,7 +148,7 @@ def run_length_bmp(side: int) -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files whose headers claim 100 megapixels and more."""
+    """Return small files whose headers claim 100 megapixels and more."""
     small = filled("RGB", "red")
     jpeg, webp, avif = encoded(small, "JPEG"), encoded(small, "WEBP"), encoded(small, "AVIF")
     lossless, extended = encoded(small, "WEBP", lossless=True), encoded(small, "WEBP", exif=exif(1))
@@ -276,7 +276,7 @@ edit = st.tuples(
 def test_damage_gives_a_picture_or_our_own_error(kind: str, edits: list[tuple[float, int, bytes]]) -> None:
     data = WHOLE[kind]
     for where, removed, added in edits:
-        at = int(where**2 * len(data))  # headers matter more
+        at = int(where**2 * len(data))  # most edits hit the head of the file, which matters more
         data = data[:at] + added + data[at + removed :]
     try:
         result = decode_image(data, max_pixels=MEGAPIXEL)

@@ -1,4 +1,4 @@
-"""JSON of any size: the same as pydantic reads it, and too many values are refused before they are parsed."""
+"""JSON of any size: parsed as by pydantic; bodies with too many values are rejected before parsing."""
 
 import json
 from typing import Any

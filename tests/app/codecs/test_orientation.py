@@ -1,4 +1,4 @@
-"""Pictures come out upright, as their EXIF says; metadata that is broken or doubtful is ignored."""
+"""Pictures are decoded upright, as their EXIF says; broken or doubtful metadata is ignored."""
 
 import struct
 import subprocess
@@ -46,7 +46,7 @@ def test_pictures_come_out_upright(orientation: int, file_format: str, options: 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize(("file_format", "options"), [LOSSY[0], LOSSY[3], LOSSY[5]])
 def test_photographs_come_out_upright(orientation: int, file_format: str, options: dict[str, object]) -> None:
-    if file_format == "MPO":  # a phone's second picture, of another depth or exposure, is not the one meant
+    if file_format == "MPO":  # a phone's second picture (depth, another exposure) is ignored
         options = {**options, "save_all": True, "append_images": [filled("RGB", "red")]}
     data = encoded(
         Image.fromarray(gradient()), file_format, exif=exif(orientation, byte_order=">"), **options
@@ -63,10 +63,10 @@ def test_large_pictures_come_out_whole(orientation: int, size: tuple[int, int]) 
 
 
 def with_exif(file_format: str, block: bytes) -> bytes:
-    """A grey picture that holds `block` where its EXIF belongs."""
+    """Return a grey picture with `block` as its EXIF."""
     if file_format != "AVIF":
         return encoded(filled("RGB", GREY), file_format, exif=b"Exif\0\0" + block, lossless=True)
-    # its encoder checks the block, so that the damage must be done afterwards
+    # the AVIF encoder checks the block, so it is damaged after encoding
     room = b"II*\0\x08\0\0\0" + bytes(300)
     data = encoded(filled("RGB", GREY), "AVIF", exif=room)
     assert room in data

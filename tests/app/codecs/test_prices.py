@@ -1,4 +1,4 @@
-"""Files of millions of parts are refused before a decoder sees them; those that encoders write are not."""
+"""Files with millions of parts are rejected before a decoder sees them; those of encoders are accepted."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ MEGAPIXELS = 100_000_000
 
 
 def tiff(*tags: tuple[int, int, int, int], order: str = "<", data: bytes = b"") -> bytes:
-    """A TIFF with one directory of tags (tag, type, count, value)."""
+    """Return a TIFF with one directory of tags (tag, type, count, value)."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
     entries = b"".join(struct.pack(order + "HHII", *tag) for tag in tags)
     return head + entries + bytes(4) + data

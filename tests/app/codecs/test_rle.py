@@ -1,4 +1,4 @@
-"""COCO RLE strings: the same as pycocotools', and safe to read from anybody."""
+"""COCO RLE strings: the same as those of pycocotools, and safe to decode from any client."""
 
 import tracemalloc
 
@@ -16,7 +16,7 @@ VECTORS = [
     ((2, 3), [0, 6], "06"),
     ((2, 3), [6], "6"),
     ((1200, 1800), [2160000], "P\\mQ2"),
-    ((4, 4), [15, 1], "?1"),  # 15 is the largest number of one group, 16 needs another
+    ((4, 4), [15, 1], "?1"),  # 15 is the largest number in one group; 16 needs two
     ((4, 4), [16], "`0"),
 ]
 
@@ -57,7 +57,7 @@ def test_pycocotools_reads_what_we_write() -> None:
 
 @given(st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=15).filter(any))
 def test_any_lengths_survive_the_round_trip(lengths: list[int]) -> None:
-    """Of at most 5 characters each: pycocotools has room for 6 and forgets the zero behind the last."""
+    """At most 5 characters each: pycocotools has room for 6, but forgets the zero after the last."""
     counts = encode_counts(np.array(lengths))
     pixels = sum(lengths)
     assert decode_counts(counts, height=1, width=pixels).tolist() == lengths

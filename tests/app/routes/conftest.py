@@ -1,4 +1,4 @@
-"""What several files of tests share: an authority for the certificates of imagined hosts."""
+"""Fixtures for several test files: an authority that signs the certificates of simulated hosts."""
 
 import pytest
 import trustme

@@ -1,4 +1,4 @@
-"""What tests of POST /decode ask, and how they read the reply."""
+"""Requests for tests of POST /decode, and a parser of the reply."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
 
 def masks_in(response: Any) -> list[dict[str, Any]]:
-    """The masks of the one prediction of a reply."""
+    """Return the masks of a reply with one prediction."""
     assert response.status_code == 200, response.text
     (prediction,) = response.json()["predictions"]
     return prediction["masks"]

@@ -1,7 +1,7 @@
-"""The internet, as far as pictures by URL need it.
+"""A simulated internet, for tests of pictures by URL.
 
-Hosts are imagined: `resolve` gives them public addresses, and `dial` leads these to servers here, with certificates
-of an authority made here.
+Its hosts do not exist: `resolve` gives them public addresses, and `dial` connects these to a local server, with
+certificates of a local authority.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ URL = f"https://{HOST}/truck.png"
 
 @dataclass
 class Web:
-    """A server with TLS, what was asked of it, and a RemotePictures that takes it for the internet."""
+    """A server with TLS, the requests it received, and a RemotePictures that uses it as the internet."""
 
     pictures: RemotePictures
     names: dict[str, list[list[str]]]
-    """Addresses by host, one list for each time it is looked up; the last one stays."""
+    """Addresses by host, one list for each lookup; the last list is used for all later ones."""
     replies: dict[str, bytes]
-    """By path: a whole reply, head and body."""
+    """Whole replies, head and body, by path."""
     requests: list[bytes] = field(default_factory=list)
     dialled: list[tuple[str, int]] = field(default_factory=list)
     looked_up: list[str] = field(default_factory=list)
 
     async def fetch(self, url: str = URL, arrived: Callable[[int], None] = lambda _: None) -> bytes:
-        """What RemotePictures makes of a URL."""
+        """Fetch a URL with RemotePictures."""
         return await self.pictures.fetch(url, arrived=arrived)
 
 
 def reply(body: bytes = b"", *, status: str = "200 OK", **headers: str) -> bytes:
-    """A reply of HTTP; by default it says its length and that it is a picture."""
+    """Return an HTTP reply; its default headers are its length and the type of a picture."""
     head = {"content-type": "image/png", "content-length": str(len(body))} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
@@ -49,7 +49,7 @@ def reply(body: bytes = b"", *, status: str = "200 OK", **headers: str) -> bytes
 
 
 def redirect(location: str, status: str = "302 Found") -> bytes:
-    """A reply that leads elsewhere."""
+    """Return a reply that redirects to `location`."""
     return reply(status=status, location=location)
 
 
@@ -57,7 +57,7 @@ def redirect(location: str, status: str = "302 Found") -> bytes:
 async def web(
     authority: trustme.CA, *, certificate_of: str = HOST, max_bytes: int = 10_000, deadline_s: float = 20.0
 ) -> AsyncIterator[Web]:
-    """The internet, as far as it is needed."""
+    """Run the simulated internet."""
     server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(certificate_of, "*.example.org").configure_cert(server_tls)
     client_tls = ssl.create_default_context()

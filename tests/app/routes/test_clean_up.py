@@ -1,4 +1,4 @@
-"""Clean-up on request: holes, specks, fewer points, masks cropped to their boxes; and what is out of range."""
+"""Clean-up options: holes, specks, fewer points, cropping to the box; and values out of range."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def spotted() -> str:
-    """Logits of a disc with a hole of 4 pixels, and a speck of 6 beside it."""
+    """Return logits of a disc with a hole of 4 pixels, and a speck of 6 next to it."""
     logits = disc(0.5, 0.5, 9.0)
     logits[15:17, 15:17] = -5
     logits[2:5, 2:4] = 30
@@ -24,7 +24,7 @@ def spotted() -> str:
 
 
 async def mask_of(served: Served, **fields: Any) -> dict[str, Any]:
-    """The one mask of the fake, which gives a mask_input back as it is."""
+    """Return the one mask of the fake model, which returns a mask_input unchanged."""
     response = await served.post("/decode", {"image_id": "truck", "mask_input": spotted(), **fields})
     assert response.status_code == 200, response.text
     (mask,) = response.json()["predictions"][0]["masks"]
@@ -32,7 +32,7 @@ async def mask_of(served: Served, **fields: Any) -> dict[str, Any]:
 
 
 def pixels(mask: dict[str, Any]) -> np.ndarray:
-    """Of an RLE."""
+    """Decode the RLE of a mask to booleans."""
     return coco.decode(mask["rle"]).astype(bool)
 
 
@@ -65,7 +65,7 @@ async def test_polygons_are_of_the_cleaned_mask_and_simplified_on_request() -> N
         simple = await mask_of(served, **cleaned, simplify=1)
         assert 3 <= len(simple["polygons"][0]) < len(clean["polygons"][0]) / 2
         assert {tuple(point) for point in simple["polygons"][0]} <= {tuple(p) for p in clean["polygons"][0]}
-        assert simple["area"] == clean["area"]  # the mask's own
+        assert simple["area"] == clean["area"]  # that of the mask, not of the simplified outline
 
 
 async def test_a_mask_comes_cropped_to_its_box() -> None:

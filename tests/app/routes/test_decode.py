@@ -1,4 +1,4 @@
-"""POST /decode: prompts, masks in each format, and logits that go round."""
+"""POST /decode: prompts, masks in each format, and logits that are sent back."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tests.fakes import IOUS, MASK_SIDE, RADII, SINGLE_IOU, FakeSegmenter, disc,
 
 
 def mask_of(radius: float) -> np.ndarray:
-    """The mask (HEIGHT, WIDTH) of CLICK."""
+    """Return the mask (HEIGHT, WIDTH) of CLICK."""
     return disc_mask(30, 20, radius, height=HEIGHT, width=WIDTH)
 
 
@@ -27,11 +27,7 @@ async def test_a_click_gets_three_masks_the_best_first() -> None:
         body = response.json()
         (prediction,) = body.pop("predictions")
         assert body == {"image_id": "truck", "width": WIDTH, "height": HEIGHT, "model": "fake"}
-        assert [mask["iou"] for mask in prediction["masks"]] == [
-            1.0,
-            0.9,
-            0.5,
-        ]  # the estimate, clipped to 0..1
+        assert [mask["iou"] for mask in prediction["masks"]] == [1.0, 0.9, 0.5]  # clipped to 0..1
         for mask, radius in zip(prediction["masks"], RADII[::-1], strict=True):
             assert set(mask) == {"rle", "iou", "stability", "area", "bbox"}
             wanted = mask_of(radius)
@@ -76,11 +72,11 @@ async def test_each_mask_format_shows_the_same_mask() -> None:
 
     (ring,) = replies["polygons"]["polygons"]
     assert replies["polygons"]["holes"] == []
-    scale = 16  # pixels have a size; many small ones measure the area inside the ring
+    scale = 16  # draws each pixel as 16 x 16, to test which centres are inside the ring
     canvas = Image.new("1", (WIDTH * scale, HEIGHT * scale))
     ImageDraw.Draw(canvas).polygon([(x * scale, y * scale) for x, y in ring], fill=1)
     centres = np.asarray(canvas)[scale // 2 :: scale, scale // 2 :: scale]
-    assert (centres != wanted).sum() <= 2  # those that the outline passes through
+    assert (centres != wanted).sum() <= 2  # those that the outline crosses
 
 
 async def test_a_hole_comes_apart_from_the_outer_rings() -> None:
@@ -225,7 +221,7 @@ async def test_a_coco_mask_is_taken_as_a_prompt(form: str) -> None:
 
 
 def test_the_fake_answers_as_the_model_would() -> None:
-    """Three predictions with multimask_output and one without; otherwise the tests here prove little."""
+    """It returns three masks with multimask_output and one without, as the tests in this file assume."""
     segmenter = FakeSegmenter()
     embedding = segmenter.encode([np.zeros((HEIGHT, WIDTH, 3), np.uint8)])[0]
     for multimask, count in ((True, 3), (False, 1)):

@@ -1,4 +1,4 @@
-"""POST /decode: what is refused, with the reason and the place in the request."""
+"""POST /decode: rejected requests get the reason and the place in the request."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ async def test_logits_that_are_damaged_or_of_another_model_are_refused() -> None
 async def test_values_of_the_wrong_kind_are_refused_where_they_stand(
     fields: str, where: str, words: str
 ) -> None:
-    """Numbers are numbers: no strings, no booleans, nothing that is not finite."""
+    """Numbers must be numbers: no strings, no booleans, and only finite values."""
     async with serving() as served:
         text = f'{{"image_id": "truck", {fields}}}'
         response = await served.client.post("/decode", content=text.encode())
@@ -132,7 +132,7 @@ async def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
 
 
 async def test_a_body_full_of_mistakes_gets_a_short_answer() -> None:
-    """Spelling every one of them out would take a hundred times the memory of the body."""
+    """A list of all mistakes would take a hundred times the memory of the body."""
     many = 20_000
     async with serving() as served:
         for fields, details in (

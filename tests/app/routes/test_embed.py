@@ -1,4 +1,4 @@
-"""POST /embed: every form of upload, names, content-addressing, and what is refused."""
+"""POST /embed: every form of upload, names, content-addressing, and rejected uploads."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ PNG = {"Content-Type": "image/png"}
 
 
 def form(boundary: str, *parts: tuple[str, bytes]) -> bytes:
-    """A multipart body, by hand: parts of Content-Disposition and data."""
+    """Build a multipart body from parts, each a Content-Disposition and data."""
     written = b"".join(
         f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n".encode() + data + b"\r\n"
         for disposition, data in parts
@@ -59,7 +59,7 @@ async def test_every_form_of_upload_is_the_same_picture(form: str, name: str | N
 
 
 async def test_a_large_upload_is_read_in_every_form_too() -> None:
-    """Those are parsed and hashed in worker threads, and base64 is decoded in pieces."""
+    """Large uploads are parsed and hashed in worker threads, and base64 is decoded in pieces."""
     data = picture() + bytes(1_500_000)
     text = base64.b64encode(data).decode()
     async with serving() as served:
@@ -91,7 +91,7 @@ async def test_a_name_is_taken_until_it_is_replaced() -> None:
         taken = await served.embed(picture(30, 20, shade=2), "truck")
         assert error(taken) == (409, "image_id_conflict")
         assert "'truck'" in taken.json()["error"]["message"]
-        assert len(served.segmenter.encoded) == 1  # refused before any work
+        assert len(served.segmenter.encoded) == 1  # rejected before it was encoded
         again = await served.embed(picture(60, 40, shade=1), "truck")
         assert again.json()["cached"] is True
 
@@ -105,7 +105,7 @@ async def test_a_name_is_taken_until_it_is_replaced() -> None:
         ):
             assert (await served.client.post("/embed", **request)).status_code == 200
             assert (await served.client.get("/images/truck")).json()["width"] == 30
-            assert len(served.service.store.tiers.device) == 1  # nobody can ask for the old picture any more
+            assert len(served.service.store.tiers.device) == 1  # the old picture has no name left
             await served.client.delete("/images/truck")
             await served.embed(picture(60, 40, shade=1), "truck")
 
@@ -122,7 +122,7 @@ async def test_a_name_taken_while_its_picture_was_encoded_is_a_conflict() -> Non
 
 
 async def test_a_name_that_looks_like_a_content_id_is_refused() -> None:
-    """It could stand where another picture's SHA-256 belongs."""
+    """It could pose as the SHA-256 of another picture."""
     data = picture()
     async with serving() as served:
         refused = await served.embed(data, "ab" * 32)

@@ -1,4 +1,4 @@
-"""How the page is served: types, caching, what it may load, what it weighs, and that a wheel holds it."""
+"""How the page is served: types, caching, content security policy, size; and that a wheel contains it."""
 
 import gzip
 import re
@@ -59,7 +59,7 @@ async def test_what_a_browser_has_is_not_sent_again() -> None:
 
 
 async def bytes_on_the_wire(served: Served, name: str, accepted: str) -> bytes:
-    """The body of a file as it is sent, still packed."""
+    """Return the body of a file as it is sent, still compressed."""
     request = served.client.stream("GET", path_of(name), headers={"Accept-Encoding": accepted})
     async with request as reply:
         assert reply.status_code == 200

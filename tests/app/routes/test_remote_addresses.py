@@ -1,4 +1,4 @@
-"""Where pictures by URL may come from: public addresses over https, and no request ever goes anywhere else."""
+"""Pictures by URL are fetched from public addresses over https; no request goes to any other address."""
 
 import ssl
 
@@ -119,7 +119,7 @@ async def test_every_way_to_write_this_machine_is_seen_through_by_the_systems_ow
 
 
 async def test_no_such_host_and_a_host_inside_are_answered_alike(authority: trustme.CA) -> None:
-    """Or who asks could tell which names there are inside."""
+    """Otherwise a client could find out which names exist in the internal network."""
     async with web(authority) as here:
         here.names["inside.example"] = [["10.0.0.7"]]
         said = []
@@ -137,7 +137,7 @@ async def test_a_name_that_cannot_be_looked_up_has_no_address() -> None:
 
 
 async def test_a_name_that_leads_elsewhere_a_moment_later_gains_nothing(authority: trustme.CA) -> None:
-    """Looked up once for a connection, and that address is dialled; a second connection is looked at anew."""
+    """Each connection looks its host up once and dials that address; a second connection looks it up again."""
     async with web(authority) as here:
         here.names[HOST] = [[PUBLIC], ["127.0.0.1"]]
         assert await here.fetch() == b"a picture"

@@ -1,4 +1,4 @@
-"""Pictures by URL: fetched over redirects and within limits, looked at, and refused by /embed unless allowed."""
+"""Pictures by URL: redirects, limits, checks of the reply; /embed rejects them unless they are allowed."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -131,7 +131,7 @@ async def test_bytes_are_counted_as_they_come(authority: trustme.CA) -> None:
 
 @asynccontextmanager
 async def serving_the_web(authority: trustme.CA) -> AsyncIterator[tuple[Served, Web]]:
-    """The service, with this internet."""
+    """Run the service on the simulated internet."""
     async with (
         web(authority, max_bytes=2**20) as here,
         serving(Settings(allow_urls=True, workers=2)) as served,
@@ -148,7 +148,7 @@ async def test_embed_takes_a_url_where_a_picture_may_stand(authority: trustme.CA
         assert (first.json()["image_id"], first.json()["cached"]) == ("truck", False)
         assert "fetch;dur=" in first.headers["server-timing"]
         assert (await served.click("truck")).status_code == 200
-        assert (await served.embed(picture())).json()["cached"] is True  # one content, however it comes
+        assert (await served.embed(picture())).json()["cached"] is True  # the same bytes, by another way
         here.replies["/truck.png"] = reply(b"no picture")
         assert error(await served.post("/embed", {"url": URL})) == (422, "invalid_image")
         here.names[HOST] = [["10.0.0.1"]]

@@ -1,4 +1,4 @@
-"""POST /segment: a picture and its prompts in one form, and what is refused before the encoder runs."""
+"""POST /segment: a picture and its prompts in one form, and what is rejected before the encoder runs."""
 
 import asyncio
 import hashlib
@@ -22,7 +22,7 @@ CLICK = {"point_coords": "[[30, 20]]", "point_labels": "[1]"}
 async def segment(
     served: Served, fields: dict[str, str], *, data: bytes | None = None, name: str = "image"
 ) -> httpx.Response:
-    """POST a form."""
+    """POST a form to /segment."""
     files = {name: ("truck.png", data or picture())}
     return await served.client.post("/segment", files=files, data=fields)
 
@@ -38,7 +38,7 @@ async def test_one_request_is_answered_as_embed_and_decode_are(name: str) -> Non
         assert {"hash", "picture", "queue", "device", "masks"} <= stages
         assert len(served.segmenter.encoded) == 1
         await segment(served, CLICK)
-        assert len(served.segmenter.encoded) == 1  # the picture is known now
+        assert len(served.segmenter.encoded) == 1  # the picture was a cache hit
 
 
 async def test_prompts_come_as_a_list_or_as_one_object_or_as_plain_fields() -> None:
@@ -132,7 +132,7 @@ async def test_both_halves_together_have_one_deadline() -> None:
 
 
 class OfThisPicture(FakeSegmenter):
-    """Its one mask has as many pixels inside as its picture is bright, so that masks tell pictures apart."""
+    """Its one mask has as many pixels as the shade of its picture, so a mask shows which picture it is of."""
 
     def _predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
         logits = np.full(MASK_SIDE**2, -1, np.float32)
@@ -141,21 +141,21 @@ class OfThisPicture(FakeSegmenter):
 
 
 def size_of_mask(response: httpx.Response) -> int:
-    """Pixels of the mask of a picture whose size is that of the logits."""
+    """Return the area of the one mask, in pixels; for pictures of the size of the logits."""
     assert response.status_code == 200, response.text
     (prediction,) = response.json()["predictions"]
     return int(coco.area(prediction["masks"][0]["rle"]))
 
 
 def square(shade: int) -> bytes:
-    """A picture as large as the logits."""
+    """Return a picture of the size of the logits."""
     return picture(MASK_SIDE, MASK_SIDE, shade=shade)
 
 
 async def test_each_is_answered_where_the_cache_holds_one_embedding_and_many_come_at_once(
     tmp_path: Path,
 ) -> None:
-    """The cache on disk is there for the pause between the halves that writing names to a disk makes."""
+    """The disk cache makes a pause between encoding and decoding: the write of the name to the disk."""
     segmenter = OfThisPicture(embedding_side=120)
     settings = Settings(workers=2, device_cache_mib=1, cache_dir=str(tmp_path), disk_cache_mib=1)
     async with serving(settings, segmenter) as served:
@@ -174,14 +174,14 @@ async def test_another_picture_under_the_same_id_meanwhile_changes_no_masks() ->
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All embeddings and uploads."""
+    """Return the files of all embeddings and uploads."""
     return [
         file for kind in ("embeddings", "uploads") for file in (folder / kind).rglob("*") if file.is_file()
     ]
 
 
 async def forgotten(served: Served, image_id: str) -> bool:
-    """Whether nothing of any picture is left."""
+    """Whether the id is unknown, and no picture is in memory."""
     missing = await served.client.get(f"/images/{image_id}")
     return error(missing) == (404, "image_not_found") and not served.service.store.tiers.in_memory()
 

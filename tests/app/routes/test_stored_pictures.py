@@ -1,4 +1,4 @@
-"""/images: stored pictures are looked up, listed and deleted, and their embeddings taken away."""
+"""/images: look up, list and delete stored pictures, and download their embeddings."""
 
 import io
 import re
@@ -28,7 +28,7 @@ async def test_a_stored_picture_can_be_looked_up() -> None:
             "tiers": ["device"],
         }
         assert first["bytes"] == 4 * 4 * (8 + 4 * 2 + 4 * 4)
-        assert (await served.client.get("/images/truck")).json() == first  # looking is not using
+        assert (await served.client.get("/images/truck")).json() == first  # a lookup does not count as a use
         await served.click("truck")
         second = (await served.client.get("/images/truck")).json()
         assert second["used"] > first["used"]
@@ -97,7 +97,7 @@ async def test_an_embedding_can_be_taken_away(file_format: str, dtype: str) -> N
 
         again = await served.client.get(f"/images/a:truck/embedding{query}")
         assert again.headers["etag"] == response.headers["etag"]
-        assert again.content == response.content  # or the ETag is not a strong one
+        assert again.content == response.content  # required by a strong ETag
 
 
 async def test_an_embedding_that_the_client_has_is_not_sent_again() -> None:

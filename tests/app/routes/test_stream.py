@@ -1,4 +1,4 @@
-"""/decode/stream, through the real server and websockets' client: tags, newest wins, keys, limits, its end."""
+"""/decode/stream with the real server and the client of websockets: tags, newest wins, keys, limits, closing."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ CLICK = {"image_id": "truck", "point_coords": [[30, 20]], "point_labels": [1]}
 
 @dataclass(frozen=True)
 class Listening:
-    """A server on a real port."""
+    """A running server on a real port."""
 
     server: Server
     app: Any
@@ -35,18 +35,18 @@ class Listening:
     port: int
 
     def connect(self, **options: Any) -> Any:
-        """A connection to the stream."""
+        """Connect to the stream."""
         return connect(f"ws://127.0.0.1:{self.port}/decode/stream", proxy=None, **options)
 
     async def post(self, path: str, **options: Any) -> httpx.Response:
-        """A request beside the stream."""
+        """Send an HTTP request to the same server."""
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as client:
             return await client.post(path, **options)
 
 
 @asynccontextmanager
 async def listening(key: str = "", **settings: Any) -> AsyncIterator[Listening]:
-    """The server, with one picture embedded."""
+    """Run a server with one picture embedded."""
     wanted = Settings(**{"workers": 2, "port": free_port()} | settings)
     segmenter = FakeSegmenter()
     app = create_app(wanted, segmenter)
@@ -73,13 +73,13 @@ async def say(connection: ClientConnection, **message: Any) -> None:
 
 
 async def hear(connection: ClientConnection) -> dict[str, Any]:
-    """The next answer."""
+    """Return the next answer."""
     answer: dict[str, Any] = json.loads(await asyncio.wait_for(connection.recv(), LONG_S))
     return answer
 
 
 async def closed(connection: ClientConnection) -> int:
-    """The code with which the server closes."""
+    """Wait for the server to close the connection, and return its code."""
     with pytest.raises(ConnectionClosed) as error:
         await asyncio.wait_for(connection.recv(), LONG_S)
     assert error.value.rcvd is not None
@@ -178,7 +178,7 @@ async def test_a_key_comes_by_header_or_in_the_first_message() -> None:
             await say(connection, api_key=KEY)
             await say(connection, tag=1, **CLICK)
             assert "predictions" in await hear(connection)
-        async with server.connect() as connection:  # whose picture it is not
+        async with server.connect() as connection:  # another tenant
             await say(connection, api_key=OTHER)
             await say(connection, tag=1, **CLICK)
             assert (await hear(connection))["error"]["code"] == "image_not_found"
@@ -260,7 +260,7 @@ async def test_messages_are_bounded_alone_and_together() -> None:
             await say(connection, tag=1, **CLICK, mask_input="A" * (2 * 2**20))
             assert (await hear(connection))["error"]["code"] == "overloaded"
         async with server.connect(max_size=None) as connection:
-            with suppress(ConnectionClosed):  # in the middle of it
+            with suppress(ConnectionClosed):  # the server may close while the message is sent
                 await connection.send(" " * (MAX_MESSAGE_BYTES + 1))
             assert await closed(connection) == 1009
 

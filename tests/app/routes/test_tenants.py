@@ -1,7 +1,7 @@
-"""Two tenants and every endpoint: none lets Bert see, decode, delete or take what is Anna's.
+"""Two tenants and every endpoint: none lets Bert see, decode, delete or take Anna's pictures.
 
-Bert knows all that can be known from outside: Anna's own name for her picture, its SHA-256, and its very bytes.
-A route that is new in the app fails `test_every_route_has_its_proof` until it has one here.
+Bert knows everything that can be known from outside: Anna's name for her picture, its SHA-256, and its bytes.
+If a new route of the app has no proof in this file, `test_every_route_has_its_proof` fails.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.fakes import Served, error, picture, serving, until
 HERS = picture(shade=77)
 DIGEST = hashlib.sha256(HERS).hexdigest()
 NAMES = ("annas-truck", DIGEST)
-"""Anna's picture under her own name and under its SHA-256."""
+"""The two ids of Anna's picture: her own name, and its SHA-256."""
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
 Proof = Callable[["Tenants"], Awaitable[None]]
@@ -32,22 +32,22 @@ PROOFS: dict[tuple[str, str], Proof] = {}
 
 
 class Tenants:
-    """A server with Anna's picture on it, and Bert who asks."""
+    """A server with Anna's picture, and functions for requests of both tenants."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
 
     async def ask(self, key: str, method: str, path: str, **request: Any) -> httpx.Response:
-        """A request with a key, whatever it holds."""
+        """Send a request with a key."""
         headers = {**bearer(key), **request.pop("headers", {})}
         return await self.served.client.request(method, path, headers=headers, **request)
 
     async def bert(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """A request of Bert's."""
+        """Send a request with Bert's key."""
         return await self.ask(BERT, method, path, **request)
 
     async def upload(self, key: str, name: str | None = None) -> httpx.Response:
-        """Anna's bytes, sent by anyone."""
+        """Upload Anna's bytes with any key."""
         return await self.ask(
             key,
             "POST",
@@ -58,7 +58,7 @@ class Tenants:
         )
 
     async def anna_has_all_of_it(self) -> None:
-        """Both of her names decode, without another encoding."""
+        """Check that both of her names decode, without another run of the encoder."""
         encoded = len(self.served.segmenter.encoded)
         for name in NAMES:
             reply = await self.ask(ANNA, "POST", "/decode", json={"image_id": name, **CLICK})
@@ -68,7 +68,7 @@ class Tenants:
 
 @asynccontextmanager
 async def anna_has_a_picture(**others: object) -> AsyncIterator[Tenants]:
-    """A server where Anna has uploaded a picture, twice."""
+    """Run a server where Anna has uploaded a picture twice: by name, and without one."""
     async with serving(settings(**others)) as served:
         tenants = Tenants(served)
         assert (await tenants.upload(ANNA, NAMES[0])).json()["cached"] is False
@@ -83,7 +83,7 @@ async def anna_has_a_picture(**others: object) -> AsyncIterator[Tenants]:
 
 
 def proves(method: str, path: str) -> Callable[[Proof], Proof]:
-    """Note a function as the proof of a route."""
+    """Register a function as the proof of a route."""
 
     def note(proof: Proof) -> Proof:
         PROOFS[method, path] = proof
@@ -94,10 +94,10 @@ def proves(method: str, path: str) -> Callable[[Proof], Proof]:
 
 @proves("POST", "/embed")
 async def _embed(tenants: Tenants) -> None:
-    """Anna's bytes are new to Bert: no `cached`, a run of the encoder, an id of his own, and hers stay hers."""
+    """For Bert, Anna's bytes are new: `cached` is false, the encoder runs, and his id is his own. Hers stay."""
     reply = await tenants.upload(BERT)
     assert (reply.json()["image_id"], reply.json()["cached"]) == (DIGEST, False)
-    assert len(tenants.served.segmenter.encoded) == 2  # as long as for a picture that nobody has
+    assert len(tenants.served.segmenter.encoded) == 2  # so it takes as long as for a new picture
     mine = await tenants.ask(
         BERT,
         "POST",
@@ -106,7 +106,7 @@ async def _embed(tenants: Tenants) -> None:
         content=picture(shade=1),
         headers={"Content-Type": "image/png"},
     )
-    assert mine.status_code == 200  # neither a conflict, which would tell, nor a replacement of hers
+    assert mine.status_code == 200  # a conflict would show that her name exists; hers is not replaced
     for name in NAMES:
         assert (await tenants.bert("DELETE", f"/images/{name}")).status_code == 204
 
@@ -122,7 +122,7 @@ async def _decode(tenants: Tenants) -> None:
 
 @proves("POST", "/segment")
 async def _segment(tenants: Tenants) -> None:
-    """As for a picture that nobody has: it is encoded for Bert, and hers stays hers."""
+    """As with a new picture, it is encoded for Bert; hers stays."""
     encoded = len(tenants.served.segmenter.encoded)
     form = {"point_coords": "[[30, 20]]", "point_labels": "[1]"}
     reply = await tenants.bert("POST", "/segment", files={"image": HERS}, data=form)
@@ -133,7 +133,7 @@ async def _segment(tenants: Tenants) -> None:
 
 @proves("WEBSOCKET", "/decode/stream")
 async def _stream(tenants: Tenants) -> None:
-    """Each of her names answers as one that nobody has."""
+    """Each of her names gets the same answer as an unknown name."""
     heard: list[dict[str, Any]] = []
     said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
@@ -181,7 +181,7 @@ async def _describe(tenants: Tenants) -> None:
 
 @proves("DELETE", "/images/{image_id}")
 async def _delete(tenants: Tenants) -> None:
-    """It answers as for a name that nobody has."""
+    """Each of her names gets the same answer as an unknown name."""
     unknown = await tenants.bert("DELETE", "/images/nobodys")
     for name in NAMES:
         reply = await tenants.bert("DELETE", f"/images/{name}")
@@ -190,7 +190,7 @@ async def _delete(tenants: Tenants) -> None:
 
 @proves("GET", "/images/{image_id}/embedding")
 async def _embedding(tenants: Tenants) -> None:
-    """Not even with the ETag of her copy, which 304 would confirm."""
+    """The reply is 404 even with the ETag of her copy, which a 304 would confirm."""
     hers = await tenants.ask(ANNA, "GET", f"/images/{DIGEST}/embedding")
     for name in NAMES:
         for headers in ({}, {"If-None-Match": hers.headers["etag"]}, {"If-None-Match": "*"}):
@@ -213,13 +213,13 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
 @proves("GET", "/")
 @proves("GET", "/page/{name}")
 async def _says_nothing_of_pictures(tenants: Tenants) -> None:
-    """What speaks of the server names no pictures, and figures name no tenants."""
+    """Endpoints about the server name no pictures, and metrics name no tenants."""
     for path in ("/model", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/", "/page/main.js"):
         await _tells_nothing(tenants, path)
 
 
 def methods_and_paths(routes: list[BaseRoute]) -> set[tuple[str, str]]:
-    """Every route of an app, those of what it includes and mounts as well."""
+    """Return every route of an app, including those of included routers and mounted apps."""
     found: set[tuple[str, str]] = set()
     for route in routes:
         if isinstance(route, Route):
@@ -230,7 +230,7 @@ def methods_and_paths(routes: list[BaseRoute]) -> set[tuple[str, str]]:
             found |= {(method, route.path + path) for method, path in methods_and_paths(route.routes)}
         else:
             inner = getattr(getattr(route, "original_router", None), "routes", None)
-            assert inner is not None, f"{route!r}: no way to see what it serves"
+            assert inner is not None, f"{route!r}: cannot list the routes that it serves"
             found |= methods_and_paths(inner)
     return found
 
@@ -248,7 +248,7 @@ async def test_what_is_annas_stays_hers(method: str, path: str) -> None:
 
 
 async def test_the_same_picture_under_way_is_not_joined() -> None:
-    """Who joined another's encoding would be told `cached`, and be done before anyone could be."""
+    """If Bert joined Anna's encoding, he would get `cached`, and be done sooner than any encoding takes."""
     async with serving(settings()) as served:
         tenants = Tenants(served)
         served.segmenter.gate.clear()

@@ -1,4 +1,4 @@
-"""POST /embed: bodies and pictures that are too large, too many at once, or never end."""
+"""POST /embed: bodies and pictures that are too large, too many concurrently, or endless."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ async def test_limits_of_bytes_and_of_pixels() -> None:
         full = small + bytes(limit - len(small))
         assert (await served.embed(full)).status_code == 200
         text = base64.b64encode(full).decode()
-        assert (await served.post("/embed", {"image": text})).json()["cached"] is True  # no smaller in base64
+        assert (await served.post("/embed", {"image": text})).json()["cached"] is True  # the same limit
         assert (await served.client.post("/embed", files={"image": full})).json()["cached"] is True
 
         over = full + b"\0"
