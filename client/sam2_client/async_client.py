@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from sam2_client import holdings, stories
+from sam2_client import bodies, holdings, stories
 from sam2_client.asking import Attempt, Story
 from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
@@ -140,7 +140,11 @@ class AsyncClient:
             request = attempt.call.request(self._http)
         else:
             request = await asyncio.to_thread(attempt.call.request, self._http)
-        return await self._http.send(request)
+        response = await self._http.send(request, stream=True)
+        try:
+            return await bodies.aread(response)
+        finally:
+            await response.aclose()
 
 
 class AsyncImage(KnownImage):

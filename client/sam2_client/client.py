@@ -10,7 +10,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from sam2_client import holdings, stories
+from sam2_client import bodies, holdings, stories
 from sam2_client.asking import Attempt, Story
 from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
@@ -151,7 +151,11 @@ class Client:
     def _send(self, attempt: Attempt) -> httpx.Response:
         if attempt.wait_s:
             time.sleep(attempt.wait_s)
-        return self._http.send(attempt.call.request(self._http))
+        response = self._http.send(attempt.call.request(self._http), stream=True)
+        try:
+            return bodies.read(response)
+        finally:
+            response.close()
 
 
 class Image(KnownImage):

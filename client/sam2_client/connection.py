@@ -32,7 +32,11 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
         raise ValueError(f"{url!r} is no address of a server: {error}") from error
     if base_url.scheme not in ("http", "https") or not base_url.host:
         raise ValueError(f"{url!r} is no address of a server: write {DEFAULT_URL}, say")
-    headers = {"User-Agent": f"sam2-client/{__version__}", "Accept": "application/json"}
+    headers = {
+        "User-Agent": f"sam2-client/{__version__}",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+    }
     if key := (api_key or "").strip():
         if not (key.isascii() and key.isprintable()):
             raise ValueError("the key holds characters that no header can carry")

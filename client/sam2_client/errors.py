@@ -229,7 +229,7 @@ def error_of(response: httpx.Response) -> Sam2Error:
         error = response.json()["error"]
         code, message = str(error["code"]), str(error["message"])
         details = list(error.get("details") or ())
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = " ".join(response.text.split())
         shown = f": {text[:_SHOWN]}" if text else ""
         where = f"{response.request.method} {response.request.url}"
@@ -254,5 +254,5 @@ def _retry_after_s(header: str | None) -> float | None:
         return float(header)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, OSError):
         return None

@@ -2,19 +2,26 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import numpy as np
 
+from sam2_client.bodies import MAX_REPLY_BYTES
 from sam2_client.errors import unexpected
 from sam2_client.images import Floats, Model
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask, Origin
 from sam2_client.pictures import Picture
 
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
+_MAX_SIDE_PX = 65_535
+_MAX_PIXELS = 2**30
+"""The service accepts no larger sides; arrays of masks stay within 1 GiB."""
 
 
 def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded:
@@ -70,17 +77,26 @@ def read_model(response: httpx.Response) -> Model:
 def read_maps(response: httpx.Response) -> dict[str, Floats]:
     """The feature maps of an embedding as npz."""
     try:
+        with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
+            if sum(file.file_size for file in archive.infolist()) > MAX_REPLY_BYTES:
+                raise ValueError("its arrays are too large")
         with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (*_UNREADABLE, OSError, zipfile.BadZipFile) as error:
+            maps = {name: arrays[name] for name in arrays.files}
+        if not all(isinstance(each, np.ndarray) and each.dtype.kind == "f" for each in maps.values()):
+            raise TypeError("not all of it are arrays of floats")
+        return maps
+    except (*_UNREADABLE, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise unexpected(response, error) from error
 
 
 def _embedded(reply: dict[str, Any], picture: Picture | None) -> Embedded:
+    width, height = int(reply["width"]), int(reply["height"])
+    if not (0 < width <= _MAX_SIDE_PX and 0 < height <= _MAX_SIDE_PX and width * height <= _MAX_PIXELS):
+        raise ValueError(f"a picture of {width} x {height} pixels")
     return Embedded(
         image_id=str(reply["image_id"]),
-        width=int(reply["width"]),
-        height=int(reply["height"]),
+        width=width,
+        height=height,
         model=str(reply["model"]),
         cached=bool(reply.get("cached", True)),
         picture=picture,

@@ -29,8 +29,6 @@ def decode(rle: Rle, *, columns: tuple[int, int] | None = None) -> Booleans:
     """
     height, width = rle["size"]
     lengths = _lengths(rle)
-    if (lengths < 0).any() or int(lengths.sum()) != height * width:
-        raise ValueError(f"this RLE's runs do not add up to a mask of {height} x {width} pixels")
     ends = np.cumsum(lengths)
     if columns is not None:
         return _columns(ends, *columns, height=height)
@@ -79,8 +77,12 @@ def _columns(ends: Lengths, first: int, last: int, *, height: int) -> Booleans:
 
 
 def _lengths(rle: Rle) -> Lengths:
-    counts = rle["counts"]
-    return _from_string(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    """The lengths of the runs. Raises ValueError if they are not a mask of the size."""
+    (height, width), counts = rle["size"], rle["counts"]
+    lengths = _from_string(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    if (lengths < 0).any() or int(lengths.sum()) != height * width:
+        raise ValueError(f"this RLE's runs do not add up to a mask of {height} x {width} pixels")
+    return lengths
 
 
 def _to_string(lengths: Lengths) -> str:
