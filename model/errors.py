@@ -18,3 +18,7 @@ class DeviceOutOfMemory(Exception):
 
 class NoFreeSlot(DeviceOutOfMemory):
     """Every place for an embedding in device memory is held. The message says how many there are."""
+
+
+class DeviceLost(Exception):
+    """The device answers nothing any more, as after a memory fault: only a new process can use it again."""

@@ -7,53 +7,37 @@ thread owns the device.
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.checkpoints.parameters import load_parameters, untrained_parameters
 from model.cpu.decoder import CpuDecoder
 from model.cpu.threads import Threads, limit_threads
 from model.devices import resolve_device, resolve_dtype
-from model.errors import DeviceOutOfMemory
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
 from model.gpu.engine import GpuEngine
+from model.gpu.faults import Faults
 from model.gpu.options import GpuOptions
 from model.network.config import VARIANTS
 from model.network.mask_decoder import DecoderOutput, choose_masks
 from model.network.point_tokens import num_point_tokens, point_tokens
+from model.network.preprocessing import PREPROCESSING, Preprocessing
 from model.network.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
 
 log = logging.getLogger(__name__)
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_DEVIATION = (0.229, 0.224, 0.225)
-"""ImageNet's mean and standard deviation per channel, of values in 0..1."""
-
-PREPROCESSING = "square-bilinear-antialias-imagenet-1"
-"""Names the way from pixels to the encoder's input; a change makes every cached embedding another one."""
-
 MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
 
 GPU_DEFAULTS = GpuOptions()
-
-
-@contextmanager
-def _names_lack_of_memory() -> Iterator[None]:
-    """Raise DeviceOutOfMemory in the place of torch's error, of which the service knows nothing."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceOutOfMemory(str(error)) from error
 
 
 class Sam2Runner:
@@ -73,7 +57,7 @@ class Sam2Runner:
         self.config = model.config
         self.name = name
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
-        self._encoder_dtype = next(model.image_encoder.parameters()).dtype
+        self._encoder_dtype = model.encoder_dtype
         dtypes = f"{self._encoder_dtype} {self.dtype}"
         parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, dtypes)
         self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -82,12 +66,13 @@ class Sam2Runner:
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
-        self._mean = torch.tensor(IMAGE_MEAN, device=self.device)[:, None, None]
-        self._deviation = torch.tensor(IMAGE_DEVIATION, device=self.device)[:, None, None]
+        self._preprocess = Preprocessing(side=self.config.image_size, device=self.device)
         self._engine: GpuEngine | None = None
+        self._faults = Faults(gpu, device_name=self.device_name)
         if gpu is not None:
             self._cpu_decoder = None
-            self._engine = GpuEngine(model, gpu, gpu_options, preprocess=self._preprocess)
+            with self._faults.named():
+                self._engine = GpuEngine(model, gpu, gpu_options, preprocess=self._preprocess.by_channel)
 
     @property
     def device_name(self) -> str:
@@ -118,20 +103,25 @@ class Sam2Runner:
         """Whether embeddings on the device lie in host memory anyway."""
         return self.device.type == "cpu"
 
-    @_names_lack_of_memory()
+    @property
+    def cache_bytes(self) -> int | None:
+        """Bytes for embeddings in the memory of the GPU, all taken at the start; None on a CPU."""
+        return self._engine.cache_bytes if self._engine is not None else None
+
     @torch.inference_mode()
     def adopt(self, embedding: Embedding) -> Embedding:
         """An embedding from host memory or a file, with equal fingerprint, as this device decodes it fastest.
 
-        Raises NoFreeSlot, on a GPU alone, where the memory for embeddings is all held.
+        Raises NoFreeSlot, on a GPU alone, where the memory for embeddings is all held, DeviceOutOfMemory and
+        DeviceLost.
         """
         if self._engine is not None:
-            return self._engine.adopt(embedding)
+            with self._faults.named():
+                return self._engine.adopt(embedding)
         if embedding.first_projections or self._cpu_decoder is None:
             return embedding
         return replace(embedding, first_projections=self._cpu_decoder.prepare(embedding.image_rows))
 
-    @_names_lack_of_memory()
     @torch.inference_mode()
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
@@ -139,23 +129,23 @@ class Sam2Runner:
         """Embed pictures (height, width, 3), uint8 RGB, of any sizes.
 
         `between` is called every few milliseconds, and may decode. Raises NoFreeSlot, on a GPU alone, where the
-        memory for embeddings is all held.
+        memory for embeddings is all held; DeviceOutOfMemory where the batch does not fit; and DeviceLost.
         """
-        if self._engine is not None:
-            return self._engine.encode(images, between=between)
-        batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
-        with self._working(between) as pause:
-            maps = self.model.encode(batch.to(self._encoder_dtype), between=pause)
+        with self._faults.named():
+            if self._engine is not None:
+                return self._engine.encode(images, between=between)
+            batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
+            with self._working(between) as pause:
+                maps = self.model.encode(batch.to(self._encoder_dtype), between=pause)
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
-    @_names_lack_of_memory()
     @torch.inference_mode()
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.
 
         The decoder's attention has no padding mask, and a padding point changes the numbers, so only prompts with
         the same number of point tokens share a forward. In float32 links of a refinement go apart from the others:
-        see cpu_decoder.py.
+        see cpu_decoder.py. Raises as `encode`.
         """
         groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for i, (_, prompt) in enumerate(jobs):
@@ -165,7 +155,7 @@ class Sam2Runner:
             most, decode_alike = self._engine.most_prompts, self._engine.decode
         else:
             most, decode_alike = MAX_DECODE_CHUNK, self._decode_alike
-        with self._working():
+        with self._faults.named(), self._working():
             for indices in groups.values():
                 for start in range(0, len(indices), most):
                     chunk = indices[start : start + most]
@@ -174,9 +164,13 @@ class Sam2Runner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run every stage once, so that the first user does not pay for what is set up lazily."""
+        """Run every stage once, so that the first user does not pay for what is set up lazily.
+
+        Raises ValueError where a GPU has too little memory; the message names the settings. Raises DeviceLost.
+        """
         if self._engine is not None:
-            self._engine.warm_up()
+            with self._faults.named():
+                self._engine.warm_up()
             return
         side = self.config.image_size
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
@@ -187,16 +181,6 @@ class Sam2Runner:
     ) -> AbstractContextManager[Callable[[], None]]:
         """See Threads.working; on a GPU the host's threads are left alone."""
         return self.threads.working(between) if self.threads is not None else nullcontext(between)
-
-    def _preprocess(self, image: Tensor) -> Tensor:
-        """(height, width, 3) uint8 to (3, s, s) float32, normalised; the aspect ratio is not kept.
-
-        Shrinks the picture where it is, and leaves it on the model's device.
-        """
-        x = image.permute(2, 0, 1)[None].float().div_(255)
-        side = self.config.image_size
-        x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-        return (x[0].to(self.device) - self._mean) / self._deviation
 
     def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
         side = self.config.embedding_size
@@ -288,7 +272,7 @@ def load_runner(
 ) -> Sam2Runner:
     """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
 
-    `device` is "auto" or any name that torch knows, `dtype` "auto", "float32", "bfloat16" or "float16". Raises
+    `device` is "auto", "cpu", "cuda" or "cuda:N", `dtype` "auto", "float32", "bfloat16" or "float16". Raises
     ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
     fit. `image_size` is what the model sees of a picture, where not what its variant says.
     `threads` is how many the CPU uses at most; 0 is one for each core, at most `cpus`.
@@ -301,7 +285,7 @@ def load_runner(
     limit_threads(threads, cpus=cpus)
     with torch.device("meta"):
         model = Sam2(config)
-    is_mixed = config.exact_encoder and torch_device.type == "cpu" and torch_dtype == torch.bfloat16
+    is_mixed = config.exact_encoder and torch_dtype != torch.float32
     dtype_read = torch.float32 if is_mixed else torch_dtype
     if checkpoint is None:
         fingerprint = untrained_parameters(model, device=torch_device, dtype=dtype_read)

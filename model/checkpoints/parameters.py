@@ -1,7 +1,6 @@
-"""Released files -> parameters, strictly, with a fingerprint of the weights.
+"""Reads released files into parameters, strictly, with a fingerprint of the weights.
 
-Knows nothing of the network's code: it fills whatever `state_dict()` lists. Where a file comes from is
-download.py's affair.
+Does not know the network's code: it fills what `state_dict()` lists. download.py gets the files.
 """
 
 import logging
@@ -36,6 +35,9 @@ VIDEO_MEMORY_PREFIXES = (
 )
 """Parameters of released files that only video tracking needs; skipped on purpose."""
 
+_POSITIONS = ("image_encoder.trunk.pos_embed", "image_encoder.trunk.pos_embed_window")
+"""Resized before they are added, and rounded then; like buffers, they stay in float32."""
+
 _ONLY_IN_RELEASE_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.")
 _PATCH_EMBEDDING = "image_encoder.trunk.patch_embed.proj.weight"
 _BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
@@ -50,11 +52,11 @@ def load_parameters(
 ) -> str:
     """Fill `module`, built on the meta device, from a released .pt or a .safetensors file.
 
-    Every parameter of `module.state_dict()` becomes fresh memory of `device` and `dtype`; buffers stay in
-    float32, because half precision would blur the positions that they encode. The file is mapped and copied
-    one parameter at a time, so the weights are in memory once, and nothing refers to the file afterwards. (A
-    .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.) The module is untouched
-    where this raises.
+    Every parameter of `module.state_dict()` becomes fresh memory of `device` and `dtype`; buffers and position
+    embeddings stay in float32, because half precision would blur the positions that they encode. The file is
+    mapped and copied one parameter at a time, so the weights are in memory once, and nothing refers to the file
+    afterwards. (A .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.) The module is
+    untouched where this raises.
 
     Returns the fingerprint: SHA-256 (hex) over name, shape and float32 values of the parameters used, in
     order of name. It is that of the weights alone: file format, `device` and `dtype` do not change it.
@@ -62,7 +64,7 @@ def load_parameters(
     Raises CheckpointError when the file cannot be read, holds anything but tensors, or does not fit.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    buffers = {name for name, _ in module.named_buffers()}
+    exact_names = {*_POSITIONS, *(name for name, _ in module.named_buffers())}
     found = _read(path)
     _check_fit(found, expected, path=path, variant=variant)
     digest = sha256()
@@ -74,7 +76,7 @@ def load_parameters(
         digest.update(exact.view(-1).numpy().data)
         parameters[name] = values.to(
             device=device,
-            dtype=torch.float32 if name in buffers else dtype,
+            dtype=torch.float32 if name in exact_names else dtype,
             copy=True,
             memory_format=torch.contiguous_format,
         )
@@ -95,20 +97,20 @@ def untrained_parameters(
     Returns a fingerprint (64 hex digits) of the seed and the shapes.
     """
     digest = sha256(f"untrained-{seed}\n".encode())
-    buffers = {name for name, _ in module.named_buffers()}
+    exact_names = {*_POSITIONS, *(name for name, _ in module.named_buffers())}
     parameters: dict[str, Tensor] = {}
     for name, tensor in sorted(module.state_dict().items()):
         shape = tuple(tensor.shape)
         digest.update(f"{name} {shape}\n".encode())
         values = torch.from_numpy(_untrained_values(name, shape, seed))
-        parameters[name] = values.to(device=device, dtype=torch.float32 if name in buffers else dtype)
+        parameters[name] = values.to(device=device, dtype=torch.float32 if name in exact_names else dtype)
     module.load_state_dict(parameters, assign=True)
     logger.info("random weights, seed %d: %s parameters, untrained", seed, _count(module))
     return digest.hexdigest()
 
 
 def identify(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
-    """Name the variants that parameters of these names and shapes can belong to; none for a stranger.
+    """Name the variants that parameters of these names and shapes can belong to; none if they are unknown.
 
     The trunk's width and depth tell the size. The video-memory parts tell the release; without any, a file
     can be of either. The built-in model has none, and a trunk of its own.
@@ -153,14 +155,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can raise anything at all
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
-            f"{path} is no checkpoint, or is damaged or cut short ({reason}). "
+            f"{path} is not a checkpoint, or is damaged or truncated ({reason}). "
             "Get it again, or set SAM2_CHECKPOINT to a released .pt or a .safetensors file."
         ) from error
     return _tensors_of(content, path)
 
 
 def _parse(path: Path) -> object:
-    """What is in the file. Its first bytes tell the format, its name does not."""
+    """Read the file. Its first bytes decide the format, not its name."""
     with path.open("rb") as file:
         head = file.read(9)
     if head[8:] == b"{":  # eight bytes of length, then a header in JSON
@@ -193,7 +195,7 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
 def _check_fit(
     found: Mapping[str, Tensor], expected: Mapping[str, Shape], *, path: Path, variant: str
 ) -> None:
-    """Raise CheckpointError, telling all that is wrong, unless the file holds just what the model needs."""
+    """Raise CheckpointError with everything that is wrong, unless the file has exactly what the model needs."""
     missing = [name for name in expected if name not in found]
     unexpected = [
         name for name in found if name not in expected and not name.startswith(VIDEO_MEMORY_PREFIXES)

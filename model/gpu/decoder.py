@@ -57,12 +57,14 @@ class GpuDecoder:
         labels: Tensor,
         mask_logits: Tensor | None,
         has_mask: Tensor,
+        is_present: Tensor | None = None,
     ) -> DecoderOutput:
         """Decode b prompts of n points each on the embeddings in `slots` (b,).
 
         `coords` (b, n, 2) in pixels of the square picture, `labels` (b, n), n may be 0. `mask_logits`
         (b, 1, 4 h, 4 w) counts where `has_mask` (b,) is true; None, which is cheaper, where no prompt has a mask.
-        The logits stay in the model's precision and in sub-pixel order, (b, 4, h * w, 16).
+        Where `is_present` (b, n) is false, nothing attends to the point; None, which is cheaper, where all are
+        present. The logits stay in the model's precision and in sub-pixel order, (b, 4, h * w, 16).
         """
         rows = self._arena.image_rows[slots]  # b cells c
         if mask_logits is None:
@@ -72,7 +74,7 @@ class GpuDecoder:
             rows = rows + torch.where(has_mask[:, None, None], maps, self._no_mask)
         points = self._prompts.embed_points(coords, labels)
         tokens = torch.cat([self._output_tokens.expand(len(points), -1, -1), points], dim=1)
-        tokens, rows = self._transform(tokens, rows)
+        tokens, rows = self._transform(tokens, rows, self._seen_by_all(is_present))
         kernels, scores = self._heads(tokens)
         logits = kernels @ self._upscale(rows, slots).flatten(1, 2).transpose(1, 2)
         return DecoderOutput(logits.unflatten(2, (-1, 16)), *scores)
@@ -98,11 +100,17 @@ class GpuDecoder:
         into = planes.unflatten(3, (side, 2, 2)).unflatten(2, (side, 2, 2))  # k b y a c x e f
         into.copy_(cells.permute(1, 0, 2, 4, 6, 3, 5, 7))
 
-    def _transform(self, tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _seen_by_all(self, is_present: Tensor | None) -> Tensor | None:
+        """Which tokens may be attended to (b, 1, 1, output tokens + n), by every head and every query."""
+        if is_present is None:
+            return None
+        return F.pad(is_present, (self._output_tokens.shape[-2], 0), value=True)[:, None, None]
+
+    def _transform(self, tokens: Tensor, rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The two-way transformer: tokens (b, n, c) and cells (b, h * w, c), both updated."""
         positions = tokens
         for layer, cells in zip(self._layers, self._cells, strict=True):
-            tokens = layer.attend_to_self(tokens, positions)
+            tokens = _attend_to_self(layer, tokens, positions, mask)
             keys, values, queries = cells(rows)
             to_image = layer.cross_attn_token_to_image
             seen = _attend(to_image, to_image.q_proj(tokens + positions), keys, values)
@@ -110,7 +118,7 @@ class GpuDecoder:
             tokens = layer.norm3(tokens + layer.mlp(tokens))
             from_image = layer.cross_attn_image_to_token
             taken = _attend(
-                from_image, queries, from_image.k_proj(tokens + positions), from_image.v_proj(tokens)
+                from_image, queries, from_image.k_proj(tokens + positions), from_image.v_proj(tokens), mask
             )
             rows = layer.norm4(rows + taken)
         last_look = self._transformer.final_attn_token_to_image
@@ -156,8 +164,20 @@ class _CellProjection:
         return F.linear(rows, self._weight).add_(self._share).chunk(self._count, dim=2)
 
 
-def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend_to_self(
+    layer: TwoWayAttentionBlock, tokens: Tensor, positions: Tensor, mask: Tensor | None
+) -> Tensor:
+    """As layer.attend_to_self, but no token attends to one that the mask leaves out."""
+    attention = layer.self_attn
+    placed = tokens if layer.is_first else tokens + positions
+    seen = _attend(
+        attention, attention.q_proj(placed), attention.k_proj(placed), attention.v_proj(tokens), mask
+    )
+    return layer.norm1(seen if layer.is_first else tokens + seen)
+
+
+def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of what is projected already, q (b, n, inner) to k and v (b, m, inner): (b, n, c)."""
     q, k, v = (x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    x = F.scaled_dot_product_attention(q, k, v)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attention.out_proj(x.transpose(1, 2).flatten(2))

@@ -7,8 +7,8 @@ common ones when the server warms up, others when they are first met. Knows noth
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
-from typing import NamedTuple, TypeAlias
+from time import monotonic, perf_counter
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,25 @@ import torch
 from torch import Tensor
 
 from model.gpu.arena import Arena
+from model.gpu.compiling import COMPILED_TOLERANCE, agreeing, compiled, obstacle
 from model.gpu.decoder import GpuDecoder
 from model.gpu.device import GpuDevice, Work, finishing
-from model.gpu.graphs import COMPILED_TOLERANCE, REPLAY_TOLERANCE, FixedWork, agreeing, captured, compiled
+from model.gpu.faults import is_out_of_memory
+from model.gpu.graphs import REPLAY_TOLERANCE, FixedWork, captured
 from model.gpu.options import GpuOptions
+from model.gpu.parcels import (
+    BATCH_SIZES,
+    MOST_TOKENS,
+    Shape,
+    at_random,
+    multimask,
+    packed,
+    shape_of,
+    unpacked,
+)
 from model.network.config import Sam2Config
 from model.network.mask_decoder import DecoderOutput
-from model.network.point_tokens import num_point_tokens, point_tokens
-from model.network.prompt_encoder import PADDING
+from model.network.point_tokens import num_point_tokens
 from model.types import Embedding, Prediction, Prompt
 
 Network: TypeAlias = Callable[..., DecoderOutput]
@@ -31,30 +42,14 @@ Network: TypeAlias = Callable[..., DecoderOutput]
 
 log = logging.getLogger(__name__)
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""What a batch is filled up to."""
-
-MOST_TOKENS = 9
-"""Prompts of more point tokens than these, which are eight clicks or a box and six, run without a graph."""
-
 WARM_TOKENS = (2, 3)
 """Prepared beforehand in every size: one click, and a box or two clicks."""
 
 WARM_SESSION = (2, 3, 4, 5)
 """Prepared beforehand for one prompt, with a mask and without: one to four clicks at one object."""
 
-
-class Shape(NamedTuple):
-    """What decides which kernels run."""
-
-    prompts: int
-    tokens: int
-    has_masks: bool
-
-    def __str__(self) -> str:
-        """For the log."""
-        masks = ", masks" if self.has_masks else ""
-        return f"decoder for {self.prompts} x {self.tokens} tokens{masks}"
+RETRY_S = 60.0
+"""Seconds that a shape runs without a graph when there was no memory for it; then it is tried again."""
 
 
 class Decoding:
@@ -70,12 +65,14 @@ class Decoding:
         self._dtype = arena.image_rows.dtype
         self._options = options
         self._works: dict[Shape, Work] = {}
+        self._retry_at: dict[Shape, float] = {}
         most, side = self.most_prompts, config.mask_size
         self._several = config.decoder.num_multimask_outputs
         # All shapes share these. A batch is written here, decoded and copied out before the next one is begun, on
         # one stream, so graphs never find each other's numbers.
         make = partial(torch.zeros, device=gpu.device)
-        self._parcels = make(most * _parcel_width(MOST_TOKENS))
+        self._largest = Shape(most, MOST_TOKENS, has_masks=True)
+        self._parcels = make(most * self._largest.width)
         self._mask_logits = make(most, 1, side, side)
         self._planes = make(self._several, most, side, side)
         self._scores = make(most, self._several + 1)
@@ -94,7 +91,7 @@ class Decoding:
             shape = self._shape_of(jobs)
             parcel = self._parcel_of(shape)
             work = self._work_of(shape, slots, parcel)
-            self._stream.upload(self._packed(jobs, slots, shape), parcel)
+            self._stream.upload(packed(jobs, slots, shape, image_size=self._image_size), parcel)
             if shape.has_masks:
                 self._stream.upload(self._masks(jobs), self._mask_logits[: len(jobs)])
             work()
@@ -115,15 +112,20 @@ class Decoding:
             self._stream.mark().wait()
         return adopted
 
+    def rehearse(self) -> None:
+        """Run the largest shape that may be prepared, as it is, to see how much memory it takes."""
+        parcel = self._parcel_of(self._largest)
+        with finishing(self._stream):
+            self._fill_at_random(self._largest, [0], parcel)
+            self._run(self._decoder.network, self._largest, parcel)
+            self._stream.mark().wait()
+
     def warm_up(self, embedding: Embedding) -> None:
         """Prepare the common shapes, so that no user waits for them."""
         started = perf_counter()
-        sizes = [size for size in BATCH_SIZES if size <= self.most_prompts]
-        shapes = [Shape(size, tokens, has_masks=False) for size in sizes for tokens in WARM_TOKENS]
-        shapes += [Shape(1, tokens, has_masks) for tokens in WARM_SESSION for has_masks in (False, True)]
-        shapes = list(dict.fromkeys(shapes))
+        shapes = self._common_shapes()
         fast_network: Network | None = None
-        if self._options.compile == "on":
+        if self._options.compile == "on" and obstacle() is None:
             log.warning(
                 "SAM2_COMPILE=on: compiling the decoder for %d shapes, which takes minutes; the server is not "
                 "ready before. SAM2_COMPILE=auto does without.", len(shapes),
@@ -132,10 +134,17 @@ class Decoding:
         held, slot = self._in_arena(embedding)
         with finishing(self._stream):
             for shape in shapes:
-                self._works[shape] = self._prepare(shape, [slot], fast_network)
+                self._works[shape] = self._prepare(shape, [slot], fast_network, is_idle=True)
         # The whole way once with the largest batch: host memory for copies is slow to get, and kept from then on.
         self.decode([(held, Prompt(points=((1.0, 1.0),), labels=(1,)))] * self.most_prompts)
         log.info("Prepared %d shapes of the decoder in %.1f s", len(shapes), perf_counter() - started)
+
+    def _common_shapes(self) -> list[Shape]:
+        """The largest first: what its graph takes, the graphs of all others use again."""
+        sizes = [size for size in reversed(BATCH_SIZES) if size <= self.most_prompts]
+        shapes = [Shape(size, tokens, has_masks=False) for size in sizes for tokens in reversed(WARM_TOKENS)]
+        shapes += [Shape(1, tokens, has_masks) for tokens in WARM_SESSION for has_masks in (True, False)]
+        return list(dict.fromkeys(shapes))
 
     def _in_arena(self, embedding: Embedding) -> tuple[Embedding, int]:
         """An embedding that is in the arena, to be held until its decode is done, and its slot."""
@@ -146,29 +155,47 @@ class Decoding:
         return adopted, adopted.slot
 
     def _shape_of(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> Shape:
-        tokens = num_point_tokens(jobs[0][1])
         has_masks = any(prompt.mask_logits is not None for _, prompt in jobs)
-        size = next(size for size in BATCH_SIZES if size >= len(jobs))
-        return Shape(size if tokens <= MOST_TOKENS else len(jobs), tokens, has_masks)
+        return shape_of(len(jobs), tokens=num_point_tokens(jobs[0][1]), has_masks=has_masks)
 
     def _parcel_of(self, shape: Shape) -> Tensor:
-        """Where `_packed` goes: always the same place for a shape that is prepared."""
-        width = _parcel_width(shape.tokens)
-        if shape.tokens > MOST_TOKENS:
-            return torch.empty(shape.prompts, width, device=self._gpu.device)
-        return self._parcels[: shape.prompts * width].view(shape.prompts, width)
+        """Where a packed batch goes: always the same place for a shape that is prepared."""
+        if shape.is_long:
+            return torch.empty(shape.prompts, shape.width, device=self._gpu.device)
+        return self._parcels[: shape.prompts * shape.width].view(shape.prompts, shape.width)
 
     def _work_of(self, shape: Shape, slots: Sequence[int], parcel: Tensor) -> Work:
         """What decodes a parcel of this shape."""
-        if shape.tokens > MOST_TOKENS:
-            return partial(self._run, self._decoder.network, shape, parcel)
-        if shape not in self._works:
-            started = perf_counter()
-            self._works[shape] = self._prepare(shape, slots, None)
-            log.info("Prepared the %s, first met now, in %.2f s", shape, perf_counter() - started)
-        return self._works[shape]
+        if shape in self._works:
+            return self._works[shape]
+        as_it_is = partial(self._run, self._decoder.network, shape, parcel)
+        if shape.is_long or monotonic() < self._retry_at.get(shape, 0.0):
+            return as_it_is
+        if (work := self._prepare_while_serving(shape, slots)) is None:
+            self._gpu.trim()  # only now: the error's frames held what did not fit
+            self._retry_at[shape] = monotonic() + RETRY_S
+            return as_it_is
+        self._works[shape] = work
+        return work
 
-    def _prepare(self, shape: Shape, slots: Sequence[int], fast_network: Network | None) -> Work:
+    def _prepare_while_serving(self, shape: Shape, slots: Sequence[int]) -> Work | None:
+        """The work of a shape that is first met; None where there is no memory for its graph."""
+        started = perf_counter()
+        try:
+            work = self._prepare(shape, slots, None, is_idle=False)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning(
+                "No memory for a graph of the %s: it runs without for %g s. %s", shape, RETRY_S, error
+            )
+            return None
+        log.info("Prepared the %s, first met now, in %.2f s", shape, perf_counter() - started)
+        return work
+
+    def _prepare(
+        self, shape: Shape, slots: Sequence[int], fast_network: Network | None, *, is_idle: bool
+    ) -> Work:
         """The work of a shape, tried out on random prompts on the embeddings in `slots`.
 
         Compilation takes long, so a shape that is first met while the server serves is given no `fast_network`.
@@ -179,7 +206,7 @@ class Decoding:
         if fast_network is not None:
             fill()
             network = agreeing(
-                fast_network, network, self._unpacked(parcel, shape),
+                fast_network, network, unpacked(parcel, shape, self._mask_logits),
                 name=str(shape), tolerance=COMPILED_TOLERANCE[self._dtype],
             )  # fmt: skip
         run = partial(self._run, network, shape, parcel)
@@ -188,42 +215,17 @@ class Decoding:
             run()
             return run
         outputs = (self._planes[:, : shape.prompts], self._scores[: shape.prompts])
-        work = FixedWork(name=str(shape), run=run, fill=fill, outputs=outputs)
-        return captured(work, self._stream, tolerance=REPLAY_TOLERANCE[self._dtype])
+        work = FixedWork(name=str(shape), run=run, fill=fill, outputs=outputs, dtype=self._dtype)
+        tolerance = REPLAY_TOLERANCE[self._dtype]
+        return captured(work, self._gpu, self._stream, tolerance=tolerance, is_idle=is_idle)
 
     def _run(self, network: Network, shape: Shape, parcel: Tensor) -> None:
         self._decoder.choose(
-            network(*self._unpacked(parcel, shape)),
-            parcel[:, -2] > 0,
+            network(*unpacked(parcel, shape, self._mask_logits)),
+            multimask(parcel),
             planes=self._planes[:, : shape.prompts],
             scores=self._scores[: shape.prompts],
         )
-
-    def _packed(
-        self, jobs: Sequence[tuple[Embedding, Prompt]], slots: Sequence[int], shape: Shape
-    ) -> npt.NDArray[np.float32]:
-        """All that a batch says but its masks, in one array: small numbers, exact in float32.
-
-        For each prompt: x and y of all tokens, their labels, slot, multimask_output, whether it has a mask. The
-        rows that fill the batch up repeat the first prompt, without its mask; nobody looks at what comes of them.
-        """
-        coords, labels = point_tokens(jobs, image_size=self._image_size)
-        packed = np.empty((shape.prompts, _parcel_width(shape.tokens)), np.float32)
-        packed[: len(jobs), : 2 * shape.tokens] = coords.reshape(len(jobs), -1)
-        packed[: len(jobs), 2 * shape.tokens : -3] = labels
-        packed[: len(jobs), -3] = slots
-        packed[: len(jobs), -2] = [prompt.multimask_output for _, prompt in jobs]
-        packed[: len(jobs), -1] = [prompt.mask_logits is not None for _, prompt in jobs]
-        packed[len(jobs) :] = packed[0]
-        packed[len(jobs) :, -1] = 0
-        return packed
-
-    def _unpacked(self, parcel: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-        """What the network takes, out of what `_packed` put in."""
-        coords = parcel[:, : 2 * shape.tokens].reshape(shape.prompts, shape.tokens, 2)
-        labels = parcel[:, 2 * shape.tokens : -3].long()
-        mask_logits = self._mask_logits[: shape.prompts] if shape.has_masks else None
-        return parcel[:, -3].long(), coords, labels, mask_logits, parcel[:, -1] > 0
 
     def _masks(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> npt.NDArray[np.float32]:
         """(b, 1, h, w); zeros, which are not looked at, where a prompt has none."""
@@ -234,15 +236,9 @@ class Decoding:
         return logits
 
     def _fill_at_random(self, shape: Shape, slots: Sequence[int], parcel: Tensor) -> None:
-        random = np.random.default_rng(shape.prompts)
-        packed = np.empty(parcel.shape, np.float32)
-        packed[:, : 2 * shape.tokens] = random.uniform(0, self._image_size, (shape.prompts, 2 * shape.tokens))
-        packed[:, 2 * shape.tokens : -3] = random.integers(0, 2, (shape.prompts, shape.tokens))
-        packed[:, 3 * shape.tokens - 1 : -3] = PADDING
-        packed[:, -3] = np.resize(slots, shape.prompts)
-        packed[:, -2:] = random.integers(0, 2, (shape.prompts, 2))
-        self._stream.upload(packed, parcel)
+        self._stream.upload(at_random(shape, slots, image_size=self._image_size), parcel)
         if shape.has_masks:
+            random = np.random.default_rng(shape.prompts)
             logits = random.normal(0, 8, self._mask_logits[: shape.prompts].shape).astype(np.float32)
             self._stream.upload(logits, self._mask_logits[: shape.prompts])
 
@@ -262,7 +258,3 @@ class Decoding:
             self._stream.download(self._planes[number, :asking], planes[number, :asking])
         self._stream.mark().wait()
         return planes.numpy(), scores.numpy()
-
-
-def _parcel_width(tokens: int) -> int:
-    return 3 * tokens + 3

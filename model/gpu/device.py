@@ -1,4 +1,4 @@
-"""What the rest of this folder asks of a GPU: two streams, copies that nobody waits for, captured graphs.
+"""What the rest of this folder asks of a GPU: three streams, copies that nobody waits for, captured graphs.
 
 cuda.py gives it on NVIDIA's GPUs, tests/model/gpu/host_gpu.py on a CPU. Knows nothing of models.
 """
@@ -34,14 +34,20 @@ class Stream(Protocol):
     def mark(self) -> Mark:
         """A mark behind all work so far."""
 
+    def after(self, mark: Mark) -> None:
+        """What is launched on this stream from now on waits for a mark of another one. The host does not wait."""
+
     def upload(self, array: npt.NDArray[Any], into: Tensor) -> None:
-        """Copy an array to the device, in the order of this stream; the array may be changed at once."""
+        """Copy an array to a contiguous tensor, in the order of this stream; the array may be changed at once."""
 
     def download(self, tensor: Tensor, into: Tensor) -> None:
         """Copy a contiguous tensor to `host_memory`, in the order of this stream; a later mark tells when."""
 
-    def capture(self, work: Work) -> Work:
-        """What `work` launches as one graph, to be replayed on this stream. Does not run it.
+    def capture(self, work: Work, *, is_idle: bool) -> Work:
+        """Run `work` once, in the order of this stream, and return it as a graph to be replayed on this stream.
+
+        The run sets up what libraries set up at a first call, which a capture would not survive. With `is_idle`
+        nobody is served yet: memory that the run leaves unused is given back before the capture, which cannot.
 
         Graphs of one stream share memory for what lies between their inputs and outputs. That is safe because they
         are replayed one after the other, and none leaves anything there for the next. Raises RuntimeError.
@@ -63,11 +69,26 @@ class GpuDevice(Protocol):
     def pictures(self) -> Stream:
         """For work that takes longer than a click may wait."""
 
+    @property
+    def uploads(self) -> Stream:
+        """For pictures on their way to the device while the one before is encoded."""
+
     def host_memory(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Host memory that copies can go to and come from while the host does something else."""
+        """Host memory for `download`. It is used again once the tensor and all views of it are dropped."""
 
     def settle(self) -> None:
-        """Block until the device has done all that it was given, on any stream."""
+        """Block until the device has done all that it was given, on any stream. Raises RuntimeError if it is
+        lost.
+        """
+
+    def trim(self) -> None:
+        """Give back the memory that torch keeps for later. Waits for the device."""
+
+    def free_bytes(self) -> int:
+        """Bytes of the device that nobody holds, trimmed before."""
+
+    def peak_bytes(self, work: Work) -> int:
+        """Run `work`, and return how many bytes of the device it held at most, beside what was held before."""
 
 
 @contextmanager

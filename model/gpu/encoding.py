@@ -1,7 +1,8 @@
 """Pictures to embeddings on a GPU, while clicks go on.
 
-The encoder's kernels are launched as one graph on a stream of low priority, and the thread then waits for them in
-small steps, between which it may decode. Knows nothing of prompts.
+Pictures are uploaded and shrunk on a stream of their own, while the batch before is encoded. The encoder's
+kernels are launched as one graph on a stream of low priority, and the thread then waits for them in small steps,
+between which it may decode. Knows nothing of prompts.
 """
 
 import logging
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from model.gpu.arena import Arena
+from model.gpu.compiling import COMPILED_TOLERANCE, agreeing, compiled, obstacle
 from model.gpu.device import GpuDevice, Mark, Work, finishing
-from model.gpu.graphs import COMPILED_TOLERANCE, REPLAY_TOLERANCE, FixedWork, agreeing, captured, compiled
+from model.gpu.graphs import REPLAY_TOLERANCE, FixedWork, captured
 from model.gpu.options import GpuOptions
 from model.network.sam2 import Sam2
 from model.types import Embedding, Pixels
@@ -40,6 +42,9 @@ model's. Such pictures are shrunk on the host."""
 class Encoding:
     """Owns the encoder's input and its graphs. For one thread.
 
+    A batch is made ready in `_shrunk` by the stream `uploads`, and copied to `_images`, where graphs look for it,
+    by `pictures`. So the next batch may be made ready as soon as that copy is done.
+
     Which stream may touch which slot of the arena, and when:
 
     - A slot that is claimed is written by the stream `pictures` alone. Its embedding comes into being once the host
@@ -49,7 +54,7 @@ class Encoding:
     - An encode or a decode that fails waits for what it launched before it lets go of its slots (`finishing`).
 
     Memory that torch hands out within a stream's block it hands out again within the same stream only. Of what is
-    made on one stream the other uses the arena alone, which is never freed: hence no record_stream.
+    made on one stream others use the arena and the buffers alone, which are never freed: hence no record_stream.
     """
 
     def __init__(
@@ -63,17 +68,22 @@ class Encoding:
     ) -> None:
         self._model, self._arena, self._gpu = model, arena, gpu
         self._preprocess = preprocess
-        self._stream = gpu.pictures
+        self._stream, self._uploads = gpu.pictures, gpu.uploads
         self._options = options
-        self._dtype = arena.image_rows.dtype
+        self._dtype = model.encoder_dtype  # which may be more than the arena's
         most = options.batch_images
         self._sizes = sorted({most, *(2**i for i in range(most.bit_length()))} - {0}, reverse=True)
         self._works: dict[int, Work] = {}
         side = model.config.image_size
         # Channels last: the first convolution then leaves maps as the trunk wants them, (b, h, w, c), uncopied.
-        self._images = torch.zeros(most, 3, side, side, device=gpu.device, dtype=self._dtype).contiguous(
-            memory_format=torch.channels_last
+        self._images, self._shrunk = (
+            torch.zeros(most, 3, side, side, device=gpu.device, dtype=self._dtype).contiguous(
+                memory_format=torch.channels_last
+            )
+            for _ in range(2)
         )
+        self._copied: Mark | None = None
+        """Behind the last copy out of `_shrunk`."""
         self._slots = torch.zeros(most, device=gpu.device, dtype=torch.int64)
 
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
@@ -83,7 +93,7 @@ class Encoding:
         """
         slots = self._arena.claim(len(images))
         try:
-            with finishing(self._stream):
+            with finishing(self._uploads), finishing(self._stream):
                 done = 0
                 for size in self._batches(len(images)):
                     self._launch(images[done : done + size], slots[done : done + size], between)
@@ -108,9 +118,18 @@ class Encoding:
         log.info("Prepared the encoder for batches of %s in %.1f s", self._sizes, perf_counter() - started)
         return embeddings[0]
 
+    def rehearse(self) -> None:
+        """Run the largest batch as it is, to see how much memory it takes."""
+        most = self._options.batch_images
+        with finishing(self._stream):
+            self._fill_at_random(range(most))
+            self._run(self._network, most)
+            self._stream.mark().wait()
+
     def _prepare_all(self) -> None:
+        """The largest batch first: what its graph takes, the graphs of all others use again."""
         fast_network: Network | None = None
-        if self._options.compile == "on":
+        if self._options.compile == "on" and obstacle() is None:
             log.warning(
                 "SAM2_COMPILE=on: compiling the encoder for batches of %s, which takes minutes; the server is not "
                 "ready before. SAM2_COMPILE=auto does without.", self._sizes,
@@ -144,13 +163,20 @@ class Encoding:
 
     def _launch(self, images: Sequence[Pixels], slots: Sequence[int], between: Callable[[], None]) -> None:
         """Upload, shrink and encode a batch; returns while it runs."""
-        for place, image in enumerate(images):
-            self._images[place].copy_(self._preprocess(self._on_device(image)))
-            between()  # the copy to memory for uploads took a millisecond or more of the host's time
-        self._stream.upload(np.array(slots), self._slots[: len(slots)])
-        work = self._works.get(len(images))
+        size = len(images)
+        with self._uploads.current():
+            if self._copied is not None:
+                self._uploads.after(self._copied)
+            for place, image in enumerate(images):
+                self._shrunk[place].copy_(self._preprocess(self._on_device(image)))
+                between()  # the copy to memory for uploads took a millisecond or more of the host's time
+        self._stream.after(self._uploads.mark())
+        self._images[:size].copy_(self._shrunk[:size])
+        self._stream.upload(np.array(slots), self._slots[:size])
+        self._copied = self._stream.mark()
+        work = self._works.get(size)
         if work is None:  # without graphs the host launches a thousand kernels one by one
-            self._run(partial(self._model.encode, between=between), len(images))
+            self._run(partial(self._model.encode, between=between), size)
         else:
             work()
 
@@ -159,7 +185,7 @@ class Encoding:
         if max(image.shape[:2]) > MOST_DEVICE_SCALE * self._model.config.image_size:
             return torch.from_numpy(image)
         pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
-        self._stream.upload(image, pixels)
+        self._uploads.upload(image, pixels)
         return pixels
 
     def _prepare(self, size: int, slots: Sequence[int], fast_network: Network | None) -> Work:
@@ -180,8 +206,9 @@ class Encoding:
             for slot in slots
             for rows in (arena.image_rows, arena.feat_s1_rows, arena.feat_s0_rows)
         ]
-        work = FixedWork(name=name, run=run, fill=fill, outputs=outputs)
-        return captured(work, self._stream, tolerance=REPLAY_TOLERANCE[self._dtype])
+        work = FixedWork(name=name, run=run, fill=fill, outputs=outputs, dtype=self._dtype)
+        tolerance = REPLAY_TOLERANCE[arena.image_rows.dtype]
+        return captured(work, self._gpu, self._stream, tolerance=tolerance, is_idle=True)
 
     def _network(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._model.encode(images)
@@ -190,5 +217,10 @@ class Encoding:
         self._arena.write(self._slots[:size], *network(self._images[:size]))
 
     def _fill_at_random(self, slots: Sequence[int]) -> None:
-        self._images[: len(slots)].normal_()
+        """Noise from the host: after a capture that failed, some versions of torch make none on the device."""
+        side = self._model.config.image_size
+        noise = torch.empty(side, side, 3, device=self._gpu.device)
+        self._stream.upload(np.random.default_rng(0).standard_normal(noise.shape, np.float32), noise)
+        for place in range(len(slots)):
+            self._images[place].copy_(noise.roll(place, dims=0).permute(2, 0, 1))
         self._stream.upload(np.array(slots), self._slots[: len(slots)])

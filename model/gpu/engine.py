@@ -4,7 +4,8 @@ Knows nothing of which GPU it is.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from model.gpu.decoder import GpuDecoder
 from model.gpu.decoding import Decoding
 from model.gpu.device import GpuDevice
 from model.gpu.encoding import Encoding
+from model.gpu.faults import is_out_of_memory
 from model.gpu.options import GpuOptions
+from model.gpu.room import Room, num_slots_beside, slot_bytes
 from model.network.sam2 import Sam2
 from model.types import Embedding, Pixels, Prediction, Prompt
 
@@ -27,27 +30,28 @@ class GpuEngine:
     def __init__(
         self, model: Sam2, gpu: GpuDevice, options: GpuOptions, *, preprocess: Callable[[Tensor], Tensor]
     ) -> None:
-        """Takes all the memory that embeddings will ever have. Raises ValueError where there is not so much.
+        """Takes all the memory that embeddings will ever have. Raises ValueError where there is not enough.
 
         `preprocess` makes uint8 pixels (h, w, 3), on the GPU or not, into the encoder's input (3, s, s), float32.
         """
-        slots = num_slots(model, options)
-        dtype = next(model.parameters()).dtype
-        try:
-            self.arena = Arena(model.config, slots=slots, device=gpu.device, dtype=dtype)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"SAM2_DEVICE_CACHE_MIB={options.cache_mib} asks for room for {slots} embeddings of "
-                f"{slot_bytes(model) / 2**20:.0f} MiB in the memory of the GPU, which has not so much free: {error}"
-            ) from error
-        self._decoding = Decoding(
-            GpuDecoder(model, self.arena), self.arena, gpu, config=model.config, options=options
-        )
-        self._encoding = Encoding(model, self.arena, gpu, options, preprocess=preprocess)
-        # Weights and constants were made on the stream that is current here, and are read on two others.
+        self._model, self._gpu, self._options, self._preprocess = model, gpu, options, preprocess
+        with _naming_the_settings(options):
+            room = self._room() if options.cache_mib is None else None
+            spare = num_slots_beside(options)
+            if room is None:
+                kept = max(1, (options.cache_mib or 0) * 2**20 // slot_bytes(model))
+            elif (kept := room.num_slots(model) - spare) < 1:
+                raise _too_little_memory(options, str(room))
+            self.arena, self._encoding, self._decoding = self._parts(kept + spare)
+        self.cache_bytes = kept * slot_bytes(model)
+        """Bytes for embeddings that somebody keeps."""
+        # Weights and constants were made on the stream that is current here, and are read on others.
         gpu.settle()
         log.info(
-            "Room for %d embeddings, %.0f MiB of the GPU's memory", slots, slots * slot_bytes(model) / 2**20
+            "Room for %d embeddings, %.0f MiB of the GPU's memory%s",
+            len(self.arena),
+            len(self.arena) * slot_bytes(model) / 2**20,
+            "" if room is None else f" (SAM2_DEVICE_CACHE_MIB=auto: {room})",
         )
 
     @property
@@ -68,26 +72,48 @@ class GpuEngine:
         return self._decoding.adopt(embedding)
 
     def warm_up(self) -> None:
-        """Prepare what would be slow the first time, and say how long it took."""
-        self._decoding.warm_up(self._encoding.warm_up())
+        """Prepare what would be slow the first time, and say how long it took. Raises as the constructor."""
+        with _naming_the_settings(self._options):
+            self._decoding.warm_up(self._encoding.warm_up())
+        self._gpu.trim()  # of the runs before the captures nothing is used again
+
+    def _parts(self, slots: int) -> tuple[Arena, Encoding, Decoding]:
+        model, gpu, options = self._model, self._gpu, self._options
+        arena = Arena(model.config, slots=slots, device=gpu.device, dtype=model.no_mem_embed.dtype)
+        encoding = Encoding(model, arena, gpu, options, preprocess=self._preprocess)
+        decoder = GpuDecoder(model, arena)
+        return arena, encoding, Decoding(decoder, arena, gpu, config=model.config, options=options)
+
+    @torch.inference_mode()
+    def _room(self) -> Room:
+        """How much memory is left for embeddings, from a rehearsal with a small arena.
+
+        Graphs hold the addresses of the arena, so it cannot be made behind them from what they leave. What they
+        will take is what the same work takes when it is run as it is: both have the same tensors.
+        """
+        _, encoding, decoding = self._parts(self._options.batch_images)
+        self._gpu.settle()
+        encoder_bytes = self._gpu.peak_bytes(encoding.rehearse)
+        decoder_bytes = self._gpu.peak_bytes(decoding.rehearse)
+        # The small arena and the buffers of this rehearsal are still held: the real ones replace them.
+        return Room(self._gpu.free_bytes(), encoder_bytes=encoder_bytes, decoder_bytes=decoder_bytes)
 
 
-def slot_bytes(model: Sam2) -> int:
-    """Bytes of one embedding: 8 MiB in half precision at 1024 pixels."""
-    cells, dim = model.config.embedding_size**2, model.config.embed_dim
-    # One value per channel of the embedding; for stride 8 as many again (a quarter of the channels, four pixels);
-    # for stride 4 twice as many.
-    return 4 * cells * dim * next(model.parameters()).element_size()
+@contextmanager
+def _naming_the_settings(options: GpuOptions) -> Iterator[None]:
+    """Raise ValueError, which says what to change, where memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_little_memory(options, str(error)) from error
 
 
-def num_slots(model: Sam2, options: GpuOptions) -> int:
-    """Embeddings that the cache may hold, at least one, and room for those in the making.
-
-    Two batches of pictures can be under way: one being encoded, one encoded and not yet in the cache. A few more
-    are evicted already, and still waited for by prompts in a queue.
-    """
-    return max(1, options.cache_mib * 2**20 // slot_bytes(model)) + 2 * options.batch_images + WAITED_FOR
-
-
-WAITED_FOR = 12
-"""Embeddings that are evicted while prompts for them wait, or on their way to host memory and to the disk."""
+def _too_little_memory(options: GpuOptions, reason: str) -> ValueError:
+    cache = "auto" if options.cache_mib is None else options.cache_mib
+    return ValueError(
+        f"The GPU has too little memory for SAM2_DEVICE_CACHE_MIB={cache}, "
+        f"SAM2_BATCH_PROMPTS={options.batch_prompts} and SAM2_BATCH_IMAGES={options.batch_images}. Lower them, or "
+        f"choose a smaller SAM2_MODEL. ({reason})"
+    )

@@ -11,8 +11,8 @@ Compile: TypeAlias = Literal["auto", "on", "off"]
 class GpuOptions:
     """How much memory to take, and which work to prepare for."""
 
-    cache_mib: int = 1024
-    """For embeddings that somebody keeps; those in the making come on top."""
+    cache_mib: int | None = None
+    """For embeddings that somebody keeps; those in the making come on top. None: as much as fits."""
     batch_images: int = 1
     """Pictures in one forward pass, at most."""
     batch_prompts: int = 64

@@ -15,16 +15,16 @@ from model.network.layers import Mlp
 from model.network.linear import Linear
 
 SLICE_QUERIES = 1024
-"""Queries of global attention between two chances for more urgent work: some 40 ms."""
+"""Queries of global attention between two calls of `between`: about 40 ms."""
 
 SLICE_ROWS = 4096
-"""Rows that a CPU takes through several layers before it goes on to the next: they should stay in its caches."""
+"""Rows that a CPU takes through several layers at a time, so that they stay in its caches."""
 
 
 def partition_windows(x: Tensor, side: int) -> Tensor:
     """Cut (b, h, w, c) into windows (b * n, side, side, c), zero-padded to the right and below."""
     _, h, w, c = x.shape
-    if h % side or w % side:  # F.pad copies the map where there is nothing to pad, too
+    if h % side or w % side:  # F.pad copies the map even if there is nothing to pad
         x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
     x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # b rows side columns side c
     return x.transpose(2, 3).reshape(-1, side, side, c)
@@ -46,7 +46,7 @@ def max_pool_2x2(x: Tensor) -> Tensor:
 def in_slices(
     function: Callable[[Tensor], Tensor], x: Tensor, *, rows_each: int, between: Callable[[], None]
 ) -> Tensor:
-    """Apply what treats the elements of the first dimension alike, on a CPU a cacheful at a time.
+    """Apply a function that treats elements of the first dimension independently; on a CPU, a cacheful at a time.
 
     `rows_each` is how many rows each element holds. `between` is called after every slice.
     """
@@ -60,7 +60,7 @@ def in_slices(
 
 
 class MultiScaleAttention(nn.Module):
-    """Self-attention over a (b, h, w, c) map; the queries are pooled 2x2 where a stage begins."""
+    """Self-attention over a (b, h, w, c) map. At the start of a stage the queries are pooled 2x2."""
 
     def __init__(self, dim: int, dim_out: int, *, num_heads: int, pools: bool) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class MultiScaleAttention(nn.Module):
         self.proj = Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
-        """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
+        """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide if this block pools."""
         b, h, w, _ = x.shape
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.pools:
@@ -79,13 +79,13 @@ class MultiScaleAttention(nn.Module):
         q, k, v = (
             t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).transpose(1, 2) for t in (q, k, v)
         )
-        # A few queries at a time, for `between` to be called; the kernel itself takes 256 of them at a time.
+        # A few queries at a time, so that `between` is called; the kernel itself takes 256 at a time.
         parts = q.split(SLICE_QUERIES, dim=2) if q.device.type == "cpu" else (q,)
         attended = []
         for part in parts:
             attended.append(F.scaled_dot_product_attention(part, k, v))
             between()
-        x = torch.cat(attended, dim=2)  # b heads h*w c
+        x = attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)  # b heads h*w c
         return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
 
 
@@ -103,7 +103,7 @@ class MultiScaleBlock(nn.Module):
         self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor, between: Callable[[], None]) -> Tensor:
-        """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide where this block pools."""
+        """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide if this block pools."""
         shortcut, x = x, self.norm1(x)
         if self.proj is not None:
             shortcut = self.proj(x)
@@ -168,22 +168,25 @@ class Hiera(nn.Module):
         return stages
 
     def fix_size(self, height: int, width: int) -> None:
-        """Resize the position embedding once and for all, for pictures of one size and weights that stay."""
+        """Resize the position embedding once, for pictures of one size and constant weights."""
         self._resized_positions = self.position_embedding(height, width)
 
     def position_embedding(self, height: int, width: int) -> Tensor:
-        """(1, height, width, c): the background, resized, plus the window part, tiled (arXiv 2311.05613)."""
-        background = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
+        """(1, height, width, c): the background, resized, plus the window part, tiled (arXiv 2311.05613).
+
+        Computed in float32, and rounded once to the precision of the patches.
+        """
+        background = F.interpolate(self.pos_embed.float(), size=(height, width), mode="bicubic")
         side = self.pos_embed_window.shape[-1]
-        window = self.pos_embed_window.tile(1, 1, height // side, width // side)
-        return (background + window).permute(0, 2, 3, 1)
+        window = self.pos_embed_window.float().tile(1, 1, height // side, width // side)
+        return (background + window).permute(0, 2, 3, 1).to(self.patch_embed.proj.weight.dtype)
 
 
 def _blocks(config: HieraConfig) -> list[MultiScaleBlock]:
     blocks = []
     dim, num_heads, stage = config.embed_dim, config.num_heads, 0
     for i in range(config.depth):
-        # A stage's first block pools and doubles channels and heads, but has the window of the stage before.
+        # A stage's first block pools and doubles channels and heads, but has the previous stage's window.
         pools = i - 1 in config.stage_ends
         window_size = 0 if i in config.global_attention_blocks else config.window_sizes[stage]
         dim_out = dim

@@ -20,11 +20,12 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out: (b, c, h, w)."""
+        """Shape in, shape out: (b, c, h, w). Computed in float32: in float16 the square of 256 is infinite."""
+        dtype, x = x.dtype, x.float()
         # Meta's order of operations, kept because attention enlarges rounding (point_tokens.py).
         x = x - x.mean(1, keepdim=True)
         x = x / (x.pow(2).mean(1, keepdim=True) + self.eps).sqrt()
-        return self.weight[:, None, None] * x + self.bias[:, None, None]
+        return (self.weight[:, None, None] * x + self.bias[:, None, None]).to(dtype)
 
 
 class Mlp(nn.Module):

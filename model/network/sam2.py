@@ -1,6 +1,6 @@
 """SAM 2's image half wired together: pictures to embeddings, embeddings and prompts to masks.
 
-Stateless. Knows tensors of one shape at a time; runner.py makes batches of what is mixed.
+Stateless. Takes tensors of one shape at a time; runner.py batches mixed prompts.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,11 @@ class Sam2(nn.Module):
         self.sam_mask_decoder = MaskDecoder(config)
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
 
+    @property
+    def encoder_dtype(self) -> torch.dtype:
+        """What the image encoder computes in; all else has the precision of no_mem_embed."""
+        return self.image_encoder.trunk.patch_embed.proj.weight.dtype
+
     def encode(
         self, images: Tensor, *, between: Callable[[], None] = lambda: None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,7 +38,7 @@ class Sam2(nn.Module):
         What depends on the picture alone is done here once: conv_s0, conv_s1, and the embedding that says
         "no memory" of earlier video frames. `between` is called every few milliseconds on a CPU.
         """
-        dtype = self.no_mem_embed.dtype  # which may be less than the encoder's
+        dtype = self.no_mem_embed.dtype  # may be less than encoder_dtype
         stride_4, stride_8, stride_16 = (x.to(dtype) for x in self.image_encoder(images, between))
         decoder = self.sam_mask_decoder
         image_embed = stride_16 + self.no_mem_embed[0, 0][:, None, None]
@@ -53,7 +58,7 @@ class Sam2(nn.Module):
         """Decode b prompts of n points each.
 
         `coords` (b, n, 2) in pixels of the square picture, `labels` (b, n), n may be 0. `mask_logits`
-        (b, 1, 4 h, 4 w) counts where `has_mask` (b,) is true.
+        (b, 1, 4 h, 4 w) is used where `has_mask` (b,) is true.
         """
         prompts = self.sam_prompt_encoder
         dense = prompts.embed_no_mask().expand(len(coords), -1, -1, -1)

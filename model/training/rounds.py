@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.network.mask_decoder import DecoderOutput
+from model.network.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
 from model.network.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
 from model.network.sam2 import Sam2
-from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
 from model.training.corrections import correcting_clicks, jittered_boxes
 from model.training.losses import mask_loss, true_iou
 

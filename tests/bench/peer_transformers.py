@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from model.network.config import VARIANTS
-from model.runner import IMAGE_DEVIATION, IMAGE_MEAN
+from model.network.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
 from model.types import Pixels, Prompt
 from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
 from tests.bench.weights import VARIANT, transformers_state

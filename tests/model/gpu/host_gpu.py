@@ -3,20 +3,25 @@
 What a CPU can prove of model/gpu, it proves with this.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.gpu.device import Work
+from model.gpu.device import Mark, Work
 
 LOOKS = 3
 """How often a mark says no before it is reached."""
 
-Capture = Callable[[Work], Work]
+
+class Capture(Protocol):
+    """Stream.capture."""
+
+    def __call__(self, work: Work, *, is_idle: bool) -> Work:
+        """See Stream."""
 
 
 class HostMark:
@@ -57,10 +62,15 @@ class HostStream:
         """See Stream."""
         return HostMark()
 
+    def after(self, mark: Mark) -> None:
+        """See Stream. What was launched before is done."""
+        self._check()
+
     def upload(self, array: npt.NDArray[Any], into: Tensor) -> None:
         """See Stream."""
         self._check()
         assert into.dtype == torch.from_numpy(array).dtype
+        assert into.is_contiguous()
         into.copy_(torch.from_numpy(array))
 
     def download(self, tensor: Tensor, into: Tensor) -> None:
@@ -71,9 +81,10 @@ class HostStream:
         assert tensor.shape == into.shape
         into.copy_(tensor)
 
-    def _capture(self, work: Work) -> Work:
+    def _capture(self, work: Work, *, is_idle: bool) -> Work:
         self._check()
         self.captures += 1
+        work()
 
         def replay() -> None:
             self.replays += 1
@@ -95,6 +106,13 @@ class HostGpu:
         """The streams whose blocks are entered, the innermost last."""
         self.clicks = HostStream(self, "clicks")
         self.pictures = HostStream(self, "pictures")
+        self.uploads = HostStream(self, "uploads")
+        self.is_lost = False
+        self.trims = 0
+        self.free = 2**40
+        """Bytes that nobody holds."""
+        self.peaks: list[int] = []
+        """Bytes that pieces of work take, the next one first; 0 where none are left."""
 
     def host_memory(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """See GpuDevice. Poisoned: what is not copied to shows."""
@@ -102,3 +120,20 @@ class HostGpu:
 
     def settle(self) -> None:
         """See GpuDevice."""
+        if self.is_lost:
+            raise RuntimeError(
+                "CUDA error: an illegal memory access was encountered\nfor debugging consider ..."
+            )
+
+    def trim(self) -> None:
+        """See GpuDevice."""
+        self.trims += 1
+
+    def free_bytes(self) -> int:
+        """See GpuDevice."""
+        return self.free
+
+    def peak_bytes(self, work: Work) -> int:
+        """See GpuDevice. Runs the work, and makes the number up."""
+        work()
+        return self.peaks.pop(0) if self.peaks else 0

@@ -1,15 +1,18 @@
 """The little that knows CUDA, as far as it can be tried without: captures that fail, flags, copies."""
 
 import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from model.gpu.cuda import MOST_PINNED_BYTES, Cuda, be_faithful
+from model.gpu.cuda import Cuda, be_faithful, choose_attention
 from model.gpu.device import finishing
+from model.gpu.host_memory import BlockSource
 from model.gpu.options import GpuOptions
 from model.network.config import VARIANTS
 from model.runner import load_runner
@@ -38,9 +41,20 @@ class FakeTorchCuda:
             def __init__(self, device: torch.device, priority: int) -> None:
                 self.priority = priority
 
+                self.name = f"{'captures' if len(made) % 2 else 'stream'} {priority}"
+                made.append(self)
+
             def record_event(self) -> Event:
                 note("record")
                 return Event()
+
+            def wait_event(self, event: Event) -> None:
+                note(f"{self.name} waits")
+
+            def wait_stream(self, other: "Stream") -> None:
+                note(f"{self.name} waits for {other.name}")
+
+        made: list[Stream] = []
 
         class CUDAGraph:
             def capture_begin(self, *, pool: int, capture_error_mode: str) -> None:
@@ -55,7 +69,7 @@ class FakeTorchCuda:
 
         @contextmanager
         def stream(stream: Stream) -> Iterator[None]:
-            note(f"enter {stream.priority}")
+            note(f"enter {stream.name}")
             yield
             note("leave")
 
@@ -68,8 +82,11 @@ class FakeTorchCuda:
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(self.pools))
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: note("settle"))
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: note("trim"))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
         monkeypatch.setattr("model.gpu.cuda.be_faithful", lambda: note("faithful"))
-        forget = lambda device, pool: note(f"forget pool {pool}")  # noqa: E731
+        monkeypatch.setattr("model.gpu.cuda.choose_attention", lambda: note("attention"))
+        forget = lambda device, pool: note(f"forget pool {pool} of {device}")  # noqa: E731
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", forget, raising=False)
 
     def note(self, call: str) -> None:
@@ -87,26 +104,43 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTorchCuda:
 @pytest.fixture
 def cuda(fake: FakeTorchCuda) -> Cuda:
     made = Cuda(torch.device("cuda:0"))
-    assert fake.calls == ["faithful"]
+    assert fake.calls == ["faithful", "attention"]
     fake.calls.clear()
+    fake.collects.clear()
     return made
 
 
-def test_a_capture_is_replayed_on_its_stream(cuda: Cuda, fake: FakeTorchCuda) -> None:
-    replay = cuda.clicks.capture(lambda: fake.note("work"))
-    assert fake.calls == ["enter -1", "begin in pool 0", "work", "end", "leave"]
-    assert fake.collects[fake.calls.index("work")] is False
+def test_work_runs_once_and_is_captured_on_a_stream_without_copies_and_replayed_on_its_own(
+    cuda: Cuda, fake: FakeTorchCuda
+) -> None:
+    """An event that a thread records on a stream that is being captured fails the next pinned allocation."""
+    replay = cuda.clicks.capture(lambda: fake.note("work"), is_idle=False)
+    assert fake.calls == [
+        "captures -1 waits for stream -1",
+        "enter captures -1", "work", "begin in pool 0", "work", "end", "leave",
+        "stream -1 waits for captures -1",
+    ]  # fmt: skip
+    assert [fake.collects[i] for i, call in enumerate(fake.calls) if call == "work"] == [True, False]
     assert gc.isenabled()
     fake.calls.clear()
     replay()
-    assert fake.calls == ["enter -1", "replay", "leave"]
+    assert fake.calls == ["enter stream -1", "replay", "leave"]
+
+
+def test_before_anybody_is_served_memory_is_given_back_between_the_run_and_the_capture(
+    cuda: Cuda, fake: FakeTorchCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During a capture torch cannot free what it caches: it would run out of memory beside idle memory."""
+    monkeypatch.setattr(cuda, "trim", lambda: fake.note("trim"))
+    cuda.pictures.capture(lambda: fake.note("work"), is_idle=True)
+    assert fake.calls[2:5] == ["work", "trim", "begin in pool 1"]
 
 
 def test_the_streams_share_no_pool_and_clicks_go_first(cuda: Cuda, fake: FakeTorchCuda) -> None:
-    cuda.clicks.capture(lambda: None)
-    cuda.pictures.capture(lambda: None)
+    cuda.clicks.capture(lambda: None, is_idle=False)
+    cuda.pictures.capture(lambda: None, is_idle=False)
     assert [call for call in fake.calls if call[:5] in ("enter", "begin")] == [
-        "enter -1", "begin in pool 0", "enter 0", "begin in pool 1",
+        "enter captures -1", "begin in pool 0", "enter captures 0", "begin in pool 1",
     ]  # fmt: skip
 
 
@@ -114,21 +148,49 @@ def test_the_streams_share_no_pool_and_clicks_go_first(cuda: Cuda, fake: FakeTor
 def test_after_a_capture_that_failed_the_next_one_starts_afresh(
     cuda: Cuda, fake: FakeTorchCuda, fails_at: str
 ) -> None:
+    runs = iter(["first run", "work", "first run", "work"])
     fake.fails_at = (fails_at,)
     with pytest.raises(RuntimeError, match=rf"{fails_at}.*: operation not permitted"):
-        cuda.clicks.capture(lambda: fake.note("work"))
-    assert fake.calls[-1] == "forget pool 0"
+        cuda.clicks.capture(lambda: fake.note(next(runs)), is_idle=False)
+    assert fake.calls[-2:] == ["forget pool 0 of 0", "stream -1 waits for captures -1"]
     assert ("end" in fake.calls) == (fails_at != "begin")
     assert gc.isenabled()
     fake.fails_at = ()
-    cuda.clicks.capture(lambda: fake.note("work"))
-    assert "begin in pool 2" in fake.calls  # 1 is that of the other stream
+    cuda.clicks.capture(lambda: fake.note("work"), is_idle=False)
+    assert "begin in pool 3" in fake.calls  # 1 and 2 are those of the other streams
+
+
+def test_a_graph_whose_capture_failed_lives_on(cuda: Cuda, fake: FakeTorchCuda) -> None:
+    """Until torch 2.12 the allocator of pinned memory keeps a pointer to it."""
+    graphs: list[weakref.ref[object]] = []
+    begin = torch.cuda.CUDAGraph.capture_begin
+
+    def remember(graph: torch.cuda.CUDAGraph, **options: Any) -> None:
+        graphs.append(weakref.ref(graph))
+        begin(graph, **options)
+
+    torch.cuda.CUDAGraph.capture_begin = remember  # type: ignore[method-assign]  # of the fake
+    fake.fails_at = ("end",)
+    with pytest.raises(RuntimeError, match="end"):
+        cuda.clicks.capture(lambda: None, is_idle=False)
+    gc.collect()
+    assert graphs[0]() is not None
 
 
 def test_torch_may_know_already_that_a_capture_failed(cuda: Cuda, fake: FakeTorchCuda) -> None:
-    fake.fails_at = ("work", "end", "forget")
-    with pytest.raises(RuntimeError, match="work: operation not permitted"):
-        cuda.clicks.capture(lambda: fake.note("work"))
+    fake.fails_at = ("begin", "end", "forget")
+    with pytest.raises(RuntimeError, match="begin in pool 0: operation not permitted"):
+        cuda.clicks.capture(lambda: None, is_idle=False)
+
+
+def test_a_device_without_a_number_is_the_current_one(fake: FakeTorchCuda) -> None:
+    """Where torch is told about a failed capture, it wants the number: not always 0."""
+    cuda = Cuda(torch.device("cuda"))
+    assert cuda.device == torch.device("cuda:3")
+    fake.fails_at = ("end",)
+    with pytest.raises(RuntimeError, match="end"):
+        cuda.clicks.capture(lambda: None, is_idle=False)
+    assert "forget pool 0 of 3" in fake.calls
 
 
 def test_marks_are_events(cuda: Cuda, fake: FakeTorchCuda) -> None:
@@ -139,37 +201,45 @@ def test_marks_are_events(cuda: Cuda, fake: FakeTorchCuda) -> None:
     assert fake.calls == ["record", "query", "wait", "settle"]
 
 
-@pytest.mark.parametrize(("size", "is_pinned"), [(1000, True), (1001, False)])
-def test_uploads_are_pinned_unless_they_are_huge(
-    cuda: Cuda, size: int, is_pinned: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_stream_waits_for_a_mark_of_another(cuda: Cuda, fake: FakeTorchCuda) -> None:
+    cuda.pictures.after(cuda.uploads.mark())
+    assert fake.calls == ["record", "stream 0 waits"]
+
+
+@pytest.mark.parametrize("count", [1, 499, 500, 501, 1000, 4321])
+def test_uploads_of_any_size_go_through_two_blocks(
+    fake: FakeTorchCuda, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch never gives pinned memory back: one picture of 100 megapixels would cost half a gigabyte for good."""
-    assert 10**7 < MOST_PINNED_BYTES < 10**8
-    monkeypatch.setattr("model.gpu.cuda.MOST_PINNED_BYTES", 1000)
-    pinned: list[tuple[int, ...]] = []
+    """A picture of 100 megapixels would otherwise hold half a gigabyte of pinned memory for good."""
+    taken: list[int] = []
 
-    def host_memory(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        pinned.append(shape)
-        return torch.empty(shape, dtype=dtype)
+    def take(source: BlockSource, nbytes: int) -> torch.Tensor:
+        taken.append(nbytes)
+        return torch.empty(nbytes, dtype=torch.uint8)
 
-    monkeypatch.setattr(cuda, "host_memory", host_memory)
-    array, into = np.arange(size, dtype=np.uint8), torch.zeros(size, dtype=torch.uint8)
-    cuda.clicks.upload(array, into)
-    np.testing.assert_array_equal(into.numpy(), array)
-    assert pinned == ([(size,)] if is_pinned else [])
+    monkeypatch.setattr(BlockSource, "take", take)
+    monkeypatch.setattr("model.gpu.host_memory.Staging.__init__.__kwdefaults__", {"piece_bytes": 1000})
+    cuda = Cuda(torch.device("cuda:0"))
+    for shift in range(3):
+        array, into = np.arange(count, dtype=np.int16) + shift, torch.zeros(count, dtype=torch.int16)
+        cuda.clicks.upload(array, into)
+        np.testing.assert_array_equal(into.numpy(), array)
+    assert taken == [1000] * len(taken)
+    assert len(taken) == 2
+    assert fake.calls.count("wait") == fake.calls.count("record") - 2
 
 
 def test_downloads_are_in_the_order_of_the_stream(cuda: Cuda, fake: FakeTorchCuda) -> None:
     into = torch.zeros(3)
     cuda.clicks.download(torch.ones(3), into)
     assert into.tolist() == [1, 1, 1]
-    assert fake.calls == ["enter -1", "leave"]
+    assert fake.calls == ["enter stream -1", "leave"]
 
 
 def test_what_fails_is_waited_for(cuda: Cuda, fake: FakeTorchCuda) -> None:
     with pytest.raises(KeyError), finishing(cuda.clicks):
         raise KeyError
-    assert fake.calls[:3] == ["enter -1", "record", "wait"]
+    assert fake.calls[:3] == ["enter stream -1", "record", "wait"]
 
 
 def test_float32_is_float32() -> None:
@@ -190,6 +260,21 @@ def test_float32_is_float32() -> None:
     finally:
         for (place, name), value in zip(flags, before, strict=True):
             setattr(place, name, value)
+
+
+def test_no_plan_is_built_for_a_new_shape_of_attention() -> None:
+    """Torch prefers cuDNN's kernels on Hopper; a plan for each takes up to a second, and none is ever dropped."""
+    backends = torch.backends.cuda
+    before = backends.cudnn_sdp_enabled()
+    try:
+        backends.enable_cudnn_sdp(True)
+        choose_attention()
+        assert not backends.cudnn_sdp_enabled()
+        assert backends.flash_sdp_enabled()
+        assert backends.mem_efficient_sdp_enabled()
+        assert backends.math_sdp_enabled()
+    finally:
+        backends.enable_cudnn_sdp(before)
 
 
 def test_a_cpu_says_that_it_compiles_nothing(

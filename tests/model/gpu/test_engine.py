@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.gpu.decoding import MOST_TOKENS
+from model.gpu.parcels import MOST_TOKENS
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.golden.recipe import image
@@ -113,7 +113,7 @@ def test_a_picture_that_is_too_long_for_the_gpus_filter_is_shrunk_on_the_host(
 ) -> None:
     """100,000 pixels side by side, within the limit on megapixels."""
     uploads: list[tuple[int, ...]] = []
-    stream = engine_of(runner)._encoding._stream
+    stream = engine_of(runner)._encoding._uploads
     upload = stream.upload
     monkeypatch.setattr(
         stream, "upload", lambda array, into: (uploads.append(array.shape), upload(array, into))

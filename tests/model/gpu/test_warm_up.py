@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from model.gpu.decoding import BATCH_SIZES, MOST_TOKENS, Shape
 from model.gpu.device import Work
+from model.gpu.parcels import BATCH_SIZES, MOST_TOKENS, Shape
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prompt
 from tests.golden.recipe import image
@@ -72,7 +72,9 @@ def test_batches_are_filled_up_to_few_sizes(runner: Sam2Runner, embeddings: list
 def wrong_numbers(gpu: HostGpu) -> None:
     """Graphs whose answers are off by a tenth, as after a miscompilation."""
 
-    def capture(work: Work) -> Work:
+    def capture(work: Work, *, is_idle: bool) -> Work:
+        work()
+
         def replay() -> None:
             work()
             for rows in (runner_arena.image_rows, planes):
@@ -88,13 +90,18 @@ def wrong_numbers(gpu: HostGpu) -> None:
 
 def does_nothing(gpu: HostGpu) -> None:
     """Graphs that write nothing: what was there before must not pass for an answer."""
-    gpu.clicks.capture = gpu.pictures.capture = lambda work: lambda: None
+
+    def capture(work: Work, *, is_idle: bool) -> Work:
+        work()
+        return lambda: None
+
+    gpu.clicks.capture = gpu.pictures.capture = capture
 
 
 def fails(gpu: HostGpu) -> None:
     """Captures that the device refuses."""
 
-    def capture(work: Work) -> Work:
+    def capture(work: Work, *, is_idle: bool) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     gpu.clicks.capture = gpu.pictures.capture = capture

@@ -1,0 +1,64 @@
+"""How many embeddings fit into the memory of a GPU.
+
+Knows nothing of how the memory is taken.
+"""
+
+from dataclasses import dataclass
+
+from model.gpu.options import GpuOptions
+from model.network.sam2 import Sam2
+
+WAITED_FOR = 12
+"""Embeddings that are evicted while prompts for them wait, or on their way to host memory and to the disk."""
+
+PICTURE_BYTES = 7 * 100 * 10**6
+"""A picture of 100 megapixels while it is shrunk: a byte for each of three channels, and one channel in float32."""
+
+MARGIN_BYTES = 256 * 2**20
+"""For kernels and workspaces that libraries load when they are first used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The memory of a GPU when the model is loaded, and what will be taken of it beside the embeddings."""
+
+    free_bytes: int
+    encoder_bytes: int
+    """Of the largest batch of pictures. The encoder's graphs hold so much for good."""
+    decoder_bytes: int
+    """Of the largest batch of prompts. The decoder's graphs hold so much for good, when that shape has been met."""
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What comes and goes: a shape that is first met runs once as it is, and pictures are shrunk."""
+        return max(PICTURE_BYTES, self.decoder_bytes, self.encoder_bytes) + MARGIN_BYTES
+
+    def num_slots(self, model: Sam2) -> int:
+        """Embeddings that fit; negative where not even the rest fits."""
+        left = self.free_bytes - self.encoder_bytes - self.decoder_bytes - self.reserve_bytes
+        return left // slot_bytes(model)
+
+    def __str__(self) -> str:
+        """For the log and for errors."""
+        graphs = self.encoder_bytes + self.decoder_bytes
+        return (
+            f"{self.free_bytes / 2**20:.0f} MiB were free, {graphs / 2**20:.0f} are for graphs, "
+            f"{self.reserve_bytes / 2**20:.0f} in reserve"
+        )
+
+
+def slot_bytes(model: Sam2) -> int:
+    """Bytes of one embedding: 8 MiB in half precision at 1024 pixels."""
+    cells, dim = model.config.embedding_size**2, model.config.embed_dim
+    # One value per channel of the embedding; for stride 8 as many again (a quarter of the channels, four pixels);
+    # for stride 4 twice as many.
+    return 4 * cells * dim * model.no_mem_embed.element_size()
+
+
+def num_slots_beside(options: GpuOptions) -> int:
+    """Slots for embeddings that nobody keeps yet, or any longer.
+
+    Two batches of pictures can be under way: one being encoded, one encoded and not yet in the cache. A few more
+    are evicted already, and still waited for by prompts in a queue.
+    """
+    return 2 * options.batch_images + WAITED_FOR
