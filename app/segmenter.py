@@ -33,6 +33,10 @@ class Segmenter(Protocol):
         """Device memory that this process holds; None if it is the host's memory. May be called from any thread."""
 
     @property
+    def cache_bytes(self) -> int | None:
+        """Device memory for embeddings, where it is allocated at the start; None if it is the host's memory."""
+
+    @property
     def shares_host_memory(self) -> bool:
         """Whether embeddings on the device lie in host memory, as on a CPU."""
 

@@ -76,11 +76,11 @@ class Settings(BaseSettings):
     weights_url: str = Field(
         RELEASE_URL, description="Base URL from which released checkpoints are downloaded."
     )
-    device: str = Field("auto", description="auto (a GPU if there is one), or a device as torch names it.")
+    device: str = Field("auto", description="auto (a GPU if torch can use one), cpu, or a GPU as torch names it.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Precision of the model. auto: bfloat16 on a GPU and on a CPU with AVX-512 BF16 or AMX, "
-        "else float32.",
+        description="Precision of the model. auto: on a GPU bfloat16, or float16 below compute capability 8.0 "
+        "(older than Ampere); on a CPU bfloat16 with AVX-512 BF16 or AMX, else float32.",
     )
 
     compile: Literal["auto", "on", "off"] = Field(
@@ -88,18 +88,17 @@ class Settings(BaseSettings):
         description="On a GPU only. auto: replay captured graphs; on: compile kernels as well, which takes minutes "
         "before the server is ready; off: neither.",
     )
-    device_cache_mib: int = Field(
-        4096,
-        ge=1,
-        description="Device memory for embeddings; the least recently used ones are evicted first. On a CPU one "
-        "takes 22 MiB in float32 and 11 MiB in half precision. On a GPU it takes 8 MiB, and all of the memory is "
-        "allocated at the start.",
+    device_cache_mib: int | Literal["auto"] = Field(
+        "auto",
+        description="Device memory for embeddings; the least recently used ones are evicted first. On a GPU one "
+        "takes 8 MiB, all of the memory is allocated at the start, and auto is what is free beside the model and "
+        "its graphs, less a reserve. On a CPU one takes 22 MiB in float32 and 11 MiB in half precision, and auto "
+        "is a quarter of the memory that this process may use.",
     )
-    host_cache_mib: int = Field(
-        4096,
-        ge=0,
-        description="Host memory for embeddings that do not fit into a GPU's memory; 0: none. Not used without a "
-        "GPU, because both are then the same memory.",
+    host_cache_mib: int | Literal["auto"] = Field(
+        "auto",
+        description="Host memory for embeddings that do not fit into a GPU's memory; 0: none. auto: a quarter of "
+        "the memory that this process may use. Not used without a GPU, because both are then the same memory.",
     )
     cache_dir: str = Field(
         "",
@@ -153,7 +152,7 @@ class Settings(BaseSettings):
         "Requests beyond this get 503.",
     )
     batch_images: int = Field(
-        1, ge=1, description="Most pictures in one encoder batch. Higher values suit a large GPU."
+        1, ge=1, le=32, description="Most pictures in one encoder batch. Higher values suit a large GPU."
     )
     batch_prompts: int = Field(32, ge=1, description="Most prompts in one decoder batch.")
     workers: int = Field(
@@ -188,6 +187,16 @@ class Settings(BaseSettings):
         if name not in VARIANTS:
             raise ValueError(f"{name!r} is not a model; choose one of {', '.join(VARIANTS)}")
         return name
+
+    @field_validator("device_cache_mib", "host_cache_mib", mode="plain")
+    @classmethod
+    def _is_auto_or_a_size(cls, value: int | str, info: ValidationInfo) -> int | str:
+        least = 1 if info.field_name == "device_cache_mib" else 0
+        if value == "auto":
+            return value
+        if not str(value).isdecimal() or int(value) < least:
+            raise ValueError(f"must be auto, or a whole number of MiB from {least}")
+        return int(value)
 
     @field_validator("cors_origins")
     @classmethod

@@ -39,6 +39,7 @@ class FakeSegmenter:
     device_name = "imagined"
     mask_size = (MASK_SIDE, MASK_SIDE)
     shares_host_memory = True
+    cache_bytes: int | None = None
     cpu_threads = 8
 
     def __init__(

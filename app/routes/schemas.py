@@ -234,8 +234,8 @@ class LimitsReply(BaseModel):
     max_prompts: int
     max_points: int
     deadline_s: float
-    device_cache_mib: int
-    host_cache_mib: int
+    device_cache_mib: int = Field(description="Where SAM2_DEVICE_CACHE_MIB is auto, the size that was found.")
+    host_cache_mib: int = Field(description="Likewise. 0 if the device is the host.")
     disk_cache_mib: int
     image_ttl_s: float = Field(description="Seconds after which an image is forgotten; 0: never.")
 

@@ -19,6 +19,7 @@ from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceErr
 from app.scheduling.device import DeviceThread
 from app.scheduling.pace import Pace, has_become_late, is_late, too_late
 from app.scheduling.shares import Rotation, Shares
+from model.errors import DeviceLost
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -264,7 +265,7 @@ class Batcher(Generic[Item, Result]):
         self._device.post(partial(self._deliver, batch, outcome, started_at, monotonic()))
 
     def _explain(self, error: BaseException) -> ServiceError:
-        failure = error
+        failure = self._device.give_up(error) if isinstance(error, DeviceLost) else error
         if not isinstance(failure, ServiceError):
             log.error("A batch of the %s queue failed.", self._name, exc_info=error)
             failure = InferenceFailed("The model failed on this batch; the server continues.")

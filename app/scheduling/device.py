@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
-from app.errors import ShuttingDown
+from app.errors import NotReady, ShuttingDown
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -69,6 +69,10 @@ class DeviceThread:
     def __init__(self) -> None:
         self.busy_since: float | None = None
         """For a watchdog: time.monotonic() at the last sign of life of the running work; None while idle."""
+        self.lost = False
+        """Whether `give_up` was called: nothing that runs on the device will succeed."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called once, by the first `give_up`."""
         self.changed = threading.Condition()
         """Guards every queue of this device. Held only for queue operations, never while work runs."""
         self._jobs = _Jobs(self.changed)
@@ -125,6 +129,14 @@ class DeviceThread:
                 if work is not None:
                     self._do(work, queue.priority)
         running.overtaken_s += monotonic() - started_at
+
+    def give_up(self, error: Exception) -> NotReady:
+        """Record that the device has failed for good, and return what its callers are told. For any thread."""
+        if not self.lost:
+            self.lost = True
+            self.on_lost()  # first: if standard error is a full pipe, logging hangs
+            log.critical("The device is lost: %s. Only a new process can use it; this one ends.", error)
+        return NotReady("The device has failed, and the server restarts. Try again later.", retry_after_s=30)
 
     def nobody_waits(self) -> bool:
         """Whether the running work, which calls this, blocks no other: no queue has work, none is interrupted."""

@@ -1,4 +1,4 @@
-"""Detects a device thread that has died or hangs, and ends the process if it does not recover.
+"""Detects a device that is lost, and a device thread that has died or hangs, and ends the process.
 
 Runs in its own thread, because the event loop may be busy and the device thread may hang. Does not know what runs
 on the device.
@@ -21,6 +21,9 @@ PATIENCE = 2
 EXIT_CODE = 3
 """Exit code of a process that was ended because its device did not recover."""
 
+LAST_REPLIES_S = 1.0
+"""Time between the loss of the device and the end of the process, for replies to reach their clients."""
+
 _LAST_WORDS_S = 5.0
 """Longest wait for the last log message. If standard error is a full pipe, logging hangs too; the process must end
 without it."""
@@ -30,7 +33,9 @@ class Watchdog:
     """Sets `stuck` after `limit_s` without a sign of life, and ends the process after PATIENCE times as long again.
 
     Time is counted in checks, not read from a clock, so that a stopped process or a sleeping machine does not count
-    as stuck. A `limit_s` of 0 disables the watchdog. Start it once the model is warm: loading may take long.
+    as stuck. A `limit_s` of 0 disables this. Start it once the model is warm: loading may take long.
+
+    A lost device ends the process within LAST_REPLIES_S in any case, before `start` too.
     """
 
     def __init__(self, device: DeviceThread, *, limit_s: float) -> None:
@@ -41,6 +46,7 @@ class Watchdog:
         self._silent_s = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        device.on_lost = self._end_soon
 
     @property
     def stuck(self) -> bool:
@@ -48,7 +54,9 @@ class Watchdog:
         return 0 < self.limit_s <= self._silent_s and self._sign == self._device.busy_since
 
     def check(self) -> None:
-        """Raise NotReady if the device thread is dead or stuck."""
+        """Raise NotReady if the device is lost, or its thread dead or stuck."""
+        if self._device.lost:
+            raise NotReady("The device has failed, and the server restarts. Try again later.", retry_after_s=30)
         if not self._device.alive:
             raise NotReady("The device thread crashed. The server must be restarted.", retry_after_s=60)
         if self.stuck:
@@ -93,6 +101,11 @@ class Watchdog:
                 self._silent_s,
                 PATIENCE * self.limit_s,
             )
+
+    def _end_soon(self) -> None:
+        ending = threading.Timer(LAST_REPLIES_S, end_process, (EXIT_CODE,))
+        ending.daemon = True
+        ending.start()
 
     def _end(self, message: str) -> None:
         speaker = threading.Thread(target=self._say, args=(message,), daemon=True)

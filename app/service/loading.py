@@ -1,4 +1,4 @@
-"""Build the model from the settings: find or download the weights, then load it on its device."""
+"""Build the model from the settings: find or download the weights, load it on its device, and size its caches."""
 
 import logging
 from pathlib import Path
@@ -7,12 +7,16 @@ from time import perf_counter
 from app.limits import whole_cpus
 from app.segmenter import Segmenter
 from app.settings import UNTRAINED, Settings
+from app.storage.opening import CacheLimits
 from model.checkpoints.download import locate
 from model.errors import WeightsUnavailable
 from model.gpu.options import GpuOptions
 from model.runner import load_runner
 
 log = logging.getLogger(__name__)
+
+AUTO_SHARE = 4
+"""SAM2_DEVICE_CACHE_MIB=auto on a CPU, and SAM2_HOST_CACHE_MIB=auto: one part of so many of the memory."""
 
 
 def locate_weights(settings: Settings) -> Path | None:
@@ -49,7 +53,7 @@ def load_segmenter(settings: Settings) -> Segmenter:
         threads=settings.threads,
         cpus=whole_cpus(),
         gpu_options=GpuOptions(
-            cache_mib=settings.device_cache_mib,
+            cache_mib=None if settings.device_cache_mib == "auto" else settings.device_cache_mib,
             batch_images=settings.batch_images,
             batch_prompts=settings.batch_prompts,
             compile=settings.compile,
@@ -64,3 +68,19 @@ def load_segmenter(settings: Settings) -> Segmenter:
         perf_counter() - started,
     )
     return runner
+
+
+def cache_limits(settings: Settings, segmenter: Segmenter, *, memory_bytes: int) -> CacheLimits:
+    """Bytes for embeddings on the device and in host memory, of which this process may use `memory_bytes`."""
+    share = memory_bytes // AUTO_SHARE
+    host = share if settings.host_cache_mib == "auto" else settings.host_cache_mib * 2**20
+    device = segmenter.cache_bytes
+    if device is None:
+        device = share if settings.device_cache_mib == "auto" else settings.device_cache_mib * 2**20
+    limits = CacheLimits(device, host_bytes=0 if segmenter.shares_host_memory else host)
+    log.info(
+        "Embeddings may take %d MiB on the device%s",
+        limits.device_bytes // 2**20,
+        "" if segmenter.shares_host_memory else f" and {limits.host_bytes // 2**20} MiB of host memory",
+    )
+    return limits

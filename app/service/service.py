@@ -22,16 +22,19 @@ from app.errors import (
     ServiceError,
     ShuttingDown,
 )
+from app.limits import memory_limit_bytes
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
+from app.service.loading import cache_limits
 from app.service.wiring import wire
 from app.settings import Settings
 from app.storage.names import check_reserved, content_key
-from app.storage.opening import open_store
+from app.storage.opening import CacheLimits, open_store
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
+from model.errors import DeviceLost
 from model.types import Embedding
 
 T = TypeVar("T")
@@ -66,7 +69,8 @@ class SegmentationService:
         self.metrics = metrics
         self.failure: Exception | None = None
         """The reason why the model could not be loaded, once it is known."""
-        self.store: EmbeddingStore  # exists once the model is loaded
+        self.store: EmbeddingStore  # these two exist once the model is loaded
+        self.cache_limits: CacheLimits
         self._load = load
         self._segmenter: Segmenter | None = None
         self._draining = False
@@ -102,11 +106,14 @@ class SegmentationService:
         try:
             segmenter = await self._device.run(self._load)
             await self._device.run(segmenter.warm_up)
+            memory_bytes = memory_limit_bytes()
+            self.cache_limits = cache_limits(self.settings, segmenter, memory_bytes=memory_bytes)
             self.store = await open_store(
                 self.settings,
                 segmenter,
                 self.metrics,
-                adopt=lambda embedding: self._device.run(partial(segmenter.adopt, embedding)),
+                limits=self.cache_limits,
+                adopt=partial(self._adopt, segmenter),
             )
         except ServiceError:
             log.info("Stopped before the model was loaded.")
@@ -257,6 +264,12 @@ class SegmentationService:
         """Run a job in a worker thread, with the deadline of a request."""
         async with self._deadline():
             return await self._workers.run(job, share=share)
+
+    async def _adopt(self, segmenter: Segmenter, embedding: Embedding) -> Embedding:
+        try:
+            return await self._device.run(partial(segmenter.adopt, embedding))
+        except DeviceLost as error:
+            raise self._device.give_up(error) from error
 
     def _check_number(self, requests: Sequence[PromptRequest]) -> None:
         if len(requests) > self.settings.max_prompts:

@@ -54,6 +54,9 @@ def wire(
 
     # Both are called on the device thread, but the store belongs to the event loop.
     def shed(share: float) -> int:
+        segmenter = loaded()
+        if segmenter is not None and not segmenter.shares_host_memory:
+            return 0  # a GPU's memory for embeddings is taken once, and evicting frees none of it
         return device.await_loop(lambda: store().shed(share))
 
     def make_room() -> bool:

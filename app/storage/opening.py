@@ -4,6 +4,7 @@ Does not know what the store does.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 from app.errors import Overloaded
@@ -16,11 +17,21 @@ from model.errors import DeviceOutOfMemory
 from model.types import Embedding
 
 
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """What embeddings may take of the two kinds of memory."""
+
+    device_bytes: int
+    host_bytes: int
+    """0 if the device is the host."""
+
+
 async def open_store(
     settings: Settings,
     segmenter: Segmenter,
     metrics: Metrics,
     *,
+    limits: CacheLimits,
     adopt: Callable[[Embedding], Awaitable[Embedding]],
 ) -> EmbeddingStore:
     """Open the store of a model's embeddings. `adopt` moves one to the model's device."""
@@ -38,8 +49,8 @@ async def open_store(
 
     store = EmbeddingStore(
         StoreLimits(
-            device_bytes=settings.device_cache_mib * 2**20,
-            host_bytes=0 if segmenter.shares_host_memory else settings.host_cache_mib * 2**20,
+            device_bytes=limits.device_bytes,
+            host_bytes=limits.host_bytes,
             disk_bytes=settings.disk_cache_mib * 2**20,
             folder=settings.cache_path,
             ttl_s=settings.image_ttl_s,

@@ -57,6 +57,10 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("dtype", "int8"),
         ("port", "70000"),
         ("device_cache_mib", "0"),
+        ("device_cache_mib", "1.5"),
+        ("host_cache_mib", "-1"),
+        ("host_cache_mib", "all"),
+        ("batch_images", "33"),  # 32 have 32,768 windows; kernels of attention take 65,535 at most
         ("deadline_s", "0"),
         ("max_prompts", "many"),
         ("log_level", "loud"),
@@ -79,6 +83,19 @@ def test_bad_values_are_refused(name: str, value: str, monkeypatch: pytest.Monke
     monkeypatch.setenv(f"SAM2_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+def test_a_cache_is_as_large_as_it_can_be_or_as_large_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (Settings().device_cache_mib, Settings().host_cache_mib) == ("auto", "auto")
+    monkeypatch.setenv("SAM2_DEVICE_CACHE_MIB", "512")
+    monkeypatch.setenv("SAM2_HOST_CACHE_MIB", "0")
+    assert (Settings().device_cache_mib, Settings().host_cache_mib) == (512, 0)
+    monkeypatch.setenv("SAM2_HOST_CACHE_MIB", "plenty")
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    (problem,) = raised.value.errors()
+    assert problem["loc"] == ("host_cache_mib",)
+    assert "must be auto, or a whole number of MiB from 0" in problem["msg"]
 
 
 def test_variables_that_no_setting_reads_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ async def test_the_model_and_the_limits_are_told() -> None:
                 "max_points": 256,
                 "deadline_s": 9.0,
                 "device_cache_mib": 11,
-                "host_cache_mib": 4096,
+                "host_cache_mib": 0,
                 "disk_cache_mib": 20480,
                 "image_ttl_s": 0.0,
             },

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,19 @@ async def test_a_request_of_many_prompts_is_answered_in_parts() -> None:
         figures = (await served.client.get("/metrics")).text
         assert 'sam2_out_of_memory_total{queue="decode"} 1.0' in figures
         assert 'sam2_evictions_total{tier="device"} 2.0' in figures
+
+
+async def test_embeddings_in_memory_that_a_gpu_took_once_are_not_evicted(tmp_path: Path) -> None:
+    """Evicting them frees no byte: a picture that is too large would cost everybody half of the cache."""
+    segmenter = SmallSegmenter()
+    segmenter.shares_host_memory = False
+    async with serving(Settings(workers=2, cache_dir=str(tmp_path)), segmenter) as served:
+        for shade, name in enumerate(["cold", "truck"]):
+            await served.embed(picture(shade=shade), name)
+        segmenter.fits = lambda batch: False
+        assert error(await served.embed(picture(shade=2), "car")) == (503, "overloaded")
+        for name in ("cold", "truck"):
+            assert "device" in (await served.client.get(f"/images/{name}")).json()["tiers"]
 
 
 async def test_of_those_who_share_a_batch_only_who_does_not_fit_is_refused() -> None:
