@@ -19,6 +19,10 @@ MAX_GIF_BLOCKS = 65_536
 MAX_TIFF_PARTS = 32_768
 """Strips or tiles: 100 megapixels in tiles of 64 x 64 have 24,414."""
 
+_HEAD_BYTES = 256 * 1024
+"""Where claimed_pixels looks for a JPEG's size, so that it takes the event loop no noticeable time."""
+_JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+
 _FILL = re.compile(rb"\xff+")
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # BYTE, SHORT, LONG, LONG8
 _WIDTH, _HEIGHT, _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 256, 257, 273, 278, 322, 323, 324
@@ -35,6 +39,21 @@ def check_price(data: bytes) -> None:
             )
     elif data[:6] in (b"GIF87a", b"GIF89a"):
         _check_count(_gif_blocks(data), most=MAX_GIF_BLOCKS, of="GIF", parts="blocks before its first frame")
+
+
+def claimed_pixels(data: bytes) -> int | None:
+    """Return width times height as the head of a PNG or JPEG claims them; None if it does not, and for others."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
+        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    head = data[:_HEAD_BYTES]
+    try:
+        frames = [head[start : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _JPEG_FRAMES]
+    except InvalidImage:
+        return None
+    sizes = [int.from_bytes(x[5:7], "big") * int.from_bytes(x[7:9], "big") for x in frames if len(x) == 9]
+    return max(sizes, default=None)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:

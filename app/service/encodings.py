@@ -8,13 +8,14 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
 from app.codecs.images import decode_image
+from app.codecs.prices import claimed_pixels
 from app.errors import Overloaded
 from app.middleware.rates import PicturesPerMinute
 from app.scheduling.batching import Batcher
@@ -26,7 +27,14 @@ from app.telemetry.stages import StageTimes
 from model.types import Embedding, Pixels
 
 DECODED_AHEAD = 8
-"""Pictures held as decoded pixels at a time: enough to keep the encoder busy. The rest waits as files."""
+"""Pictures of any size held as decoded pixels at a time, or being decoded. The rest waits as files."""
+
+SMALL_PIXELS = 12_500_000
+"""Up to here, as phones take them, more than DECODED_AHEAD may be held: one for each worker thread. A JPEG of 12
+megapixels takes a worker some 110 ms, so eight at a time are 70 per second, and a large GPU encodes more."""
+
+SMALL_BYTES = 2**30
+"""Most memory for those beyond DECODED_AHEAD."""
 
 DECODED_FOR_NEWCOMERS = 2
 """Additional places for clients that have none, so that a first picture need not wait for the others."""
@@ -56,7 +64,8 @@ class _Encoding:
 
 
 class Encodings:
-    """Decodes pictures in worker threads, a few ahead of the encoder, and has them encoded in batches of `batch`.
+    """Decodes pictures in `threads` worker threads, a few ahead of the encoder, and has them encoded in batches of
+    `batch`.
 
     A request is rejected on arrival, or later while it waits, if its embedding would come after its deadline at the
     recent pace. The exception is a request that finds no other picture on its way: it runs, and its time sets
@@ -70,6 +79,7 @@ class Encodings:
         encoder: Batcher[Pixels, Embedding],
         workers: Workers,
         *,
+        threads: int,
         batch: int,
         max_waiting: int,
         max_per_minute: float,
@@ -83,7 +93,9 @@ class Encodings:
         self._running: dict[str, _Encoding] = {}
         self._waiting_images = Shares(max_waiting)
         self._pictures = PicturesPerMinute(max_per_minute)
-        self._decoded_ahead = Turns(DECODED_AHEAD, reserved=DECODED_FOR_NEWCOMERS)
+        more = max(0, min(threads - DECODED_AHEAD, SMALL_BYTES // (3 * SMALL_PIXELS)))
+        self._decoded_ahead = Turns(DECODED_AHEAD + more, reserved=DECODED_FOR_NEWCOMERS)
+        self._large_ahead = Turns(DECODED_AHEAD, reserved=DECODED_FOR_NEWCOMERS)
         self._batch = batch
         self._pace = Pace(batch)
         self._done = 0  # since the pace was measured
@@ -188,7 +200,10 @@ class Encodings:
     async def _encode(self, content: str, data: bytes, times: StageTimes, share: str) -> Embedding:
         max_pixels = int(self._max_megapixels * 1e6)
         waiting_since = perf_counter()
-        async with self._decoded_ahead.turn(share):
+        async with AsyncExitStack() as stack:
+            if (claimed_pixels(data) or math.inf) > SMALL_PIXELS:
+                await stack.enter_async_context(self._large_ahead.turn(share))
+            await stack.enter_async_context(self._decoded_ahead.turn(share))
             self._check_ready()  # the server may have begun to stop
             started = perf_counter()
             image = await self._workers.run(partial(decode_image, data, max_pixels=max_pixels), share=share)

@@ -99,6 +99,7 @@ def wire(
     encodings = Encodings(
         encoder,
         workers,
+        threads=settings.workers,
         batch=settings.batch_images,
         max_waiting=settings.max_waiting_images,
         max_per_minute=settings.rate_pictures_per_minute,

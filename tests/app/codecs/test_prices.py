@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from app.codecs.images import decode_image
-from app.codecs.prices import MAX_GIF_BLOCKS, MAX_JPEG_SEGMENTS, MAX_PNG_CHUNKS, MAX_TIFF_PARTS
+from app.codecs.prices import (
+    MAX_GIF_BLOCKS,
+    MAX_JPEG_SEGMENTS,
+    MAX_PNG_CHUNKS,
+    MAX_TIFF_PARTS,
+    claimed_pixels,
+)
 from app.errors import InvalidImage
 
 MEGAPIXELS = 100_000_000
@@ -106,3 +112,23 @@ def test_a_gif_of_many_blocks_is_refused() -> None:
         decode_image(whole[:at] + comment + whole[at:], max_pixels=MEGAPIXELS)
     short = b"\x21\xfe" + b"\1a" * 100 + b"\0"
     assert decode_image(whole[:at] + short + whole[at:], max_pixels=MEGAPIXELS).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"x" * 5000}])
+def test_the_size_of_a_picture_is_read_from_its_head(options: dict[str, object]) -> None:
+    assert claimed_pixels(encoded("JPEG", **options)) == claimed_pixels(encoded("PNG")) == 64 * 64
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xd8\xff", b"\xff\xd8" + b"\xff" * 10**6, b"\xff\xd8" + b"\xff\xe1\0\2" * 10**5, b"GIF89a"],
+)
+def test_a_head_that_claims_no_size_is_no_error(data: bytes) -> None:
+    assert claimed_pixels(data) is None
+
+
+def test_of_two_sizes_in_a_jpeg_the_larger_counts() -> None:
+    frame = b"\xff\xc0\0\x0b\x08" + struct.pack(">HH", 3, 5) + b"\1\1\x11\0"
+    larger = frame.replace(struct.pack(">HH", 3, 5), struct.pack(">HH", 9000, 7000))
+    for frames in (frame + larger, larger + frame):
+        assert claimed_pixels(b"\xff\xd8" + frames + b"\xff\xda") == 63_000_000

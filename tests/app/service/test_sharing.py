@@ -154,3 +154,24 @@ async def test_a_bad_picture_spoils_nobody_elses_batch() -> None:
         assert error(await uploads[1]) == (422, "invalid_image")
         served.segmenter.gate.set()
         assert (await uploads[0]).status_code == (await uploads[2]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit_pixels", "ahead"), [(2, 2400, 8), (20, 2400, 20), (20, 2399, 8), (99, 2400, 36)]
+)
+async def test_pictures_are_decoded_ahead_in_proportion_to_the_workers_within_a_budget(
+    workers: int, limit_pixels: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight at a time are 70 photos of a phone per second, however many cores there are."""
+    monkeypatch.setattr("app.service.encodings.SMALL_PIXELS", limit_pixels)  # the pictures have 60 * 40
+    monkeypatch.setattr("app.service.encodings.SMALL_BYTES", 28 * 3 * limit_pixels)
+    async with serving(Settings(workers=workers)) as served:
+        served.segmenter.gate.clear()
+        uploads = start(*(served.embed(picture(shade=shade)) for shade in range(40)))
+        await served.segmenter.wait_until_entered()
+        await until(lambda: served.service._encoder.waiting == ahead - 1)
+        for _ in range(20):
+            await served.client.get("/healthz")
+        assert served.service._encoder.waiting == ahead - 1
+        served.segmenter.gate.set()
+        assert {(await upload).status_code for upload in uploads} == {200}
