@@ -50,6 +50,9 @@ class Segmenter(Protocol):
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
         """Return one embedding per picture, in order. Calls `between` every few milliseconds, which may decode."""
 
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """Prepare for pictures that will probably be encoded next. `between` calls this during another encode."""
+
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Return one prediction for each job, in order. Jobs may mix pictures and prompts."""
 

@@ -140,6 +140,12 @@ class Sam2Runner:
         return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
 
     @torch.inference_mode()
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """Upload pictures that will be encoded next, to a GPU alone. For `between`, while others are encoded."""
+        if self._engine is not None:
+            self._engine.expect(images)
+
+    @torch.inference_mode()
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.
 

@@ -48,6 +48,8 @@ class FakeSegmenter:
         self.dtype_name = dtype_name
         self.encoded: list[list[tuple[int, int]]] = []
         """Height and width of the pictures of every encode batch."""
+        self.expected: list[list[tuple[int, int]]] = []
+        """Height and width of the pictures that were announced, each time."""
         self.decoded: list[list[Prompt]] = []
         """The prompts of every decode batch."""
         self.order: list[str] = []
@@ -83,6 +85,10 @@ class FakeSegmenter:
             )
             for image in images
         ]
+
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """Record the pictures."""
+        self.expected.append([image.shape[:2] for image in images])
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Return discs around the first click or the middle of the box. A mask alone is returned unchanged."""

@@ -110,6 +110,11 @@ class Batcher(Generic[Item, Result]):
         """Items that no batch has taken yet."""
         return self._waiting.used
 
+    def upcoming(self) -> list[Item]:
+        """Return the items that are next of each call, in about the order in which they will be taken."""
+        with self._device.changed:
+            return [call.items[-call.untaken] for line in self._calls.values() for call in line]
+
     async def submit(self, item: Item, *, deadline_s: float, share: str = "") -> Ran[Result]:
         """Run one item. See `submit_all`."""
         return (await self.submit_all([item], deadline_s=deadline_s, share=share))[0]
@@ -256,9 +261,7 @@ class Batcher(Generic[Item, Result]):
             outcome = self._run([call.items[index] for call, index in batch])
             if len(outcome) != len(batch):
                 raise ValueError(f"{len(outcome)} results for {len(batch)} items")
-        except (
-            BaseException
-        ) as error:  # SystemExit too: it would end only this thread, and callers would hang
+        except BaseException as error:  # SystemExit too would end only this thread, and callers would hang
             outcome = self._explain(error)
             for call, _ in batch:
                 self._withdraw(call)

@@ -67,6 +67,13 @@ def wire(
         segmenter = loaded()
         return segmenter is not None and 0 < segmenter.cpu_threads <= _FEW_CORES
 
+    def pause() -> None:
+        """Let clicks pass, and let a GPU take in the pictures that it will encode next."""
+        device.overtake()
+        segmenter = loaded()
+        if segmenter is not None and not segmenter.shares_host_memory:
+            segmenter.expect(encoder.upcoming())
+
     decode = WithinMemory[tuple[Embedding, Prompt], Prediction](
         lambda jobs: ready().decode(jobs),
         make_room=make_room,
@@ -84,7 +91,7 @@ def wire(
     )
     encoder: Batcher[Pixels, Embedding] = Batcher(
         WithinMemory[Pixels, Embedding](
-            lambda images: ready().encode(images, between=device.overtake),
+            lambda images: ready().encode(images, between=pause),
             make_room=make_room,
             shed=shed,
             on_full=metrics.out_of_memory.labels("encode").inc,

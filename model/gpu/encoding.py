@@ -6,6 +6,7 @@ between which it may decode. Knows nothing of prompts.
 """
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic, perf_counter, sleep
@@ -18,6 +19,7 @@ from torch import Tensor
 from model.gpu.arena import Arena
 from model.gpu.compiling import COMPILED_TOLERANCE, agreeing, compiled, obstacle
 from model.gpu.device import GpuDevice, Mark, Work, finishing
+from model.gpu.faults import is_out_of_memory
 from model.gpu.graphs import REPLAY_TOLERANCE, FixedWork, captured
 from model.gpu.options import GpuOptions
 from model.network.sam2 import Sam2
@@ -84,6 +86,9 @@ class Encoding:
         )
         self._copied: Mark | None = None
         """Behind the last copy out of `_shrunk`."""
+        self._is_waiting = False
+        self._expected: list[weakref.ref[Pixels]] = []
+        """The pictures that are in `_shrunk` already, for the batch that follows."""
         self._slots = torch.zeros(most, device=gpu.device, dtype=torch.int64)
 
     def encode(self, images: Sequence[Pixels], *, between: Callable[[], None]) -> list[Embedding]:
@@ -100,12 +105,33 @@ class Encoding:
                     done += size
                 self._wait(self._stream.mark(), between)
         except BaseException:
+            self._expected.clear()
             self._arena.release(slots)
             raise
         return [
             self._arena.embedding(slot, height=image.shape[0], width=image.shape[1])
             for slot, image in zip(slots, images, strict=True)
         ]
+
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """Upload and shrink one more of the pictures that follow while the device encodes others.
+
+        Where others follow in the end, or in another order, they are uploaded then.
+        """
+        count = len(self._expected)
+        are_next = all(each() is image for each, image in zip(self._expected, images, strict=False))
+        if not (self._is_waiting and are_next and count < min(len(images), self._options.batch_images)):
+            return
+        image = images[count]
+        if not self._fits_the_filter(image):
+            return
+        try:
+            self._shrink(count, image)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return  # its own encode will say so, if there is no memory then either
+        self._expected.append(weakref.ref(image))
 
     def warm_up(self) -> Embedding:
         """Prepare every size of batch, so that no user waits for it, and embed noise once the whole way."""
@@ -147,11 +173,15 @@ class Encoding:
     def _wait(self, mark: Mark, between: Callable[[], None]) -> None:
         """Let clicks pass until the mark is reached; where the GPU hangs, hang too, for a watchdog to see."""
         started = monotonic()
-        while not mark.is_reached():
-            if monotonic() - started > PATIENCE_S:
-                mark.wait()
-            between()
-            sleep(STEP_S)
+        self._is_waiting = True
+        try:
+            while not mark.is_reached():
+                if monotonic() - started > PATIENCE_S:
+                    mark.wait()
+                between()
+                sleep(STEP_S)
+        finally:
+            self._is_waiting = False
 
     def _batches(self, count: int) -> list[int]:
         """`count` as a sum of sizes that are prepared, the largest first: no picture is encoded for nothing."""
@@ -164,12 +194,11 @@ class Encoding:
     def _launch(self, images: Sequence[Pixels], slots: Sequence[int], between: Callable[[], None]) -> None:
         """Upload, shrink and encode a batch; returns while it runs."""
         size = len(images)
-        with self._uploads.current():
-            if self._copied is not None:
-                self._uploads.after(self._copied)
-            for place, image in enumerate(images):
-                self._shrunk[place].copy_(self._preprocess(self._on_device(image)))
+        for place, image in enumerate(images):
+            if place >= len(self._expected) or self._expected[place]() is not image:
+                self._shrink(place, image)
                 between()  # the copy to memory for uploads took a millisecond or more of the host's time
+        self._expected.clear()
         self._stream.after(self._uploads.mark())
         self._images[:size].copy_(self._shrunk[:size])
         self._stream.upload(np.array(slots), self._slots[:size])
@@ -180,13 +209,20 @@ class Encoding:
         else:
             work()
 
-    def _on_device(self, image: Pixels) -> Tensor:
-        """A picture where it is to be shrunk."""
-        if max(image.shape[:2]) > MOST_DEVICE_SCALE * self._model.config.image_size:
-            return torch.from_numpy(image)
-        pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
-        self._uploads.upload(image, pixels)
-        return pixels
+    def _shrink(self, place: int, image: Pixels) -> None:
+        """Upload a picture and shrink it to its place in `_shrunk`; returns while that runs."""
+        with self._uploads.current():
+            if self._copied is not None:
+                self._uploads.after(self._copied)
+            pixels = torch.from_numpy(image)
+            if self._fits_the_filter(image):
+                pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
+                self._uploads.upload(image, pixels)
+            self._shrunk[place].copy_(self._preprocess(pixels))
+
+    def _fits_the_filter(self, image: Pixels) -> bool:
+        """Whether the device can shrink the picture."""
+        return max(image.shape[:2]) <= MOST_DEVICE_SCALE * self._model.config.image_size
 
     def _prepare(self, size: int, slots: Sequence[int], fast_network: Network | None) -> Work:
         """The work of a batch of `size`, tried out on noise, in claimed slots."""

@@ -63,6 +63,10 @@ class GpuEngine:
         """Embed pictures of any sizes; `between` is called meanwhile, and may decode. Raises NoFreeSlot."""
         return self._encoding.encode(images, between=between)
 
+    def expect(self, images: Sequence[Pixels]) -> None:
+        """Upload one of the pictures that will be encoded next. For `between`; without effect elsewhere."""
+        self._encoding.expect(images)
+
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict masks for at most `most_prompts` prompts of one number of point tokens. Raises NoFreeSlot."""
         return self._decoding.decode(jobs)

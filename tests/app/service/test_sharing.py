@@ -4,7 +4,7 @@ import pytest
 
 from app.settings import Settings
 from tests.app.requests_under_way import block, start, waiting_prompts
-from tests.fakes import error, picture, serving, until
+from tests.fakes import FakeSegmenter, error, picture, serving, until
 
 
 async def test_ten_callers_who_upload_one_picture_make_one_encode() -> None:
@@ -175,3 +175,19 @@ async def test_pictures_are_decoded_ahead_in_proportion_to_the_workers_within_a_
         assert served.service._encoder.waiting == ahead - 1
         served.segmenter.gate.set()
         assert {(await upload).status_code for upload in uploads} == {200}
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+async def test_a_gpu_is_told_of_the_pictures_that_follow(on_gpu: bool) -> None:
+    segmenter = FakeSegmenter()
+    segmenter.shares_host_memory = not on_gpu
+    async with serving(segmenter=segmenter) as served:
+        served.segmenter.gate.clear()
+        uploads = start(*(served.embed(picture(width=60 + i)) for i in range(4)))
+        await until(lambda: served.service._encoder.waiting == 3)
+        served.segmenter.gate.set()
+        assert {(await upload).status_code for upload in uploads} == {200}
+    assert len(segmenter.expected) == (4 if on_gpu else 0)
+    order = [size for (size,) in segmenter.encoded]
+    for place, expected in enumerate(segmenter.expected):
+        assert expected == order[place + 1 :]
