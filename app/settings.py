@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     weights_url: str = Field(
         RELEASE_URL, description="Base URL from which released checkpoints are downloaded."
     )
-    device: str = Field("auto", description="auto (a GPU if torch can use one), cpu, or a GPU as torch names it.")
+    device: str = Field(
+        "auto", description="auto (a GPU if torch can use one), cpu, or a GPU as torch names it."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Precision of the model. auto: on a GPU bfloat16, or float16 below compute capability 8.0 "

@@ -49,7 +49,9 @@ def claimed_pixels(data: bytes) -> int | None:
         return None
     head = data[:_HEAD_BYTES]
     try:
-        frames = [head[start : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _JPEG_FRAMES]
+        frames = [
+            head[start : start + 9] for marker, start, _ in jpeg_segments(head) if marker in _JPEG_FRAMES
+        ]
     except InvalidImage:
         return None
     sizes = [int.from_bytes(x[5:7], "big") * int.from_bytes(x[7:9], "big") for x in frames if len(x) == 9]

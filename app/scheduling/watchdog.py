@@ -56,7 +56,9 @@ class Watchdog:
     def check(self) -> None:
         """Raise NotReady if the device is lost, or its thread dead or stuck."""
         if self._device.lost:
-            raise NotReady("The device has failed, and the server restarts. Try again later.", retry_after_s=30)
+            raise NotReady(
+                "The device has failed, and the server restarts. Try again later.", retry_after_s=30
+            )
         if not self._device.alive:
             raise NotReady("The device thread crashed. The server must be restarted.", retry_after_s=60)
         if self.stuck:
