@@ -1,6 +1,6 @@
 """Which device and which precision a name stands for on this machine.
 
-Knows nothing of models.
+Does not know about models.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What can go wrong with a model: with its weights, and with the memory of its device.
 
-Knows nothing of requests; those have their own errors in the service.
+Does not know about requests; those have their own errors in the service.
 """
 
 

@@ -1,4 +1,4 @@
-/** The server's endpoints, how long they took, and their errors in words. Knows nothing of the page. */
+/** The server's endpoints, how long they took, and their errors in words. Does not know about the page. */
 
 const KEY = "sam2-api-key";
 

@@ -1,4 +1,4 @@
-/** Draws the picture, the masks over it and the marks over these: three canvases. Knows nothing of input. */
+/** Draws the picture, the masks over it and the marks over these: three canvases. Does not know about input. */
 
 import { chosenMask, withRuns } from "./picture.js";
 import { paint, pixel } from "./raster.js";

@@ -1,4 +1,4 @@
-/** Pictures with their objects -> files that other programs read. Knows nothing of the page. */
+/** Pictures with their objects -> files that other programs read. Does not know about the page. */
 
 import { png, zip } from "./files.js";
 import { outline } from "./outline.js";

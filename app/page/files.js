@@ -1,4 +1,4 @@
-/** PNG and ZIP, written by hand. Knows nothing of what is in them. */
+/** PNG and ZIP, written by hand. Does not know what is in them. */
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, value) => {
   for (let bit = 0; bit < 8; bit++) value = value & 1 ? 0xedb88320 ^ (value >>> 1) : value >>> 1;

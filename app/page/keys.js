@@ -1,4 +1,4 @@
-/** Every key of the page, for the hand and for the help panel alike. Knows nothing of what the commands do. */
+/** Every key of the page, for the hand and for the help panel alike. Does not know what the commands do. */
 
 /** [keys, command, what it does]; a command with an argument is [name, argument]. */
 const PAGE_KEYS = [

@@ -1,4 +1,4 @@
-/** The strip that says what is wrong, and the quiet voice for screen readers. Knows nothing of requests. */
+/** The strip that says what is wrong, and the quiet voice for screen readers. Does not know about requests. */
 
 import { apiKey } from "./api.js";
 

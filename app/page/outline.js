@@ -1,4 +1,4 @@
-/** A mask as polygons along the edges of its pixels, smoothed a little. Knows nothing of files. */
+/** A mask as polygons along the edges of its pixels, smoothed a little. Does not know about files. */
 
 const TOLERANCE = 1; // pixel; takes the stairs out of slopes
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // east, south, west, north

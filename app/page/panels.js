@@ -1,4 +1,4 @@
-/** What stands around the picture: thumbnails, objects, candidates, figures. Knows nothing of requests. */
+/** What stands around the picture: thumbnails, objects, candidates, figures. Does not know about requests. */
 
 import { chosenMask, withRuns } from "./picture.js";
 import { paint, pixel } from "./raster.js";

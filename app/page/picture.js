@@ -1,4 +1,4 @@
-/** One picture: its objects with their prompts and masks, and what was done to them. Knows nothing of the network. */
+/** One picture: its objects with their prompts and masks, and what was done to them. Does not know about the network. */
 
 import { EMPTY, isEmpty } from "./prompts.js";
 import { decodeRuns } from "./rle.js";

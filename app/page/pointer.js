@@ -1,4 +1,4 @@
-/** Mouse, pen and fingers on the stage -> what was meant by them. Knows nothing of objects and masks. */
+/** Mouse, pen and fingers on the stage -> what was meant by them. Does not know about objects and masks. */
 
 const SLOP = 5; // CSS pixels that a click may move
 const HOLD_MS = 500;

@@ -1,4 +1,4 @@
-/** What a person has pointed at, as immutable values, and the request that says it. Knows nothing of the network. */
+/** What a person has pointed at, as immutable values, and the request that says it. Does not know about the network. */
 
 export const EMPTY = Object.freeze({ points: [], box: null, previous: null, three: false });
 

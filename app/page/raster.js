@@ -1,4 +1,4 @@
-/** Runs of a mask -> pixels of the screen, at the screen's own resolution. Knows nothing of the DOM. */
+/** Runs of a mask -> pixels of the screen, at the screen's own resolution. Does not know about the DOM. */
 
 /** A colour "#rrggbb" with an opacity 0..1 as one pixel of ImageData. */
 export function pixel(colour, opacity) {

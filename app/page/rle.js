@@ -1,4 +1,4 @@
-/** COCO RLE: the compressed string of a mask -> where its runs end -> pixels. Knows nothing of screens. */
+/** COCO RLE: the compressed string of a mask -> where its runs end -> pixels. Does not know about screens. */
 
 /**
  * Where each run ends, counted column by column from the top left; runs with odd index are the mask.

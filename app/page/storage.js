@@ -1,4 +1,4 @@
-/** What survives a reload: picture files and their records in IndexedDB. Knows nothing of what they mean. */
+/** What survives a reload: picture files and their records in IndexedDB. Does not know what they mean. */
 
 const settled = (request) =>
   new Promise((resolve, reject) => {

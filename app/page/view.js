@@ -1,4 +1,4 @@
-/** Where the picture lies on the screen: a scale and an offset, in device pixels. Knows nothing of canvases. */
+/** Where the picture lies on the screen: a scale and an offset, in device pixels. Does not know about canvases. */
 
 const MOST = 64;
 const KEPT = 48; // pixels of the picture that stay in sight

@@ -1,4 +1,4 @@
-"""Replies of the service -> what users of this package hold. Knows nothing of requests and of when to try again."""
+"""Converts replies of the service to the objects of this package. Does not know about requests and retries."""
 
 import io
 import zipfile

@@ -1,7 +1,7 @@
 """When to try again, and how long to wait before.
 
 Every call of the service may be made twice: embedding goes by content, decoding changes nothing, and what is
-deleted stays so. Knows nothing of how to wait.
+deleted stays so. Does not know how to wait.
 """
 
 import random

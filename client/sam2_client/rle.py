@@ -1,6 +1,6 @@
 """COCO RLE -> a mask, and back.
 
-Runs go column by column, the first one background. Knows nothing of replies. The format is that of
+Runs go column by column, the first one background. Does not know about replies. The format is that of
 cocodataset/cocoapi, common/maskApi.c.
 """
 

@@ -1,6 +1,6 @@
 """What is asked about a picture: the requests of each call, in order, and what their replies mean.
 
-Each function is a story, as asking.py tells them. Knows nothing of sockets, threads and event loops.
+Each function is a story, as asking.py tells them. Does not know about sockets, threads and event loops.
 """
 
 from collections.abc import Sequence

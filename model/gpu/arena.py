@@ -1,6 +1,6 @@
 """Embeddings in device memory that is taken once and divided into slots, one for each picture.
 
-Knows nothing of streams: a slot that nobody holds may be written, and when that is safe is encoding.py's affair.
+Does not know about streams: a slot that nobody holds may be written, and when that is safe is encoding.py's affair.
 """
 
 import weakref

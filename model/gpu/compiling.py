@@ -1,7 +1,7 @@
 """Networks compiled by torch, where that is possible and gives the right numbers.
 
 What cannot be compiled, or answers otherwise than the network it was made of, is given up with an error in the log,
-and the network runs as it is. Knows nothing of models.
+and the network runs as it is. Does not know about models.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """NVIDIA's GPUs: streams, events, pinned memory, captured graphs. Beside runner.py the only file that names CUDA.
 
-Knows nothing of models. Nothing here is proved without a GPU, so there is as little as can be.
+Does not know about models. Nothing here is proved without a GPU, so there is as little as can be.
 """
 
 import gc

@@ -1,7 +1,7 @@
 """Prompts of equal token counts to predictions on a GPU: one upload, one graph, one wait.
 
 A batch is filled up to the next of a few sizes, so that few shapes occur, and a graph of each is captured: the
-common ones when the server warms up, others when they are first met. Knows nothing of how embeddings are made.
+common ones when the server warms up, others when they are first met. Does not know how embeddings are made.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What the rest of this folder asks of a GPU: three streams, copies that nobody waits for, captured graphs.
 
-cuda.py gives it on NVIDIA's GPUs, tests/model/gpu/host_gpu.py on a CPU. Knows nothing of models.
+cuda.py gives it on NVIDIA's GPUs, tests/model/gpu/host_gpu.py on a CPU. Does not know about models.
 """
 
 from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 Pictures are uploaded and shrunk on a stream of their own, while the batch before is encoded. The encoder's
 kernels are launched as one graph on a stream of low priority, and the thread then waits for them in small steps,
-between which it may decode. Knows nothing of prompts.
+between which it may decode. Does not know about prompts.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """A model on a GPU: an arena of embeddings, encodes on one stream, decodes on another that goes first.
 
-Knows nothing of which GPU it is.
+Does not know which GPU it is.
 """
 
 import logging

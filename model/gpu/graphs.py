@@ -2,7 +2,7 @@
 
 A graph that cannot be captured, and one that answers otherwise than the work it was made of, is given up with an
 error in the log, and the work is launched piece by piece as before: slower, but right. Lack of memory and a lost
-device are no reasons to give up a graph: they are raised. Knows nothing of models.
+device are no reasons to give up a graph: they are raised. Does not know about models.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What a batch of prompts says, in one array of numbers for one upload, and the shapes that such arrays have.
 
-Knows nothing of streams and graphs.
+Does not know about streams and graphs.
 """
 
 from collections.abc import Sequence

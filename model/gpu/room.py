@@ -1,6 +1,6 @@
 """How many embeddings fit into the memory of a GPU.
 
-Knows nothing of how the memory is taken.
+Does not know how the memory is taken.
 """
 
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     said = _parser().parse_args(arguments)
     keep_freed_memory()
     torch.set_flush_denormal(True)
-    cv2.setNumThreads(1)  # its calls are small; those who make many have threads of their own
+    cv2.setNumThreads(1)  # its calls are small; callers with many of them have their own threads
     torch.set_num_threads(said.threads or max(1, (os.cpu_count() or 1) - said.workers))
     said.out.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,6 +1,7 @@
 """Attention for training on a CPU: by plain products, three to seven times as fast as torch's fused kernel.
 
-The kernel's backward is slow where there are few tokens, or few of them see each other. Knows nothing of networks.
+The kernel's backward pass is slow if there are few tokens, or few of them attend to each other. Does not know
+about networks.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """The picture of a scene while it is put together, and what is in it to click at.
 
-Knows nothing of where pictures come from; what is pasted later hides what was there.
+Does not know where pictures come from; later pastes hide earlier ones.
 """
 
 from dataclasses import dataclass, field
@@ -107,8 +107,8 @@ class Canvas:
     def choose(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
         """`count` masks (count, side, side), large ones first choice; some of them again where there are fewer.
 
-        A kind keeps its share however few of it there are: one object among many regions comes again and again,
-        to be clicked elsewhere. None at all, (0, side, side), where nothing is worth a click.
+        Each kind keeps its share, however few there are: one object among many regions is used repeatedly, with
+        other clicks. Returns none, (0, side, side), if nothing is worth a click.
         """
         pools: dict[Kind, list[Mask]] = {}
         for candidate in filter(self.is_worth_a_click, self.candidates):

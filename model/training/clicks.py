@@ -1,6 +1,6 @@
 """Where a person would click next on one object: at the middle of what is most wrong.
 
-Knows nothing of networks; corrections.py does the same for batches. The protocol is that of the evaluation set:
+Does not know about networks; corrections.py does the same for batches. The protocol is that of the evaluation set:
 object pixels that are missed and background pixels that are wrongly included are the two error regions; the next
 click falls on the point farthest from its region's boundary.
 """

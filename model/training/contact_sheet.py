@@ -1,6 +1,6 @@
 """Scenes side by side in one picture, for people to look at.
 
-Knows nothing of how they were made.
+Does not know how they were made.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The next click on every mask of a batch at once, on the device where the masks are.
 
-The rules are those of clicks.py; a test holds the two together. Knows nothing of networks.
+The rules are those of clicks.py; a test holds the two together. Does not know about networks.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,8 @@ def correcting_clicks(
 ) -> tuple[Tensor, Tensor]:
     """One click for each mask: cells (n, 2), x and y, and whether they are on the object, (n,).
 
-    `truth`, `prediction` and `excluded` are (n, h, w) bool. Where nothing that may be clicked is wrong, the click
-    is on any pixel that may: a person who clicks all the same says that it is right.
+    `truth`, `prediction` and `excluded` are (n, h, w) bool. If no clickable pixel is wrong, the click is on any
+    clickable pixel, which confirms the mask.
     """
     n, _, width = truth.shape
     device = truth.device
@@ -60,7 +60,7 @@ def _by_rows(regions: Tensor) -> Tensor:
     _, height, width = regions.shape
     x = torch.arange(width, device=regions.device, dtype=torch.float32)
     y = torch.arange(height, device=regions.device, dtype=torch.float32)
-    # The nearest cell outside, to the left and to the right, or the border.
+    # The nearest cell outside to the left and to the right, or the border.
     left = torch.where(regions, -1.0, x).cummax(2).values
     right = torch.where(regions, float(width), x).flip(2).cummin(2).values.flip(2)
     along = torch.minimum(x - left, right - x).square()  # squared, within the row

@@ -1,7 +1,8 @@
 """Discs in noise: what a network without any training is shown first.
 
-With its first weights it cannot yet tell where a click is, and on photographs it then finds it cheapest to predict
-nothing at all, and stays there for thousands of steps. Discs teach it to look near the click within a hundred.
+With its first weights the network cannot tell where a click is. On photographs the cheapest prediction is then
+nothing at all, and it stays there for thousands of steps. Discs teach it to look near the click within a
+hundred steps.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """`python -m model.training.evaluate DATA`: how well a model finds objects from clicks, as a table.
 
-Through the same encode and decode that the server uses. Knows nothing of training.
+Uses the same encode and decode as the server. Does not know about training.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def grabcut_iou(pixels: Pixels, truth: Mask, *, ignored: Mask) -> float:
     """IoU of what OpenCV's grabCut finds in the object's true bounding box, in five iterations."""
     columns, rows = np.flatnonzero(truth.any(axis=0)), np.flatnonzero(truth.any(axis=1))
     box = (int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
-    if box[2:] == truth.shape[::-1]:  # without background to learn from it has no answer but the box
+    if box[2:] == truth.shape[::-1]:  # without background to learn from, it can only return the box
         return iou_of(np.ones_like(truth), truth, ignored=ignored)
     labels = np.zeros(truth.shape, np.uint8)
     cv2.setRNGSeed(0)

@@ -1,8 +1,8 @@
 """`python -m model.training.export STATE [STATE ...] OUT.safetensors`: averaged weights of a run, to be served.
 
-Half precision, with what they are and how they came about in the file's metadata. Of several runs it is the mean of
-their weights ("Model soups", arXiv 2203.05482): where one run began with the weights of the other they may lie in
-one basin, and the mean may do better there than either. Knows nothing of training itself.
+Half precision; the metadata of the file says what the weights are and how they were made. For several runs it
+is the mean of their weights ("Model soups", arXiv 2203.05482): if one run started from the weights of the
+other, they may lie in one basin, where the mean may be better than either. Does not know about training itself.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """How good the weights are while they are being trained: a few clicks on photographs kept from training.
 
-Knows nothing of the training loop.
+Does not know about the training loop.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Things to paste: instances out of photographs, cut-outs, and shapes with the texture of something else.
 
-Knows nothing of what lies below, but for its colours.
+Does not know what lies below, but for its colours.
 """
 
 import cv2
@@ -135,7 +135,7 @@ def _softened(alpha: Pixels, rng: np.random.Generator) -> Pixels:
 def _bled(rgba: Pixels) -> Pixels:
     """Colour carried over the edge, where files keep black, so that no dark seam is sampled; (h, w, 3).
 
-    It is the colour of what is near, and far from anything the mean of all.
+    It is the colour of nearby pixels; far from any, the mean of all.
     """
     alpha = rgba[..., 3]
     weight = alpha.astype(np.float32) / 255

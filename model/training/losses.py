@@ -1,6 +1,6 @@
 """What a predicted mask costs: focal and dice loss, and the error of its own estimate of its IoU.
 
-Knows nothing of prompts or of the network. Targets are soft: the share of each cell that the object covers.
+Does not know about prompts or of the network. Targets are soft: the share of each cell that the object covers.
 """
 
 import torch

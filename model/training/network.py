@@ -1,6 +1,6 @@
 """A network to begin training with, and the copy in which its gradients are computed.
 
-Knows nothing of pictures, prompts or losses.
+Does not know about pictures, prompts or losses.
 """
 
 import torch
@@ -21,8 +21,9 @@ _NEARNESS = 2.0
 def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
     """A network in float32 on the CPU, its values a function of `seed`.
 
-    The trunk and the picture's own embeddings begin as a truncated normal, as in Hiera; neck, prompts and decoder
-    as torch has them, as in Segment Anything, but for cross-attention; position frequencies as a standard normal.
+    The trunk and the picture's own embeddings start as a truncated normal, as in Hiera. Neck, prompts and
+    decoder start with torch's defaults, as in Segment Anything, except for cross-attention; position
+    frequencies as a standard normal.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -47,8 +48,8 @@ def initial_network(config: Sam2Config, *, seed: int) -> Sam2:
 def _look_where_the_position_is_alike(attention: Attention) -> None:
     """Begin cross-attention with queries and keys projected alike, so that a click and the cells about it meet.
 
-    (After "Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828.) Without it the decoder does not see
-    where a click is for its first thousand steps, and learns to predict that nothing is anything's.
+    (After "Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828.) Without it the decoder does not
+    see where a click is for its first thousand steps, and learns to predict nothing.
     """
     attention.q_proj.weight.data *= _NEARNESS
     attention.k_proj.weight.data.copy_(attention.q_proj.weight)

@@ -1,6 +1,6 @@
 """Pictures with objects to find, as evaluation has them; and how to read a tar of them.
 
-Knows nothing of models. The format is that of ../shared/data/eval/README.md.
+Does not know about models. The format is that of ../shared/data/eval/README.md.
 """
 
 import io

@@ -1,6 +1,6 @@
 """What makes steps of gradients: Muon for the matrices, AdamW for all else, behind the face of one.
 
-Knows nothing of losses or schedules.
+Does not know about losses or schedules.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The training pack: photographs, cut-outs and backgrounds out of tar files, with their masks.
 
-Knows nothing of scenes or models; ../shared/data/train/README.md has the format and the sources.
+Does not know about scenes or models; ../shared/data/train/README.md has the format and the sources.
 """
 
 import hashlib

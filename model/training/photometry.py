@@ -1,6 +1,6 @@
 """What cameras and files do to a picture: light, colour, blur, noise, JPEG.
 
-Knows nothing of masks: no pixel moves.
+Does not know about masks: no pixel moves.
 """
 
 import io

@@ -1,6 +1,6 @@
 """Regions of a photograph as things to click at: one, or neighbours together.
 
-Knows nothing of how regions were found.
+Does not know how regions were found.
 """
 
 import cv2
@@ -19,7 +19,7 @@ RAGGED = 8.0
 def add_regions(canvas: Canvas, labels: Pixels, rng: np.random.Generator) -> None:
     """Note up to `MOST` regions out of labels (side, side), large ones first choice.
 
-    What lies across the edge of an instance is left out, for it saw no edge where people saw one; so is what is
+    Regions across the edge of an instance are dropped, because they miss an edge that people saw; so are those
     ragged.
     """
     counts = np.bincount(labels.ravel(), minlength=256)

@@ -1,8 +1,8 @@
 """One training step's prompts: a first click or box, corrections as a person would give them, and the loss.
 
 Segment Anything's way (arXiv 2304.02643, A, "Training algorithm"), shortened as in RITM (arXiv 2102.06583):
-corrections in the middle cost a forward only, the first round and the last have gradients. Knows nothing of data,
-optimisers or schedules.
+corrections in the middle cost a forward pass only; the first and the last round have gradients. Does not know about
+data, optimisers or schedules.
 """
 
 from dataclasses import dataclass

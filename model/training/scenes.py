@@ -1,6 +1,6 @@
 """Scenes to train on: a picture as the encoder sees it, and masks in it that a click can mean.
 
-Knows nothing of clicks or models. A scene follows from the seed and its number alone, so any worker can make it.
+Does not know about clicks or models. A scene follows from the seed and its number alone, so any worker can make it.
 
 `python -m model.training.scenes DATA OUT.png` draws 24 of them.
 """
@@ -51,7 +51,7 @@ class Scene:
 class Scenes:
     """Any number of scenes out of one pack.
 
-    A pack without photographs makes scenes of the rest, and so on; an empty one is refused.
+    A pack without photographs makes scenes of the rest, and so on; an empty pack is rejected.
     """
 
     def __init__(self, pack: Pack, *, side: int, masks_per_scene: int, seed: int) -> None:

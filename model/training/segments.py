@@ -1,6 +1,6 @@
 """Regions of photographs by a classical segmenter (Felzenszwalb and Huttenlocher 2004), kept on disk.
 
-Knows nothing of instances: a region is what looks alike.
+Does not know about instances: a region is what looks alike.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Clicks on one object as an annotator would make them, and what each brought: the evaluation protocol.
 
-The protocol is that of ../shared/data/eval/README.md. Knows nothing of where pictures and models come from; asks
+The protocol is that of ../shared/data/eval/README.md. Does not know where pictures and models come from; asks
 the model as the server does, with all clicks so far and the logits before.
 """
 

@@ -1,6 +1,6 @@
 """Outlines that nobody photographed: blobs, polygons, ellipses, bars and rings, as alpha.
 
-Knows nothing of colours.
+Does not know about colours.
 """
 
 import cv2

@@ -1,6 +1,6 @@
 """A training run on disk: what was planned and how far it is; saved whole or not at all.
 
-Knows nothing of what the values mean.
+Does not know what the values mean.
 """
 
 import os

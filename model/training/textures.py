@@ -1,6 +1,6 @@
 """Surfaces: patches of photographs, gradients and plain colours, and how two of them are made alike.
 
-Knows nothing of shapes.
+Does not know about shapes.
 """
 
 import cv2

@@ -1,6 +1,6 @@
 """The training loop: batches in, weights out; can be cut at any time and goes on where it was.
 
-Knows neither where scenes come from nor what a step consists of.
+Does not know where scenes come from, or what a step consists of.
 """
 
 import math
@@ -131,7 +131,7 @@ class Trainer:
     ) -> bool:
         """Train to the last step, or until `stop` says so; True where the last step is done.
 
-        Saves into `folder`; gives `validate` the averaged weights, and `note` what it says and how the losses are.
+        Saves into `folder`. Passes the averaged weights to `validate`, and its result and the losses to `note`.
         """
         begun = saved = validated = monotonic()
         before = self._seconds

@@ -1,6 +1,6 @@
 """How a picture is laid into the square frame of a scene: crop, zoom, stretch, turn and flip as one affine map.
 
-Knows nothing of what the picture shows.
+Does not know what the picture shows.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from model.training.pack import Mask, Pixels, as_pixels
 
-# Workers are processes, one for each core; OpenCV's own threads would only fight, and do not survive a fork.
+# Workers are processes, one per core. OpenCV's own threads would only compete, and do not survive a fork.
 cv2.setNumThreads(1)
 
 Box = tuple[float, float, float, float]
@@ -30,7 +30,7 @@ class View:
     def see(self, pixels: Pixels, *, beyond: int = cv2.BORDER_REFLECT_101) -> Pixels:
         """A picture (h, w) or (h, w, c) as the frame shows it, (side, side) or (side, side, c).
 
-        It is halved before it is sampled as long as that loses nothing, so that little aliasing is left. `beyond`
+        It is halved before sampling as long as that loses nothing, so that little aliasing remains. `beyond`
         is one of OpenCV's borders.
         """
         matrix = self.matrix.copy()
@@ -81,8 +81,8 @@ def view_of(
 def view_of_photograph(pixels: Pixels, box: Box | None, side: int, rng: np.random.Generator) -> View:
     """A random crop of a photograph: most of it, or the object in `box` with some of what is around it.
 
-    The object takes 15 to 85 % of the frame's side, more often than not over 40 %. Crops are 0.6 to 1.6 times as
-    wide as high where they can be; the frame does not keep that aspect, as the model's input does not.
+    The object takes 15 to 85 % of the frame's side, usually over 40 %. Crops are 0.6 to 1.6 times as wide as
+    high if possible. The frame does not keep that aspect ratio, like the model's input.
     """
     h, w = pixels.shape[:2]
     if box is None:

@@ -1,6 +1,6 @@
 """Whether sides that are compared for speed give the same answers; a run in which they do not is no run.
 
-Knows nothing of time. The first side is the measure of the others.
+Does not know about time. The first side is the measure of the others.
 """
 
 from collections.abc import Sequence

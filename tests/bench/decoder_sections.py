@@ -1,6 +1,6 @@
 """Sections click, boxes and crowd: from an embedding to masks, for every side.
 
-Knows nothing of HTTP.
+Does not know about HTTP.
 """
 
 from functools import partial

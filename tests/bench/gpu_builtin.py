@@ -1,6 +1,6 @@
 """The model that the project ships, with its own weights, in every precision of the GPU: masks of objects.
 
-Knows nothing of time.
+Does not know about time.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Whether the GPU's answers are right: a fast wrong mask is a failure. A wrong one is noted, and the run goes on.
 
-Knows nothing of time.
+Does not know about time.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Times on a GPU's own clock: of a runner's decode from first copy to last, and of work that is captured once.
 
-Knows nothing of what is timed.
+Does not know what is timed.
 """
 
 from collections.abc import Callable

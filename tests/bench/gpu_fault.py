@@ -1,6 +1,6 @@
 """The server, with a GPU that is lost under its second picture: python -m tests.bench.gpu_fault
 
-On a CPU an error of the same class is raised in its place. Knows nothing of how the server takes it.
+On a CPU an error of the same class is raised in its place. Does not know how the server takes it.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """What a GPU may do to a server that nothing on a CPU shows: captures amid other threads, a context that is lost.
 
-Knows nothing of speed.
+Does not know about speed.
 """
 
 import logging

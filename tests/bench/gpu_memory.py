@@ -1,6 +1,6 @@
 """What a GPU's memory and its energy go to.
 
-Knows nothing of time.
+Does not know about time.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """transformers' Sam2Model on the same GPU, with the same weights, in the same precision, where it is installed.
 
-Knows nothing of HTTP.
+Does not know about HTTP.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """Where a GPU's time goes: the card's state, attention by backend, tables of kernels, compiled kernels.
 
-Knows nothing of answers.
+Does not know about answers.
 """
 
 import subprocess

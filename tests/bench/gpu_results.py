@@ -1,6 +1,6 @@
 """What a run has found so far, on disk after every figure: gpu.md and gpu.json are whole at any moment.
 
-Knows nothing of what is measured and in which order.
+Does not know what is measured and in which order.
 """
 
 import json

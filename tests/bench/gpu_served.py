@@ -1,6 +1,6 @@
 """The server on a GPU: starts, clicks, uploads, clicks amid uploads, over HTTP.
 
-Knows nothing of how it answers.
+Does not know how it answers.
 """
 
 import io

@@ -1,6 +1,6 @@
 """One run of the GPU's benchmark: its variant and device, the weights, the runners.
 
-Knows nothing of what is checked and timed.
+Does not know what is checked and timed.
 """
 
 import gc

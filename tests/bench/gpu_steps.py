@@ -1,6 +1,6 @@
 """Steps one after the other: what fails, what hangs and what does not fit costs its own figures and no others.
 
-Knows nothing of what a step measures.
+Does not know what a step measures.
 """
 
 import signal

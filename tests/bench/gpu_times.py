@@ -1,6 +1,6 @@
 """What takes how long on a GPU, in this process: loading, encode, decode, other variants, JPEG files.
 
-Knows nothing of HTTP.
+Does not know about HTTP.
 """
 
 import io

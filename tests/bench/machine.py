@@ -1,6 +1,6 @@
 """The machine and the versions behind a run, for the head of the report.
 
-Knows nothing of what is measured.
+Does not know what is measured.
 """
 
 import os

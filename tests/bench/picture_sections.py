@@ -1,6 +1,6 @@
 """Sections masks and encode: what costs with the size of a picture.
 
-Knows nothing of prompts and of HTTP.
+Does not know about prompts and of HTTP.
 """
 
 import math

@@ -1,7 +1,7 @@
 """docs/overlay.jpg and the reply that README shows, made anew: `python -m tests.bench.readme_overlay`.
 
 To be run when the built-in model has other weights. Runs README's own command, the first /segment in it, against a
-server with default settings, and draws the mask over the picture as the client does. Knows nothing of the model.
+server with default settings, and draws the mask over the picture as the client does. Does not know about the model.
 """
 
 import json

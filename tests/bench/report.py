@@ -1,6 +1,6 @@
 """What was measured, as rows; rows as Markdown and as JSON.
 
-Knows nothing of how anything is measured. A ratio is only ever made between sides of one case of one run.
+Does not know how anything is measured. A ratio is only ever made between sides of one case of one run.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Our server as a process of its own, ready to be loaded.
 
-Knows nothing of what is measured on it.
+Does not know what is measured on it.
 """
 
 import os

@@ -1,6 +1,6 @@
 """What every side of the decoder's sections can do, and our own side.
 
-A side is given pictures once and prompts many times, and answers with COCO RLE. Knows nothing of time.
+A side is given pictures once and prompts many times, and answers with COCO RLE. Does not know about time.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Takes the time of several sides in turn, so that each meets the same machine.
 
-Knows nothing of what it times. A round times every side once, each round begins with another side, and garbage is
+Does not know what it times. A round times every side once, each round begins with another side, and garbage is
 collected before the first round only.
 """
 

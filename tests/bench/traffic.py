@@ -1,6 +1,6 @@
 """What clients send: pictures of their own, clicks, uploads.
 
-Knows nothing of time.
+Does not know about time.
 """
 
 import io

@@ -1,6 +1,6 @@
 """One set of weights for every side: built from tests/golden/recipe.py, given to each in its own form.
 
-Knows nothing of what is measured. The conversion of names for transformers is our own; transformers itself refuses
+Does not know what is measured. The conversion of names for transformers is our own; transformers itself refuses
 names and shapes that it does not know.
 """
 

@@ -1,6 +1,6 @@
 """What the sections share: weights, pictures, prompts, sides and the server, each made when first asked for.
 
-Knows nothing of time.
+Does not know about time.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""How much a check may do. Knows nothing of what it does."""
+"""How much a check may do. Does not know what it does."""
 
 from dataclasses import dataclass
 from pathlib import Path

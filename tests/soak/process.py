@@ -1,6 +1,6 @@
 """A server as a process of its own, and what the system says of it.
 
-Knows nothing of what is sent to it.
+Does not know what is sent to it.
 """
 
 import resource

@@ -1,6 +1,6 @@
 """What a check found, as rows with figures; rows as Markdown and as JSON.
 
-Knows nothing of how anything is checked.
+Does not know how anything is checked.
 """
 
 import json

@@ -3,7 +3,7 @@
 torch notes on a pinned block which streams have copied into it, and whoever frees the block records an event on
 each. If such a stream is capturing at that moment, the event belongs to the capture, and the next allocation of
 pinned memory fails with cudaErrorCapturedEvent. `separate` captures on a stream that never carries copies, where
-that cannot happen. Five seconds on a GPU. Knows nothing of ours.
+that cannot happen. Five seconds on a GPU. Does not know about ours.
 """
 
 import queue

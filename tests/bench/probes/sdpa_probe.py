@@ -1,7 +1,7 @@
 """Which backend takes how long for attention of our shapes? python tests/bench/probes/sdpa_probe.py [--rehearse]
 
 For each shape and backend: the first call, in which cuDNN builds a plan, then the mean of twenty in a graph. The
-shapes are those of sam2.1_hiera_large, bfloat16. `--rehearse` runs the smallest on a CPU. Knows nothing of ours.
+shapes are those of sam2.1_hiera_large, bfloat16. `--rehearse` runs the smallest on a CPU. Does not know about ours.
 """
 
 import sys

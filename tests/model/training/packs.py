@@ -1,6 +1,6 @@
 """A training pack small enough to make in a test: plain things on striped grounds.
 
-Knows nothing of what is done with it.
+Does not know what is done with it.
 """
 
 import io
