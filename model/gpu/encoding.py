@@ -19,6 +19,7 @@ from torch import Tensor
 from model.gpu.arena import Arena
 from model.gpu.compiling import COMPILED_TOLERANCE, agreeing, compiled, obstacle
 from model.gpu.device import GpuDevice, Mark, Work, finishing
+from model.gpu.encoder import GpuEncoder
 from model.gpu.faults import is_out_of_memory
 from model.gpu.graphs import REPLAY_TOLERANCE, FixedWork, captured
 from model.gpu.options import GpuOptions
@@ -26,7 +27,7 @@ from model.network.sam2 import Sam2
 from model.types import Embedding, Pixels
 
 Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Sam2.encode, compiled or not."""
+"""GpuEncoder, compiled or not."""
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ class Encoding:
         *,
         preprocess: Callable[[Tensor], Tensor],
     ) -> None:
-        self._model, self._arena, self._gpu = model, arena, gpu
+        self._encoder, self._arena, self._gpu = GpuEncoder(model), arena, gpu
+        self._side = model.config.image_size
         self._preprocess = preprocess
         self._stream, self._uploads = gpu.pictures, gpu.uploads
         self._options = options
@@ -76,10 +78,9 @@ class Encoding:
         most = options.batch_images
         self._sizes = sorted({most, *(2**i for i in range(most.bit_length()))} - {0}, reverse=True)
         self._works: dict[int, Work] = {}
-        side = model.config.image_size
         # Channels last: the first convolution then leaves maps as the trunk wants them, (b, h, w, c), uncopied.
         self._images, self._shrunk = (
-            torch.zeros(most, 3, side, side, device=gpu.device, dtype=self._dtype).contiguous(
+            torch.zeros(most, 3, self._side, self._side, device=gpu.device, dtype=self._dtype).contiguous(
                 memory_format=torch.channels_last
             )
             for _ in range(2)
@@ -205,7 +206,7 @@ class Encoding:
         self._copied = self._stream.mark()
         work = self._works.get(size)
         if work is None:  # without graphs the host launches a thousand kernels one by one
-            self._run(partial(self._model.encode, between=between), size)
+            self._run(partial(self._encoder, between=between), size)
         else:
             work()
 
@@ -222,7 +223,7 @@ class Encoding:
 
     def _fits_the_filter(self, image: Pixels) -> bool:
         """Whether the device can shrink the picture."""
-        return max(image.shape[:2]) <= MOST_DEVICE_SCALE * self._model.config.image_size
+        return max(image.shape[:2]) <= MOST_DEVICE_SCALE * self._side
 
     def _prepare(self, size: int, slots: Sequence[int], fast_network: Network | None) -> Work:
         """The work of a batch of `size`, tried out on noise, in claimed slots."""
@@ -247,15 +248,14 @@ class Encoding:
         return captured(work, self._gpu, self._stream, tolerance=tolerance, is_idle=True)
 
     def _network(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._model.encode(images)
+        return self._encoder(images)
 
     def _run(self, network: Network, size: int) -> None:
         self._arena.write(self._slots[:size], *network(self._images[:size]))
 
     def _fill_at_random(self, slots: Sequence[int]) -> None:
         """Noise from the host: after a capture that failed, some versions of torch make none on the device."""
-        side = self._model.config.image_size
-        noise = torch.empty(side, side, 3, device=self._gpu.device)
+        noise = torch.empty(self._side, self._side, 3, device=self._gpu.device)
         self._stream.upload(np.random.default_rng(0).standard_normal(noise.shape, np.float32), noise)
         for place in range(len(slots)):
             self._images[place].copy_(noise.roll(place, dims=0).permute(2, 0, 1))

@@ -157,15 +157,19 @@ class Hiera(nn.Module):
 
         `between` is called every few milliseconds on a CPU, for more urgent work to pass.
         """
-        x = self.patch_embed(images)
-        positions = self._resized_positions
-        x = x + (self.position_embedding(*x.shape[1:3]) if positions is None else positions)
+        x = self.embed(images)
         stages = []
         for i, block in enumerate(self.blocks):
             x = block(x, between)
             if i in self.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
         return stages
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(b, 3, s, s) to (b, s / 4, s / 4, c): patches, with their positions added."""
+        x = self.patch_embed(images)
+        positions = self._resized_positions
+        return x + (self.position_embedding(*x.shape[1:3]) if positions is None else positions)
 
     def fix_size(self, height: int, width: int) -> None:
         """Resize the position embedding once, for pictures of one size and constant weights."""

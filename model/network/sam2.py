@@ -38,11 +38,14 @@ class Sam2(nn.Module):
         What depends on the picture alone is done here once: conv_s0, conv_s1, and the embedding that says
         "no memory" of earlier video frames. `between` is called every few milliseconds on a CPU.
         """
+        return self.project(*self.image_encoder(images, between))
+
+    def project(self, stride_4: Tensor, stride_8: Tensor, stride_16: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The image encoder's maps to image_embed, feat_s0 and feat_s1: see `encode`."""
         dtype = self.no_mem_embed.dtype  # may be less than encoder_dtype
-        stride_4, stride_8, stride_16 = (x.to(dtype) for x in self.image_encoder(images, between))
         decoder = self.sam_mask_decoder
-        image_embed = stride_16 + self.no_mem_embed[0, 0][:, None, None]
-        return image_embed, decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)
+        image_embed = stride_16.to(dtype) + self.no_mem_embed[0, 0][:, None, None]
+        return image_embed, decoder.conv_s0(stride_4.to(dtype)), decoder.conv_s1(stride_8.to(dtype))
 
     def decode(
         self,

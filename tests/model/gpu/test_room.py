@@ -77,7 +77,7 @@ def test_a_card_that_is_too_small_is_told_what_to_lower() -> None:
     gpu = MetaGpu(2 * GIB - OF_THE_PROCESS - weights_of(model))
     with pytest.raises(ValueError, match=named("auto", prompts=32, images=1)) as raised:
         GpuEngine(model, gpu, GpuOptions(batch_prompts=32), preprocess=lambda image: image)
-    assert re.search(r"\(\d+ MiB were free, 797 are for graphs, 924 in reserve\)", str(raised.value))
+    assert re.search(r"\(\d+ MiB were free, [78]\d\d are for graphs, 924 in reserve\)", str(raised.value))
 
 
 def named(cache: str, *, prompts: int, images: int) -> str:
