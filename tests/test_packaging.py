@@ -297,6 +297,9 @@ def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert services["sam2-cpu"]["profiles"] == ["cpu"]
     assert "deploy" not in services["sam2-cpu"]
+    # With "auto", a host with an old driver would serve the large model on its CPU.
+    assert services[default]["environment"]["SAM2_DEVICE"] == "cuda"
+    assert services["sam2-cpu"]["environment"]["SAM2_DEVICE"] == "cpu"
 
 
 def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: dict[str, Any]) -> None:
