@@ -175,8 +175,11 @@ class _CudaStream:
                 if is_idle:
                     self._cuda.trim()
                 graph = self._captured(work)
-        finally:
-            self._stream.wait_stream(self._captures)
+        except BaseException:
+            with suppress(RuntimeError):  # the first error says more
+                self._stream.wait_stream(self._captures)
+            raise
+        self._stream.wait_stream(self._captures)
 
         def replay() -> None:
             with self.current():

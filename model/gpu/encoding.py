@@ -101,14 +101,21 @@ class Encoding:
         try:
             with finishing(self._uploads), finishing(self._stream):
                 done = 0
-                for size in self._batches(len(images)):
+                for number, size in enumerate(self._batches(len(images))):
+                    if number > 1 and self._copied is not None:
+                        # `_shrunk` is not free before the batch before the last is done: not for the host to
+                        # block on.
+                        self._wait(self._copied, between)
                     self._launch(images[done : done + size], slots[done : done + size], between)
                     done += size
+                self._is_waiting = True
                 self._wait(self._stream.mark(), between)
         except BaseException:
             self._expected.clear()
             self._arena.release(slots)
             raise
+        finally:
+            self._is_waiting = False
         return [
             self._arena.embedding(slot, height=image.shape[0], width=image.shape[1])
             for slot, image in zip(slots, images, strict=True)
@@ -174,15 +181,11 @@ class Encoding:
     def _wait(self, mark: Mark, between: Callable[[], None]) -> None:
         """Let clicks pass until the mark is reached; where the GPU hangs, hang too, for a watchdog to see."""
         started = monotonic()
-        self._is_waiting = True
-        try:
-            while not mark.is_reached():
-                if monotonic() - started > PATIENCE_S:
-                    mark.wait()
-                between()
-                sleep(STEP_S)
-        finally:
-            self._is_waiting = False
+        while not mark.is_reached():
+            if monotonic() - started > PATIENCE_S:
+                mark.wait()
+            between()
+            sleep(STEP_S)
 
     def _batches(self, count: int) -> list[int]:
         """`count` as a sum of sizes that are prepared, the largest first: no picture is encoded for nothing."""

@@ -91,6 +91,21 @@ def test_the_next_batch_of_a_call_is_uploaded_before_the_first_is_waited_for(
     assert log.take() == ["upload 200 x 320", "upload 160 x 90", "upload 100 x 100", "look"]
 
 
+def test_clicks_pass_before_the_third_batch_of_a_call_is_uploaded(
+    gpu: HostGpu, fresh: Sam2Runner, pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its buffer is in use until the first batch is done, and the host would block on it."""
+    log = Log(gpu, monkeypatch)
+    fresh.encode([*pictures[:1] * 4, *pictures[1:2]], between=expecting(fresh, pictures[2:]))
+    assert log.take() == ["upload 200 x 320"] * 4 + [
+        "look",
+        "upload 160 x 90",
+        "look",
+        "upload 100 x 100",
+        "look",
+    ]
+
+
 def test_buffers_are_written_only_after_what_reads_them(
     gpu: HostGpu, fresh: Sam2Runner, pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
