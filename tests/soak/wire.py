@@ -43,7 +43,7 @@ class Client:
     ) -> Reply:
         """Send a request and read its reply. Raises OSError where the connection breaks, or the reply is late."""
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: soak\r\nContent-Type: {kind}\r\n{self._key}"
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{self._key}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         started = perf_counter()
