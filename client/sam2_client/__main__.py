@@ -1,4 +1,4 @@
-"""`python -m sam2_client` is the command `sam2`."""
+"""Lets `python -m sam2_client` run the command `sam2`."""
 
 import sys
 

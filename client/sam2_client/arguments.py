@@ -15,14 +15,15 @@ from sam2_client.version import __version__
 
 _EPILOG = """\
 exit codes: 0 done, 1 something failed (the rest is done), 2 wrong usage.
-environment: SAM2_URL and SAM2_API_KEY stand for --url and --api-key; other users see a key on the command line."""
+environment: SAM2_URL and SAM2_API_KEY are the defaults of --url and --api-key. Other users can see a key that is
+given on the command line."""
 _PIXELS = """\
---max-hole-area and --max-sprinkle-area count pixels of the model's own small mask, before it is enlarged: of
-256 x 256 (mask_size of GET /model says how many), one is width/256 x height/256 pixels of the picture."""
+--max-hole-area and --max-sprinkle-area count pixels of the model's own small mask, before it is enlarged. Its size
+is mask_size of GET /model. At 256 x 256, one of its pixels is width/256 x height/256 pixels of the picture."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command's arguments; without any, those of the process. Raises SystemExit for wrong usage."""
+    """Parse the command's arguments, or those of the process if None. Raises SystemExit for wrong usage."""
     return _parser().parse_args(arguments)
 
 
@@ -60,7 +61,9 @@ def _at_least_1(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument(
-        "--url", default=os.environ.get("SAM2_URL") or DEFAULT_URL, help="of the server; now %(default)s"
+        "--url",
+        default=os.environ.get("SAM2_URL") or DEFAULT_URL,
+        help="address of the server; default %(default)s",
     )
     server.add_argument("--api-key", metavar="KEY", default=os.environ.get("SAM2_API_KEY"))
     clean_up = argparse.ArgumentParser(add_help=False)
@@ -105,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="X,Y",
-        help="beside the object; repeatable",
+        help="not on the object; repeatable",
     )
     one.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="around the object")
     one.add_argument(
@@ -115,23 +118,27 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="the best mask, white on black; the reply, for export, where FILE ends in .json; repeatable",
+        help="write the best mask, white on black; if FILE ends in .json, the reply, for export; repeatable",
     )
-    one.add_argument("--overlay", type=Path, metavar="FILE", help="the picture with the best mask in colour")
+    one.add_argument(
+        "--overlay", type=Path, metavar="FILE", help="write the picture with the best mask in colour"
+    )
     one.add_argument(
         "--cutout",
         type=Path,
         metavar="FILE",
-        help="the object of the best mask alone, cropped to its box, transparent around: PNG, WebP or TIFF",
+        help="write the best mask's object alone, cropped to its box, transparent around it: PNG, WebP or TIFF",
     )
     one.add_argument("--label", default=DEFAULT_LABEL, help="category for export; default %(default)s")
-    one.add_argument("--json", action="store_true", help="print the reply as JSON: > truck.json for export")
+    one.add_argument(
+        "--json", action="store_true", help="print the reply as JSON; redirect it to a .json file for export"
+    )
 
     one = commands.add_parser(
         "export",
         parents=[server, clean_up],
-        help="join masks to one COCO data set: the best mask of each prompt",
-        epilog=f"Clean-up is of prompts that are decoded now. {_PIXELS}",
+        help="combine masks into one COCO data set: the best mask of each prompt",
+        epilog=f"Clean-up applies only to prompts that are decoded now. {_PIXELS}",
     )
     one.add_argument(
         "files",
@@ -139,13 +146,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="replies of decode (.json), prompts to decode now (.jsonl), folders, patterns",
     )
-    one.add_argument("--coco", type=Path, required=True, metavar="FILE", help="where to write the data set")
-    one.add_argument("--polygons", action="store_true", help="outlines instead of RLE; holes are filled")
+    one.add_argument("--coco", type=Path, required=True, metavar="FILE", help="file to write the data set to")
+    one.add_argument(
+        "--polygons", action="store_true", help="write polygons instead of RLE; holes are filled"
+    )
     one.add_argument(
         "--simplify",
         type=_size,
         default=0.0,
         metavar="PX",
-        help="remove points of polygons as long as the outline moves by at most this many pixels of the picture",
+        help="simplify polygons: the outline moves by at most this many pixels of the picture",
     )
     return parser

@@ -1,7 +1,8 @@
 """One call with its retries, as a generator.
 
-Such a "story" yields an Attempt. Then it gets the response sent in, or the transport's error thrown in, and
-returns its result. Does not know about sockets, threads and event loops: the clients send and wait.
+Such a generator is called a "story". It yields an Attempt, then receives the response with `send` or the
+transport's error with `throw`, and in the end returns its result. Does not know about sockets, threads and event
+loops: the clients send and wait.
 """
 
 import json
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request whose body is not built yet: JSON, a picture, or both as a form."""
+    """A request whose body is not built yet. The body is JSON, a picture, or both as a form."""
 
     method: str
     path: str
@@ -45,7 +46,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Wait, then send."""
+    """One step of a story: wait, then send the call."""
 
     call: Call
     wait_s: float
@@ -79,5 +80,5 @@ def _transport_failure(error: httpx.RequestError) -> Sam2Error:
     server = f"{url.scheme}://{url.netloc.decode()}"
     why = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-        return TimedOut(f"No reply of {server} in time ({type(error).__name__}).")
-    return ConnectionFailed(f"No connection to {server}: {why}.")
+        return TimedOut(f"{server} did not reply in time ({type(error).__name__}).")
+    return ConnectionFailed(f"The connection to {server} failed: {why}.")

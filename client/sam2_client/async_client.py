@@ -1,6 +1,6 @@
-"""AsyncClient and AsyncImage: the service for asyncio.
+"""AsyncClient and AsyncImage: the client for asyncio.
 
-Only sends, waits and reads files. stories.py and holdings.py know what is sent and what replies mean.
+Only sends, waits and reads files. stories.py and holdings.py define what is sent and what replies mean.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A SAM 2 service: Client with `await`. Files are read, and pixels encoded, in threads."""
+    """Client with `await`. Reads files and encodes pixels in threads."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class AsyncClient:
         retries: int = 4,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """As in Client."""
+        """See Client."""
         self._http = httpx.AsyncClient(**options(url, api_key, timeout), transport=transport)
         self._retries = Retries(retries)
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -51,7 +51,7 @@ class AsyncClient:
     async def embed(
         self, picture: PictureSource, image_id: str | None = None, *, replace: bool = False
     ) -> "AsyncImage":
-        """As Client.embed."""
+        """See Client.embed."""
         ready = await asyncio.to_thread(Picture, picture)
         story = stories.embed(ready, image_id=image_id, replace=replace, retries=self._retries)
         return self._image(await self._tell(story))
@@ -69,7 +69,7 @@ class AsyncClient:
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[Mask]:
-        """As Client.segment."""
+        """See Client.segment."""
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
         options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
         ready = await asyncio.to_thread(Picture, picture)
@@ -78,7 +78,7 @@ class AsyncClient:
     async def embed_many(
         self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
     ) -> list[EmbedResult["AsyncImage"]]:
-        """As Client.embed_many."""
+        """See Client.embed_many."""
         sources = check_concurrency(pictures, concurrency)
         free = asyncio.Semaphore(concurrency)
         with Progress(len(sources), shown=progress) as bar:
@@ -94,20 +94,20 @@ class AsyncClient:
         return [task.result() for task in tasks]
 
     async def image(self, image_id: str) -> "AsyncImage":
-        """As Client.image."""
+        """See Client.image."""
         return self._image(await self._tell(holdings.find(image_id, retries=self._retries)))
 
     async def images(self) -> list["AsyncImage"]:
-        """As Client.images."""
+        """See Client.images."""
         held = await self._tell(holdings.find_all(retries=self._retries))
         return [self._image(embedded) for embedded in held]
 
     async def delete(self, image_id: str) -> None:
-        """As Client.delete."""
+        """See Client.delete."""
         await self._tell(holdings.delete(image_id, retries=self._retries))
 
     async def model(self) -> Model:
-        """As Client.model."""
+        """See Client.model."""
         return await self._tell(holdings.model(retries=self._retries))
 
     def _image(self, embedded: Embedded) -> "AsyncImage":
@@ -166,7 +166,7 @@ class AsyncImage(KnownImage):
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[Mask]:
-        """As Image.decode."""
+        """See Image.decode."""
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
         (masks,) = await self.decode_many(
             [prompt], logits=logits, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
@@ -181,7 +181,7 @@ class AsyncImage(KnownImage):
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[list[Mask]]:
-        """As Image.decode_many."""
+        """See Image.decode_many."""
         options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
         retries = self._client._retries
         return await self._client._tell(
@@ -189,10 +189,10 @@ class AsyncImage(KnownImage):
         )
 
     async def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
-        """As Image.feature_maps."""
+        """See Image.feature_maps."""
         retries = self._client._retries
         return await self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
 
     async def delete(self) -> None:
-        """As Image.delete."""
+        """See Image.delete."""
         await self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

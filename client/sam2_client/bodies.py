@@ -1,4 +1,4 @@
-"""Reads replies of servers that may send anything: bounded bytes, never unpacked.
+"""Reads the bodies of replies from servers that are not trusted: limited in size, never decompressed.
 
 Does not know what the replies mean.
 """
@@ -8,7 +8,7 @@ import httpx
 from sam2_client.errors import UnexpectedReply
 
 MAX_REPLY_BYTES = 512 * 2**20
-"""Of one reply: ten times an embedding in float32, or the masks of thousands of prompts."""
+"""The most that one reply may hold: ten times an embedding in float32, or the masks of thousands of prompts."""
 
 
 class Body:
@@ -19,18 +19,18 @@ class Body:
         self._pieces: list[bytes] = []
         self._size = 0
         encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":  # which was not requested, and a kilobyte may unpack to a gigabyte
+        if encoding.lower() != "identity":  # not requested; a kilobyte may decompress to a gigabyte
             raise _unexpected(response, f"it is compressed ({encoding[:40]})")
 
     def add(self, piece: bytes) -> None:
-        """Take the next piece."""
+        """Add the next piece."""
         self._size += len(piece)
         if self._size > MAX_REPLY_BYTES:
             raise _unexpected(self._response, f"it is larger than {MAX_REPLY_BYTES // 2**20} MiB")
         self._pieces.append(piece)
 
     def response(self) -> httpx.Response:
-        """The whole response, read."""
+        """Return the complete response."""
         return httpx.Response(
             self._response.status_code,
             headers=self._response.headers,
@@ -40,7 +40,7 @@ class Body:
 
 
 def read(response: httpx.Response) -> httpx.Response:
-    """Read a streamed response. Raises UnexpectedReply, and httpx.RequestError as httpx does."""
+    """Read a streamed response. Raises UnexpectedReply, and httpx.RequestError from httpx."""
     body = Body(response)
     for piece in response.iter_bytes():
         body.add(piece)
@@ -48,7 +48,7 @@ def read(response: httpx.Response) -> httpx.Response:
 
 
 async def aread(response: httpx.Response) -> httpx.Response:
-    """`read`, for asyncio."""
+    """As `read`, for asyncio."""
     body = Body(response)
     async for piece in response.aiter_bytes():
         body.add(piece)
@@ -57,6 +57,6 @@ async def aread(response: httpx.Response) -> httpx.Response:
 
 def _unexpected(response: httpx.Response, why: str) -> UnexpectedReply:
     return UnexpectedReply(
-        f"{response.request.method} {response.request.url}: this is no reply of a SAM 2 service ({why})",
+        f"{response.request.method} {response.request.url}: this is not a reply of a SAM 2 service ({why})",
         status=response.status_code,
     )

@@ -1,6 +1,6 @@
-"""Client and Image: the service for ordinary Python.
+"""Client and Image: the synchronous client.
 
-Only sends, waits and reads files. stories.py and holdings.py know what is sent and what replies mean.
+Only sends, waits and reads files. stories.py and holdings.py define what is sent and what replies mean.
 """
 
 import time
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 
 class Client:
-    """A SAM 2 service. Threads may share a client. `with` or `close` ends its connections.
+    """A client of a SAM 2 service. Threads may share it. `with` or `close` closes its connections.
 
-    Every method raises Sam2Error, with one class for each kind of failure and the server's message.
+    Every method may raise Sam2Error. Each kind of failure has a subclass; the message is the server's.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Client:
         retries: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout` is the longest wait for a reply in seconds. `retries` is how often a busy or unreachable
-        server is asked again. `transport` is httpx's, for proxies, certificates and tests. Raises ValueError
-        for a bad `url`.
+        """`timeout` is the longest wait for a reply in seconds. `retries` is the number of retries if the server is
+        busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests. Raises ValueError
+        for a bad `url` or `api_key`.
         """
         self._http = httpx.Client(**options(url, api_key, timeout), transport=transport)
         self._retries = Retries(retries)
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -59,9 +59,10 @@ class Client:
         """Upload a picture: a path, the bytes of a file, a PIL image or an array.
 
         `image_id` is your own name for it. `replace` assigns that name to this picture even if it belongs to
-        another one. Pixels are encoded without loss; for large ones, LargePictureWarning says that a file would
-        be smaller. The pixels of a PIL image are used as they are: the EXIF orientation is not applied. Raises
-        OSError if a file cannot be read, and TypeError or ValueError if it is not a picture.
+        another one. PIL images and arrays are encoded without loss. If that makes the upload large,
+        LargePictureWarning suggests the file instead. The pixels of a PIL image are used as they are: the EXIF
+        orientation is not applied. Raises OSError if a file cannot be read, and TypeError or ValueError if
+        `picture` is not a picture.
         """
         story = stories.embed(Picture(picture), image_id=image_id, replace=replace, retries=self._retries)
         return self._image(self._tell(story))
@@ -81,8 +82,8 @@ class Client:
     ) -> list[Mask]:
         """Return the masks of one prompt on a picture in a single request: an upload and a click.
 
-        For more prompts on one picture use `embed` and then `decode`, which send the file only once. The
-        picture is as in `embed`, the rest as in Image.decode.
+        For more prompts on one picture, use `embed` and then `decode`: they send the file only once. `picture` is
+        as in `embed`, the other arguments are as in Image.decode.
         """
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
         options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
@@ -94,8 +95,8 @@ class Client:
     ) -> list[EmbedResult["Image"]]:
         """Upload many pictures, `concurrency` at a time, with a progress bar on standard error.
 
-        Returns one result for each picture, in order. A failed picture carries its exception, and the others
-        continue.
+        Returns one result for each picture, in order. If a picture fails, its result has the exception, and the
+        others continue.
         """
         sources = check_concurrency(pictures, concurrency)
         with Progress(len(sources), shown=progress) as bar, ThreadPoolExecutor(concurrency) as pool:
@@ -103,26 +104,26 @@ class Client:
             try:
                 for future in as_completed(futures):
                     bar.count(future.result())
-            except BaseException:  # for example Ctrl-C: uploads that have not begun must not begin
+            except BaseException:  # for example Ctrl-C: start no further uploads
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [future.result() for future in futures]
 
     def image(self, image_id: str) -> "Image":
-        """A picture that was embedded before, by its id. Raises ImageNotFound."""
+        """Look up an embedded picture by its id. Raises ImageNotFound."""
         return self._image(self._tell(holdings.find(image_id, retries=self._retries)))
 
     def images(self) -> list["Image"]:
-        """All pictures that the server holds, of this key, newest first."""
+        """Look up all pictures that the server has stored for this key, newest first."""
         held = self._tell(holdings.find_all(retries=self._retries))
         return [self._image(embedded) for embedded in held]
 
     def delete(self, image_id: str) -> None:
-        """Make the server forget a picture. Succeeds if it is forgotten already."""
+        """Delete a picture from the server. Succeeds also if the server does not have it."""
         self._tell(holdings.delete(image_id, retries=self._retries))
 
     def model(self) -> Model:
-        """The model, and the limits of the server."""
+        """Look up the server's model and limits."""
         return self._tell(holdings.model(retries=self._retries))
 
     def _image(self, embedded: Embedded) -> "Image":
@@ -177,15 +178,16 @@ class Image(KnownImage):
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[Mask]:
-        """The masks of one prompt, best predicted IoU first; the fields are those of Prompt.
+        """Return the masks of one prompt, best predicted IoU first. The prompt's fields are those of Prompt.
 
-        `mask` refines an earlier mask: its logits are sent, and requested first if the reply came without them.
-        `logits=True` requests them at once, which saves that request but makes the reply large.
+        `mask` refines an earlier mask by sending its logits. If that mask's reply came without logits, the client
+        requests them first. `logits=True` requests them with the masks, which saves that request but makes the
+        reply large.
 
-        `max_hole_area` fills the holes of a mask and `max_sprinkle_area` removes its specks, as
-        SAM2ImagePredictor does: those of at most this many pixels of the model's own small mask, before it is
-        enlarged. With 256 x 256 (`client.model().mask_size`), one of them is width / 256 x height / 256 pixels
-        of the picture. 0: none. Refining starts from the logits before any clean-up.
+        `max_hole_area` fills holes and `max_sprinkle_area` removes specks of at most that many pixels, as
+        SAM2ImagePredictor does. 0 leaves all of them. The pixels are those of the model's own small mask, before
+        it is enlarged. If that is 256 x 256 (`client.model().mask_size`), one of them is
+        width / 256 x height / 256 pixels of the picture. Refining starts from the logits before any clean-up.
         """
         prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
         (masks,) = self.decode_many(
@@ -201,13 +203,13 @@ class Image(KnownImage):
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
     ) -> list[list[Mask]]:
-        """Return the masks of each prompt, in order. Many prompts go in few requests. See decode."""
+        """Return the masks of each prompt, in order. Sends up to 64 prompts in a request. See decode."""
         options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
         retries = self._client._retries
         return self._client._tell(stories.decode(self._embedded, prompts, options=options, retries=retries))
 
     def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
-        """The encoder's output for the picture, for your own decoder or model.
+        """Return the encoder's output for the picture, for your own decoder or model.
 
         Arrays by name, channels first: image_embed (1, 256, 64, 64), high_res_feats_0 (1, 32, 256, 256) and
         high_res_feats_1 (1, 64, 128, 128) for the released models.
@@ -216,5 +218,5 @@ class Image(KnownImage):
         return self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
 
     def delete(self) -> None:
-        """Make the server forget this picture. Succeeds if it is forgotten already."""
+        """Delete this picture from the server. Succeeds also if the server does not have it."""
         self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

@@ -1,4 +1,4 @@
-"""Reply files -> instances -> one COCO data set.
+"""Reads reply files as instances and combines instances into one COCO data set.
 
 A reply file is the JSON that /decode returns, as written by `sam2 decode` or curl. `sam2 decode` adds
 `picture`, the file, and `label`, the category. Does not know about servers and the command line.
@@ -32,7 +32,7 @@ class Instance:
 
 
 def to_reply(image: KnownImage, masks: Sequence[Mask], *, picture: str, label: str) -> dict[str, Any]:
-    """The masks of one prompt, best first, as in a reply file."""
+    """Return the content of a reply file with the masks of one prompt, best first."""
     return {
         "picture": picture,
         "label": label,
@@ -45,7 +45,7 @@ def to_reply(image: KnownImage, masks: Sequence[Mask], *, picture: str, label: s
 
 
 def is_reply(path: Path) -> bool:
-    """Whether a JSON file is a reply: folders have other files, too."""
+    """Return whether a JSON file is a reply. Folders may have other JSON files too."""
     try:
         value = json.loads(path.read_bytes())
     except ValueError:
@@ -66,14 +66,14 @@ def read_reply(path: Path) -> Iterator[Instance]:
                 mask=Mask.from_dict(prediction["masks"][0], size=(int(reply["height"]), int(reply["width"]))),
             )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no reply of /decode with masks as RLE ({error!r})") from error
+        raise ValueError(f"{path} is not a reply of /decode with masks as RLE ({error!r})") from error
 
 
 def dataset(instances: Iterable[Instance], *, simplify: float | None = None) -> dict[str, Any]:
-    """COCO's JSON: what pycocotools.coco.COCO loads. `score` is the predicted IoU.
+    """Return COCO's JSON, as pycocotools.coco.COCO loads it. `score` is the predicted IoU.
 
-    Masks are RLE or, if `simplify` is given, polygons whose outline moves by at most this many pixels. COCO's
-    polygons have no holes, so holes are filled; `area` and `bbox` are then those of the rings. Empty masks are
+    Masks are RLE or, if `simplify` is given, polygons whose outlines are moved by at most that many pixels. COCO's
+    polygons have no holes, so holes are filled, and `area` and `bbox` are those of the rings. Empty masks are
     omitted, but their pictures stay. Raises ValueError if one picture has two sizes.
     """
     images: dict[str, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ def dataset(instances: Iterable[Instance], *, simplify: float | None = None) -> 
         if (image["width"], image["height"]) != (instance.width, instance.height):
             raise ValueError(
                 f"{instance.picture} is {image['width']} x {image['height']} in one reply and {instance.width} x "
-                f"{instance.height} in another: two pictures of one name"
+                f"{instance.height} in another: two pictures have the same name"
             )
         if not instance.mask.area:
             continue
@@ -124,6 +124,6 @@ def _polygons(mask: Mask, tolerance: float) -> dict[str, Any]:
 
 
 def _area(ring: npt.NDArray[np.int64]) -> float:
-    """Gauss's formula for the area within a ring (n, 2)."""
+    """Return the area within a ring (n, 2), by Gauss's formula."""
     x, y = ring.T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

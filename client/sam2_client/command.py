@@ -1,6 +1,6 @@
-"""The command `sam2`: embed pictures, click on one, join masks to a COCO data set.
+"""The command `sam2`: embeds pictures, segments an object, combines masks into a COCO data set.
 
-Prints and writes files: results to standard output, the rest to standard error.
+Prints results to standard output and messages to standard error, and writes files.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit codes other than 0."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
-"""Suffixes of the files that are read from a folder."""
+"""Suffixes of the files that `sam2 embed` reads from a folder."""
 
 
 class Misuse(Exception):
@@ -29,7 +29,7 @@ class Misuse(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, or those of the process. Returns the exit code."""
+    """Run the command with these arguments, or those of the process if None. Returns the exit code."""
     parsed = parse(arguments)
     run = {"embed": embed, "decode": decode, "export": export}[parsed.command]
     try:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def embed(client: Client, arguments: argparse.Namespace) -> bool:
-    """Print the id of each picture, a tab and its file."""
+    """Embed pictures; print each one's id, a tab and its file."""
     files = list(_files(arguments.pictures, suffixes=PICTURE_SUFFIXES))
     results = client.embed_many(
         files, concurrency=arguments.concurrency, progress=len(files) > 1 and sys.stderr.isatty()
@@ -62,7 +62,7 @@ def embed(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def decode(client: Client, arguments: argparse.Namespace) -> bool:
-    """Print the masks of one prompt, and write the best."""
+    """Decode one prompt; print its masks and write the best one to files."""
     points = [*arguments.point, *arguments.not_point]
     if not points and arguments.box is None:
         raise Misuse("nothing to segment: give --point X,Y, --box X0,Y0,X1,Y1, or both")
@@ -98,9 +98,9 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def export(client: Client, arguments: argparse.Namespace) -> bool:
-    """Write a COCO data set of reply files, and of prompts in JSON lines that are decoded now."""
+    """Write a COCO data set from reply files and from prompts in JSON lines, which are decoded now."""
     if arguments.simplify and not arguments.polygons:
-        raise Misuse("--simplify is for --polygons")
+        raise Misuse("--simplify requires --polygons")
     instances: list[Instance] = []
     prompts: list[PromptLine] = []
     done = True
@@ -118,7 +118,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             _complain(str(error))
     if not prompts and (arguments.max_hole_area or arguments.max_sprinkle_area):
         raise Misuse(
-            "--max-hole-area and --max-sprinkle-area are for prompts (.jsonl): replies hold masks as they are"
+            "--max-hole-area and --max-sprinkle-area require prompts (.jsonl): masks of replies are not changed"
         )
     for found in _decode_lines(client, prompts, arguments):
         if isinstance(found, Instance):
@@ -127,22 +127,24 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             done = False
             _complain(found)
     if not instances:
-        raise ValueError("nothing to export: no masks in what was given")
+        raise ValueError("nothing to export: the files contain no masks")
     data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
     arguments.coco.write_text(json.dumps(data) + "\n", "utf-8")
     counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
     print(f"{arguments.coco}: {counts}")
     if empty := len(instances) - len(data["annotations"]):
-        _complain(f"{empty} masks were empty and are left out")
+        _complain(f"{empty} masks are empty and are left out")
     if arguments.polygons and (filled := sum(bool(instance.mask.holes) for instance in instances)):
-        _complain(f"COCO's polygons cannot hold holes: they are filled in {filled} of {len(instances)} masks")
+        _complain(
+            f"COCO's polygons cannot have holes: holes are filled in {filled} of {len(instances)} masks"
+        )
     return done
 
 
 def _decode_lines(
     client: Client, lines: Sequence[PromptLine], arguments: argparse.Namespace
 ) -> Iterator[Instance | str]:
-    """Return the best mask of each line, and a message for each failed picture."""
+    """Yield the best mask of each line, and a message for each failed picture."""
     by_picture: dict[Path, list[PromptLine]] = {}
     for line in lines:
         by_picture.setdefault(line.path, []).append(line)
@@ -166,8 +168,8 @@ def _decode_lines(
 
 
 def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
-    """Return the files that arguments name: files, folders (all files below, by suffix), and patterns, for
-    shells that do not expand them. Raises OSError for a pattern without a match.
+    """Yield the files that the arguments name. An argument is a file, a folder (all files below it with one of the
+    suffixes), or a pattern, for shells that do not expand them. Raises OSError for a pattern without a match.
     """
     for argument in arguments:
         path = Path(argument)
@@ -175,14 +177,14 @@ def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
             yield from sorted(below for below in path.rglob("*") if below.suffix.lower() in suffixes)
         elif path.exists() or not glob.has_magic(argument):
             yield path
-        elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # also absolute
+        elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
             yield from map(Path, matches)
         else:
             raise FileNotFoundError(f"no file matches {argument}")
 
 
 def _why(error: Exception | None) -> str:
-    """Without the file's name, which the caller adds."""
+    """Return the error's message without the file's name, which the caller adds."""
     return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
 
 

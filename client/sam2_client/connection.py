@@ -1,4 +1,4 @@
-"""How both clients connect: address, key, timeouts.
+"""Connection options of both clients: address, key, timeouts.
 
 Does not know about requests.
 """
@@ -22,16 +22,16 @@ class Options(TypedDict):
 
 
 def options(url: str, api_key: str | None, timeout: float) -> Options:
-    """Return the options for an address and a key. Raises ValueError if either cannot be used.
+    """Return the options for an address and a key. Raises ValueError if either is not valid.
 
-    http:// may be omitted. Blanks around a key, such as a line end, are removed.
+    `http://` may be omitted. Whitespace around a key, such as a line end, is removed.
     """
     try:
         base_url = httpx.URL(url if "://" in url else f"http://{url}")
     except httpx.InvalidURL as error:
-        raise ValueError(f"{url!r} is no address of a server: {error}") from error
+        raise ValueError(f"{url!r} is not the address of a server: {error}") from error
     if base_url.scheme not in ("http", "https") or not base_url.host:
-        raise ValueError(f"{url!r} is no address of a server: write {DEFAULT_URL}, say")
+        raise ValueError(f"{url!r} is not the address of a server. Example: {DEFAULT_URL}")
     headers = {
         "User-Agent": f"sam2-client/{__version__}",
         "Accept": "application/json",
@@ -39,7 +39,7 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
     }
     if key := (api_key or "").strip():
         if not (key.isascii() and key.isprintable()):
-            raise ValueError("the key holds characters that no header can carry")
+            raise ValueError("the key has characters that an HTTP header cannot contain: use printable ASCII")
         headers["Authorization"] = f"Bearer {key}"
     return {
         "base_url": base_url,

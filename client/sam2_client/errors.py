@@ -1,6 +1,6 @@
-"""Everything that can go wrong with a call: one exception for each code of the service, and the client's own.
+"""Exceptions: one for each error code of the service, and the client's own.
 
-Knows the form of error replies, but not when to retry.
+Reads error replies. Does not know when to retry.
 """
 
 import email.utils
@@ -12,16 +12,16 @@ import httpx
 
 
 class Detail(TypedDict):
-    """One thing that is wrong with a request: where it stands and what is wrong with it."""
+    """One problem of a request: the field, and what is wrong with it."""
 
     where: str
     what: str
 
 
 class Sam2Error(Exception):
-    """Any failure of a call. `str(error)` is the server's own message.
+    """Base class of all failures of a call. `str(error)` is the server's own message.
 
-    Each code has its class. A code that this version does not know is a plain Sam2Error.
+    Each code has a subclass. A code that this version does not know is raised as a plain Sam2Error.
     """
 
     default_code: ClassVar[str] = "error"
@@ -39,25 +39,25 @@ class Sam2Error(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
-        """As in the service's table of errors."""
+        """The code, as in the service's table of errors."""
         self.status = status
-        """The HTTP status; None where there was no reply."""
+        """The HTTP status; None if there was no reply."""
         self.details = list(details)
-        """For a rejected request: each wrong field, and why."""
+        """Each wrong field of a rejected request, and what is wrong with it."""
         self.request_id = request_id
-        """As in the server's log."""
+        """The id under which the server logged the request."""
         self.retry_after_s = retry_after_s
-        """Seconds that the server asks to wait, if it does."""
+        """Seconds to wait before a retry, if the server says so (Retry-After)."""
 
 
 class BadRequest(Sam2Error):
-    """The server could not read the request at all."""
+    """The server could not parse the request."""
 
     default_code = "bad_request"
 
 
 class OriginRefused(Sam2Error):
-    """A browser's page of another site called, and the server names no such site."""
+    """The request came from a web page of another site, which the server does not allow."""
 
     default_code = "origin_refused"
 
@@ -69,7 +69,7 @@ class Unauthorized(Sam2Error):
 
 
 class ImageNotFound(Sam2Error):
-    """No embedding with that id, and no picture at hand to embed again."""
+    """The server has no embedding with that id, and the client has no picture to embed again."""
 
     default_code = "image_not_found"
 
@@ -81,7 +81,7 @@ class ImageIdConflict(Sam2Error):
 
 
 class ImageTooLarge(Sam2Error):
-    """More bytes or more pixels than the server accepts."""
+    """The picture has more bytes or pixels than the server accepts."""
 
     default_code = "image_too_large"
 
@@ -93,19 +93,19 @@ class UnsupportedMediaType(Sam2Error):
 
 
 class HostNotAllowed(Sam2Error):
-    """The server does not answer to the host name of this URL: its SAM2_ALLOWED_HOSTS."""
+    """The host name of this URL is not one of the server's SAM2_ALLOWED_HOSTS."""
 
     default_code = "host_not_allowed"
 
 
 class RequestHeadTooLarge(Sam2Error):
-    """The head of the request is too large, because of a proxy's headers for example."""
+    """The request's headers are too large, for example because a proxy adds to them."""
 
     default_code = "request_head_too_large"
 
 
 class InvalidImage(Sam2Error):
-    """Truncated, not a picture, zero-sized."""
+    """The upload is truncated, zero-sized or not a picture."""
 
     default_code = "invalid_image"
 
@@ -117,73 +117,73 @@ class InvalidPrompt(Sam2Error):
 
 
 class ValidationFailed(Sam2Error):
-    """Fields that are missing, unknown, or of the wrong type or range."""
+    """Fields of the request are missing, unknown, of the wrong type or out of range."""
 
     default_code = "validation_error"
 
 
 class RateLimited(Sam2Error):
-    """The client is over its limits, even after all retries."""
+    """The client exceeded its limits, and all retries failed too."""
 
     default_code = "rate_limited"
 
 
 class InferenceFailed(Sam2Error):
-    """The model failed on this request; the server continues."""
+    """The model failed on this request. The server continues."""
 
     default_code = "inference_failed"
 
 
 class InternalError(Sam2Error):
-    """Internal error of the server; its log has the details under `request_id`."""
+    """The server failed. Its log has the details under `request_id`."""
 
     default_code = "internal_error"
 
 
 class Overloaded(Sam2Error):
-    """The server's queue is full, even after all retries."""
+    """The server's queue is full, and all retries failed too."""
 
     default_code = "overloaded"
 
 
 class NotReady(Sam2Error):
-    """The server's model is still loading, or it failed to."""
+    """The server's model is still loading, or loading it failed."""
 
     default_code = "not_ready"
 
 
 class ShuttingDown(Sam2Error):
-    """The server is stopping."""
+    """The server is shutting down."""
 
     default_code = "shutting_down"
 
 
 class DeadlineExceeded(Sam2Error):
-    """The server had no answer within its own deadline."""
+    """The server did not finish the request within its own deadline."""
 
     default_code = "deadline_exceeded"
 
 
 class ConnectionFailed(Sam2Error):
-    """No server could be reached, or it went away in the middle."""
+    """The server could not be reached, or the connection broke during the request."""
 
     default_code = "connection_failed"
 
 
 class TimedOut(Sam2Error):
-    """No reply within this client's timeout."""
+    """The server did not reply within this client's timeout."""
 
     default_code = "timed_out"
 
 
 class UnexpectedReply(Sam2Error):
-    """A reply that is not of this service: another server, or a proxy between."""
+    """The reply is not one of this service. It may come from another server, or from a proxy."""
 
     default_code = "unexpected_reply"
 
 
 class PictureChanged(Sam2Error):
-    """The file has changed since it was embedded, so its masks would be those of another picture."""
+    """The file has changed since it was embedded, so its masks would belong to another picture."""
 
     default_code = "picture_changed"
 
@@ -212,14 +212,14 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
         DeadlineExceeded,
     )
 }
-"""The errors of the service, by the code in their body."""
+"""The service's errors, by the code in the reply's body."""
 
 _SHOWN = 200
-"""Characters of a body that is not the service's."""
+"""Characters of a body that is not the service's: the most that a message quotes."""
 
 
 def error_of(response: httpx.Response) -> Sam2Error:
-    """The exception for a reply that is not 2xx."""
+    """Return the exception for a reply that is not 2xx."""
     facts: dict[str, Any] = {
         "status": response.status_code,
         "request_id": response.headers.get("X-Request-ID"),
@@ -238,9 +238,9 @@ def error_of(response: httpx.Response) -> Sam2Error:
 
 
 def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
-    """The exception for a 2xx reply that cannot be read."""
+    """Return the exception for a 2xx reply that cannot be read."""
     return UnexpectedReply(
-        f"{response.request.method} {response.request.url}: this is no reply of a SAM 2 service ({why!r})",
+        f"{response.request.method} {response.request.url}: this is not a reply of a SAM 2 service ({why!r})",
         status=response.status_code,
         request_id=response.headers.get("X-Request-ID"),
     )

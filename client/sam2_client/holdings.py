@@ -1,4 +1,4 @@
-"""Stories about stored pictures and the model, which upload nothing."""
+"""Stories (see asking.py) about stored pictures and the model. They upload nothing."""
 
 from urllib.parse import quote
 
@@ -31,16 +31,16 @@ def find_all(*, retries: Retries) -> Story[list[Embedded]]:
 
 
 def delete(image_id: str, *, retries: Retries) -> Story[None]:
-    """Make the server forget a picture."""
+    """Delete a stored picture."""
     yield from ask(Call("DELETE", image_path(image_id)), retries)
 
 
 def model(*, retries: Retries) -> Story[Model]:
-    """Ask for the model."""
+    """Look up the model."""
     response = yield from ask(Call("GET", "model"), retries)
     return read_model(response)
 
 
 def image_path(image_id: str) -> str:
-    """Of a stored picture."""
+    """Return the path of a stored picture."""
     return f"images/{quote(image_id, safe='')}"

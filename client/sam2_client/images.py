@@ -25,13 +25,13 @@ class Model:
     name: str
     variant: str
     fingerprint: str
-    """Identifies model, weights, preprocessing and precision. The numbers change only if it changes."""
+    """Identifies model, weights, preprocessing and precision. Results change only if it changes."""
     device: str
     dtype: str
     mask_size: tuple[int, int]
     """Height and width of the logits, whose pixels max_hole_area and max_sprinkle_area count."""
     limits: Mapping[str, float] = field(repr=False)
-    """By the names that /model gives them: max_upload_mib, max_image_megapixels, max_prompts and so on."""
+    """Limits by name, as in /model: max_upload_mib, max_image_megapixels, max_prompts and so on."""
 
 
 class KnownImage:
@@ -42,27 +42,27 @@ class KnownImage:
 
     @property
     def image_id(self) -> str:
-        """The client's own name, or the SHA-256 of the uploaded bytes."""
+        """Your own name for the picture, or the SHA-256 of the uploaded bytes."""
         return self._embedded.image_id
 
     @property
     def width(self) -> int:
-        """Pixels, after EXIF orientation."""
+        """In pixels, after EXIF orientation."""
         return self._embedded.width
 
     @property
     def height(self) -> int:
-        """Pixels, after EXIF orientation."""
+        """In pixels, after EXIF orientation."""
         return self._embedded.height
 
     @property
     def model(self) -> str:
-        """The model that embedded it."""
+        """The model that embedded the picture."""
         return self._embedded.model
 
     @property
     def cached(self) -> bool:
-        """Whether the server knew it already."""
+        """Whether the server had embedded the picture before."""
         return self._embedded.cached
 
     def __repr__(self) -> str:
@@ -79,7 +79,7 @@ class EmbedResult(Generic[ImageT]):
 
 
 class Progress:
-    """A progress bar on standard error; closed by `with`."""
+    """A progress bar on standard error. `with` closes it."""
 
     def __init__(self, total: int, *, shown: bool) -> None:
         self._bar = tqdm(total=total, unit="picture", disable=not shown)
@@ -93,7 +93,7 @@ class Progress:
         self._bar.close()
 
     def count(self, result: EmbedResult[ImageT]) -> None:
-        """One more is done."""
+        """Count one more picture as done."""
         if result.error is not None:
             self._failed += 1
             self._bar.set_postfix(failed=self._failed, refresh=False)
@@ -101,9 +101,9 @@ class Progress:
 
 
 def check_concurrency(pictures: Iterable[PictureSource], concurrency: int) -> list[PictureSource]:
-    """Return the pictures as a list. Raises TypeError for a single path, and ValueError for no concurrency."""
+    """Return the pictures as a list. Raises TypeError for a single path, ValueError for a concurrency below 1."""
     if isinstance(pictures, str | bytes):
-        raise TypeError("embed_many takes a list of pictures; embed takes one")
+        raise TypeError("embed_many takes a list of pictures: use embed for a single one")
     if concurrency < 1:
-        raise ValueError(f"concurrency is at least 1, not {concurrency}")
+        raise ValueError(f"concurrency is {concurrency}, but must be at least 1")
     return list(pictures)

@@ -6,17 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class MaskOptions:
-    """For all prompts of a request. The defaults leave the model's masks unchanged."""
+    """Options for all prompts of a request. The defaults leave the model's masks unchanged."""
 
     logits: bool = False
-    """Return the logits before any clean-up, to refine a mask."""
+    """Return the logits too, as they are before any clean-up, to refine a mask."""
     max_hole_area: float = 0.0
     """Fill holes of at most this many pixels of the logits (`Model.mask_size`)."""
     max_sprinkle_area: float = 0.0
     """Remove specks of at most this many pixels of the logits."""
 
     def to_wire(self) -> dict[str, Any]:
-        """As /decode and /segment take them."""
+        """Return the fields for /decode and /segment."""
         wire: dict[str, Any] = {"return_logits": self.logits}
         if self.max_hole_area:
             wire["max_hole_area"] = float(self.max_hole_area)

@@ -1,4 +1,4 @@
-"""A mask of the service, and its conversions: an array, outlines, an overlay, a cutout.
+"""A mask of the service, and its conversions to an array, outlines, an overlay or a cutout.
 
 Does not know about requests.
 """
@@ -29,18 +29,18 @@ class Embedded:
     height: int
     model: str
     cached: bool
-    """Whether the server knew it already."""
+    """Whether the server had embedded the picture before."""
     picture: Picture | None = field(repr=False)
-    """To embed it again if the server has forgotten it; None if only its id is known."""
+    """Used to embed it again if the server has evicted it. None if only its id is known."""
 
 
 @dataclass(slots=True)
 class Origin:
-    """The origin of a mask, from which its logits are requested when they are needed."""
+    """What a mask was decoded from. Its logits are requested with this when they are needed."""
 
     embedded: Embedded
     prompt: dict[str, Any]
-    """As it was sent."""
+    """The prompt as it was sent."""
     options: MaskOptions
     logits: str | None
 
@@ -50,7 +50,7 @@ class Mask:
     """One mask at the picture's own size."""
 
     rle: Rle = field(repr=False)
-    """COCO RLE: `size` (height, width) and the compressed `counts`; pycocotools.mask.decode takes it."""
+    """COCO RLE: `size` (height, width) and the compressed `counts`, as pycocotools.mask.decode takes it."""
     iou: float
     """The model's own estimate of the mask's IoU, 0..1."""
     stability: float
@@ -66,20 +66,24 @@ class Mask:
     def from_dict(
         cls, value: dict[str, Any], *, size: tuple[int, int] | None = None, origin: Origin | None = None
     ) -> "Mask":
-        """Create a mask from a reply with mask_format rle or rle_uncompressed. A cropped mask is put into its
-        place.
+        """Create a mask from a reply with mask_format rle or rle_uncompressed.
 
-        `size` is the picture's height and width, which a cropped mask (`bounds`) does not have. Raises
-        KeyError, TypeError, and ValueError if the mask does not fit a picture of that size.
+        `size` is the picture's height and width. A cropped mask (with `bounds`) requires it, and is placed back
+        into the whole picture. Raises KeyError or TypeError for a malformed mask, and ValueError if it does not
+        fit a picture of that size.
         """
         rle = coco_rle.compress(value["rle"])
         if (bounds := value.get("bounds")) is not None:
             if size is None:
-                raise ValueError("this mask is cropped to its box: the size of its picture is needed")
+                raise ValueError(
+                    "this mask is cropped to its box: pass the size (height, width) of its picture"
+                )
             x0, y0, x1, y1 = bounds
             rle = coco_rle.place(rle, (x0, y0, x1, y1), size=size)
         elif size is not None and rle["size"] != list(size):
-            raise ValueError(f"a mask of height and width {rle['size']} is none of a picture of {list(size)}")
+            raise ValueError(
+                f"a mask of height and width {rle['size']} does not fit a picture of {list(size)}"
+            )
         x, y, box_width, box_height = value["bbox"]
         return cls(
             rle=rle,
@@ -91,7 +95,7 @@ class Mask:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the service's reply, ready for JSON."""
+        """Return the mask as in the service's reply, ready for JSON."""
         return {
             "rle": self.rle,
             "iou": self.iou,
@@ -102,34 +106,34 @@ class Mask:
 
     @property
     def logits(self) -> str | None:
-        """The logits to refine this mask; None until `decode` requested them or needed them."""
+        """The logits that refining this mask needs; None until `decode` requests them."""
         return self.origin.logits if self.origin else None
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1 of the box, x1 and y1 outside: `array[y0:y1, x0:x1]` is what `crop` gives."""
+        """x0, y0, x1, y1 of the box; x1 and y1 are exclusive: `crop` returns `array[y0:y1, x0:x1]`."""
         x, y, width, height = self.bbox
         return x, y, x + width, y + height
 
     def to_numpy(self) -> Booleans:
-        """The mask as bool (height, width) of the picture, True on the object; a new array each time."""
+        """Return the mask as bool (height, width) of the picture, True on the object. A new array each time."""
         return coco_rle.decode(self.rle)
 
     def to_pil(self) -> Image.Image:
-        """The mask as a picture of mode L, of the picture's size: 255 on the object, 0 elsewhere."""
+        """Return the mask as an image of mode L, of the picture's size: 255 on the object, 0 elsewhere."""
         return Image.fromarray(self.to_numpy().astype(np.uint8) * np.uint8(255))
 
     def crop(self) -> Booleans:
-        """The part of the mask within `bounds`, bool (height, width) of the box; (0, 0) for an empty mask.
+        """Return the part of the mask within `bounds`: bool (height, width) of the box, (0, 0) for an empty mask.
 
-        Allocates nothing of the picture's size: for many small objects in a large picture.
+        Allocates no array of the picture's size, which suits many small objects in a large picture.
         """
         x0, y0, x1, y1 = self.bounds
         return np.ascontiguousarray(coco_rle.decode(self.rle, columns=(x0, x1))[y0:y1])
 
     @property
     def polygons(self) -> list[Ring]:
-        """Outer rings of (x, y), clockwise, along the edges of the pixels; `holes` has what is cut out."""
+        """Outer rings of (x, y), clockwise, along the edges of the pixels. `holes` has the rings to subtract."""
         return self._outlines.polygons
 
     @property
@@ -138,13 +142,13 @@ class Mask:
         return self._outlines.holes
 
     def outlines(self, *, simplify: float = 0.0) -> Outlines:
-        """`polygons` and `holes` with fewer points: the outline moves by at most `simplify` pixels of the picture.
+        """Return `polygons` and `holes` with fewer points: outlines move by at most `simplify` picture pixels.
 
-        Uses the algorithm of Douglas and Peucker. At least three points of each ring remain. Rings that are
-        closer than the tolerance may touch or cross. Raises ValueError for a negative or infinite tolerance.
+        Uses the algorithm of Douglas and Peucker. Each ring keeps at least three points. Rings that are closer
+        together than the tolerance may touch or cross. Raises ValueError for a negative or infinite tolerance.
         """
         if not 0 <= simplify < np.inf:
-            raise ValueError(f"simplify is a number of pixels, 0 or more, not {simplify}")
+            raise ValueError(f"simplify is {simplify}, but must be a finite number of pixels, 0 or more")
         if not simplify:
             return self._outlines
         return Outlines(*([simplify_ring(ring, simplify) for ring in rings] for rings in self._outlines))
@@ -161,10 +165,10 @@ class Mask:
         color: str | tuple[int, int, int] = DODGER_BLUE,
         opacity: float = 0.55,
     ) -> Image.Image:
-        """The picture in RGB with the mask in colour over it.
+        """Return the picture in RGB with the mask in colour over it.
 
         `color` is (red, green, blue), each 0..255, or a name or #rrggbb as in CSS; `opacity` is 0..1. Raises
-        ValueError if the picture has another size than the mask.
+        ValueError if picture and mask differ in size.
         """
         pixels = np.array(self._open(picture))
         x0, y0, x1, y1 = self.bounds
@@ -175,9 +179,9 @@ class Mask:
         return Image.fromarray(pixels)
 
     def cutout(self, picture: PictureSource) -> Image.Image:
-        """The object alone: the part of the picture within `bounds` in RGBA, transparent where the mask is not.
+        """Return the object alone: the part of the picture within `bounds` in RGBA, transparent outside the mask.
 
-        Raises ValueError if the picture has another size than the mask, and for an empty mask.
+        Raises ValueError if picture and mask differ in size, and for an empty mask.
         """
         whole = self._open(picture)
         if not self.area:

@@ -1,4 +1,4 @@
-"""A mask -> the rings around it, along the edges of its pixels.
+"""Traces the rings around a mask, along the edges of its pixels.
 
 Exact: filling the rings restores the mask, unless they are simplified. Does not know where masks come from.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ring: TypeAlias = list[tuple[int, int]]
-"""Corners (x, y) in pixels, the first not repeated; pixel (0, 0) covers 0..1 x 0..1."""
+"""Corners (x, y) in pixels; the first is not repeated at the end. Pixel (0, 0) covers 0..1 x 0..1."""
 
 
 class Outlines(NamedTuple):
@@ -23,21 +23,22 @@ class Outlines(NamedTuple):
 
 
 def trace(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0)) -> Outlines:
-    """The outlines of a mask (height, width) whose upper left corner is at `offset` (x, y).
+    """Return the outlines of a mask (height, width) whose upper left corner is at `offset` (x, y).
 
-    On the screen (y downwards) outer rings run clockwise and holes counter-clockwise. Pixels that touch by a
-    corner alone have rings of their own.
+    On the screen (y downwards) outer rings run clockwise and holes counter-clockwise. Pixels that touch
+    only at a corner have separate rings.
     """
     padded = np.pad(mask, 1)
     above_left, above_right = padded[:-1, :-1], padded[:-1, 1:]
     below_left, below_right = padded[1:, :-1], padded[1:, 1:]
-    # At each point of the grid, the border turns where it arrives from one side only; where it arrives from all
-    # four, two pixels touch by their corners, and two rings turn.
+    # A ring has a corner at each point of the grid where one horizontal and one vertical edge meet. Where four
+    # edges meet, two pixels touch only by their corners, and the point is a corner twice.
     turns = (above_left != below_left) != (above_right != below_right)
     touches = (above_left == below_right) & (above_right == below_left) & (above_left != above_right)
     y, x = np.nonzero(turns | touches)
     twice = touches[y, x]
-    # Of the two corners at one point, the first goes left; it goes up where the pixel above left is the object's.
+    # Of two corners at one point, the first takes the edge to the left. If the pixel above left belongs to the
+    # object, the first also takes the edge upwards.
     first_up = np.repeat(above_left[y, x], 1 + twice)
     y, x = np.repeat(y, 1 + twice), np.repeat(x, 1 + twice)
     number = np.arange(y.size)
@@ -53,7 +54,8 @@ def trace(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0)) -> O
     corners = list(zip((x + offset[0]).tolist(), (y + offset[1]).tolist(), strict=True))
     is_object = below_right[y, x].tolist()
     left_to_visit = [True] * len(corners)
-    # In reading order, so that each ring is met at the left end of its top edge: the ring lies below right of it.
+    # Corners come in reading order, so each ring starts at the left end of its top edge, and the ring's inside lies
+    # below right of that corner.
     for start in range(len(corners)):
         if not left_to_visit[start]:
             continue
@@ -70,7 +72,7 @@ def trace(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0)) -> O
 
 
 def simplify(ring: Ring, tolerance: float) -> Ring:
-    """Remove the points of a ring that lie within `tolerance` pixels of the result; at least three remain.
+    """Remove points of a ring that lie within `tolerance` pixels of the remaining ring. At least three remain.
 
     From D. Douglas and T. Peucker, "Algorithms for the reduction of the number of points required to represent a
     digitized line or its caricature", 1973.
@@ -97,7 +99,7 @@ def simplify(ring: Ring, tolerance: float) -> Ring:
 def _distances(
     points: npt.NDArray[np.float64], start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """From points (n, 2) to the segment between two: (n,)."""
+    """Return the distances (n,) from points (n, 2) to the segment from `start` to `stop`."""
     along = stop - start
     squared = float(along @ along)
     places = ((points - start) @ along / squared).clip(0, 1) if squared else np.zeros(len(points))
@@ -107,7 +109,7 @@ def _distances(
 
 
 def _partners(order: npt.NDArray[np.int64]) -> list[int]:
-    """For each corner the other end of its edge, where corners in this order are the ends of edges, two by two."""
+    """Return the other end of each corner's edge. Each two corners in `order` are the ends of one edge."""
     partners = np.empty_like(order)
     partners[order[::2]] = order[1::2]
     partners[order[1::2]] = order[::2]

@@ -20,26 +20,26 @@ PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.ND
 """A path; the bytes of a picture file; a PIL image; or an array (height, width) or (height, width, 3 or 4)."""
 
 LARGE_MIB = 16
-"""Lossless uploads beyond this get a warning."""
+"""Lossless uploads above this size raise a warning."""
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-_TIFF_MODES = ("I", "F")  # grey of 32 bits, for which PNG has no place
+_TIFF_MODES = ("I", "F")  # 32-bit grey, which PNG cannot store
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
 class LargePictureWarning(UserWarning):
-    """Warns that pixels become a large upload, although their original file may be small."""
+    """Pixels make a large upload, while the picture's original file may be small."""
 
 
 class Picture:
-    """A picture that can be uploaded, and uploaded again if the server has forgotten it.
+    """A picture that can be uploaded, and uploaded again if the server has evicted it.
 
-    Files are uploaded unchanged and read when needed, so that a thousand of them take no memory. Pixels are
-    encoded without loss, usually as PNG, and kept.
+    Files are uploaded unchanged. They are read when needed, so a thousand of them take no memory. PIL images and
+    arrays are encoded without loss, usually as PNG, and the result is kept in memory.
     """
 
     def __init__(self, source: PictureSource) -> None:
-        """Raises TypeError and ValueError for what is no picture."""
+        """Raises TypeError or ValueError if `source` is not a picture."""
         self.path: Path | None = None
         self._data = b""
         self._digest: bytes | None = None
@@ -47,7 +47,7 @@ class Picture:
             self._data = source
         elif isinstance(source, str | os.PathLike):
             if str(source).startswith(("http://", "https://")):
-                raise ValueError(f"{source} is an address: hand over the file that is there, or its bytes")
+                raise ValueError(f"{source} is a URL: download the file and pass its path or its bytes")
             self.path = Path(source)
         else:
             self._data = _encode(source if isinstance(source, Image.Image) else _from_array(source))
@@ -60,18 +60,18 @@ class Picture:
         digest = hashlib.sha256(data).digest()
         if self._digest is not None and digest != self._digest:
             raise PictureChanged(
-                f"{self.path} has changed since it was embedded, and the server has forgotten the picture it was: "
-                "embed it again."
+                f"{self.path} has changed since it was embedded, and the server no longer has the earlier picture. "
+                "Embed the file again."
             )
         self._digest = digest
         return data
 
 
 def open_picture(source: PictureSource) -> Image.Image:
-    """The picture in RGB as the service sees it.
+    """Return the picture in RGB, as the service sees it.
 
-    EXIF orientation is applied to files, but not to pixels. Alpha is laid over white; grey of more than 8 bits
-    is scaled by its own range.
+    EXIF orientation is applied to files, but not to PIL images. Transparent pixels are blended with white. Grey of
+    more than 8 bits is scaled from the picture's own minimum and maximum to 0..255.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -95,30 +95,30 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if not isinstance(array, np.ndarray):
         raise TypeError(
-            f"{type(array).__name__} is no picture: hand over a path, the bytes of a file, a PIL image or an array"
+            f"{type(array).__name__} is not a picture: pass a path, the bytes of a file, a PIL image or an array"
         )
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     channels = array.shape[2:]
     if array.ndim not in (2, 3) or channels not in ((), (1,), (3,), (4,)):
         raise ValueError(
-            f"an array of shape {array.shape} is no picture: (height, width), or (height, width, 3 or 4) for RGB(A)"
+            f"an array of shape {array.shape} is not a picture: use (height, width), or (height, width, 3 or 4)"
         )
     if array.dtype != np.uint8 and not (array.dtype == np.uint16 and channels in ((), (1,))):
         raise ValueError(
-            f"an array of {array.dtype} has no agreed range: convert it to uint8, or grey to uint16"
+            f"an array of {array.dtype} has no defined value range: convert it to uint8, or grey to uint16"
         )
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == (1,) else array))
 
 
 def _encode(image: Image.Image) -> bytes:
-    """The pixels as they are: the orientation in the image's EXIF is not applied."""
+    """Encode the pixels as they are: the image's EXIF orientation is not applied."""
     if image.mode in _ALPHA_MODES:
         image = image.convert(_ALPHA_MODES[image.mode])
     elif image.mode not in (
         *_PNG_MODES,
         *_TIFF_MODES,
-    ):  # CMYK and the like, as the service would convert them
+    ):  # for example CMYK, which the service would also convert
         image = image.convert("RGB")
     file = io.BytesIO()
     if image.mode in _TIFF_MODES:
@@ -128,8 +128,8 @@ def _encode(image: Image.Image) -> bytes:
     data = file.getvalue()
     if len(data) > LARGE_MIB * 2**20:
         warnings.warn(
-            f"{image.width} x {image.height} pixels make an upload of {len(data) / 2**20:.0f} MiB; where there is "
-            "a file of this picture, hand over its path instead",
+            f"{image.width} x {image.height} pixels make an upload of {len(data) / 2**20:.0f} MiB: if you have "
+            "a file of this picture, pass its path instead",
             LargePictureWarning,
             stacklevel=2,
         )

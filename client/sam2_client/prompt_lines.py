@@ -28,15 +28,15 @@ class PromptLine:
     """One line."""
 
     path: Path
-    """Where the picture is."""
+    """Path of the picture."""
     picture: str
-    """What the line calls it."""
+    """The picture's path as the line has it."""
     label: str
     prompt: Prompt
 
 
 def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
-    """Read the lines of a file; empty ones are skipped. Raises OSError, and ValueError with a bad line's number."""
+    """Read the lines of a file. Skips empty lines. Raises OSError, and ValueError with the number of a bad line."""
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -44,7 +44,9 @@ def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
             fields = json.loads(line)
             picture, label = str(fields.pop("picture")), str(fields.pop("label", DEFAULT_LABEL))
             if unknown := sorted(fields.keys() - _FIELDS.keys()):
-                raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(_FIELDS)}")
+                raise ValueError(
+                    f"unknown fields: {', '.join(unknown)}. Valid fields: picture, label, {', '.join(_FIELDS)}"
+                )
             prompt = Prompt(**{_FIELDS[name]: value for name, value in fields.items()})
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             why = "it has no picture" if isinstance(error, KeyError) else str(error)

@@ -1,6 +1,7 @@
-"""What to segment, as people write it, and as the service wants it.
+"""Prompts as Python values, and their conversion to the service's JSON.
 
-Types and shapes only: the service checks what a prompt means for its picture, and says so well.
+Checks only types and shapes. Does not know about pictures: the service checks a prompt against its picture and
+explains what is wrong.
 """
 
 from collections.abc import Sequence
@@ -23,30 +24,32 @@ the `logits` of an earlier mask."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """One object to segment. Every field may be left out, but not all at once."""
+    """One object to segment. Every field is optional, but at least one must be given."""
 
     points: Points | None = None
     """Clicks (x, y) in pixels of the picture."""
     labels: Labels | None = None
-    """For each click, 1: the object; 0: not the object. Left out: all 1."""
+    """One label for each click: 1 on the object, 0 not on it. Default: all 1."""
     box: Box | None = None
     """x0, y0, x1, y1 with x0 < x1 and y0 < y1."""
     mask: MaskPrompt | None = None
-    """What to refine."""
+    """The mask to refine."""
     multimask: bool | None = None
-    """Three masks, or one. Left out: three for one lone click, one otherwise."""
+    """True for three masks, False for one. Default: three for a single click, one otherwise."""
 
 
 def to_wire(prompt: Prompt) -> dict[str, Any]:
-    """The prompt as JSON, without a mask that is a Mask: its logits may have to be asked for first.
+    """Return the prompt as JSON, but without a mask of type Mask: its logits may have to be requested first.
 
-    Raises TypeError and ValueError for shapes that no prompt has.
+    Raises TypeError or ValueError for a wrong shape.
     """
     wire: dict[str, Any] = {}
     if prompt.points is not None:
         points = _numbers("points", prompt.points)
         if points.ndim != 2 or points.shape[1] != 2:
-            raise ValueError(f"points is a list of (x, y), [(500, 375)] say, not {prompt.points!r}")
+            raise ValueError(
+                f"points is {prompt.points!r}, but must be a list of (x, y), such as [(500, 375)]"
+            )
         wire["point_coords"] = points.tolist()
         wire["point_labels"] = [1] * len(points)
     if prompt.labels is not None:
@@ -54,13 +57,13 @@ def to_wire(prompt: Prompt) -> dict[str, Any]:
     if prompt.box is not None:
         box = _numbers("box", prompt.box)
         if box.shape != (4,):
-            raise ValueError(f"box is x0, y0, x1, y1, not {prompt.box!r}")
+            raise ValueError(f"box is {prompt.box!r}, but must be x0, y0, x1, y1")
         wire["box"] = box.tolist()
     if isinstance(prompt.mask, np.ndarray):
         if prompt.mask.ndim != 2 or prompt.mask.dtype.kind not in "bui":
             raise ValueError(
-                "mask is an array (height, width) of bool or integers, not of "
-                f"{prompt.mask.dtype} and shape {prompt.mask.shape}"
+                f"mask is an array of {prompt.mask.dtype} and shape {prompt.mask.shape}, but must be an array "
+                "(height, width) of bool or integers"
             )
         wire["mask_input"] = rle.encode(prompt.mask)
     elif prompt.mask is not None and not isinstance(prompt.mask, Mask):
@@ -76,5 +79,5 @@ def _numbers(name: str, values: Points | Box) -> npt.NDArray[np.float64]:
     except ValueError as error:  # rows of different lengths, or words
         raise ValueError(f"{name} cannot be read: {error}") from error
     if not np.isfinite(numbers).all():
-        raise ValueError(f"{name} holds a value that is not finite: {values!r}")
+        raise ValueError(f"{name} has a value that is not finite: {values!r}")
     return numbers

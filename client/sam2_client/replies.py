@@ -21,11 +21,11 @@ _UNREADABLE = (
 )  # fmt: skip
 _MAX_SIDE_PX = 65_535
 _MAX_PIXELS = 2**30
-"""The service accepts no larger sides; arrays of masks stay within 1 GiB."""
+"""The service accepts no side above 65,535 px. Arrays of masks stay within 1 GiB."""
 
 
 def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded:
-    """The picture that a reply is about. Raises UnexpectedReply, as all of these do."""
+    """Read the picture that a reply is about. Raises UnexpectedReply, as all functions here do."""
     try:
         return _embedded(response.json(), picture)
     except _UNREADABLE as error:
@@ -35,7 +35,7 @@ def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded
 def read_masks(
     response: httpx.Response, wires: Sequence[dict[str, Any]], options: MaskOptions, picture: Picture | None
 ) -> list[list[Mask]]:
-    """The masks of each prompt, as it was sent, best first."""
+    """Read the masks of each prompt, best first. `wires` are the prompts as they were sent."""
     try:
         reply = response.json()
         embedded = _embedded(reply, picture)
@@ -48,7 +48,7 @@ def read_masks(
 
 
 def read_page(response: httpx.Response) -> tuple[list[Embedded], str | None]:
-    """Stored pictures, and what the next page begins after; None on the last."""
+    """Read stored pictures, and the id after which the next page begins; None on the last page."""
     try:
         reply = response.json()
         return [_embedded(value, None) for value in reply["images"]], reply["next"]
@@ -57,7 +57,7 @@ def read_page(response: httpx.Response) -> tuple[list[Embedded], str | None]:
 
 
 def read_model(response: httpx.Response) -> Model:
-    """The model that answers."""
+    """Read the server's model."""
     try:
         reply = response.json()
         height, width = reply["mask_size"]
@@ -75,7 +75,7 @@ def read_model(response: httpx.Response) -> Model:
 
 
 def read_maps(response: httpx.Response) -> dict[str, Floats]:
-    """The feature maps of an embedding as npz."""
+    """Read the feature maps of an embedding in npz format."""
     try:
         with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
             if sum(file.file_size for file in archive.infolist()) > MAX_REPLY_BYTES:
@@ -83,7 +83,7 @@ def read_maps(response: httpx.Response) -> dict[str, Floats]:
         with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
             maps = {name: arrays[name] for name in arrays.files}
         if not all(isinstance(each, np.ndarray) and each.dtype.kind == "f" for each in maps.values()):
-            raise TypeError("not all of it are arrays of floats")
+            raise TypeError("it has something other than arrays of floats")
         return maps
     except (*_UNREADABLE, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise unexpected(response, error) from error

@@ -1,7 +1,7 @@
-"""When to try again, and how long to wait before.
+"""When to retry, and how long to wait before.
 
-Every call of the service may be made twice: embedding goes by content, decoding changes nothing, and what is
-deleted stays so. Does not know how to wait.
+Every call of the service can be repeated safely: embedding the same content gives the same result, decoding changes
+nothing, and deleting twice is the same as once. Does not know how to wait.
 """
 
 import random
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from sam2_client.errors import ConnectionFailed, Sam2Error
 
 FIRST_WAIT_S = 0.25
-"""Where the server names no time; doubled each time."""
+"""Used if the server sends no Retry-After; doubled with each retry."""
 LONGEST_WAIT_S = 30.0
-"""A server that asks for more is not waited for."""
+"""If the server requests a longer wait, the call fails instead of waiting."""
 JITTER = 0.25
-"""The part of a wait that is left to chance, on top, so that many clients do not come back at once."""
+"""At most this fraction of a wait is added at random, so that many clients do not retry at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often one request is tried again: where the server said 429 or 503, or could not be reached."""
+    """How often a request is retried: after status 429 or 503, or if the server could not be reached."""
 
     most: int
 
     def wait_s(self, failure: Sam2Error, *, tried: int) -> float | None:
-        """Seconds to wait after try number `tried` failed, counted from 1; None where it was the last."""
+        """Return the seconds to wait after attempt `tried` (from 1) failed; None if there is no further retry."""
         if tried > self.most or not (failure.status in (429, 503) or isinstance(failure, ConnectionFailed)):
             return None
         wait = failure.retry_after_s
@@ -32,4 +32,4 @@ class Retries:
             wait = min(FIRST_WAIT_S * 2 ** (tried - 1), LONGEST_WAIT_S)
         if wait > LONGEST_WAIT_S:
             return None
-        return wait * (1 + JITTER * random.random())  # noqa: S311  # no secret
+        return wait * (1 + JITTER * random.random())  # noqa: S311  # not for security

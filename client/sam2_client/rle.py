@@ -1,7 +1,7 @@
-"""COCO RLE -> a mask, and back.
+"""Converts COCO RLE to masks and back.
 
-Runs go column by column, the first one background. Does not know about replies. The format is that of
-cocodataset/cocoapi, common/maskApi.c.
+Runs go column by column, and the first one is background. The format is that of cocodataset/cocoapi,
+common/maskApi.c. Does not know about replies.
 """
 
 from typing import Any, TypeAlias, TypedDict
@@ -14,7 +14,7 @@ Lengths: TypeAlias = npt.NDArray[np.int64]
 
 
 class Rle(TypedDict):
-    """A mask as COCO writes it; pycocotools.mask.decode takes it where `counts` is the string."""
+    """A mask in COCO's format. pycocotools.mask.decode takes it if `counts` is the string."""
 
     size: list[int]
     """Height and width."""
@@ -23,9 +23,10 @@ class Rle(TypedDict):
 
 
 def decode(rle: Rle, *, columns: tuple[int, int] | None = None) -> Booleans:
-    """The mask (height, width), True on the object; or of it only the columns from the first to before the second.
+    """Return the mask (height, width), True on the object. With `columns` (first, last), return only those columns;
+    last is exclusive.
 
-    Raises ValueError for what is no mask of its size.
+    Raises ValueError if the RLE is not a mask of its size.
     """
     height, width = rle["size"]
     lengths = _lengths(rle)
@@ -33,14 +34,14 @@ def decode(rle: Rle, *, columns: tuple[int, int] | None = None) -> Booleans:
     if columns is not None:
         return _columns(ends, *columns, height=height)
     mask = np.zeros((height, width), bool)
-    if ends.size > 1:  # an object is small beside its picture, and pixels by column take time
+    if ends.size > 1:  # the object is small in its picture, and pixels in column order are slow
         first, last = int(ends[0]) // height, -(-int(ends[ends.size // 2 * 2 - 1]) // height)
         mask[:, first:last] = _columns(ends, first, last, height=height)
     return mask
 
 
 def encode(mask: npt.NDArray[Any]) -> Rle:
-    """A mask (height, width), zero or False on the background, with its runs as the compressed string."""
+    """Return the RLE, as a compressed string, of a mask (height, width) that is zero or False on the background."""
     pixels = mask.astype(bool).ravel(order="F")
     toggles = np.flatnonzero(np.diff(pixels, prepend=False))
     lengths = np.diff(toggles, prepend=0, append=pixels.size)
@@ -48,14 +49,14 @@ def encode(mask: npt.NDArray[Any]) -> Rle:
 
 
 def compress(rle: Rle) -> Rle:
-    """The same mask with its runs as the compressed string."""
+    """Return the same mask with its runs as the compressed string."""
     return {"size": [*rle["size"]], "counts": _to_string(_lengths(rle))}
 
 
 def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int]) -> Rle:
-    """A mask of the part x0, y0, x1, y1 of a picture -> that of all of it, `size` (height, width).
+    """Return the mask of a whole picture of `size` (height, width) from that of its part x0, y0, x1, y1.
 
-    Raises ValueError where the part is not of the mask's size, or not within the picture.
+    Raises ValueError if the part does not have the mask's size, or is not within the picture.
     """
     x0, y0, x1, y1 = bounds
     height, width = size
@@ -70,14 +71,14 @@ def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int])
 
 
 def _columns(ends: Lengths, first: int, last: int, *, height: int) -> Booleans:
-    """Some columns of the mask whose runs end there."""
+    """Return the columns `first` to before `last` of the mask whose runs end at `ends`."""
     lengths = np.diff(ends.clip(first * height, last * height), prepend=first * height)
     inside = np.arange(lengths.size) % 2 == 1
     return np.ascontiguousarray(np.repeat(inside, lengths).reshape(last - first, height).T)
 
 
 def _lengths(rle: Rle) -> Lengths:
-    """The lengths of the runs. Raises ValueError if they are not a mask of the size."""
+    """Return the lengths of the runs. Raises ValueError if they do not add up to the mask's size."""
     (height, width), counts = rle["size"], rle["counts"]
     lengths = _from_string(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     if (lengths < 0).any() or int(lengths.sum()) != height * width:
@@ -86,13 +87,13 @@ def _lengths(rle: Rle) -> Lengths:
 
 
 def _to_string(lengths: Lengths) -> str:
-    """What _from_string reads."""
+    """Return the compressed string, the inverse of _from_string."""
     numbers = lengths.copy()
     numbers[3:] -= lengths[1:-2]
     characters = bytearray()
     for number in numbers.tolist():
         while True:
-            group, number = number & 0x1F, number >> 5  # what is left of it
+            group, number = number & 0x1F, number >> 5  # `number` keeps the remaining bits
             more = number != (-1 if group & 0x10 else 0)
             characters.append(group + 48 + 0x20 * more)
             if not more:
@@ -101,19 +102,20 @@ def _to_string(lengths: Lengths) -> str:
 
 
 def _from_string(counts: str) -> Lengths:
-    """The lengths of a compressed string.
+    """Return the lengths of the runs in a compressed string.
 
-    A number is groups of 5 bits in two's complement, low first, each the character of its value + 48; 0x20 says
-    that another group follows. From the fourth run on, the number is the difference to the run two before.
+    A number is in two's complement, in groups of 5 bits, the lowest first. A group is the character with the code
+    of its value + 48; the bit 0x20 means that another group follows. From the fourth run on, the number is the
+    difference to the run two before.
     """
     groups = np.frombuffer(counts.encode("ascii", errors="replace"), np.uint8) - np.uint8(48)
     if not groups.size or not counts.isascii() or (groups > 0x3F).any() or groups[-1] & 0x20:
-        raise ValueError("this RLE's counts are cut off or no COCO string")
+        raise ValueError("this RLE's counts are truncated or not a COCO string")
     ends = np.flatnonzero(groups < 0x20)
     starts = np.concatenate(([0], ends[:-1] + 1))
     sizes = ends - starts + 1
     if int(sizes.max()) > 12:  # 60 bits; more would overflow
-        raise ValueError("this RLE's counts hold a number that is too long")
+        raise ValueError("this RLE's counts have a number that is too long")
     place = np.arange(groups.size) - np.repeat(starts, sizes)
     numbers = np.add.reduceat((groups & 0x1F).astype(np.int64) << 5 * place, starts)
     numbers -= np.where(groups[ends] & 0x10, np.int64(1) << 5 * sizes, 0)

@@ -1,6 +1,6 @@
-"""What is asked about a picture: the requests of each call, in order, and what their replies mean.
+"""The requests of each call about a picture, in order, and what their replies mean.
 
-Each function is a story, as asking.py tells them. Does not know about sockets, threads and event loops.
+Each function is a story (see asking.py). Does not know about sockets, threads and event loops.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from sam2_client.replies import read_embedded, read_maps, read_masks
 from sam2_client.retries import Retries
 
 PROMPTS_PER_REQUEST = 64
-"""More go in several requests: no reply keeps others waiting long, and servers take at most 256 by default."""
+"""More are sent in several requests, so no reply blocks others for long. By default servers accept at most 256."""
 
 
 def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Retries) -> Story[Embedded]:
@@ -34,7 +34,7 @@ def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Ret
 
 
 def segment(picture: Picture, prompt: Prompt, *, options: MaskOptions, retries: Retries) -> Story[list[Mask]]:
-    """Upload a picture together with a prompt; the masks, best first."""
+    """Upload a picture together with a prompt. Return the masks, best first."""
     wire = yield from _wire(prompt, retries)
     response = yield from ask(
         Call("POST", "segment", json={"prompts": [wire], **options.to_wire()}, picture=picture), retries
@@ -46,7 +46,7 @@ def segment(picture: Picture, prompt: Prompt, *, options: MaskOptions, retries: 
 def decode(
     embedded: Embedded, prompts: Sequence[Prompt], *, options: MaskOptions, retries: Retries
 ) -> Story[list[list[Mask]]]:
-    """Masks for every prompt, in order, best first; missing logits of masks to refine are asked for."""
+    """Return the masks of every prompt, in order, best first. Requests missing logits of masks to refine."""
     wires: list[dict[str, Any]] = []
     for prompt in prompts:
         wire = yield from _wire(prompt, retries)
@@ -61,7 +61,7 @@ def decode(
 def feature_maps(
     embedded: Embedded, *, dtype: Literal["float16", "float32"], retries: Retries
 ) -> Story[dict[str, Floats]]:
-    """What the encoder made of a picture."""
+    """Return the encoder's output for a picture."""
     path = f"{image_path(embedded.image_id)}/embedding"
     call = Call("GET", path, query={"format": "npz", "dtype": dtype})
     response = yield from _ask_about(embedded, call, retries)
@@ -69,7 +69,7 @@ def feature_maps(
 
 
 def _wire(prompt: Prompt, retries: Retries) -> Story[dict[str, Any]]:
-    """A prompt as it is sent, with the logits of the mask that it refines."""
+    """Return a prompt as it is sent, with the logits of the mask that it refines."""
     wire = to_wire(prompt)
     if isinstance(prompt.mask, Mask):
         wire["mask_input"] = yield from _mask_input(prompt.mask, retries)
@@ -77,14 +77,14 @@ def _wire(prompt: Prompt, retries: Retries) -> Story[dict[str, Any]]:
 
 
 def _mask_input(mask: Mask, retries: Retries) -> Story[Any]:
-    """The logits of an earlier mask; its runs, where nothing is known of how it came about."""
+    """Return the logits of an earlier mask, or its RLE if its origin is not known."""
     origin = mask.origin
     if origin is None:
         return mask.rle
     if origin.logits is None:
         options = replace(origin.options, logits=True)
         (candidates,) = yield from _decode(origin.embedded, [origin.prompt], options=options, retries=retries)
-        # In a near tie of two candidates their order may be another one than before.
+        # If two candidates are nearly tied, their order may differ from the first reply.
         pixels = mask.to_numpy()
         same = max(candidates, key=lambda candidate: (candidate.to_numpy() == pixels).sum())
         origin.logits = same.logits
@@ -100,7 +100,7 @@ def _decode(
 
 
 def _ask_about(embedded: Embedded, call: Call, retries: Retries) -> Story[httpx.Response]:
-    """Ask, and embed the picture again where the server has forgotten it."""
+    """Send a call. If the server has evicted the picture, embed it again and repeat the call."""
     try:
         return (yield from ask(call, retries))
     except ImageNotFound:

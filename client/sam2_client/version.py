@@ -1,3 +1,3 @@
-"""The version of this package; knows nothing else, so that packaging can read it without importing the rest."""
+"""The version of this package. Imports nothing, so packaging can read it without importing the rest."""
 
 __version__ = "0.1.0"

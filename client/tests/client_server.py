@@ -1,4 +1,4 @@
-"""The real service with a fake model, on a real port of 127.0.0.1, in a thread; and trouble made on its way."""
+"""Runs the real service with a fake model in a thread, on a real port of 127.0.0.1, and can replace its replies."""
 
 import socket
 import threading
@@ -18,14 +18,14 @@ from tests.fakes import LONG_S, FakeSegmenter
 
 @dataclass
 class Trouble:
-    """An ASGI application around another: answers `replies` first, and writes down what is asked for."""
+    """An ASGI application that wraps another. It sends `replies` first, and records the requests."""
 
     app: Any
     replies: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-    """Method and path of every request, /readyz aside."""
+    """Method and path of every request except /readyz."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Of the last request."""
+    """Headers of the last request."""
     most_at_once: int = 0
     _at_once: int = 0
 
@@ -52,7 +52,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that is ready."""
+    """A running server."""
 
     url: str
     segmenter: FakeSegmenter
@@ -61,7 +61,7 @@ class Served:
 
 @contextmanager
 def real_server(settings: Settings | None = None) -> Iterator[Served]:
-    """The service on a free port, from ready to stopped."""
+    """Run the service on a free port. It is ready when the block begins, and stopped after it."""
     segmenter = FakeSegmenter()
     trouble = Trouble(create_app(settings or Settings(workers=2), segmenter))
     server = uvicorn.Server(uvicorn.Config(trouble, log_config=None, ws="none", lifespan="on"))

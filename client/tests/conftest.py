@@ -1,4 +1,4 @@
-"""What the client's tests share: async tests as in tests/conftest.py, a real server, nothing of the outside."""
+"""Shared by the client's tests: async tests as in tests/conftest.py, a real server, no settings from outside."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ def client(served: Served) -> Iterator[Client]:
 
 @pytest.fixture
 def commanded(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own, with a server that the environment names."""
+    """Run a test in its own folder, with the server's address in SAM2_URL."""
     served.trouble.replies.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAM2_URL", served.url)

@@ -1,4 +1,4 @@
-"""AsyncClient against the real service without a port, and that it is Client in all but `await`."""
+"""AsyncClient against the real service without a port. It differs from Client only in `await`."""
 
 import asyncio
 import inspect
@@ -67,7 +67,7 @@ async def test_waiting_leaves_the_loop_to_others(truck: Path) -> None:
     async with connected() as (client, trouble):
         trouble.replies.append((503, {"Retry-After": "1"}, b""))
         waiting = asyncio.create_task(client.embed(truck))
-        while not trouble.asked:  # noqa: ASYNC110  # what is waited for knows nothing of tests
+        while not trouble.asked:  # noqa: ASYNC110  # the server has no event to wait for
             await asyncio.sleep(0.001)
         assert (await client.embed(picture())).width == 60
         assert not waiting.done()

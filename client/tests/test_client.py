@@ -1,4 +1,4 @@
-"""Client against the real service on a real port: clicks, refining, what was forgotten, many pictures."""
+"""Client against the real service on a real port: clicks, refining, evicted pictures, many pictures."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_refining_asks_for_the_logits_once(client: Client, served: Served, truck
     assert second.logits is not None
     image.decode(points=[(31, 20)], mask=second)
     assert asked == ["POST /decode"] * 3, "the logits are kept"
-    # What came back is this mask, not the best: a mask alone is returned by the fake as it is.
+    # The logits are of this mask, not of the best one: the fake returns a mask without clicks unchanged.
     (same,) = image.decode(mask=second)
     assert np.array_equal(same.to_numpy(), second.to_numpy())
 

@@ -1,4 +1,4 @@
-"""Clean-up, a picture and a prompt in one request, and what a server holds: against the real service."""
+"""Clean-up, a picture and a prompt in one request, and stored pictures, against the real service."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def spotted() -> str:
-    """Logits of a disc with a hole of 4 pixels, and a speck of 6 beside it, which the fake gives back as a mask."""
+    """Return logits of a disc with a hole of 4 pixels next to a speck of 6. The fake returns them as a mask."""
     logits = disc(0.5, 0.5, 9.0)
     logits[15:17, 15:17] = -5
     logits[2:5, 2:4] = 30
@@ -46,7 +46,7 @@ def test_a_cleaned_mask_is_refined_from_the_models_own_logits(
     (cleaned,) = image.decode(mask=spotted(), max_hole_area=4, max_sprinkle_area=6)
     assert cleaned.logits is None
     image.decode(points=[(30, 20)], mask=cleaned)
-    assert cleaned.logits == spotted(), "those of before the clean-up"
+    assert cleaned.logits == spotted(), "the logits are those before the clean-up"
     assert served.trouble.asked.count("POST /decode") == 3
 
 

@@ -1,4 +1,4 @@
-"""What Client does when something fails: tries again, or raises, in words."""
+"""What Client does when something fails: it retries, or raises an exception with a clear message."""
 
 import email.utils
 import time
@@ -73,7 +73,7 @@ def test_waits_are_what_the_server_asks_for_and_a_little_chance() -> None:
 
 
 class Unreliable(httpx.BaseTransport):
-    """Fails before it lets requests through."""
+    """Raises each of `failures` once, then sends requests."""
 
     def __init__(self, *failures: type[httpx.TransportError]) -> None:
         self.failures = list(failures)
@@ -112,7 +112,7 @@ def test_no_server(truck: Path) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="no address of a server"):
+    with pytest.raises(ValueError, match="not the address of a server"):
         Client(url)
 
 
@@ -176,8 +176,8 @@ def test_an_upload_that_is_too_large_is_refused_in_words() -> None:
             (502, {"Content-Type": "text/html"}, b"<h1>Bad\n gateway</h1>"),
             "502 Bad Gateway: <h1>Bad gateway</h1>",
         ),
-        ((200, {"Content-Type": "text/html"}, b"hello"), "no reply of a SAM 2 service"),
-        ((200, {"Content-Type": "application/json"}, b"[1]"), "no reply of a SAM 2 service"),
+        ((200, {"Content-Type": "text/html"}, b"hello"), "not a reply of a SAM 2 service"),
+        ((200, {"Content-Type": "application/json"}, b"[1]"), "not a reply of a SAM 2 service"),
         ((404, {}, b'{"error": "gone"}'), "404 Not Found"),
     ],
 )

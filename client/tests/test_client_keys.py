@@ -1,4 +1,4 @@
-"""The client and the command against a server with keys and rates: who gets in, who sees what, who has to wait."""
+"""The client and the command against a server with keys and rate limits: access, visibility and waits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ TOO_MANY = "You have sent more than 6 new pictures a minute (SAM2_RATE_PICTURES_
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Served]:
-    """A server that knows two keys."""
+    """A server with two keys."""
     with real_server(Settings(workers=2, api_keys=KEYS)) as served:
         yield served
 
@@ -60,7 +60,7 @@ def test_spaces_and_line_ends_around_a_key_are_not_part_of_it(guarded: Served, t
 
 @pytest.mark.parametrize("key", ["anna-0123\n456789abcdef", "schlüssel-456789abcdef"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
-    with pytest.raises(ValueError, match="the key holds characters") as caught:
+    with pytest.raises(ValueError, match="the key has characters") as caught:
         Client("http://127.0.0.1:8000", key)
     assert "0123" not in str(caught.value)
     assert "456" not in str(caught.value)
@@ -80,7 +80,7 @@ def test_without_the_right_key_everything_is_refused_at_once_in_the_servers_word
             assert str(caught.value) == caught.value.message == message
             assert (caught.value.code, caught.value.status) == ("unauthorized", 401)
             assert caught.value.request_id
-            assert len(guarded.trouble.asked) == 1, "the same key again is refused again"
+            assert len(guarded.trouble.asked) == 1, "a rejected key is not retried"
         (result,) = client.embed_many([truck], progress=False)
         assert isinstance(result.error, sam2_client.Unauthorized)
 
@@ -99,7 +99,7 @@ def test_two_tenants_name_their_own_pictures_and_see_no_others(anna: Client, ber
     hers = anna.embed(picture(60, 40), "shared-name")
     with pytest.raises(sam2_client.ImageNotFound):
         bert.image("shared-name")
-    his = bert.embed(picture(80, 50), "shared-name")  # her name is not taken for him
+    his = bert.embed(picture(80, 50), "shared-name")  # her name is still free for him
     assert (anna.image("shared-name").width, bert.image("shared-name").width) == (60, 80)
     assert hers.decode(points=[(30, 20)])[0].to_numpy().shape == (40, 60)
     assert his.decode(points=[(30, 20)])[0].to_numpy().shape == (50, 80)
@@ -112,7 +112,7 @@ def test_two_tenants_name_their_own_pictures_and_see_no_others(anna: Client, ber
 
 
 class Clock:
-    """The seconds that the server's rates and the client see; waiting moves them on."""
+    """The time that the server's rate limits and the client see. Waiting advances it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -145,12 +145,12 @@ def test_who_is_over_the_rate_waits_as_long_as_the_server_says_and_is_answered(c
         assert clock.waited == []
         served.trouble.asked.clear()
         assert anna.embed(picture(shade=6)).width == 60
-        assert served.trouble.asked == ["POST /embed"] * 2, "429, and the same again"
+        assert served.trouble.asked == ["POST /embed"] * 2, "429, then a retry"
         (waited,) = clock.waited
-        assert 10 <= waited <= 10 * (1 + JITTER), "six a minute are one in ten seconds"
-        assert anna.embed(picture(shade=0)).width == 60, "a picture that is known is not counted"
+        assert 10 <= waited <= 10 * (1 + JITTER), "six a minute is one in ten seconds"
+        assert anna.embed(picture(shade=0)).width == 60, "a known picture does not count"
         bert.embed(picture(shade=7))
-        assert len(clock.waited) == 1, "what one tenant has sent keeps no other waiting"
+        assert len(clock.waited) == 1, "one tenant's requests do not delay another"
 
 
 def test_who_will_not_wait_hears_how_long_it_would_be(clock: Clock) -> None:
@@ -164,7 +164,7 @@ def test_who_will_not_wait_hears_how_long_it_would_be(clock: Clock) -> None:
         assert caught.value.retry_after_s == 10
         assert clock.waited == []
         clock.now += 10
-        assert anna.embed(picture(shade=6)).width == 60, "it was the truth"
+        assert anna.embed(picture(shade=6)).width == 60, "the time in Retry-After is right"
 
 
 def test_a_minute_is_not_waited_for(clock: Clock) -> None:
@@ -185,7 +185,7 @@ def test_a_whole_project_goes_in_at_the_rate_of_the_server(clock: Clock) -> None
 
 
 def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code of `sam2`, and what it says of errors."""
+    """Run `sam2`. Return its exit code and standard error."""
     code = main(list(arguments))
     return code, capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_the_command_takes_its_key_from_option_or_environment(
     assert command(*decode, capsys=capsys) == (0, "")
     wrong = ("--api-key", "wrong-0123456789abcdef")
     refused = f"sam2: {UNKNOWN} [unauthorized]\n"
-    assert command(*decode, *wrong, capsys=capsys) == (1, refused), "the option goes before the environment"
+    assert command(*decode, *wrong, capsys=capsys) == (1, refused), "the option overrides the environment"
     assert command("embed", str(truck), *wrong, capsys=capsys) == (1, f"sam2: {truck}: {UNKNOWN}\n")
     prompts = truck.parent / "prompts.jsonl"
     prompts.write_text('{"picture": "truck.png", "point_coords": [[30, 20]], "point_labels": [1]}\n')

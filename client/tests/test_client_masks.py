@@ -1,4 +1,4 @@
-"""What people make of a mask, against pycocotools and by hand."""
+"""Conversions of a mask, compared with pycocotools and with results by hand."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def mask_of(pixels: np.ndarray) -> Mask:
 
 
 def signed_area(ring: Ring) -> float:
-    """Positive for a ring that runs clockwise on the screen."""
+    """Return the area of a ring, positive if it runs clockwise on the screen."""
     (x, y), (next_x, next_y) = np.array(ring).T, np.roll(ring, -1, axis=0).T
     return float((x * next_y - next_x * y).sum()) / 2
 
@@ -52,10 +52,10 @@ def test_rle_of_an_array_is_what_pycocotools_reads(pixels: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("counts", "what"),
     [
-        ("", "cut off"),
-        ("0o", "cut off"),
-        ("32103\x07", "no COCO string"),
-        ("ü", "no COCO string"),
+        ("", "truncated"),
+        ("0o", "truncated"),
+        ("32103\x07", "not a COCO string"),
+        ("ü", "not a COCO string"),
         ("o" * 13 + "0", "too long"),
         ("32104", "3 x 4 pixels"),
         ([3, -2, 11], "3 x 4 pixels"),
@@ -71,7 +71,7 @@ def test_outlines_fill_to_the_mask(pixels: np.ndarray) -> None:
     crossings = np.zeros((pixels.shape[0], pixels.shape[1] + 1), int)
     for ring in mask.polygons + mask.holes:
         for (x, y), (next_x, next_y) in zip(ring, ring[1:] + ring[:1], strict=True):
-            assert (x == next_x) != (y == next_y), "along pixels, and only as many corners as there are"
+            assert (x == next_x) != (y == next_y), "edges follow pixels, and no corner is superfluous"
             crossings[min(y, next_y) : max(y, next_y), x] += x == next_x
     assert np.array_equal(np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1, pixels)
     assert all(signed_area(ring) > 0 for ring in mask.polygons)
@@ -101,12 +101,12 @@ def test_simplified_outlines_move_by_at_most_the_tolerance(pixels: np.ndarray, t
         for ring, full in zip(getattr(simple, kind), getattr(mask, kind), strict=True):
             assert 3 <= len(ring) <= len(full)
             left = iter(full)
-            assert all(corner in left for corner in ring), "a selection of the corners, in order"
+            assert all(corner in left for corner in ring), "a subset of the corners, in order"
             assert max(distance(corner, ring) for corner in full) <= tolerance + 1e-9
 
 
 def distance(point: tuple[int, int], ring: Ring) -> float:
-    """From a point to the nearest place of a ring."""
+    """Return the distance from a point to the nearest point of a ring."""
     starts, stops = np.array(ring, float), np.roll(np.array(ring, float), -1, axis=0)
     along = stops - starts
     places = (((point - starts) * along).sum(axis=1) / (along**2).sum(axis=1)).clip(0, 1)
@@ -120,7 +120,7 @@ def test_a_slope_of_steps_becomes_a_triangle() -> None:
     (ring,) = mask.outlines(simplify=1).polygons
     assert len(ring) <= 4
     for tolerance in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="simplify is a number of pixels"):
+        with pytest.raises(ValueError, match="must be a finite number of pixels"):
             mask.outlines(simplify=tolerance)
 
 
@@ -135,7 +135,7 @@ def test_a_crop_is_the_part_within_the_bounds(pixels: np.ndarray) -> None:
 
 
 def cropped(pixels: np.ndarray, **changes: Any) -> dict[str, Any]:
-    """A mask of 2 x 3 pixels as /decode answers it with `bounds`."""
+    """Return a mask of 2 x 3 pixels as /decode returns it with `bounds`."""
     rle: Any = coco_mask.encode(np.asfortranarray(pixels, np.uint8))
     rle["counts"] = rle["counts"].decode()
     facts = {"iou": 0.9, "stability": 0.8, "area": int(pixels.sum()), "bbox": [4, 1, 3, 2]}
@@ -149,7 +149,7 @@ def test_a_mask_that_came_cropped_is_put_into_its_place() -> None:
     whole[1:3, 4:7] = part
     assert np.array_equal(mask.to_numpy(), whole)
     assert np.array_equal(coco_mask.decode(mask.rle), whole), (
-        "what pycocotools takes is of the whole picture too"
+        "the RLE for pycocotools also covers the whole picture"
     )
     assert np.array_equal(np.asarray(mask.to_pil()), whole * 255)
     assert np.array_equal(mask.crop(), part)
@@ -161,12 +161,12 @@ def test_a_mask_that_came_cropped_is_put_into_its_place() -> None:
 @pytest.mark.parametrize(
     ("changes", "size", "what"),
     [
-        ({}, None, "the size of its picture is needed"),
+        ({}, None, "pass the size"),
         ({}, (5, 6), "of a picture of 6 x 5 pixels"),
         ({}, (2, 9), "of a picture of 9 x 2 pixels"),
         ({"bounds": [4, 1, 6, 3]}, (5, 9), "does not fill"),
         ({"bounds": [-1, 1, 2, 3]}, (5, 9), "does not fill"),
-        ({"bounds": None}, (5, 9), "is none of a picture of"),
+        ({"bounds": None}, (5, 9), "does not fit a picture of"),
     ],
 )
 def test_a_mask_without_a_place_is_refused(changes: Any, size: tuple[int, int] | None, what: str) -> None:
@@ -215,7 +215,7 @@ def test_overlay_colours_the_object_and_nothing_else() -> None:
     assert np.array_equal(plain[~pixels], before[~pixels])
     assert np.abs(plain[pixels] - (45 + 0.55 * np.array(DODGER_BLUE))).max() <= 0.5
     assert (red[pixels] == (255, 0, 0)).all()
-    assert np.array_equal(picture, before), "the caller's array stays as it is"
+    assert np.array_equal(picture, before), "the caller's array is not changed"
 
 
 def test_overlay_of_another_size_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What Client.embed takes, against the real service on a real port."""
+"""The pictures that Client.embed accepts, against the real service on a real port."""
 
 import io
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(client: Client, s
     ]:
         with pytest.raises(ValueError, match=what):
             client.embed(array)
-    with pytest.raises(TypeError, match="list is no picture"):
+    with pytest.raises(TypeError, match="list is not a picture"):
         client.embed([1, 2])  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         client.embed("nowhere.jpg")
@@ -78,10 +78,10 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(client: Client, s
 
 def test_large_pixels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam2_client.pictures.LARGE_MIB", 0)
-    with pytest.warns(sam2_client.LargePictureWarning, match="60 x 40 pixels.*hand over its path"):
+    with pytest.warns(sam2_client.LargePictureWarning, match="60 x 40 pixels.*pass its path"):
         Picture(np.zeros((40, 60), np.uint8))
 
 
 def test_an_address_is_no_file() -> None:
-    with pytest.raises(ValueError, match=r"https://pictures\.example/truck\.jpg is an address"):
+    with pytest.raises(ValueError, match=r"https://pictures\.example/truck\.jpg is a URL"):
         Picture("https://pictures.example/truck.jpg")

@@ -1,4 +1,4 @@
-"""The command `sam2`, as people type it, against the real service on a real port."""
+"""The command `sam2` against the real service on a real port."""
 
 import json
 import subprocess
@@ -90,7 +90,7 @@ def test_decode_sends_clicks_of_both_kinds_and_a_box(served: Served, truck: Path
         ),
         (["decode", "truck.png", "--point", "1,1", "--max-sprinkle-area", "nan"], "'nan' is not a number"),
         (["export", "replies"], "--coco"),
-        (["export", "1.json", "--coco", "out.json", "--simplify", "2"], "--simplify is for --polygons"),
+        (["export", "1.json", "--coco", "out.json", "--simplify", "2"], "--simplify requires --polygons"),
         (["embed", "truck.png", "--concurrency", "0"], "at least 1"),
         ([], "COMMAND"),
     ],
@@ -116,8 +116,8 @@ def test_what_fails_is_said_in_a_line(
             "too far outside the picture of 60 x 40 pixels: at most by",
         ),
         (["decode", "truck.png", "--point", "1,1", "-o", "mask.xyz"], ".xyz"),
-        (["embed", "truck.png", "--url", "ftp://host"], "no address of a server"),
-        (["export", "truck.png", "--coco", "out.json"], "no reply of /decode"),
+        (["embed", "truck.png", "--url", "ftp://host"], "not the address of a server"),
+        (["export", "truck.png", "--coco", "out.json"], "not a reply of /decode"),
     ]:
         assert main(arguments) == 1
         error = capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_what_fails_is_said_in_a_line(
     monkeypatch.setattr("sam2_client.retries.FIRST_WAIT_S", 0.001)
     monkeypatch.setenv("SAM2_URL", f"http://127.0.0.1:{free_port()}")
     assert main(["decode", "truck.png", "--point", "1,1"]) == 1
-    assert "No connection to http://127.0.0.1" in capsys.readouterr().err
+    assert "The connection to http://127.0.0.1" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_with_130(truck: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_clean_up_and_a_cutout(served: Served, truck: Path) -> None:
     clean_up = ["--max-hole-area", "9999", "--max-sprinkle-area", "0"]
     assert main(["decode", str(truck), "--point", "30,20", "-o", "plain.png", "--cutout", "cutout.png"]) == 0
     assert main(["decode", str(truck), "--point", "30,20", "-o", "filled.png", *clean_up]) == 0
-    assert np.asarray(Image.open("filled.png")).all(), "background along the border is a hole, too"
+    assert np.asarray(Image.open("filled.png")).all(), "background along the border counts as a hole"
     plain, cutout = np.asarray(Image.open("plain.png")), Image.open("cutout.png")
     y, x = np.nonzero(plain)
     assert cutout.mode == "RGBA"

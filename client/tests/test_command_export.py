@@ -1,4 +1,4 @@
-"""`sam2 export`: replies and prompts become one COCO data set, as RLE or as polygons, that pycocotools loads."""
+"""`sam2 export`: writes replies and prompts as a COCO data set that pycocotools loads, as RLE or polygons."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_export_joins_replies_to_what_pycocotools_loads(
     capsys.readouterr()
     assert main(["export", "replies", "--coco", "replies/out.json"]) == 0
     assert "3 annotations" in capsys.readouterr().out
-    assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "again, over its own output"
+    assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "overwrites its own output"
     data = COCO("replies/out.json")
     assert {image["file_name"] for image in data.imgs.values()} == {"truck.png", "photos/b.PNG"}
     assert {category["name"] for category in data.cats.values()} == {"truck", "wheel"}
@@ -76,7 +76,7 @@ def test_export_decodes_prompts_in_json_lines(photos: Path, capsys: pytest.Captu
     [
         ("{", "line 1: Expecting"),
         ('{"box": [1, 2, 3, 4]}', "line 1: it has no picture"),
-        ('{"picture": "a.png", "bbox": [1, 2, 3, 4]}', "line 1: unknown bbox"),
+        ('{"picture": "a.png", "bbox": [1, 2, 3, 4]}', "line 1: unknown fields: bbox."),
     ],
 )
 def test_export_says_which_line_is_wrong(capsys: pytest.CaptureFixture[str], line: str, what: str) -> None:
@@ -99,7 +99,7 @@ def test_export_cleans_what_it_decodes_and_nothing_else(
     (annotation,) = COCO("out.json").anns.values()
     assert annotation["area"] == 60 * 40
     assert main(["export", "reply.json", *clean_up]) == 2
-    assert "replies hold masks as they are" in capsys.readouterr().err
+    assert "masks of replies are not changed" in capsys.readouterr().err
 
 
 def test_export_writes_polygons(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +116,7 @@ def test_export_writes_polygons(truck: Path, capsys: pytest.CaptureFixture[str])
     Path("ring.json").write_text(json.dumps(reply))
     assert main(["decode", "truck.png", "--point", "30,20", "-o", "disc.json"]) == 0
     assert main(["export", "disc.json", "ring.json", "--coco", "exact.json", "--polygons"]) == 0
-    assert "they are filled in 1 of 2 masks" in capsys.readouterr().err
+    assert "holes are filled in 1 of 2 masks" in capsys.readouterr().err
     exact = COCO("exact.json")
     disc, filled = exact.anns.values()
     assert disc["area"] == disc_mask(30, 20, RADII[2], height=40, width=60).sum()
@@ -165,4 +165,4 @@ def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixtur
     assert main(["export", "full.json", "empty.json", "--coco", "out.json"]) == 0
     printed = capsys.readouterr()
     assert "1 images, 1 annotations" in printed.out
-    assert "1 masks were empty" in printed.err
+    assert "1 masks are empty" in printed.err

@@ -1,4 +1,4 @@
-"""The package as it is handed out: what it needs, what is in it, what its README says."""
+"""The package as it is distributed: its dependencies, its content, the examples of its README."""
 
 import ast
 import re
@@ -92,7 +92,7 @@ def test_the_wheel_holds_types_licence_and_command(tmp_path: Path) -> None:
 
 
 def test_what_readme_shows_works(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, as someone does who pastes one block after the other."""
+    """Run the blocks in order, as a reader pastes them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAM2_URL", served.url)
     shutil.copytree(ROOT / "docs", "docs")

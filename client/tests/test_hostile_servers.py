@@ -18,12 +18,12 @@ DEEP = b"[" * 200_000 + b"]" * 200_000
 
 
 def serving(*replies: httpx.Response) -> httpx.MockTransport:
-    """A server that answers with these replies, the last one again and again."""
+    """Return a server that sends these replies, and repeats the last one."""
     left = list(replies)
 
     def answer(_: httpx.Request) -> httpx.Response:
         reply = left.pop(0) if len(left) > 1 else left[0]
-        if not reply.is_closed:  # a stream, which is read once
+        if not reply.is_closed:  # a stream can be read only once
             return reply
         return httpx.Response(reply.status_code, headers=reply.headers, content=reply.content)
 

@@ -1,4 +1,4 @@
-"""The notebook of examples/ from top to bottom, cell by cell, against the service with a fake model."""
+"""Runs the cells of the notebook in examples/ in order, against the service with a fake model."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).parents[2] / "examples/embed_click_refine.ipynb"
 
 
 def run(notebook: Path) -> dict[str, Any]:
-    """The names that the code cells of a notebook leave, run in order."""
+    """Run the code cells of a notebook in order. Return the names that they define."""
     names: dict[str, Any] = {}
     for cell in json.loads(notebook.read_text())["cells"]:
         if cell["cell_type"] == "code":
@@ -38,7 +38,7 @@ def test_it_runs_from_top_to_bottom(
     before, after = (np.asarray(Image.open(tmp_path / name), int) for name in ("picture.png", "overlay.png"))
     changed = (before != after).any(axis=-1)
     assert changed[wanted].all()
-    assert changed[~wanted].mean() < 0.02  # the outline and a click beside it
+    assert changed[~wanted].mean() < 0.02  # only the outline and the click marker
     (annotation,) = json.loads((tmp_path / "coco.json").read_text())["annotations"]
     assert annotation["area"] == wanted.sum()
 
