@@ -79,8 +79,8 @@ def cache_limits(settings: Settings, segmenter: Segmenter, *, memory_bytes: int)
         device = share if settings.device_cache_mib == "auto" else settings.device_cache_mib * 2**20
     limits = CacheLimits(device, host_bytes=0 if segmenter.shares_host_memory else host)
     log.info(
-        "Embeddings may take %d MiB on the device%s",
+        "Embeddings may take %d MiB%s",
         limits.device_bytes // 2**20,
-        "" if segmenter.shares_host_memory else f" and {limits.host_bytes // 2**20} MiB of host memory",
+        "" if segmenter.shares_host_memory else f" of the GPU and {limits.host_bytes // 2**20} MiB of host memory",
     )
     return limits

@@ -1,0 +1,85 @@
+"""The service on a GPU made of the CPU: uploads and clicks of many at once, and memory that runs out."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from app.settings import Settings
+from model.checkpoints.parameters import untrained_parameters
+from model.gpu.options import GpuOptions
+from model.network.sam2 import Sam2
+from model.runner import Sam2Runner
+from tests.fakes import error, picture, serving
+from tests.model.gpu.host_gpu import HostGpu
+from tests.model.gpu.small_runners import SMALL
+
+
+class OnGpu(Sam2Runner):
+    """Says that its embeddings are not in host memory."""
+
+    shares_host_memory = False
+    gate = threading.Event()  # as the fake has it
+
+
+def ious(body: dict[str, Any]) -> list[float]:
+    """Differ from picture to picture, and from click to click."""
+    (prediction,) = body["predictions"]
+    return [mask["iou"] for mask in prediction["masks"]]
+
+
+@pytest.fixture
+def gpu() -> HostGpu:
+    return HostGpu()
+
+
+@pytest.fixture
+def runner(gpu: HostGpu) -> Sam2Runner:
+    with torch.device("meta"):
+        model = Sam2(SMALL)
+    untrained_parameters(model, device=HostGpu.device, dtype=torch.float32)
+    options = GpuOptions(cache_mib=1, batch_images=2, batch_prompts=4)
+    return OnGpu(model, name="gpu", weights_fingerprint="gpu", gpu=gpu, gpu_options=options)
+
+
+async def test_uploads_and_clicks_of_many_at_once_are_answered_as_one_by_one(
+    runner: Sam2Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen pictures in a cache for four: most clicks bring an embedding back from the host."""
+    expected: list[int] = []
+    expect = runner.expect
+    monkeypatch.setattr(runner, "expect", lambda images: (expected.append(len(images)), expect(images)))
+    files = [picture(width=60 + shade, shade=shade) for shade in range(16)]
+    names = [f"p{number}" for number in range(len(files))]
+    async with serving(Settings(workers=2, batch_images=2, batch_prompts=4), runner) as served:  # type: ignore[arg-type]
+        together = await asyncio.gather(
+            *(served.embed(data, name) for data, name in zip(files, names, strict=True))
+        )
+        assert [reply.status_code for reply in together] == [200] * 16
+        clicks = await asyncio.gather(*(served.click(name, x=9) for name in names * 2))
+        assert [reply.status_code for reply in clicks] == [200] * 32
+        assert max(expected) > 0
+        for number, (data, name) in enumerate(zip(files, names, strict=True)):
+            assert (await served.client.delete(f"/images/{name}")).status_code < 300
+            await served.embed(data, name)
+            alone = (await served.click(name, x=9)).json()
+            for reply in (clicks[number].json(), clicks[number + 16].json()):
+                assert ious(reply) == pytest.approx(ious(alone), abs=1e-4)
+
+
+async def test_a_gpu_without_memory_refuses_and_goes_on(runner: Sam2Runner, gpu: HostGpu) -> None:
+    async with serving(Settings(workers=2), runner) as served:  # type: ignore[arg-type]
+        await served.embed(picture(), "truck")
+        upload = gpu.uploads.upload
+
+        def full(*_: object) -> None:
+            raise RuntimeError("CUDA error: out of memory")
+
+        gpu.uploads.upload = full  # type: ignore[method-assign]
+        assert error(await served.embed(picture(shade=1))) == (503, "overloaded")
+        gpu.uploads.upload = upload  # type: ignore[method-assign]
+        assert (await served.embed(picture(shade=1))).status_code == 200
+        assert (await served.client.get("/images/truck")).json()["tiers"][0] == "device"
+        assert gpu.trims > 0
