@@ -36,13 +36,8 @@ class GpuEngine:
         """
         self._model, self._gpu, self._options, self._preprocess = model, gpu, options, preprocess
         with _naming_the_settings(options):
-            room = self._room() if options.cache_mib is None else None
-            spare = num_slots_beside(options)
-            if room is None:
-                kept = max(1, (options.cache_mib or 0) * 2**20 // slot_bytes(model))
-            elif (kept := room.num_slots(model) - spare) < 1:
-                raise _too_little_memory(options, str(room))
-            self.arena, self._encoding, self._decoding = self._parts(kept + spare)
+            kept, reason = self._kept()
+            self.arena, self._encoding, self._decoding = self._parts(kept + num_slots_beside(options))
         self.cache_bytes = kept * slot_bytes(model)
         """Bytes for embeddings that somebody keeps."""
         # Weights and constants were made on the stream that is current here, and are read on others.
@@ -51,7 +46,7 @@ class GpuEngine:
             "Room for %d embeddings, %.0f MiB of the GPU's memory%s",
             len(self.arena),
             len(self.arena) * slot_bytes(model) / 2**20,
-            "" if room is None else f" (SAM2_DEVICE_CACHE_MIB=auto: {room})",
+            reason,
         )
 
     @property
@@ -80,6 +75,23 @@ class GpuEngine:
         with _naming_the_settings(self._options):
             self._decoding.warm_up(self._encoding.warm_up())
         self._gpu.trim()  # of the runs before the captures nothing is used again
+
+    def _kept(self) -> tuple[int, str]:
+        """Embeddings that the cache may hold, and why, for the log. Raises ValueError where none fits."""
+        options, one, spare = self._options, slot_bytes(self._model), num_slots_beside(self._options)
+        if options.cache_mib is None:
+            room = self._room()
+            if (kept := room.num_slots(self._model) - spare) < 1:
+                raise _too_little_memory(options, str(room))
+            return kept, f" (SAM2_DEVICE_CACHE_MIB=auto: {room})"
+        kept, free = max(1, options.cache_mib * 2**20 // one), self._gpu.free_bytes()
+        if (kept + spare) * one > free:
+            # Not left to the driver: that of Windows does not fail, but goes on in host memory, ten times slower.
+            reason = (
+                f"{kept + spare} embeddings of {one / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
+            )
+            raise _too_little_memory(options, reason)
+        return kept, ""
 
     def _parts(self, slots: int) -> tuple[Arena, Encoding, Decoding]:
         model, gpu, options = self._model, self._gpu, self._options

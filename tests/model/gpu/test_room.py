@@ -98,6 +98,16 @@ def test_an_arena_that_does_not_fit_names_the_settings(monkeypatch: pytest.Monke
         make_gpu_runner()
 
 
+def test_more_than_is_free_is_refused_before_a_driver_may_use_host_memory() -> None:
+    """As that of Windows does, without a word, and ten times slower."""
+    gpu = HostGpu()
+    gpu.free = MIB
+    with pytest.raises(
+        ValueError, match=named("1", prompts=8, images=2) + r". \(\d+ embeddings of .* 1 MiB are"
+    ):
+        make_gpu_runner(gpu=gpu)
+
+
 @pytest.mark.parametrize("stream", ["clicks", "pictures"])
 def test_a_warm_up_without_memory_ends_the_server_and_names_the_settings(stream: str) -> None:
     gpu = HostGpu()
