@@ -65,8 +65,7 @@ class Cuda:
     def trim(self) -> None:
         """See GpuDevice."""
         self.settle()
-        with torch.cuda.device(self.device):
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     def free_bytes(self) -> int:
         """See GpuDevice. Of all processes on it."""

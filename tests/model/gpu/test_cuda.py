@@ -229,6 +229,38 @@ def test_uploads_of_any_size_go_through_two_blocks(
     assert fake.calls.count("wait") == fake.calls.count("record") - 2
 
 
+def test_memory_is_measured_beside_what_is_held_and_with_empty_caches(
+    cuda: Cuda, fake: FakeTorchCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved = iter([1000])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: next(reserved))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: fake.note("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 1700)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
+    assert cuda.peak_bytes(lambda: fake.note("work")) == 700
+    assert fake.calls == ["settle", "trim", "reset", "work", "settle", "settle", "trim"]
+    fake.calls.clear()
+    assert cuda.free_bytes() == 123
+    assert fake.calls == ["settle", "trim"]
+
+
+def test_results_are_pinned_and_never_given_back(
+    fake: FakeTorchCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, dict[str, Any]]] = []
+    empty = torch.empty
+
+    def pinned(size: int, **options: Any) -> torch.Tensor:
+        asked.append((size, options))
+        return empty(size, dtype=torch.uint8)
+
+    cuda = Cuda(torch.device("cuda:0"))
+    monkeypatch.setattr(torch, "empty", pinned)
+    for _ in range(5):
+        assert cuda.host_memory(3, 64, 64, dtype=torch.float32).shape == (3, 64, 64)
+    assert asked == [(65536, {"dtype": torch.uint8, "pin_memory": True})]
+
+
 def test_downloads_are_in_the_order_of_the_stream(cuda: Cuda, fake: FakeTorchCuda) -> None:
     into = torch.zeros(3)
     cuda.clicks.download(torch.ones(3), into)
