@@ -19,7 +19,7 @@ from model.gpu.arena import Arena
 from model.gpu.compiling import COMPILED_TOLERANCE, agreeing, compiled, obstacle
 from model.gpu.decoder import GpuDecoder
 from model.gpu.device import GpuDevice, Work, finishing
-from model.gpu.faults import is_out_of_memory
+from model.gpu.faults import is_lost, is_of_the_driver, is_out_of_memory
 from model.gpu.graphs import REPLAY_TOLERANCE, FixedWork, captured
 from model.gpu.options import GpuOptions
 from model.gpu.parcels import (
@@ -49,7 +49,7 @@ WARM_SESSION = (2, 3, 4, 5)
 """Prepared beforehand for one prompt, with a mask and without: one to four clicks at one object."""
 
 RETRY_S = 60.0
-"""Seconds that a shape runs without a graph when there was no memory for it; then it is tried again."""
+"""Seconds that a shape runs without a graph when the driver refused it, for lack of memory say."""
 
 
 class Decoding:
@@ -179,16 +179,14 @@ class Decoding:
         return work
 
     def _prepare_while_serving(self, shape: Shape, slots: Sequence[int]) -> Work | None:
-        """The work of a shape that is first met; None where there is no memory for its graph."""
+        """The work of a shape that is first met; None where there is no graph of it now, and may be one later."""
         started = perf_counter()
         try:
             work = self._prepare(shape, slots, None, is_idle=False)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) and (not is_of_the_driver(error) or is_lost(self._gpu)):
                 raise
-            log.warning(
-                "No memory for a graph of the %s: it runs without for %g s. %s", shape, RETRY_S, error
-            )
+            log.warning("No graph of the %s now: it runs without for %g s. %s", shape, RETRY_S, error)
             return None
         log.info("Prepared the %s, first met now, in %.2f s", shape, perf_counter() - started)
         return work

@@ -14,12 +14,20 @@ from model.gpu.device import GpuDevice
 _OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED", "can't allocate memory")
 """Torch's allocator, and the driver (for graphs and pinned memory); cuBLAS; cuDNN; torch's allocator on a CPU."""
 
+# Before torch 2.8 errors of the driver have no type of their own.
+_OF_THE_DRIVER: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the host, lacked memory. The device works on."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     )
+
+
+def is_of_the_driver(error: BaseException) -> bool:
+    """Whether the driver refused a call for another reason; unless the device is lost, it may grant it later."""
+    return isinstance(error, _OF_THE_DRIVER) and not is_out_of_memory(error)
 
 
 def is_lost(gpu: GpuDevice) -> bool:

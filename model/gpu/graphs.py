@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.gpu.device import GpuDevice, Stream, Work
-from model.gpu.faults import is_lost, is_out_of_memory
+from model.gpu.faults import is_lost, is_of_the_driver, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ def captured(work: FixedWork, gpu: GpuDevice, stream: Stream, *, tolerance: floa
     """The work as a graph that gives the same outputs on random input, or else the work itself.
 
     `tolerance` bounds the relative error of every output: the norm of the difference over the norm. `is_idle` is
-    for the warm-up: see Stream.capture. Raises RuntimeError where the device lacks memory, or is lost.
+    for the warm-up: see Stream.capture. Raises RuntimeError where the device lacks memory, or is lost, and while
+    serving what the driver refuses.
     """
     started = perf_counter()
     try:
@@ -58,7 +59,7 @@ def captured(work: FixedWork, gpu: GpuDevice, stream: Stream, *, tolerance: floa
             replay()
             error = relative_error(work.outputs, expected)
     except Exception as failure:
-        if is_out_of_memory(failure) or is_lost(gpu):
+        if is_out_of_memory(failure) or is_lost(gpu) or (is_of_the_driver(failure) and not is_idle):
             raise
         log.error("No graph of the %s: it runs without, and slower.", work.name, exc_info=True)
         return work.run
