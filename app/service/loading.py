@@ -81,6 +81,8 @@ def cache_limits(settings: Settings, segmenter: Segmenter, *, memory_bytes: int)
     log.info(
         "Embeddings may take %d MiB%s",
         limits.device_bytes // 2**20,
-        "" if segmenter.shares_host_memory else f" of the GPU and {limits.host_bytes // 2**20} MiB of host memory",
+        ""
+        if segmenter.shares_host_memory
+        else f" of the GPU and {limits.host_bytes // 2**20} MiB of host memory",
     )
     return limits

@@ -15,7 +15,9 @@ _PATIENCE_S = 10.0
 _MOST_FILES = 600
 """Fewer than the clients are: the silent ones must make room for those who speak."""
 _HEAD = b"GET /images HTTP/1.1\r\nHost: localhost\r\nX-Never: " + b"x" * 1000
-_BODY = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n\r\n"
+_BODY = (
+    b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n\r\n"
+)
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
