@@ -1,4 +1,4 @@
-/** The server's endpoints, how long they took, and their errors in words. Does not know about the page. */
+/** Calls the server's endpoints, times them, and turns errors into messages. Does not know about the page. */
 
 const KEY = "sam2-api-key";
 
@@ -7,10 +7,10 @@ export const apiKey = {
   set: (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY)),
 };
 
-/** The full address of an endpoint, also behind a proxy that serves all this below a path. */
+/** The full URL of an endpoint, also behind a proxy that serves the page below a path. */
 export const address = (path) => new URL(path, document.baseURI).href;
 
-/** A reply that is not 2xx, or none at all: status 0. */
+/** A reply that is not 2xx. Status 0 means that there was no reply. */
 export class ApiError extends Error {
   constructor(status, { code = "", message, retryAfter = null }) {
     super(message);
@@ -24,13 +24,13 @@ export const decode = (body, signal) =>
 
 export const describeModel = () => request("model");
 
-/** Whether anything answers at all. */
+/** Whether the server responds. */
 export const answers = () => fetch(address("healthz")).then((reply) => reply.ok, () => false);
 
-/** POST /embed, telling `onProgress` the sent share 0..1; at 1 the server computes. Returns what decode does. */
+/** POST /embed. Calls `onProgress` with the fraction sent, 0..1; at 1 the server computes. Returns as decode. */
 export function upload(file, onProgress) {
   return new Promise((resolve, reject) => {
-    const sending = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+    const sending = new XMLHttpRequest(); // fetch does not report upload progress
     const started = performance.now();
     sending.open("POST", address("embed"));
     sending.setRequestHeader("Content-Type", contentType(file));
@@ -75,14 +75,14 @@ function timed(data, started, header) {
   };
 }
 
-const unreachable = () => new ApiError(0, { message: `No server answers at ${address("")}.` });
+const unreachable = () => new ApiError(0, { message: `The server at ${address("")} does not respond.` });
 
 function refusal(status, text, header) {
   const wait = parseFloat(header("Retry-After"));
   const retryAfter = Number.isFinite(wait) ? Math.min(Math.max(wait, 1), 120) : null;
   try {
     return new ApiError(status, { ...JSON.parse(text).error, retryAfter });
-  } catch { // a proxy's reply, not ours
-    return new ApiError(status, { message: `The server answered with status ${status} and no explanation.`, retryAfter });
+  } catch { // a proxy's reply, not the service's
+    return new ApiError(status, { message: `The server replied with status ${status} and no error message.`, retryAfter });
   }
 }

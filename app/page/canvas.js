@@ -1,4 +1,4 @@
-/** Draws the picture, the masks over it and the marks over these: three canvases. Does not know about input. */
+/** Draws the picture, the masks and the marks, on three canvases. Does not know about input. */
 
 import { chosenMask, withRuns } from "./picture.js";
 import { paint, pixel } from "./raster.js";
@@ -8,9 +8,9 @@ const NOT = "#e5484d";
 
 export class Canvas {
   view = new View();
-  draft = null; // a box that is being drawn: two points of the picture
-  cursor = null; // the keyboard's, a point of the picture
-  #drawn = null; // the picture that is on the screen
+  draft = null; // the box that is being drawn: two points of the picture
+  cursor = null; // the keyboard's cross: a point of the picture
+  #drawn = null; // the picture on the screen
   #waiting = false;
 
   constructor(stage, session) {
@@ -25,7 +25,7 @@ export class Canvas {
     return this.marks.canvas;
   }
 
-  /** Of a pointer's event, in device pixels of the stage. */
+  /** The position of a pointer event, in device pixels of the stage. */
   at(event) {
     const { left, top } = this.stage.getBoundingClientRect();
     return [(event.clientX - left) * this.ratio, (event.clientY - top) * this.ratio];
@@ -46,7 +46,7 @@ export class Canvas {
     this.draw();
   }
 
-  /** Draw all before the browser shows its next frame. */
+  /** Draw everything before the browser's next frame. */
   draw() {
     if (this.#waiting) return;
     this.#waiting = true;
@@ -87,7 +87,7 @@ export class Canvas {
   #drawPicture({ bitmap }) {
     const { x, y, scale } = this.view;
     this.picture.imageSmoothingEnabled = scale < 4;
-    this.picture.fillStyle = "#fff"; // what is transparent lies over white, as the model sees it
+    this.picture.fillStyle = "#fff"; // transparent pixels are blended with white, as the model sees them
     this.picture.fillRect(x, y, bitmap.width * scale, bitmap.height * scale);
     this.picture.drawImage(bitmap, x, y, bitmap.width * scale, bitmap.height * scale);
   }
@@ -99,7 +99,7 @@ export class Canvas {
     const lay = (mask, colour, opacity) =>
       paint(withRuns(mask, picture), picture, this.view, target, { fill: pixel(colour, opacity), edge: pixel(colour, 1), thickness });
     pixels.fill(0);
-    const last = picture.object; // over all others
+    const last = picture.object; // drawn over all others
     for (const object of [...picture.objects.filter((one) => one !== last), ...(last ? [last] : [])]) {
       const mask = chosenMask(object);
       if (mask && !object.hidden) lay(mask, object.colour, object === last ? 0.5 : 0.35);
@@ -122,7 +122,7 @@ export class Canvas {
     }
   }
 
-  /** A disc with a plus or a minus: colour alone says nothing to some. */
+  /** A disc with a plus or a minus, for users who cannot tell the colours apart. */
   #drawPoint([x, y], label, colour) {
     const { marks, ratio } = this;
     const arm = 3.5 * ratio;

@@ -1,4 +1,4 @@
-/** Pictures with their objects -> files that other programs read. Does not know about the page. */
+/** Exports pictures with their objects to files for other programs. Does not know about the page. */
 
 import { png, zip } from "./files.js";
 import { outline } from "./outline.js";
@@ -9,7 +9,7 @@ const withMasks = (picture) => picture.objects.filter(chosenMask);
 const json = (value) => new Blob([JSON.stringify(value, null, 1)], { type: "application/json" });
 const bitmapOf = (object, picture) => toBitmap(withRuns(chosenMask(object), picture).ends, picture);
 
-/** COCO's format: one category for each name, masks as compressed RLE. https://cocodataset.org/#format-data */
+/** COCO's format, with a category for each name, and masks as compressed RLE. https://cocodataset.org/#format-data */
 export function coco(pictures) {
   const names = [...new Set(pictures.flatMap(withMasks).map(({ name }) => name))];
   const annotations = pictures.flatMap((picture, at) => withMasks(picture).map((object) => {
@@ -25,7 +25,7 @@ export function coco(pictures) {
   });
 }
 
-/** Rings of [x, y] by picture and object, outer ones and holes apart. */
+/** Rings of [x, y] for each picture and object, with outer rings and holes in separate lists. */
 export const polygons = (pictures) => json(pictures.map((picture) => ({
   file_name: picture.name,
   width: picture.width,
@@ -33,7 +33,7 @@ export const polygons = (pictures) => json(pictures.map((picture) => ({
   objects: withMasks(picture).map((object) => ({ name: object.name, ...outline(bitmapOf(object, picture), picture) })),
 })));
 
-/** One PNG, or a ZIP where there are several. Returns {name, blob}. */
+/** A PNG, or a ZIP if there are several. Returns {name, blob}. */
 export async function masks(pictures) {
   const files = [];
   for (const picture of pictures)

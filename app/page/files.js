@@ -1,4 +1,4 @@
-/** PNG and ZIP, written by hand. Does not know what is in them. */
+/** Writes PNG and ZIP files. Does not know what is in them. */
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, value) => {
   for (let bit = 0; bit < 8; bit++) value = value & 1 ? 0xedb88320 ^ (value >>> 1) : value >>> 1;
@@ -7,7 +7,7 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, value) => {
 
 const crc32 = (bytes) => ~bytes.reduce((crc, byte) => TABLE[(crc ^ byte) & 255] ^ (crc >>> 8), -1) >>> 0;
 
-/** Numbers as [value, bytes] pairs, one after the other. */
+/** Concatenate numbers, given as [value, bytes] pairs. */
 function pack(fields, littleEndian) {
   const view = new DataView(new ArrayBuffer(fields.reduce((sum, [, size]) => sum + size, 0)));
   let at = 0;
@@ -20,9 +20,9 @@ function pack(fields, littleEndian) {
 
 const joined = async (parts) => new Uint8Array(await new Blob(parts).arrayBuffer());
 
-/** A bitmap of 0 and 1 as a grey PNG of 0 and 255. Layout: https://www.w3.org/TR/png-3/ */
+/** Write a bitmap of 0 and 1 as a grey PNG of 0 and 255. Layout: https://www.w3.org/TR/png-3/ */
 export async function png(bitmap, { width, height }) {
-  const rows = new Uint8Array((width + 1) * height); // before each row its filter: none
+  const rows = new Uint8Array((width + 1) * height); // each row begins with its filter: 0, none
   for (let y = 0; y < height; y++) rows.set(bitmap.subarray(y * width, (y + 1) * width).map((value) => value * 255), y * (width + 1) + 1);
   const stream = new Blob([rows]).stream().pipeThrough(new CompressionStream("deflate"));
   const chunk = async (name, data) => {
@@ -37,7 +37,7 @@ export async function png(bitmap, { width, height }) {
   ]);
 }
 
-/** Files {name, bytes} in one ZIP, stored as they are. Layout: PKWARE's APPNOTE.TXT, 4.3.7 and on */
+/** Write files {name, bytes} to a ZIP, uncompressed. Layout: PKWARE's APPNOTE.TXT, from 4.3.7 on. */
 export function zip(files) {
   const parts = [], directory = [];
   const sized = (blobs) => blobs.reduce((sum, bytes) => sum + bytes.length, 0);

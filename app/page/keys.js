@@ -1,25 +1,25 @@
-/** Every key of the page, for the hand and for the help panel alike. Does not know what the commands do. */
+/** All keys of the page, with their commands and their texts in the help panel. Does not know what the commands do. */
 
-/** [keys, command, what it does]; a command with an argument is [name, argument]. */
+/** [keys, command, help text]. A command with an argument is [name, argument]. */
 const PAGE_KEYS = [
   [["z"], "undo", "Undo"],
   [["y", "Z"], "redo", "Redo"],
   [["1"], ["choose", 0], "First candidate"],
   [["2"], ["choose", 1], "Second candidate"],
   [["3"], ["choose", 2], "Third candidate"],
-  [["m"], "three", "Ask for three candidates"],
-  [["a"], "accept", "Accept: the next click begins another object"],
+  [["m"], "three", "Get three candidates"],
+  [["a"], "accept", "Accept the object; the next click starts a new one"],
   [["n"], "begin", "New object"],
   [["Delete", "Backspace"], "remove", "Delete the object"],
-  [["x"], "label", "Plain clicks: object or not"],
-  [["r"], "refine", "Refine from the mask before, on or off"],
-  [["h"], "hover", "Preview under the pointer, on or off"],
+  [["x"], "label", "Clicks mark the object or the background"],
+  [["r"], "refine", "Refine the current mask, on or off"],
+  [["h"], "hover", "Preview the mask under the pointer, on or off"],
   [["+", "="], ["zoom", 1.25], "Zoom in"],
   [["-"], ["zoom", 0.8], "Zoom out"],
-  [["0"], "fit", "Whole picture"],
+  [["0"], "fit", "Show the whole picture"],
   [["o"], "open", "Add pictures"],
   [["PageDown"], ["turn", 1], "Next picture"],
-  [["PageUp"], ["turn", -1], "Picture before"],
+  [["PageUp"], ["turn", -1], "Previous picture"],
   [["e"], "coco", "Export COCO JSON"],
   [["?"], "help", "This help"],
 ];
@@ -28,21 +28,21 @@ const STAGE_KEYS = [
   [["ArrowLeft"], ["move", [-1, 0]], ""],
   [["ArrowRight"], ["move", [1, 0]], ""],
   [["ArrowUp"], ["move", [0, -1]], ""],
-  [["ArrowDown"], ["move", [0, 1]], "Move the cross; with Shift by one pixel"],
-  [["Enter"], ["place", 1], "Object at the cross; with Shift: not the object"],
-  [["b"], "corner", "Corner of a box at the cross, and again for the other"],
-  [["Escape"], "cancel", "Give up the box or the cross"],
+  [["ArrowDown"], ["move", [0, 1]], "Move the cross; with Shift, by one pixel"],
+  [["Enter"], ["place", 1], "Object at the cross; with Shift, background"],
+  [["b"], "corner", "Box: first and then second corner at the cross"],
+  [["Escape"], "cancel", "Cancel the box or the cross"],
 ];
 
 const POINTER = [
-  ["Click, tap", "The object"],
-  ["Right click, Shift + click, long press", "Not the object"],
-  ["Drag", "A box around the object"],
+  ["Click, tap", "Object"],
+  ["Right click, Shift + click, long press", "Background"],
+  ["Drag", "Box around the object"],
   ["Wheel, pinch", "Zoom"],
   ["Space + drag, middle button, two fingers", "Move the picture"],
 ];
 
-/** Run `commands` by name; those of the stage while it has the focus. Text fields keep their keys. */
+/** Run `commands` by name. Those of the stage need its focus. Keys in text fields are left alone. */
 export function listen(stage, commands) {
   addEventListener("keydown", (event) => {
     if (event.altKey || event.target.matches("input, select, textarea") || document.querySelector("dialog[open]")) return;
@@ -57,7 +57,7 @@ export function listen(stage, commands) {
   });
 }
 
-/** The rows of the help panel: [keys, what they do]. */
+/** The rows of the help panel: [keys, help text]. */
 export function helpRows() {
   const named = (keys) => keys.map((key) => (/^[A-Z]$/.test(key) ? `Shift + ${key}` : /^[a-z]$/.test(key) ? key.toUpperCase() : key)).join(", ");
   const cross = STAGE_KEYS.filter(([, , what]) => what).map(([keys, , what]) => [keys[0] === "ArrowDown" ? "Arrow keys" : named(keys), what]);

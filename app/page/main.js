@@ -1,4 +1,4 @@
-/** Starts the page: makes its parts, and gives every key, button and gesture its meaning. */
+/** Starts the page: creates its parts, and connects keys, buttons and gestures to commands. */
 
 import { apiKey } from "./api.js";
 import { Canvas } from "./canvas.js";
@@ -19,7 +19,7 @@ const session = new Session();
 const requests = new Requests(session, notice);
 const canvas = new Canvas(stage, session);
 
-/** Change the current picture, where there is one. */
+/** Change the current picture, if there is one. */
 function edit(change) {
   if (!session.current?.bitmap) return;
   change(session.current);
@@ -107,7 +107,7 @@ const commands = {
     try {
       await navigator.clipboard.writeText(session.last.curl);
       $("copied").textContent = "Copied.";
-    } catch { // only pages from https and from this machine may
+    } catch { // allowed only for pages from https or from this machine
       getSelection().selectAllChildren($("curl"));
       $("copied").textContent = "Selected: press Ctrl+C.";
     }
@@ -130,7 +130,7 @@ function setTheme(theme) {
   if (theme) localStorage.setItem("sam2-theme", document.documentElement.dataset.theme = theme);
 }
 
-/** Decode the picture that is looked at, and let go of the others: a large one takes 100 MB. */
+/** Decode the current picture and release all others: a large one takes 100 MB. */
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.bitmap = void picture.bitmap?.close();
@@ -140,7 +140,7 @@ async function keepBitmap() {
   try {
     picture.bitmap = await createImageBitmap(picture.file);
   } catch {
-    picture.problem = "This browser cannot show the file. Save the picture as JPEG or PNG.";
+    picture.problem = "This browser cannot show this file. Save the picture as JPEG or PNG.";
     notice.tell(`${picture.name}: ${picture.problem}`);
   }
   picture.opening = false;
@@ -148,7 +148,7 @@ async function keepBitmap() {
 }
 
 function take(files) {
-  if (files.length && !session.add(files)) notice.tell("That is no picture. JPEG, PNG and WebP are.");
+  if (files.length && !session.add(files)) notice.tell("There is no picture among the files. Add pictures, such as JPEG, PNG or WebP.");
 }
 
 function render() {

@@ -1,4 +1,4 @@
-/** The strip that says what is wrong, and the quiet voice for screen readers. Does not know about requests. */
+/** The strip with error messages, and the messages for screen readers. Does not know about requests. */
 
 import { apiKey } from "./api.js";
 
@@ -19,15 +19,15 @@ export class Notice {
     };
   }
 
-  /** Something fails at this moment and is being tried again. */
+  /** Whether a request has failed and is being retried. */
   get failing() {
     return this.#owner !== null;
   }
 
-  /** A message that `clear(owner)` takes away; without an owner the person does. */
+  /** Show a message until `clear(owner)`. Without an owner, the user dismisses it. */
   show(owner, message) {
     this.#owner = owner;
-    // Read aloud once, not again with every second of the countdown at its end.
+    // The countdown at the end is a separate element: screen readers must not repeat the message every second.
     const [, said, counted] = message.match(/^(.*?)(\d+ s\.)?$/s);
     if ($("alert-text").textContent !== said) $("alert-text").textContent = said;
     $("alert-count").textContent = counted ?? "";
@@ -44,7 +44,7 @@ export class Notice {
     if (this.#owner === owner) this.#hide();
   }
 
-  /** Resolves when the person says so. Rejects with AbortError. */
+  /** Resolves when the user presses the button. Rejects with AbortError. */
   offerRetry(signal) {
     $("retry").hidden = false;
     return this.#wait("retry", signal);
@@ -62,14 +62,14 @@ export class Notice {
     $("key").focus();
   }
 
-  /** Say to a screen reader what others see. */
+  /** Announce to screen readers what others see. */
   say(message) {
     $("said").textContent = message;
   }
 
   #wait(what, signal) {
     return new Promise((resolve, reject) => {
-      const fail = () => reject(new DOMException("Nobody waits any more.", "AbortError"));
+      const fail = () => reject(new DOMException("The request is no longer needed.", "AbortError"));
       if (signal?.aborted) fail();
       signal?.addEventListener("abort", fail, { once: true });
       this.#waiting.push({ what, resolve });

@@ -1,13 +1,13 @@
-/** A mask as polygons along the edges of its pixels, smoothed a little. Does not know about files. */
+/** Converts a mask to polygons along the edges of its pixels, slightly smoothed. Does not know about files. */
 
-const TOLERANCE = 1; // pixel; takes the stairs out of slopes
+const TOLERANCE = 1; // pixel; removes the steps from slopes
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // east, south, west, north
-const CELLS = [[0, 0], [-1, 0], [-1, -1], [0, -1]]; // right ahead of a corner, by direction
+const CELLS = [[0, 0], [-1, 0], [-1, -1], [0, -1]]; // the cell ahead of a corner on the right, by direction
 
-/** {polygons, holes}: rings of [x, y] in pixels of the picture, as the server's mask_format "polygons" has them. */
+/** {polygons, holes}: rings of [x, y] in pixels of the picture, as in the server's mask_format "polygons". */
 export function outline(bitmap, { width, height }) {
   const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && bitmap[y * width + x];
-  const seen = new Uint8Array(width * height); // upper edges that a ring has passed
+  const seen = new Uint8Array(width * height); // pixels whose upper edge belongs to a ring
   const polygons = [], holes = [];
   for (let at = 0; at < bitmap.length; at++) {
     const x = at % width, y = (at - x) / width;
@@ -19,7 +19,7 @@ export function outline(bitmap, { width, height }) {
   return { polygons, holes };
 }
 
-/** The corners of a ring, the mask on its right hand. */
+/** The corners of a ring. The mask is on its right-hand side. */
 function follow(x0, y0, inside, seen, width) {
   const ring = [];
   let x = x0, y = y0, way = 0;
@@ -37,7 +37,7 @@ function follow(x0, y0, inside, seen, width) {
 
 const area = (ring) => ring.reduce((sum, [x, y], at) => sum + ring.at(at - 1)[0] * y - x * ring.at(at - 1)[1], 0) / 2;
 
-/** Douglas and Peucker's, on both halves of the ring. */
+/** The algorithm of Douglas and Peucker, on both halves of the ring. */
 function simplify(ring) {
   const half = ring.length >> 1;
   const closed = [...ring, ring[0]];

@@ -1,4 +1,4 @@
-/** What stands around the picture: thumbnails, objects, candidates, figures. Does not know about requests. */
+/** The panels around the picture: thumbnails, objects, candidates, figures. Does not know about requests. */
 
 import { chosenMask, withRuns } from "./picture.js";
 import { paint, pixel } from "./raster.js";
@@ -12,7 +12,7 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-/** One child of `list` for each item, kept by its key, so that the focus stays where it is. */
+/** Give `list` one child for each item. Children are reused by key, so that the focus stays where it is. */
 function each(list, items, make, update) {
   const kept = new Map([...list.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, at) => {
@@ -43,7 +43,7 @@ export function thumbnails(session, requests) {
     return element("li", {}, open, remove);
   };
   each($("thumbnails"), session.pictures, make, (item, picture) => {
-    const state = picture.problem ? "refused" : picture.imageId ? `${picture.objects.length || "no"} objects` : "uploading";
+    const state = picture.problem ? "failed" : picture.imageId ? `${picture.objects.length || "no"} objects` : "uploading";
     const [open] = item.children;
     attributes(open, { "aria-current": picture === session.current, "aria-label": `${picture.name}, ${state}`, title: picture.problem || picture.name });
     item.classList.toggle("problem", !!picture.problem);
@@ -85,7 +85,7 @@ export function objects(session) {
   $("names").replaceChildren(...[...names].map((value) => element("option", { value })));
 }
 
-let drawn = null; // the masks that the candidates show
+let drawn = null; // the masks that the candidates panel shows
 
 export function candidates(session, choose) {
   const picture = session.current, object = picture?.object;
@@ -104,7 +104,7 @@ export function candidates(session, choose) {
   [...$("candidates").children].forEach((button, at) => button.setAttribute("aria-pressed", at === object.chosen));
 }
 
-/** What surrounds the masks, small, with one of them on it: all candidates from the same place. */
+/** Draw one mask on a small view of the area around all candidates, so that all sketches show the same area. */
 function sketch(canvas, picture, { mask, masks, colour }) {
   const context = canvas.getContext("2d"), view = new View();
   if (!masks.some(({ area }) => area)) masks = [{ bbox: [0, 0, picture.width, picture.height] }];

@@ -1,12 +1,12 @@
-/** Requests that go on until they are answered: waits, asks for a key, or says why it cannot go on. */
+/** Repeats requests until they succeed: waits, asks for a key, or shows why it cannot continue. */
 
 import { answers } from "./api.js";
 
 const MOST_WAIT_S = 10;
 
 /**
- * The result of `task`, tried again where that can help. `notice` shows a message and its ways out; see notice.js.
- * Throws what another try cannot help, and AbortError once `signal` says that nobody waits any more.
+ * The result of `task`, which is retried if that can help. `notice` shows messages and buttons; see notice.js.
+ * Throws errors that a retry cannot fix, and AbortError when `signal` is aborted.
  */
 export async function patiently(task, { notice, signal }) {
   const shown = Symbol();
@@ -32,7 +32,7 @@ async function wayOut(error, { notice, signal, shown }) {
     }
     signal.throwIfAborted();
   } else if (error.status === 401) {
-    notice.show(shown, `${error.message} Enter the key that the server asks for.`);
+    notice.show(shown, `${error.message} Enter the server's API key.`);
     await notice.askForKey(signal);
   } else if (error.retryAfter !== null) {
     await countDown(error.retryAfter, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`), { notice, signal });
@@ -44,7 +44,7 @@ async function wayOut(error, { notice, signal, shown }) {
   }
 }
 
-/** Once a second; the person may cut it short. */
+/** Calls `show` once a second. The user may end the wait early. */
 async function countDown(seconds, show, { notice, signal }) {
   const pressed = notice.offerRetry(signal);
   for (let left = Math.ceil(seconds); left > 0; left--) {

@@ -1,4 +1,4 @@
-/** One picture: its objects with their prompts and masks, and what was done to them. Does not know about the network. */
+/** One picture: its objects with their prompts and masks, and their history. Does not know about the network. */
 
 import { EMPTY, isEmpty } from "./prompts.js";
 import { decodeRuns } from "./rle.js";
@@ -7,28 +7,28 @@ export const COLOURS = ["#2f81f7", "#f2711c", "#21ba45", "#e03997", "#fbbd08", "
 
 const runsOf = new WeakMap();
 
-/** A mask of a reply with its runs, which are decoded once, when it is drawn first. */
+/** A mask of a reply with its runs. They are decoded once, when the mask is first drawn. */
 export function withRuns(mask, { width, height }) {
   if (!runsOf.has(mask)) runsOf.set(mask, decodeRuns(mask.counts, width * height));
   return { ends: runsOf.get(mask), bbox: mask.bbox };
 }
 
-/** The mask that a person sees of an object, or null. */
+/** The visible mask of an object, or null. */
 export const chosenMask = (object) => object.masks?.[object.chosen] ?? null;
 
 export class Picture {
-  progress = 0; // sent share of the upload
-  problem = ""; // why the server does not take it
+  progress = 0; // fraction of the upload that is sent, 0..1
+  problem = ""; // why the picture cannot be used
   bitmap = null;
   #past = [];
   #future = [];
 
-  /** A stored record; see `record`. Width, height and imageId are the server's, null until it has the picture. */
+  /** From a stored record; see `record`. Width, height and imageId come from the server: null before the upload. */
   constructor({ id, name, file, width = null, height = null, imageId = null, objects = [], selected = null, made = 0 }) {
     Object.assign(this, { id, name, file, width, height, imageId, objects, selected, made });
   }
 
-  /** What is kept over a reload: the logits of masks that were not chosen are not. */
+  /** What is kept across a reload, without the logits of masks that were not chosen. */
   get record() {
     const { id, name, width, height, imageId, selected, made } = this;
     const objects = this.objects.map((object) => ({
@@ -56,7 +56,7 @@ export class Picture {
     return this.#future.length > 0;
   }
 
-  /** Change the selected object's prompt; begins an object where none is selected or the selected one is done. */
+  /** Change the selected object's prompt. If none is selected or it is done, start a new object. */
   point(change) {
     const { object } = this;
     if (object && !object.done) {
@@ -77,20 +77,20 @@ export class Picture {
     this.#commit(this.objects.filter((object) => object.id !== id), this.selected === id ? null : this.selected);
   }
 
-  /** The selected object is done; the next click begins another. */
+  /** Mark the selected object as done. The next click starts a new one. */
   accept() {
     this.change(this.selected, { done: true });
     this.selected = null;
   }
 
-  /** Which object clicks are about; choosing a done one opens it again. */
+  /** Select the object that clicks change. A done object is opened again. */
   select(id) {
     const object = this.objects.find((one) => one.id === id);
     if (object?.done) this.change(id, { done: false });
     this.selected = id;
   }
 
-  /** The server's masks for a prompt, wherever in the history that prompt stands. */
+  /** Store the server's masks for a prompt, wherever the prompt is in the history. */
   answer(prompt, masks) {
     const answered = (objects) => objects.map((object) =>
       object.prompt === prompt ? Object.freeze({ ...object, masks, chosen: 0, answered: prompt }) : object);

@@ -1,14 +1,14 @@
-/** Mouse, pen and fingers on the stage -> what was meant by them. Does not know about objects and masks. */
+/** Turns mouse, pen and touch events on the stage into gestures. Does not know about objects and masks. */
 
-const SLOP = 5; // CSS pixels that a click may move
+const SLOP = 5; // CSS pixels that the pointer may move during a click
 const HOLD_MS = 500;
 
 /**
  * Calls `meant`: point(at, label), draft(from, to), box(from, to), hover(at, label) or hover(null), pan(dx, dy),
- * zoom(factor, at). Places are device pixels of the stage, as `canvas.at` gives them. `label()` is that of a plain click.
+ * zoom(factor, at). Positions are device pixels of the stage, as in `canvas.at`. `label()` is the label of a plain click.
  */
 export function listen(stage, canvas, { label, meant }) {
-  const down = new Map(); // places by pointer id
+  const down = new Map(); // positions by pointer id
   let began = null; // {at, moved, button, shift, touch, hold}
   let space = false;
 
@@ -85,7 +85,7 @@ export function listen(stage, canvas, { label, meant }) {
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     const lines = event.deltaMode ? 16 : 1;
-    meant.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)), canvas.at(event)); // ctrl: a pinch
+    meant.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)), canvas.at(event)); // ctrl means a pinch
   }, { passive: false });
 
   return { cancel: end };

@@ -1,12 +1,12 @@
-/** What a person has pointed at, as immutable values, and the request that says it. Does not know about the network. */
+/** Prompts as immutable values, and the requests for them. Does not know about the network. */
 
 export const EMPTY = Object.freeze({ points: [], box: null, previous: null, three: false });
 
-/** Points are [x, y, label]: 1 the object, 0 not. `previous`: logits of the mask to refine, or null. */
+/** Points are [x, y, label]; label 1: object, 0: background. `previous`: logits of the mask to refine, or null. */
 export const addPoint = (prompt, point, previous) =>
   Object.freeze({ ...prompt, points: [...prompt.points, point], previous, three: false });
 
-/** A box starts over: what was clicked before belonged to another idea of the object. */
+/** A box starts over: earlier clicks were for another idea of the object. */
 export const withBox = (box) => Object.freeze({ ...EMPTY, box });
 
 export const withThree = (prompt) => Object.freeze({ ...prompt, three: true });
@@ -27,7 +27,7 @@ export function toBody(imageId, prompt, { logits }) {
   return body;
 }
 
-/** Two points of the picture, in any order, as a box of whole pixels within it; null where it has no area. */
+/** A box of whole pixels within the picture, from two corners in any order; null if it has no area. */
 export function boxBetween([ax, ay], [bx, by], { width, height }) {
   const inside = (value, most) => Math.min(Math.max(Math.round(value), 0), most);
   const [x0, x1] = [inside(Math.min(ax, bx), width), inside(Math.max(ax, bx), width)];
@@ -35,7 +35,7 @@ export function boxBetween([ax, ay], [bx, by], { width, height }) {
   return x0 < x1 && y0 < y1 ? [x0, y0, x1, y1] : null;
 }
 
-/** The curl command that sends a body. A long one goes by standard input: a command line has its limits. */
+/** The curl command that sends a body. A long body is read from standard input: command lines are limited. */
 export function curl(url, body, { withKey }) {
   const key = withKey ? ` -H "X-API-Key: $SAM2_API_KEY"` : "";
   const json = JSON.stringify(body);

@@ -1,4 +1,4 @@
-/** Runs of a mask -> pixels of the screen, at the screen's own resolution. Does not know about the DOM. */
+/** Draws the runs of a mask at the screen's own resolution. Does not know about the DOM. */
 
 /** A colour "#rrggbb" with an opacity 0..1 as one pixel of ImageData. */
 export function pixel(colour, opacity) {
@@ -7,10 +7,10 @@ export function pixel(colour, opacity) {
 }
 
 /**
- * Draw a mask with its outline into `target` {pixels: Uint32Array, width, height}, where `view` puts it.
+ * Draw a mask with its outline into `target` {pixels: Uint32Array, width, height}, at the position that `view` gives.
  *
- * Only the ends of runs are marked at first; one pass over the mask's box then fills between them. So the cost is
- * the mask's box on the screen, whatever the picture's size.
+ * First marks only the ends of runs. Then one pass over the mask's box fills between them. So the cost depends on the
+ * mask's box on the screen, not on the picture's size.
  */
 export function paint({ ends, bbox }, { width, height }, view, target, { fill, edge, thickness }) {
   const { scale } = view;
@@ -22,7 +22,7 @@ export function paint({ ends, bbox }, { width, height }, view, target, { fill, e
   const columns = right - left, rows = bottom - top;
   if (columns <= 0 || rows <= 0) return;
 
-  const toggles = new Uint8Array(columns * (rows + 1)); // one row more takes what ends below
+  const toggles = new Uint8Array(columns * (rows + 1)); // the extra row is for runs that end below
   const place = (y) => clip(y * scale + view.y - top, rows) * columns;
   for (let column = 0, run = 0; column < columns; column++) {
     const x = Math.floor((left + column + 0.5 - view.x) / scale);

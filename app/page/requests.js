@@ -1,4 +1,4 @@
-/** Keeps the server in step with the session: uploads what it lacks, asks for the masks it owes, previews. */
+/** Keeps server and session in step: uploads pictures, requests masks, requests previews. */
 
 import { address, apiKey, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
@@ -7,9 +7,9 @@ import { addPoint, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
 const masksOf = ({ data }) => data.predictions[0].masks.map(({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts, iou, area, bbox, logits }));
 
 export class Requests {
-  model = null; // what GET /model says, once it has been asked
+  model = null; // the reply of GET /model, once it has arrived
   #uploading = null;
-  #asked = null; // {prompt, abort} of the click that is being answered
+  #asked = null; // {prompt, abort} of the request in progress
   #wanted = null; // the newest hover
   #hovering = false;
   #inside = false;
@@ -22,18 +22,18 @@ export class Requests {
     });
   }
 
-  /** The model and its limits, asked for once; also how it is found out early that a key is needed. */
+  /** The model and its limits, requested once. Also shows early whether a key is required. */
   async describe() {
     return (this.model ??= (await patiently(describeModel, { notice: this.notice })).data);
   }
 
-  /** Try a picture again that the server refused. */
+  /** Retry a picture that the server rejected. */
   retry(picture) {
     picture.problem = "";
     this.session.redraw();
   }
 
-  /** Preview a click at [x, y, label]; null ends it. One request at a time, the newest wins, none is queued. */
+  /** Preview a click at [x, y, label]; null ends it. One request at a time; only the newest point waits. */
   hover(point) {
     this.#wanted = point;
     this.#inside = point !== null;
@@ -44,7 +44,7 @@ export class Requests {
     this.#preview();
   }
 
-  /** One picture at a time, the one that is looked at first. */
+  /** Upload one picture at a time, the current one first. */
   async #upload() {
     const { session, notice } = this;
     const lacks = (picture) => picture && !picture.imageId && !picture.problem;
@@ -57,8 +57,8 @@ export class Requests {
     };
     try {
       const { limits } = await this.describe();
-      if (picture.file.size > limits.max_upload_mib * 2 ** 20) // a refusal in the middle of an upload is lost
-        throw new Error(`The file has ${(picture.file.size / 2 ** 20).toFixed(1)} MiB; the server takes ${limits.max_upload_mib}.`);
+      if (picture.file.size > limits.max_upload_mib * 2 ** 20) // browsers lose a rejection that arrives during an upload
+        throw new Error(`The file has ${(picture.file.size / 2 ** 20).toFixed(1)} MiB, but the server accepts at most ${limits.max_upload_mib} MiB.`);
       const reply = await patiently(() => upload(picture.file, onProgress), { notice });
       const { image_id: imageId, width, height } = reply.data;
       Object.assign(picture, { imageId, width, height, progress: 1 });
@@ -73,7 +73,7 @@ export class Requests {
     session.changed(picture);
   }
 
-  /** The prompt that waits for its masks; one that a newer click has replaced is given up. */
+  /** Request masks for the waiting prompt. Abort the request of a prompt that a newer click has replaced. */
   async #decode() {
     const { session, notice } = this;
     const picture = session.current;
@@ -91,7 +91,7 @@ export class Requests {
       this.#describe(picture);
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (error.code === "image_not_found") picture.imageId = null; // forgotten: uploaded again, then asked again
+      if (error.code === "image_not_found") picture.imageId = null; // evicted: upload it again, then retry
       else {
         if (picture.unanswered === prompt) picture.undo();
         notice.tell(error.message);
@@ -127,7 +127,7 @@ export class Requests {
         session.redraw();
       }
     } catch {
-      failed = true; // a click will say what is wrong
+      failed = true; // a click shows what is wrong
     }
     if (failed) await new Promise((resolve) => setTimeout(resolve, 3000));
     this.#hovering = false;

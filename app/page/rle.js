@@ -1,8 +1,8 @@
-/** COCO RLE: the compressed string of a mask -> where its runs end -> pixels. Does not know about screens. */
+/** Decodes COCO RLE: from the compressed string to run ends, and to pixels. Does not know about screens. */
 
 /**
- * Where each run ends, counted column by column from the top left; runs with odd index are the mask.
- * Format: cocodataset/cocoapi, common/maskApi.c, rleFrString. Throws RangeError for another number of pixels.
+ * The end of each run, counted column by column from the top left. Runs with an odd index are the mask.
+ * Format: cocodataset/cocoapi, common/maskApi.c, rleFrString. Throws RangeError if the number of pixels differs.
  */
 export function decodeRuns(counts, pixels) {
   const ends = new Uint32Array(counts.length);
@@ -20,11 +20,11 @@ export function decodeRuns(counts, pixels) {
     one = length;
     ends[runs++] = last += length;
   }
-  if (last !== pixels) throw new RangeError(`The mask has ${last} pixels, the picture ${pixels}.`);
+  if (last !== pixels) throw new RangeError(`The mask has ${last} pixels, but the picture has ${pixels}.`);
   return ends.subarray(0, runs);
 }
 
-/** The mask as bytes 0 and 1, row by row. */
+/** The mask as bytes of 0 and 1, row by row. */
 export function toBitmap(ends, { width, height }) {
   const bitmap = new Uint8Array(width * height);
   for (let run = 1; run < ends.length; run += 2) {

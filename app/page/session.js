@@ -1,4 +1,4 @@
-/** The pictures that are open, and which one is looked at. Says "change" after every change and keeps it stored. */
+/** The open pictures and the current one. Dispatches "change" after every change and stores it. */
 
 import { Picture } from "./picture.js";
 import { Storage } from "./storage.js";
@@ -13,28 +13,28 @@ export class Session extends EventTarget {
   options = { label: 1, refine: true, hover: true, ...JSON.parse(localStorage.getItem(OPTIONS) ?? "{}") };
   #storage = null;
 
-  /** Open what an earlier visit left. Where the browser stores nothing, that is said once and all else works. */
+  /** Load what an earlier visit stored. If the browser stores nothing, say so once; all else works. */
   async open(notice) {
     try {
       this.#storage = await Storage.open();
       this.pictures = (await this.#storage.load()).map((record) => new Picture(record));
     } catch {
-      notice.tell("This browser stores nothing for this page: your work ends with this window.");
+      notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
     }
     const looked = this.pictures.find(({ id }) => id === localStorage.getItem("sam2-current"));
     this.show(looked ?? this.pictures[0] ?? null);
   }
 
-  /** Take picture files in. Returns how many of the files were pictures. */
+  /** Add picture files. Returns how many of the files were pictures. */
   add(files) {
     const found = [...files].filter((file) => file.type.startsWith("image/") || /\.(heic|avif|tiff?|bmp)$/i.test(file.name));
     const added = found.map((file, at) => {
-      const id = `${Date.now()}-${String(at).padStart(4, "0")}`; // in this order when they are read back
+      const id = `${Date.now()}-${String(at).padStart(4, "0")}`; // sorts in this order when they are read back
       return new Picture({ id, name: file.name || "pasted.png", file });
     });
     for (const picture of added) {
       this.pictures.push(picture);
-      this.#storage?.add(picture.record, picture.file).catch(() => {}); // a full disk costs the reload, not the work
+      this.#storage?.add(picture.record, picture.file).catch(() => {}); // if the disk is full, only the reload is affected
     }
     if (added.length) this.show(added[0]);
     return added.length;
@@ -53,7 +53,7 @@ export class Session extends EventTarget {
     this.changed();
   }
 
-  /** The picture `step` places further. */
+  /** Show the picture `step` places further. */
   turn(step) {
     const at = this.pictures.indexOf(this.current) + step;
     if (this.pictures[at]) this.show(this.pictures[at]);
@@ -65,14 +65,14 @@ export class Session extends EventTarget {
     this.changed();
   }
 
-  /** Something of the current picture, or of `picture`, is new. */
+  /** Announce and store a change of the current picture, or of `picture`. */
   changed(picture = this.current) {
     this.preview = null;
     if (picture && this.pictures.includes(picture)) this.#storage?.save(picture.record).catch(() => {});
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Only what is seen is new: a preview, progress, a figure. */
+  /** Announce a change that is not stored: a preview, progress, a figure. */
   redraw() {
     this.dispatchEvent(new Event("change"));
   }

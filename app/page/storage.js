@@ -1,4 +1,4 @@
-/** What survives a reload: picture files and their records in IndexedDB. Does not know what they mean. */
+/** Stores picture files and their records in IndexedDB, across reloads. Does not know what they mean. */
 
 const settled = (request) =>
   new Promise((resolve, reject) => {
@@ -22,7 +22,7 @@ export class Storage {
     return storage;
   }
 
-  /** All records in the order in which they came, each with its file. */
+  /** All records in the order in which they were added, each with its file. */
   async load() {
     const transaction = this.#database.transaction(["files", "records"]);
     const [records, ids, files] = await Promise.all([
@@ -33,14 +33,14 @@ export class Storage {
     return records.map((record) => ({ ...record, file: files[ids.indexOf(record.id)] })).filter(({ file }) => file);
   }
 
-  /** A new picture: its file is written once, its record after every change. */
+  /** Store a new picture. Its file is written once, its record after every change. */
   async add(record, file) {
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("records").put(record);
     await settled(transaction.objectStore("files").put(file, record.id));
   }
 
-  /** Write a record; of several for one picture that wait, the newest. Resolves once all are written. */
+  /** Write a record. If several wait for one picture, only the newest is written. Resolves once all are written. */
   save(record) {
     this.#waiting.set(record.id, record);
     return (this.#writing ??= this.#write().finally(() => (this.#writing = null)));

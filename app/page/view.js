@@ -1,7 +1,7 @@
-/** Where the picture lies on the screen: a scale and an offset, in device pixels. Does not know about canvases. */
+/** The picture's position on the screen: a scale and an offset, in device pixels. Does not know about canvases. */
 
 const MOST = 64;
-const KEPT = 48; // pixels of the picture that stay in sight
+const KEPT = 48; // device pixels of the picture that stay visible
 
 export class View {
   scale = 1;
@@ -9,7 +9,7 @@ export class View {
   y = 0;
   fitted = true;
 
-  /** The whole picture, in the middle of the screen. Both are {width, height}. */
+  /** Show the whole picture in the middle of the screen. Both are {width, height}. */
   fit(picture, screen) {
     const margin = Math.min(24, screen.width / 20);
     const room = Math.min((screen.width - 2 * margin) / picture.width, (screen.height - 2 * margin) / picture.height);
@@ -19,7 +19,7 @@ export class View {
     this.fitted = true;
   }
 
-  /** Larger or smaller by a factor; the point [x, y] of the screen stays where it is. */
+  /** Zoom by a factor. The point [x, y] of the screen stays where it is. */
   zoom(factor, [x, y], picture, screen) {
     const scale = Math.min(Math.max(this.scale * factor, 8 / Math.max(picture.width, picture.height)), MOST);
     this.x = x - (x - this.x) * scale / this.scale;

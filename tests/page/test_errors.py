@@ -22,7 +22,7 @@ def test_a_server_that_is_down_is_named_and_waited_for(visitor: Visitor, server:
     visitor.add(TRUCK)
     server.stop()
     visitor.click(200, 150)
-    visitor.until(lambda: "No server answers at" in visitor.alert())
+    visitor.until(lambda: "does not respond" in visitor.alert())
     assert visitor.url in visitor.alert()
     assert "Your work is kept" in visitor.alert()
     server.start()  # it no longer has the picture
@@ -34,7 +34,7 @@ def test_a_click_can_be_taken_back_while_the_server_is_down(visitor: Visitor, se
     visitor.add(TRUCK)
     server.stop()
     visitor.click(200, 150)
-    visitor.until(lambda: "No server answers" in visitor.alert())
+    visitor.until(lambda: "does not respond" in visitor.alert())
     visitor.press("z")
     visitor.until(lambda: visitor.alert() == "")
 
@@ -79,7 +79,9 @@ def test_a_file_that_is_too_large_is_refused_with_the_limit(
     visitor = open_page(narrow_server)
     noise = np.random.default_rng(0).integers(0, 255, 2**20 + 9, np.uint8).tobytes()
     visitor.add(("noise.png", picture(WIDTH, HEIGHT) + noise))
-    visitor.until(lambda: "noise.png: The file has 1.0 MiB; the server takes 1." in visitor.alert())
+    visitor.until(
+        lambda: "noise.png: The file has 1.0 MiB, but the server accepts at most 1 MiB." in visitor.alert()
+    )
     visitor.find("#dismiss").click()
     assert visitor.alert() == ""
 
@@ -109,7 +111,7 @@ def test_what_is_no_picture_is_refused_in_words(visitor: Visitor) -> None:
     visitor.find("#files").set_input_files(
         [{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}]
     )
-    visitor.until(lambda: "That is no picture" in visitor.alert())
+    visitor.until(lambda: "There is no picture" in visitor.alert())
     visitor.find("#files").set_input_files(
         [{"name": "broken.png", "mimeType": "image/png", "buffer": b"\x89PNG"}]
     )
