@@ -1,6 +1,6 @@
-"""The command `make bench`: every side with the same weights, in turns, on the same cores.
+"""The command `make bench`: measures every side with the same weights, in turns, on the same cores.
 
-`python -m tests.bench --quick` takes three minutes, `--sections click boxes` measures those alone.
+`python -m tests.bench --quick` takes three minutes. `--sections click boxes` measures only these sections.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
 
 
 def main() -> int:
-    """Measure, print and write the tables; an answer that differs between sides ends the run with its message."""
+    """Measure, print and write the tables. If the answers of two sides differ, the run ends with an error."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME")
@@ -45,12 +45,12 @@ def main() -> int:
         "--threads",
         type=int,
         default=machine.num_cores(),
-        help="of every side; fewer than cores where others share the machine",
+        help="threads of every side; use fewer than cores if others share the machine",
     )
     options = parser.parse_args()
     head = machine.describe()
     head |= {"threads of every side": options.threads, "effort": "quick" if options.quick else "full"}
-    keep_freed_memory()  # as the server does; all sides have it
+    keep_freed_memory()  # as the server does; it applies to all sides
     bench = Workbench(quick=options.quick, num_threads=options.threads)
     rows: list[Row] = []
     try:
@@ -59,7 +59,8 @@ def main() -> int:
             rows += SECTIONS[name](bench)
             sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
             head["load average at the end"] = machine.load_average()
-            report.write(rows, machine=head, folder=options.output)  # a run that is cut off keeps what it has
+            # After every section, so that an interrupted run keeps its results so far.
+            report.write(rows, machine=head, folder=options.output)
     finally:
         bench.close()
     print(report.markdown(rows, machine=head))

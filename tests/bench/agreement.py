@@ -1,6 +1,6 @@
-"""Whether sides that are compared for speed give the same answers; a run in which they do not is no run.
+"""Checks that the sides compared for speed give the same answers. If they do not, the run is void.
 
-Does not know about time. The first side is the measure of the others.
+Does not know about time. The first side is the reference for the others.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ class Tolerance:
     """The most by which a side may differ."""
 
     logits: float
-    """Relative error of the logits: the norm of the difference over the norm, of the worst prompt."""
+    """Relative error of the logits of the worst prompt: the norm of the difference over the norm."""
     iou: float
-    """Absolute, of the worst mask."""
+    """Absolute error of the IoU of the worst mask."""
     pixels: float
-    """Pixels of the full-size masks that differ, as a share of the picture, mean of all masks."""
+    """Differing pixels of the full-size masks, as a fraction of the picture, mean over all masks."""
     worst_pixels: float
-    """The same, of the worst mask."""
+    """The same for the worst mask."""
 
 
 FLOAT32 = Tolerance(logits=1e-3, iou=1e-3, pixels=1e-3, worst_pixels=1e-3)
 BFLOAT16 = Tolerance(logits=0.1, iou=0.05, pixels=5e-3, worst_pixels=2e-2)
-"""Half a percent of the pixels is what issue 3 allows on structured masks."""
+"""Issue 3 allows half a percent of the pixels on structured masks."""
 
 
 def check(
@@ -47,9 +47,9 @@ def check(
     half: Sequence[str],
     picture: int = 0,
 ) -> list[Row]:
-    """Rows with the worst differences of every side from the first, on one picture of `size` (height, width).
+    """Return rows with the worst differences of each side from the first, on one picture of `size` (height, width).
 
-    Raises Disagreement where they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`.
+    Raises Disagreement if they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`.
     """
     reference, *others = sides
     expected = reference.decode(picture, prompts)
@@ -79,7 +79,7 @@ def check(
 def _masks(
     side: Side, found: Sequence[Decoded], prompts: Sequence[Prompt], size: tuple[int, int], picture: int
 ) -> list[npt.NDArray[np.bool_]]:
-    """Full-size masks of every prompt in the order of tokens; answers sorted by predicted IoU are sorted back."""
+    """Return full-size masks of every prompt in token order. Answers sorted by predicted IoU are sorted back."""
     masks = []
     for decoded, rles in zip(found, side.answer(picture, prompts), strict=True):
         order = (-decoded.iou).argsort(kind="stable") if side.sorts_by_iou else range(len(rles))

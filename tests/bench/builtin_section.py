@@ -1,7 +1,8 @@
-"""Section builtin: the model that the project ships, on pictures with objects, every side with its weights.
+"""Section builtin: the model that the project ships, on pictures with objects. Every side has its weights.
 
-The other sections have Meta's shapes, with weights that draw discs; here masks are those of a trained model. Every
-side decodes our embeddings: transformers' trunk has no global attention in a block that pools, as this one has.
+The other sections use Meta's shapes with weights that draw discs. Here a trained model draws the masks. Every
+side decodes our embeddings, because transformers' trunk has no global attention in a block that pools, as this
+model has.
 """
 
 import json
@@ -32,7 +33,7 @@ SCENES = Path(__file__).parents[1] / "data" / "scenes"
 
 
 def builtin(bench: Workbench) -> list[Row]:
-    """A click on an object of each picture, up to the RLE of three masks."""
+    """Time a click on an object of each picture, up to the RLE of three masks."""
     state = read_weights(BUILTIN_PATH)
     pictures, clicks = scenes(width=WIDTH, height=HEIGHT)
     runners = {
@@ -66,7 +67,7 @@ def builtin(bench: Workbench) -> list[Row]:
 
 
 def scenes(*, width: int, height: int) -> tuple[list[Pixels], list[Prompt]]:
-    """The pictures of tests/data/scenes enlarged to this size, and a click on an object of each."""
+    """Return the pictures of tests/data/scenes enlarged to this size, and a click on an object of each."""
     pictures, clicks = [], []
     for record in json.loads((SCENES / "scenes.json").read_text()):
         with Image.open(SCENES / record["file"]) as stored:

@@ -1,7 +1,7 @@
 """Section crowded: clicks and encodes while other processes compete for the cores, as on most machines.
 
-The built-in model, with which most people begin. Next to the peers stands our own runner with one thread, which
-contention costs its fair share and no more. Does not know about HTTP.
+Uses the built-in model, with which most people begin. In addition to the peers it measures our own runner with one
+thread, which contention slows by no more than its fair share. Does not know about HTTP.
 """
 
 import subprocess
@@ -34,7 +34,7 @@ OURS, ONE_THREAD = "ours", "ours, one thread"
 
 
 def crowded(bench: Workbench) -> list[Row]:
-    """A click with three masks as RLE, and an encode, next to busy processes; p95 against the one-thread runner."""
+    """Time a click (three masks as RLE) and an encode next to busy processes, relative to the one-thread runner."""
     pictures, clicks = scenes(width=WIDTH, height=HEIGHT)
     picture, click = pictures[0], clicks[0]
     runners = {name: _runner() for name in (OURS, ONE_THREAD)}
@@ -72,7 +72,7 @@ def crowded(bench: Workbench) -> list[Row]:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """So many processes that compute without pause, each in one thread."""
+    """Run `count` processes that compute without pause, each in one thread."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         sleep(0.5 if count else 0)
@@ -88,7 +88,7 @@ def _runner() -> Sam2Runner:
 
 
 def _rows(case: str, times: dict[str, list[float]]) -> list[Row]:
-    """Medians and p95 of every side, and ours over those of our one thread."""
+    """Return median and p95 of every side, and their ratios to those of our one-thread runner."""
     rows = []
     reference = summarise(times[ONE_THREAD])
     for side, seconds in times.items():

@@ -1,4 +1,4 @@
-"""Sections click, boxes and crowd: from an embedding to masks, for every side.
+"""Sections click, boxes and crowd: every side decodes embeddings to masks.
 
 Does not know about HTTP.
 """
@@ -15,7 +15,7 @@ from tests.bench.workbench import CLICK, CROWD, HEIGHT, WIDTH, Workbench
 
 
 def click(bench: Workbench) -> list[Row]:
-    """One click, three masks of an 1800 x 1200 picture: the decoder alone, and up to RLE."""
+    """Time one click with three masks on an 1800 x 1200 picture: the decoder alone, and up to RLE."""
     rows = check(bench.sides, [CLICK], case="one click", size=(HEIGHT, WIDTH), half=[OURS[1]])
     effort = bench.effort(30, quick_seconds=5)
     alone = {side.name: partial(side.decode, 0, [CLICK]) for side in bench.sides}
@@ -25,7 +25,7 @@ def click(bench: Workbench) -> list[Row]:
 
 
 def boxes(bench: Workbench) -> list[Row]:
-    """16 and 64 boxes on one picture, the best mask of each, up to RLE."""
+    """Time 16 and 64 boxes on one picture, with the best mask of each, up to RLE."""
     rows = check(bench.sides, some_boxes(16), case="16 boxes", size=(HEIGHT, WIDTH), half=[OURS[1]])
     for count in (16, 64):
         prompts = some_boxes(count)
@@ -39,7 +39,7 @@ def boxes(bench: Workbench) -> list[Row]:
 
 
 def crowd(bench: Workbench) -> list[Row]:
-    """One click on each of 16 pictures up to RLE: ours in one call, the peers one by one."""
+    """Time one click on each of 16 pictures, up to RLE: ours in one call, the peers one by one."""
     prompts = [Prompt(points=((100.0 + 97 * i, 90.0 + 61 * i),), labels=(1,)) for i in range(CROWD)]
     calls = {side.name: partial(side.crowd, prompts) for side in bench.sides}
     times = take_turns(calls, bench.effort(40, quick_seconds=5))
@@ -47,7 +47,7 @@ def crowd(bench: Workbench) -> list[Row]:
 
 
 def some_boxes(count: int) -> list[Prompt]:
-    """Boxes of many sizes all over the picture, one mask each."""
+    """Return boxes of many sizes all over the picture, one mask each."""
     generator = np.random.Generator(np.random.Philox(key=count))
     centres = generator.uniform((200, 200), (WIDTH - 200, HEIGHT - 200), (count, 2))
     halves = generator.uniform(40, 190, (count, 2))

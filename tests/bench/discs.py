@@ -1,12 +1,13 @@
 """Weights that draw discs around a click: the golden encoder with a decoder built by hand.
 
-Decoders of random weights draw noise of 50,000 runs and turn the least rounding into other masks; trained ones draw
-areas and forgive rounding. What depends on that (half precision, the cost of RLE) is measured with these weights.
-Every layer has its full size and is computed, but all attention except one says nothing. No accuracy is claimed.
+Decoders with random weights draw noise of 50,000 runs, and the least rounding changes their masks. Trained ones
+draw areas and tolerate rounding. These weights are for measurements that depend on that: half precision, the cost
+of RLE. Every layer has its full size and is computed, but all attention except one has no effect. No accuracy is
+claimed.
 
-How: position frequencies are low, so that the codes of near places are alike. In the second layer each cell of the
-picture compares its place with the tokens' and reads a one where the click is near. The mask kernels are fitted
-(least squares) to turn that reading into logits that are positive within a radius.
+How it works: position frequencies are low, so that near places have similar codes. In the second layer each cell of
+the picture compares its place with the tokens' places and reads a one if the click is near. The mask kernels are
+fitted by least squares to turn that value into logits that are positive within a radius.
 """
 
 import torch
@@ -16,26 +17,26 @@ from model.network.config import VARIANTS
 from tests.bench.weights import VARIANT, golden_state, plain_model
 
 RADII = (0.3, 0.2, 0.3, 0.4)
-"""Radius of the disc that each of the four masks draws, in sides of the picture."""
+"""Radius of the disc of each of the four masks, as a fraction of the picture's side."""
 
 _FREQUENCIES = 0.3
 _SHARPNESS = 1.2
 _RIDGE = 1e-2
 _TEXTURE = 0.02
-"""How much the picture shows through: the ragged edge of a mask."""
+"""How much the picture affects a mask: it makes the edge ragged."""
 
 _LAYER = "sam_mask_decoder.transformer.layers.{}."
 
 
 def disc_state(variant: str = VARIANT) -> dict[str, Tensor]:
-    """Weights for `variant`, names as in released checkpoints, float32."""
+    """Return float32 weights for `variant`, with names as in released checkpoints."""
     state = golden_state(variant)
     draw_discs(state, variant=variant)
     return state
 
 
 def draw_discs(state: dict[str, Tensor], *, variant: str) -> None:
-    """Rebuild the decoder in `state`, golden weights of `variant`, in place."""
+    """Rebuild the decoder in `state` in place. `state` has the golden weights of `variant`."""
     dim = VARIANTS[variant].embed_dim
     compared, others = _channels(dim)
     state["sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] *= _FREQUENCIES
@@ -48,15 +49,16 @@ def draw_discs(state: dict[str, Tensor], *, variant: str) -> None:
 
 
 def _channels(dim: int) -> tuple[Tensor, Tensor]:
-    """Channels whose position codes are compared (sines and cosines of half of the frequencies), and the others."""
+    """Return the channels that are compared (sines and cosines of half of the frequencies), and the others."""
     sines = torch.arange(dim // 4)
-    compared = torch.stack([sines, sines + dim // 2], dim=1).flatten()  # a head gets sines with their cosines
+    # Sines and their cosines go to the same head.
+    compared = torch.stack([sines, sines + dim // 2], dim=1).flatten()
     others = torch.tensor([c for c in range(dim) if c not in set(compared.tolist())])
     return compared, others
 
 
 def _silence_attention(state: dict[str, Tensor]) -> None:
-    """Attention and perceptrons add nothing; normalisations of tokens only normalise."""
+    """Make attention and perceptrons add nothing, and normalisations of tokens only normalise."""
     for name in state:
         if not name.startswith("sam_mask_decoder.transformer."):
             continue
@@ -67,7 +69,7 @@ def _silence_attention(state: dict[str, Tensor]) -> None:
 
 
 def _pass_tokens_on(state: dict[str, Tensor], dim: int) -> None:
-    """The first self-attention has no residual: every token reads itself."""
+    """Make every token read itself in the first self-attention, which has no residual."""
     attention = _LAYER.format(0) + "self_attn."
     for part, scale in (("q_proj", 4.0), ("k_proj", 4.0), ("v_proj", 1.0), ("out_proj", 1.0)):
         state[f"{attention}{part}.weight"] = torch.eye(dim) * scale
@@ -75,7 +77,7 @@ def _pass_tokens_on(state: dict[str, Tensor], dim: int) -> None:
 
 
 def _mark_the_click(state: dict[str, Tensor], compared: Tensor, others: Tensor) -> None:
-    """Nothing but positions in the compared channels of tokens; a strong mark of clicks in the others."""
+    """Leave only positions in the compared channels of tokens, and put a strong mark of clicks in the others."""
     for name in state:
         if name.startswith(
             ("sam_prompt_encoder.point_emb", "sam_prompt_encoder.not_a", "sam_mask_decoder.")
@@ -87,7 +89,7 @@ def _mark_the_click(state: dict[str, Tensor], compared: Tensor, others: Tensor) 
 
 
 def _compare_places(state: dict[str, Tensor], compared: Tensor, others: Tensor) -> None:
-    """The second layer's picture-to-token attention: near the click a cell reads its mark."""
+    """Make a cell near the click read its mark, in the second layer's picture-to-token attention."""
     dim = len(compared) + len(others)
     calm = _LAYER.format(0) + "norm4."
     state[f"{calm}weight"] = torch.full((dim,), _TEXTURE)
@@ -109,7 +111,7 @@ def _compare_places(state: dict[str, Tensor], compared: Tensor, others: Tensor) 
 
 
 def _smooth_upscaling(state: dict[str, Tensor]) -> None:
-    """All four pixels of a cell alike; the fine maps only add texture."""
+    """Give all four pixels of a cell the same value. The fine maps only add texture."""
     for layer in ("0", "3"):
         name = f"sam_mask_decoder.output_upscaling.{layer}.weight"
         state[name] = state[name].mean((2, 3), keepdim=True).expand_as(state[name]).mul(2.0).contiguous()
@@ -120,7 +122,7 @@ def _smooth_upscaling(state: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _fit_kernels(state: dict[str, Tensor], variant: str) -> None:
-    """Kernels that do not depend on their token, fitted on a few clicks on an empty picture."""
+    """Fit kernels that do not depend on their token, on a few clicks on an empty picture."""
     model = plain_model(state, variant=variant)
     decoder, size = model.sam_mask_decoder, model.config.image_size
     seen: list[Tensor] = []
@@ -147,6 +149,6 @@ def _fit_kernels(state: dict[str, Tensor], variant: str) -> None:
         wanted = (50 * (radius - distance)).clamp(-6, 6)
         layer = f"sam_mask_decoder.output_hypernetworks_mlps.{token}.layers.2."
         state[f"{layer}weight"] = torch.zeros_like(state[f"{layer}weight"])
-        # A weak pull towards small kernels: rounding of features must not come back enlarged.
+        # A weak pull towards small kernels, so that they do not amplify the rounding of features.
         ridge = _RIDGE * len(known) * torch.eye(known.shape[1]) * known.pow(2).mean()
         state[f"{layer}bias"] = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted)

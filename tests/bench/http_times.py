@@ -1,7 +1,7 @@
-"""Times over HTTP, as one client on the same machine sees them: python -m tests.bench.http_times
+"""Measures times over HTTP, as one client on the same machine sees them: python -m tests.bench.http_times
 
-Starts a server of its own with random weights, which take as long as real ones; their ragged masks take longer to
-encode than real ones do. Prints medians as the table of README's "How fast".
+Starts its own server with random weights. They take as long as real ones, but their ragged masks take longer to
+encode. Prints a table of medians; docs/performance.md ("Random weights") has the results.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _CACHED_UPLOADS = 50
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG of 1800 x 1200 pixels with detail at every scale; another one for each seed."""
+    """Return a JPEG of 1800 x 1200 pixels with detail at every scale, a different one for each seed."""
     random = np.random.default_rng(seed)
     picture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for cells in (4, 16, 64, 256):
@@ -40,7 +40,7 @@ def photograph(seed: int) -> bytes:
 
 
 def median_ms(ask: Callable[[int], object], repeats: int) -> float:
-    """Median time of `ask(i)`, after one call that is not counted."""
+    """Return the median time of `ask(i)` in ms, after one call that does not count."""
     times = []
     for i in range(repeats + 1):
         started = time.perf_counter()
@@ -50,7 +50,7 @@ def median_ms(ask: Callable[[int], object], repeats: int) -> float:
 
 
 def measure(client: httpx.Client, repeats: int) -> dict[str, float]:
-    """Milliseconds by what was asked for."""
+    """Return median milliseconds by kind of request."""
 
     def embed(picture: bytes) -> str:
         reply = client.post(

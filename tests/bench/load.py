@@ -1,8 +1,9 @@
-"""A load generator: clients with one keep-alive connection each, every client sending its requests one by one.
+"""A load generator: clients with one keep-alive connection each. Every client sends its requests one by one.
 
-A process of its own (`python -m tests.bench.load`), fed a plan as JSON on standard input and answering with JSON on
-standard output. Standard library only, and little of it between a reply and the next request: what it costs is
-part of every latency. Of pictures it knows only where a JPEG file takes a comment.
+Runs as a separate process (`python -m tests.bench.load`). It reads a plan as JSON from standard input and writes
+JSON to standard output. It uses only the standard library, and does little between a reply and the next request,
+because its own time is part of every latency. Does not know about pictures, except where a JPEG file takes a
+comment.
 """
 
 import asyncio
@@ -17,26 +18,26 @@ from time import perf_counter
 
 
 class UnexpectedReply(Exception):
-    """A reply that is not 200: what was measured would be how fast the server refuses."""
+    """A reply is not 200. The run would measure how fast the server rejects requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One client: POSTs its bodies in turn, over and over."""
+    """One client. It POSTs its bodies in turn, over and over."""
 
     name: str
-    """Latencies of streams of one name are reported together."""
+    """Streams with the same name are reported together."""
     path: str
     content_type: str
     bodies: tuple[bytes, ...]
     first_number: int | None = None
-    """Where given, bodies are JPEG files, and each is sent with a number in a comment, from this one on: never the
-    same file twice, and always the same pixels."""
+    """If given, bodies are JPEG files, and each is sent with a number in a comment, counted from this one. So no
+    file is sent twice, but the pixels stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Streams that run side by side for a while; requests begun by then are waited for, and count."""
+    """Streams that run concurrently for `seconds`. Requests that began by then are waited for, and count."""
 
     port: int
     seconds: float
@@ -45,21 +46,21 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the streams of one name met with."""
+    """Results of all streams with one name."""
 
     latencies: list[float]
     """Seconds from the first byte sent to the last byte received."""
     seconds: float
-    """From the first request's start to the last reply's end."""
+    """From the start of the first request to the end of the last reply."""
 
     @property
     def per_second(self) -> float:
-        """Requests answered each second."""
+        """Requests answered per second."""
         return len(self.latencies) / self.seconds
 
 
 def run(load: Load, *, processes: int = 1) -> dict[str, Measured]:
-    """Run a load in processes of its own, its streams dealt out among them; what was measured, by stream."""
+    """Run a load, with its streams divided among separate processes. Return the results by name of stream."""
     plans = [Load(load.port, load.seconds, load.streams[i::processes]) for i in range(processes)]
     running = [
         subprocess.Popen(
@@ -90,13 +91,13 @@ def run(load: Load, *, processes: int = 1) -> dict[str, Measured]:
 
 
 def together(parts: Sequence[Measured]) -> Measured:
-    """All latencies, and a time in which the rates of the parts add up."""
+    """Combine results: all latencies, and a time for which the rates of the parts add up."""
     latencies = [latency for part in parts for latency in part.latencies]
     return Measured(latencies, len(latencies) / sum(part.per_second for part in parts))
 
 
 def numbered(jpeg: bytes, number: int) -> bytes:
-    """The same picture in another file: a comment of eight digits behind the first marker."""
+    """Return the same picture as a different file: with a comment of eight digits after the first marker."""
     return b"%b\xff\xfe\x00\x0a%08d%b" % (jpeg[:2], number, jpeg[2:])
 
 
@@ -127,7 +128,7 @@ async def drive(load: Load) -> dict[str, Measured]:
 
 
 Span = tuple[float, float]
-"""When a request began and when its reply was complete."""
+"""Times at which a request began and its reply was complete."""
 
 
 def _measured(streams: Sequence[Stream], spans: Sequence[list[Span]], name: str) -> Measured:
@@ -158,7 +159,7 @@ async def _repeat(
 
 
 def _requests(stream: Stream) -> Iterator[bytes]:
-    """What a client sends, over and over; made beforehand where nothing is numbered."""
+    """Yield the requests of a client, endlessly. They are built beforehand if they have no numbers."""
     if stream.first_number is None:
         yield from cycle([_request(stream, body) for body in stream.bodies])
     else:
@@ -184,7 +185,7 @@ async def _reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 def main() -> None:
-    """Read a plan, run it, write what was measured."""
+    """Read a plan, run it, write the results."""
     plan = json.load(sys.stdin)
     streams = tuple(
         Stream(**{**stream, "bodies": tuple(base64.b64decode(body) for body in stream["bodies"])})

@@ -1,4 +1,4 @@
-"""The machine and the versions behind a run, for the head of the report.
+"""Describes the machine and the versions of a run, for the head of the report.
 
 Does not know what is measured.
 """
@@ -17,12 +17,12 @@ _ROOT = Path(__file__).parents[2]
 
 
 def num_cores() -> int:
-    """CPU cores that this process may use; every side gets as many threads."""
+    """Return the number of CPU cores that this process may use. Every side gets as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> dict[str, object]:
-    """Names to values: when, machine, load, versions, commit."""
+    """Return time, machine, load, versions and commit, by name."""
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,17 +36,17 @@ def describe() -> dict[str, object]:
 
 
 def load_average() -> str:
-    """Of the last 1, 5 and 15 minutes. Above 0 before a run, others share the machine."""
+    """Return the load of the last 1, 5 and 15 minutes. If it is above 0 before a run, others share the machine."""
     return ", ".join(f"{load:.2f}" for load in os.getloadavg())
 
 
 def peak_resident_mib(pid: int) -> float:
-    """The most memory that a process has had in RAM, MiB; Linux only."""
+    """Return the peak resident memory of a process in MiB. Linux only."""
     return _status_mib(pid, "VmHWM")
 
 
 def resident_mib() -> float:
-    """What this process has in RAM now, MiB; Linux only."""
+    """Return the resident memory of this process in MiB. Linux only."""
     return _status_mib(os.getpid(), "VmRSS")
 
 

@@ -1,7 +1,8 @@
-"""ONNX Runtime on the plain decoder graph, exported from our reference modules: the peer of browsers and C++.
+"""ONNX Runtime on the plain decoder graph, exported from our reference modules: the peer in browsers and C++.
 
-The graph is the one that exporters of Meta's code make: image maps of one picture, n prompts of points with labels,
-a mask input with its switch; out come four masks and scores of every prompt. Choosing among them is the caller's.
+The graph is the same as from exporters of Meta's code. Inputs are image maps of one picture, n prompts of points
+with labels, and a mask with its switch. Outputs are four masks and scores for every prompt. The caller chooses
+among them.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class PlainDecoder(nn.Module):
         mask_input: Tensor,
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Maps (1, c, h, w), points (n, p, 2), labels (n, p), mask (1, 1, 256, 256), switch (1,) of 0 or 1.
+        """Decode maps (1, c, h, w), points (n, p, 2), labels (n, p), mask (1, 1, 256, 256), switch (1,) of 0 or 1.
 
         Returns logits (n, 4, 256, 256) and IoU (n, 4).
         """
@@ -65,7 +66,7 @@ class PlainDecoder(nn.Module):
 
 
 def export(model: Sam2) -> bytes:
-    """The plain decoder graph, prompts and points free in number."""
+    """Return the plain decoder graph. The numbers of prompts and points are variable."""
     side = model.config.embedding_size
     dim = model.config.embed_dim
     inputs = (
@@ -93,7 +94,7 @@ def export(model: Sam2) -> bytes:
 
 
 class OnnxRuntime:
-    """Implements Side; holds the maps of every picture."""
+    """Implements Side. Holds the maps of every picture."""
 
     sorts_by_iou = False
 
@@ -115,7 +116,7 @@ class OnnxRuntime:
         }
 
     def take(self, maps: Sequence[Maps]) -> None:
-        """Remember the embeddings of the pictures, in order."""
+        """Store the embeddings of the pictures, in order."""
         self._maps = list(maps)
 
     def decode(self, picture: int, prompts: Sequence[Prompt]) -> list[Decoded]:
@@ -154,7 +155,7 @@ class OnnxRuntime:
 
 
 def _select(logits: npt.NDArray[np.float32], iou: npt.NDArray[np.float32], prompt: Prompt) -> Decoded:
-    """The masks that the prompt asks for among four: Meta's choice, see model/mask_decoder.py, select_masks."""
+    """Choose among four masks as Meta's code does; see choose_masks in model/network/mask_decoder.py."""
     if prompt.multimask_output:
         return Decoded(logits[1:], iou[1:])
     outer = np.count_nonzero(logits[0] > -STABILITY_DELTA)

@@ -1,7 +1,7 @@
 """transformers' Sam2Model with our weights: the peer that most Python users have.
 
-Decodes from the maps that it is given, so that encoders do not differ between sides. Its image processor is left
-out; pictures are prepared as ours are.
+It decodes the maps that it is given, so that the encoder is the same for all sides. Its image processor is not
+used; pictures are prepared in the same way as ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from tests.bench.weights import VARIANT, transformers_state
 
 
 def transformers_config(variant: str) -> Sam2Config:
-    """The shapes of one of our variants in transformers' words."""
+    """Return the configuration of transformers for one of our variants."""
     trunk, side = VARIANTS[variant].trunk, VARIANTS[variant].image_size
     backbone = Sam2HieraDetConfig(
         image_size=[side, side],
@@ -47,7 +47,7 @@ def transformers_config(variant: str) -> Sam2Config:
 
 
 class Transformers:
-    """Implements Side; holds the maps of every picture. `dtype` other than float32 is for encode alone."""
+    """Implements Side. Holds the maps of every picture. A `dtype` other than float32 is only for `encode`."""
 
     sorts_by_iou = False
 
@@ -74,13 +74,13 @@ class Transformers:
         self._maps: list[list[Tensor]] = []
 
     def take(self, maps: Sequence[Maps]) -> None:
-        """Remember the embeddings of the pictures, in order."""
+        """Store the embeddings of the pictures, in order."""
         names = ("high_res_feats_0", "high_res_feats_1", "image_embed")
         self._maps = [[torch.from_numpy(m[name]).to(self.device, self.dtype) for name in names] for m in maps]
 
     @torch.inference_mode()
     def encode(self, picture: Pixels) -> list[Tensor]:
-        """A picture to maps: finest first, image_embed last."""
+        """Encode a picture to maps: finest first, image_embed last."""
         x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
         x = F.interpolate(
             x, size=(self._side, self._side), mode="bilinear", align_corners=False, antialias=True
@@ -109,7 +109,7 @@ class Transformers:
         return [self.answer(i, [prompt])[0] for i, prompt in enumerate(prompts)]
 
     def _forward(self, picture: int, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Logits (n, k, h, w) and IoU (n, k)."""
+        """Return logits (n, k, h, w) and IoU (n, k)."""
         points = labels = boxes = None
         if prompts[0].points:
             points = square_points(self._pictures[picture], prompts, side=self._side)[None]

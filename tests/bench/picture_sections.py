@@ -1,6 +1,6 @@
-"""Sections masks and encode: what costs with the size of a picture.
+"""Sections masks and encode: the work that depends on the size of a picture.
 
-Does not know about prompts and of HTTP.
+Does not know about prompts and HTTP.
 """
 
 import math
@@ -18,11 +18,11 @@ from tests.bench.timing import take_turns
 from tests.bench.workbench import HEIGHT, WIDTH, Workbench
 
 SIZES = {"1 MP": (820, 1220), "8 MP": (2310, 3464), "24 MP": (4000, 6000)}
-"""Height and width, 2:3."""
+"""Height and width, in the ratio 2:3."""
 
 
 def masks(bench: Workbench) -> list[Row]:
-    """One map of logits to RLE: areas with an outline, and noise, which no model draws."""
+    """Time one map of logits to RLE, for areas with an outline, and for noise, which no trained model draws."""
     rows = []
     for size, (height, width) in SIZES.items():
         for kind, logits in (("areas", area_logits()), ("noise", noise_logits())):
@@ -38,7 +38,7 @@ def masks(bench: Workbench) -> list[Row]:
 
 
 def encode(bench: Workbench) -> list[Row]:
-    """One picture, pixels to embedding; preparation included."""
+    """Time one picture from pixels to embedding, including preparation."""
     picture = bench.pictures[0]
     sides = {TRANSFORMERS: partial(bench.transformers.encode, picture)}
     sides |= {name: partial(bench.runners[name].encode, [picture]) for name in OURS}
@@ -48,7 +48,7 @@ def encode(bench: Workbench) -> list[Row]:
 
 
 def area_logits() -> npt.NDArray[np.float32]:
-    """(256, 256) logits of a few rounded areas: waves of low frequency, as steep as a trained model's."""
+    """Return (256, 256) logits of a few rounded areas: low-frequency waves, as steep as a trained model's."""
     y, x = np.mgrid[0:256, 0:256] / 256
     waves = np.sin(2 * math.pi * 2 * x + 1) * np.cos(2 * math.pi * 1.5 * y) + 0.3 * np.sin(
         2 * math.pi * (5 * x + 3 * y)
@@ -57,7 +57,7 @@ def area_logits() -> npt.NDArray[np.float32]:
 
 
 def noise_logits() -> npt.NDArray[np.float32]:
-    """(256, 256) independent logits."""
+    """Return (256, 256) independent random logits."""
     return np.random.Generator(np.random.Philox(key=1)).standard_normal((256, 256), dtype=np.float32)
 
 
@@ -70,7 +70,7 @@ def _theirs(logits: npt.NDArray[np.float32], *, height: int, width: int) -> str:
 
 
 def _check_close(logits: npt.NDArray[np.float32], *, height: int, width: int) -> None:
-    """Masks may differ in single pixels where a processor rounds otherwise, see model/masks.py."""
+    """Raise AssertionError if more than a few pixels differ. Rounding explains a few; see model/masks/runs.py."""
     x = torch.from_numpy(logits)[None, None]
     full = torch.nn.functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)[
         0, 0
@@ -81,7 +81,7 @@ def _check_close(logits: npt.NDArray[np.float32], *, height: int, width: int) ->
 
 
 def _check_encoders(bench: Workbench) -> list[Row]:
-    """Relative error of our image_embed against transformers'; raises AssertionError where it is too large."""
+    """Return our image_embed's relative error against transformers'. Raises AssertionError if it is too large."""
     expected = bench.transformers.encode(bench.pictures[0])[-1][0].numpy()
     rows = []
     for name, most in zip(OURS, (1e-3, 0.03), strict=True):

@@ -1,7 +1,7 @@
-"""docs/overlay.jpg and the reply that README shows, made anew: `python -m tests.bench.readme_overlay`.
+"""Updates docs/overlay.jpg and the reply in README: `python -m tests.bench.readme_overlay`.
 
-To be run when the built-in model has other weights. Runs README's own command, the first /segment in it, against a
-server with default settings, and draws the mask over the picture as the client does. Does not know about the model.
+Run it when the weights of the built-in model have changed. It runs README's first /segment command against a server
+with default settings, and draws the mask over the picture with the client. Does not know about the model.
 """
 
 import json
@@ -15,18 +15,18 @@ from tests.server import ROOT, running_server
 
 PICTURE, OVERLAY = ROOT / "docs/hats.jpg", ROOT / "docs/overlay.jpg"
 SHOWN_COUNTS = 24
-"""Characters of an RLE that README shows."""
+"""Characters of the RLE that README shows."""
 JSON_BLOCK = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def command_of(readme: str) -> str:
-    """The curl line that sends the picture with its prompt."""
+    """Return the curl line that sends the picture with its prompt."""
     (line,) = re.findall(rf"^curl .*@docs/{PICTURE.name} .*/segment$", readme, re.MULTILINE)
     return str(line)
 
 
 def shown(reply: dict[str, object], mask: dict[str, object]) -> str:
-    """The reply on few lines, its RLE cut short."""
+    """Return the reply on few lines, with a shortened RLE."""
     rle = mask["rle"] | {"counts": f"{mask['rle']['counts'][:SHOWN_COUNTS]}..."}
     head = json.dumps({name: value for name, value in reply.items() if name != "predictions"})
     rest = json.dumps({name: value for name, value in mask.items() if name != "rle"})
@@ -36,7 +36,7 @@ def shown(reply: dict[str, object], mask: dict[str, object]) -> str:
 
 
 def main() -> None:
-    """Write both, and print what the masks are like."""
+    """Write both, and print the size of the file, and the mask's IoU and box."""
     path = ROOT / "README.md"
     readme = path.read_text()
     with (

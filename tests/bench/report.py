@@ -1,6 +1,6 @@
-"""What was measured, as rows; rows as Markdown and as JSON.
+"""Measurements as rows, and rows as Markdown and JSON.
 
-Does not know how anything is measured. A ratio is only ever made between sides of one case of one run.
+Does not know how anything is measured. Ratios are only between sides of the same case of the same run.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.timing import summarise
 
 OURS = ("ours float32", "ours bfloat16")
-"""Names of our sides; every other side is a peer."""
+"""Names of our sides. Every other side is a peer."""
 
 ONNX = "ONNX Runtime"
 TRANSFORMERS = "transformers"
@@ -21,7 +21,7 @@ Number = int | float
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One side of one case. The units stand in the names of the values."""
+    """Measurements of one side in one case. The names of the values contain the units."""
 
     section: str
     case: str
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked of one value."""
+    """A limit for one value."""
 
     section: str
     case: str
@@ -41,7 +41,7 @@ class Target:
     at_least: float | None = None
 
     def is_met_by(self, number: Number) -> bool:
-        """Whether a measured number reaches the target."""
+        """Return whether a measured number meets the target."""
         return (self.at_most is None or number <= self.at_most) and (
             self.at_least is None or number >= self.at_least
         )
@@ -72,7 +72,7 @@ TARGETS = (
 
 
 def timed_rows(section: str, case: str, seconds: Mapping[str, list[float]]) -> list[Row]:
-    """A row for each side of one case, with our medians over the peers' medians."""
+    """Return a row for each side of one case. Our rows have the ratios of our median to the peers' medians."""
     summaries = {side: summarise(times) for side, times in seconds.items()}
     is_ours = {side: side in OURS or side == "ours" for side in seconds}
     rows = []
@@ -89,7 +89,7 @@ def timed_rows(section: str, case: str, seconds: Mapping[str, list[float]]) -> l
 def markdown(
     rows: Sequence[Row], *, machine: Mapping[str, object], targets: Sequence[Target] = TARGETS
 ) -> str:
-    """The report: the machine, a table for each section, and the targets."""
+    """Return the report: the machine, a table for each section, and the targets."""
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in machine.items())]
     for section in dict.fromkeys(row.section for row in rows):
         of_section = [row for row in rows if row.section == section]
@@ -125,7 +125,7 @@ def _target_lines(rows: Sequence[Row], targets: Sequence[Target]) -> list[str]:
             table.append((what, target.side, target.value, limit, _shown(number), verdict))
     if not table:
         return []
-    header = ("target", "side", "value", "wanted", "measured", "")
+    header = ("target", "side", "value", "limit", "measured", "")
     return ["", "## targets", "", *_table(header, table)]
 
 
@@ -145,7 +145,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _shown(number: Number) -> str:
-    """Two or three significant digits, and whole numbers whole."""
+    """Return a number with two or three significant digits. Integers have all their digits."""
     if isinstance(number, int) or abs(number) >= 1000:
         return f"{number:.0f}"
     if 0 < abs(number) < 0.01:

@@ -1,6 +1,6 @@
-"""Sections http, busy and memory: our server in a process of its own, loaded from another.
+"""Sections http, busy and memory: our server in its own process, with load from another process.
 
-Knows no peers: what others serve SAM 2 with is not on PyPI.
+Does not know about peers: other servers of SAM 2 are not on PyPI.
 """
 
 import copy
@@ -29,7 +29,7 @@ BATCH = 16
 
 
 def http(bench: Workbench) -> list[Row]:
-    """Clicks of 1 to 64 clients, in turns with the same clicks in process, and the cached upload of a 1 MB JPEG."""
+    """Time clicks of 1 to 64 clients, in turns with clicks in process, and the cached upload of a 1 MB JPEG."""
     port = bench.server.port
     ids = embed_own_pictures(bench.server, 2 if bench.quick else 16)
     seconds, rounds = (1.0, 1) if bench.quick else (5.0, 5)
@@ -40,7 +40,7 @@ def http(bench: Workbench) -> list[Row]:
     batch = partial(in_process.crowd, [next(prompts) for _ in range(BATCH)])
     loads = {count: Load(port, seconds, clickers(count, ids)) for count in CLIENTS}
     upload = Stream("upload", "/embed", "image/jpeg", (jpeg_of_a_megabyte(),))
-    for load in (loads[1], loads[BATCH], Load(port, 0.0, (upload,))):  # what a first request sets up
+    for load in (loads[1], loads[BATCH], Load(port, 0.0, (upload,))):  # warm up: the first request is slower
         run(Load(port, 0.2, load.streams))
 
     served: dict[int, list[Measured]] = {count: [] for count in CLIENTS}
@@ -79,7 +79,7 @@ def http(bench: Workbench) -> list[Row]:
 
 
 def busy(bench: Workbench) -> list[Row]:
-    """Clicks of one client while another uploads new pictures without pause, and with nobody else."""
+    """Time clicks of one client alone, and while another client uploads new pictures without pause."""
     server = bench.server
     ids = embed_own_pictures(bench.server, 2 if bench.quick else 16)
     seconds = 8.0 if bench.quick else 40.0
@@ -103,7 +103,7 @@ def busy(bench: Workbench) -> list[Row]:
 
 
 def memory(bench: Workbench) -> list[Row]:
-    """What a cached picture takes by the server's count, and the most memory that the server ever had."""
+    """Measure a cached picture's memory as the server counts it, the server's peak memory, and its start time."""
     server = bench.server
     ids = embed_own_pictures(bench.server, 1)
     counted = int(str(server.get(f"/images/{ids[0]}")["bytes"]))

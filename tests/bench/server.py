@@ -1,4 +1,4 @@
-"""Our server as a process of its own, ready to be loaded.
+"""Runs our server as a separate process.
 
 Does not know what is measured on it.
 """
@@ -17,12 +17,12 @@ import httpx
 
 
 class ServerFailed(Exception):
-    """The server did not become ready; the message ends with what it logged."""
+    """The server did not become ready. The message ends with its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """Where the server listens and which process it is."""
+    """A running server: its port and process."""
 
     port: int
     pid: int
@@ -30,19 +30,19 @@ class RunningServer:
     """From the start of the process to the first 200 of /readyz."""
 
     def get(self, path: str) -> dict[str, object]:
-        """The JSON of a GET."""
+        """Return the JSON of a GET."""
         reply = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=60)
         reply.raise_for_status()
         return reply.json()
 
     def text(self, path: str) -> str:
-        """The text of a GET."""
+        """Return the text of a GET."""
         reply = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=60)
         reply.raise_for_status()
         return reply.text
 
     def embed(self, picture: bytes) -> str:
-        """Embed an encoded picture; its image id."""
+        """Embed an encoded picture. Return its image id."""
         reply = httpx.post(
             f"http://127.0.0.1:{self.port}/embed",
             content=picture,
@@ -57,7 +57,7 @@ class RunningServer:
 def serve(
     settings: Mapping[str, str], *, log: Path, num_threads: int, patience_s: float = 300
 ) -> Iterator[RunningServer]:
-    """Run `python -m app` with SAM2_* settings and so many threads of torch until the block ends."""
+    """Run `python -m app` with SAM2_* settings and `num_threads` threads of torch until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

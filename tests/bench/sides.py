@@ -1,6 +1,6 @@
-"""What every side of the decoder's sections can do, and our own side.
+"""The interface of the sides that the decoder's sections compare, and our own side.
 
-A side is given pictures once and prompts many times, and answers with COCO RLE. Does not know about time.
+A side gets pictures once and prompts many times, and returns COCO RLE. Does not know about time.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from model.runner import Sam2Runner
 from model.types import Embedding, Pixels, Prompt
 
 Maps: TypeAlias = dict[str, npt.NDArray[np.float32]]
-"""image_embed, high_res_feats_0 and high_res_feats_1 of one picture, (1, c, h, w) each."""
+"""image_embed, high_res_feats_0 and high_res_feats_1 of one picture, each (1, c, h, w)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """The masks of one prompt before they are brought to the picture's size."""
+    """The masks of one prompt before they are resized to the picture."""
 
     logits: npt.NDArray[np.float32]
     """(k, h, w)."""
@@ -33,24 +33,24 @@ class Decoded:
 
 
 class Side(Protocol):
-    """One contender of the sections click, boxes and crowd. Prompts of one call are alike but for coordinates."""
+    """One contender of the sections click, boxes and crowd. Prompts of one call differ only in coordinates."""
 
     name: str
     sorts_by_iou: bool
-    """Whether `answer` puts the best predicted IoU first; otherwise masks come in the order of tokens."""
+    """Whether `answer` puts the best predicted IoU first. Otherwise masks come in token order."""
 
     def decode(self, picture: int, prompts: Sequence[Prompt]) -> list[Decoded]:
         """Decode prompts on one picture, by its number."""
 
     def answer(self, picture: int, prompts: Sequence[Prompt]) -> list[list[str]]:
-        """The same, up to compressed RLE strings at the picture's own size."""
+        """Decode prompts on one picture to compressed RLE strings at the picture's own size."""
 
     def crowd(self, prompts: Sequence[Prompt]) -> list[list[str]]:
-        """One prompt for each picture, in order, up to RLE."""
+        """Decode one prompt for each picture, in order, to RLE."""
 
 
 class Ours:
-    """The runner and the code that shapes the service's answers."""
+    """The runner, and the code that builds the service's answers."""
 
     sorts_by_iou = True
 
@@ -65,7 +65,7 @@ class Ours:
         return [Decoded(p.logits, p.iou) for p in predictions]
 
     def answer(self, picture: int, prompts: Sequence[Prompt]) -> list[list[str]]:
-        """See Side. Does more than the peers: area, box and stability of each mask come with the RLE."""
+        """See Side. Does more than the peers: it also computes area, box and stability of each mask."""
         return self._answers([(self._embeddings[picture], prompt) for prompt in prompts])
 
     def crowd(self, prompts: Sequence[Prompt]) -> list[list[str]]:
@@ -89,19 +89,19 @@ class Ours:
 
 
 def square_points(picture: Pixels, prompts: Sequence[Prompt], *, side: int) -> Tensor:
-    """The clicks of prompts (n, points, 2) in pixels of the model's square picture."""
+    """Return the clicks of prompts (n, points, 2) in pixels of the model's square picture."""
     height, width = picture.shape[:2]
     return torch.tensor([p.points for p in prompts]) / torch.tensor([width, height]) * side
 
 
 def square_boxes(picture: Pixels, prompts: Sequence[Prompt], *, side: int) -> Tensor:
-    """The boxes of prompts (n, 4) in pixels of the model's square picture."""
+    """Return the boxes of prompts (n, 4) in pixels of the model's square picture."""
     height, width = picture.shape[:2]
     return torch.tensor([p.box for p in prompts]) / torch.tensor([width, height, width, height]) * side
 
 
 def coco_rles(logits_khw: Tensor, *, height: int, width: int) -> list[str]:
-    """Masks as every peer's users make them: interpolate, threshold, pycocotools, in the order of tokens."""
+    """Return masks as the peers' users compute them: interpolate, threshold, pycocotools. In token order."""
     full = F.interpolate(
         logits_khw[None].float(), size=(height, width), mode="bilinear", align_corners=False
     )[0]

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: turns, percentiles, ratios, the report, the load generator. Needs no peers."""
+"""Tests the benchmark itself: turns, percentiles, ratios, the report, the load generator. Needs no peers."""
 
 import asyncio
 import gc
@@ -96,7 +96,7 @@ def test_transformers_gets_every_weight_once_and_under_its_names() -> None:
     with torch.device("meta"):
         state = Sam2(VARIANTS[VARIANT]).state_dict()
     converted = transformers_state(state)
-    # Four point embeddings become one table, and the frequencies are kept twice.
+    # Four point embeddings become one table, and the frequencies appear twice.
     assert len(converted) == len(state) - 4 + 1 + 1
     assert converted["vision_encoder.backbone.blocks.0.mlp.proj_out.weight"].shape == (96, 384)
     assert converted["mask_decoder.iou_prediction_head.layers.0.bias"].shape == (256,)
@@ -132,7 +132,7 @@ def test_the_benchs_weights_draw_an_area_around_the_click() -> None:
         assert mask[192, 64]  # the click
         assert not mask[10, 250]  # the far corner
         assert 0.02 < mask.float().mean() < 0.7
-        # An area, not noise: neighbours differ along an outline only.
+        # An area, not noise: neighbours differ only along an outline.
         assert (mask[:, 1:] != mask[:, :-1]).float().mean() < 0.05
 
 
@@ -153,7 +153,7 @@ def test_a_reply_that_is_not_200_ends_the_load() -> None:
 
 
 class FakeServer:
-    """Answers every POST alike and remembers what came."""
+    """Sends the same reply to every POST, and records the requests."""
 
     def __init__(self, reply: bytes) -> None:
         self.reply = reply
@@ -168,7 +168,7 @@ class FakeServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with suppress(asyncio.IncompleteReadError):  # the client hangs up
+        with suppress(asyncio.IncompleteReadError):  # the client closes the connection
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])

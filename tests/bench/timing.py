@@ -1,7 +1,7 @@
-"""Takes the time of several sides in turn, so that each meets the same machine.
+"""Times several sides in turn, so that all of them run under the same conditions.
 
-Does not know what it times. A round times every side once, each round begins with another side, and garbage is
-collected before the first round only.
+Does not know what it times. A round times every side once. Each round begins with another side. Garbage is
+collected only before the first round.
 """
 
 import gc
@@ -12,18 +12,18 @@ from statistics import median
 from time import perf_counter, sleep
 
 SETTLE_S = 0.05
-"""Pause before each timed call: threads of the side before may spin for a while after their last work."""
+"""Pause before each timed call: threads of the previous side may spin for a while after their work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long to time one case: rounds until `seconds` are over, but `least` and at most `most` of them."""
+    """How long to time one case: rounds until `seconds` have passed, at least `least` and at most `most` rounds."""
 
     seconds: float
     least: int = 3
     most: int = 1000
     warm_up: int = 1
-    """Rounds before those that count; none where a shorter case has warmed everything up."""
+    """Rounds before those that count; 0 if everything is warm already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class Summary:
 
 
 def percentile(seconds: list[float], percent: float) -> float:
-    """The value that `percent` of the values do not exceed (nearest rank); `percent` in 0..100."""
+    """Return the value that `percent` (0..100) of the values do not exceed, by nearest rank."""
     if not seconds:
-        raise ValueError("no values, no percentile")
+        raise ValueError("no values: there is no percentile")
     ordered = sorted(seconds)
     rank = -(-len(ordered) * percent // 100)  # rounded up
     return ordered[max(0, int(rank) - 1)]
 
 
 def summarise(seconds: list[float]) -> Summary:
-    """Median and 95th percentile of times in seconds."""
+    """Return median and 95th percentile, in ms, of times in seconds."""
     return Summary(len(seconds), 1000 * median(seconds), 1000 * percentile(seconds, 95))
 
 
 def take_turns(sides: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, list[float]]:
-    """Seconds of every call of every side, round by round."""
+    """Return the seconds of every call of every side, round by round."""
     for _ in range(effort.warm_up):
         for call in sides.values():
             call()

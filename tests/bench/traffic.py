@@ -1,4 +1,4 @@
-"""What clients send: pictures of their own, clicks, uploads.
+"""Requests of clients: their own pictures, clicks, uploads.
 
 Does not know about time.
 """
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 1800, 1200
 
 
 def own_picture(number: int) -> Pixels:
-    """The picture of one client, HEIGHT x WIDTH: a rectangle on a plain ground."""
+    """Return the picture of one client, HEIGHT x WIDTH: a rectangle on a plain background."""
     colour = np.array([40 + 10 * number, 200 - 9 * number, 90], np.uint8)
     pixels = np.broadcast_to(colour, (HEIGHT, WIDTH, 3)).copy()
     pixels[200 : 300 + 40 * number, 300 : 600 + 50 * number] = 255 - colour
@@ -28,7 +28,7 @@ def own_picture(number: int) -> Pixels:
 
 
 def embed_own_pictures(server: RunningServer, count: int) -> list[str]:
-    """Ids of the first `count` own pictures, embedded now if they are not yet."""
+    """Embed the first `count` own pictures, if they are not embedded yet. Return their ids."""
     ids = []
     for number in range(count):
         file = io.BytesIO()
@@ -38,12 +38,12 @@ def embed_own_pictures(server: RunningServer, count: int) -> list[str]:
 
 
 def places(client: int) -> list[tuple[float, float]]:
-    """Where a client clicks, in turn: x, y in pixels."""
+    """Return the points at which a client clicks, in turn: x, y in pixels."""
     return [(150.0 + 200 * i, 100.0 + (client * 37 + i * 131) % 1000) for i in range(8)]
 
 
 def clickers(count: int, ids: Sequence[str]) -> tuple[Stream, ...]:
-    """Clients, each clicking at its places of its own picture (or sharing it, where there are more clients)."""
+    """Return clients that click at their own places, on their own pictures (shared if there are more clients)."""
     return tuple(
         Stream(
             "click",
@@ -56,7 +56,7 @@ def clickers(count: int, ids: Sequence[str]) -> tuple[Stream, ...]:
 
 
 def jpeg_of_a_megabyte() -> bytes:
-    """A JPEG of 1800 x 1200 and about 10**6 bytes, noise included."""
+    """Return a JPEG of 1800 x 1200 pixels and about 10**6 bytes, with noise."""
     picture = Image.fromarray(image("upload", WIDTH, HEIGHT))
     files = []
     for quality in range(98, 60, -2):
@@ -69,7 +69,7 @@ def jpeg_of_a_megabyte() -> bytes:
 
 
 def tiny_bitmap(number: int) -> bytes:
-    """A BMP file of one pixel: another picture for each number below 2**24, and no work to decode."""
+    """Return a BMP file of one pixel: a different picture for each number below 2**24, and no work to decode."""
     file_header = struct.pack("<2sIHHI", b"BM", 58, 0, 0, 54)
     picture_header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0)
     return file_header + picture_header + struct.pack("<I", number)

@@ -1,6 +1,6 @@
-"""One set of weights for every side: built from tests/golden/recipe.py, given to each in its own form.
+"""The same weights for every side, from tests/golden/recipe.py, converted to the form of each.
 
-Does not know what is measured. The conversion of names for transformers is our own; transformers itself refuses
+Does not know what is measured. The conversion of names for transformers is our own. transformers itself rejects
 names and shapes that it does not know.
 """
 
@@ -36,20 +36,20 @@ _RENAMES = (
 
 
 def golden_state(variant: str = VARIANT) -> dict[str, Tensor]:
-    """The golden weights of the image half: name to float32 tensor, names as in released checkpoints."""
+    """Return the golden weights of the image half: float32 tensors by name, as in released checkpoints."""
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in Sam2(VARIANTS[variant]).state_dict().items()}
     return {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}
 
 
 def save_checkpoint(state: Mapping[str, Tensor], path: Path) -> Path:
-    """Write `state` as a .safetensors file that SAM2_CHECKPOINT may name; returns `path`."""
+    """Write `state` as a .safetensors file for SAM2_CHECKPOINT. Return `path`."""
     save_file(dict(state), path)
     return path
 
 
 def plain_model(state: Mapping[str, Tensor], *, variant: str = VARIANT) -> Sam2:
-    """Our reference network in float32, as the paper has it."""
+    """Return our reference network in float32, as in the paper."""
     with torch.device("meta"):
         model = Sam2(VARIANTS[variant])
     model.load_state_dict(dict(state), assign=True)
@@ -57,10 +57,10 @@ def plain_model(state: Mapping[str, Tensor], *, variant: str = VARIANT) -> Sam2:
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under the names of transformers' Sam2Model.
+    """Return the same weights under the names of transformers' Sam2Model.
 
-    One tensor becomes two where transformers keeps the position frequencies twice, and four point embeddings
-    become one table.
+    transformers stores the position frequencies twice, so one tensor becomes two. Four point embeddings become one
+    table.
     """
     depths = _mlp_depths(state)
     converted: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _mlp_depths(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Layers of each perceptron, by the name before `.layers.`; the two-way transformer's layers left out."""
+    """Return the layers of each perceptron, by the name before `.layers.`. Leaves out the two-way transformer."""
     depths: dict[str, int] = {}
     for name in state:
         if match := re.match(r"(.*)\.layers\.(\d+)\.weight$", name):

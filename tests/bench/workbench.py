@@ -1,4 +1,4 @@
-"""What the sections share: weights, pictures, prompts, sides and the server, each made when first asked for.
+"""Shared by the sections: weights, pictures, prompts, sides and the server, each created on first use.
 
 Does not know about time.
 """
@@ -30,7 +30,7 @@ CLICK = Prompt(points=((500.0, 375.0),), labels=(1,))
 
 
 class Workbench:
-    """Everything that is measured, and how much effort to spend on it."""
+    """Everything that the sections measure, and the effort for it."""
 
     def __init__(self, *, quick: bool, num_threads: int) -> None:
         self.quick = quick
@@ -40,11 +40,11 @@ class Workbench:
         self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sam2-bench-")))
 
     def close(self) -> None:
-        """Stop the server and remove what was written."""
+        """Stop the server and remove all files."""
         self._stack.close()
 
     def effort(self, seconds: float, *, quick_seconds: float, least: int = 5, warm_up: int = 1) -> Effort:
-        """Effort for one case; a quick run is content with two rounds of what is slow."""
+        """Return the effort for one case. A quick run makes do with two rounds of slow cases."""
         if self.quick:
             return Effort(quick_seconds, least=2, warm_up=warm_up)
         return Effort(seconds, least=least, warm_up=warm_up)
@@ -60,33 +60,33 @@ class Workbench:
         return save_checkpoint(self.state, self.folder / "bench.safetensors")
 
     def runner(self, dtype: str) -> Sam2Runner:
-        """A runner on the CPU, as the service loads it."""
+        """Return a runner on the CPU, as the service loads it."""
         return load_runner(VARIANT, checkpoint=self.checkpoint, device="cpu", dtype=dtype)
 
     @cached_property
     def runners(self) -> dict[str, Sam2Runner]:
-        """Our sides' runners by the names of the sides."""
+        """The runners of our sides, by name of side."""
         return dict(zip(OURS, (self.runner("float32"), self.runner("bfloat16")), strict=True))
 
     @cached_property
     def pictures(self) -> list[Pixels]:
-        """Pictures for the crowd, the first for all else. A quick run repeats one."""
+        """Pictures for the section crowd; the other sections use the first. A quick run repeats one picture."""
         drawn = [image(f"bench {i}", WIDTH, HEIGHT) for i in range(1 if self.quick else CROWD)]
         return [drawn[i % len(drawn)] for i in range(CROWD)]
 
     @cached_property
     def embeddings(self) -> dict[str, list[Embedding]]:
-        """Embeddings of the pictures by the names of our sides, each with memory of its own."""
+        """Embeddings of the pictures, by name of our side. Each has its own memory."""
         return {name: self._embed(runner) for name, runner in self.runners.items()}
 
     @cached_property
     def transformers(self) -> Transformers:
-        """The peer, without embeddings."""
+        """The peer transformers, without embeddings."""
         return Transformers(self.state, self.pictures, name=TRANSFORMERS, dtype=torch.float32)
 
     @cached_property
     def sides(self) -> list[Side]:
-        """The sides of the decoder's sections; all but our bfloat16 decode the same float32 embeddings."""
+        """The sides of the decoder's sections. All except our bfloat16 decode the same float32 embeddings."""
         maps = [embedding.to_arrays(np.float32) for embedding in self.embeddings[OURS[0]]]
         onnx = OnnxRuntime(
             export(plain_model(self.state)), self.pictures, name=ONNX, num_threads=self.num_threads

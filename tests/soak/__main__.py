@@ -1,7 +1,7 @@
-"""The command `make soak`: nothing is lost, nothing leaks, nothing falls over, each with its figures.
+"""The command `make soak`: checks that nothing is lost, nothing leaks and nothing crashes, with figures.
 
-`python -m tests.soak --quick` takes ten minutes, `--only kills` checks that alone, `--minutes 5` is how long a
-check runs that runs for a time. Exit code 1 where anything does not hold.
+`python -m tests.soak --quick` takes ten minutes. `--only kills` runs only that check. `--minutes 5` sets the
+duration of checks that run for a time. The exit code is 1 if anything does not hold.
 """
 
 import argparse
@@ -42,11 +42,11 @@ CHECKS: dict[str, Callable[[Effort], list[Finding]]] = {
 
 
 def main() -> int:
-    """Run the checks, print and write their table; a check that breaks is one that fails."""
+    """Run the checks, print and write their table. A check that raises an exception counts as failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter checks")
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS), metavar="NAME")
-    parser.add_argument("--minutes", type=float, help="of each check that runs for a time")
+    parser.add_argument("--minutes", type=float, help="duration of each check that runs for a time")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for soak.md and soak.json")
     options = parser.parse_args()
     head: dict[str, object] = {
@@ -64,11 +64,14 @@ def main() -> int:
                 findings += CHECKS[name](effort)
             except Exception as error:
                 findings.append(
-                    Finding(name, "it can be checked", f"{type(error).__name__}: {error}"[:600], False)
+                    Finding(
+                        name, "the check runs to its end", f"{type(error).__name__}: {error}"[:600], False
+                    )
                 )
             _keep_logs(Path(folder), options.output / name)
         sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
-        verdict.write(findings, head=head, folder=options.output)  # a run that is cut off keeps what it has
+        # After every check, so that an interrupted run keeps its findings so far.
+        verdict.write(findings, head=head, folder=options.output)
     print(verdict.markdown(findings, head=head))
     return 0 if all(one.passed for one in findings) else 1
 

@@ -1,4 +1,4 @@
-"""How much a check may do. Does not know what it does."""
+"""How much work a check does. Does not know which work."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Either all that issue 5 asks for, or little of it."""
+    """Either everything that issue 5 requires, or a small part of it."""
 
     folder: Path
-    """For what a check writes; empty at its start."""
+    """For the files of a check. Empty at its start."""
     quick: bool = False
     minutes: float | None = None
-    """Of checks that run for a time."""
+    """Duration of checks that run for a time; None for their own durations."""
 
     def seconds(self, *, full: float, quick: float) -> float:
-        """How long a check that runs for a time does so."""
+        """Return the duration of a check that runs for a time."""
         if self.minutes is not None:
             return 60 * self.minutes
         return quick if self.quick else full
 
     def times(self, *, full: int, quick: int) -> int:
-        """How often a check that counts does what it does."""
+        """Return the number of repetitions of a check that counts."""
         return quick if self.quick else full

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: no mask is ever wrong, and what was acknowledged is there again."""
+"""kill -9 at random moments: no mask is ever wrong, and acknowledged pictures survive."""
 
 import asyncio
 import random
@@ -14,10 +14,10 @@ from tests.soak.wire import Client, Reply, client
 
 NAME = "kills"
 DURABLE_S = 1.0
-"""What API.md promises: seconds after the reply."""
+"""Seconds after the reply until a picture is on disk, as docs/operating.md promises."""
 _CLIENTS = 4
 _ASKED_AGAIN = 40
-"""Ids of each round that are asked for after it, and as many of all earlier ones."""
+"""Newest durable ids that are checked after each kill. As many random ones are checked too."""
 
 Picture = tuple[int, int]
 """Width and shade."""
@@ -26,7 +26,7 @@ _POOL: tuple[Picture, ...] = tuple((60 + number, 6 * number) for number in range
 
 @dataclass(slots=True)
 class _Witness:
-    """What servers said, and what is true."""
+    """The servers' replies, and the correct masks."""
 
     masks: dict[Picture, object] = field(default_factory=dict)
     acknowledged: dict[str, tuple[Picture, float]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class _Witness:
     right: int = 0
 
     def judge(self, image_id: str, of: Picture, reply: Reply) -> None:
-        """Hold a reply to a click against the mask that was computed once."""
+        """Compare the reply to a click with the mask that was computed once."""
         if reply.status != 200 or reply.json()["predictions"] != self.masks[of]:
             self.wrong.append(f"{image_id}: {reply.status} {reply.body[:150]!r}")
         else:
@@ -42,7 +42,7 @@ class _Witness:
 
 
 def check(effort: Effort) -> list[Finding]:
-    """200 kills."""
+    """Run 200 kills."""
     rounds = effort.times(full=200, quick=10)
     witness = _Witness()
     with serving(known_answers(), effort.folder) as server:
@@ -54,7 +54,7 @@ def check(effort: Effort) -> list[Finding]:
     for number in range(rounds):
         kept = {
             "cache_dir": str(effort.folder / "cache"),
-            "device_cache_mib": "1",  # so that most comes from the disk
+            "device_cache_mib": "1",  # so that most embeddings come from the disk
             "disk_cache_mib": "100000",
         }
         with serving(known_answers(encode_ms=5, decode_ms=1), effort.folder, **kept) as server:
@@ -69,10 +69,10 @@ def check(effort: Effort) -> list[Finding]:
     log = (effort.folder / "server.log").read_text()
     return [
         enough(NAME, "kills", rounds, rounds),
-        enough(NAME, "ids asked for after a kill", asked, rounds),
+        enough(NAME, "ids checked after a kill", asked, rounds),
         enough(NAME, "masks compared", witness.right, 10 * rounds),
         none(NAME, "wrong masks, and errors instead of masks", witness.wrong),
-        none(NAME, f"ids lost that were acknowledged more than {DURABLE_S:g} s before", lost),
+        none(NAME, f"ids lost that were acknowledged more than {DURABLE_S:g} s before the kill", lost),
         none(NAME, "torn files", [line for line in log.splitlines() if "Removing" in line]),
     ]
 
@@ -98,7 +98,7 @@ async def _ask_again(
 
 
 async def _load_until_killed(server: Server, number: int, seconds: float, witness: _Witness) -> float:
-    """Clients that embed and click until the server is gone; when that was."""
+    """Run clients that embed and click until the server is killed. Return the time of the kill."""
     stopped = asyncio.Event()
 
     async def work(one: Client, name: str) -> None:
@@ -120,7 +120,7 @@ async def _load_until_killed(server: Server, number: int, seconds: float, witnes
             one.close()
 
     working = [asyncio.create_task(work(Client(server.port), f"{number}-{each}")) for each in range(_CLIENTS)]
-    # Long enough for something to be durable in most rounds; in others the kill comes while all begins.
+    # In most rounds this is long enough for some pictures to be durable. In others the kill comes during the start.
     await asyncio.sleep(seconds)
     server.kill()
     killed = time.monotonic()

@@ -1,9 +1,10 @@
-"""A server whose answers are known: the command `python -m app`, and a segmenter that computes discs.
+"""A server with known answers: the command `python -m app` with a segmenter that computes discs.
 
     SAM2_CHECKPOINT=untrained SAM2_PORT=0 python -m tests.soak.known_answers ENCODE_MS DECODE_MS
 
-All but the model is what users run. A picture's mean grey decides how large the disc of a click is, so a mask made
-from another picture's embedding is another mask. Each encode and each batch of clicks takes the time it is told.
+Everything except the model is as users run it. The radius of a click's disc depends on the picture's mean grey,
+so a mask from another picture's embedding is a different mask. Each encode takes ENCODE_MS, each batch of clicks
+DECODE_MS.
 """
 
 import sys
@@ -16,11 +17,11 @@ from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.fakes import FakeSegmenter, disc
 
 _SLICES = 10
-"""Clicks may pass between these parts of an encode, as they do between the layers of the model."""
+"""Number of parts of an encode. Clicks may run between them, as between the layers of the model."""
 
 
 class KnownAnswers(FakeSegmenter):
-    """Discs whose radius is that of their picture's grey. Keeps nothing of what it was asked, for it runs long."""
+    """Draws discs whose radius depends on the picture's grey. Keeps no record of requests, because it runs long."""
 
     def __init__(self, *, encode_ms: float, decode_ms: float) -> None:
         super().__init__(embedding_side=16)
@@ -29,7 +30,7 @@ class KnownAnswers(FakeSegmenter):
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
     ) -> list[Embedding]:
-        """As slow as it is told, in slices."""
+        """Encode in slices, as slowly as requested."""
         for _ in range(_SLICES):
             time.sleep(self._encode_s * len(images) / _SLICES)
             between()
@@ -53,7 +54,7 @@ class KnownAnswers(FakeSegmenter):
 
 
 def serve() -> int:
-    """Run the command with this segmenter in the model's place."""
+    """Run the command with this segmenter instead of the model."""
     encode_ms, decode_ms = map(float, sys.argv[1:])
     main.load_segmenter = lambda settings: KnownAnswers(encode_ms=encode_ms, decode_ms=decode_ms)  # type: ignore[assignment]
     return command.main([])

@@ -1,4 +1,4 @@
-"""A working day in short: uploads, clicks, lists, downloads and deletions; nothing grows that should not."""
+"""A short working day of uploads, clicks, lists, downloads and deletions. Nothing grows that should not."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ NAME = "mixed"
 _CLIENTS = 6
 _WARM_UP = 0.4
 _SETTLE_S = 2.0
-"""For connections to be closed and worker threads to end what they do."""
+"""Time for connections to close and worker threads to finish."""
 
 
 def check(effort: Effort) -> list[Finding]:
-    """One hour, with the model."""
+    """Run for one hour, with the model."""
     seconds = effort.seconds(full=3600, quick=120)
     settings = {
         "cache_dir": str(effort.folder / "cache"),
@@ -27,21 +27,21 @@ def check(effort: Effort) -> list[Finding]:
         "host_cache_mib": "64",
         "disk_cache_mib": "256",
         "keep_uploads": "true",
-        "deadline_s": "120",  # a machine with few cores takes its time
+        "deadline_s": "120",  # a machine with few cores is slow
     }
     with serving(REAL_MODEL, effort.folder, **settings) as server:
         return asyncio.run(run(server, seconds))
 
 
 def check_shortly(effort: Effort) -> list[Finding]:
-    """The shortened form, for CI: the same without the model."""
+    """Run a short form without the model, for CI."""
     settings = {"cache_dir": str(effort.folder / "cache"), "device_cache_mib": "1", "disk_cache_mib": "8"}
     with serving(known_answers(), effort.folder, **settings) as server:
         return asyncio.run(run(server, effort.seconds(full=10, quick=4)))
 
 
 async def run(server: Server, seconds: float) -> list[Finding]:
-    """The load, and the server's figures before, when warm, and after."""
+    """Run the load. Compare the server's figures after warm-up with those at the end."""
     wrong: list[str] = []
     done = [0] * _CLIENTS
     began = perf_counter()
@@ -69,8 +69,8 @@ async def run(server: Server, seconds: float) -> list[Finding]:
         enough(NAME, "requests", sum(done), int(seconds)),
         none(NAME, "unexpected replies", wrong),
         at_most(NAME, f"drift of {memory_mib:.0f} MiB after warm-up", drift, 2, unit=" %"),
-        at_most(NAME, "more threads than when warm", after_threads - threads, 0),
-        at_most(NAME, "more descriptors than when warm", server.descriptors() - descriptors, 0),
+        at_most(NAME, "threads more than after warm-up", after_threads - threads, 0),
+        at_most(NAME, "file descriptors more than after warm-up", server.descriptors() - descriptors, 0),
     ]
 
 
@@ -93,7 +93,7 @@ async def _one_thing(
     name = chance.choice(held)
     match what:
         case "click":
-            # 404: its embedding had to give way
+            # 404: its embedding was evicted
             expect((await visitor.click(name, chance.uniform(0, 50), chance.uniform(0, 50))).status, 200, 404)
         case "many":
             boxes = [{"box": [1, 2, chance.randrange(5, 50), 40]} for _ in range(8)]

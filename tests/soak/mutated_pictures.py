@@ -1,4 +1,4 @@
-"""Pictures with a few bytes wrong: each is embedded or refused, soon, and none leaves anything behind."""
+"""Pictures with a few wrong bytes: each is embedded or rejected, quickly, and none leaves anything behind."""
 
 import asyncio
 import io
@@ -18,7 +18,7 @@ _SEED = 5
 
 
 def seeds() -> list[bytes]:
-    """Whole pictures of every format and of many kinds of each."""
+    """Return intact pictures of every format, in many kinds."""
     random_bytes = random.Random(_SEED)  # noqa: S311
     grey = Image.frombytes("L", (97, 61), random_bytes.randbytes(97 * 61))
     colour = Image.merge("RGB", (grey, grey.rotate(180), Image.linear_gradient("L").resize(grey.size)))
@@ -56,10 +56,10 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
-    """Another file: bytes flipped, lengths changed, parts cut, repeated, swapped for another file's."""
+    """Return a damaged file: bits flipped, lengths changed, parts cut, repeated or replaced with another file's."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
-        # Headers, where the lengths are, are as likely as all the rest.
+        # Headers, which contain the lengths, are hit as often as all the rest.
         at = chance.randrange(min(len(changed), chance.choice((64, 512, len(changed)))))
         match chance.randrange(7):
             case 0:
@@ -90,8 +90,8 @@ def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
 
 
 def check(effort: Effort) -> list[Finding]:
-    """2,000 of them."""
-    # Memory that is freed is kept for the next picture, so that of one picture of the largest size is no growth.
+    """Upload 2,000 mutated pictures."""
+    # Freed memory is kept for the next picture, so the memory of one picture of the largest size is no growth.
     with serving(known_answers(), effort.folder, device_cache_mib="8", max_image_megapixels="4") as server:
         return asyncio.run(_check(server, effort.times(full=2000, quick=1000)))
 
@@ -127,8 +127,8 @@ async def _check(server: Server, count: int) -> list[Finding]:
     seen = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))
     return [
         enough(NAME, "mutated pictures", sum(statuses.values()), count),
-        Finding(NAME, "some embedded, some refused", seen, statuses.keys() >= {200, 422}),
-        none(NAME, "replies but 200, 413 and 422, and connections lost", faults),
-        at_most(NAME, "slowest", slowest, 10, unit=" s"),
-        at_most(NAME, f"growth of memory after {_WARM_UP}", grown_mib, 50, unit=" MiB"),
+        Finding(NAME, "some embedded, some rejected", seen, statuses.keys() >= {200, 422}),
+        none(NAME, "replies other than 200, 413 and 422, and lost connections", faults),
+        at_most(NAME, "slowest reply", slowest, 10, unit=" s"),
+        at_most(NAME, f"growth of memory after {_WARM_UP} pictures", grown_mib, 50, unit=" MiB"),
     ]

@@ -1,4 +1,4 @@
-"""What tests prove already, named in the table: a disk that fails, and two tenants on every endpoint."""
+"""Runs existing tests and adds them to the table: a failing disk, and two tenants on every endpoint."""
 
 import re
 import subprocess
@@ -19,13 +19,13 @@ TENANTS = ("tests/app/routes/test_tenants.py",)
 
 
 def check_disk(effort: Effort) -> list[Finding]:
-    """Full, read-only, deleted, torn, hanging."""
-    return [_run("disk", "full, read-only, deleted, torn and slow folders stop nobody", DISK)]
+    """Run the tests of full, read-only, deleted and hanging folders, and of torn files."""
+    return [_run("disk", "full, read-only, deleted and slow folders and torn files stop no request", DISK)]
 
 
 def check_tenants(effort: Effort) -> list[Finding]:
-    """Every route."""
-    return [_run("tenants", "a proof for each route that none sees another's pictures", TENANTS)]
+    """Run the tests of tenants on every route."""
+    return [_run("tenants", "on each route no tenant sees another's pictures", TENANTS)]
 
 
 def _run(name: str, must_hold: str, tests: tuple[str, ...]) -> Finding:

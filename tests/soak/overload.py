@@ -1,4 +1,4 @@
-"""Ten times more than the server can take: who is let in is answered in time, and the polite do not notice."""
+"""Ten times the load that the server can take: admitted requests are in time, a polite client is not affected."""
 
 import asyncio
 import json
@@ -21,14 +21,14 @@ _ENCODE_MS, _DECODE_MS, _BATCH = 100.0, 80.0, 4
 _FLOOD_KEY, _POLITE_KEY = "flood-0123456789abcdef", "polite-0123456789abcdef"
 _IDLE_S = 10.0
 _PAUSE_S = 0.2
-"""Between the clicks of the polite client, as a person would."""
+"""Pause between the clicks of the polite client, like a person's."""
 _CONNECTIONS = 400
 _WARM_UP = 0.25
-"""Of the flood: memory is flat from then on."""
+"""Fraction of the flood after which memory must be flat."""
 
 
 def check(effort: Effort) -> list[Finding]:
-    """5 minutes."""
+    """Run for 5 minutes."""
     seconds = effort.seconds(full=300, quick=30)
     settings = {
         "api_keys": f"flood:{_FLOOD_KEY},polite:{_POLITE_KEY}",
@@ -37,7 +37,7 @@ def check(effort: Effort) -> list[Finding]:
         "max_waiting_images": "16",
         "max_waiting_prompts": "64",
         "max_prompts": "64",
-        "device_cache_mib": "1",  # 32 embeddings, full before memory is looked at
+        "device_cache_mib": "1",  # 32 embeddings: full before memory is measured
     }
     with serving(
         known_answers(encode_ms=_ENCODE_MS, decode_ms=_DECODE_MS), effort.folder, **settings
@@ -49,7 +49,7 @@ async def _check(server: Server, seconds: float) -> list[Finding]:
     async with client(server.port, key=_POLITE_KEY) as polite:
         image_id = str((await polite.embed(picture())).json()["image_id"])
         idle = await _click_politely(polite, image_id, until=perf_counter() + _IDLE_S)
-        flood = subprocess.Popen(  # noqa: ASYNC220  # it returns at once
+        flood = subprocess.Popen(  # noqa: ASYNC220  # Popen returns at once
             [sys.executable, "-m", "tests.soak.overload", str(server.port), str(seconds)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -70,14 +70,17 @@ async def _check(server: Server, seconds: float) -> list[Finding]:
     offered = said["device_s_offered"] / seconds
     return [
         Finding(
-            NAME, "10 times the load it can take", f"{offered:.1f} times", offered > 0.8 * TIMES_TOO_MUCH
+            NAME,
+            "10 times the load that the server can take",
+            f"{offered:.1f} times",
+            offered > 0.8 * TIMES_TOO_MUCH,
         ),
         *(_some_answered(kind, counted) for kind, counted in statuses.items()),
         at_most(NAME, "slowest answered request of the flood", said["slowest_s"], DEADLINE_S + 1, unit=" s"),
-        none(NAME, "connections lost", said["lost"]),
+        none(NAME, "lost connections", said["lost"]),
         enough(NAME, "clicks of the polite client", len(busy), int(seconds)),
-        none(NAME, "refused clicks of the polite client", refused_polite),
-        at_most(NAME, f"its p95 over {idle_ms:.0f} ms idle", busy_ms / idle_ms, 3, unit=" times"),
+        none(NAME, "rejected clicks of the polite client", refused_polite),
+        at_most(NAME, f"its p95 relative to {idle_ms:.0f} ms idle", busy_ms / idle_ms, 3, unit=" times"),
         at_most(NAME, "growth of memory after warm-up", memory_mib - warm_mib, 0.02 * warm_mib, unit=" MiB"),
     ]
 
@@ -100,7 +103,7 @@ async def _click_politely(polite: Client, image_id: str, *, until: float) -> lis
 
 
 async def flood(port: int, seconds: float) -> dict[str, object]:
-    """Uploads and clicks at a steady rate, half of the device's time each, whether or not they are answered."""
+    """Send uploads and clicks at a steady rate, half of the device's time each, without waiting for replies."""
     statuses: dict[str, Counter[int]] = {"uploads": Counter(), "clicks": Counter()}
     lost: list[str] = []
     slowest_s = 0.0
@@ -136,7 +139,7 @@ async def flood(port: int, seconds: float) -> dict[str, object]:
                 task = asyncio.create_task(one(sent[kind], upload=kind == "uploads"))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
-                await asyncio.sleep(0)  # it takes its connection
+                await asyncio.sleep(0)  # so that the task takes its connection
         await asyncio.sleep(0.005)
     await asyncio.gather(*under_way)
     for visitor in free:

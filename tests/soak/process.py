@@ -1,4 +1,4 @@
-"""A server as a process of its own, and what the system says of it.
+"""Runs a server as a separate process, and reads the system's figures of it.
 
 Does not know what is sent to it.
 """
@@ -20,17 +20,17 @@ from tests.server import ROOT, environment, free_port
 _START_S = 300
 
 REAL_MODEL = ("app",)
-"""`python -m app`: untrained weights, unless a setting says otherwise."""
+"""`python -m app`, with untrained weights unless a setting changes that."""
 
 
 def known_answers(*, encode_ms: float = 0, decode_ms: float = 0) -> tuple[str, ...]:
-    """The server of known_answers.py."""
+    """Return the arguments for the server of known_answers.py."""
     return ("tests.soak.known_answers", str(encode_ms), str(decode_ms))
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. Memory, descriptors and threads are Linux's figures of it."""
+    """A running server. Memory, descriptors and threads are Linux's figures."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -38,28 +38,28 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     def memory_mib(self) -> float:
-        """Resident memory."""
+        """Return the resident memory."""
         return self._status("VmRSS") / 1024
 
     def threads(self) -> int:
-        """How many there are."""
+        """Return the number of threads."""
         return self._status("Threads")
 
     def descriptors(self) -> int:
-        """Open files and connections."""
+        """Return the number of open files and connections."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def kill(self) -> None:
-        """As `kill -9` does."""
+        """Kill the process, as `kill -9` does."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def wait_until_ready(self) -> None:
-        """Raises RuntimeError, with what it logged, where it does not become so."""
+        """Raises RuntimeError with the server's log if it does not become ready."""
         end = time.monotonic() + _START_S
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -79,9 +79,9 @@ class Server:
 def serving(
     module: tuple[str, ...], folder: Path, *, most_files: int | None = None, **settings: str
 ) -> Iterator[Server]:
-    """A server that is ready, until the block ends; its log is added to server.log in `folder`.
+    """Run a server until the block ends. It is ready when the block begins, and logs to server.log in `folder`.
 
-    `most_files` is the limit of open files that the system sets for it.
+    `most_files` is the limit of open files that the system sets for it. The log is appended to.
     """
     port = free_port()
     variables = environment(
@@ -99,7 +99,7 @@ def serving(
             cwd=ROOT,
             env=variables,
             stderr=output,
-            preexec_fn=limit_files,  # no threads run here yet
+            preexec_fn=limit_files,  # safe: no threads run here yet
         )
     server = Server(process, port, log)
     try:

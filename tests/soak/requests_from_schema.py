@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes from openapi.json: no reply is a fault, and each is as the schema says."""
+"""Requests that schemathesis generates from openapi.json: no reply is a server error, and all match the schema."""
 
 import json
 import os
@@ -23,22 +23,22 @@ _CHECKS = (
     "response_schema_conformance",
 )
 _LATE_S = 120
-"""What schemathesis may take beyond its time: it ends a scenario first."""
+"""Extra time for schemathesis beyond its limit, because it finishes a scenario first."""
 
 
 def _command() -> str:
-    """Schemathesis of this environment, or of PATH."""
+    """Return the path of schemathesis in this environment, or else in PATH."""
     beside = Path(sys.executable).parent
     command = shutil.which("st", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
     if command is None:
-        raise FileNotFoundError("schemathesis is not installed here: make soak, or pip install '.[soak]'")
+        raise FileNotFoundError("schemathesis is not installed: run make soak, or pip install '.[soak]'")
     return command
 
 
 def check(effort: Effort) -> list[Finding]:
-    """Up to 10,000 cases or 20 minutes."""
+    """Run up to 10,000 cases or 20 minutes."""
     seconds = effort.seconds(full=1200, quick=60)
-    # Coverage takes minutes before its first request on a busy machine.
+    # On a busy machine the coverage phase takes minutes before its first request.
     phases = "examples,fuzzing" if effort.quick else "examples,coverage,fuzzing,stateful"
     report = effort.folder / "requests.json"
     with serving(known_answers(), effort.folder, deadline_s="10") as server:
@@ -70,7 +70,7 @@ def check(effort: Effort) -> list[Finding]:
     faults = [line for line in server.log.read_text().splitlines() if "Traceback" in line]
     return [
         enough(NAME, "requests", count, effort.times(full=5000, quick=200)),
-        none(NAME, "replies that are faults or not as openapi.json says", failed),
-        none(NAME, "faults in the log", faults),
-        Finding(NAME, "the server lives", json.dumps(alive), alive),
+        none(NAME, "replies that are server errors or do not match openapi.json", failed),
+        none(NAME, "exceptions in the log", faults),
+        Finding(NAME, "the server is still running", json.dumps(alive), alive),
     ]

@@ -1,4 +1,4 @@
-"""A thousand clients that connect and say nothing, or a byte a second: nobody else notices."""
+"""A thousand clients connect and send nothing, or a byte a second. Other clients are not affected."""
 
 import asyncio
 from time import perf_counter
@@ -13,7 +13,7 @@ NAME = "silent"
 _CLIENTS = 1000
 _PATIENCE_S = 10.0
 _MOST_FILES = 600
-"""Fewer than the clients are: the silent ones must make room for those who speak."""
+"""Fewer than there are clients: silent ones must make room for active ones."""
 _HEAD = b"GET /images HTTP/1.1\r\nHost: localhost\r\nX-Never: " + b"x" * 1000
 _BODY = (
     b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n\r\n"
@@ -23,7 +23,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def check(effort: Effort) -> list[Finding]:
-    """Once with room for all of them, once with room for half."""
+    """Check once with room for all connections, and once with room for about half."""
     seconds = effort.seconds(full=60, quick=20)
     findings = []
     for most_files in (None, _MOST_FILES):
@@ -46,7 +46,7 @@ async def _check(server: Server, seconds: float, *, name: str) -> list[Finding]:
         most = server.descriptors() - before
         busy, broken = [], []
         end = perf_counter() + seconds
-        while perf_counter() < end:  # each on a connection of its own: who comes new is let in
+        while perf_counter() < end:  # each on a new connection: new clients are accepted
             try:
                 async with client(server.port) as newcomer:
                     busy += await _clicks(newcomer, image_id, until=perf_counter() + 0.2)
@@ -61,10 +61,10 @@ async def _check(server: Server, seconds: float, *, name: str) -> list[Finding]:
     idle_ms, busy_ms = (1000 * percentile([reply.seconds for reply in some], 0.95) for some in (idle, busy))
     refused = [reply.status for reply in busy if reply.status != 200]
     return [
-        enough(name, "silent connections held at one time", most, 200),
-        enough(name, "clicks of others", len(busy), int(seconds)),
-        none(name, "clicks of others refused or lost", [*refused, *broken]),
-        at_most(name, f"their p95 over {idle_ms:.0f} ms idle", busy_ms / idle_ms, 3, unit=" times"),
+        enough(name, "silent connections held concurrently", most, 200),
+        enough(name, "clicks of other clients", len(busy), int(seconds)),
+        none(name, "rejected or lost clicks of other clients", [*refused, *broken]),
+        at_most(name, f"their p95 relative to {idle_ms:.0f} ms idle", busy_ms / idle_ms, 3, unit=" times"),
         at_most(name, f"silent connections left after {seconds:g} s", left, 20),
     ]
 
@@ -78,7 +78,7 @@ async def _clicks(visitor: Client, image_id: str, *, until: float) -> list[Reply
 
 
 async def _trickle(streams: Streams, number: int) -> None:
-    """Of four: two say nothing, one a byte of a head each second, one a byte of a body."""
+    """Of four clients, two send nothing, one sends a byte of a head each second, and one a byte of a body."""
     _, writer = streams
     if number % 4 < 2:
         return

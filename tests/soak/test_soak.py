@@ -1,4 +1,4 @@
-"""The soak in small: a mixed load of a few seconds, and that what does not hold is told."""
+"""Tests the soak itself: a mixed load of a few seconds, and reports of failures."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.soak.wire import Client
 
 
 def test_a_few_seconds_of_mixed_load_leave_nothing_behind(tmp_path: Path) -> None:
-    """Memory needs longer to be flat; make soak looks at it."""
+    """Memory needs longer to become flat; `make soak` checks it."""
     findings = mixed_load.check_shortly(Effort(tmp_path, quick=True))
     assert len(findings) == 5
     assert [one for one in findings if not one.passed and "drift" not in one.must_hold] == []
@@ -95,5 +95,5 @@ async def test_a_connection_that_the_server_ended_while_idle_is_made_anew() -> N
         for number in (1, 2):
             assert (await visitor.ask("GET", "/")).body == b"ok"
             assert connections == number
-            await asyncio.sleep(0.05)  # the end of the connection has come
+            await asyncio.sleep(0.05)  # time for the closed connection to be noticed
         visitor.close()

@@ -1,4 +1,4 @@
-"""What a check found, as rows with figures; rows as Markdown and as JSON.
+"""Findings of checks as rows with figures, and rows as Markdown and JSON.
 
 Does not know how anything is checked.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that must hold, what was seen, and whether it holds."""
+    """A condition that must hold, the observed value, and whether it holds."""
 
     check: str
     must_hold: str
@@ -20,23 +20,23 @@ class Finding:
 
 
 def at_most(check: str, what: str, value: float, limit: float, *, unit: str = "") -> Finding:
-    """A finding that a figure is within its limit."""
+    """Return the finding that a figure is within its limit."""
     return Finding(check, f"{what} at most {limit:g}{unit}", f"{value:.3g}{unit}", value <= limit)
 
 
 def none(check: str, what: str, of: Sequence[object]) -> Finding:
-    """A finding that there is none of something; the first few are shown."""
+    """Return the finding that there is none of something. It shows the first few."""
     shown = "; ".join(str(one)[:200] for one in of[:3])
     return Finding(check, f"no {what}", f"{len(of)}: {shown}" if of else "0", not of)
 
 
 def enough(check: str, what: str, count: int, least: int) -> Finding:
-    """A finding that there was anything to look at: a check of nothing proves nothing."""
+    """Return the finding that there was enough to check. A check of nothing proves nothing."""
     return Finding(check, f"at least {least} {what}", str(count), count >= least)
 
 
 def markdown(findings: Sequence[Finding], *, head: Mapping[str, object]) -> str:
-    """The report: the run, then a table."""
+    """Return the report: the run, then a table."""
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in head.items())]
     lines += ["", "| check | must hold | seen | |", "| --- | --- | --- | --- |"]
     for one in findings:

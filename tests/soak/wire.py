@@ -1,7 +1,7 @@
-"""HTTP by hand: clients so cheap that thousands of requests a second measure the server.
+"""Minimal HTTP clients, so cheap that thousands of requests a second measure the server and not the clients.
 
-One keep-alive connection each, asyncio streams, no parsing beyond what replies need. Also what is sent: pictures,
-uploads, clicks.
+Each has one keep-alive connection, uses asyncio streams, and parses only what it needs. Also has the requests:
+uploads and clicks.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from time import perf_counter
 
 PATIENCE_S = 60.0
-"""Nothing that a check asks for takes longer; a server that does is broken."""
+"""No request of a check takes longer, unless the server is broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, and how long it took."""
+    """A reply, and how long it took."""
 
     status: int
     headers: Mapping[str, str]
@@ -25,13 +25,13 @@ class Reply:
     seconds: float
 
     def json(self) -> dict[str, object]:
-        """The body."""
+        """Return the body's JSON."""
         content: dict[str, object] = json.loads(self.body)
         return content
 
 
 class Client:
-    """One connection, made anew where the server has closed it. Raises OSError where nobody listens."""
+    """One connection. It is opened again if the server has closed it. Raises OSError if no server listens."""
 
     def __init__(self, port: int, *, key: str = "") -> None:
         self._port = port
@@ -41,7 +41,7 @@ class Client:
     async def ask(
         self, method: str, path: str, body: bytes = b"", *, kind: str = "application/json"
     ) -> Reply:
-        """Send a request and read its reply. Raises OSError where the connection breaks, or the reply is late."""
+        """Send a request and read its reply. Raises OSError if the connection breaks or the reply is late."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{self._key}"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -50,7 +50,7 @@ class Client:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 if self._streams is not None and self._streams[0].at_eof():
-                    self.close()  # idle for longer than the server keeps connections
+                    self.close()  # the server closed the idle connection
                 if self._streams is None:
                     self._streams = await asyncio.open_connection("127.0.0.1", self._port)
                 reader, writer = self._streams
@@ -72,12 +72,12 @@ class Client:
         return await self.ask("POST", f"/embed{query}", data, kind="application/octet-stream")
 
     async def click(self, image_id: str, x: float = 30, y: float = 20) -> Reply:
-        """One click."""
+        """Click once."""
         body = {"image_id": image_id, "point_coords": [[x, y]], "point_labels": [1]}
         return await self.ask("POST", "/decode", json.dumps(body).encode())
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -85,7 +85,7 @@ class Client:
 
 @asynccontextmanager
 async def client(port: int, *, key: str = "") -> AsyncIterator[Client]:
-    """A client that is closed when the block ends."""
+    """Return a client that is closed when the block ends."""
     one = Client(port, key=key)
     try:
         yield one
@@ -101,6 +101,6 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of them lies; not a number where there are none."""
+    """Return the value below which this fraction of the values lies; NaN if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
