@@ -16,7 +16,15 @@ from typing import TypeVar
 
 from app.errors import ImageIdConflict
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.register_file import Change, ImageName, Key, RegisterFile, open_register
+from app.storage.register_file import (
+    Change,
+    ImageName,
+    Key,
+    RegisterFile,
+    is_damage,
+    move_aside,
+    open_register,
+)
 
 T = TypeVar("T")
 
@@ -56,6 +64,7 @@ class Register:
         self._used: dict[Key, float] = {}
         self._flushing = asyncio.Lock()
         self._broken_until = 0.0
+        self._is_damaged = False
 
     async def open(self) -> None:
         """Open the file. If that fails, use a register in memory instead."""
@@ -232,8 +241,11 @@ class Register:
             return False
         if not self._stands_in:
             if await self._run(self._file.is_in_place):
-                return False
-            log.error("%s was removed; creating it again with the known names.", path)
+                if not self._is_damaged:
+                    return False
+                log.error("%s is damaged; creating it again with the names that can be read.", path)
+            else:
+                log.error("%s was removed; creating it again with the known names.", path)
         try:
             lost = await self._run(lambda: self._replace(path))
         except (OSError, sqlite3.Error) as error:
@@ -244,13 +256,15 @@ class Register:
 
     def _replace(self, path: Path) -> RegisterFile:
         """Switch to a new file and return the old one, which still has its rows even if its path is gone."""
+        if self._is_damaged and self._file.is_in_place():  # else another process has replaced it already
+            move_aside(path)
         file, lost = self._open_path(path), self._file
         try:
             file.take_over(lost)
         except sqlite3.Error:
             file.close()
             raise
-        self._file = file
+        self._file, self._is_damaged = file, False
         return lost
 
     def _since(self) -> float:
@@ -269,6 +283,7 @@ class Register:
 
     def _fail(self, what: str, error: Exception) -> None:
         self._broken_until = monotonic() + RETRY_S
+        self._is_damaged = self._is_damaged or (isinstance(error, sqlite3.Error) and is_damage(error))
         if self._trouble is None:
             raise error  # without a disk it is a bug
         self._trouble.report(what, error)

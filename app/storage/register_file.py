@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,12 +98,15 @@ class RegisterFile:
     def _prepare(self) -> None:
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute("PRAGMA synchronous = NORMAL")
+        columns = [name for _, name, *_ in self._writer.execute("PRAGMA table_info(names)").fetchall()]
         with self._transaction():
             [(version,)] = self._writer.execute("PRAGMA user_version").fetchall()
             if version > VERSION:
                 raise sqlite3.OperationalError(
                     f"the register was made by a newer server: version {version}, not {VERSION}"
                 )
+            if columns and columns != [field.name for field in fields(ImageName)]:
+                raise sqlite3.DatabaseError(f"its table has other columns: {', '.join(columns)}")
             if version < VERSION:
                 for statement in _SCHEMA.split(";"):
                     self._writer.execute(statement)
@@ -230,9 +233,14 @@ class RegisterFile:
         return changed
 
     def take_over(self, other: "RegisterFile") -> None:
-        """Add the rows of another register that are missing here."""
-        with other._alone:
-            rows = other._writer.execute("SELECT * FROM names").fetchall()
+        """Add the rows of another register that are missing here. Of a damaged one, those that can be read."""
+        rows: list[Sequence[object]] = []
+        try:
+            with other._alone:
+                rows.extend(other._writer.execute("SELECT * FROM names"))
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
         with self._transaction():
             self._writer.executemany("INSERT OR IGNORE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
@@ -274,11 +282,23 @@ def open_register(path: Path) -> tuple[RegisterFile, Path | None]:
     except sqlite3.OperationalError:
         raise  # the disk fails, or another process writes
     except sqlite3.DatabaseError:
-        aside = path.with_name(f"{path.name}.unreadable")
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        aside = move_aside(path)
         return RegisterFile(path), aside
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file that is no register or a damaged one. Returns its new path. Raises OSError."""
+    aside = path.with_name(f"{path.name}.unreadable")
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file's content is damaged, which no later attempt will find mended."""
+    code = getattr(error, "sqlite_errorcode", None)  # missing if the error is not SQLite's own
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _connect(where: str) -> sqlite3.Connection:

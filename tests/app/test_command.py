@@ -73,6 +73,40 @@ def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
     assert url in log
 
 
+def test_a_port_in_use_ends_it_with_1_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: Settings) -> None:
+        raise AssertionError("weights are looked for")
+
+    monkeypatch.setattr(command, "locate_weights", load)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert command.main(["--port", str(port)]) == 1
+    log = capsys.readouterr().err
+    assert f"SAM2_PORT={port}" in log
+    assert "in use" in log
+    assert command.main(["--host", "no such host"]) == 1
+    assert "SAM2_HOST=no such host" in capsys.readouterr().err
+
+
+def test_all_addresses_of_a_host_have_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", 0)) for number in (1, 2, 2)]
+    elsewhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))  # no machine has this address
+    for addresses in (here, [elsewhere, *here]):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)  # noqa: B023
+        bound = command.bind("both", 0)
+        try:
+            assert [each.getsockname()[0] for each in bound] == ["127.0.0.1", "127.0.0.2"]
+            assert len({each.getsockname()[1] for each in bound}) == 1
+        finally:
+            for each in bound:
+                each.close()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [elsewhere])
+    with pytest.raises(OSError, match="assign"):
+        command.bind("elsewhere", 0)
+
+
 def serve_until(
     story: Callable[[str], None], arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:

@@ -1,16 +1,19 @@
-"""A server that is told to stop ends within its deadline, whatever its threads do."""
+"""A server that is told to stop ends within its deadline, whatever its threads do, and sooner if told twice."""
 
 import os
 import signal
 import threading
+from pathlib import Path
 
+import httpx
 import pytest
 
 from app import __main__ as command
 from app.__main__ import make_server
 from app.main import create_app
 from app.settings import Settings
-from tests.fakes import LONG_S, FakeSegmenter
+from tests.app.server_process import CLICK, embed, real_server
+from tests.fakes import LONG_S, FakeSegmenter, picture
 
 
 def test_the_process_ends_where_it_stands_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +30,40 @@ def test_the_process_ends_where_it_stands_when_the_time_is_over(monkeypatch: pyt
     assert ended.wait(LONG_S)
     assert codes == [1]
     assert server.should_exit
+
+
+def test_a_second_ctrl_c_waits_for_no_request_and_keeps_what_was_promised(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with real_server(tmp_path, "--cache-dir", str(folder), "--deadline-s", "60") as server:
+        with server.client() as client:
+            assert embed(client, picture(), "truck").status_code == 200
+        server.block()
+        outcomes: list[object] = []
+
+        def click() -> None:
+            with server.client() as client:
+                try:
+                    outcomes.append(client.post("/decode", json=CLICK).status_code)
+                except httpx.TransportError as error:
+                    outcomes.append(error)
+
+        clicking = threading.Thread(target=click)
+        clicking.start()
+        server.wait_until_entered()
+        server.process.send_signal(signal.SIGINT)
+        server.wait_until(lambda: b"Shutting" in server.log.read_bytes() or not _listens(server.url))
+        server.process.send_signal(signal.SIGINT)
+        server.hold.unlink()
+        assert server.process.wait(LONG_S) == 0
+        clicking.join()
+        assert len(outcomes) == 1
+        assert "Traceback" not in server.log.read_text()
+    assert list(folder.glob("embeddings/*/*.safetensors"))
+
+
+def _listens(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/healthz", trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True

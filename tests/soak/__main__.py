@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.soak import (
+    attacks,
     kills,
     mixed_load,
     mutated_pictures,
@@ -36,6 +37,7 @@ CHECKS: dict[str, Callable[[Effort], list[Finding]]] = {
     requests_from_schema.NAME: requests_from_schema.check,
     silent_clients.NAME: silent_clients.check,
     overload.NAME: overload.check,
+    attacks.NAME: attacks.check,
     kills.NAME: kills.check,
     mixed_load.NAME: mixed_load.check,
 }

@@ -45,6 +45,14 @@ class Server:
         """Return the resident memory."""
         return self._status("VmRSS") / 1024
 
+    def peak_memory_mib(self) -> float:
+        """Return the largest resident memory since the start or forget_peak_memory."""
+        return self._status("VmHWM") / 1024
+
+    def forget_peak_memory(self) -> None:
+        """Let the peak of the resident memory begin at its present value."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
     def threads(self) -> int:
         """Return the number of threads."""
         return self._status("Threads")

@@ -5,6 +5,7 @@ import json
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from app.codecs.images import decode_image
 from app.errors import ServiceError
 from tests.soak import __main__ as soak
-from tests.soak import mixed_load
+from tests.soak import attacks, mixed_load
 from tests.soak.effort import Effort
 from tests.soak.mutated_pictures import mutate, seeds
 from tests.soak.verdict import Finding, at_most, enough, none
@@ -24,6 +25,24 @@ def test_a_few_seconds_of_mixed_load_leave_nothing_behind(tmp_path: Path) -> Non
     findings = mixed_load.check_shortly(Effort(tmp_path, quick=True))
     assert len(findings) == 5
     assert [one for one in findings if not one.passed and "drift" not in one.must_hold] == []
+
+
+def test_a_second_of_an_attack_is_judged(tmp_path: Path) -> None:
+    """Times need a quiet machine; `make soak` checks them."""
+    seen = attacks.run("deep_nesting", Effort(tmp_path, quick=True), seconds=1)
+    assert seen.outcomes.keys() == {"422"}
+    assert {reply.status for reply in seen.clicks} == {200}
+    assert 0 < seen.memory_before_mib < seen.memory_peak_mib
+    assert 0 < seen.lag_p99_s < 10
+    assert all(
+        one.passed for one in attacks.judge("x", replace(seen, lag_longest_s=0.01, clicks=seen.clicks * 5))
+    )
+    bad = attacks.judge("x", replace(seen, lag_longest_s=0.2, outcomes={"open": 1}, stopped_s=60))
+    assert [one.must_hold.split(" (")[0] for one in bad if not one.passed][-3:] == [
+        "no connections that stay open",
+        "the event loop's longest delay",
+        "time to stop at most 11.5 s",
+    ]
 
 
 def test_mutated_pictures_are_read_or_refused_and_are_the_same_every_time() -> None:

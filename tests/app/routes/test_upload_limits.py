@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
+from app.routes import uploads
 from app.settings import Settings
 from tests.fakes import error, picture, serving
 
@@ -107,3 +109,19 @@ async def test_forms_are_bounded_in_their_parts(fields: list[bytes], what: str) 
         )
         assert reply.status_code in (400, 422)
         assert what in reply.json()["error"]["message"]
+
+
+async def test_a_large_body_is_put_together_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def join(chunks: list[bytes]) -> bytes:
+        threads.append(threading.current_thread())
+        return b"".join(chunks)
+
+    monkeypatch.setattr(uploads, "_join", join)
+    async with serving() as served:
+        small = picture()
+        assert (await served.embed(small)).status_code == 200
+        assert (await served.embed(small + bytes(2**20))).status_code == 200
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()

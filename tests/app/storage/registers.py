@@ -1,0 +1,34 @@
+"""Registers for tests, and rows for them."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.register import Register
+from app.storage.register_file import ImageName
+
+A = "a" * 64
+"""A content."""
+
+
+def name(image_id: str, content: str = A, *, tenant: str = "", created: float | None = None) -> ImageName:
+    """A row of the register."""
+    moment = time.time() if created is None else created
+    return ImageName(tenant, image_id, content, 40, 60, 1000, created=moment, used=moment)
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path | None, *, ttl_s: float = 0, unnamed: list[str] | None = None
+) -> AsyncIterator[Register]:
+    """A register that is open until the block ends."""
+    heard = unnamed if unnamed is not None else []
+    trouble = DiskTrouble(folder) if folder is not None else None
+    register = Register(folder, ttl_s=ttl_s, trouble=trouble, on_unnamed=heard.append)
+    await register.open()
+    try:
+        yield register
+    finally:
+        await register.close()
