@@ -100,6 +100,11 @@ class SegmentationService:
         self._watchdog.check()
         return self._segmenter
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is loaded and warm."""
+        return self._segmenter is not None
+
     async def start(self) -> None:
         """Start the device thread, load the model on it and warm it up. Stores an error in `failure`."""
         self._device.start()
