@@ -14,13 +14,20 @@ DISK = (
     "tests/app/storage/test_faulty_folders.py::test_a_folder_that_is_deleted_stops_nobody_and_comes_back",
     "tests/app/storage/test_faulty_folders.py::test_a_torn_file_is_asked_for_again_and_never_served",
     "tests/app/storage/test_tiers_on_disk.py::test_a_disk_that_hangs_holds_nobody_for_long",
+    "tests/app/storage/test_register_damage.py",
 )
 TENANTS = ("tests/app/routes/test_tenants.py",)
 
 
 def check_disk(effort: Effort) -> list[Finding]:
     """Run the tests of full, read-only, deleted and hanging folders, and of torn files."""
-    return [_run("disk", "full, read-only, deleted and slow folders and torn files stop no request", DISK)]
+    return [
+        _run(
+            "disk",
+            "full, read-only, deleted and slow folders, torn files and damaged registers stop no request",
+            DISK,
+        )
+    ]
 
 
 def check_tenants(effort: Effort) -> list[Finding]:
