@@ -4,6 +4,7 @@ Does not know how bodies arrive.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import Request, Response
 
@@ -13,10 +14,14 @@ from app.middleware.callers import share_of
 from app.routes import schemas
 from app.routes.mask_fields import MaskFields
 from app.routes.state import service_of
+from app.service.service import SegmentationService
 from app.telemetry.stages import StageTimes
 
 _WRITTEN_ON_LOOP_PREDICTIONS = 2
-"""Serialising this many takes about as long as handing them to a thread."""
+_WRITTEN_ON_LOOP_VALUES = 20_000
+"""Serialising this much takes about as long as handing it to a thread."""
+_CHARACTERS_A_VALUE = 8
+"""Characters of a string that take as long as one number in a list."""
 
 
 def prompt_requests(prompts: Sequence[schemas.PromptBody]) -> list[PromptRequest]:
@@ -39,14 +44,32 @@ def mask_options(wanted: MaskFields) -> MaskOptions:
 async def decode_reply(
     request: Request, decoded: Decoded, *, image_id: str, model: str, times: StageTimes
 ) -> Response:
-    """Return masks as a reply. Many are serialised in a thread; raises what SegmentationService.work does."""
+    """Return masks as a reply. Raises what `written` does."""
+    service = service_of(request)
+    content = await written(service, decoded, image_id=image_id, model=model, share=share_of(request))
+    return timed_json(content.encode(), times)
 
-    def write() -> bytes:
-        return write_decoded(decoded, image_id=image_id, model=model).encode()
 
-    few = len(decoded.predictions) <= _WRITTEN_ON_LOOP_PREDICTIONS
-    content = write() if few else await service_of(request).work(write, share=share_of(request))
-    return timed_json(content, times)
+async def written(
+    service: SegmentationService, decoded: Decoded, *, image_id: str, model: str, share: str
+) -> str:
+    """Return masks as JSON. Many or large ones are written in a thread. Raises as SegmentationService.work does."""
+    write = partial(write_decoded, decoded, image_id=image_id, model=model)
+    return write() if _is_little(decoded) else await service.work(write, share=share)
+
+
+def _is_little(decoded: Decoded) -> bool:
+    if len(decoded.predictions) > _WRITTEN_ON_LOOP_PREDICTIONS:
+        return False
+    return sum(_values(mask) for masks in decoded.predictions for mask in masks) <= _WRITTEN_ON_LOOP_VALUES
+
+
+def _values(mask: MaskAnswer) -> int:
+    """Return how many numbers take as long to write as this mask."""
+    strings = [text for text in (mask.counts, mask.png, mask.logits) if isinstance(text, str)]
+    runs = len(mask.counts) if isinstance(mask.counts, list) else 0
+    rings = (*(mask.polygons or ()), *(mask.holes or ()))
+    return sum(map(len, strings)) // _CHARACTERS_A_VALUE + runs + 2 * sum(map(len, rings))
 
 
 def timed_json(content: bytes, times: StageTimes) -> Response:
@@ -72,21 +95,20 @@ def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
 
 
 def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> str:
-    """Serialise the reply, one prediction at a time, because each holds the interpreter lock."""
+    """Serialise the reply, one mask at a time, because each holds the interpreter lock."""
     reply = schemas.DecodeReply(
         image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
     )
     predictions = ",".join(
-        schemas.PredictionReply(masks=[_mask_reply(mask) for mask in masks]).model_dump_json(
-            exclude_none=True
-        )
+        f'{{"masks":[{",".join(_mask_reply(mask).model_dump_json(exclude_none=True) for mask in masks)}]}}'
         for masks in decoded.predictions
     )
     return f"{reply.model_dump_json().removesuffix(']}')}{predictions}]}}"
 
 
 def _mask_reply(mask: MaskAnswer) -> schemas.MaskReply:
-    return schemas.MaskReply(
+    # Not validated: it is our own, and validating a long outline takes ten times as long as writing it.
+    return schemas.MaskReply.model_construct(
         rle=schemas.Rle.model_construct(size=list(mask.size), counts=mask.counts)
         if mask.counts is not None
         else None,

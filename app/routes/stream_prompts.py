@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app.errors import RetryableError, ServiceError, Unauthorized
 from app.middleware.callers import identify, key_of
 from app.middleware.websockets import FIRST_MESSAGE_BYTES, welcome_messages
-from app.routes.replies import mask_options, prompt_requests, write_decoded
+from app.routes.replies import mask_options, prompt_requests, written
 from app.routes.state import budget_of, in_flight_of, keys_of, loop_time_of, refusal_of, service_of
 from app.routes.stream_messages import KeyMessage, SkippedReply, StreamErrorReply, StreamPrompt, Tag, Tagged
 from app.routes.streams import MAX_MESSAGE_BYTES, Ended
@@ -110,6 +110,9 @@ class PromptTalk:
                     times=times,
                     share=share,
                 )
+                reply = await written(
+                    self._service, decoded, image_id=body.image_id, model=model, share=share
+                )
         except ServiceError as error:
             await self._refuse(body.tag, error)
             return
@@ -118,7 +121,6 @@ class PromptTalk:
             mistake = ServiceError("Internal error; see the server's log for this request id.")
             await self._refuse(body.tag, mistake)
             return
-        reply = write_decoded(decoded, image_id=body.image_id, model=model)
         await self._send(f'{{"tag":{json.dumps(body.tag)},{reply[1:]}')
         self._service.metrics.observe_stages(times.seconds)
         self._service.metrics.request_seconds.labels(ROUTE).observe(perf_counter() - item.arrived_at)

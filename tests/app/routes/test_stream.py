@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app.__main__ import Server, make_server
+from app.__main__ import Server, bind, make_server
 from app.main import create_app
 from app.routes.streams import MAX_MESSAGE_BYTES
 from app.settings import Settings
@@ -51,7 +51,7 @@ async def listening(key: str = "", **settings: Any) -> AsyncIterator[Listening]:
     segmenter = FakeSegmenter()
     app = create_app(wanted, segmenter)
     server = make_server(app, wanted)
-    serving = asyncio.create_task(server._serve())
+    serving = asyncio.create_task(server._serve(bind("127.0.0.1", wanted.port)))
     try:
         await until(lambda: server.started and app.state.service._segmenter is not None)
         listening = Listening(server, app, segmenter, wanted.port)
