@@ -195,6 +195,8 @@ class Mask:
         height, width = self.rle["size"]
         if opened.size != (width, height):
             raise ValueError(
-                f"the picture has {opened.width} x {opened.height} pixels, the mask {width} x {height}"
+                f"the picture has {opened.width} x {opened.height} pixels here, the mask {width} x {height}: it is "
+                "another picture, or the service turns this file in another way; pass its pixels instead, to "
+                "`embed` too"
             )
         return opened

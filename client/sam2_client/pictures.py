@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from sam2_client.errors import PictureChanged
+from sam2_client.picture_files import stored_orientation, without_metadata
 
 PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path; the bytes of a picture file; a PIL image; or an array (height, width) or (height, width, 3 or 4)."""
@@ -24,6 +25,15 @@ LARGE_MIB = 16
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 _TIFF_MODES = ("I", "F")  # 32-bit grey, which PNG cannot store
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
@@ -70,15 +80,19 @@ class Picture:
 def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
-    EXIF orientation is applied to files, but not to PIL images. Transparent pixels are blended with white. Grey of
+    Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. Grey of
     more than 8 bits is scaled from the picture's own minimum and maximum to 0..255.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
     if not isinstance(source, bytes | str | os.PathLike):
         return _to_rgb(_from_array(source))
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    orientation = stored_orientation(data)
+    with Image.open(io.BytesIO(without_metadata(data))) as image:
+        if orientation is None:  # Pillow knows what TIFF and AVIF say
+            return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

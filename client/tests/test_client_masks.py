@@ -190,7 +190,7 @@ def test_a_cutout_is_the_object_alone() -> None:
     assert cutout[..., 0].tolist() == picture[1:3, 2:4].tolist()
     with pytest.raises(ValueError, match="mask is empty"):
         mask_of(np.zeros((5, 6), bool)).cutout(picture)
-    with pytest.raises(ValueError, match="4 x 4 pixels, the mask 6 x 5"):
+    with pytest.raises(ValueError, match="4 x 4 pixels here, the mask 6 x 5"):
         mask_of(pixels).cutout(np.zeros((4, 4), np.uint8))
 
 
@@ -219,7 +219,7 @@ def test_overlay_colours_the_object_and_nothing_else() -> None:
 
 
 def test_overlay_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="4 x 4 pixels, the mask 3 x 2"):
+    with pytest.raises(ValueError, match="4 x 4 pixels here, the mask 3 x 2"):
         mask_of(np.ones((2, 3), bool)).overlay(np.zeros((4, 4), np.uint8))
 
 
