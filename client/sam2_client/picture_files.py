@@ -35,7 +35,7 @@ def stored_orientation(data: bytes) -> int | None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a JPEG or PNG file without metadata, for whose faults Pillow may reject it; other files as they are."""
+    """Return a JPEG or PNG file without metadata, whose faults may make Pillow reject it; other files unchanged."""
     if data.startswith(b"\xff\xd8"):
         parts, kept = [*_jpeg_segments(data)], [data[:2]]
         kept += [data[start:end] for kind, start, end in parts if not _is_metadata(kind[0])]
