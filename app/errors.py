@@ -122,6 +122,15 @@ class UnsupportedMediaType(ServiceError):
     code = "unsupported_media_type"
 
 
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The body is compressed, or otherwise encoded. The server does not unpack: a kilobyte may hold a gigabyte."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is accepted (RFC 9110)."""
+        return {"Accept-Encoding": "identity"}
+
+
 class Misdirected(ServiceError):
     """The Host header is not a name of this server: SAM2_ALLOWED_HOSTS, against DNS rebinding."""
 

@@ -6,16 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app.middleware.access import QUIET, AccessMiddleware, Traces
 from app.middleware.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.middleware.callers import FREE, METRICS, CallersMiddleware
+from app.middleware.head_requests import HeadMiddleware
 from app.middleware.hosts import HostsMiddleware, allowed_hosts
 from app.middleware.keys import ApiKeys
 from app.middleware.rates import InFlight, LoopTime
 from app.routes import embed_decode, pages, schemas, segment, stored_images, stream
 from app.routes.error_replies import add_error_handlers
+from app.routes.field_errors import check_query
 from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
 from app.routes.streams import Streams
@@ -71,6 +73,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        dependencies=[Depends(check_query)],
         redirect_slashes=False,  # a redirect has no body that explains the error
         # FastAPI creates the spans of requests if traces are exported. Metrics and logs are our own.
         telemetry={
@@ -98,6 +101,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     refuse, on_bug = add_error_handlers(app, metrics)
     app.state.refuse = refuse
     # The last one added is outermost. That is CORS, so that browsers can read errors of all the others.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(
         CallersMiddleware,
         keys=keys,

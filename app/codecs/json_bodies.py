@@ -5,9 +5,13 @@ long strings (pictures, logits, masks) are taken out before the parser runs and 
 what the fields mean.
 """
 
+import codecs
+import json
+import re
 import secrets
+from collections import Counter
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -24,22 +28,65 @@ _LONG = 4096
 """Strings of at least this many bytes are taken out."""
 _TOKEN = f"{secrets.token_hex(16)}:"
 """Prefix of the placeholders for strings. It is random, so no client can know it."""
+_FIELD = re.compile(rb'"[ \t\r\n]*:')
+"""What stands behind the name of a field. Some strings hold it too."""
+_CONTROLS = bytes(range(32))
+_LONGEST_ESCAPE = 6
+"""Bytes of \\u002B, for example."""
 
 
 class TooMany(ValueError):
     """The body has more values than any request needs. They are counted before anything is parsed."""
 
 
+class Repeated(ValueError):
+    """An object has a field more than once. The parser keeps the last one and drops the others without a word."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 def parse(model: type[Model], body: bytes) -> Model:
-    """Parse a body as a model. Raises TooMany, and pydantic's ValidationError."""
-    if len(body) < _LONG:
-        return model.model_validate_json(body)
-    _count(body)
-    hollow, strings = _take_out(body)
-    parsed = model.model_validate_json(hollow)
+    """Parse a body as a model. Raises TooMany, Repeated, and pydantic's ValidationError."""
+    body = body.removeprefix(codecs.BOM_UTF8)  # RFC 8259 allows to ignore it, and tools on Windows write it
+    strings: list[str] = []
+    if len(body) >= _LONG:
+        _count(body)
+        body, strings = _take_out(body)
+    parsed = model.model_validate_json(body)
+    check_repeats(body, parsed)
     if strings:
         _put_back(parsed, strings)
     return parsed
+
+
+def check_repeats(text: bytes, parsed: object) -> None:
+    """Check that no object in a JSON text has a field twice. `parsed` is what was read from it, and has all fields.
+
+    Raises Repeated.
+    """
+    # Counting costs less than a second parser, which runs only where something looks like a field and is none.
+    if len(_FIELD.findall(text)) != _count_fields(parsed):
+        json.loads(text, object_pairs_hook=_once, parse_int=float)  # float, because int rejects long numbers
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    names = Counter(name for name, _ in pairs)
+    for name, times in names.items():
+        if times > 1:
+            raise Repeated(name)
+
+
+def _count_fields(value: Any) -> int:
+    if isinstance(value, BaseModel):
+        names = value.model_fields_set
+        return len(names) + sum(_count_fields(getattr(value, name)) for name in names)
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_fields, value.values()))
+    if isinstance(value, list) and value and isinstance(value[0], BaseModel | dict | list):
+        return sum(map(_count_fields, value))
+    return 0
 
 
 def _count(body: bytes) -> None:
@@ -64,15 +111,43 @@ def _take_out(body: bytes) -> tuple[bytes, list[str]]:
     for start, end in _strings(body):
         if end - start < _LONG:
             continue
-        content = body[start:end]
-        # Strings with escapes or non-ASCII letters are rare. They stay, for the parser to decode.
-        if b"\\" in content or not content.isascii():
+        if (text := _long_text(body[start:end])) is None:
             continue
         parts += [body[done:start], f"{_TOKEN}{len(strings)}".encode()]
-        strings.append(content.decode("ascii"))
+        strings.append(text)
         done = end
     parts.append(body[done:])
     return b"".join(parts), strings
+
+
+def _long_text(content: bytes) -> str | None:
+    r"""Return a long string of JSON, given without its quotes; None if the parser is to read it or to refuse it.
+
+    That is for rare ones: with escaped backslashes, as in RLE, or with letters beyond ASCII. Escaped line ends and
+    signs are common in base64: PHP writes "/" as \/, .NET writes "+" as \u002B.
+    """
+    if not content.isascii() or b"\\\\" in content:
+        return None
+    pieces: list[str] = []
+    at = 0
+    while at < len(content):
+        piece = content[at : at + _PIECE]
+        if at + len(piece) < len(content):  # no backslash is escaped, so each one begins an escape
+            cut = piece.rfind(b"\\", len(piece) - _LONGEST_ESCAPE + 1)
+            piece = piece[:cut] if cut > 0 else piece
+        if len(piece.translate(None, _CONTROLS)) != len(piece):
+            return None
+        text = piece.decode("ascii")
+        if b"\\" in piece:
+            try:
+                text = json.loads(f'"{text}"')
+            except ValueError:
+                return None
+            if not text.isascii():
+                return None
+        pieces.append(text)
+        at += len(piece)
+    return "".join(pieces)
 
 
 def _strings(body: bytes) -> Iterator[tuple[int, int]]:
@@ -98,7 +173,10 @@ def _is_escaped(body: bytes, at: int) -> bool:
 def _put_back(value: BaseModel, strings: list[str]) -> None:
     for name, inner in value:
         if isinstance(inner, str) and inner.startswith(_TOKEN):
-            setattr(value, name, strings[int(inner.removeprefix(_TOKEN))])
+            # Checked again: the placeholder is shorter than the string.
+            type(value).__pydantic_validator__.validate_assignment(
+                value, name, strings[int(inner.removeprefix(_TOKEN))]
+            )
         elif isinstance(inner, BaseModel):
             _put_back(inner, strings)
         elif isinstance(inner, list):

@@ -5,12 +5,13 @@ about models: any model with the same mask size can read it.
 """
 
 import base64
-import binascii
 import struct
 import zlib
 
 import numpy as np
 import numpy.typing as npt
+
+from app.codecs.base64_text import Base64Error, decode_base64
 
 _HEADER = struct.Struct("<4sBHHI")
 _MAGIC = b"SAML"
@@ -33,9 +34,9 @@ def decode_logits(text: str, *, size: tuple[int, int]) -> npt.NDArray[np.float32
     Raises ValueError, with the reason, for strings that `encode_logits` did not make.
     """
     try:
-        data = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+        data = decode_base64(text)
         magic, bytes_per_value, height, width, checksum = _HEADER.unpack_from(data)
-    except (UnicodeEncodeError, binascii.Error, struct.error) as error:
+    except (Base64Error, struct.error) as error:
         raise ValueError("it is not a logits string that /decode returned") from error
     values = memoryview(data)[_HEADER.size :]
     if magic != _MAGIC or bytes_per_value not in _DTYPES:

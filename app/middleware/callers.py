@@ -3,15 +3,15 @@
 Every path needs a key unless FREE or FREE_FOLDERS lists it. Does not know about pictures and queues.
 """
 
-import base64
-import binascii
 import ipaddress
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
+from app.codecs.base64_text import decode_base64
 from app.errors import ServiceError, Unauthorized
 from app.middleware.access import ANYONE, App, Receive, Scope, Send
 from app.middleware.keys import ApiKeys
@@ -94,10 +94,8 @@ def key_of(scope: Scope) -> str:
     if key := headers.get("x-api-key", ""):
         return key.strip()
     if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-        except (binascii.Error, ValueError):
-            pass
+        with suppress(ValueError):  # not base64, or not UTF-8
+            return decode_base64(credentials).decode().partition(":")[2]
     return ""
 
 

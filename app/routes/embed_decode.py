@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
+from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
@@ -28,7 +29,7 @@ _UPLOAD_BODY: dict[str, Any] = {
                     "required": ["image"],
                     "properties": {
                         "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-                        "image_id": {"type": "string", "pattern": schemas.IMAGE_ID_PATTERN},
+                        "image_id": IMAGE_ID_SCHEMA,
                         "replace": {"type": "boolean"},
                     },
                 }

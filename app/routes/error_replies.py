@@ -56,8 +56,11 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[Servic
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         """An unknown path or method: Starlette's own errors."""
         code = HTTPStatus(error.status_code).name.lower()
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # head_requests.py answers it
         message = f"{request.method} {request.url.path}: {error.detail}. GET /docs lists all endpoints."
-        return reply(error.status_code, code, message, headers=error.headers)
+        return reply(error.status_code, code, message, headers=headers)
 
     @app.exception_handler(ClientGone)
     async def on_client_gone(_: Request, __: ClientGone) -> Response:

@@ -1,5 +1,8 @@
 """What is wrong with a field, in words: where, what, and the value if it is short."""
 
+from collections import Counter
+
+from fastapi.requests import HTTPConnection
 from pydantic import ValidationError
 
 from app.errors import BadRequest, Detail, ValidationFailed
@@ -10,6 +13,18 @@ _MOST_DETAILS = 256
 def invalid(where: str, what: str) -> ValidationFailed:
     """Return the error for one field."""
     return ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
+
+
+def given_twice(where: str, how: str = "more than once") -> ValidationFailed:
+    """Return the error for a field with two values, one of which would be dropped."""
+    return invalid(where, f"it is given {how}; give it once")
+
+
+async def check_query(connection: HTTPConnection) -> None:
+    """A dependency of all endpoints: no query parameter is given twice. Raises ValidationFailed."""
+    for name, times in Counter(name for name, _ in connection.query_params.multi_items()).items():
+        if times > 1:
+            raise given_twice(name)
 
 
 def explain(error: ValidationError) -> BadRequest | ValidationFailed:

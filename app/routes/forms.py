@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from app.codecs.base64_text import Base64Error, decode_base64
 from app.errors import BadRequest
-from app.routes.field_errors import invalid
+from app.routes.field_errors import given_twice, invalid
 from app.scheduling.abandoned import check_wanted
 
 PICTURE_FIELDS = ("image", "file")
 _MOST_PARTS = 64
 """Fields of a form. The parser limits the headers of each."""
 _FORM_PIECE = 1 << 20
+_TOLD_BY_BYTES = 256
+"""Within this many bytes from its start, every picture format has a byte that no text has."""
 
 
 @dataclass(slots=True)
@@ -85,16 +88,41 @@ def _picture_and_fields(parts: list[_Part]) -> tuple[bytes, dict[str, str]]:
     pictures: list[bytes] = []
     fields: dict[str, str] = {}
     for part in parts:
-        _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
+        disposition = part.headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        data = _decoded(name, part)
         if name in PICTURE_FIELDS:
-            if b"filename" not in options:
+            # A client may give only filename*, which the parser does not know, or no name at all.
+            if b"filename" not in disposition.lower() and _is_text(data):
                 raise invalid(name, "it holds text, not a file: with curl, write image=@truck.jpg, with an @")
-            pictures.append(bytes(part.data))
+            pictures.append(data)
+        elif name in fields:
+            raise given_twice(name)
         else:
-            fields[name] = part.data.decode("utf-8", "replace")
+            fields[name] = data.decode("utf-8-sig", "replace")
     if len(pictures) != 1:
         raise invalid(
             "image", f"{len(pictures)} pictures in the form; send exactly one, as 'image' or 'file'"
         )
     return pictures[0], fields
+
+
+def _decoded(name: str, part: _Part) -> bytes:
+    """Return the data of a part. Mail libraries, which some clients build forms with, may write it in base64."""
+    encoding = part.headers.get(b"content-transfer-encoding", b"binary").decode("latin-1").strip().lower()
+    if encoding in ("binary", "8bit", "7bit"):
+        return bytes(part.data)
+    if encoding != "base64":
+        raise invalid(
+            name, f"Content-Transfer-Encoding {encoding[:40]!r} is not supported; send it in binary"
+        )
+    try:
+        return decode_base64(part.data.decode("latin-1"))
+    except Base64Error as error:
+        raise invalid(name, f"it {error}") from error
+
+
+def _is_text(data: bytes) -> bool:
+    start = data[:_TOLD_BY_BYTES].decode("utf-8", "ignore")
+    return all(character.isprintable() or character.isspace() for character in start)

@@ -53,13 +53,13 @@ def _read(path: Path) -> _File:
 _FILES = {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _MEDIA_TYPES}
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 async def page(request: Request) -> Response:
     """The page itself."""
     return _reply(request, "index.html")
 
 
-@router.api_route("/page/{name}", methods=["GET", "HEAD"])
+@router.get("/page/{name}")
 async def page_file(request: Request, name: str) -> Response:
     """A script, the style sheet or the icon. 404 for everything else."""
     return _reply(request, name)

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
 
-IMAGE_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 MAX_POINTS = 256
 MOST_PROMPTS = 4096
 """Upper limit of SAM2_MAX_PROMPTS. A longer list is rejected before it takes memory."""
@@ -22,14 +22,6 @@ _EXAMPLE_PICTURE = (
 )
 """A white box on black, 900 x 600, so that the examples in /docs work unchanged."""
 
-ImageId = Annotated[
-    str,
-    Field(
-        pattern=IMAGE_ID_PATTERN,
-        description="The id that /embed returned: the client's own name, or the SHA-256 of the uploaded bytes.",
-        examples=["truck"],
-    ),
-]
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 

@@ -11,6 +11,7 @@ from app.codecs.answers import Decoded
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
+from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests
 from app.routes.segment_forms import Segment, parse_segment
 from app.routes.state import begin_stages, budget_of, service_of
@@ -28,7 +29,7 @@ def _form() -> dict[str, Any]:
     prompts = schemas.PromptsBody.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     properties = {
         "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-        "image_id": {"type": "string", "pattern": schemas.IMAGE_ID_PATTERN},
+        "image_id": IMAGE_ID_SCHEMA,
         "replace": {"type": "boolean"},
         **prompts,
     }

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 
+from app.codecs import json_bodies
 from app.errors import UnsupportedMediaType
-from app.routes.field_errors import explain, invalid
+from app.routes.field_errors import explain, given_twice, invalid
 from app.routes.forms import parse_form
 from app.routes.schemas import EmbedFields, PromptsBody
 from app.routes.uploads import Upload, check_size
@@ -54,11 +55,15 @@ def parse_segment(body: bytes, *, content_type: str, max_bytes: int) -> Segment:
 
 
 def _value(name: str, text: str) -> Any:
-    if name in _TEXTS and text[:1] not in ('"', "{", "n"):  # neither a string, an RLE nor null
+    if name in _TEXTS and text.lstrip()[:1] not in ('"', "{", "n"):  # neither a string, an RLE nor null
         return text
     if name not in PromptsBody.model_fields:
         return text  # unknown, and rejected as such
     try:
-        return from_json(text)
+        value = from_json(text)
+        json_bodies.check_repeats(text.encode(), value)
+        return value
+    except json_bodies.Repeated as error:
+        raise given_twice(error.name) from error
     except ValueError as error:
         raise invalid(name, f"it is not JSON ({error}); write, say, -F point_coords='[[500,375]]'") from error

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.middleware.callers import share_of, tenant_of
 from app.routes import schemas
+from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
 from app.storage.store import ImageRecord
 from model.types import Embedding
@@ -32,7 +33,7 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
 
 
 @router.get("/images/{image_id}", response_model=schemas.ImageReply)
-async def get_image(request: Request, image_id: str) -> schemas.ImageReply:
+async def get_image(request: Request, image_id: ImageId) -> schemas.ImageReply:
     """Describes a stored picture."""
     service = service_of(request)
     model = service.ready().name
@@ -40,7 +41,7 @@ async def get_image(request: Request, image_id: str) -> schemas.ImageReply:
 
 
 @router.delete("/images/{image_id}", status_code=204)
-async def delete_image(request: Request, image_id: str) -> None:
+async def delete_image(request: Request, image_id: ImageId) -> None:
     """Forget a picture. Returns 204 even if there is nothing to forget."""
     await service_of(request).delete(image_id, tenant=tenant_of(request))
 
@@ -54,7 +55,7 @@ async def delete_image(request: Request, image_id: str) -> None:
     },
 )
 async def get_embedding(
-    request: Request, image_id: str, query: Annotated[schemas.EmbeddingQuery, Query()]
+    request: Request, image_id: ImageId, query: Annotated[schemas.EmbeddingQuery, Query()]
 ) -> Response:
     """The three feature maps, for a decoder that runs elsewhere, for example in a browser."""
     service = service_of(request)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
-from app.routes.schemas import ErrorBody, ImageId, PromptBody
+from app.routes.schemas import ErrorBody, PromptBody
 
 _SAFE = 2**53 - 1  # the largest integer that JavaScript represents exactly
 

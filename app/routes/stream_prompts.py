@@ -9,9 +9,8 @@ import logging
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.errors import RetryableError, ServiceError, Unauthorized
@@ -29,8 +28,6 @@ UNAUTHORIZED = 4401
 
 _KEY_WAIT_S = 10.0
 """Patience for the message with the key: clients without one should not hold a connection."""
-
-Model = TypeVar("Model", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ class PromptTalk:
         text = await self._receive()
         first, self._heard_any = not self._heard_any, True
         heard_at = perf_counter()
-        if first and len(text) <= FIRST_MESSAGE_BYTES and _read(KeyMessage, text) is not None:
+        if first and len(text) <= FIRST_MESSAGE_BYTES and _key_in(text) is not None:
             return None  # sent although a header had the key
         held = ExitStack()
         try:
@@ -141,8 +138,7 @@ class PromptTalk:
         try:
             if keys and not key:
                 async with asyncio.timeout(_KEY_WAIT_S):
-                    message = _read(KeyMessage, await self._receive())
-                key = message.api_key if message else ""
+                    key = _key_in(await self._receive()) or ""
                 self._heard_any = True
             return self._known(key)
         except (TimeoutError, Unauthorized):
@@ -160,10 +156,10 @@ class PromptTalk:
         """Return the tag of an invalid message. A large message is parsed in a worker, if one is free."""
         tagged: Tagged | None = None
         if len(text) < PARSED_ON_LOOP_BYTES:
-            tagged = _read(Tagged, text)
+            tagged = _tag_in(text)
         else:
             with suppress(ServiceError):
-                tagged = await self._service.work(lambda: _read(Tagged, text), share=share)
+                tagged = await self._service.work(lambda: _tag_in(text), share=share)
         return tagged.tag if tagged else None
 
     async def _receive(self) -> str | bytes:
@@ -197,12 +193,22 @@ class PromptTalk:
 
 
 def _parse(text: str | bytes) -> StreamPrompt:
-    return parse_json(StreamPrompt, text.encode() if isinstance(text, str) else text)
+    return parse_json(StreamPrompt, _bytes_of(text))
 
 
-def _read(model: type[Model], text: str | bytes) -> Model | None:
-    """Parse a message as `model`; None if it is something else."""
-    try:
-        return model.model_validate_json(text)
-    except ValidationError:
-        return None
+def _key_in(text: str | bytes) -> str | None:
+    """Return the key of a message; None if it is something else."""
+    with suppress(ServiceError):
+        return parse_json(KeyMessage, _bytes_of(text)).api_key
+    return None
+
+
+def _tag_in(text: str | bytes) -> Tagged | None:
+    """Return the tag of a message that may be wrong in everything else; None if it has none."""
+    with suppress(ValidationError):
+        return Tagged.model_validate_json(text)
+    return None
+
+
+def _bytes_of(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text

@@ -4,8 +4,6 @@ Does not know what a picture is.
 """
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,14 +15,16 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from app.codecs import json_bodies
+from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
 from app.errors import (
     BadRequest,
     BodyTooSlow,
     ImageTooLarge,
     Overloaded,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
-from app.routes.field_errors import explain, invalid
+from app.routes.field_errors import explain, given_twice, invalid
 from app.routes.forms import parse_form
 from app.routes.schemas import EmbedBody, EmbedFields
 from app.scheduling.shares import Shares
@@ -37,7 +37,6 @@ _FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may have in addition to its picture."""
 _LEAST_BYTES_PER_S = 1024
 """Least average speed of a body, after the first `patience_s`: 1 MB may take a quarter of an hour."""
-_BASE64_PIECE = 1 << 20  # a multiple of 4
 _JOINED_AT_ONCE = 1 << 20
 
 
@@ -95,9 +94,11 @@ class BodyBudget:
     async def read(self, request: Request, *, max_bytes: int, limit: str, share: str) -> AsyncIterator[bytes]:
         """Yield the body of a request. Its bytes count until the block ends.
 
-        Raises ImageTooLarge beyond `max_bytes` (at once if Content-Length says so), Overloaded if the budget is
-        spent, BadRequest if the client disconnects, and BodyTooSlow if it stops in the middle or is too slow.
+        Raises UnsupportedEncoding for a compressed body, ImageTooLarge beyond `max_bytes` (at once if
+        Content-Length says so), Overloaded if the budget is spent, BadRequest if the client disconnects, and
+        BodyTooSlow if it stops in the middle or is too slow.
         """
+        _check_encoding(request.headers)
         too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
@@ -142,6 +143,16 @@ def _join(chunks: list[bytes]) -> bytes:
     return body
 
 
+def _check_encoding(headers: Headers) -> None:
+    for header, plain in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
+        for coding in ",".join(headers.getlist(header)).split(","):
+            if coding.strip().lower() not in ("", plain):
+                raise UnsupportedEncoding(
+                    f"{header.title()} {coding.strip()[:40]!r} is not supported. Send the body as it is, not "
+                    "compressed or otherwise encoded."
+                )
+
+
 def max_body_bytes(max_upload_mib: int) -> int:
     """Return the size of the largest body for a picture of the limit: base64 takes four bytes for three."""
     return max_upload_mib * 2**20 * 4 // 3 + _FORM_OVERHEAD
@@ -153,12 +164,14 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         return json_bodies.parse(model, body)
     except json_bodies.TooMany as error:
         raise invalid("body", str(error)) from error
+    except json_bodies.Repeated as error:
+        raise given_twice(error.name) from error
     except ValidationError as error:
         raise explain(error) from error
 
 
 def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes: int) -> Upload:
-    """Extract the picture from a body of any accepted form. Fields in the body override `query`.
+    """Extract the picture from a body of any accepted form. A field may be in the body or in `query`, not in both.
 
     Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
     ImageTooLarge.
@@ -183,6 +196,8 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
             "'Content-Type: image/jpeg' --data-binary @truck.jpg), or JSON."
         )
     check_size(data, max_bytes=max_bytes)
+    for name in sorted(query.model_fields_set & fields.keys()):
+        raise given_twice(name, "in the query and in the body")
     try:
         named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
     except ValidationError as error:
@@ -200,20 +215,10 @@ def check_size(data: bytes, *, max_bytes: int) -> None:
 
 
 def _decode_base64(text: str) -> bytes:
-    start = 0
-    if text.startswith("data:"):
-        start = text.find(",") + 1
-        if start == 0 or not text[: start - 1].endswith(";base64"):
-            raise invalid("image", "the data URL has no ';base64,' part")
     try:
-        # In pieces, because a single call would hold the interpreter lock all the time.
-        pieces = [
-            base64.b64decode(text[at : at + _BASE64_PIECE], validate=True)
-            for at in range(start, len(text), _BASE64_PIECE)
-        ]
-    except (binascii.Error, ValueError) as error:
-        raise invalid("image", f"it is not base64: {error}") from error
-    return b"".join(pieces)
+        return decode_base64_or_data_url(text)
+    except Base64Error as error:
+        raise invalid("image", f"it {error}") from error
 
 
 def _named(media_type: bytes) -> str:

@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.codecs import json_bodies
-from app.codecs.json_bodies import MAX_ITEMS, MAX_OBJECTS, MAX_STRINGS, TooMany, parse
+from app.codecs.json_bodies import MAX_ITEMS, MAX_OBJECTS, MAX_STRINGS, Repeated, TooMany, parse
 from app.routes.schemas import DecodeBody, EmbedBody
+from app.routes.stream_messages import StreamPrompt
 
 LONG = "A" * 10_000
 RLE = "a[],:0o\\\\" * 2000
@@ -112,3 +113,99 @@ def test_what_stands_for_a_string_cannot_be_guessed() -> None:
     assert len(json_bodies._TOKEN) > 32
     body = json.dumps(decode_body(mask_input="0" * 33 + "0" * 9000)).encode()
     assert parse(DecodeBody, body).mask_input == "0" * 9033
+
+
+PICTURE = "iVBO+/9z" * 2000
+WRITTEN = {
+    "lines, as Python does": PICTURE.replace("9", "9\\n"),
+    "lines, as Windows does": PICTURE.replace("9", "9\\r\\n"),
+    "PHP": PICTURE.replace("/", "\\/"),
+    ".NET": PICTURE.replace("+", "\\u002B"),
+    "an escape at the end": PICTURE + "\\n",
+    "one escape after another": "\\n" * 9000,
+}
+
+
+@pytest.mark.parametrize("piece", [json_bodies._PIECE, 1000, 7])
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+def test_escapes_in_long_strings_are_read_in_pieces(
+    text: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_bodies, "_PIECE", piece)
+    body = f'{{"image": "{text}"}}'
+    seen: list[int] = []
+    validate = EmbedBody.model_validate_json
+    monkeypatch.setattr(
+        EmbedBody, "model_validate_json", lambda data: seen.append(len(data)) or validate(data)
+    )
+    assert parse(EmbedBody, body.encode()).image == json.loads(body)["image"]
+    assert seen[0] < 200
+
+
+@pytest.mark.parametrize("text", [LONG + "\n", "\t" + LONG, LONG + "\\x", LONG + "\\ud800", LONG + "\\u00"])
+@pytest.mark.parametrize("long", [True, False])
+def test_what_no_string_may_hold_is_refused_at_any_length(text: str, long: bool) -> None:
+    text = text if long else text.replace(LONG, "A")
+    with pytest.raises(ValidationError) as error:
+        parse(EmbedBody, f'{{"image": "{text}"}}'.encode())
+    assert error.value.errors()[0]["type"] == "json_invalid"
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "name"),
+    [
+        (DecodeBody, {"image_id": LONG}, "image_id"),
+        (EmbedBody, {"url": LONG}, "url"),
+        (StreamPrompt, {"image_id": "a", "tag": LONG}, "tag"),
+    ],
+)
+def test_a_long_string_does_not_pass_where_a_short_one_belongs(
+    model: Any, body: dict[str, str], name: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        parse(model, json.dumps(body).encode())
+    assert error.value.errors()[0]["loc"][0] == name
+
+
+BOX = '"box": [1, 2, 30, 40]'
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (f'{{"image_id": "a", {BOX}, {BOX}}}', "box"),
+        (f'{{"image_id": "a", "image_id" : "b", {BOX}}}', "image_id"),
+        (f'{{"image_id": "a", "b\\u006fx": null, {BOX}}}', "box"),
+        (f'{{"image_id": "a", "prompts": [{{}}], "prompts": [{{{BOX}}}]}}', "prompts"),
+        (f'{{"image_id": "a", "prompts": [{{{BOX}}}, {{{BOX},\n{BOX}}}]}}', "box"),
+        ('{"image_id": "a", "mask_input": {"size": [1, 2], "counts": [2], "counts": "2"}}', "counts"),
+        (f'{{"image_id": "a", "mask_input": "{LONG}", "mask_input": "{LONG}"}}', "mask_input"),
+        (
+            f'{{"image_id": "a", "mask_input": {{"size": [1, 2], "counts": "{LONG}", "size": [1, 2]}}}}',
+            "size",
+        ),
+    ],
+)
+def test_a_field_that_is_given_twice_is_refused_wherever_it_is(body: str, name: str) -> None:
+    with pytest.raises(Repeated) as error:
+        parse(DecodeBody, body.encode())
+    assert error.value.name == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"image_id": ":a:b", {BOX}}}',
+        f'{{"image_id": "a", "prompts": [{{{BOX}}}, {{{BOX}}}, {{"point_coords": [[1, 2]]}}]}}',
+        r'{"image_id": "a", "mask_input": "\": \":1"}',
+        f'{{"image_id": "a", "mask_input": {{"size": [1, 2], "counts": ":::{RLE}\\":"}}}}',
+        '{"image_id": ":a", "mask_input": {"size": [1, 2], "counts": [' + "9" * 4000 + "]}}",
+    ],
+)
+def test_fields_are_not_counted_twice(body: str) -> None:
+    assert parse(DecodeBody, body.encode()) == DecodeBody.model_validate_json(body)
+
+
+@pytest.mark.parametrize("text", ["abc", LONG])
+def test_a_byte_order_mark_is_ignored(text: str) -> None:
+    assert parse(EmbedBody, b"\xef\xbb\xbf" + json.dumps({"image": text}).encode()).image == text

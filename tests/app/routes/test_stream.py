@@ -193,6 +193,9 @@ async def test_without_a_valid_key_the_connection_is_closed(monkeypatch: pytest.
         async with server.connect() as connection:
             await say(connection, api_key="no key of ours")
             assert await closed(connection) == 4401
+        async with server.connect() as connection:
+            await connection.send(f'{{"api_key": "another", "api_key": "{KEY}"}}')
+            assert await closed(connection) == 4401
         monkeypatch.setattr("app.routes.stream_prompts._KEY_WAIT_S", 0.05)
         async with server.connect() as connection:
             assert await closed(connection) == 4401

@@ -1,0 +1,84 @@
+"""Reads base64 as programs write it: with line breaks or without, in either alphabet, padded or not.
+
+The rules are those of protobuf's JSON (both alphabets of RFC 4648, padding optional) and of browsers' atob
+(whitespace anywhere). Does not know what the bytes are.
+"""
+
+import binascii
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote_to_bytes
+
+_PIECE = 1 << 20
+_WHITESPACE = b" \t\r\n\f\v"
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_DATA_URL = re.compile(r"\s*data:([^,]*)(,?)", re.IGNORECASE | re.ASCII)
+
+
+class Base64Error(ValueError):
+    """The text is not base64. The message says why, and is to follow the word "it"."""
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64. Raises Base64Error."""
+    return _decode(_pieces(text, 0, escaped=False))
+
+
+def decode_base64_or_data_url(text: str) -> bytes:
+    """Decode base64, or a data URL of base64 (RFC 2397), which may have percent signs. Raises Base64Error."""
+    if (url := _DATA_URL.match(text)) is None:
+        return decode_base64(text)
+    parameters, comma = url.groups()
+    _, semicolon, last = parameters.rpartition(";")
+    if not (comma and semicolon and last.strip().lower() == "base64"):
+        raise Base64Error("is a data URL without ';base64,'")
+    return _decode(_pieces(text, url.end(), escaped=True))
+
+
+def _pieces(text: str, start: int, *, escaped: bool) -> Iterator[bytes]:
+    """Yield the text from `start` on, in pieces: a single call would hold the interpreter lock for all of it."""
+    while start < len(text):
+        piece = text[start : start + _PIECE]
+        if escaped and start + len(piece) < len(text) and (cut := piece.rfind("%", len(piece) - 2)) > 0:
+            piece = piece[:cut]  # the next piece has the whole escape
+        start += len(piece)
+        if not piece.isascii():
+            strange = next(character for character in piece if not character.isascii())
+            raise Base64Error(f"is not base64: it has the character {strange!r}")
+        yield unquote_to_bytes(piece) if escaped and "%" in piece else piece.encode("ascii")
+
+
+def _decode(pieces: Iterator[bytes]) -> bytes:
+    decoded: list[bytes] = []
+    pending = b""
+    padding = 0
+    for piece in pieces:
+        cleaned = piece.translate(_STANDARD, _WHITESPACE)
+        digits = cleaned.rstrip(b"=")
+        if b"=" in digits or (padding and digits):
+            raise Base64Error("is not base64: '=' stands before its end")
+        padding += len(cleaned) - len(digits)
+        pending += digits
+        whole = len(pending) // 4 * 4
+        decoded.append(_bytes_of(pending[:whole]))
+        pending = pending[whole:]
+    _check_digits(pending)
+    missing = -len(pending) % 4
+    if missing == 3 or padding not in (0, missing):
+        raise Base64Error("is not base64: its end is cut off, or its padding is wrong")
+    decoded.append(_bytes_of(pending + b"=" * missing))
+    return b"".join(decoded)
+
+
+def _bytes_of(digits: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(digits, strict_mode=True)
+    except binascii.Error:
+        _check_digits(digits)
+        raise
+
+
+def _check_digits(digits: bytes) -> None:
+    if strange := digits.translate(None, _DIGITS):
+        raise Base64Error(f"is not base64: it has the character {chr(strange[0])!r}")

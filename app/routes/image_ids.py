@@ -1,0 +1,35 @@
+"""The id of a picture on the wire: in paths, queries, forms, JSON and messages alike.
+
+Does not know which ids exist.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+_DOTS = (".", "..")
+
+
+def _fits_a_url(image_id: str) -> str:
+    if image_id in _DOTS:
+        raise PydanticCustomError(
+            "dots",
+            "{id} cannot be an id, because clients take it out of URLs: use another name",
+            {"id": repr(image_id)},
+        )
+    return image_id
+
+
+ImageId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
+        description="The id that /embed returned: the client's own name, or the SHA-256 of the uploaded bytes.",
+        examples=["truck"],
+        json_schema_extra={"not": {"enum": list(_DOTS)}},
+    ),
+    AfterValidator(_fits_a_url),
+]
+IMAGE_ID_SCHEMA = TypeAdapter(ImageId).json_schema()
+"""For the forms in openapi.json."""

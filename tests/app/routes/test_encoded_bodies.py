@@ -1,0 +1,74 @@
+"""Bodies that are compressed or otherwise encoded are refused with 415 by every endpoint that reads one."""
+
+import gzip
+import json
+import zlib
+
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import error, picture, serving
+
+BODIES = {
+    "/embed": ("image/png", picture()),
+    "/decode": ("application/json", json.dumps({"image_id": "truck", "box": [1, 2, 30, 20]}).encode()),
+    "/segment": (
+        "multipart/form-data; boundary=x",
+        b'--x\r\nContent-Disposition: form-data; name="box"\r\n\r\n[1, 2, 30, 20]\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + picture() + b"\r\n--x--\r\n",
+    ),
+}
+
+
+def test_every_endpoint_with_a_body_is_tried() -> None:
+    described = create_app(Settings()).openapi()["paths"]
+    assert {path for path, methods in described.items() if methods.keys() & {"post", "put", "patch"}} == {
+        *BODIES
+    }
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("header", "value", "named"),
+    [
+        ("Content-Encoding", "gzip", "gzip"),
+        ("Content-Encoding", "GZip", "GZip"),
+        ("Content-Encoding", "br", "br"),
+        ("Content-Encoding", "deflate", "deflate"),
+        ("Content-Encoding", "identity, zstd", "zstd"),
+        ("Content-Encoding", "aws-chunked", "aws-chunked"),
+        ("Transfer-Encoding", "gzip, chunked", "gzip"),
+    ],
+)
+async def test_an_encoded_body_is_told_so(path: str, header: str, value: str, named: str) -> None:
+    media_type, body = BODIES[path]
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        for content in (body, gzip.compress(body), zlib.compress(body), b""):
+            headers = {"Content-Type": media_type, header: value}
+            reply = await served.client.post(path, content=content, headers=headers)
+            assert error(reply) == (415, "unsupported_media_type")
+            assert f"{header} '{named}'" in reply.json()["error"]["message"]
+            assert reply.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("value", ["identity", "Identity", "", "identity, identity"])
+async def test_identity_is_no_encoding(path: str, value: str) -> None:
+    media_type, body = BODIES[path]
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        headers = {"Content-Type": media_type, "Content-Encoding": value}
+        assert (await served.client.post(path, content=body, headers=headers)).status_code == 200
+
+
+async def test_a_second_header_counts_too() -> None:
+    async with serving() as served:
+        headers = [
+            ("Content-Type", "image/png"),
+            ("Content-Encoding", "identity"),
+            ("Content-Encoding", "gzip"),
+        ]
+        reply = await served.client.post("/embed", content=picture(), headers=headers)
+        assert error(reply) == (415, "unsupported_media_type")

@@ -1,0 +1,20 @@
+"""Messages of /decode/stream that are refused, each under its tag."""
+
+import pytest
+
+from tests.app.routes.test_stream import hear, listening
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ('"image_id": ".."', "cannot be an id"),
+        ('"image_id": "a", "image_id": "truck"', "image_id: it is given more than once"),
+    ],
+)
+async def test_a_bad_id_or_a_field_that_is_given_twice_is_told_under_its_tag(fields: str, words: str) -> None:
+    async with listening() as server, server.connect() as connection:
+        await connection.send(f'{{"tag": 7, {fields}, "box": [1, 2, 30, 20]}}')
+        answer = await hear(connection)
+        assert (answer["tag"], answer["error"]["code"]) == (7, "validation_error")
+        assert words in answer["error"]["message"]
