@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from app.__main__ import make_server
+from app.__main__ import bind, make_server
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import FakeSegmenter, Served, picture, serving, until
@@ -89,7 +89,7 @@ async def test_a_real_server_sends_no_body_and_the_next_answer_is_whole() -> Non
     settings = Settings(workers=2, port=free_port())
     app = create_app(settings, FakeSegmenter())
     server = make_server(app, settings)
-    serving = asyncio.create_task(server._serve())
+    serving = asyncio.create_task(server._serve(bind("127.0.0.1", settings.port)))
     try:
         await until(lambda: server.started and app.state.service._segmenter is not None)
         reader, writer = await asyncio.open_connection("127.0.0.1", settings.port)
