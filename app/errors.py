@@ -193,6 +193,13 @@ class InferenceFailed(ServiceError):
     code = "inference_failed"
 
 
+class NotOffered(ServiceError):
+    """A tool asked for something that its door does not have."""
+
+    status = 501
+    code = "not_offered"
+
+
 class Overloaded(RetryableError):
     """The queue is full, or too long for the deadline."""
 

@@ -8,6 +8,8 @@ from functools import partial
 
 from fastapi import Depends, FastAPI
 
+from app.doors.doors import open_doors
+from app.doors.errors import DoorErrorsMiddleware
 from app.middleware.access import QUIET, AccessMiddleware, Traces
 from app.middleware.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.middleware.callers import FREE, METRICS, CallersMiddleware
@@ -98,6 +100,9 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     )
     for routes in (embed_decode, segment, stream, stored_images, pages):
         app.include_router(routes.router)
+    doors = open_doors(settings.open_doors)
+    for router in doors.routers:
+        app.include_router(router)
     refuse, on_bug = add_error_handlers(app, metrics)
     app.state.refuse = refuse
     # The last one added is outermost. That is CORS, so that browsers can read errors of all the others.
@@ -106,13 +111,15 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         CallersMiddleware,
         keys=keys,
         in_flight=in_flight,
-        free={*FREE, METRICS} if settings.open_metrics else FREE,
+        free={*FREE, *doors.free, METRICS} if settings.open_metrics else {*FREE, *doors.free},
+        key_of=doors.key_of,
         refuse=refuse,
     )
     app.add_middleware(
         HostsMiddleware, allowed=allowed_hosts(settings.allowed_hosts, host=settings.host), refuse=refuse
     )
     app.add_middleware(AccessMiddleware, metrics=metrics, on_bug=on_bug, traces=traces)
+    app.add_middleware(DoorErrorsMiddleware, door_of=doors.of)
     app.add_middleware(SecurityHeadersMiddleware)
     if settings.cors_origin_list:
         app.add_middleware(CorsMiddleware, origins=settings.cors_origin_list, refuse=refuse)

@@ -16,6 +16,8 @@ from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
+DOORS = ("qupath",)
+"""Names for SAM2_DOORS; app/doors has them."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""
 # Any scheme, because browser extensions and desktop tools have their own.
@@ -55,6 +57,11 @@ class Settings(BaseSettings):
         "",
         description="Sites whose pages may call from a browser, comma-separated, such as https://tool.example. "
         "*: all sites.",
+    )
+    doors: str = Field(
+        "all",
+        description="Tools whose own protocols the server speaks, comma-separated: "
+        f"{', '.join(DOORS)}; or all, or none.",
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
 
@@ -214,6 +221,23 @@ class Settings(BaseSettings):
     def cors_origin_list(self) -> list[str]:
         """The origins in SAM2_CORS_ORIGINS."""
         return _split(self.cors_origins)
+
+    @field_validator("doors")
+    @classmethod
+    def _are_doors(cls, text: str) -> str:
+        names = _split(text)
+        unknown = [name for name in names if name not in DOORS]
+        if text.strip() not in ("all", "none") and (unknown or not names):
+            raise ValueError(
+                f"{', '.join(unknown) or 'nothing'} is not a tool; use all, none or some of {', '.join(DOORS)}"
+            )
+        return text
+
+    @property
+    def open_doors(self) -> frozenset[str]:
+        """The tools in SAM2_DOORS."""
+        whole = {"all": frozenset(DOORS), "none": frozenset[str]()}
+        return whole.get(self.doors.strip(), frozenset(_split(self.doors)))
 
     @field_validator("allowed_hosts")
     @classmethod

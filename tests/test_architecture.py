@@ -21,8 +21,9 @@ class Room(NamedTuple):
 
 
 ROOMS = {
-    "app.__main__": Room(8, model=("model.errors",)),
-    "app.main": Room(7),
+    "app.__main__": Room(9, model=("model.errors",)),
+    "app.main": Room(8),
+    "app.doors": Room(7),
     "app.routes": Room(6, model=("model.types",)),
     "app.service": Room(
         5, model=("model.checkpoints", "model.errors", "model.gpu", "model.runner", "model.types")
@@ -51,10 +52,16 @@ ROOMS = {
 """A file imports from its own room and from rooms on lower floors of its package; app/ also from `model`."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "fastapi": ("app/__main__.py", "app/main.py", "app/routes/"),
+    "fastapi": ("app/__main__.py", "app/main.py", "app/doors/", "app/routes/"),
     "starlette": ("app/middleware/", "app/routes/"),
     "uvicorn": ("app/__main__.py", "app/middleware/request_heads.py", "app/middleware/websockets.py"),
-    "pydantic": ("app/__main__.py", "app/codecs/json_bodies.py", "app/routes/", "app/settings.py"),
+    "pydantic": (
+        "app/__main__.py",
+        "app/codecs/json_bodies.py",
+        "app/doors/",
+        "app/routes/",
+        "app/settings.py",
+    ),
     "pydantic_settings": ("app/settings.py",),
     "prometheus_client": ("app/telemetry/metrics.py",),
     "opentelemetry": ("app/telemetry/tracing.py",),

@@ -48,12 +48,14 @@ class CallersMiddleware:
         keys: ApiKeys,
         in_flight: InFlight,
         free: Collection[str],
+        key_of: Callable[[Scope], str],
         refuse: Callable[[ServiceError], App],
     ) -> None:
         self.app = app
         self.keys = keys
         self.in_flight = in_flight
         self.free = free
+        self.key_of = key_of
         self.refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +68,7 @@ class CallersMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            scope["tenant"], scope["share"] = identify(scope, keys=self.keys, key=key_of(scope))
+            scope["tenant"], scope["share"] = identify(scope, keys=self.keys, key=self.key_of(scope))
             with self.in_flight.request(scope["share"]):
                 await self.app(scope, receive, send)
         except ServiceError as error:  # from the two lines above; the app answers its own errors

@@ -24,6 +24,9 @@ _EXAMPLE_PICTURE = (
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+PointCoords = Annotated[list[Point], Field(max_length=MAX_POINTS, fail_fast=True)]
+PointLabels = Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS, fail_fast=True)]
+Box = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
 
 
 class Rle(Wire):
@@ -42,16 +45,13 @@ class Rle(Wire):
 class PromptBody(Wire):
     """One object to segment. Every field is optional, but not all at once."""
 
-    point_coords: Annotated[list[Point], Field(max_length=MAX_POINTS, fail_fast=True)] | None = Field(
+    point_coords: PointCoords | None = Field(
         None, description="Clicks as [x, y] in pixels of the picture.", examples=[[[500, 375]]]
     )
-    point_labels: (
-        Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS, fail_fast=True)]
-        | None
-    ) = Field(None, description="For each click, 1: the object; 0: not the object.", examples=[[1]])
-    box: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
-        None, description="x0, y0, x1, y1 with x0 < x1 and y0 < y1."
+    point_labels: PointLabels | None = Field(
+        None, description="For each click, 1: the object; 0: not the object.", examples=[[1]]
     )
+    box: Box | None = Field(None, description="x0, y0, x1, y1 with x0 < x1 and y0 < y1.")
     mask_input: (
         Annotated[
             Annotated[str, Tag("logits")] | Annotated[Rle, Tag("rle")],

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.codecs.answers import Decoded
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
@@ -16,8 +15,7 @@ from app.routes.replies import decode_reply, mask_options, prompt_requests
 from app.routes.segment_forms import Segment, parse_segment
 from app.routes.state import begin_stages, budget_of, service_of
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes
-from app.scheduling.deadlines import within
-from app.service.service import Embedded
+from app.service.segmenting import segment as segment_picture
 
 router = APIRouter()
 
@@ -61,7 +59,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
     model = service.ready().name
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)
-    share, tenant = share_of(request), tenant_of(request)
+    share = share_of(request)
     async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
 
         def parse() -> Segment:
@@ -72,29 +70,16 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
             parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         )
 
-        requests = prompt_requests(wanted.all_prompts())
-        service.check_prompts(requests)  # before the encoder runs in vain
-
-        async def story() -> tuple[Embedded, Decoded]:
-            async with within(settings.deadline_s):
-                embedded = await service.embed(
-                    upload.data,
-                    tenant=tenant,
-                    image_id=upload.image_id,
-                    replace=upload.replace,
-                    times=times,
-                    share=share,
-                    needs_name=False,
-                )
-                decoded = await service.decode(
-                    embedded.embedding,
-                    requests,
-                    options=mask_options(wanted),
-                    tenant=tenant,
-                    times=times,
-                    share=share,
-                )
-            return embedded, decoded
-
-        embedded, decoded = await while_connected(request.receive, story())
+        story = segment_picture(
+            service,
+            upload.data,
+            prompt_requests(wanted.all_prompts()),
+            options=mask_options(wanted),
+            tenant=tenant_of(request),
+            times=times,
+            share=share,
+            image_id=upload.image_id,
+            replace=upload.replace,
+        )
+        embedded, decoded = await while_connected(request.receive, story)
     return await decode_reply(request, decoded, image_id=embedded.image_id, model=model, times=times)

@@ -1,0 +1,67 @@
+"""What a door is: the endpoints of one tool, the form of its errors, and where it puts its key.
+
+Does not know the tools.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+
+from app.middleware.access import Scope
+from app.middleware.callers import key_of
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error of ours, before it gets the form of a tool."""
+
+    status: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The endpoints of one tool."""
+
+    name: str
+    """In SAM2_DOORS."""
+    router: APIRouter
+    paths: tuple[str, ...]
+    """Its paths. One that ends with a slash stands for all below it."""
+    error: Callable[[Fault], object]
+    """Makes the JSON body of an error."""
+    free: frozenset[str] = frozenset()
+    """Paths that are called without a key, or whose handlers look for it in the body (requests.admit)."""
+    key: Callable[[Scope], str] = lambda _: ""
+    """Finds the key of a request where only this tool puts it; "" if it is not there."""
+
+    def owns(self, path: str) -> bool:
+        """Whether a path belongs to this door."""
+        return any(path == own or (own.endswith("/") and path.startswith(own)) for own in self.paths)
+
+
+class Doors:
+    """The doors that are open."""
+
+    def __init__(self, doors: Sequence[Door]) -> None:
+        self._doors = tuple(doors)
+        self.free = frozenset(path for door in doors for path in door.free)
+        """Paths of all doors that need no key in the head of a request."""
+
+    @property
+    def routers(self) -> list[APIRouter]:
+        """The endpoints of all doors."""
+        return [door.router for door in self._doors]
+
+    def of(self, path: str) -> Door | None:
+        """Return the door that a path belongs to."""
+        return next((door for door in self._doors if door.owns(path)), None)
+
+    def key_of(self, scope: Scope) -> str:
+        """Return the key that a request carries in its head, or ""."""
+        if key := key_of(scope):
+            return key
+        door = self.of(scope["path"])
+        return door.key(scope) if door is not None else ""

@@ -1,0 +1,103 @@
+"""QuPath's SAM extension: the API of samapi, at /sam/.
+
+It sends the pixels of the viewer's region with each prompt, the same bytes for all prompts within one region. It
+can send no key.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from app.codecs.answers import MaskAnswer, MaskOptions
+from app.codecs.prompts import PromptRequest
+from app.doors.door import Door
+from app.doors.requests import ToolBody, masks_on, picture_file, reading
+from app.doors.rings import closed, with_holes
+from app.errors import NotOffered
+from app.middleware.callers import share_of
+from app.routes.schemas import Box, PointCoords, PointLabels
+from app.routes.state import begin_stages, service_of
+from app.version import VERSION
+
+router = APIRouter(prefix="/sam", include_in_schema=False)
+
+
+class SamBody(ToolBody):
+    """A picture and one prompt."""
+
+    b64img: str
+    type: str = ""
+    bbox: Box | None = None
+    point_coords: PointCoords | None = None
+    point_labels: PointLabels | None = None
+    b64mask: str | None = None
+    multimask_output: bool = False
+
+
+@router.post("/")
+async def predict(request: Request) -> Response:
+    """Masks as a list of GeoJSON features, the best first."""
+    service = service_of(request)
+    model = service.ready().name
+    begin_stages(request)
+    async with reading(request, SamBody) as body:
+        if body.b64mask:
+            raise NotOffered("Masks as prompts (b64mask) are not supported. Use a box and points.")
+        prompt = PromptRequest(
+            point_coords=body.point_coords or (),
+            point_labels=body.point_labels or (),
+            box=body.bbox,
+            multimask_output=body.multimask_output,
+        )
+        data = await picture_file(request, body.b64img, where="b64img")
+        _, decoded = await masks_on(request, data, [prompt], options=MaskOptions(mask_format="polygons"))
+    masks = decoded.predictions[0]
+
+    def features() -> list[dict[str, Any]]:
+        return [_feature(mask, model) for mask in masks]
+
+    return JSONResponse(await service.work(features, share=share_of(request)))
+
+
+@router.get("/version/")
+async def version() -> Response:
+    """The version, as text."""
+    return PlainTextResponse(VERSION)
+
+
+@router.get("/weights/")
+async def weights(request: Request, type: str = "") -> Response:  # noqa: A002  # its name in the API
+    """The list from which the user chooses: the model that is loaded, whatever type is asked for."""
+    model = service_of(request).ready().name
+    return JSONResponse([{"type": type or model, "name": model, "url": model}])
+
+
+@router.get("/progress/")
+async def progress() -> Response:
+    """Nothing is downloaded for a client."""
+    return JSONResponse({"message": "", "percent": -1})
+
+
+@router.api_route("/{rest:path}", methods=["GET", "POST"])
+async def others(rest: str) -> Response:
+    """What samapi has and this service does not."""
+    raise NotOffered(f"/sam/{rest} is not supported: only prompts with a box and points are.")
+
+
+def _feature(mask: MaskAnswer, model: str) -> dict[str, Any]:
+    parts = [[closed(ring) for ring in part] for part in with_holes(mask.polygons or [], mask.holes or [])]
+    whole = {"type": "Polygon", "coordinates": parts[0]} if len(parts) == 1 else None
+    return {
+        "type": "Feature",
+        "geometry": whole or {"type": "MultiPolygon", "coordinates": parts},
+        "properties": {"object_idx": 0, "label": "object", "quality": mask.iou, "sam_model": model},
+    }
+
+
+QUPATH = Door(
+    name="qupath",
+    router=router,
+    paths=("/sam/",),
+    error=lambda fault: {"detail": fault.message},
+)

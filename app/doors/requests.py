@@ -1,0 +1,98 @@
+"""What all doors do with a request: read its JSON, find its client and its picture, and get masks on it.
+
+Within the limits, budgets and deadlines of our own endpoints. Does not know the tools.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+
+from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
+from app.codecs.prompts import PromptRequest
+from app.middleware.callers import identify, share_of, tenant_of
+from app.middleware.connection import while_connected
+from app.routes.field_errors import invalid
+from app.routes.state import begin_stages, budget_of, in_flight_of, keys_of, service_of
+from app.routes.uploads import PARSED_ON_LOOP_BYTES, check_size, max_body_bytes, parse_json
+from app.service.segmenting import segment
+from app.service.service import Embedded
+from app.telemetry.stages import StageTimes
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ToolBody(BaseModel):
+    """The body of a tool's request. Unknown fields are passed over, because new versions of a tool add some."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+@asynccontextmanager
+async def reading(request: Request, model: type[Model]) -> AsyncIterator[Model]:
+    """Yield the body of a request, parsed. Its bytes count for the client until the block ends.
+
+    Bodies of more than a few kilobytes are parsed in a worker. Raises as BodyBudget.read and parse_json do.
+    """
+    service = service_of(request)
+    settings, share = service.settings, share_of(request)
+    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
+    max_bytes = max_body_bytes(settings.max_upload_mib)
+    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
+        parse = partial(parse_json, model, body)
+        yield parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+
+
+@contextmanager
+def admitted(request: Request, *, key: str) -> Iterator[None]:
+    """Admit the client whose key came in the body of a request to a free path. Raises Unauthorized, RateLimited.
+
+    Within the block, the request has the tenant and the share of that key.
+    """
+    tenant, share = identify(request.scope, keys=keys_of(request), key=key)
+    with in_flight_of(request).request(share):
+        request.scope["tenant"], request.scope["share"] = tenant, share
+        yield
+
+
+async def picture_file(request: Request, text: str, *, where: str) -> bytes:
+    """Return the file in a string of base64 or a data URL, decoded in a worker. `where` names the field in errors.
+
+    Raises ValidationFailed, and ImageTooLarge beyond the limit of an upload.
+    """
+    service = service_of(request)
+
+    def decode() -> bytes:
+        try:
+            data = decode_base64_or_data_url(text)
+        except Base64Error as error:
+            raise invalid(where, f"it {error}") from error
+        check_size(data, max_bytes=service.settings.max_upload_mib * 2**20)
+        return data
+
+    return await service.work(decode, share=share_of(request))
+
+
+async def masks_on(
+    request: Request, data: bytes, prompts: Sequence[PromptRequest], *, options: MaskOptions
+) -> tuple[Embedded, Decoded]:
+    """Return masks for prompts on a picture file, which is embedded if it is not known by its bytes.
+
+    Raises a ServiceError for a bad picture or prompt, a full queue or a missed deadline, and ClientGone.
+    """
+    service = service_of(request)
+    times: StageTimes = request.scope.get("stages") or begin_stages(request)
+    story = segment(
+        service,
+        data,
+        prompts,
+        options=options,
+        tenant=tenant_of(request),
+        times=times,
+        share=share_of(request),
+    )
+    return await while_connected(request.receive, story)
