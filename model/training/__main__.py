@@ -22,7 +22,7 @@ from model.devices import resolve_device, resolve_dtype
 from model.network.config import BUILTIN
 from model.training.discs import DiscsFirst
 from model.training.export import read_weights
-from model.training.held_out import held_out_figures
+from model.training.held_out import validation_figures
 from model.training.pack import PackError, read_pack
 from model.training.scenes import Scenes
 from model.training.segments import with_segments
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PackError, PlanDiffers, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    validate = partial(held_out_figures, pack.held_out(), side=said.side, device=said.device)
+    validate = partial(validation_figures, pack, side=said.side, device=said.device)
     is_done = trainer.run(
         said.out, validate=validate, note=partial(_append, said.out / "log.jsonl"), stop=signalled()
     )

@@ -3,7 +3,7 @@
 Does not know where pictures come from; later pastes hide earlier ones.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import combinations, cycle
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from model.training.pack import Mask, Pixels
 
-SMALLEST, LARGEST = 0.003, 0.9
-"""Of the frame: what is smaller or larger is nothing to click at."""
+SMALLEST, LARGEST = 0.0015, 0.9
+"""Of the frame: what is smaller or larger is nothing to click at. 0.0015 are 15 x 15 of 384 pixels."""
 
 LEAST_VISIBLE = 0.3
 """Of an object: one hidden further is left out."""
@@ -38,6 +38,8 @@ class Candidate:
     kind: Kind
     whole: int
     """Its pixels in the frame before anything hid it."""
+    is_subject: bool = False
+    """Whether the frame was laid around it: then it is drawn first, be it ever so small beside others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +69,9 @@ class Canvas:
     """(side, side, 3)."""
     candidates: list[Candidate] = field(default_factory=list)
 
-    def add(self, mask: Mask, kind: Kind) -> None:
+    def add(self, mask: Mask, kind: Kind, *, is_subject: bool = False) -> None:
         """Note something that the picture shows already."""
-        self.candidates.append(Candidate(mask, kind, int(np.count_nonzero(mask))))
+        self.candidates.append(Candidate(mask, kind, int(np.count_nonzero(mask)), is_subject))
 
     def paste(self, layer: Layer) -> None:
         """Lay something over the picture; what it hides of others leaves their masks."""
@@ -83,7 +85,7 @@ class Canvas:
         self.picture = self.picture.copy()
         self.picture[area] = below + (layer.rgb[area] - below) * alpha + 0.5
         mask = layer.mask
-        self.candidates = [Candidate(c.mask & ~mask, c.kind, c.whole) for c in self.candidates]
+        self.candidates = [replace(c, mask=c.mask & ~mask) for c in self.candidates]
         self.add(mask, Kind.OBJECT)
         for part in layer.parts:
             self.add(part & mask, Kind.PART)
@@ -105,25 +107,26 @@ class Canvas:
         return within and seen >= LEAST_VISIBLE * candidate.whole
 
     def choose(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-        """`count` masks (count, side, side), large ones first choice; some of them again where there are fewer.
+        """`count` masks (count, side, side), subjects and large ones first; some again where there are fewer.
 
         Each kind keeps its share, however few there are: one object among many regions is used repeatedly, with
         other clicks. Returns none, (0, side, side), if nothing is worth a click.
         """
-        pools: dict[Kind, list[Mask]] = {}
+        pools: dict[Kind, list[Candidate]] = {}
         for candidate in filter(self.is_worth_a_click, self.candidates):
-            pools.setdefault(candidate.kind, []).append(candidate.mask)
+            pools.setdefault(candidate.kind, []).append(candidate)
         if not pools:
             return np.zeros((0, *self.picture.shape[:2]), np.bool_)
-        turns = {kind: cycle(_large_first(masks, rng)) for kind, masks in pools.items()}
+        turns = {kind: cycle(_large_first(candidates, rng)) for kind, candidates in pools.items()}
         shares = np.array([kind.value for kind in turns])
         drawn = rng.choice(len(shares), count, p=shares / shares.sum())
         kinds = list(turns)
         return np.stack([next(turns[kinds[place]]) for place in drawn])
 
 
-def _large_first(masks: list[Mask], rng: np.random.Generator) -> list[Mask]:
-    """In random order, a mask of twice the pixels twice as likely to come before another."""
-    weights = np.array([np.count_nonzero(mask) for mask in masks], np.float64)
-    order = rng.choice(len(masks), len(masks), replace=False, p=weights / weights.sum())
-    return [masks[place] for place in order]
+def _large_first(candidates: list[Candidate], rng: np.random.Generator) -> list[Mask]:
+    """Subjects, then in random order; a mask of twice the pixels is twice as likely to come before another."""
+    weights = np.array([np.count_nonzero(c.mask) for c in candidates], np.float64)
+    order = rng.choice(len(candidates), len(candidates), replace=False, p=weights / weights.sum())
+    drawn = [candidates[place] for place in order]
+    return [c.mask for c in sorted(drawn, key=lambda c: not c.is_subject)]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from model.checkpoints.download import locate
 from model.errors import CheckpointError
 from model.network.config import BUILTIN, VARIANTS
-from model.runner import load_runner
+from model.runner import Sam2Runner, load_runner
 from model.training.clicks import Mask
 from model.training.objects import Annotated, DataError, read_annotated
 from model.training.sessions import MAX_CLICKS, Estimate, Model, Session, iou_of, play_session
@@ -141,28 +141,49 @@ def table(found: Figures) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options by which `load` knows what to measure, and where the figures go."""
+    parser.add_argument("--model", choices=VARIANTS, default=BUILTIN)
+    parser.add_argument("--checkpoint", help=f"file of weights instead of the model's own, or '{UNTRAINED}'")
+    parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="where released files are")
+    parser.add_argument(
+        "--side", type=int, help="what the model sees of a picture, in pixels; its own if not given"
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+
+
+def load(said: argparse.Namespace) -> Sam2Runner:
+    """The model that the options of `add_model_options` name. Raises CheckpointError or ValueError."""
+    if said.checkpoint == UNTRAINED:
+        checkpoint = None
+    elif said.checkpoint is not None:
+        checkpoint = Path(said.checkpoint)
+    else:
+        checkpoint = locate(said.model, weights_dir=said.weights_dir)
+    return load_runner(
+        said.model, checkpoint=checkpoint, device=said.device, dtype=said.dtype, image_size=said.side
+    )
+
+
+def label(runner: Sam2Runner) -> str:
+    """The model, and how it ran, for a table."""
+    side = runner.config.image_size
+    return f"{runner.name}, {side} px, {runner.dtype_name}, {runner.device_name}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where the data or the weights are not to be had."""
     said = _parser().parse_args(arguments)
     try:
         pictures = list(read_annotated(said.data))
-        if said.checkpoint == UNTRAINED:
-            checkpoint = None
-        elif said.checkpoint is not None:
-            checkpoint = Path(said.checkpoint)
-        else:
-            checkpoint = locate(said.model, weights_dir=said.weights_dir)
-        runner = load_runner(
-            said.model, checkpoint=checkpoint, device=said.device, dtype=said.dtype, image_size=said.side
-        )
+        runner = load(said)
     except (DataError, CheckpointError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     runner.warm_up()
-    side = runner.config.image_size
-    found = evaluate(
-        runner, pictures, name=f"{runner.name}, {side} px, {runner.dtype_name}, {runner.device_name}"
-    )
+    found = evaluate(runner, pictures, name=label(runner))
     print(f"{said.data.name}: {found.objects} objects, {MAX_CLICKS} clicks at most\n\n{table(found)}")
     if said.json is not None:
         context = {"data": said.data.name, "weights": runner.fingerprint, "machine": platform.processor()}
@@ -177,15 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "data", type=Path, metavar="DATA", help="a tar with annotations.jsonl, or a folder of them"
     )
-    parser.add_argument("--model", choices=VARIANTS, default=BUILTIN)
-    parser.add_argument("--checkpoint", help=f"file of weights instead of the model's own, or '{UNTRAINED}'")
-    parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="where released files are")
-    parser.add_argument(
-        "--side", type=int, help="what the model sees of a picture, in pixels; its own if not given"
-    )
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    add_model_options(parser)
     return parser
 
 

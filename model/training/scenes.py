@@ -1,15 +1,17 @@
 """Scenes to train on: a picture as the encoder sees it, and masks in it that a click can mean.
 
-Does not know about clicks or models. A scene follows from the seed and its number alone, so any worker can make it.
+No thing is background because nobody annotated it: a mask says what one click means, and all else is outside of
+that object, whatever it is. Only regions could cut through unannotated things; segments.py finds none in
+photographs that may show such. Does not know about clicks or models. A scene follows from the seed and its number
+alone, so any worker can make it.
 
 `python -m model.training.scenes DATA OUT.png` draws 24 of them.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -22,20 +24,15 @@ from model.training.contact_sheet import contact_sheet
 from model.training.pack import Pack, Picture, Pixels, as_pixels, read_pack
 from model.training.photometry import photographed
 from model.training.regions import add_regions
+from model.training.sampling import Drawn, by_source, draw_object, drawable
 from model.training.segments import with_segments
-from model.training.views import view_of_photograph
-
-SOURCE_WEIGHTS = {"coco-mini": 1.3, "coco128-seg": 1.0, "balloon": 0.4, "dsb2018": 0.1}
-"""How often a photograph of a source is taken; 1 for any other. About 5 % are then nuclei."""
+from model.training.views import View, view_of_photograph
 
 SMALLEST_PASTED_PX = 1200
 """Area in its photograph of an instance that is pasted elsewhere: smaller ones are blurred when enlarged."""
 
-
-NEVER_PASTED = {"dsb2018"}
-"""Sources whose instances stay where they are: nuclei."""
-
-Item = TypeVar("Item")
+NEVER_PASTED = {"dsb2018", "facades", "breadboards"}
+"""Sources whose instances stay where they are: nuclei, windows, wires between holes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,27 +60,23 @@ class Scenes:
         self._side = side
         self._masks_per_scene = masks_per_scene
         self._seed = seed
-        self._photographs = _Drawn(pack.photographs, [_weight(p) for p in pack.photographs])
+        self._photographs = by_source(pack.photographs)
         grounds = (*pack.photographs, *pack.backgrounds)
         if not grounds:
             raise ValueError("Scenes need photographs or backgrounds; the pack has neither.")
-        self._grounds = _Drawn(grounds, [_weight(p) for p in grounds])
-        pasteable = [
-            (picture, index)
-            for picture in pack.photographs
-            for index in range(len(picture.runs))
-            if _can_be_pasted(picture, index)
-        ]
-        self._pasteable = _Drawn(pasteable, [_weight(p) * np.sqrt(p.areas[index]) for p, index in pasteable])
-        self._cutouts = _Drawn(pack.cutouts, [1.0] * len(pack.cutouts))
+        self._grounds = by_source(grounds)
+        pasteable = [(picture, _pasteable(picture)) for picture in pack.photographs]
+        self._pasteable = {picture: numbers for picture, numbers in pasteable if len(numbers)}
+        self._pasted = by_source(list(self._pasteable))
+        self._cutouts = Drawn(pack.cutouts, [1.0] * len(pack.cutouts))
         table: tuple[tuple[Callable[[np.random.Generator], Canvas], float, bool], ...] = (
             (self._photograph, 0.48, bool(pack.photographs)),
-            (self._with_instances, 0.29, bool(pasteable)),
+            (self._with_instances, 0.29, bool(self._pasted)),
             (self._with_cutouts, 0.17, bool(pack.cutouts)),
             (self._with_shapes, 0.06, True),
         )
         possible = [(kind, weight) for kind, weight, is_possible in table if is_possible]
-        self._kinds = _Drawn([kind for kind, _ in possible], [weight for _, weight in possible])
+        self._kinds = Drawn([kind for kind, _ in possible], [weight for _, weight in possible])
 
     def __getitem__(self, index: int) -> Scene:
         """The scene of a number >= 0. There is no last one."""
@@ -106,7 +99,8 @@ class Scenes:
         """One to four instances of other photographs."""
         canvas = self._ground(rng)
         for _ in range(_how_many(rng)):
-            picture, index = self._pasteable.one(rng)
+            picture = self._pasted.one(rng)
+            index = draw_object(picture, self._pasteable[picture], rng)
             canvas.paste(layers.instance(picture, index, canvas.picture, rng))
         if rng.random() < 0.3:
             canvas.add_unions()
@@ -136,16 +130,17 @@ class Scenes:
         return canvas
 
     def _seen(self, picture: Picture, rng: np.random.Generator, *, most: int) -> Canvas:
-        """A random view of a photograph, with the `most` largest instances in it."""
-        box = None
-        if len(picture.areas) and rng.random() < 0.7:
-            weights = np.sqrt(picture.areas)
-            left, top, w, h = picture.boxes[rng.choice(len(weights), p=weights / weights.sum())]
+        """A random view of a photograph or of one of its objects, with the `most` largest instances in it."""
+        focus, box = None, None
+        among = drawable(picture)
+        if len(among) and rng.random() < 0.7:
+            focus = draw_object(picture, among, rng)
+            left, top, w, h = picture.boxes[focus]
             box = (left, top, w, h)
         view = view_of_photograph(picture.pixels, box, self._side, rng)
         canvas = Canvas(view.see(picture.pixels))
-        for index in np.argsort(-picture.areas)[:most]:
-            canvas.add(view.see_mask(picture.mask(index)), Kind.OBJECT)
+        for index in _in_view(picture, view, most=most, focus=focus):
+            canvas.add(view.see_mask(picture.mask(index)), Kind.OBJECT, is_subject=index == focus)
         if picture.segments:
             add_regions(canvas, view.see_labels(picture.segments[rng.integers(len(picture.segments))]), rng)
         return canvas
@@ -159,35 +154,43 @@ class Scenes:
         return textures.recoloured(surface, rng) if rng.random() < 0.4 else surface
 
 
-class _Drawn(Generic[Item]):
-    """Things to draw from, each with its weight."""
-
-    def __init__(self, items: Sequence[Item], weights: Sequence[float]) -> None:
-        self._items = items
-        self._upto = np.cumsum(weights)
-
-    def one(self, rng: np.random.Generator) -> Item:
-        """The heavier the likelier."""
-        return self._items[np.searchsorted(self._upto, rng.random() * self._upto[-1], side="right")]
-
-
-def _weight(picture: Picture) -> float:
-    return SOURCE_WEIGHTS.get(picture.source, 1.0)
-
-
 def _how_many(rng: np.random.Generator) -> int:
     """Things in a composed scene: often a single one."""
     return int(rng.choice((1, 2, 3, 4), p=(0.45, 0.27, 0.18, 0.1)))
 
 
+def _in_view(picture: Picture, view: View, *, most: int, focus: int | None) -> list[int]:
+    """Numbers of the `most` instances with the largest boxes within the view, `focus` first if there is one.
+
+    Of 137 mushrooms, the largest of the photograph may all be elsewhere.
+    """
+    if not len(picture.areas):
+        return []
+    left, top, right, bottom = view.bounds
+    x, y, w, h = picture.boxes.T
+    across = np.clip(np.minimum(x + w, right) - np.maximum(x, left), 0, None)
+    down = np.clip(np.minimum(y + h, bottom) - np.maximum(y, top), 0, None)
+    seen = picture.areas * (across * down) / (w * h)
+    order = [int(index) for index in np.argsort(-seen) if seen[index] > 0 and index != focus]
+    return ([] if focus is None else [focus]) + order[: most - (focus is not None)]
+
+
+def _pasteable(picture: Picture) -> npt.NDArray[np.intp]:
+    """Numbers of the instances that make sense elsewhere."""
+    if picture.source in NEVER_PASTED:
+        return np.zeros(0, np.intp)
+    numbers = [int(x) for x in np.flatnonzero(picture.areas >= SMALLEST_PASTED_PX)]
+    return np.array([index for index in numbers if _can_be_pasted(picture, index)], np.intp)
+
+
 def _can_be_pasted(picture: Picture, index: int) -> bool:
-    """Large, in one piece, not cut off on opposite sides, and of a source that makes sense elsewhere."""
+    """In one piece, and not cut off on opposite sides."""
     h, w = picture.pixels.shape[:2]
     box_w, box_h = picture.boxes[index, 2:]
-    if picture.areas[index] < SMALLEST_PASTED_PX or box_w >= w - 3 or box_h >= h - 3:
+    if box_w >= w - 3 or box_h >= h - 3:
         return False
     pieces = cv2.connectedComponentsWithStats(picture.mask(index).view(np.uint8))[2][1:, cv2.CC_STAT_AREA]
-    return bool(pieces.max() >= 0.85 * pieces.sum()) and picture.source not in NEVER_PASTED
+    return bool(pieces.max() >= 0.85 * pieces.sum())
 
 
 def main() -> None:

@@ -54,23 +54,6 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         read_pack(tmp_path)
 
 
-def test_a_photograph_is_trained_on_or_held_out() -> None:
-    one = photograph()
-    pictures = tuple(replace(one, file=f"{number:012}.jpg") for number in range(2000))
-    pack = Pack(pictures, (cutout(),), ())
-    training, held_out = pack.training(), pack.held_out()
-    assert sorted([*training.photographs, *held_out.photographs], key=lambda p: p.file) == list(pictures)
-    assert 0.045 < len(held_out.photographs) / 2000 < 0.075
-    assert (training.cutouts, held_out.cutouts) == (pack.cutouts, ())
-
-
-def test_a_photograph_in_two_sets_is_held_out_of_both() -> None:
-    names = [f"{number:012}" for number in range(60)]
-    one = [photograph(f"{name}.jpg", "coco-mini").is_held_out for name in names]
-    assert any(one)
-    assert one == [photograph(f"{name}.png", "coco128-seg").is_held_out for name in names]
-
-
 def test_regions_follow_what_looks_alike(tmp_path: Path) -> None:
     pack = Pack((photograph(),), (), ())
     (picture,) = with_segments(pack, tmp_path).photographs

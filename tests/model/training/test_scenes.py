@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from model.training import scenes
+from model.training.canvas import LARGEST, SMALLEST
 from model.training.pack import Pack, read_pack
 from model.training.photometry import photographed
 from model.training.scenes import Scenes
@@ -35,8 +36,8 @@ def test_scenes_stack_and_every_mask_is_worth_a_click(pack: Pack) -> None:
         assert (scene.picture.shape, scene.picture.dtype) == ((SIDE, SIDE, 3), np.uint8)
         assert (scene.masks.shape, scene.masks.dtype) == ((3, SIDE, SIDE), np.bool_)
         shares = scene.masks.mean((1, 2))
-        assert shares.min() >= 0.003
-        assert shares.max() <= 0.9
+        assert shares.min() >= SMALLEST
+        assert shares.max() <= LARGEST
 
 
 def test_a_scene_follows_from_seed_and_number(pack: Pack) -> None:
