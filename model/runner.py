@@ -210,10 +210,13 @@ class Sam2Runner:
             threshold=self.config.decoder.stability_threshold,
         )
         scores = zip(output.iou.cpu().numpy(), output.object_score.tolist(), strict=True)
-        return [
-            Prediction(logits=self._in_rows_and_columns(logits[masks]), iou=iou[masks], object_score=score)
-            for logits, masks, (iou, score) in zip(output.logits, chosen, scores, strict=True)
-        ]
+        predictions = []
+        for (_, prompt), logits, masks, (iou, score) in zip(jobs, output.logits, chosen, scores, strict=True):
+            kept: slice | list[int] = masks
+            if (floor := prompt.iou_floor) is not None:
+                kept = [i for i in range(len(iou))[masks] if iou[i] > floor]
+            predictions.append(Prediction(self._in_rows_and_columns(logits[kept]), iou[kept], score))
+        return predictions
 
     def _keeps_order(self, prompt: Prompt) -> bool:
         """Whether rounding as Meta's code does is worth its time: half precision rounds more than that anyway."""
@@ -248,7 +251,9 @@ class Sam2Runner:
             for p in prompts
         ]
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
-        return self._cpu_decoder.decode(embeddings, points, masks, keeps_order=keeps_order)
+        return self._cpu_decoder.decode(
+            embeddings, points, masks, keeps_order=keeps_order, iou_floors=[p.iou_floor for p in prompts]
+        )
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""

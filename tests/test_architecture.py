@@ -45,6 +45,7 @@ ROOMS = {
     "model.checkpoints": Room(3),
     "model.network": Room(2),
     "model.masks": Room(2),
+    "model.everything": Room(3),
     "model.devices": Room(1),
     "model.errors": Room(1),
     "model.types": Room(1),
