@@ -24,9 +24,18 @@ ROOMS = {
     "app.__main__": Room(9, model=("model.errors",)),
     "app.main": Room(8),
     "app.doors": Room(7),
-    "app.routes": Room(6, model=("model.types",)),
+    "app.routes": Room(6, model=("model.everything", "model.types")),
     "app.service": Room(
-        5, model=("model.checkpoints", "model.errors", "model.gpu", "model.runner", "model.types")
+        5,
+        model=(
+            "model.checkpoints",
+            "model.errors",
+            "model.everything",
+            "model.gpu",
+            "model.masks",
+            "model.runner",
+            "model.types",
+        ),
     ),
     "app.storage": Room(4, model=("model.checkpoints", "model.errors", "model.types")),
     "app.middleware": Room(4),

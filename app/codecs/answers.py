@@ -102,8 +102,30 @@ def _mask(
     logits: Logits, *, iou: float, height: int, width: int, options: MaskOptions, logit_bytes: int
 ) -> MaskAnswer:
     shown = clean(logits, max_hole_area=options.max_hole_area, max_sprinkle_area=options.max_sprinkle_area)
-    mask = runs(shown, height=height, width=width)
-    outline = _outline(shown, mask, options.simplify) if options.mask_format == "polygons" else None
+    return written_mask(
+        runs(shown, height=height, width=width),
+        outline=polygons(shown, height=height, width=width) if options.mask_format == "polygons" else None,
+        logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
+        iou=iou,
+        stability=stability(logits),
+        options=options,
+    )
+
+
+def written_mask(
+    mask: Runs,
+    *,
+    outline: Outline | None,
+    logits: str | None,
+    iou: float,
+    stability: float,
+    options: MaskOptions,
+) -> MaskAnswer:
+    """Return a mask in the requested format. Polygons require the outline."""
+    if outline is not None and options.simplify:
+        outline = Outline(
+            simplify(outline.outer, options.simplify), simplify(outline.holes, options.simplify)
+        )
     sent, bounds = crop(mask) if options.bounds else (mask, None)
     counts: str | list[int] | None = None
     if options.mask_format == "rle":
@@ -112,7 +134,7 @@ def _mask(
         counts = sent.lengths.tolist()
     return MaskAnswer(
         iou=round(min(max(iou, 0.0), 1.0), 6),
-        stability=round(stability(logits), 6),
+        stability=round(stability, 6),
         area=mask.area,
         bbox=mask.bbox,
         size=(sent.height, sent.width),
@@ -121,12 +143,5 @@ def _mask(
         polygons=[ring.round(2).tolist() for ring in outline.outer] if outline else None,
         holes=[ring.round(2).tolist() for ring in outline.holes] if outline else None,
         png=base64.b64encode(png(sent)).decode("ascii") if options.mask_format == "png" else None,
-        logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
+        logits=logits,
     )
-
-
-def _outline(logits: Logits, mask: Runs, tolerance: float) -> Outline:
-    outline = polygons(logits, height=mask.height, width=mask.width)
-    if not tolerance:
-        return outline
-    return Outline(simplify(outline.outer, tolerance), simplify(outline.holes, tolerance))

@@ -27,6 +27,7 @@ from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.loading import cache_limits
+from app.service.search import Searches
 from app.service.wiring import wire
 from app.settings import Settings
 from app.storage.names import check_reserved, content_key
@@ -84,6 +85,7 @@ class SegmentationService:
         self._decoder = machinery.decoder
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
+        self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
 
     def ready(self) -> Segmenter:
         """Return the model.
@@ -258,6 +260,12 @@ class SegmentationService:
                 embedding = await self._encodings.join(content, upload, times, share, claim=claim)
                 await self.store.keep(claim, content, embedding, replace=False, upload=None)
             return embedding
+
+    async def find_upload(self, image_id: str, *, tenant: str) -> bytes | None:
+        """Return an image's file, if the server keeps uploads. Raises a ServiceError for an unknown image."""
+        async with self._deadline():
+            self.ready()
+            return await self.store.find_upload(self.store.look_up(image_id, tenant=tenant).content)
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Delete an image everywhere, even while it is being embedded."""

@@ -56,6 +56,8 @@ class Candidate:
 
     lengths: npt.NDArray[np.int32]
     """Runs within the crop, as in Runs."""
+    area: int
+    """Pixels."""
     iou: float
     """Predicted."""
     stability: float
@@ -129,7 +131,7 @@ def sift(
             continue
         shown = cleaned - np.float32(threshold) if threshold else cleaned
         mask = runs(shown, **size)
-        if not mask.area:
+        if not (pixels := mask.area):
             continue
         left, top, right, bottom = corners(mask.bbox)
         box = (left + x0, top + y0, right + x0, bottom + y0)
@@ -138,6 +140,7 @@ def sift(
         found.append(
             Candidate(
                 lengths=mask.lengths.astype(np.int32),
+                area=pixels,
                 iou=iou,
                 stability=stability,
                 point=(point[0] + x0, point[1] + y0),
