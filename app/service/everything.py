@@ -38,7 +38,7 @@ async def everything(
 ) -> tuple[str, Everything]:
     """Return the id of a picture, which is stored or new, and every object on it, within a deadline of its own.
 
-    `report` is called first when the embedding is there and the points are known, with 0. If the id of a new
+    `report` is called first with 0, when the embedding is there and the work is admitted. If the id of a new
     picture is deleted meanwhile, nothing is stored, as in segment(). Raises a ServiceError for an unknown image, a
     bad picture, options that leave nothing to do, crops of a picture whose file is not kept, a full queue, a
     client over its rate, or a missed deadline.
@@ -64,7 +64,6 @@ async def everything(
             crops = _crops(wish, embedding)
             if any(crop.layer > 0 for crop in crops):
                 file = await _kept_file(service, image_id, tenant=tenant)
-        report(0.0, 0)
         request = Request(
             embedding,
             crops,

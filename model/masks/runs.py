@@ -133,7 +133,7 @@ def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
 
 
 def area(logits_hw: Floats, *, height: int, width: int) -> int:
-    """The area of what `runs` returns, in two thirds of its time. Errors as in `runs`."""
+    """The area of what `runs` returns, in three quarters of its time. Errors as in `runs`."""
     padded = _padded(logits_hw, height=height, width=width)
     rows, columns = _axis(padded.shape[0] - 2, height), _axis(padded.shape[1] - 1, width)
     toggles, is_end = _toggles(padded, rows, columns, height=height)

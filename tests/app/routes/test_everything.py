@@ -225,7 +225,9 @@ async def test_crops_of_a_stored_picture_require_its_file(tmp_path: Path) -> Non
 
 async def test_crops_count_as_pictures_before_any_work_is_done() -> None:
     async with serving(Settings(workers=2, rate_pictures_per_minute=4)) as served:
-        assert (await ask_form(served, spots(), crop_n_layers=1)).status_code == 429
+        for headers in ({}, {"Accept": "application/x-ndjson"}):
+            refused = await ask_form(served, spots(), headers=headers, crop_n_layers=1)
+            assert error(refused) == (429, "rate_limited")
         assert len(served.segmenter.encoded) == 1
         assert served.segmenter.decoded == []
 
