@@ -11,7 +11,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -30,6 +30,7 @@ _TOKEN = f"{secrets.token_hex(16)}:"
 """Prefix of the placeholders for strings. It is random, so no client can know it."""
 _FIELD = re.compile(rb'"[ \t\r\n]*:')
 """What stands behind the name of a field. Some strings hold it too."""
+_HOLDERS = (BaseModel, dict, list)
 _CONTROLS = bytes(range(32))
 _LONGEST_ESCAPE = 6
 """Bytes of \\u002B, for example."""
@@ -78,13 +79,18 @@ def _once(pairs: list[tuple[str, object]]) -> None:
             raise Repeated(name)
 
 
-def _count_fields(value: Any) -> int:
+def _count_fields(value: object) -> int:
+    """Count the fields of objects, but for those in lists of lists, which no body has."""
     if isinstance(value, BaseModel):
-        names = value.model_fields_set
-        return len(names) + sum(_count_fields(getattr(value, name)) for name in names)
+        fields, count = value.__dict__, 0
+        for name in value.model_fields_set:
+            count += 1
+            if isinstance(field := fields[name], _HOLDERS):
+                count += _count_fields(field)
+        return count
     if isinstance(value, dict):
         return len(value) + sum(map(_count_fields, value.values()))
-    if isinstance(value, list) and value and isinstance(value[0], BaseModel | dict | list):
+    if isinstance(value, list) and value and isinstance(value[0], (BaseModel, dict)):
         return sum(map(_count_fields, value))
     return 0
 

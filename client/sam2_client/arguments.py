@@ -6,6 +6,8 @@ Does not know what the commands do.
 import argparse
 import math
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +24,24 @@ _PIXELS = """\
 is mask_size of GET /model. At 256 x 256, one of its pixels is width/256 x height/256 pixels of the picture."""
 
 
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+_NEGATIVE = re.compile(r"-(?:[0-9.]|inf|nan)", re.IGNORECASE)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command's arguments, or those of the process if None. Raises SystemExit for wrong usage."""
-    return _parser().parse_args(arguments)
+    return _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with negative values joined to their options: argparse takes -3,5 for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and _OPTION.fullmatch(joined[-1]) and _NEGATIVE.match(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _point(text: str) -> list[float]:
@@ -40,7 +57,7 @@ def _numbers(text: str, count: int, form: str) -> list[float]:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
     return numbers
 

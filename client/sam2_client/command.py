@@ -22,6 +22,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
 """Suffixes of the files that `sam2 embed` reads from a folder."""
+_MOST_NAMED = 20
 
 
 class Misuse(Exception):
@@ -103,19 +104,24 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         raise Misuse("--simplify requires --polygons")
     instances: list[Instance] = []
     prompts: list[PromptLine] = []
+    no_replies: list[Path] = []
     done = True
     for file in _files(arguments.files, suffixes={".json", ".jsonl"}):
         named = str(file) in arguments.files
-        if file == arguments.coco or (file.suffix == ".json" and not named and not coco.is_reply(file)):
+        if file == arguments.coco:
+            continue
+        if file.suffix.lower() == ".json" and not named and not coco.is_reply(file):
+            no_replies.append(file)
             continue
         try:
-            if file.suffix == ".jsonl":
+            if file.suffix.lower() == ".jsonl":
                 prompts += read_prompt_lines(file)
             else:
                 instances += coco.read_reply(file)
         except (OSError, ValueError) as error:
             done = False
             _complain(str(error))
+    _tell_left_out(no_replies, why="they are not replies of /decode")
     if not prompts and (arguments.max_hole_area or arguments.max_sprinkle_area):
         raise Misuse(
             "--max-hole-area and --max-sprinkle-area require prompts (.jsonl): masks of replies are not changed"
@@ -174,13 +180,22 @@ def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            yield from sorted(below for below in path.rglob("*") if below.suffix.lower() in suffixes)
+            below = sorted(each for each in path.rglob("*") if each.is_file())
+            yield from (each for each in below if each.suffix.lower() in suffixes)
+            others = [each for each in below if each.suffix.lower() not in suffixes]
+            _tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")
         elif path.exists() or not glob.has_magic(argument):
             yield path
         elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
             yield from map(Path, matches)
         else:
             raise FileNotFoundError(f"no file matches {argument}")
+
+
+def _tell_left_out(files: Sequence[Path], *, why: str) -> None:
+    if files:
+        more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+        _complain(f"left out {', '.join(map(str, files[:_MOST_NAMED]))}{more}: {why}")
 
 
 def _why(error: Exception | None) -> str:

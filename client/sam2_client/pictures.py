@@ -81,7 +81,7 @@ def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
     Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. Grey of
-    more than 8 bits is scaled from the picture's own minimum and maximum to 0..255.
+    more than 8 bits is scaled from the picture's own finite minimum and maximum to 0..255.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -98,8 +98,10 @@ def open_picture(source: PictureSource) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image, np.float64)
-        low, high = values.min(), values.max()
-        image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        scaled = (np.clip(values, low, high) - low) * (255 / max(high - low, 1e-9))
+        image = Image.fromarray(np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -34,7 +34,12 @@ def test_export_joins_replies_to_what_pycocotools_loads(
     (replies / "half.json").write_text('{"pred')
     capsys.readouterr()
     assert main(["export", "replies", "--coco", "replies/out.json"]) == 0
-    assert "3 annotations" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "3 annotations" in printed.out
+    assert (
+        printed.err
+        == "sam2: left out replies/half.json, replies/settings.json: they are not replies of /decode\n"
+    )
     assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "overwrites its own output"
     data = COCO("replies/out.json")
     assert {image["file_name"] for image in data.imgs.values()} == {"truck.png", "photos/b.PNG"}

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 from base64 import b64encode
 
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from app.codecs.answers import MaskOptions
@@ -158,3 +160,19 @@ def test_holes_lie_in_the_smallest_ring_around_them() -> None:
     assert with_holes([around], [touching]) == [[around, touching]]
     assert with_holes([far], [hole]) == [[far]]
     assert with_holes([], []) == []
+
+
+@pytest.mark.parametrize("door", ALL, ids=lambda door: door.name)
+async def test_every_path_of_a_door_needs_a_key_unless_it_is_free(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.main.open_doors", lambda _: Doors([door]))
+    routes = [route for route in door.router.routes if isinstance(route, APIRoute)]
+    assert routes
+    async with serving(Settings(workers=2, api_keys=KEYS)) as served:
+        for route in routes:
+            assert door.owns(route.path), route.path
+            path = re.sub(r"\{.*?\}", "x", route.path)
+            for method in route.methods:
+                reply = await served.client.request(method, path)
+                assert (reply.status_code == 401) == (path not in door.free), (method, path)
