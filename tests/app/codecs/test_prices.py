@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs.images import decode_image
+from app.codecs.images import claimed_pixels, decode_image
 from app.codecs.prices import (
     MAX_GIF_BLOCKS,
     MAX_JPEG_SEGMENTS,
     MAX_PNG_CHUNKS,
     MAX_TIFF_PARTS,
-    claimed_pixels,
 )
 from app.errors import InvalidImage
 
