@@ -51,7 +51,7 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     orientation = exif_orientation(parts.exif)
     is_cmyk = parts.components == 4
     try:
-        stored = _decoded(bare, "CMYK" if is_cmyk else "RGB")
+        stored = decode_stream(bare, "CMYK" if is_cmyk else "RGB")
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
@@ -67,7 +67,8 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     return upright(rows, size=(stored.shape[1], stored.shape[0]), orientation=orientation)
 
 
-def _decoded(bare: bytes, colours: str) -> Pixels:
+def decode_stream(bare: bytes, colours: str) -> Pixels:
+    """Return the pixels of a JPEG without orientation. Raises ValueError if data are missing."""
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(bare, colours, strict=True)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Reads TIFF: samples by tiff_samples.py; photographs that are compressed as such, fax and other colours by Pillow.
+"""Reads TIFF: samples by tiff_samples.py, JPEG by tiff_jpeg.py; fax and other colours by Pillow.
 
 Does not know about other formats.
 """
@@ -7,8 +7,8 @@ import io
 
 from PIL import Image
 
-from app.codecs import tiff_samples
-from app.codecs.tiff_layout import BYTE_CODECS, LAB, YCBCR, layout_of
+from app.codecs import tiff_jpeg, tiff_samples
+from app.codecs.tiff_layout import BYTE_CODECS, JPEG, LAB, YCBCR, layout_of
 from app.codecs.tiff_tags import Directory, Tag
 from app.codecs.upright import Pixels, rows_of, upright
 
@@ -21,6 +21,8 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     if layout.compression in BYTE_CODECS and layout.photometric not in (YCBCR, LAB):
         rows = tiff_samples.read(directory, layout, max_pixels=max_pixels)
         return upright(rows, size=layout.size, orientation=orientation)
+    if layout.compression == JPEG:
+        return upright(tiff_jpeg.read(directory, layout), size=layout.size, orientation=orientation)
     # without the orientation, by which Pillow would turn its own copy
     described = directory.with_tags({Tag.ORIENTATION: None, Tag.PHOTOMETRIC: (layout.photometric,)})
     with Image.open(io.BytesIO(described), formats=["TIFF"]) as image:

@@ -26,8 +26,8 @@ CODECS = {
     32946: "deflate",
     34925: "LZMA",
     50000: "Zstandard",
-    50001: "WebP",
 }
+JPEG = 7
 BYTE_CODECS = {1, 5, 8, 32773, 32946, 34925, 50000}
 """These know bytes only, not what they mean."""
 
@@ -80,6 +80,13 @@ class Layout:
     def part_row_bytes(self) -> int:
         """Bytes of a row of a tile or strip in one plane."""
         return -(-self.part_size[0] * self.bits * (self.samples // self.planes) // 8)
+
+    def bytes_of_part(self, number: int) -> int:
+        """Bytes of one tile or strip, uncompressed. The last strip of a plane can have fewer rows."""
+        rows = self.part_size[1]
+        if not self.is_tiled:
+            rows = min(rows, self.size[1] - number % self.parts_of_plane * rows)
+        return rows * self.part_row_bytes
 
 
 def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
@@ -157,8 +164,15 @@ def _check_parts(directory: Directory, layout: Layout) -> None:
             f"The TIFF is cut off: it lists {directory.count(offsets)} of {needed} strips or tiles. "
             "Send the whole file."
         )
-    if not all(directory.all(offsets)[:needed]):
-        raise InvalidImage("The TIFF has strips or tiles without data. Save it with all of them.")
+    lengths = directory.all(Tag.TILE_BYTES if layout.is_tiled else Tag.STRIP_BYTES)
+    if len(lengths) < needed:
+        raise InvalidImage("The TIFF does not say how long its strips or tiles are. Save it again.")
+    for number, (at, length) in enumerate(zip(directory.all(offsets)[:needed], lengths, strict=False)):
+        if not at or not length:
+            raise InvalidImage("The TIFF has strips or tiles without data. Save it with all of them.")
+        short = layout.compression == 1 and length < layout.bytes_of_part(number)
+        if short or at + length > len(directory.data):
+            raise InvalidImage("The TIFF is cut off: data of its strips or tiles are missing. Send the whole file.")
 
 
 def _check_read(directory: Directory, layout: Layout) -> None:
@@ -178,11 +192,15 @@ def _check_read(directory: Directory, layout: Layout) -> None:
         return
     # the rest is Pillow's
     named = f"{CODECS[codec]} of {bits} bits"
+    if codec == JPEG and layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, CMYK, YCBCR):
+        raise _refusal("JPEG of unusual colours")
     if codec in (2, 3, 4):
         if (bits, layout.samples) != (1, 1):
             raise _refusal(named)
-    elif bits != 8 or kind != UNSIGNED or layout.is_planar or layout.samples != layout.colours + bool(layout.alpha):
-        raise _refusal(f"{named}, {layout.samples} samples a pixel{', in planes' if layout.is_planar else ''},")
+    elif (bits, kind, layout.is_planar) != (8, UNSIGNED, False) or layout.samples not in (
+        {layout.colours} if layout.photometric != RGB else {3, 4}
+    ):
+        raise _refusal(f"{named}, {layout.samples} samples a pixel{' in planes' if layout.is_planar else ''}")
     subsampling = directory.all(Tag.YCBCR_SUBSAMPLING) or (2, 2)
     if layout.photometric == YCBCR and codec in BYTE_CODECS and subsampling != (1, 1):
         raise _refusal("YCbCr at a lower resolution without JPEG")

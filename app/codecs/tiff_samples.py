@@ -125,6 +125,7 @@ def _shallow(samples: Callable[[int, int], Samples], directory: Directory, layou
     """Return rows of samples of up to 8 bits, scaled by the range of their type, as everybody shows them."""
     most = (1 << layout.bits) - 1
     table = np.rint(np.arange(most + 1) * (255 / most)).astype(np.uint8)
+    as_they_are = layout.bits == 8 and layout.photometric not in (WHITE_IS_ZERO, PALETTE)
     if layout.photometric == WHITE_IS_ZERO:
         table = table[::-1]
     if layout.photometric == PALETTE:
@@ -138,7 +139,9 @@ def _shallow(samples: Callable[[int, int], Samples], directory: Directory, layou
     def rows(top: int, bottom: int) -> Pixels:
         block = samples(top, bottom)
         colours = block[:, :, : layout.colours]
-        shades = table[colours[:, :, 0]] if layout.photometric == PALETTE else table[colours]
+        shades = colours if as_they_are else table[colours]
+        if layout.photometric == PALETTE:
+            shades = shades[:, :, 0]
         if layout.photometric == CMYK:
             shades = over_white(Image.fromarray(np.ascontiguousarray(shades), "CMYK"))
         if not layout.alpha:
@@ -160,7 +163,8 @@ def _deep(samples: Callable[[int, int], Samples], layout: Layout) -> Rows:
         block = samples(top, bottom)
         colours = block[:, :, : layout.colours]
         if layout.photometric == WHITE_IS_ZERO:
-            colours = ~colours if colours.dtype.kind == "u" else -colours.astype(np.float64)
+            is_short = colours.dtype.kind == "u" and colours.dtype.itemsize <= 4
+            colours = ~colours if is_short else -colours.astype(np.float64)
         if not layout.alpha:
             return colours, None
         alpha = np.clip(block[:, :, layout.colours :].astype(np.float32) / full, 0, 1)

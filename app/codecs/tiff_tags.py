@@ -115,6 +115,16 @@ class Directory:
         """Return the first value of `tag`."""
         return next(iter(self.all(tag)), default)
 
+    def bytes_of(self, tag: Tag) -> bytes:
+        """Return the values of `tag` as they are written; empty without it."""
+        if tag not in self.tags:
+            return b""
+        values = self.tags[tag]
+        end = values.at + values.count * struct.calcsize("=" + (_TYPES.get(values.kind) or _FRACTIONS[values.kind]))
+        if values.count > _MAX_VALUES or end > len(self.data):
+            raise InvalidImage(f"The TIFF's tag {tag.name} is broken or cut off. Send the whole file.")
+        return self.data[values.at : end]
+
     def with_tags(self, changed: Mapping[Tag, tuple[int, ...] | None]) -> bytes:
         """Return the file with a new directory, in which only the tags of Tag are, with these changes."""
         order, is_big = self.order, self.is_big
@@ -138,10 +148,7 @@ class Directory:
                 write(tag, kind, len(new), struct.pack(f"{order}{len(new)}{letter}", *new))
             elif new is not None and tag in self.tags:
                 old = self.tags[tag]
-                size = old.count * struct.calcsize("=" + (_TYPES.get(old.kind) or _FRACTIONS[old.kind]))
-                if old.count > _MAX_VALUES:
-                    raise InvalidImage(f"The TIFF's tag {tag} is broken. Save it again.")
-                write(tag, old.kind, old.count, self.data[old.at : old.at + size])
+                write(tag, old.kind, old.count, self.bytes_of(Tag(tag)))
         directory = struct.pack(order + ("Q" if is_big else "H"), len(entries)) + b"".join(entries.values())
         where = struct.pack(order + ("Q" if is_big else "I"), end + len(tail))
         head_size = 8 if is_big else 4
