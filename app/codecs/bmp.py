@@ -14,7 +14,7 @@ from app.errors import ImageTooLarge, InvalidImage
 
 _RLE8, _RLE4 = 1, 2
 _MAX_RLE_PIXELS = 4_000_000  # unpacked in Python: 40 kB with 100 megapixels would take seconds
-_MAX_RUNS = 2_000_000
+_MAX_RUNS = 1_000_000  # a run takes a microsecond
 
 
 def decode(data: bytes, *, max_pixels: int) -> Pixels:

@@ -38,20 +38,20 @@ def eight_bits(picture: Deep) -> Rows:
     low, high = _range(picture)
     scale = 255 / (high - low) if high > low else 0.0
 
-    def shade(values: Samples) -> npt.NDArray[np.float64]:
-        with np.errstate(invalid="ignore"):  # casting a signalling not-a-number warns
-            return np.nan_to_num((np.clip(values.astype(np.float64), low, high) - low) * scale, nan=0.0)
-
-    table = np.rint(shade(np.arange(2**16))).astype(np.uint8) if scale else np.zeros(2**16, np.uint8)
-
     def rows(top: int, bottom: int) -> Pixels:
         values, opacity = picture.rows(top, bottom)
-        if opacity is None and values.dtype == np.uint16:
-            return table[values]  # ten times faster
-        shades = shade(values) if scale else np.zeros(values.shape)
+        if not scale:
+            shades = np.zeros(values.shape, np.float32)
+        else:
+            # float32 holds 16 bits exactly, and takes half the time
+            precise = np.float32 if values.itemsize <= 2 else np.float64
+            with np.errstate(invalid="ignore"):  # casting a signalling not-a-number warns
+                shades = (np.clip(values.astype(precise), low, high) - precise(low)) * precise(scale)
+            if values.dtype.kind == "f":
+                shades = np.nan_to_num(shades, copy=False, nan=0.0)
         if opacity is not None:
             shades = shades * opacity + 255 * (1 - opacity)
-        return np.rint(shades).astype(np.uint8)
+        return np.rint(shades, out=shades).astype(np.uint8)
 
     return rows
 
@@ -60,8 +60,8 @@ def _range(picture: Deep) -> tuple[float, float]:
     low, high = np.inf, -np.inf
     for top, bottom in blocks(picture.size):
         values, opacity = picture.rows(top, bottom)
-        if opacity is not None:
-            values = values[(opacity > 0)[:, :, 0]]
+        if opacity is not None and not (seen := opacity > 0).all():
+            values = values[seen[:, :, 0]]
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if values.size:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from app.codecs.deep import Deep, Opacity, Samples, eight_bits
-from app.codecs.prices import MAX_PNG_CHUNKS, check_size, counted
+from app.codecs.prices import MAX_PNG_CHUNKS, check_bytes, check_size, counted
 from app.codecs.upright import Pixels, exif_orientation, rows_of, upright
 from app.errors import InvalidImage
 
@@ -30,6 +30,7 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     """Return the picture upright. Raises InvalidImage unless the data of all its rows are there."""
     parts = _Parts(data)
     check_size(parts.size, max_pixels)
+    check_bytes(parts.size[0] * parts.size[1] * parts.pixel_bits // 8, max_pixels)
     bare = b"".join([SIGNATURE, *parts.kept, _END])
     with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
         if parts.depth < 16:
@@ -87,6 +88,11 @@ class _Parts:
             scaled = tuple(value * 255 // ((1 << self.depth) - 1) for value in self.transparent)
             image.info["transparency"] = scaled if self.kind == _COLOUR else scaled[0]
 
+    @property
+    def pixel_bits(self) -> int:
+        """Bits of a pixel in the file."""
+        return self.depth * _SAMPLES[self.kind]
+
     def check_whole(self, image: Image.Image) -> None:
         """Raise InvalidImage if the last rows are missing.
 
@@ -96,16 +102,16 @@ class _Parts:
         last = height - 1 - (height % 2 if self.interlaced else 0)  # the last pass of Adam7 has every second row
         if last >= 0 and np.asarray(image.crop((0, last, width, last + 1))).any():
             return
-        if _inflated_bytes(self._pixels, most=self._expected_bytes) < self._expected_bytes:
+        if _inflated_bytes(self._pixels, most=self.expected_bytes) < self.expected_bytes:
             raise InvalidImage("The PNG is cut off: the data of its last rows are missing. Send the whole file.")
 
     @property
-    def _expected_bytes(self) -> int:
+    def expected_bytes(self) -> int:
+        """How many bytes all rows take, each with the byte that names its filter."""
         width, height = self.size
         passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
-        bits = self.depth * _SAMPLES[self.kind]
         columns_rows = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
-        return sum((1 + -(-columns * bits // 8)) * rows for columns, rows in columns_rows if min(columns, rows) > 0)
+        return sum((1 + -(-columns * self.pixel_bits // 8)) * rows for columns, rows in columns_rows if min(columns, rows) > 0)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -24,6 +24,8 @@ MAX_AVIF_BOXES = 4096
 """Boxes, items and extents; a picture of 100 megapixels in tiles of 512 x 512 has some 400 items."""
 MAX_SIDE_PX = 65_535
 """As in JPEG; the time to make a mask grows with its sides, not with its pixels."""
+MAX_BYTES_A_PIXEL = 4
+"""Samples of RGB with alpha take these with 8 bits each. Deeper ones cost as much more as they take more bytes."""
 
 Part = TypeVar("Part")
 
@@ -47,4 +49,14 @@ def check_size(size: tuple[int, int], max_pixels: int, *, what: str = "picture")
     if max(size) > MAX_SIDE_PX:
         raise ImageTooLarge(
             f"The {what} is {width} x {height}; the limit for a side is {MAX_SIDE_PX}. Send a smaller picture."
+        )
+
+
+def check_bytes(total: int, max_pixels: int) -> None:
+    """Raise ImageTooLarge if the samples of a picture take `total` bytes, and that is more than its limit."""
+    if total > MAX_BYTES_A_PIXEL * max_pixels:
+        raise ImageTooLarge(
+            f"The samples of this picture take {total / 1e6:g} MB; the limit is {MAX_BYTES_A_PIXEL} bytes for each pixel "
+            f"that SAM2_MAX_IMAGE_MEGAPIXELS allows, {MAX_BYTES_A_PIXEL * max_pixels / 1e6:g} MB. Save it with 8 bits a "
+            "channel, or send a smaller picture."
         )

@@ -2,7 +2,7 @@
 
 libtiff reads compressed bytes right, and Pillow has no modes for most samples. So Pillow is told that the file is
 8-bit grey with as many columns as a row has bytes, and numpy reads the bytes: predictor, bits, byte order, colours.
-Needs the bytes of the picture once in memory, at most 8 for each pixel that the limit allows.
+Needs the bytes of the samples once in memory.
 
 tifffile with imagecodecs reads the same and takes 84 MB, mostly codecs of other formats; the tests compare with
 tifffile.
@@ -16,28 +16,23 @@ import numpy.typing as npt
 from PIL import Image
 
 from app.codecs.deep import Deep, Opacity, Samples, eight_bits
+from app.codecs.prices import check_bytes
 from app.codecs.tiff_layout import CMYK, FLOAT, PALETTE, PREMULTIPLIED, SIGNED, UNSIGNED, WHITE_IS_ZERO, Layout
 from app.codecs.tiff_tags import Directory, Tag
 from app.codecs.upright import Pixels, Rows, over_white
-from app.errors import ImageTooLarge
 
 Bytes = npt.NDArray[np.uint8]
-
-_MAX_BYTES_A_PIXEL = 8  # RGB and alpha of 16 bits
 
 
 def read(directory: Directory, layout: Layout, *, max_pixels: int) -> Rows:
     """Return the rows of the picture as RGB, or grey, of 8 bits."""
-    planes = layout.planes if layout.is_planar else 1
-    used = min(planes, layout.colours + bool(layout.alpha))  # planes of other samples are not read
+    used = min(layout.planes, layout.colours + bool(layout.alpha))  # planes of other samples are not read
     across, down = (-(-whole // part) for whole, part in zip(layout.size, layout.part_size, strict=True))
     row_bytes = across * layout.part_row_bytes
     height = down * layout.part_size[1] if layout.is_tiled else layout.size[1]
-    if (total := row_bytes * height * used) > _MAX_BYTES_A_PIXEL * max_pixels:
-        raise ImageTooLarge(
-            f"The samples of this TIFF take {total / 1e6:.0f} MB; the limit is {_MAX_BYTES_A_PIXEL} bytes for each "
-            f"pixel of SAM2_MAX_IMAGE_MEGAPIXELS, {_MAX_BYTES_A_PIXEL * max_pixels / 1e6:.0f} MB. Save it with 16 bits."
-        )
+    samples_read = used if layout.is_planar else layout.samples
+    check_bytes(layout.size[0] * layout.size[1] * samples_read * layout.bits // 8, max_pixels)
+    check_bytes(row_bytes * height * used // 2, max_pixels)  # tiles can be larger than the picture
     images = [_bytes_of_plane(directory, layout, plane, (row_bytes, height)) for plane in range(used)]
 
     def samples(top: int, bottom: int) -> Samples:
