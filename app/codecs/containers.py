@@ -15,7 +15,9 @@ from app.codecs.prices import MAX_AVIF_BOXES, MAX_GIF_BLOCKS, MAX_WEBP_CHUNKS, c
 from app.codecs.upright import Pixels, exif_orientation, rows_of, upright
 from app.errors import InvalidImage
 
-_MAX_TABLE_BYTES = 128 * 1024  # libavif looks each item up among all; 4096 items take about 64 KiB in each table
+_MAX_TABLE_BYTES = (
+    128 * 1024
+)  # libavif looks each item up among all; 4096 items take about 64 KiB in each table
 _TABLES = {b"iinf", b"iloc", b"iref", b"ipma", b"grpl", b"stsz", b"stco", b"co64", b"stts", b"stsc", b"stss"}
 _HOLDERS = {b"meta": 12, b"iprp": 8, b"ipco": 8, b"moov": 8, b"trak": 8, b"mdia": 8, b"minf": 8, b"stbl": 8}
 
@@ -24,6 +26,7 @@ def decode_webp(data: bytes, *, max_pixels: int) -> Pixels:
     """Return the picture upright. libwebp rejects what is cut off."""
     for _ in counted(_webp_chunks(data), most=MAX_WEBP_CHUNKS, of="WebP", parts="chunks"):
         pass
+    _check_not_filled(data[: 8 + int.from_bytes(data[4:8], "little")], of="WebP")
     # libwebp allocates the canvas when the file is opened
     check_size(_webp_size(data), max_pixels)
     return _decoded(data, "WEBP", max_pixels)
@@ -33,6 +36,7 @@ def decode_avif(data: bytes, *, max_pixels: int) -> Pixels:
     """Return the picture upright. libavif rejects what is cut off."""
     for _ in counted(_boxes(data, 0, len(data)), most=MAX_AVIF_BOXES, of="AVIF", parts="boxes"):
         pass
+    _check_not_filled(data, of="AVIF")
     # libavif has its own limit; the size of each picture and tile is in its own box
     for extent in re.findall(rb"ispe\0{4}(.{8})", data, re.DOTALL):
         check_size(struct.unpack(">II", extent), max_pixels)
@@ -47,6 +51,16 @@ def _decoded(data: bytes, file_format: str, max_pixels: int) -> Pixels:
         image.load()
         orientation = exif_orientation(image.info.get("exif"))
         return upright(rows_of(image), size=image.size, orientation=orientation)
+
+
+def _check_not_filled(data: bytes, *, of: str) -> None:
+    """Raise InvalidImage if zeros are a quarter of the file, as in one that was not written to its end.
+
+    Its decoder takes them for data. Compressed data end with few zeros, at most a twentieth in a black lossy WebP.
+    """
+    filling = len(data) - len(data.rstrip(b"\0"))
+    if filling >= max(64, len(data) // 4):
+        raise InvalidImage(f"The {of} is cut off: its last {filling} bytes are zeros. Send the whole file.")
 
 
 def _webp_chunks(data: bytes) -> Iterator[None]:
@@ -95,7 +109,9 @@ def decode_gif(data: bytes, *, max_pixels: int) -> Pixels:
     if (last_row == filler).all():
         _, last_row = _gif_frame(data, filler ^ 1, max_pixels)
         if (last_row == filler ^ 1).all():
-            raise InvalidImage("The GIF is cut off: the data of its last rows are missing. Send the whole file.")
+            raise InvalidImage(
+                "The GIF is cut off: the data of its last rows are missing. Send the whole file."
+            )
     return upright(rows_of(image), size=image.size, orientation=1)
 
 

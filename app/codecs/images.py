@@ -58,7 +58,6 @@ _LOOKS_LIKE = tuple(
 )
 
 
-
 def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
     """Decode the first picture in `data` as a person sees it: (height, width, 3), RGB, 0..255, contiguous.
 

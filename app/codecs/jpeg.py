@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import simplejpeg
 from PIL import Image
 
@@ -21,9 +20,11 @@ from app.errors import InvalidImage
 SIGNATURE = b"\xff\xd8\xff"
 
 _MAX_SCANS = 100  # encoders write about ten; without a limit, 64 MiB can hold hours of work
-_MAX_SCANNED_PIXELS = 2_000_000_000  # 20 scans of 100 megapixels: each scan passes over all, however few its bytes
+_MAX_SCANNED_PIXELS = (
+    2_000_000_000  # 20 scans of 100 megapixels: each scan passes over all, however few its bytes
+)
 _HEAD_BYTES = 256 * 1024  # where claimed_pixels looks, so that it takes the event loop no noticeable time
-_PADDING_BYTES = 64  # so many zeros where the end marker should be are not data
+_ZEROS = bytes(16)  # at the end of a scan, these raise the question whether they are data
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PROGRESSIVE, _ARITHMETIC = {0xC2, 0xC6, 0xCA, 0xCE}, {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -34,7 +35,7 @@ _FILL = re.compile(rb"\xff+")
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
 
 # What libjpeg says of data that are not there or not readable; it says other things of files that are whole.
-_DAMAGE = re.compile(r"premature end|bad Huffman code|found marker")
+_DAMAGE = re.compile(r"premature end|bad Huffman code|found marker", re.IGNORECASE)
 
 
 def decode(data: bytes, *, max_pixels: int) -> Pixels:
@@ -47,11 +48,12 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
         raise InvalidImage(
             f"The JPEG has {parts.scans} scans, which is too many for its size. Save it as a baseline JPEG."
         )
-    bare = b"".join([*parts.kept, b"\xff\xd9"])
-    orientation = exif_orientation(parts.exif)
     is_cmyk = parts.components == 4
+    colours = "CMYK" if is_cmyk else "RGB"
+    bare = _without_filling(parts, colours)
+    orientation = exif_orientation(parts.exif)
     try:
-        stored = decode_stream(bare, "CMYK" if is_cmyk else "RGB")
+        stored = decode_stream(bare, colours)
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
@@ -65,6 +67,22 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
         return over_white(Image.fromarray(255 - block, "CMYK")) if is_cmyk else block
 
     return upright(rows, size=(stored.shape[1], stored.shape[0]), orientation=orientation)
+
+
+def _without_filling(parts: "_Parts", colours: str) -> bytes:
+    """Return the JPEG without the zeros with which its last scan is filled, as files are that were not written to the end.
+
+    Zeros can be data, in a large area of one colour. Those need every byte; a filling has at least one to spare.
+    """
+    *head, last_scan = parts.kept
+    if last_scan.endswith(_ZEROS):
+        try:
+            decode_stream(b"".join([*head, last_scan[:-1], b"\xff\xd9"]), colours)
+        except ValueError:
+            pass
+        else:
+            last_scan = last_scan.rstrip(b"\0")
+    return b"".join([*head, last_scan, b"\xff\xd9"])
 
 
 def decode_stream(bare: bytes, colours: str) -> Pixels:
@@ -102,7 +120,9 @@ class _Coverage:
 
     @property
     def is_whole(self) -> bool:
-        return not any(self.missing[component, number] for component in self.components for number in range(64))
+        return not any(
+            self.missing[component, number] for component in self.components for number in range(64)
+        )
 
 
 class _Parts:
@@ -154,9 +174,6 @@ class _Parts:
         stop = _scan_end(data, end)
         scan = data[end:stop]
         if stop == len(data):
-            bare = scan.rstrip(b"\0")
-            if len(scan) - len(bare) >= _PADDING_BYTES:
-                scan = bare
             scan = scan.removesuffix(b"\xff")
         self.kept += [header, scan]
         return stop

@@ -64,7 +64,9 @@ class _Parts:
                 self._pixels.append(view[start + 8 : end - 4])
         if not self.kept or bytes(self.kept[0][4:8]) != b"IHDR" or len(self.kept[0]) != 25:
             raise InvalidImage("The header of this PNG picture is broken. Save it again.")
-        width, height, self.depth, self.kind, *_, self.interlaced = struct.unpack_from(">IIBBBBB", self.kept[0], 8)
+        width, height, self.depth, self.kind, *_, self.interlaced = struct.unpack_from(
+            ">IIBBBBB", self.kept[0], 8
+        )
         self.size: tuple[int, int] = (width, height)
         if not width or not height or self.kind not in _SAMPLES:
             raise InvalidImage("The header of this PNG picture is broken or empty. Save it again.")
@@ -80,7 +82,9 @@ class _Parts:
         count = {_GREY: 1, _COLOUR: 3}.get(self.kind)
         if count is None or len(self._transparent) < 2 * count:
             return None
-        return tuple(value & (1 << self.depth) - 1 for value in struct.unpack_from(f">{count}H", self._transparent))
+        return tuple(
+            value & (1 << self.depth) - 1 for value in struct.unpack_from(f">{count}H", self._transparent)
+        )
 
     def set_transparent(self, image: Image.Image) -> None:
         """Tell Pillow which value is transparent, in the 8 bits to which it has scaled the samples."""
@@ -99,11 +103,15 @@ class _Parts:
         Pillow leaves those at 0, and only if the last that the file holds is all 0 the data are counted.
         """
         width, height = self.size
-        last = height - 1 - (height % 2 if self.interlaced else 0)  # the last pass of Adam7 has every second row
+        last = (
+            height - 1 - (height % 2 if self.interlaced else 0)
+        )  # the last pass of Adam7 has every second row
         if last >= 0 and np.asarray(image.crop((0, last, width, last + 1))).any():
             return
         if _inflated_bytes(self._pixels, most=self.expected_bytes) < self.expected_bytes:
-            raise InvalidImage("The PNG is cut off: the data of its last rows are missing. Send the whole file.")
+            raise InvalidImage(
+                "The PNG is cut off: the data of its last rows are missing. Send the whole file."
+            )
 
     @property
     def expected_bytes(self) -> int:
@@ -111,7 +119,11 @@ class _Parts:
         width, height = self.size
         passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
         columns_rows = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
-        return sum((1 + -(-columns * self.pixel_bits // 8)) * rows for columns, rows in columns_rows if min(columns, rows) > 0)
+        return sum(
+            (1 + -(-columns * self.pixel_bits // 8)) * rows
+            for columns, rows in columns_rows
+            if min(columns, rows) > 0
+        )
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -41,7 +41,13 @@ _OTHER_COLOURS = {
     32845: "LogLuv",
     34892: "raw data of a camera",
 }
-_NUMBERS = {UNSIGNED: "integers", SIGNED: "signed integers", FLOAT: "floats", 5: "complex integers", 6: "complex floats"}
+_NUMBERS = {
+    UNSIGNED: "integers",
+    SIGNED: "signed integers",
+    FLOAT: "floats",
+    5: "complex integers",
+    6: "complex floats",
+}
 _WIDTHS = {UNSIGNED: {*range(1, 17), 32, 64}, SIGNED: {8, 16, 32, 64}, FLOAT: {16, 32, 64}}
 _PREDICTABLE = {1: None, 2: {8, 16, 32, 64}, 3: {16, 32, 64}}
 
@@ -105,7 +111,9 @@ def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
     is_tiled = Tag.TILE_WIDTH in directory.tags
     rows = directory.one(Tag.ROWS_PER_STRIP, height)
     part = (
-        (directory.one(Tag.TILE_WIDTH, 0), directory.one(Tag.TILE_HEIGHT, 0)) if is_tiled else (width, min(rows, height))
+        (directory.one(Tag.TILE_WIDTH, 0), directory.one(Tag.TILE_HEIGHT, 0))
+        if is_tiled
+        else (width, min(rows, height))
     )
     if min(part) < 1:
         raise _refusal(f"tiles or strips of {part[0]} x {part[1]}")
@@ -130,7 +138,9 @@ def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
 
 
 def _refusal(what: str) -> InvalidImage:
-    return InvalidImage(f"The TIFF has {what}, which is not supported. Save it as 8-bit or 16-bit RGB or grey.")
+    return InvalidImage(
+        f"The TIFF has {what}, which is not supported. Save it as 8-bit or 16-bit RGB or grey."
+    )
 
 
 def _same(directory: Directory, tag: Tag, default: int, what: str, samples: int) -> int:
@@ -138,7 +148,9 @@ def _same(directory: Directory, tag: Tag, default: int, what: str, samples: int)
     if len(values) > 1:
         raise _refusal(f"samples of different {what}")
     (value,) = values
-    return UNSIGNED if tag == Tag.SAMPLE_FORMAT and value == 4 else value  # 4 is "undefined", written by old programs
+    return (
+        UNSIGNED if tag == Tag.SAMPLE_FORMAT and value == 4 else value
+    )  # 4 is "undefined", written by old programs
 
 
 def _alpha(directory: Directory, samples: int, colours: int, photometric: int) -> int:
@@ -172,7 +184,9 @@ def _check_parts(directory: Directory, layout: Layout) -> None:
             raise InvalidImage("The TIFF has strips or tiles without data. Save it with all of them.")
         short = layout.compression == 1 and length < layout.bytes_of_part(number)
         if short or at + length > len(directory.data):
-            raise InvalidImage("The TIFF is cut off: data of its strips or tiles are missing. Send the whole file.")
+            raise InvalidImage(
+                "The TIFF is cut off: data of its strips or tiles are missing. Send the whole file."
+            )
 
 
 def _check_read(directory: Directory, layout: Layout) -> None:

@@ -17,7 +17,16 @@ from PIL import Image
 
 from app.codecs.deep import Deep, Opacity, Samples, eight_bits
 from app.codecs.prices import check_bytes
-from app.codecs.tiff_layout import CMYK, FLOAT, PALETTE, PREMULTIPLIED, SIGNED, UNSIGNED, WHITE_IS_ZERO, Layout
+from app.codecs.tiff_layout import (
+    CMYK,
+    FLOAT,
+    PALETTE,
+    PREMULTIPLIED,
+    SIGNED,
+    UNSIGNED,
+    WHITE_IS_ZERO,
+    Layout,
+)
 from app.codecs.tiff_tags import Directory, Tag
 from app.codecs.upright import Pixels, Rows, over_white
 
@@ -152,7 +161,11 @@ def _shallow(samples: Callable[[int, int], Samples], directory: Directory, layou
 
 
 def _deep(samples: Callable[[int, int], Samples], layout: Layout) -> Rows:
-    full = 1.0 if layout.number_format == FLOAT else float((1 << layout.bits - (layout.number_format == SIGNED)) - 1)
+    full = (
+        1.0
+        if layout.number_format == FLOAT
+        else float((1 << layout.bits - (layout.number_format == SIGNED)) - 1)
+    )
 
     def rows(top: int, bottom: int) -> tuple[Samples, Opacity | None]:
         block = samples(top, bottom)
@@ -172,5 +185,3 @@ def _deep(samples: Callable[[int, int], Samples], layout: Layout) -> Rows:
     if layout.photometric != CMYK:
         return shades
     return lambda top, bottom: over_white(Image.fromarray(shades(top, bottom), "CMYK"))
-
-

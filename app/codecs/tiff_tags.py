@@ -78,7 +78,11 @@ class Directory:
                 raise InvalidImage(f"The TIFF has {count} tags. Save it again.")
             for entry in range(first, first + size * count, size):
                 number, kind, length = self._unpack("HHQ" if self.is_big else "HHI", entry)
-                if number not in known or number in self.tags or (kind not in _TYPES and kind not in _FRACTIONS):
+                if (
+                    number not in known
+                    or number in self.tags
+                    or (kind not in _TYPES and kind not in _FRACTIONS)
+                ):
                     continue
                 at = entry + size - inline
                 if length * struct.calcsize("=" + _TYPES.get(kind, "II")) > inline:
@@ -89,7 +93,9 @@ class Directory:
             if Tag.WIDTH in self.tags and Tag.HEIGHT in self.tags:
                 self.next = 0  # only the address of the next picture is missing
             else:
-                raise InvalidImage("The TIFF is cut off: its directory is missing. Send the whole file.") from error
+                raise InvalidImage(
+                    "The TIFF is cut off: its directory is missing. Send the whole file."
+                ) from error
 
     def _unpack(self, layout: str, at: int) -> tuple[int, ...]:
         return struct.unpack_from(self.order + layout, self.data, at)
@@ -108,7 +114,9 @@ class Directory:
         try:
             found = self._unpack(f"{values.count}{_TYPES[values.kind]}", values.at)
         except struct.error as error:
-            raise InvalidImage(f"The TIFF is cut off: its tag {tag.name} is missing. Send the whole file.") from error
+            raise InvalidImage(
+                f"The TIFF is cut off: its tag {tag.name} is missing. Send the whole file."
+            ) from error
         return tuple(ord(value) if isinstance(value, bytes) else value for value in found)
 
     def one(self, tag: Tag, default: int) -> int:
@@ -120,7 +128,9 @@ class Directory:
         if tag not in self.tags:
             return b""
         values = self.tags[tag]
-        end = values.at + values.count * struct.calcsize("=" + (_TYPES.get(values.kind) or _FRACTIONS[values.kind]))
+        end = values.at + values.count * struct.calcsize(
+            "=" + (_TYPES.get(values.kind) or _FRACTIONS[values.kind])
+        )
         if values.count > _MAX_VALUES or end > len(self.data):
             raise InvalidImage(f"The TIFF's tag {tag.name} is broken or cut off. Send the whole file.")
         return self.data[values.at : end]
