@@ -117,17 +117,21 @@ def decode_gif(data: bytes, *, max_pixels: int) -> Pixels:
 
 def _gif_frame(data: bytes, transparent: int | None, max_pixels: int) -> tuple[Image.Image, Pixels]:
     """Return the first frame and the last row of its data; `transparent` replaces its transparent colour."""
-    with Image.open(io.BytesIO(_bare_gif(data, transparent)), formats=["GIF"]) as image:
+    bare, descriptor = _bare_gif(data, transparent)
+    left, top, width, height, flags = struct.unpack_from("<HHHHB", bare, descriptor + 1)
+    is_interlaced = flags & 0x40 and height > 1
+    last = top + height - 1 - (height % 2 if is_interlaced else 0)  # the last pass has every second row
+    with Image.open(io.BytesIO(bare), formats=["GIF"]) as image:
         check_size(image.size, max_pixels)
-        left, top, right, bottom = image.tile[0].extents
-        is_interlaced = image.tile[0].args[1]
-        last = bottom - 1 - ((bottom - top) % 2 if is_interlaced and bottom - top > 1 else 0)
         image.load()
-        return image, np.asarray(image.crop((left, last, right, last + 1)))
+        return image, np.asarray(image.crop((left, last, left + width, last + 1)))
 
 
-def _bare_gif(data: bytes, transparent: int | None) -> bytes:
-    """Return the file from its first frame on, without the frame's disposal, for which Pillow would allocate."""
+def _bare_gif(data: bytes, transparent: int | None) -> tuple[bytes, int]:
+    """Return the file from its first frame on, and where the frame's descriptor begins.
+
+    Without the frame's disposal, for which Pillow would allocate.
+    """
     at = _after_palette(data)
     header = data[:at]
     control = b"" if transparent is None else bytes((transparent,))
@@ -143,7 +147,7 @@ def _bare_gif(data: bytes, transparent: int | None) -> bytes:
         at += 1
     if control:
         control = b"\x21\xf9\x04\x01\0\0" + control + b"\0"
-    return header + control + data[at:]
+    return header + control + data[at:], len(header) + len(control)
 
 
 def _after_palette(data: bytes) -> int:

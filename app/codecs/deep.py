@@ -20,8 +20,8 @@ Opacity: TypeAlias = npt.NDArray[np.float32]
 class Deep:
     """A picture whose samples are integers or floats of any size.
 
-    `rows(top, bottom)` returns colour, (bottom - top, width, 1 or 3), and opacity, (bottom - top, width, 1) from 0 to 1;
-    None if everything is opaque. It is called twice for each block.
+    `rows(top, bottom)` returns colour, (bottom - top, width, 1 or 3), and opacity from 0 to 1,
+    (bottom - top, width, 1), or None if everything is opaque. It is called twice for each block.
     """
 
     size: tuple[int, int]

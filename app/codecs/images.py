@@ -61,9 +61,10 @@ _LOOKS_LIKE = tuple(
 def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
     """Decode the first picture in `data` as a person sees it: (height, width, 3), RGB, 0..255, contiguous.
 
-    EXIF orientation is applied; a broken EXIF block is ignored. Alpha is laid over white. Samples of more than 8 bits,
-    signed ones and floats are scaled so that the smallest finite value of the picture, over all colours, becomes 0 and the
-    largest 255. A picture of one such value becomes black, and so do not-a-numbers. Colour profiles are not applied.
+    EXIF orientation is applied; a broken EXIF block is ignored. Alpha is laid over white. Samples of more than 8
+    bits, signed ones and floats are scaled so that the smallest finite value of the picture, over all colours,
+    becomes 0 and the largest 255. A picture of one such value becomes black, and so do not-a-numbers. Colour
+    profiles are not applied.
 
     Raises ImageTooLarge if the header claims more than `max_pixels` or a side over 65,535, before any pixel is
     decoded. Raises InvalidImage for everything else that is not a whole picture in a supported format.

@@ -70,7 +70,7 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
 
 
 def _without_filling(parts: "_Parts", colours: str) -> bytes:
-    """Return the JPEG without the zeros with which its last scan is filled, as files are that were not written to the end.
+    """Return the JPEG without the zeros that fill its last scan, as in files that were not written to the end.
 
     Zeros can be data, in a large area of one colour. Those need every byte; a filling has at least one to spare.
     """
@@ -130,7 +130,7 @@ class _Parts:
 
     def __init__(self, data: bytes) -> None:
         self.kept = [data[:2]]
-        """What libjpeg needs, without an end marker. Metadata are EXIF, profiles, comments, and further pictures."""
+        """What libjpeg needs, without an end marker. Metadata are EXIF, profiles, comments, other pictures."""
         self.exif = b""
         self.sizes: list[tuple[int, int]] = []
         self.components = self.scans = 0
@@ -202,9 +202,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     at = 2
     while (at := data.find(b"\xff", at)) >= 0:
-        fill = _FILL.match(data, at)
-        assert fill is not None  # for the type checker: there is a byte of 0xff
-        start = fill.end() - 1
+        start = _FILL.search(data, at).end() - 1  # type: ignore[union-attr]  # there is one
         if start + 2 > len(data):
             return
         marker = data[start + 1]

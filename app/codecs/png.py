@@ -1,7 +1,7 @@
 """Reads PNG: its chunks, and the pixels of up to 16 bits by Pillow's decoder.
 
-Pillow has modes of 8 bits only for colour. So its decoder runs twice over colour of 16 bits, once for the high bytes
-and once for the low ones. Does not know about other formats.
+Pillow has modes of 8 bits only for colour. So its decoder runs twice over colour of 16 bits, once for the high
+bytes and once for the low ones. Does not know about other formats.
 """
 
 import io
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from app.codecs.deep import Deep, Opacity, Samples, eight_bits
 from app.codecs.prices import MAX_PNG_CHUNKS, check_bytes, check_size, counted
@@ -64,9 +64,8 @@ class _Parts:
                 self._pixels.append(view[start + 8 : end - 4])
         if not self.kept or bytes(self.kept[0][4:8]) != b"IHDR" or len(self.kept[0]) != 25:
             raise InvalidImage("The header of this PNG picture is broken. Save it again.")
-        width, height, self.depth, self.kind, *_, self.interlaced = struct.unpack_from(
-            ">IIBBBBB", self.kept[0], 8
-        )
+        head: tuple[int, ...] = struct.unpack_from(">IIBBBBB", self.kept[0], 8)
+        width, height, self.depth, self.kind, *_, self.interlaced = head
         self.size: tuple[int, int] = (width, height)
         if not width or not height or self.kind not in _SAMPLES:
             raise InvalidImage("The header of this PNG picture is broken or empty. Save it again.")
@@ -78,13 +77,12 @@ class _Parts:
 
     @property
     def transparent(self) -> tuple[int, ...] | None:
-        """The one value of grey (1) or colour (3) that is transparent, as a sample has it; None without, or broken."""
+        """The value of grey (1) or colour (3) that is transparent, as a sample has it; None without, or broken."""
         count = {_GREY: 1, _COLOUR: 3}.get(self.kind)
         if count is None or len(self._transparent) < 2 * count:
             return None
-        return tuple(
-            value & (1 << self.depth) - 1 for value in struct.unpack_from(f">{count}H", self._transparent)
-        )
+        most = (1 << self.depth) - 1
+        return tuple(value & most for value in struct.unpack_from(f">{count}H", self._transparent))
 
     def set_transparent(self, image: Image.Image) -> None:
         """Tell Pillow which value is transparent, in the 8 bits to which it has scaled the samples."""
@@ -152,14 +150,14 @@ def _inflated_bytes(pieces: list[memoryview], *, most: int) -> int:
     return count
 
 
-def _deep(image: Image.Image, bare: bytes, parts: _Parts) -> Deep:
+def _deep(image: ImageFile.ImageFile, bare: bytes, parts: _Parts) -> Deep:
     samples = _sixteen_bits(image, bare, parts)
     transparent = parts.transparent
 
     def rows(top: int, bottom: int) -> tuple[Samples, Opacity | None]:
         block = samples(top, bottom)
         if parts.kind in (_GREY_ALPHA, _COLOUR_ALPHA):
-            return block[:, :, :-1], block[:, :, -1:].astype(np.float32) / 65535
+            return block[:, :, :-1], block[:, :, -1:].astype(np.float32) / np.float32(65535)
         if transparent:
             return block, np.any(block != transparent, axis=2, keepdims=True).astype(np.float32)
         return block, None
@@ -167,7 +165,7 @@ def _deep(image: Image.Image, bare: bytes, parts: _Parts) -> Deep:
     return Deep(parts.size, rows)
 
 
-def _sixteen_bits(image: Image.Image, bare: bytes, parts: _Parts) -> Callable[[int, int], Samples]:
+def _sixteen_bits(image: ImageFile.ImageFile, bare: bytes, parts: _Parts) -> Callable[[int, int], Samples]:
     """Return a function of top and bottom that returns those rows: (bottom - top, width, samples of a pixel)."""
     width, _ = parts.size
     if parts.kind == _GREY_ALPHA:
@@ -184,7 +182,7 @@ def _sixteen_bits(image: Image.Image, bare: bytes, parts: _Parts) -> Callable[[i
         return lambda top, bottom: values(image, top, bottom).view(">u2").astype(np.uint16)
     low_bytes = Image.open(io.BytesIO(bare), formats=["PNG"])
     # read as little-endian, of which Pillow too keeps the second byte
-    low_bytes.tile = [tile._replace(args=tile.args.replace("16B", "16L")) for tile in low_bytes.tile]
+    low_bytes.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low_bytes.tile]
     low_bytes.load()
     return lambda top, bottom: (
         values(image, top, bottom).astype(np.uint16) << 8 | values(low_bytes, top, bottom)

@@ -56,7 +56,7 @@ def check_bytes(total: int, max_pixels: int) -> None:
     """Raise ImageTooLarge if the samples of a picture take `total` bytes, and that is more than its limit."""
     if total > MAX_BYTES_A_PIXEL * max_pixels:
         raise ImageTooLarge(
-            f"The samples of this picture take {total / 1e6:g} MB; the limit is {MAX_BYTES_A_PIXEL} bytes for each pixel "
-            f"that SAM2_MAX_IMAGE_MEGAPIXELS allows, {MAX_BYTES_A_PIXEL * max_pixels / 1e6:g} MB. Save it with 8 bits a "
-            "channel, or send a smaller picture."
+            f"The samples of this picture take {total / 1e6:g} MB; the limit is {MAX_BYTES_A_PIXEL} bytes for "
+            f"each pixel of SAM2_MAX_IMAGE_MEGAPIXELS, {MAX_BYTES_A_PIXEL * max_pixels / 1e6:g} MB. Save it with "
+            "8 bits a channel, or send a smaller picture."
         )

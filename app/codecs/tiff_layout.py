@@ -96,7 +96,7 @@ class Layout:
 
 
 def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
-    """Return the layout. Raises InvalidImage if it is not read, or parts are not listed; ImageTooLarge for a tile."""
+    """Return the layout. Raises InvalidImage if it is not read, or parts are missing; ImageTooLarge."""
     width, height = size = directory.one(Tag.WIDTH, 0), directory.one(Tag.HEIGHT, 0)
     if width < 1 or height < 1:
         raise InvalidImage("The TIFF has no size. Save it again.")
@@ -132,8 +132,8 @@ def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
         compression=directory.one(Tag.COMPRESSION, 1),
         predictor=directory.one(Tag.PREDICTOR, 1),
     )
-    _check_parts(directory, found)
     _check_read(directory, found)
+    _check_parts(directory, found)
     return found
 
 

@@ -151,10 +151,8 @@ def _shallow(samples: Callable[[int, int], Samples], directory: Directory, layou
         if not layout.alpha:
             return shades
         alpha = block[:, :, layout.colours :].astype(np.float32) / most
-        if layout.alpha == PREMULTIPLIED:
-            laid = shades + 255 * (1 - alpha)
-        else:
-            laid = shades * alpha + 255 * (1 - alpha)
+        weighted = shades if layout.alpha == PREMULTIPLIED else shades * alpha
+        laid = weighted + 255 * (1 - alpha)
         return np.rint(np.minimum(laid, 255)).astype(np.uint8)
 
     return rows

@@ -12,7 +12,7 @@ from app.errors import InvalidImage
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _FRACTIONS = {5: "II", 10: "ii"}
 _MAX_VALUES = 200_000  # a palette of 16 bits has 196,608
 
@@ -112,12 +112,11 @@ class Directory:
         if values.kind not in _TYPES or values.count > _MAX_VALUES:
             raise InvalidImage(f"The TIFF's tag {tag.value} ({tag.name}) is broken. Save it again.")
         try:
-            found = self._unpack(f"{values.count}{_TYPES[values.kind]}", values.at)
+            return self._unpack(f"{values.count}{_TYPES[values.kind]}", values.at)
         except struct.error as error:
             raise InvalidImage(
                 f"The TIFF is cut off: its tag {tag.name} is missing. Send the whole file."
             ) from error
-        return tuple(ord(value) if isinstance(value, bytes) else value for value in found)
 
     def one(self, tag: Tag, default: int) -> int:
         """Return the first value of `tag`."""
@@ -136,31 +135,33 @@ class Directory:
         return self.data[values.at : end]
 
     def with_tags(self, changed: Mapping[Tag, tuple[int, ...] | None]) -> bytes:
-        """Return the file with a new directory, in which only the tags of Tag are, with these changes."""
-        order, is_big = self.order, self.is_big
-        inline = 8 if is_big else 4
-        entries: dict[int, bytes] = {}
+        """Return the file with a new directory, in which only the tags of Tag are, with these changes.
+
+        It is no BigTIFF, of which Pillow warns; no file here has 4 GiB.
+        """
+        order = self.order
+        entries: list[bytes] = []
         tail = bytearray()
         end = len(self.data) + len(self.data) % 2
-
-        def write(tag: int, kind: int, count: int, content: bytes) -> None:
-            if len(content) > inline:
+        for tag in map(Tag, sorted({*self.tags, *changed})):
+            values = changed.get(tag, self.all(tag) if self._is_long(tag) else ())
+            if values is None:
+                continue
+            if values:
+                kind, count, content = 4, len(values), struct.pack(f"{order}{len(values)}I", *values)
+            elif tag in self.tags:
+                kind, count, content = self.tags[tag].kind, self.tags[tag].count, self.bytes_of(tag)
+            else:
+                continue
+            if len(content) > 4:
                 at = end + len(tail)
-                tail.extend(content + bytes(len(content) % 2))
-                content = struct.pack(order + ("Q" if is_big else "I"), at)
-            head = struct.pack(order + ("HHQ" if is_big else "HHI"), tag, kind, count)
-            entries[tag] = head + content.ljust(inline, b"\0")
+                tail += content + bytes(len(content) % 2)
+                content = struct.pack(order + "I", at)
+            entries.append(struct.pack(order + "HHI", tag, kind, count) + content.ljust(4, b"\0"))
+        directory = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+        head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end + len(tail))
+        return b"".join([head, memoryview(self.data)[8:], bytes(len(self.data) % 2), tail, directory])
 
-        kind, letter = (16, "Q") if is_big else (4, "I")
-        for tag in sorted({*self.tags, *changed}):
-            new = changed.get(Tag(tag), ())
-            if new:
-                write(tag, kind, len(new), struct.pack(f"{order}{len(new)}{letter}", *new))
-            elif new is not None and tag in self.tags:
-                old = self.tags[tag]
-                write(tag, old.kind, old.count, self.bytes_of(Tag(tag)))
-        directory = struct.pack(order + ("Q" if is_big else "H"), len(entries)) + b"".join(entries.values())
-        where = struct.pack(order + ("Q" if is_big else "I"), end + len(tail))
-        head_size = 8 if is_big else 4
-        parts = [self.data[:head_size], where, memoryview(self.data)[head_size + inline :]]
-        return b"".join([*parts, bytes(len(self.data) % 2), tail, directory, bytes(inline)])
+    def _is_long(self, tag: Tag) -> bool:
+        """Whether the values of `tag` have 64 bits, which only a BigTIFF may have."""
+        return tag in self.tags and self.tags[tag].kind in (16, 17, 18)
