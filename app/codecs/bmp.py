@@ -67,7 +67,7 @@ def _unpacked(data: bytes, at: int, size: tuple[int, int], *, is_rle4: bool) -> 
             x, y = 0, y + 1
             continue
         elif value == 1:  # end of the picture
-            y += x > 0
+            x, y = 0, y + (x > 0)
             break
         elif value == 2:  # a step right and up
             if at + 2 > len(data):

@@ -88,14 +88,15 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[None]:
     """Yield once for each box, those within others included. Raises InvalidImage for a table that is too long."""
     while at + 8 <= end:
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if size == 1:
-            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        head = 0
+        if size == 1:  # the size is in 64 bits
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 8
         stop = min(end, at + size if size else end)
         if name in _TABLES and stop - at > _MAX_TABLE_BYTES:
             raise InvalidImage(f"The AVIF has more than {MAX_AVIF_BOXES} items. Save it again.")
         yield
         if name in _HOLDERS:
-            yield from _boxes(data, at + _HOLDERS[name], stop)
+            yield from _boxes(data, at + head + _HOLDERS[name], stop)
         at = max(stop, at + 8)
 
 

@@ -10,10 +10,12 @@ from PIL import Image
 
 from app.codecs.images import claimed_pixels, decode_image
 from app.codecs.prices import (
+    MAX_AVIF_BOXES,
     MAX_GIF_BLOCKS,
     MAX_JPEG_SEGMENTS,
     MAX_PNG_CHUNKS,
     MAX_TIFF_PARTS,
+    MAX_WEBP_CHUNKS,
 )
 from app.errors import InvalidImage
 
@@ -111,6 +113,70 @@ def test_a_gif_of_many_blocks_is_refused() -> None:
         decode_image(whole[:at] + comment + whole[at:], max_pixels=MEGAPIXELS)
     short = b"\x21\xfe" + b"\1a" * 100 + b"\0"
     assert decode_image(whole[:at] + short + whole[at:], max_pixels=MEGAPIXELS).shape == (64, 64, 3)
+
+
+PROGRESSIVE = encoded("JPEG", progressive=True)
+LAST_SCAN = PROGRESSIVE.rindex(b"\xff\xda")
+
+
+@pytest.mark.parametrize(
+    "what", [b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xc4\0\2", b"\xff\x01", b"\xff\xd0\xff\x02\0\2"]
+)
+@pytest.mark.parametrize("at", [2, LAST_SCAN], ids=["before the first scan", "between scans"])
+def test_segments_are_counted_wherever_they_are(at: int, what: bytes) -> None:
+    if at > 2 and what == b"\xff\xd0\xff\x02\0\2":
+        what = what[2:]  # a restart marker belongs to the data of a scan
+    with pytest.raises(InvalidImage, match="segments"):
+        decode_image(
+            PROGRESSIVE[:at] + what * (MAX_JPEG_SEGMENTS + 1) + PROGRESSIVE[at:], max_pixels=MEGAPIXELS
+        )
+
+
+def test_scans_are_counted_with_the_pixels_that_each_passes_over() -> None:
+    file = io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(InvalidImage, match="scans, which is too many for its size"):
+        decode_image(data[:-2] + scan * 30 + data[-2:], max_pixels=MEGAPIXELS)
+    few = PROGRESSIVE[:-2] + PROGRESSIVE[LAST_SCAN:-2] * 30 + PROGRESSIVE[-2:]
+    assert decode_image(few, max_pixels=MEGAPIXELS).shape == (64, 64, 3)
+
+
+def test_a_webp_of_many_chunks_is_refused() -> None:
+    whole = encoded("WEBP", exif=b"II*\0\x08\0\0\0\0\0")
+    body = whole[12:] + b"what\0\0\0\0" * MAX_WEBP_CHUNKS
+    with pytest.raises(InvalidImage, match="chunks"):
+        decode_image(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body, max_pixels=MEGAPIXELS)
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        box(b"free", b"") * (MAX_AVIF_BOXES + 1),
+        box(b"meta", bytes(4) + box(b"iinf", bytes(6) + box(b"infe", bytes(13)) * (2 * MAX_AVIF_BOXES))),
+        box(b"meta", bytes(4) + box(b"iprp", box(b"ipco", box(b"free", b"") * (MAX_AVIF_BOXES + 1)))),
+        struct.pack(">I4sQ", 1, b"meta", 16 + 4 + 20 * 20_000) + bytes(4) + box(b"iloc", bytes(399_980)),
+    ],
+    ids=["boxes", "items", "properties", "places"],
+)
+def test_an_avif_of_many_parts_is_refused(more: bytes) -> None:
+    whole = encoded("AVIF")
+    at = whole.index(b"meta") - 4
+    with pytest.raises(InvalidImage, match=f"more than {MAX_AVIF_BOXES}"):
+        decode_image(whole[:at] + more + whole[at:], max_pixels=MEGAPIXELS)
+
+
+@pytest.mark.parametrize("run", [b"\0\2\0\0", b"\xff\1"], ids=["steps of nothing", "runs beyond the row"])
+def test_a_bmp_of_endless_runs_is_refused(run: bytes) -> None:
+    head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, 0, 0, 0, 256, 0)
+    file = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + head + bytes(1024) + run * 1_100_000
+    with pytest.raises(InvalidImage, match="runs"):
+        decode_image(file, max_pixels=MEGAPIXELS)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"x" * 5000}])
