@@ -31,7 +31,8 @@ _PROGRESSIVE, _ARITHMETIC = {0xC2, 0xC6, 0xCA, 0xCE}, {0xC9, 0xCA, 0xCB, 0xCD, 0
 _SCAN, _END, _DNL = 0xDA, 0xD9, 0xDC
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length; restart markers belong to a scan
 
-_FILL = re.compile(rb"\xff+")
+_NOT_FILL = re.compile(rb"[^\xff]")
+_SEARCHED_AT_ONCE = 2**18
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
 
 # What libjpeg says of data that are not there or not readable; it says other things of files that are whole.
@@ -171,7 +172,7 @@ class _Parts:
             header = header[: 5 + 2 * header[4]] + b"\0\x3f\0"
         self._coverage.add(header, is_progressive=is_progressive)
         self.scans += 1
-        stop = _scan_end(data, end)
+        stop = _first(_NEXT, data, end)
         scan = data[end:stop]
         if stop == len(data):
             scan = scan.removesuffix(b"\xff")
@@ -202,7 +203,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     at = 2
     while (at := data.find(b"\xff", at)) >= 0:
-        start = _FILL.search(data, at).end() - 1  # type: ignore[union-attr]  # there is one
+        start = _first(_NOT_FILL, data, at) - 1
         if start + 2 > len(data):
             return
         marker = data[start + 1]
@@ -216,10 +217,16 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             return
         at = max(end, start + 4)
         if marker == _SCAN:
-            at = _scan_end(data, at)
+            at = _first(_NEXT, data, at)
 
 
-def _scan_end(data: bytes, at: int) -> int:
-    """Return where the marker after the data of a scan begins, its fill included; the end of `data` without one."""
-    found = _NEXT.search(data, at)
-    return found.start() if found else len(data)
+def _first(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
+    """Return where `pattern`, of one or two bytes, is found from `at` on; the end of `data` if it is not.
+
+    A search holds up all other threads, and so goes over a little at a time.
+    """
+    while at < len(data):
+        if found := pattern.search(data, at, at + _SEARCHED_AT_ONCE):
+            return found.start()
+        at += _SEARCHED_AT_ONCE - 1
+    return len(data)
