@@ -1,4 +1,4 @@
-"""Reads WebP, AVIF and GIF: a look at the container, and the pixels by Pillow.
+"""Reads WebP, AVIF, HEIF and GIF: a look at the container, and the pixels by Pillow.
 
 Does not know about other formats.
 """
@@ -34,15 +34,24 @@ def decode_webp(data: bytes, *, max_pixels: int) -> Pixels:
 
 def decode_avif(data: bytes, *, max_pixels: int) -> Pixels:
     """Return the picture upright. libavif rejects what is cut off."""
-    for _ in counted(_boxes(data, 0, len(data)), most=MAX_AVIF_BOXES, of="AVIF", parts="boxes"):
+    return _decode_boxes(data, "AVIF", max_pixels)
+
+
+def decode_heif(data: bytes, *, max_pixels: int) -> Pixels:
+    """Return the picture upright, if a plugin of Pillow reads HEIF."""
+    return _decode_boxes(data, "HEIF", max_pixels)
+
+
+def _decode_boxes(data: bytes, file_format: str, max_pixels: int) -> Pixels:
+    for _ in counted(_boxes(data, 0, len(data)), most=MAX_AVIF_BOXES, of=file_format, parts="boxes"):
         pass
-    _check_not_filled(data, of="AVIF")
+    _check_not_filled(data, of=file_format)
     # libavif has its own limit; the size of each picture and tile is in its own box
     for extent in re.findall(rb"ispe\0{4}(.{8})", data, re.DOTALL):
         check_size(struct.unpack(">II", extent), max_pixels)
     # a broken EXIF item makes Pillow reject the picture; the container's orientation is the one that counts
     data = re.sub(rb"(infe\x02.{7})Exif", rb"\1skip", data, flags=re.DOTALL)
-    return _decoded(data, "AVIF", max_pixels)
+    return _decoded(data, file_format, max_pixels)
 
 
 def _decoded(data: bytes, file_format: str, max_pixels: int) -> Pixels:
@@ -93,7 +102,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[None]:
             size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 8
         stop = min(end, at + size if size else end)
         if name in _TABLES and stop - at > _MAX_TABLE_BYTES:
-            raise InvalidImage(f"The AVIF has more than {MAX_AVIF_BOXES} items. Save it again.")
+            raise InvalidImage(f"The picture has more than {MAX_AVIF_BOXES} items. Save it again.")
         yield
         if name in _HOLDERS:
             yield from _boxes(data, at + head + _HOLDERS[name], stop)

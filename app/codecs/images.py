@@ -34,9 +34,10 @@ _READERS: tuple[tuple[str, re.Pattern[bytes], Callable[..., Pixels]], ...] = tup
         ("GIF", rb"GIF8[79]a", containers.decode_gif),
         ("TIFF", b"|".join(map(re.escape, SIGNATURES)), tiff.decode),
         ("BMP", rb"BM", bmp.decode),
-        ("AVIF", rb".{4}ftyp(avif|avis)", containers.decode_avif),
+        ("AVIF", rb".{4}ftyp(avi[fs]|m[is]f1.{4}(.{4}){0,16}?avi[fs])", containers.decode_avif),
+        ("HEIF", rb".{4}ftyp(he[iv][a-z]|m[is]f1)", containers.decode_heif),
     )
-    if name in Image.OPEN  # Pillow can be built without some
+    if name in Image.OPEN  # Pillow can be built without some, and plugins registered before this import count
 )
 _NAMES = [name for name, _, _ in _READERS]
 _WANTED = f"Send a {', '.join(_NAMES[:-1])} or {_NAMES[-1]} picture."
