@@ -6,6 +6,7 @@ other formats.
 
 import io
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -95,6 +96,18 @@ def decode_stream(bare: bytes, colours: str) -> Pixels:
             raise
         pixels = simplejpeg.decode_jpeg(bare, colours, strict=False)
     return pixels
+
+
+def check_stream(bare: bytes, *, most: tuple[int, int]) -> None:
+    """Raise InvalidImage if the JPEG has several scans, or is wider or higher than `most`."""
+    scans = 0
+    for marker, start, _ in jpeg_segments(bare):
+        scans += marker == _SCAN
+        height, width = struct.unpack(">HH", bare[start + 5 : start + 9]) if marker in _FRAMES else (0, 0)
+        if width > most[0] or height > most[1] or scans > 4:
+            raise InvalidImage(
+                f"A part of {most[0]} x {most[1]} has a JPEG of {width} x {height}, {scans} scans."
+            )
 
 
 def _by_pillow(bare: bytes, orientation: int) -> Pixels:

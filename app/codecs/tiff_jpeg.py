@@ -6,7 +6,7 @@ libtiff uses the same library and makes grey of what is cut off. Does not know a
 import numpy as np
 from PIL import Image
 
-from app.codecs.jpeg import decode_stream
+from app.codecs.jpeg import check_stream, decode_stream
 from app.codecs.tiff_layout import CMYK, PREMULTIPLIED, RGB, WHITE_IS_ZERO, YCBCR, Layout
 from app.codecs.tiff_tags import Directory, Tag
 from app.codecs.upright import Pixels, Rows, over_white
@@ -32,7 +32,9 @@ def read(directory: Directory, layout: Layout) -> Rows:
         if number == layout.parts_of_plane:
             break
         left, top = number % across * part_width, number // across * part_height
-        part = decode_stream(head + directory.data[at + 2 : at + length] + b"\xff\xd9", colours)
+        stream = head + directory.data[at + 2 : at + length] + b"\xff\xd9"
+        check_stream(stream, most=layout.part_size)
+        part = decode_stream(stream, colours)
         place = pixels[top : top + part_height, left : left + part_width]
         if part.shape[0] < place.shape[0] or part.shape[1] < place.shape[1]:
             raise InvalidImage("The TIFF is cut off: a strip or tile is too small. Send the whole file.")

@@ -5,7 +5,7 @@ Does not decode anything.
 
 from dataclasses import dataclass
 
-from app.codecs.prices import MAX_TIFF_PARTS, check_size
+from app.codecs.prices import MAX_TIFF_PARTS, check_bytes, check_size
 from app.codecs.tiff_tags import Directory, Tag
 from app.errors import InvalidImage
 
@@ -30,6 +30,8 @@ CODECS = {
 JPEG = 7
 BYTE_CODECS = {1, 5, 8, 32773, 32946, 34925, 50000}
 """These know bytes only, not what they mean."""
+
+_MAX_SHARING = 8  # empty tiles may be one; libtiff copies the data of each
 
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, LAB: 3}
 _OTHER_COLOURS = {
@@ -133,6 +135,9 @@ def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
         predictor=directory.one(Tag.PREDICTOR, 1),
     )
     _check_read(directory, found)
+    across, down = (-(-whole // one) for whole, one in zip(size, part, strict=True))
+    # tiles can be larger than the picture
+    check_bytes(across * part[0] * down * part[1] * found.bits // 8 // (2 if is_tiled else 1), max_pixels)
     _check_parts(directory, found)
     return found
 
@@ -179,6 +184,8 @@ def _check_parts(directory: Directory, layout: Layout) -> None:
     lengths = directory.all(Tag.TILE_BYTES if layout.is_tiled else Tag.STRIP_BYTES)
     if len(lengths) < needed:
         raise InvalidImage("The TIFF does not say how long its strips or tiles are. Save it again.")
+    if sum(lengths) > _MAX_SHARING * len(directory.data):
+        raise InvalidImage("The TIFF has strips or tiles that share their data. Save it again.")
     for number, (at, length) in enumerate(zip(directory.all(offsets)[:needed], lengths, strict=False)):
         if not at or not length:
             raise InvalidImage("The TIFF has strips or tiles without data. Save it with all of them.")

@@ -171,6 +171,23 @@ def test_an_avif_of_many_parts_is_refused(more: bytes) -> None:
         decode_image(whole[:at] + more + whole[at:], max_pixels=MEGAPIXELS)
 
 
+def test_strips_that_share_their_data_are_refused() -> None:
+    end = 8 + 2 + 12 * 8 + 4
+    tables = struct.pack("<300I", *[end + 2400] * 300) + struct.pack("<300I", *[50_000] * 300)
+    tags = [(256, 4, 1, 300), (257, 4, 1, 300), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1)]
+    tags += [(273, 4, 300, end), (278, 4, 1, 1), (279, 4, 300, end + 1200)]
+    with pytest.raises(InvalidImage, match="share their data"):
+        decode_image(tiff(*tags, data=tables + bytes(50_000)), max_pixels=MEGAPIXELS)
+
+
+def test_a_jpeg_in_a_tiff_may_not_be_larger_than_its_strip() -> None:
+    data = encoded("TIFF", compression="jpeg")
+    at = data.index(b"\xff\xc0") + 5
+    larger = data[:at] + struct.pack(">HH", 65_000, 65_000) + data[at + 4 :]
+    with pytest.raises(InvalidImage, match="JPEG of 65000 x 65000"):
+        decode_image(larger, max_pixels=MEGAPIXELS)
+
+
 @pytest.mark.parametrize("run", [b"\0\2\0\0", b"\xff\1"], ids=["steps of nothing", "runs beyond the row"])
 def test_a_bmp_of_endless_runs_is_refused(run: bytes) -> None:
     head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, 0, 0, 0, 256, 0)
