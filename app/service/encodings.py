@@ -14,8 +14,7 @@ from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
-from app.codecs.images import decode_image
-from app.codecs.prices import claimed_pixels
+from app.codecs.images import claimed_pixels, decode_image
 from app.errors import Overloaded
 from app.middleware.rates import PicturesPerMinute
 from app.scheduling.batching import Batcher
