@@ -29,7 +29,8 @@ def decode_webp(data: bytes, *, max_pixels: int) -> Pixels:
     _check_not_filled(data[: 8 + int.from_bytes(data[4:8], "little")], of="WebP")
     # libwebp allocates the canvas when the file is opened
     check_size(_webp_size(data), max_pixels)
-    return _decoded(data, "WEBP", max_pixels)
+    # as it is stored: browsers do not turn WebP, whatever its EXIF says
+    return _decoded(data, "WEBP", max_pixels, is_turned=False)
 
 
 def decode_avif(data: bytes, *, max_pixels: int) -> Pixels:
@@ -54,11 +55,13 @@ def _decode_boxes(data: bytes, file_format: str, max_pixels: int) -> Pixels:
     return _decoded(data, file_format, max_pixels)
 
 
-def _decoded(data: bytes, file_format: str, max_pixels: int) -> Pixels:
+def _decoded(data: bytes, file_format: str, max_pixels: int, *, is_turned: bool = True) -> Pixels:
     with Image.open(io.BytesIO(data), formats=[file_format]) as image:
         check_size(image.size, max_pixels)
         image.load()
-        orientation = exif_orientation(image.info.get("exif"))
+        # Pillow writes what the container says into a block of its own
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") if is_turned else b""
+        orientation = exif_orientation(exif)
         return upright(rows_of(image), size=image.size, orientation=orientation)
 
 

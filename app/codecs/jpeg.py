@@ -156,7 +156,7 @@ class _Parts:
             if marker == _END:
                 has_end = True
                 break
-            if not self.exif and marker == 0xE1 and segment[4:10] == b"Exif\0\0":
+            if not self.exif and marker == 0xE1 and segment[4:9] == b"Exif\0":
                 self.exif = segment[10:]
             if marker in _FRAMES:
                 kind = marker

@@ -56,7 +56,7 @@ class _Parts:
         for name, start, end in counted(_chunks(data), most=MAX_PNG_CHUNKS, of="PNG", parts="chunks"):
             if name == b"tRNS" and not self._transparent:
                 self._transparent = data[start + 8 : end - 4]
-            elif name == b"eXIf" and not self.exif:
+            elif name == b"eXIf" and not self.exif and not self._pixels and _is_whole(data, start, end):
                 self.exif = data[start + 8 : end - 4]
             elif name in (b"IHDR", b"PLTE") and not self._pixels:
                 self.kept.append(data[start:end])
@@ -133,6 +133,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield name, at, end
         at = end
+
+
+def _is_whole(data: bytes, start: int, end: int) -> bool:
+    """Whether the checksum of a chunk is right; browsers ignore EXIF with a wrong one, and EXIF after the pixels."""
+    return data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4]))
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -30,21 +30,21 @@ _TURNS = {
 }
 
 
-def exif_orientation(exif: object) -> int:
-    """Return 1 to 8 from an EXIF block; 1 if there is none, it is broken, or it has another value."""
-    if not isinstance(exif, bytes):
-        return 1
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+def exif_orientation(exif: bytes) -> int:
+    """Return 1 to 8 from a block of EXIF, without JPEG's header of it; 1 where browsers turn nothing.
+
+    That is without a block, for a broken one, another value, and a tag that is not one SHORT.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
     try:
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, start)
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
         for number in range(count):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * number)
-            if tag == 0x0112 and kind == 3:
-                return value if value in _TURNS else 1
+            tag, kind, values, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * number)
+            if tag == 0x0112:
+                return value if (kind, values) == (3, 1) and value in _TURNS else 1
     except struct.error:  # the block is cut off
         pass
     return 1
