@@ -11,6 +11,7 @@ from collections.abc import Callable
 from PIL import Image, UnidentifiedImageError
 
 from app.codecs import bmp, containers, jpeg, png, tiff
+from app.codecs.deep import Stretch
 from app.codecs.tiff_tags import SIGNATURES
 from app.codecs.upright import Pixels
 from app.errors import InvalidImage, ServiceError
@@ -39,6 +40,7 @@ _READERS: tuple[tuple[str, re.Pattern[bytes], Callable[..., Pixels]], ...] = tup
     )
     if name in Image.OPEN  # Pillow can be built without some, and plugins registered before this import count
 )
+_DEEP = ("PNG", "TIFF")
 _NAMES = [name for name, _, _ in _READERS]
 _WANTED = f"Send a {', '.join(_NAMES[:-1])} or {_NAMES[-1]} picture."
 
@@ -59,23 +61,21 @@ _LOOKS_LIKE = tuple(
 )
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
+def decode_image(data: bytes, *, max_pixels: int, stretch: Stretch = "range") -> Pixels:
     """Decode the first picture in `data` as a person sees it: (height, width, 3), RGB, 0..255, contiguous.
 
-    EXIF orientation is applied; a broken EXIF block is ignored. Alpha is laid over white. Samples of more than 8
-    bits, signed ones and floats are scaled so that the smallest finite value of the picture, over all colours,
-    becomes 0 and the largest 255. A picture of one such value becomes black, and so do not-a-numbers. Colour
-    profiles are not applied.
+    It is turned as browsers turn it. Alpha is laid over white. Samples of more than 8 bits, signed ones and floats
+    are scaled as `stretch` says (deep.eight_bits). Colour profiles are not applied.
 
     Raises ImageTooLarge if the header claims more than `max_pixels` or a side over 65,535, before any pixel is
     decoded. Raises InvalidImage for everything else that is not a whole picture in a supported format.
     """
     if not data:
         raise InvalidImage(f"The body is empty. {_WANTED}")
-    for _, signature, decode in _READERS:
+    for name, signature, decode in _READERS:
         if signature.match(data):
             try:
-                return decode(data, max_pixels=max_pixels)
+                return decode(data, max_pixels=max_pixels, **({"stretch": stretch} if name in _DEEP else {}))
             except ServiceError:
                 raise
             except Exception as error:  # decoders raise any exception for broken files

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, ImageFile
 
-from app.codecs.deep import Deep, Opacity, Samples, eight_bits
+from app.codecs.deep import Deep, Opacity, Samples, Stretch, eight_bits
 from app.codecs.prices import MAX_PNG_CHUNKS, check_bytes, check_size, counted
 from app.codecs.upright import Pixels, exif_orientation, rows_of, upright
 from app.errors import InvalidImage
@@ -26,7 +26,7 @@ _INFLATED_AT_ONCE = 2**20
 _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
-def decode(data: bytes, *, max_pixels: int) -> Pixels:
+def decode(data: bytes, *, max_pixels: int, stretch: Stretch) -> Pixels:
     """Return the picture upright. Raises InvalidImage unless the data of all its rows are there."""
     parts = _Parts(data)
     check_size(parts.size, max_pixels)
@@ -39,7 +39,7 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
             parts.set_transparent(image)
             rows = rows_of(image)
         else:
-            rows = eight_bits(_deep(image, bare, parts))
+            rows = eight_bits(_deep(image, bare, parts), stretch)
         return upright(rows, size=parts.size, orientation=exif_orientation(parts.exif))
 
 
@@ -136,7 +136,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_whole(data: bytes, start: int, end: int) -> bool:
-    """Whether the checksum of a chunk is right; browsers ignore EXIF with a wrong one, and EXIF after the pixels."""
+    """Whether the checksum of a chunk is right. Browsers ignore EXIF with a wrong one, or after the pixels."""
     return data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4]))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from app.codecs.deep import Deep, Opacity, Samples, eight_bits
+from app.codecs.deep import Deep, Opacity, Samples, Stretch, eight_bits
 from app.codecs.prices import check_bytes
 from app.codecs.tiff_layout import (
     CMYK,
@@ -33,7 +33,7 @@ from app.codecs.upright import Pixels, Rows, over_white
 Bytes = npt.NDArray[np.uint8]
 
 
-def read(directory: Directory, layout: Layout, *, max_pixels: int) -> Rows:
+def read(directory: Directory, layout: Layout, *, max_pixels: int, stretch: Stretch) -> Rows:
     """Return the rows of the picture as RGB, or grey, of 8 bits."""
     used = min(layout.planes, layout.colours + bool(layout.alpha))  # planes of other samples are not read
     across, down = (-(-whole // part) for whole, part in zip(layout.size, layout.part_size, strict=True))
@@ -54,7 +54,7 @@ def read(directory: Directory, layout: Layout, *, max_pixels: int) -> Rows:
 
     if layout.number_format == UNSIGNED and layout.bits <= 8:
         return _shallow(samples, directory, layout)
-    return _deep(samples, layout)
+    return _deep(samples, layout, no_data=directory.number(Tag.NO_DATA), stretch=stretch)
 
 
 def _bytes_of_plane(directory: Directory, layout: Layout, plane: int, size: tuple[int, int]) -> Image.Image:
@@ -158,12 +158,17 @@ def _shallow(samples: Callable[[int, int], Samples], directory: Directory, layou
     return rows
 
 
-def _deep(samples: Callable[[int, int], Samples], layout: Layout) -> Rows:
+def _deep(
+    samples: Callable[[int, int], Samples], layout: Layout, *, no_data: float | None, stretch: Stretch
+) -> Rows:
     full = (
         1.0
         if layout.number_format == FLOAT
         else float((1 << layout.bits - (layout.number_format == SIGNED)) - 1)
     )
+
+    if no_data is not None and layout.photometric == WHITE_IS_ZERO:  # the samples are turned round below
+        no_data = full - no_data if layout.number_format == UNSIGNED else -no_data
 
     def rows(top: int, bottom: int) -> tuple[Samples, Opacity | None]:
         block = samples(top, bottom)
@@ -179,7 +184,7 @@ def _deep(samples: Callable[[int, int], Samples], layout: Layout) -> Rows:
                 colours = np.nan_to_num(colours / alpha, posinf=0)
         return colours, alpha
 
-    shades = eight_bits(Deep(layout.size, rows))
+    shades = eight_bits(Deep(layout.size, rows, full=full, no_data=no_data), stretch)
     if layout.photometric != CMYK:
         return shades
     return lambda top, bottom: over_white(Image.fromarray(shades(top, bottom), "CMYK"))

@@ -50,6 +50,7 @@ class Tag(IntEnum):
     YCBCR_SUBSAMPLING = 530
     YCBCR_POSITIONING = 531
     BLACK_WHITE = 532
+    NO_DATA = 42113  # GDAL's, as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,13 @@ class Directory:
     def one(self, tag: Tag, default: int) -> int:
         """Return the first value of `tag`."""
         return next(iter(self.all(tag)), default)
+
+    def number(self, tag: Tag) -> float | None:
+        """Return a number that is written as text; None without it, or if it is none."""
+        try:
+            return float(self.bytes_of(tag).split(b"\0")[0])
+        except ValueError:
+            return None
 
     def bytes_of(self, tag: Tag) -> bytes:
         """Return the values of `tag` as they are written; empty without it."""

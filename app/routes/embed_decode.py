@@ -31,6 +31,7 @@ _UPLOAD_BODY: dict[str, Any] = {
                         "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
                         "image_id": IMAGE_ID_SCHEMA,
                         "replace": {"type": "boolean"},
+                        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
                     },
                 }
             },
@@ -102,6 +103,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
                     tenant=tenant_of(request),
                     image_id=upload.image_id,
                     replace=upload.replace,
+                    stretch=upload.stretch,
                     times=times,
                     share=share,
                 )

@@ -51,7 +51,7 @@ def parse_segment(body: bytes, *, content_type: str, max_bytes: int) -> Segment:
         wanted = PromptsBody.model_validate(values)
     except ValidationError as error:
         raise explain(error) from error
-    return Segment(Upload(data, None, named.image_id, named.replace), wanted)
+    return Segment(Upload(data, None, named.image_id, named.replace, named.stretch), wanted)
 
 
 def _value(name: str, text: str) -> Any:

@@ -21,6 +21,7 @@ from app.scheduling.batching import Batcher
 from app.scheduling.deadlines import left_s
 from app.scheduling.pace import Pace, has_become_late, is_late, too_late
 from app.scheduling.shares import Shares, Turns, Workers
+from app.storage.names import stretch_of
 from app.storage.store import Claim
 from app.telemetry.stages import StageTimes
 from model.types import Embedding, Pixels
@@ -205,7 +206,8 @@ class Encodings:
             await stack.enter_async_context(self._decoded_ahead.turn(share))
             self._check_ready()  # the server may have begun to stop
             started = perf_counter()
-            image = await self._workers.run(partial(decode_image, data, max_pixels=max_pixels), share=share)
+            read = partial(decode_image, data, max_pixels=max_pixels, stretch=stretch_of(content))
+            image = await self._workers.run(read, share=share)
             times.add("picture", perf_counter() - started)
             # The task has no deadline; each caller that waits for it has its own.
             ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
