@@ -68,7 +68,7 @@ def eight_bits(picture: Deep, stretch: Stretch) -> Rows:
                 shades = (np.clip(values.astype(precise), low, high) - precise(low)) * precise(scale)
             if values.dtype.kind == "f":
                 shades = np.nan_to_num(shades, copy=False, nan=0.0)
-        if opacity is not None:
+        if opacity is not None and (opacity < 1).any():
             shades = shades * opacity + 255 * (1 - opacity)
         return np.rint(shades, out=shades).astype(np.uint8)
 

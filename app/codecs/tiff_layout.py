@@ -136,8 +136,8 @@ def layout_of(directory: Directory, *, max_pixels: int) -> Layout:
     )
     _check_read(directory, found)
     across, down = (-(-whole // one) for whole, one in zip(size, part, strict=True))
-    # tiles can be larger than the picture
-    check_bytes(across * part[0] * down * part[1] * found.bits // 8 // (2 if is_tiled else 1), max_pixels)
+    # tiles can be larger than the picture, up to twice its bytes
+    check_bytes(across * part[0] * down * part[1] * found.bits // 16, max_pixels)
     _check_parts(directory, found)
     return found
 

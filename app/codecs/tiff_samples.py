@@ -41,7 +41,6 @@ def read(directory: Directory, layout: Layout, *, max_pixels: int, stretch: Stre
     height = down * layout.part_size[1] if layout.is_tiled else layout.size[1]
     samples_read = used if layout.is_planar else layout.samples
     check_bytes(layout.size[0] * layout.size[1] * samples_read * layout.bits // 8, max_pixels)
-    check_bytes(row_bytes * height * used // 2, max_pixels)  # tiles can be larger than the picture
     images = [_bytes_of_plane(directory, layout, plane, (row_bytes, height)) for plane in range(used)]
 
     def samples(top: int, bottom: int) -> Samples:
@@ -114,15 +113,20 @@ def _samples(rows: Bytes, order: str, layout: Layout, across: int) -> Samples:
 
 
 def _unpacked(parts: Bytes, bits: int) -> Samples:
-    """Return the numbers of `bits` bits that are packed into each row of a part, the first bit the highest."""
-    single = np.unpackbits(parts, axis=2)
-    usable = single.shape[2] // bits * bits
-    grouped = single[:, :, :usable].reshape(*parts.shape[:2], -1, bits)
-    dtype = np.uint8 if bits <= 8 else np.uint16
-    values = np.zeros(grouped.shape[:3], dtype)
-    for bit in range(bits):
-        values = values << 1 | grouped[..., bit]
-    return values.astype(dtype, copy=False)
+    """Return the numbers of `bits` bits, at most 16, that are packed into each row of a part, highest bit first."""
+    rows, across, length = parts.shape
+    groups = -(-length // bits)  # so many bytes hold eight numbers
+    padded = np.zeros((rows, across, groups * bits), np.uint8)
+    padded[:, :, :length] = parts
+    packed = padded.reshape(rows, across, groups, bits)
+    values = np.empty((rows, across, groups, 8), np.uint8 if bits <= 8 else np.uint16)
+    for number in range(8):
+        first, end = number * bits // 8, -(-(number + 1) * bits // 8)
+        joined = np.zeros((rows, across, groups), np.uint32)
+        for byte in range(first, end):
+            joined = joined << 8 | packed[..., byte]
+        values[..., number] = joined >> (8 * end - (number + 1) * bits) & ((1 << bits) - 1)
+    return values.reshape(rows, across, groups * 8)
 
 
 def _shallow(samples: Callable[[int, int], Samples], directory: Directory, layout: Layout) -> Rows:
