@@ -60,7 +60,7 @@ def _decoded(data: bytes, file_format: str, max_pixels: int, *, is_turned: bool 
         check_size(image.size, max_pixels)
         image.load()
         # Pillow writes what the container says into a block of its own
-        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0") if is_turned else b""
+        exif = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0") if is_turned else b""
         orientation = exif_orientation(exif)
         return upright(rows_of(image), size=image.size, orientation=orientation)
 

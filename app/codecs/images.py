@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 from PIL import Image, UnidentifiedImageError
 
@@ -25,6 +26,11 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.init()
+with suppress(ImportError):  # the extra 'heif'
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    pillow_heif.options.DECODE_THREADS = 1  # the workers are threads already
 
 _READERS: tuple[tuple[str, re.Pattern[bytes], Callable[..., Pixels]], ...] = tuple(
     (name, re.compile(signature, re.DOTALL), decode)
@@ -44,6 +50,7 @@ _DEEP = ("PNG", "TIFF")
 _NAMES = [name for name, _, _ in _READERS]
 _WANTED = f"Send a {', '.join(_NAMES[:-1])} or {_NAMES[-1]} picture."
 
+_HEIC = re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 _LOOKS_LIKE = tuple(
     (re.compile(rb"[\s\xef\xbb\xbf]*" + pattern, re.IGNORECASE | re.DOTALL), what)
     for pattern, what in (
@@ -55,7 +62,6 @@ _LOOKS_LIKE = tuple(
         (rb"data:", "a data URL"),
         (rb"/9j/|iVBORw0KGgo|R0lGOD|UklGR", "a picture in base64"),
         (rb"PK\x03\x04", "a ZIP archive"),
-        (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIC picture"),
         (rb".{4}ftyp(isom|mp4|qt)", "a video"),
     )
 )
@@ -80,6 +86,11 @@ def decode_image(data: bytes, *, max_pixels: int, stretch: Stretch = "range") ->
                 raise
             except Exception as error:  # decoders raise any exception for broken files
                 raise InvalidImage(_explain(error)) from error
+    if _HEIC.match(data):
+        raise InvalidImage(
+            "This is a HEIC picture, which this server cannot read yet: install pillow-heif there (pip install "
+            "'.[heif]'), or send a JPEG."
+        )
     for pattern, what in _LOOKS_LIKE:
         if pattern.match(data[:1024]):
             raise InvalidImage(f"The body looks like {what}, which is not supported. {_WANTED}")

@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ from sam2_client.picture_files import stored_orientation, without_metadata
 
 PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path; the bytes of a picture file; a PIL image; or an array (height, width) or (height, width, 3 or 4)."""
+
+Stretch: TypeAlias = Literal["range", "percentile", "none"]
+"""How the service reads a picture of more than 8 bits: from its smallest to its largest value; without the darkest
+and brightest 0.1 % and what stands for no data; or from 0 to the largest value of its type."""
 
 LARGE_MIB = 16
 """Lossless uploads above this size raise a warning."""
@@ -48,8 +52,11 @@ class Picture:
     arrays are encoded without loss, usually as PNG, and the result is kept in memory.
     """
 
-    def __init__(self, source: PictureSource) -> None:
-        """Raises TypeError or ValueError if `source` is not a picture."""
+    def __init__(self, source: PictureSource, *, stretch: Stretch = "range") -> None:
+        """Raises TypeError or ValueError if `source` is not a picture, or `stretch` is not one of its values."""
+        if stretch not in get_args(Stretch):
+            raise ValueError(f"stretch is {stretch!r}, but must be one of {', '.join(get_args(Stretch))}")
+        self.stretch = stretch
         self.path: Path | None = None
         self._data = b""
         self._digest: bytes | None = None

@@ -32,6 +32,8 @@ def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Ret
         query["image_id"] = image_id
     if replace:
         query["replace"] = "true"
+    if picture.stretch != "range":
+        query["stretch"] = picture.stretch
     response = yield from ask(Call("POST", "embed", query=query, picture=picture), retries)
     return read_embedded(response, picture)
 

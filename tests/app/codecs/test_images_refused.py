@@ -70,7 +70,6 @@ WHOLE = whole_files()
         (b"data:image/png;base64,iVBORw0KGgo=", "a data URL"),
         (b"/9j/4AAQSkZJRgABAQ", "in base64"),
         (b"PK\x03\x04" + bytes(30), "a ZIP archive"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video"),
     ],
 )
