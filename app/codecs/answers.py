@@ -52,6 +52,8 @@ class MaskAnswer:
     bbox: tuple[int, int, int, int]
     size: tuple[int, int]
     """Height and width of the mask that is sent: the picture's, or those of `bounds`."""
+    runs: Runs
+    """The mask that is sent, for formats of other tools."""
     bounds: tuple[int, int, int, int] | None = None
     """x0, y0, x1, y1 of the part of the picture that is sent; None for the whole picture."""
     counts: str | list[int] | None = None
@@ -116,6 +118,7 @@ def _mask(
         area=mask.area,
         bbox=mask.bbox,
         size=(sent.height, sent.width),
+        runs=sent,
         bounds=bounds,
         counts=counts,
         polygons=[ring.round(2).tolist() for ring in outline.outer] if outline else None,

@@ -23,6 +23,11 @@ def with_holes(outer: Sequence[Ring], holes: Sequence[Ring]) -> list[list[Ring]]
     return parts
 
 
+def largest(rings: Sequence[Ring]) -> Ring:
+    """Return the ring around the largest area; one without points if there is none."""
+    return max(rings, key=_area, default=[])
+
+
 def closed(ring: Ring) -> Ring:
     """Return a ring with its first point again at its end, as GeoJSON has it."""
     return [*ring, ring[0]]
