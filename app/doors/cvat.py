@@ -17,7 +17,7 @@ from app.codecs.prompts import PromptRequest
 from app.codecs.rows import rows, write_row_lengths
 from app.doors.door import Door
 from app.doors.requests import ToolBody, masks_on, picture_file, reading
-from app.doors.rings import largest
+from app.doors.rings import area
 from app.errors import NotOffered
 from app.middleware.callers import share_of
 from app.routes.field_errors import invalid
@@ -109,7 +109,8 @@ def _write_shapes(mask: MaskAnswer) -> bytes:
 
 def _write_crop(mask: MaskAnswer) -> bytes:
     corners = ",".join(map(str, _corners(mask)))
-    outline = ",".join(f"[{x},{y}]" for x, y in largest(mask.polygons or []))
+    largest = max(mask.polygons or (), key=area, default=[])
+    outline = ",".join(f"[{x},{y}]" for x, y in largest)
     rest = f',"bounds":[{corners}],"points":[{outline}]}}'
     return b"".join((b'{"mask":', *rows(mask.runs), rest.encode()))
 
@@ -121,8 +122,8 @@ def _corners(mask: MaskAnswer) -> tuple[int, int, int, int]:
 
 
 _FORMS: dict[str, tuple[MaskOptions, Callable[[MaskAnswer], bytes]]] = {
-    "shapes": (MaskOptions(mask_format="rle_uncompressed", bounds=True), _write_shapes),
-    "crop": (MaskOptions(mask_format="polygons", bounds=True), _write_crop),
+    "shapes": (MaskOptions(mask_format="rle_uncompressed", bounds=True, best_only=True), _write_shapes),
+    "crop": (MaskOptions(mask_format="polygons", bounds=True, best_only=True), _write_crop),
 }
 """By SAM2_CVAT_ANSWER: what is asked of the service, and how it is written."""
 
