@@ -111,7 +111,8 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         CallersMiddleware,
         keys=keys,
         in_flight=in_flight,
-        free={*FREE, *doors.free, METRICS} if settings.open_metrics else {*FREE, *doors.free},
+        free=doors.free,
+        free_to_read={*FREE, METRICS} if settings.open_metrics else FREE,
         key_of=doors.key_of,
         refuse=refuse,
     )

@@ -16,7 +16,7 @@ from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
-DOORS = ("qupath",)
+DOORS = ("cvat", "qupath")
 """Names for SAM2_DOORS; app/doors has them."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""
@@ -62,6 +62,10 @@ class Settings(BaseSettings):
         "all",
         description="Tools whose own protocols the server speaks, comma-separated: "
         f"{', '.join(DOORS)}; or all, or none.",
+    )
+    cvat_answer: Literal["shapes", "crop"] = Field(
+        "shapes",
+        description="Form of the masks for CVAT: shapes; or crop, for releases before spring 2026.",
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
 

@@ -34,6 +34,8 @@ class MaskOptions:
     """Pixels of the picture by which polygons may move."""
     bounds: bool = False
     """Crop masks to their boxes."""
+    best_only: bool = False
+    """Of several masks, only the one with the best predicted IoU."""
 
     @property
     def are_quick(self) -> bool:
@@ -52,6 +54,8 @@ class MaskAnswer:
     bbox: tuple[int, int, int, int]
     size: tuple[int, int]
     """Height and width of the mask that is sent: the picture's, or those of `bounds`."""
+    runs: Runs
+    """The mask that is sent, for formats of other tools."""
     bounds: tuple[int, int, int, int] | None = None
     """x0, y0, x1, y1 of the part of the picture that is sent; None for the whole picture."""
     counts: str | list[int] | None = None
@@ -84,7 +88,8 @@ def answer(
     `check` is called before each mask, and may raise to end the work.
     """
     masks = []
-    for i in (-prediction.iou).argsort(kind="stable"):
+    order = (-prediction.iou).argsort(kind="stable")
+    for i in order[:1] if options.best_only else order:
         check()
         mask = _mask(
             prediction.logits[i],
@@ -116,6 +121,7 @@ def _mask(
         area=mask.area,
         bbox=mask.bbox,
         size=(sent.height, sent.width),
+        runs=sent,
         bounds=bounds,
         counts=counts,
         polygons=[ring.round(2).tolist() for ring in outline.outer] if outline else None,

@@ -3,10 +3,11 @@
 Does not know what is behind them.
 """
 
+from app.doors.cvat import CVAT
 from app.doors.door import Door, Doors
 from app.doors.qupath import QUPATH
 
-ALL: tuple[Door, ...] = (QUPATH,)
+ALL: tuple[Door, ...] = (CVAT, QUPATH)
 
 
 def open_doors(names: frozenset[str]) -> Doors:

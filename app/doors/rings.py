@@ -15,7 +15,7 @@ Ring: TypeAlias = list[list[float]]
 def with_holes(outer: Sequence[Ring], holes: Sequence[Ring]) -> list[list[Ring]]:
     """Return each outer ring followed by its holes. A hole belongs to the smallest ring around it."""
     parts = [[ring] for ring in outer]
-    areas = [_area(ring) for ring in outer]
+    areas = [area(ring) for ring in outer]
     for hole in holes:
         around = [number for number, ring in enumerate(outer) if _is_inside(hole, ring)]
         if around:
@@ -28,7 +28,8 @@ def closed(ring: Ring) -> Ring:
     return [*ring, ring[0]]
 
 
-def _area(ring: Ring) -> float:
+def area(ring: Ring) -> float:
+    """Return what a ring encloses, in square pixels."""
     x, y = np.asarray(ring, np.float64).T
     return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
