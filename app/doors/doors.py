@@ -4,9 +4,10 @@ Does not know what is behind them.
 """
 
 from app.doors.door import Door, Doors
+from app.doors.label_studio.endpoints import LABEL_STUDIO
 from app.doors.qupath import QUPATH
 
-ALL: tuple[Door, ...] = (QUPATH,)
+ALL: tuple[Door, ...] = (LABEL_STUDIO, QUPATH)
 
 
 def open_doors(names: frozenset[str]) -> Doors:
