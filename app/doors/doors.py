@@ -5,9 +5,10 @@ Does not know what is behind them.
 
 from app.doors.cvat import CVAT
 from app.doors.door import Door, Doors
+from app.doors.label_studio.endpoints import LABEL_STUDIO
 from app.doors.qupath import QUPATH
 
-ALL: tuple[Door, ...] = (CVAT, QUPATH)
+ALL: tuple[Door, ...] = (CVAT, LABEL_STUDIO, QUPATH)
 
 
 def open_doors(names: frozenset[str]) -> Doors:

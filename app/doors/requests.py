@@ -3,7 +3,7 @@
 Within the limits, budgets and deadlines of our own endpoints. Does not know the tools.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
@@ -24,6 +24,7 @@ from app.service.service import Embedded
 from app.telemetry.stages import StageTimes
 
 Model = TypeVar("Model", bound=BaseModel)
+Parsed = TypeVar("Parsed")
 
 
 class ToolBody(BaseModel):
@@ -36,15 +37,25 @@ class ToolBody(BaseModel):
 async def reading(request: Request, model: type[Model]) -> AsyncIterator[Model]:
     """Yield the body of a request, parsed. Its bytes count for the client until the block ends.
 
-    Bodies of more than a few kilobytes are parsed in a worker. Raises as BodyBudget.read and parse_json do.
+    Raises as BodyBudget.read and parse_json do.
+    """
+    async with reading_by(request, partial(parse_json, model)) as body:
+        yield body
+
+
+@asynccontextmanager
+async def reading_by(request: Request, parse: Callable[[bytes], Parsed]) -> AsyncIterator[Parsed]:
+    """Yield what `parse` makes of the body of a request: in a worker, if it is more than a few kilobytes.
+
+    The body's bytes count for the client until the block ends. Raises as BodyBudget.read and `parse` do.
     """
     service = service_of(request)
     settings, share = service.settings, share_of(request)
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)
     async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-        parse = partial(parse_json, model, body)
-        yield parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        job = partial(parse, body)
+        yield job() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(job, share=share)
 
 
 @contextmanager

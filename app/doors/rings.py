@@ -17,7 +17,7 @@ def with_holes(outer: Sequence[Ring], holes: Sequence[Ring]) -> list[list[Ring]]
     parts = [[ring] for ring in outer]
     areas = [area(ring) for ring in outer]
     for hole in holes:
-        around = [number for number, ring in enumerate(outer) if _is_inside(hole, ring)]
+        around = [number for number, ring in enumerate(outer) if is_inside(hole, ring)]
         if around:
             parts[min(around, key=lambda number: areas[number])].append(hole)
     return parts
@@ -34,7 +34,7 @@ def area(ring: Ring) -> float:
     return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
 
-def _is_inside(hole: Ring, ring: Ring) -> bool:
+def is_inside(hole: Ring, ring: Ring) -> bool:
     """Whether most points of a hole lie in a ring, by the number of edges to the left of each.
 
     Most and not one: rounding can put single points of a hole onto the ring.

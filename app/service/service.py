@@ -263,6 +263,12 @@ class SegmentationService:
                 await self.store.keep(claim, content, embedding, replace=False, upload=None)
             return embedding
 
+    def keeps(self, embedding_bytes: int) -> int:
+        """Return how many embeddings of this size are kept before the first one is dropped."""
+        limits = self.cache_limits
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
+        return max(limits.device_bytes + limits.host_bytes, disk_bytes) // embedding_bytes
+
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Delete an image everywhere, even while it is being embedded."""
         async with self._deadline():

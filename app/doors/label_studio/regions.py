@@ -1,0 +1,119 @@
+"""Masks as the regions of Label Studio: painted with a brush, outlined, boxed, or as a picture with transparency.
+
+Does not know about prompts and tasks.
+"""
+
+import base64
+import io
+import secrets
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from app.codecs.answers import MaskAnswer, MaskOptions
+from app.codecs.rle import decode_counts
+from app.doors.label_studio.brush import encode_brush
+from app.doors.label_studio.label_config import Control, Kind
+from app.doors.rings import Ring, area, is_inside
+
+Booleans: TypeAlias = npt.NDArray[np.bool_]
+
+_SIMPLIFIED = 1 / 2000
+"""How far an outline may move, as a part of the picture's longer side: people drag its corners, one by one."""
+_SMALLEST = 0.01
+"""Parts of a mask below this part of the largest one's area get no outline: each would be an object of its own."""
+
+
+def options_for(kind: Kind, *, width: int, height: int) -> MaskOptions:
+    """Return the form of masks from which regions of a kind are made."""
+    if kind == "polygonlabels":
+        return MaskOptions(mask_format="polygons", simplify=_SIMPLIFIED * max(width, height))
+    return MaskOptions(bounds=True)
+
+
+def regions(
+    mask: MaskAnswer,
+    control: Control,
+    *,
+    label: str | None,
+    picture: str,
+    item_index: int | None,
+    width: int,
+    height: int,
+) -> list[dict[str, Any]]:
+    """Return the regions of one mask on a picture of width x height pixels: none for an empty mask."""
+    if not mask.area:
+        return []
+    common = {
+        "from_name": control.name,
+        "to_name": picture,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "type": control.kind,
+        "score": mask.iou,
+        "readonly": False,
+    }
+    if item_index is not None:
+        common["item_index"] = item_index
+    labels = {control.kind: [label] if label is not None else []}
+    return [
+        {"id": secrets.token_hex(5), **common, "value": value | labels}
+        for value in _values(mask, control.kind, width=width, height=height)
+    ]
+
+
+def _values(mask: MaskAnswer, kind: Kind, *, width: int, height: int) -> Iterator[dict[str, Any]]:
+    match kind:
+        case "brushlabels":
+            part, x, y = _part(mask)
+            yield {"format": "rle", "rle": list(encode_brush(part, x=x, y=y, height=height, width=width))}
+        case "bitmasklabels":
+            yield {"imageDataURL": _data_url(mask, width=width, height=height)}
+        case "polygonlabels":
+            for ring in _outlines(mask):
+                points = [[100 * x / width, 100 * y / height] for x, y in ring]
+                yield {"points": points, "closed": True}
+        case "rectanglelabels":
+            x, y, across, down = mask.bbox
+            yield {
+                "x": 100 * x / width,
+                "y": 100 * y / height,
+                "width": 100 * across / width,
+                "height": 100 * down / height,
+                "rotation": 0,
+            }
+
+
+def _part(mask: MaskAnswer) -> tuple[Booleans, int, int]:
+    """Return the mask within its bounds, and x and y of their corner."""
+    height, width = mask.size
+    lengths = decode_counts(mask.counts or "", height=height, width=width)
+    pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    x, y, *_ = mask.bounds or (0, 0)
+    return pixels.reshape(width, height).T, x, y
+
+
+def _data_url(mask: MaskAnswer, *, width: int, height: int) -> str:
+    """Return a PNG of the picture's size that is transparent outside of the mask: Label Studio reads its alpha."""
+    part, x, y = _part(mask)
+    whole = Image.new("1", (width, height))
+    whole.paste(Image.fromarray(np.ascontiguousarray(part)), (x, y))
+    file = io.BytesIO()
+    whole.save(file, "PNG", transparency=0)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _outlines(mask: MaskAnswer) -> list[Ring]:
+    """Return the outer rings, the largest first, without specks and without what lies in another one's hole."""
+    rings = sorted((ring for ring in mask.polygons or [] if len(ring) > 2), key=area, reverse=True)
+    kept: list[Ring] = []
+    for ring in rings:
+        if area(ring) < _SMALLEST * area(rings[0]):
+            break
+        if not any(is_inside(ring, larger) for larger in kept):
+            kept.append(ring)
+    return kept
