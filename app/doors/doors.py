@@ -5,8 +5,9 @@ Does not know what is behind them.
 
 from app.doors.door import Door, Doors
 from app.doors.qupath import QUPATH
+from app.doors.x_anylabeling import X_ANYLABELING
 
-ALL: tuple[Door, ...] = (QUPATH,)
+ALL: tuple[Door, ...] = (QUPATH, X_ANYLABELING)
 
 
 def open_doors(names: frozenset[str]) -> Doors:
