@@ -27,7 +27,7 @@ def with_holes(outer: Sequence[Ring], holes: Sequence[Ring]) -> list[list[Ring]]
 
 
 def outermost(outer: Sequence[Ring]) -> list[Ring]:
-    """Return the rings that lie in no other, for tools whose polygons have no holes and so cover what lies within."""
+    """Return the rings that lie in no other: a polygon of a tool without holes covers those within it."""
     rings = _Rings(outer)
     return [ring for number, ring in enumerate(outer) if not set(rings.around(ring)) - {number}]
 

@@ -16,11 +16,10 @@ from app.codecs.answers import MaskAnswer, MaskOptions
 from app.codecs.prompts import PromptRequest
 from app.codecs.thinning import thin
 from app.doors.door import Door, Fault
-from app.doors.requests import ToolBody, masks_on, picture_file, reading
+from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
 from app.doors.rings import area, outermost
 from app.errors import NotOffered
 from app.middleware.access import Scope
-from app.middleware.callers import share_of
 from app.routes.field_errors import invalid
 from app.routes.schemas import MAX_POINTS, MOST_PROMPTS, Coordinate
 from app.routes.state import begin_stages, service_of
@@ -98,7 +97,7 @@ async def health(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """The model that is loaded, with the controls that it needs."""
     name = service_of(request).ready().name
-    return _success({name: _described(name)})
+    return JSONResponse(_success({name: _described(name)}))
 
 
 @router.get("/v1/models/{model}/info")
@@ -107,14 +106,13 @@ async def info(request: Request, model: str) -> Response:
     name = service_of(request).ready().name
     if model != name:
         raise HTTPException(404, f"the model that is loaded is {name}")
-    return _success(_described(name))
+    return JSONResponse(_success(_described(name)))
 
 
 @router.post("/v1/predict")
 async def predict(request: Request) -> Response:
     """A polygon for each part of each object that is marked; none without marks."""
-    service = service_of(request)
-    name = service.ready().name
+    name = service_of(request).ready().name
     begin_stages(request)
     async with reading(request, PredictBody) as body:
         params = body.params
@@ -125,16 +123,17 @@ async def predict(request: Request) -> Response:
         if params.text_prompt:
             raise NotOffered("Text prompts (text_prompt) are not supported. Use points and rectangles.")
         if not params.marks:
-            return _shapes([])
+            return JSONResponse(_found([]))
         prompts = _prompts(params.marks)
         data = await picture_file(request, body.image, where="image")
-        _, decoded = await masks_on(request, data, prompts, options=MaskOptions(mask_format="polygons"))
-    best = [masks[0] for masks in decoded.predictions]
+        options = MaskOptions(mask_format="polygons", best_only=True)
+        _, decoded = await masks_on(request, data, prompts, options=options)
+    best = [mask for masks in decoded.predictions for mask in masks]
 
-    def shapes() -> list[dict[str, Any]]:
-        return [shape for mask in best for shape in _objects(mask, fraction=params.epsilon_factor)]
+    def shapes() -> object:
+        return _found([shape for mask in best for shape in _objects(mask, fraction=params.epsilon_factor)])
 
-    return _shapes(await service.work(shapes, share=share_of(request)))
+    return await json_of(request, shapes)
 
 
 @router.api_route("/v1/video/{rest:path}", methods=["GET", "POST"])
@@ -196,19 +195,21 @@ def _owner(point: Mark, boxes: list[list[float]]) -> int:
 
 def _objects(mask: MaskAnswer, *, fraction: float) -> list[dict[str, Any]]:
     rings = mask.polygons or []
-    least = _LEAST_PART * max((area(ring) for ring in rings), default=0.0)
+    areas = [area(ring) for ring in rings]
+    least = _LEAST_PART * max(areas, default=0.0)
+    parts = outermost([ring for ring, its_area in zip(rings, areas, strict=True) if its_area >= least])
     return [
-        {"label": _LABEL, "shape_type": "polygon", "points": thin(ring, fraction=fraction), "score": mask.iou}
-        for ring in outermost([ring for ring in rings if area(ring) >= least])
+        {"label": _LABEL, "shape_type": "polygon", "points": ring, "score": mask.iou}
+        for ring in thin(parts, fraction=fraction)
     ]
 
 
-def _shapes(shapes: list[dict[str, Any]]) -> Response:
+def _found(shapes: list[dict[str, Any]]) -> object:
     return _success({"shapes": shapes, "description": "", "replace": False})
 
 
-def _success(data: object) -> Response:
-    return JSONResponse({"success": True, "data": data})
+def _success(data: object) -> object:
+    return {"success": True, "data": data}
 
 
 def _error(fault: Fault) -> object:

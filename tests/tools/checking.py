@@ -138,6 +138,8 @@ def print_times(
     own = median_ms(lambda _: reference.decode(image_id, **prompt))
     later = median_ms(lambda _: door(data))
     mb = base64_bytes / 1e6
-    print(f"first click: {first:.0f} ms; /embed and /decode: {first_own:.0f} ms ({_REPETITIONS} pictures each)")
+    print(
+        f"first click: {first:.0f} ms; /embed and /decode: {first_own:.0f} ms ({_REPETITIONS} pictures each)"
+    )
     print(f"later clicks: {later:.1f} ms; /decode: {own:.1f} ms; {mb:.1f} MB of base64")
     print(f"that is {(later - own) / mb:.1f} ms per MB over /decode")
