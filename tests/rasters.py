@@ -45,10 +45,10 @@ def beyond(drawn: Mask, mask: Mask, *, reach: int) -> int:
 
 
 def assert_proper(rings: Iterable[Sequence[Sequence[float]]]) -> None:
-    """Check that each ring has three points, none of them twice, and an area."""
+    """Check that each ring has three different points, none of them twice in a row, and an area."""
     for ring in rings:
-        assert len(ring) >= 3
-        assert len({tuple(point) for point in ring}) == len(ring)
+        assert len({tuple(point) for point in ring}) >= 3
+        assert all(tuple(one) != tuple(other) for one, other in zip(ring, [*ring[1:], ring[0]], strict=True))
         x, y = np.asarray(ring, np.float64).T
         assert abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) > 0
 
