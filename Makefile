@@ -10,7 +10,7 @@ TORCH ?= auto
 TORCH_STAMP := $(VENV)/torch.stamp
 TORCH_INSTALLED := $(shell cat $(TORCH_STAMP) 2>/dev/null)
 
-# What python -m tests.bench.gpu needs on a GPU machine that already has torch, numpy, pillow, scipy, contourpy,
+# What python -m tests.bench.gpu needs on a GPU machine that already has torch, numpy, pillow, scipy,
 # safetensors, tqdm and certifi.
 KIT_PYTHON ?= 3.12
 KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \

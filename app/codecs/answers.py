@@ -12,8 +12,8 @@ from app.codecs.logits import encode_logits
 from app.codecs.rle import encode_counts
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
-from model.masks.runs import Outline, Runs, png, polygons, runs, stability
-from model.masks.simplifying import simplify
+from model.masks.outlines import outline
+from model.masks.runs import png, runs, stability
 from model.types import Logits, Prediction
 
 MaskFormat: TypeAlias = Literal["rle", "rle_uncompressed", "polygons", "png"]
@@ -108,7 +108,7 @@ def _mask(
 ) -> MaskAnswer:
     shown = clean(logits, max_hole_area=options.max_hole_area, max_sprinkle_area=options.max_sprinkle_area)
     mask = runs(shown, height=height, width=width)
-    outline = _outline(shown, mask, options.simplify) if options.mask_format == "polygons" else None
+    polygons = outline(shown, mask, tolerance=options.simplify) if options.mask_format == "polygons" else None
     sent, bounds = crop(mask) if options.bounds else (mask, None)
     counts: str | list[int] | None = None
     if options.mask_format == "rle":
@@ -124,15 +124,8 @@ def _mask(
         runs=sent,
         bounds=bounds,
         counts=counts,
-        polygons=[ring.round(2).tolist() for ring in outline.outer] if outline else None,
-        holes=[ring.round(2).tolist() for ring in outline.holes] if outline else None,
+        polygons=[ring.tolist() for ring in polygons.outer] if polygons else None,
+        holes=[ring.tolist() for ring in polygons.holes] if polygons else None,
         png=base64.b64encode(png(sent)).decode("ascii") if options.mask_format == "png" else None,
         logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
     )
-
-
-def _outline(logits: Logits, mask: Runs, tolerance: float) -> Outline:
-    outline = polygons(logits, height=mask.height, width=mask.width)
-    if not tolerance:
-        return outline
-    return Outline(simplify(outline.outer, tolerance), simplify(outline.holes, tolerance))
