@@ -13,7 +13,7 @@ from app.codecs.rle import encode_counts
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
 from model.masks.outlines import outline
-from model.masks.runs import png, runs, stability
+from model.masks.runs import Runs, png, runs, stability
 from model.types import Logits, Prediction
 
 MaskFormat: TypeAlias = Literal["rle", "rle_uncompressed", "polygons", "png"]

@@ -20,11 +20,9 @@ def thin(rings: Sequence[Ring], *, fraction: float) -> list[Ring]:
     if not fraction or not rings:
         return list(rings)
     points = [np.asarray(ring, np.float64) for ring in rings]
-    tolerances = [fraction * _length(ring) for ring in points]
-    # In units of its own tolerance, every ring has the tolerance 1, and all are thinned in one go.
-    scaled = [ring / tolerance for ring, tolerance in zip(points, tolerances, strict=True)]
-    thinned = simplify(scaled, 1.0)
-    return [(ring * tolerance).round(2).tolist() for ring, tolerance in zip(thinned, tolerances, strict=True)]
+    tolerances = [np.full(len(ring), fraction * _length(ring)) for ring in points]
+    kept = simplify(points, tolerances)
+    return [ring[stays].round(2).tolist() for ring, stays in zip(points, kept, strict=True)]
 
 
 def _length(ring: np.ndarray) -> float:
