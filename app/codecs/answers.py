@@ -34,6 +34,8 @@ class MaskOptions:
     """Pixels of the picture by which polygons may move."""
     bounds: bool = False
     """Crop masks to their boxes."""
+    best_only: bool = False
+    """Of several masks, only the one with the best predicted IoU."""
 
     @property
     def are_quick(self) -> bool:
@@ -84,7 +86,8 @@ def answer(
     `check` is called before each mask, and may raise to end the work.
     """
     masks = []
-    for i in (-prediction.iou).argsort(kind="stable"):
+    order = (-prediction.iou).argsort(kind="stable")
+    for i in order[:1] if options.best_only else order:
         check()
         mask = _mask(
             prediction.logits[i],

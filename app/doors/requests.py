@@ -3,12 +3,13 @@
 Within the limits, budgets and deadlines of our own endpoints. Does not know the tools.
 """
 
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from app.codecs.answers import Decoded, MaskOptions
@@ -107,3 +108,13 @@ async def masks_on(
         share=share_of(request),
     )
     return await while_connected(request.receive, story)
+
+
+async def json_of(request: Request, make: Callable[[], object]) -> Response:
+    """Return a reply with what `make` returns. Made and written in a worker, because outlines are long."""
+
+    def write() -> bytes:
+        return json.dumps(make()).encode()
+
+    body = await service_of(request).work(write, share=share_of(request))
+    return Response(body, media_type="application/json")

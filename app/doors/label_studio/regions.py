@@ -17,7 +17,7 @@ from app.codecs.answers import MaskAnswer, MaskOptions
 from app.codecs.rle import decode_counts
 from app.doors.label_studio.brush import encode_brush
 from app.doors.label_studio.label_config import Control, Kind
-from app.doors.rings import Ring, area, is_inside
+from app.doors.rings import Ring, area, outermost
 
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 
@@ -30,8 +30,9 @@ _SMALLEST = 0.01
 def options_for(kind: Kind, *, width: int, height: int) -> MaskOptions:
     """Return the form of masks from which regions of a kind are made."""
     if kind == "polygonlabels":
-        return MaskOptions(mask_format="polygons", simplify=_SIMPLIFIED * max(width, height))
-    return MaskOptions(bounds=True)
+        simplify = _SIMPLIFIED * max(width, height)
+        return MaskOptions(mask_format="polygons", simplify=simplify, best_only=True)
+    return MaskOptions(bounds=True, best_only=True)
 
 
 def regions(
@@ -110,10 +111,4 @@ def _data_url(mask: MaskAnswer, *, width: int, height: int) -> str:
 def _outlines(mask: MaskAnswer) -> list[Ring]:
     """Return the outer rings, the largest first, without specks and without what lies in another one's hole."""
     rings = sorted((ring for ring in mask.polygons or [] if len(ring) > 2), key=area, reverse=True)
-    kept: list[Ring] = []
-    for ring in rings:
-        if area(ring) < _SMALLEST * area(rings[0]):
-            break
-        if not any(is_inside(ring, larger) for larger in kept):
-            kept.append(ring)
-    return kept
+    return outermost([ring for ring in rings if area(ring) >= _SMALLEST * area(rings[0])])
