@@ -22,7 +22,7 @@ from app.doors.label_studio.label_config import ConfigError, Control
 from app.doors.label_studio.pictures import Caller, Source, TaskPictures
 from app.doors.label_studio.regions import options_for, regions
 from app.doors.label_studio.server import LabelStudioServer
-from app.doors.requests import reading_by
+from app.doors.requests import json_of, reading_by
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.field_errors import invalid
@@ -115,7 +115,8 @@ async def predict(request: Request) -> Response:
             ]
             _ahead_of(request).add(sources, _caller(request, asked.project))
             empty = json.dumps({"result": [], "score": 0, "model_version": version})
-            return _json(b'{"results":[%s]}' % ",".join([empty] * len(asked.tasks)).encode())
+            answers = ",".join([empty] * len(asked.tasks))
+            return Response(f'{{"results": [{answers}]}}', media_type="application/json")
         with _ahead_of(request).click():
             return await while_connected(request.receive, _click(request, asked, asked.context, version))
 
@@ -150,8 +151,7 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
             "score": round(sum(scores) / len(scores), 6) if scores else 0,
             "model_version": version,
         }
-        content = await service.work(lambda: json.dumps({"results": [answer]}).encode(), share=caller.share)
-    return _json(content)
+        return await json_of(request, lambda: {"results": [answer]})
 
 
 def _source(asked: Asked, picture: str, index: int | None) -> Source:
@@ -200,10 +200,6 @@ def _regions(
             height=height,
         )
     ]
-
-
-def _json(content: bytes) -> Response:
-    return Response(content, media_type="application/json")
 
 
 def _model_version(service: SegmentationService) -> str:

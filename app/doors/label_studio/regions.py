@@ -30,8 +30,9 @@ _SMALLEST = 0.01
 def options_for(kind: Kind, *, width: int, height: int) -> MaskOptions:
     """Return the form of masks from which regions of a kind are made."""
     if kind == "polygonlabels":
-        return MaskOptions(mask_format="polygons", simplify=_SIMPLIFIED * max(width, height))
-    return MaskOptions(bounds=True)
+        simplify = _SIMPLIFIED * max(width, height)
+        return MaskOptions(mask_format="polygons", simplify=simplify, best_only=True)
+    return MaskOptions(bounds=True, best_only=True)
 
 
 def regions(
