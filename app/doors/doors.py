@@ -5,9 +5,10 @@ Does not know what is behind them.
 
 from app.doors.door import Door, Doors
 from app.doors.qupath import QUPATH
+from app.doors.roboflow import ROBOFLOW
 from app.doors.x_anylabeling import X_ANYLABELING
 
-ALL: tuple[Door, ...] = (QUPATH, X_ANYLABELING)
+ALL: tuple[Door, ...] = (QUPATH, ROBOFLOW, X_ANYLABELING)
 
 
 def open_doors(names: frozenset[str]) -> Doors:
