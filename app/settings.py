@@ -17,7 +17,7 @@ from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
-DOORS = ("cvat", "label-studio", "qupath", "x-anylabeling")
+DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
 """Names for SAM2_DOORS; app/doors has them."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""

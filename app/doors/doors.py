@@ -7,9 +7,10 @@ from app.doors.cvat import CVAT
 from app.doors.door import Door, Doors
 from app.doors.label_studio.endpoints import LABEL_STUDIO
 from app.doors.qupath import QUPATH
+from app.doors.roboflow import ROBOFLOW
 from app.doors.x_anylabeling import X_ANYLABELING
 
-ALL: tuple[Door, ...] = (CVAT, LABEL_STUDIO, QUPATH, X_ANYLABELING)
+ALL: tuple[Door, ...] = (CVAT, LABEL_STUDIO, QUPATH, ROBOFLOW, X_ANYLABELING)
 
 
 def open_doors(names: frozenset[str]) -> Doors:
