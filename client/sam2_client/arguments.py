@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "export",
         parents=[server, clean_up],
-        help="combine masks into one COCO data set: the best mask of each prompt",
+        help="combine masks into one COCO or YOLO data set: the best mask of each prompt",
         epilog=f"Clean-up applies only to prompts that are decoded now. {_PIXELS}",
     )
     one.add_argument(
@@ -163,9 +163,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="replies of decode (.json), prompts to decode now (.jsonl), folders, patterns",
     )
-    one.add_argument("--coco", type=Path, required=True, metavar="FILE", help="file to write the data set to")
+    one.add_argument("--coco", type=Path, metavar="FILE", help="file to write a COCO data set to")
     one.add_argument(
-        "--polygons", action="store_true", help="write polygons instead of RLE; holes are filled"
+        "--yolo",
+        type=Path,
+        metavar="FOLDER",
+        help="new folder to write a data set for Ultralytics' YOLO segmentation to, with copies of the pictures",
+    )
+    one.add_argument(
+        "--polygons", action="store_true", help="write polygons instead of RLE to the COCO data set"
     )
     one.add_argument(
         "--simplify",

@@ -1,4 +1,4 @@
-"""The command `sam2`: embeds pictures, segments an object, combines masks into a COCO data set.
+"""The command `sam2`: embeds pictures, segments an object, combines masks into a COCO or YOLO data set.
 
 Prints results to standard output and messages to standard error, and writes files.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sam2_client import coco
+from sam2_client import coco, yolo
 from sam2_client.arguments import parse
 from sam2_client.client import Client
 from sam2_client.coco import Instance
@@ -99,9 +99,15 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def export(client: Client, arguments: argparse.Namespace) -> bool:
-    """Write a COCO data set from reply files and from prompts in JSON lines, which are decoded now."""
-    if arguments.simplify and not arguments.polygons:
-        raise Misuse("--simplify requires --polygons")
+    """Write data sets from reply files and from prompts in JSON lines, which are decoded now."""
+    if arguments.coco is None and arguments.yolo is None:
+        raise Misuse("nothing to write: give --coco FILE, --yolo FOLDER, or both")
+    if arguments.polygons and arguments.coco is None:
+        raise Misuse("--polygons requires --coco")
+    if arguments.simplify and not (arguments.polygons or arguments.yolo):
+        raise Misuse("--simplify requires --polygons or --yolo")
+    if arguments.yolo is not None:
+        yolo.require_empty(arguments.yolo)
     instances: list[Instance] = []
     prompts: list[PromptLine] = []
     no_replies: list[Path] = []
@@ -134,16 +140,22 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             _complain(found)
     if not instances:
         raise ValueError("nothing to export: the files contain no masks")
-    data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
-    arguments.coco.write_text(json.dumps(data) + "\n", "utf-8")
-    counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
-    print(f"{arguments.coco}: {counts}")
-    if empty := len(instances) - len(data["annotations"]):
-        _complain(f"{empty} masks are empty and are left out")
-    if arguments.polygons and (filled := sum(bool(instance.mask.holes) for instance in instances)):
-        _complain(
-            f"COCO's polygons cannot have holes: holes are filled in {filled} of {len(instances)} masks"
-        )
+    if arguments.coco is not None:
+        data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
+        arguments.coco.write_text(json.dumps(data) + "\n", "utf-8")
+        counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
+        print(f"{arguments.coco}: {counts}")
+    filled = sum(bool(instance.mask.area) for instance in instances)
+    if arguments.yolo is not None:
+        # A reply's picture is a path as it was given to `sam2 decode`, a line's is relative to the line's file.
+        files = {one.picture: Path(one.picture) for one in instances}
+        files |= {line.picture: line.path for line in prompts}
+        for message in yolo.write(arguments.yolo, instances, files=files, simplify=arguments.simplify):
+            done = False
+            _complain(message)
+        print(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
+    if filled < len(instances):
+        _complain(f"{len(instances) - filled} masks are empty and are left out")
     return done
 
 
