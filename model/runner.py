@@ -60,9 +60,8 @@ class Sam2Runner:
         self.name, self.variant = name, name.removesuffix(_UNTRAINED)
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
         self._encoder_dtype = model.encoder_dtype
-        dtypes = f"{self._encoder_dtype} {self.dtype}"
-        parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, dtypes)
-        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        self._fingerprinted = (name, weights_fingerprint, str(self.config), PREPROCESSING)
+        self.fingerprint = self.fingerprint_in(self.dtype)
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
@@ -85,6 +84,12 @@ class Sam2Runner:
     def cpu_threads(self) -> int:
         """Threads of a matrix product on the CPU, a core each unless told otherwise; 0 on a GPU."""
         return self.threads.most if self.threads is not None else 0
+
+    def fingerprint_in(self, dtype: torch.dtype) -> str:
+        """Return the fingerprint that this model has in another precision."""
+        encoder_dtype = torch.float32 if self.config.exact_encoder else dtype
+        parts = (*self._fingerprinted, f"{encoder_dtype} {dtype}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def dtype_name(self) -> str:
