@@ -82,11 +82,13 @@ class Settings(BaseSettings):
         BUILTIN,
         description="Model: "
         + ", ".join(VARIANTS)
-        + ". The last one is small and part of this package; the others are Meta's and are downloaded.",
+        + ". The last one is small and part of this package; the others are Meta's and are downloaded. If it is "
+        "not set, weights in SAM2_CHECKPOINT say which.",
     )
     checkpoint: str = Field(
         "",
-        description="File with the model's weights (.pt or .safetensors), used instead of the released ones, or "
+        description="The model's weights, used instead of the released ones: a .pt of Meta's release or training "
+        "code, a .safetensors in Meta's or transformers' names, or a folder that transformers saved; or "
         f"'{UNTRAINED}' for random weights, to try the server without any file.",
     )
     weights_dir: Path = Field(
@@ -270,8 +272,13 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """The file in SAM2_CHECKPOINT, or None if it names no file."""
+        """The file or folder in SAM2_CHECKPOINT, or None if it names none."""
         return Path(self.checkpoint).expanduser() if self.checkpoint not in ("", UNTRAINED) else None
+
+    @property
+    def says_model(self) -> bool:
+        """Whether SAM2_MODEL is set."""
+        return "model" in self.model_fields_set
 
 
 def wants_traces() -> bool:

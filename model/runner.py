@@ -39,6 +39,8 @@ MAX_DECODE_CHUNK = 16
 
 GPU_DEFAULTS = GpuOptions()
 
+_UNTRAINED = " (untrained)"
+
 
 class Sam2Runner:
     """A model on its device. Implements the Segmenter that app/ asks for."""
@@ -55,12 +57,11 @@ class Sam2Runner:
         """`gpu` is the device of `model`, where it is one that model/gpu knows how to drive."""
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
-        self.name = name
+        self.name, self.variant = name, name.removesuffix(_UNTRAINED)
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
         self._encoder_dtype = model.encoder_dtype
-        dtypes = f"{self._encoder_dtype} {self.dtype}"
-        parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, dtypes)
-        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        self._fingerprinted = (name, weights_fingerprint, str(self.config), PREPROCESSING)
+        self.fingerprint = self.fingerprint_in(self.dtype)
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
@@ -83,6 +84,12 @@ class Sam2Runner:
     def cpu_threads(self) -> int:
         """Threads of a matrix product on the CPU, a core each unless told otherwise; 0 on a GPU."""
         return self.threads.most if self.threads is not None else 0
+
+    def fingerprint_in(self, dtype: torch.dtype) -> str:
+        """Return the fingerprint that this model has in another precision."""
+        encoder_dtype = torch.float32 if self.config.exact_encoder else dtype
+        parts = (*self._fingerprinted, f"{encoder_dtype} {dtype}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def dtype_name(self) -> str:
@@ -276,7 +283,7 @@ def load_runner(
     cpus: int | None = None,
     gpu_options: GpuOptions = GPU_DEFAULTS,
 ) -> Sam2Runner:
-    """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
+    """Build `variant` on its device from a file or folder of weights, or with random weights where it is None.
 
     `device` is "auto", "cpu", "cuda" or "cuda:N", `dtype` "auto", "float32", "bfloat16" or "float16". Raises
     ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
@@ -303,7 +310,7 @@ def load_runner(
         for name, parameter in model.named_parameters():
             if not name.startswith("image_encoder."):
                 parameter.data = parameter.data.to(torch_dtype)
-    name = variant if checkpoint is not None else f"{variant} (untrained)"
+    name = variant if checkpoint is not None else f"{variant}{_UNTRAINED}"
     gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
     if gpu is None and gpu_options.compile == "on":
         log.warning("SAM2_COMPILE=on is for GPUs; on %s nothing is compiled.", torch_device)

@@ -26,7 +26,17 @@ ROOMS = {
     "app.doors": Room(7),
     "app.routes": Room(6, model=("model.types",)),
     "app.service": Room(
-        5, model=("model.checkpoints", "model.errors", "model.gpu", "model.runner", "model.types")
+        5,
+        model=(
+            "model.checkpoints",
+            "model.devices",
+            "model.errors",
+            "model.exporting",
+            "model.gpu",
+            "model.network",
+            "model.runner",
+            "model.types",
+        ),
     ),
     "app.storage": Room(4, model=("model.checkpoints", "model.errors", "model.types")),
     "app.middleware": Room(4),
@@ -40,6 +50,7 @@ ROOMS = {
     "app.settings": Room(1, model=("model.checkpoints", "model.network")),
     "app.version": Room(1),
     "model.training": Room(6),
+    "model.exporting": Room(5),
     "model.runner": Room(5),
     "model.gpu": Room(4),
     "model.cpu": Room(3),

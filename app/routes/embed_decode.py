@@ -163,7 +163,7 @@ async def get_model(request: Request) -> schemas.ModelReply:
     settings, segmenter = service.settings, service.ready()
     return schemas.ModelReply(
         model=segmenter.name,
-        variant=settings.model,
+        variant=segmenter.variant,
         fingerprint=segmenter.fingerprint,
         device=segmenter.device_name,
         dtype=segmenter.dtype_name,

@@ -83,9 +83,7 @@ async def connected(
     async with (
         studio() as here,
         serving(
-            Settings(
-                workers=2, label_studio_url=here.url + path, label_studio_api_key=key, **settings
-            ),
+            Settings(workers=2, label_studio_url=here.url + path, label_studio_api_key=key, **settings),
             segmenter,
         ) as served,
     ):
