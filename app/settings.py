@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     deadline_s: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Longest time a request may take; then it gets 504."
     )
+    everything_deadline_s: float = Field(
+        300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time an /everything request may take, in place of SAM2_DEADLINE_S; then it gets 504.",
+    )
     stream_idle_s: float = Field(
         300.0,
         gt=0,

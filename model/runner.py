@@ -1,7 +1,6 @@
 """Runs SAM 2 on one device: preprocessing, batches of what is mixed, precision, warm-up.
 
-Beside devices.py and gpu/cuda.py the only file that says "cuda". Not safe for several threads at once: one
-thread owns the device.
+Beside devices.py and gpu/cuda.py the only file that says "cuda". One thread owns the device: not thread-safe.
 """
 
 import hashlib
@@ -38,7 +37,6 @@ MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
 
 GPU_DEFAULTS = GpuOptions()
-
 _UNTRAINED = " (untrained)"
 
 
@@ -217,10 +215,13 @@ class Sam2Runner:
             threshold=self.config.decoder.stability_threshold,
         )
         scores = zip(output.iou.cpu().numpy(), output.object_score.tolist(), strict=True)
-        return [
-            Prediction(logits=self._in_rows_and_columns(logits[masks]), iou=iou[masks], object_score=score)
-            for logits, masks, (iou, score) in zip(output.logits, chosen, scores, strict=True)
-        ]
+        predictions = []
+        for (_, prompt), logits, masks, (iou, score) in zip(jobs, output.logits, chosen, scores, strict=True):
+            kept: slice | list[int] = masks
+            if (floor := prompt.iou_floor) is not None:
+                kept = [i for i in range(len(iou))[masks] if iou[i] > floor]
+            predictions.append(Prediction(self._in_rows_and_columns(logits[kept]), iou[kept], score))
+        return predictions
 
     def _keeps_order(self, prompt: Prompt) -> bool:
         """Whether rounding as Meta's code does is worth its time: half precision rounds more than that anyway."""
@@ -255,7 +256,9 @@ class Sam2Runner:
             for p in prompts
         ]
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
-        return self._cpu_decoder.decode(embeddings, points, masks, keeps_order=keeps_order)
+        return self._cpu_decoder.decode(
+            embeddings, points, masks, keeps_order=keeps_order, iou_floors=[p.iou_floor for p in prompts]
+        )
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
@@ -287,8 +290,8 @@ def load_runner(
 
     `device` is "auto", "cpu", "cuda" or "cuda:N", `dtype` "auto", "float32", "bfloat16" or "float16". Raises
     ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
-    fit. `image_size` is what the model sees of a picture, where not what its variant says.
-    `threads` is how many the CPU uses at most; 0 is one for each core, at most `cpus`.
+    fit. `image_size` is what the model sees of a picture, where not what its variant says. `threads` is the most
+    that the CPU uses; 0 is one for each core, at most `cpus`.
     """
     config = VARIANTS[variant]
     if image_size is not None:

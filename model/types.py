@@ -110,7 +110,7 @@ def join_subpixels(cells: Tensor, side: int) -> Tensor:
     flat = flat.clone() if flat.storage_offset() % 2 else flat
     pairs = flat.view(_PAIRS[cells.element_size()]).view(*cells.shape[:2], 8)
     x = pairs.unflatten(2, (2, 2, 2)).unflatten(1, (side, side))  # c y x a e b
-    return x.permute(0, 1, 3, 5, 2, 4).reshape(-1, 4 * side, 2 * side).view(cells.dtype)
+    return x.permute(0, 1, 3, 5, 2, 4).reshape(len(cells), 4 * side, 2 * side).view(cells.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +131,8 @@ class Prompt:
     """Three masks for an ambiguous prompt, or the single best."""
     hands_out_logits: bool = False
     """Whether the client gets the logits, and may send them back as mask_logits."""
+    iou_floor: float | None = None
+    """Masks whose predicted IoU is not above this are left out of the prediction. None: there are none such."""
 
     @property
     def in_refinement(self) -> bool:
@@ -140,7 +142,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The decoder's answer to one prompt: k masks, 3 with multimask_output and 1 without."""
+    """The answer to one prompt: k masks, 3 with multimask_output and 1 without, less those below its floor."""
 
     logits: Logits
     """(k, h, w) at low resolution, not clamped."""
@@ -148,3 +150,10 @@ class Prediction:
     """(k,), the model's estimate of each mask's IoU, 0..1."""
     object_score: float
     """Logit for the presence of the prompted object in the picture."""
+
+    def above(self, floor: float | None) -> "Prediction":
+        """The masks whose predicted IoU is above a floor, in memory of their own; None: all, as they are."""
+        if floor is None:
+            return self
+        kept = self.iou > floor
+        return Prediction(logits=self.logits[kept], iou=self.iou[kept], object_score=self.object_score)

@@ -12,7 +12,7 @@ from app.codecs.logits import encode_logits
 from app.codecs.rle import encode_counts
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
-from model.masks.outlines import outline
+from model.masks.outlines import Outline, outline
 from model.masks.runs import Runs, png, runs, stability
 from model.types import Logits, Prediction
 
@@ -109,6 +109,26 @@ def _mask(
     shown = clean(logits, max_hole_area=options.max_hole_area, max_sprinkle_area=options.max_sprinkle_area)
     mask = runs(shown, height=height, width=width)
     polygons = outline(shown, mask, tolerance=options.simplify) if options.mask_format == "polygons" else None
+    return written_mask(
+        mask,
+        polygons=polygons,
+        logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
+        iou=iou,
+        stability=stability(logits),
+        options=options,
+    )
+
+
+def written_mask(
+    mask: Runs,
+    *,
+    polygons: Outline | None,
+    logits: str | None,
+    iou: float,
+    stability: float,
+    options: MaskOptions,
+) -> MaskAnswer:
+    """Return a mask in the requested format, which for polygons needs its outline."""
     sent, bounds = crop(mask) if options.bounds else (mask, None)
     counts: str | list[int] | None = None
     if options.mask_format == "rle":
@@ -117,7 +137,7 @@ def _mask(
         counts = sent.lengths.tolist()
     return MaskAnswer(
         iou=round(min(max(iou, 0.0), 1.0), 6),
-        stability=round(stability(logits), 6),
+        stability=round(stability, 6),
         area=mask.area,
         bbox=mask.bbox,
         size=(sent.height, sent.width),
@@ -127,5 +147,5 @@ def _mask(
         polygons=[ring.tolist() for ring in polygons.outer] if polygons else None,
         holes=[ring.tolist() for ring in polygons.holes] if polygons else None,
         png=base64.b64encode(png(sent)).decode("ascii") if options.mask_format == "png" else None,
-        logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
+        logits=logits,
     )

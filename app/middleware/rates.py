@@ -59,14 +59,17 @@ class PicturesPerMinute:
         # algorithm" of ATM), and times in the past need not be kept.
         self._full_at: dict[str, float] = {}
 
-    def take(self, share: str) -> None:
-        """Count a picture. Raises RateLimited with the seconds after which the same call succeeds."""
+    def take(self, share: str, count: int = 1) -> None:
+        """Count pictures. Raises RateLimited with the seconds after which the same call succeeds.
+
+        More at once than a minute's are let through by a full bucket: otherwise they never would be.
+        """
         if not self._limit:
             return
         now = monotonic()
         a_token_s = 60 / self._limit
-        full_at = max(self._full_at.get(share, now), now) + a_token_s
-        wait_s = full_at - now - max(60.0, a_token_s)
+        full_at = max(self._full_at.get(share, now), now) + count * a_token_s
+        wait_s = full_at - now - max(60.0, count * a_token_s)
         if wait_s > _ROUNDING_S:
             raise RateLimited(
                 f"You have sent more than {self._limit:g} new pictures a minute (SAM2_RATE_PICTURES_PER_MINUTE).",

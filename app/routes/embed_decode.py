@@ -15,6 +15,7 @@ from app.routes.state import begin_stages, budget_of, remote_pictures_of, servic
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
 from app.service.service import Embedded
 from app.telemetry.metrics import CONTENT_TYPE
+from model.everything.defaults import default_thresholds
 
 router = APIRouter()
 
@@ -168,12 +169,16 @@ async def get_model(request: Request) -> schemas.ModelReply:
         device=segmenter.device_name,
         dtype=segmenter.dtype_name,
         mask_size=segmenter.mask_size,
+        everything=schemas.EverythingDefaults.model_validate(
+            default_thresholds(settings.model), from_attributes=True
+        ),
         limits=schemas.LimitsReply(
             max_upload_mib=settings.max_upload_mib,
             max_image_megapixels=settings.max_image_megapixels,
             max_prompts=settings.max_prompts,
             max_points=schemas.MAX_POINTS,
             deadline_s=settings.deadline_s,
+            everything_deadline_s=settings.everything_deadline_s,
             device_cache_mib=service.cache_limits.device_bytes // 2**20,
             host_cache_mib=service.cache_limits.host_bytes // 2**20,
             disk_cache_mib=settings.disk_cache_mib,

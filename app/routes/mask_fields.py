@@ -12,6 +12,8 @@ MOST_AREA = 65536
 MOST_TOLERANCE = 1000
 """Largest distance in pixels by which an outline may move; shapes are lost far below it."""
 
+Area = Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)]
+
 
 class Wire(BaseModel):
     """Rejects unknown fields, and strings or booleans instead of numbers."""
@@ -19,25 +21,14 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class MaskFields(Wire):
-    """The format of the masks, for all prompts of a request."""
+class FormatFields(Wire):
+    """The format of the masks of a request."""
 
     mask_format: Literal["rle", "rle_uncompressed", "polygons", "png"] = Field(
         "rle", description="Format of the masks."
     )
     return_logits: bool = Field(
         False, description="Add the logits, to send back as mask_input. They are those before any clean-up."
-    )
-    max_hole_area: Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)] = Field(
-        0.0,
-        description="Fill holes of at most this many pixels of the low-resolution logits (`mask_size` of /model; "
-        "with 256 x 256, one is width/256 x height/256 of the picture), 8-connected; background "
-        "at the border counts too. Done before the mask is enlarged, as in Meta's predictor. 0: none.",
-    )
-    max_sprinkle_area: Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)] = Field(
-        0.0,
-        description="Remove specks of at most this many pixels of the low-resolution logits, counted as for "
-        "max_hole_area, before holes are filled. 0: none.",
     )
     simplify: Annotated[float, Field(ge=0, le=MOST_TOLERANCE, allow_inf_nan=False)] = Field(
         0.0,
@@ -56,3 +47,19 @@ class MaskFields(Wire):
         if self.bounds and self.mask_format == "polygons":
             raise ValueError("bounds requires mask_format 'rle', 'rle_uncompressed' or 'png', not 'polygons'")
         return self
+
+
+class MaskFields(FormatFields):
+    """The format of the masks, and how they are cleaned, for all prompts of a request."""
+
+    max_hole_area: Area = Field(
+        0.0,
+        description="Fill holes of at most this many pixels of the low-resolution logits (`mask_size` of /model; "
+        "with 256 x 256, one is width/256 x height/256 of the picture), 8-connected; background "
+        "at the border counts too. Done before the mask is enlarged, as in Meta's predictor. 0: none.",
+    )
+    max_sprinkle_area: Area = Field(
+        0.0,
+        description="Remove specks of at most this many pixels of the low-resolution logits, counted as for "
+        "max_hole_area, before holes are filled. 0: none.",
+    )

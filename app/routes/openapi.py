@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from app.routes.everything_fields import EverythingBody
 from app.routes.schemas import DecodeBody, EmbedBody, ErrorReply
 from app.routes.stream_messages import SkippedReply, StreamErrorReply, StreamPrompt
 
@@ -14,7 +15,7 @@ _KEY_SCHEMES = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _BODIES = (
-    EmbedBody, DecodeBody, ErrorReply, StreamPrompt, SkippedReply, StreamErrorReply,
+    EmbedBody, DecodeBody, EverythingBody, ErrorReply, StreamPrompt, SkippedReply, StreamErrorReply,
 )  # fmt: skip
 
 

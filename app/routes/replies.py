@@ -4,7 +4,9 @@ Does not know how bodies arrive.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from fastapi import Request, Response
 
@@ -12,8 +14,10 @@ from app.codecs.answers import Decoded, MaskAnswer, MaskOptions
 from app.codecs.prompts import PromptRequest, RleMask
 from app.middleware.callers import share_of
 from app.routes import schemas
-from app.routes.mask_fields import MaskFields
+from app.routes.everything_fields import EverythingReply, FoundReply
+from app.routes.mask_fields import FormatFields, MaskFields
 from app.routes.state import service_of
+from app.service.found_masks import Everything
 from app.service.service import SegmentationService
 from app.telemetry.stages import StageTimes
 
@@ -30,12 +34,19 @@ def prompt_requests(prompts: Sequence[schemas.PromptBody]) -> list[PromptRequest
 
 
 def mask_options(wanted: MaskFields) -> MaskOptions:
+    """Return the requested format of masks, and how they are cleaned."""
+    return replace(
+        format_options(wanted),
+        max_hole_area=wanted.max_hole_area,
+        max_sprinkle_area=wanted.max_sprinkle_area,
+    )
+
+
+def format_options(wanted: FormatFields) -> MaskOptions:
     """Return the requested format of masks."""
     return MaskOptions(
         mask_format=wanted.mask_format,
         return_logits=wanted.return_logits,
-        max_hole_area=wanted.max_hole_area,
-        max_sprinkle_area=wanted.max_sprinkle_area,
         simplify=wanted.simplify,
         bounds=wanted.bounds,
     )
@@ -106,19 +117,37 @@ def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> str:
     return f"{reply.model_dump_json().removesuffix(']}')}{predictions}]}}"
 
 
+def write_everything(everything: Everything, *, image_id: str, model: str) -> str:
+    """Serialise the reply of /everything, one mask at a time."""
+    reply = EverythingReply(
+        image_id=image_id, width=everything.width, height=everything.height, model=model, masks=[]
+    )
+    masks = ",".join(
+        FoundReply.model_construct(
+            **_mask_fields(found.answer), point=found.point, crop=found.crop
+        ).model_dump_json(exclude_none=True)
+        for found in everything.masks
+    )
+    return f"{reply.model_dump_json().removesuffix(']}')}{masks}]}}"
+
+
 def _mask_reply(mask: MaskAnswer) -> schemas.MaskReply:
     # Not validated: it is our own, and validating a long outline takes ten times as long as writing it.
-    return schemas.MaskReply.model_construct(
-        rle=schemas.Rle.model_construct(size=list(mask.size), counts=mask.counts)
+    return schemas.MaskReply.model_construct(**_mask_fields(mask))
+
+
+def _mask_fields(mask: MaskAnswer) -> dict[str, Any]:
+    return {
+        "rle": schemas.Rle.model_construct(size=list(mask.size), counts=mask.counts)
         if mask.counts is not None
         else None,
-        polygons=mask.polygons,
-        holes=mask.holes,
-        png=mask.png,
-        iou=mask.iou,
-        stability=mask.stability,
-        area=mask.area,
-        bbox=mask.bbox,
-        bounds=mask.bounds,
-        logits=mask.logits,
-    )
+        "polygons": mask.polygons,
+        "holes": mask.holes,
+        "png": mask.png,
+        "iou": mask.iou,
+        "stability": mask.stability,
+        "area": mask.area,
+        "bbox": mask.bbox,
+        "bounds": mask.bounds,
+        "logits": mask.logits,
+    }

@@ -236,10 +236,19 @@ class LimitsReply(BaseModel):
     max_prompts: int
     max_points: int
     deadline_s: float
+    everything_deadline_s: float
     device_cache_mib: int = Field(description="Where SAM2_DEVICE_CACHE_MIB is auto, the size that was found.")
     host_cache_mib: int = Field(description="Likewise. 0 if the device is the host.")
     disk_cache_mib: int
     image_ttl_s: float = Field(description="Seconds after which an image is forgotten; 0: never.")
+
+
+class EverythingDefaults(BaseModel):
+    """The options of /everything whose defaults are the model's own."""
+
+    pred_iou_thresh: float
+    stability_score_thresh: float
+    box_nms_thresh: float
 
 
 class ModelReply(BaseModel):
@@ -251,6 +260,7 @@ class ModelReply(BaseModel):
     device: str
     dtype: str
     mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
+    everything: EverythingDefaults
     limits: LimitsReply
 
 

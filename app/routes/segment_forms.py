@@ -1,11 +1,11 @@
-"""Parses the form of /segment: a picture, and fields that are JSON.
+"""Parses forms of a picture and fields that are JSON, as /segment and /everything take them.
 
 Does not know what a picture is, or what prompts mean.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 
@@ -16,7 +16,9 @@ from app.routes.forms import parse_form
 from app.routes.schemas import EmbedFields, PromptsBody
 from app.routes.uploads import Upload, check_size
 
-_TEXTS = ("mask_format", "mask_input")
+Model = TypeVar("Model", bound=BaseModel)
+
+_TEXTS = ("mask_format", "mask_input", "order")
 """Fields that may be given without JSON's quotes."""
 
 
@@ -28,11 +30,7 @@ class Segment(NamedTuple):
 
 
 def parse_segment(body: bytes, *, content_type: str, max_bytes: int) -> Segment:
-    """Parse picture and prompts from a form.
-
-    Raises UnsupportedMediaType, BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`,
-    ImageTooLarge.
-    """
+    """Parse picture and prompts from a form. Raises UnsupportedMediaType, and as `parse_picture_form`."""
     media_type, options = parse_options_header(content_type)
     if media_type != b"multipart/form-data":
         raise UnsupportedMediaType(
@@ -40,24 +38,36 @@ def parse_segment(body: bytes, *, content_type: str, max_bytes: int) -> Segment:
             "-F point_coords='[[500,375]]' -F point_labels='[1]'. Pictures alone go to /embed, prompts alone to "
             "/decode."
         )
-    data, fields = parse_form(body, options.get(b"boundary", b""))
+    boundary = options.get(b"boundary", b"")
+    upload, wanted = parse_picture_form(PromptsBody, body, boundary=boundary, max_bytes=max_bytes)
+    return Segment(upload, wanted)
+
+
+def parse_picture_form(
+    model: type[Model], body: bytes, *, boundary: bytes, max_bytes: int
+) -> tuple[Upload, Model]:
+    """Parse a picture and the fields of a model, which are JSON, from a form. A prompt alone is a list of one.
+
+    Raises BadRequest, ValidationFailed and, for a picture file beyond `max_bytes`, ImageTooLarge.
+    """
+    data, fields = parse_form(body, boundary)
     check_size(data, max_bytes=max_bytes)
     naming = {name: fields.pop(name) for name in EmbedFields.model_fields.keys() & fields.keys()}
-    values = {name: _value(name, text) for name, text in fields.items()}
+    values = {name: _value(name, text, model) for name, text in fields.items()}
     if isinstance(values.get("prompts"), dict):
         values["prompts"] = [values["prompts"]]
     try:
         named = EmbedFields.model_validate(naming)
-        wanted = PromptsBody.model_validate(values)
+        wanted = model.model_validate(values)
     except ValidationError as error:
         raise explain(error) from error
-    return Segment(Upload(data, None, named.image_id, named.replace, named.stretch), wanted)
+    return Upload(data, None, named.image_id, named.replace, named.stretch), wanted
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str, text: str, model: type[BaseModel]) -> Any:
     if name in _TEXTS and text.lstrip()[:1] not in ('"', "{", "n"):  # neither a string, an RLE nor null
         return text
-    if name not in PromptsBody.model_fields:
+    if name not in model.model_fields:
         return text  # unknown, and rejected as such
     try:
         value = from_json(text)

@@ -15,8 +15,8 @@ _due: ContextVar[float] = ContextVar("due", default=math.inf)
 
 
 @asynccontextmanager
-async def within(deadline_s: float) -> AsyncIterator[None]:
-    """Cancel the block after `deadline_s` seconds and raise DeadlineExceeded.
+async def within(deadline_s: float, setting: str = "SAM2_DEADLINE_S") -> AsyncIterator[None]:
+    """Cancel the block after `deadline_s` seconds and raise DeadlineExceeded, which names the setting.
 
     If the block is nested in another one that ends earlier, the earlier deadline counts.
     """
@@ -27,7 +27,7 @@ async def within(deadline_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"No answer within {deadline_s:g} s (SAM2_DEADLINE_S); the server is busy. Try again later."
+            f"No answer within {deadline_s:g} s ({setting}); the server is busy. Try again later."
         ) from error
     finally:
         _due.reset(token)

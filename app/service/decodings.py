@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from app.codecs.answers import MaskAnswer, MaskOptions, answer
 from app.errors import ServiceError
@@ -18,6 +18,8 @@ from app.scheduling.shares import Workers
 from app.telemetry.stages import StageTimes, last_batch
 from model.types import Embedding, Prediction, Prompt
 
+Shape = TypeVar("Shape")
+
 log = logging.getLogger(__name__)
 
 _SHAPING_S = 0.05
@@ -25,6 +27,30 @@ _SHAPING_S = 0.05
 no trained model draws, takes 0.1 s for three masks of 1800 x 1200, 60 times as long as solid areas."""
 _QUICK_WIDTH = 8192
 """Picture width in pixels: run lengths are computed column by column, so masks of wider pictures take longer."""
+
+
+class Decodable(Protocol[Shape]):
+    """One prompt on one picture, and what is made of the prediction."""
+
+    @property
+    def embedding(self) -> Embedding:
+        """Of the picture."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether `shape` takes only a few milliseconds (noise takes longer)."""
+
+    def shape(self, prediction: Prediction) -> list[Shape]:
+        """Return what the caller asked for. Runs on any thread, and calls `check_wanted` between its parts."""
+
+
+def is_quick_to_draw(embedding: Embedding) -> bool:
+    """Whether the runs of a mask of this picture take only a few milliseconds."""
+    return embedding.width <= _QUICK_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +65,8 @@ class Job:
 
     @property
     def is_quick(self) -> bool:
-        """Whether its masks take only a few milliseconds (noise takes longer)."""
-        return self.options.are_quick and self.embedding.width <= _QUICK_WIDTH
+        """As in Decodable."""
+        return self.options.are_quick and is_quick_to_draw(self.embedding)
 
     def shape(self, prediction: Prediction) -> list[MaskAnswer]:
         """Return the masks of the model's prediction for this job."""
@@ -55,10 +81,10 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Shaped:
-    """The masks of one job, and the seconds it took to shape them."""
+class Shaped(Generic[Shape]):
+    """What was made of one job's prediction, and the seconds it took."""
 
-    masks: list[MaskAnswer]
+    masks: list[Shape]
     seconds: float
 
 
@@ -80,9 +106,9 @@ class DecodeBatch:
         self._device = device
         self._shares_cores = shares_cores
 
-    def __call__(self, jobs: Sequence[Job]) -> Sequence[Prediction | Shaped | ServiceError]:
+    def __call__(self, jobs: Sequence[Decodable[Any]]) -> Sequence[Prediction | Shaped[Any] | ServiceError]:
         """Return results in the order of the jobs. Raises what `decode` raises."""
-        outcomes: list[Prediction | Shaped | ServiceError] = list(
+        outcomes: list[Prediction | Shaped[Any] | ServiceError] = list(
             self._decode([(job.embedding, job.prompt) for job in jobs])
         )
         if not self._shares_cores() and not (len(jobs) == 1 and self._device.nobody_waits()):
@@ -103,14 +129,14 @@ class DecodeBatch:
 
 
 async def shape_all(
-    jobs: Sequence[Job],
-    ran: Sequence[Ran[Prediction | Shaped]],
+    jobs: Sequence[Decodable[Shape]],
+    ran: Sequence[Ran[Prediction | Shaped[Any]]],
     *,
     workers: Workers,
     share: str,
     times: StageTimes,
-) -> list[list[MaskAnswer]]:
-    """Return the masks of all jobs of a request, and record their stages. Raises what `Workers.run` raises."""
+) -> list[list[Shape]]:
+    """Return what all jobs of a request asked for, and record their stages. Raises what `Workers.run` raises."""
     results = [each.result for each in ran]
     # Only the last batch counts: earlier batches shaped masks while other items of this request still waited.
     shaped_s = sum(each.result.seconds for each in last_batch(ran) if isinstance(each.result, Shaped))
@@ -121,7 +147,7 @@ async def shape_all(
     if len(shaped) == len(jobs):
         return shaped
 
-    def shape_rest() -> list[list[MaskAnswer]]:
+    def shape_rest() -> list[list[Shape]]:
         return [
             result.masks if isinstance(result, Shaped) else job.shape(result)
             for job, result in zip(jobs, results, strict=True)

@@ -7,13 +7,14 @@ import asyncio
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
+from app.codecs.deep import Stretch
 from app.codecs.images import claimed_pixels, decode_image
 from app.errors import Overloaded
 from app.middleware.rates import PicturesPerMinute
@@ -198,6 +199,18 @@ class Encodings:
                 unrefused -= 1
 
     async def _encode(self, content: str, data: bytes, times: StageTimes, share: str) -> Embedding:
+        async with self.pixels(data, stretch_of(content), times, share) as image:
+            # The task has no deadline; each caller that waits for it has its own.
+            ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
+        times.add_ran([ran])
+        self._put(content, ran.result)
+        return ran.result
+
+    @asynccontextmanager
+    async def pixels(
+        self, data: bytes, stretch: Stretch, times: StageTimes, share: str
+    ) -> AsyncIterator[Pixels]:
+        """Decode a picture file, and hold one of the places for decoded pictures while the block runs."""
         max_pixels = int(self._max_megapixels * 1e6)
         waiting_since = perf_counter()
         async with AsyncExitStack() as stack:
@@ -206,12 +219,21 @@ class Encodings:
             await stack.enter_async_context(self._decoded_ahead.turn(share))
             self._check_ready()  # the server may have begun to stop
             started = perf_counter()
-            read = partial(decode_image, data, max_pixels=max_pixels, stretch=stretch_of(content))
+            times.add("queue", started - waiting_since, ended_at=started)
+            read = partial(decode_image, data, max_pixels=max_pixels, stretch=stretch)
             image = await self._workers.run(read, share=share)
             times.add("picture", perf_counter() - started)
-            # The task has no deadline; each caller that waits for it has its own.
-            ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
-        times.add("queue", started - waiting_since, ended_at=started)
+            yield image
+
+    async def encode_part(self, pixels: Pixels, times: StageTimes, share: str) -> Embedding:
+        """Return the embedding of a part of a picture, which is not kept. See `count_pictures`.
+
+        Raises Overloaded if the queue is full or too slow.
+        """
+        ran = await self._encoder.submit(pixels, deadline_s=left_s(), share=share)
         times.add_ran([ran])
-        self._put(content, ran.result)
         return ran.result
+
+    def count_pictures(self, share: str, count: int) -> None:
+        """Count pictures that will be encoded, or none of them and raise RateLimited: the client sent too many."""
+        self._pictures.take(share, count)

@@ -28,9 +28,10 @@ from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.loading import cache_limits
+from app.service.search import Searches
 from app.service.wiring import wire
 from app.settings import Settings
-from app.storage.names import check_reserved, content_id, content_key
+from app.storage.names import check_reserved, content_id, content_key, stretch_of
 from app.storage.opening import CacheLimits, open_store
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
@@ -85,6 +86,7 @@ class SegmentationService:
         self._decoder = machinery.decoder
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
+        self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
 
     def ready(self) -> Segmenter:
         """Return the model.
@@ -268,6 +270,17 @@ class SegmentationService:
         limits = self.cache_limits
         disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
         return max(limits.device_bytes + limits.host_bytes, disk_bytes) // embedding_bytes
+
+    async def find_upload(self, image_id: str, *, tenant: str) -> tuple[bytes, Stretch] | None:
+        """Return an image's file and how it is read, if the server keeps uploads.
+
+        Raises a ServiceError for an unknown image.
+        """
+        async with self._deadline():
+            self.ready()
+            content = self.store.look_up(image_id, tenant=tenant).content
+            file = await self.store.find_upload(content)
+            return (file, stretch_of(content)) if file is not None else None
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Delete an image everywhere, even while it is being embedded."""

@@ -6,6 +6,7 @@ Does not know about requests: service.py decides what goes through the queues, a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from app.scheduling.batching import Batcher
 from app.scheduling.device import DeviceThread
@@ -13,7 +14,7 @@ from app.scheduling.memory import WithinMemory
 from app.scheduling.shares import Workers
 from app.scheduling.watchdog import Watchdog
 from app.segmenter import Segmenter
-from app.service.decodings import DecodeBatch, Job, Shaped
+from app.service.decodings import Decodable, DecodeBatch, Shaped
 from app.service.encodings import Encodings
 from app.settings import Settings
 from app.storage.store import EmbeddingStore
@@ -31,7 +32,7 @@ class Machinery:
     device: DeviceThread
     watchdog: Watchdog
     workers: Workers
-    decoder: Batcher[Job, Prediction | Shaped]
+    decoder: Batcher[Decodable[Any], Prediction | Shaped[Any]]
     encoder: Batcher[Pixels, Embedding]
     encodings: Encodings
 
@@ -80,7 +81,7 @@ def wire(
         shed=shed,
         on_full=metrics.out_of_memory.labels("decode").inc,
     )
-    decoder: Batcher[Job, Prediction | Shaped] = Batcher(
+    decoder: Batcher[Decodable[Any], Prediction | Shaped[Any]] = Batcher(
         DecodeBatch(decode, device=device, shares_cores=shares_cores),
         name="decode",
         device=device,

@@ -68,8 +68,8 @@ class Tiers:
         self._on_hit, self._on_evict = on_hit, on_evict
         self._fetching: dict[str, asyncio.Task[Embedding | None]] = {}
         self._moving: dict[str, Embedding] = {}
-        self._unsaved: set[str] = set()
-        self._used: set[str] = set()
+        self._uploads: dict[str, bytes] = {}  # being written
+        self._unsaved, self._used = set[str](), set[str]()
         self._places = asyncio.Semaphore(MOST_SAVING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(2, thread_name_prefix="tiers")
@@ -102,8 +102,9 @@ class Tiers:
 
     async def find_upload(self, content: str) -> bytes | None:
         """Return the picture file; None if it was not kept."""
-        files = self.files
-        return await self._run(self._reading, lambda: files.read_upload(content)) if files else None
+        if (files := self.files) is None or content in self._uploads:
+            return self._uploads.get(content)
+        return await self._run(self._reading, lambda: files.read_upload(content))
 
     def put(self, content: str, embedding: Embedding) -> None:
         """Hold an embedding on the device. Others are evicted if needed."""
@@ -155,6 +156,7 @@ class Tiers:
         except TimeoutError as error:
             self._not_saved(content, error)
             return
+        self._uploads |= {content: upload} if upload is not None else {}
         self._start(self._save(self.files, content, embedding, upload), name=DISK)
 
     def save_all(self) -> None:
@@ -292,6 +294,7 @@ class Tiers:
                 self._trouble.over()
             await self._run(self._writing, files.trim)
         finally:
+            self._uploads.pop(content, None)
             self._places.release()
 
     async def _settle(self, made: Beside) -> None:

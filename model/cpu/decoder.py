@@ -91,11 +91,13 @@ class CpuDecoder:
         masks: Sequence[Tensor | None],
         *,
         keeps_order: bool,
+        iou_floors: Sequence[float | None] = (),
     ) -> DecoderOutput:
         """One prompt for each embedding: tokens `sparse` (b, n, c), and logits (4 h, 4 w) where it has a mask.
 
         `keeps_order` selects Meta's order of operations, which takes half as long again. The logits stay in
-        sub-pixel order, (b, 4, cells, 16), because most of them are not needed.
+        sub-pixel order, (b, 4, cells, 16), because most of them are not needed. Where no mask has a predicted IoU
+        above the prompt's floor, if it has one, nothing is upscaled and logits are 0.
         """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
         folds = not keeps_order and self._to_image[-1].folds(tokens.shape[1])
@@ -106,8 +108,14 @@ class CpuDecoder:
         else:
             kernels, scores = self._heads(tokens)
         logits = tokens.new_empty(len(tokens), self._positions.shape[0] * 16, kernels.shape[1])
-        for each, out in zip(zip(views, embeddings, kernels, strict=True), logits, strict=True):
-            self._weigh_upscaled(*each, out=out)
+        best = scores[0].amax(dim=1).tolist()
+        floors = iou_floors or [None] * len(best)
+        parts = zip(views, embeddings, kernels, logits, best, floors, strict=True)
+        for view, embedding, kernel, out, iou, floor in parts:
+            if floor is not None and iou <= floor:
+                out.zero_()
+            else:
+                self._weigh_upscaled(view, embedding, kernel, out=out)
         by_mask = logits.float().unflatten(1, (-1, 16)).permute(0, 3, 1, 2)
         return DecoderOutput(by_mask, *scores)
 

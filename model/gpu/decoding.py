@@ -102,7 +102,7 @@ class Decoding:
             # Views of host memory that is used again once the last prediction of this batch is dropped.
             predictions[place] = Prediction(
                 logits=planes[:count, row], iou=scores[row, :count], object_score=float(scores[row, -1])
-            )
+            ).above(prompt.iou_floor)
         return [predictions[i] for i in range(len(jobs))]
 
     def adopt(self, embedding: Embedding) -> Embedding:

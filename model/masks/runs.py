@@ -105,7 +105,7 @@ def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
     """
     padded = _padded(logits_hw, height=height, width=width)
     rows, columns = axis(padded.shape[0] - 2, height), axis(padded.shape[1] - 1, width)
-    toggles = _toggles(padded, rows, columns, height=height)
+    toggles, _ = _toggles(padded, rows, columns, height=height)
     toggles.sort()
     # Two toggles at one place cancel: a run that goes on from one column into the next, or low-resolution cells
     # without a pixel of their own.
@@ -123,6 +123,15 @@ def finite(logits_hw: Floats) -> Floats:
     if logits_hw.min() >= -_LARGEST and logits_hw.max() <= _LARGEST:  # false for NaN, too
         return logits_hw
     return np.clip(np.where(np.isnan(logits_hw), -_LARGEST, logits_hw), -_LARGEST, _LARGEST)
+
+
+def area(logits_hw: Floats, *, height: int, width: int) -> int:
+    """The area of what `runs` returns, in two thirds of its time. Errors as in `runs`."""
+    padded = _padded(logits_hw, height=height, width=width)
+    rows, columns = axis(padded.shape[0] - 2, height), axis(padded.shape[1] - 1, width)
+    toggles, is_end = _toggles(padded, rows, columns, height=height)
+    # Every column toggles on as often as off, so the pixels between are the sum of ends less that of beginnings.
+    return int(2 * toggles[is_end].sum() - toggles.sum())
 
 
 def stability(logits_hw: Floats, *, offset: float = 1.0) -> float:
@@ -168,8 +177,10 @@ def axis(samples: int, size: int) -> Axis:
     return Axis(scale, sources, starts)
 
 
-def _toggles(padded: Floats, rows: Axis, columns: Axis, *, height: int) -> Integers:
-    """Return column-major positions where the mask changes, unordered; a position counts as often as it occurs.
+def _toggles(padded: Floats, rows: Axis, columns: Axis, *, height: int) -> tuple[Integers, Booleans]:
+    """Return column-major positions where the mask changes, unordered, and whether it ends there.
+
+    A position counts as often as it occurs.
 
     The background above and below the logits makes a column that begins inside toggle at its first pixel, and
     one that ends inside toggle after its last.
@@ -183,7 +194,7 @@ def _toggles(padded: Floats, rows: Axis, columns: Axis, *, height: int) -> Integ
     count = columns.starts[left + 1] - first
     from_left = left.astype(np.float32)
 
-    found = [np.empty(0, dtype=np.int64)]
+    found, ends = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.bool_)]
     widest = int(count.max(initial=0))  # 0 if no cell has a pixel column of its own
     step = max(1, _SLAB // max(1, cells.size))
     for begin in range(0, widest, step):
@@ -194,11 +205,13 @@ def _toggles(padded: Floats, rows: Axis, columns: Axis, *, height: int) -> Integ
         top = _interpolate(top_left, top_right, right_weight)
         bottom = _interpolate(bottom_left, bottom_right, right_weight)
         crossing = np.flatnonzero(((top > 0) != (bottom > 0)) & (nth < count))
+        upper = top.ravel()[crossing]
         row = _crossing_rows(
-            top.ravel()[crossing], bottom.ravel()[crossing], above[crossing % cells.size], rows, height=height
+            upper, bottom.ravel()[crossing], above[crossing % cells.size], rows, height=height
         )
         found.append(column.ravel()[crossing] * height + row)
-    return np.concatenate(found)
+        ends.append(upper > 0)
+    return np.concatenate(found), np.concatenate(ends)
 
 
 def _mixed_cells(padded: Floats) -> Integers:

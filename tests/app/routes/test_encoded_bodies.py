@@ -13,6 +13,7 @@ from tests.fakes import error, picture, serving
 BODIES = {
     "/embed": ("image/png", picture()),
     "/decode": ("application/json", json.dumps({"image_id": "truck", "box": [1, 2, 30, 20]}).encode()),
+    "/everything": ("application/json", json.dumps({"image_id": "truck", "points_per_side": 2}).encode()),
     "/segment": (
         "multipart/form-data; boundary=x",
         b'--x\r\nContent-Disposition: form-data; name="box"\r\n\r\n[1, 2, 30, 20]\r\n'

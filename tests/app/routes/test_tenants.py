@@ -131,6 +131,21 @@ async def _segment(tenants: Tenants) -> None:
     assert (await tenants.bert("DELETE", f"/images/{DIGEST}")).status_code == 204
 
 
+@proves("POST", "/everything")
+async def _everything(tenants: Tenants) -> None:
+    """Her names are unknown to Bert, and her picture is encoded for him; hers stays."""
+    unknown = await tenants.bert("POST", "/everything", json={"image_id": "nobodys", "points_per_side": 2})
+    for name in NAMES:
+        reply = await tenants.bert("POST", "/everything", json={"image_id": name, "points_per_side": 2})
+        assert error(reply) == (404, "image_not_found")
+        assert reply.text.replace(name, "nobodys") == unknown.text
+    encoded = len(tenants.served.segmenter.encoded)
+    reply = await tenants.bert("POST", "/everything", files={"image": HERS}, data={"points_per_side": "2"})
+    assert (reply.status_code, reply.json()["image_id"]) == (200, DIGEST)
+    assert len(tenants.served.segmenter.encoded) == encoded + 1
+    assert (await tenants.bert("DELETE", f"/images/{DIGEST}")).status_code == 204
+
+
 @proves("WEBSOCKET", "/decode/stream")
 async def _stream(tenants: Tenants) -> None:
     """Each of her names gets the same answer as an unknown name."""

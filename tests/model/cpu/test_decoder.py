@@ -189,3 +189,33 @@ def test_masks_are_joined_wherever_they_lie_in_memory(kind: str) -> None:
     elsewhere = torch.empty(start + step * cells.numel())[start::step][: cells.numel()].view(cells.shape)
     elsewhere.copy_(cells)
     assert torch.equal(join_subpixels(elsewhere, 3), join_subpixels(cells, 3))
+
+
+@pytest.mark.parametrize("prompt", ["click", "refinement"])
+@pytest.mark.parametrize("multimask", [True, False])
+def test_masks_below_the_floor_are_left_out_and_a_prompt_without_others_is_not_upscaled(
+    runner: Sam2Runner,
+    embeddings: list[Embedding],
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: str,
+    multimask: bool,
+) -> None:
+    asked = replace(PROMPTS[prompt], multimask_output=multimask)
+    (whole,) = runner.decode([(embeddings[0], asked)])
+    decoder, upscaled = runner._cpu_decoder, []
+    assert decoder is not None
+    upscale = decoder._weigh_upscaled
+    monkeypatch.setattr(decoder, "_weigh_upscaled", lambda *a, **k: (upscaled.append(a), upscale(*a, **k)))
+    floor = float(whole.iou.min()) + 1e-3
+    jobs = [(embeddings[0], replace(asked, iou_floor=each)) for each in (1.0, floor, None)]
+    none, some, every = runner.decode(jobs)
+    assert (
+        len(upscaled) == 2
+    )  # the second prompt has other masks above the floor, if not those it is answered with
+    assert none.logits.shape == (0, *runner.mask_size)
+    assert none.iou.shape == (0,)
+    np.testing.assert_allclose(every.logits, whole.logits, atol=1e-4)
+    kept = every.iou > floor
+    assert 0 < kept.sum() < 3 if multimask else not kept.any()
+    np.testing.assert_allclose(some.iou, every.iou[kept], atol=1e-6)
+    np.testing.assert_allclose(some.logits, every.logits[kept], atol=1e-4)

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from model.masks.outlines import outline
-from model.masks.runs import Runs, png, runs, stability
+from model.masks.runs import Runs, area, png, runs, stability
 from tests.model.masks.logit_maps import MAPS, Map, Size, blobs, empty, full, noise, ring, zero
 
 
@@ -198,3 +198,14 @@ def test_a_png_holds_the_mask_in_one_bit(size: Size) -> None:
         assert picture.mode == "1"
         assert picture.size == (size[1], size[0])
         assert np.array_equal(np.asarray(picture), mask.to_array())
+
+
+@pytest.mark.parametrize("scale", [0.3, 1, 40])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 90), (64, 64), (300, 211)])
+def test_the_area_is_that_of_the_runs(scale: float, height: int, width: int) -> None:
+    chance = np.random.default_rng(height)
+    for offset in (-2, 0, 2):
+        logits = (scale * chance.normal(offset, 1, (64, 64))).astype(np.float32)
+        logits[5, 5], logits[9, 9], logits[0, 0] = np.nan, np.inf, 0
+        expected = runs(logits, height=height, width=width).area
+        assert area(logits, height=height, width=width) == expected

@@ -1,4 +1,4 @@
-"""A stand-in for Label Studio: serves pictures to whoever has its token, and records requests. And requests of its own.
+"""A stand-in for Label Studio, which serves pictures to whoever has its token and records requests.
 
 The requests are as its release 1.23.2 sends them.
 """

@@ -1,4 +1,4 @@
-"""Brush RLE, against vectors of Label Studio's own converter and a decoder written from the format's description."""
+"""Brush RLE, against vectors of Label Studio's own converter and a decoder written from its description."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,108 @@
+"""POST /everything: every object of a picture, stored or in the same request. No logic."""
+
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from python_multipart.multipart import parse_options_header
+
+from app.errors import UnsupportedMediaType
+from app.middleware.callers import share_of, tenant_of
+from app.middleware.connection import while_connected
+from app.routes import schemas
+from app.routes.everything_fields import EverythingBody, EverythingFields, EverythingReply
+from app.routes.image_ids import IMAGE_ID_SCHEMA
+from app.routes.progress_lines import MEDIA_TYPE, ProgressLines, Steps, wants_lines
+from app.routes.replies import format_options, timed_json, write_everything
+from app.routes.segment_forms import parse_picture_form
+from app.routes.state import begin_stages, budget_of, service_of
+from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes, parse_json
+from app.service.everything import NewPicture, everything
+from app.service.search import Report
+from model.everything.defaults import default_thresholds
+
+router = APIRouter()
+
+_PLAIN = ("mask_format", "order")
+
+
+def _body() -> dict[str, Any]:
+    """The bodies for openapi.json."""
+    fields = EverythingFields.model_json_schema()["properties"]
+    form = {
+        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
+        "image_id": IMAGE_ID_SCHEMA,
+        "replace": {"type": "boolean"},
+        **fields,
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schemas.schema_ref(EverythingBody)},
+                "multipart/form-data": {
+                    "schema": {"type": "object", "required": ["image"], "properties": form},
+                    "encoding": {
+                        name: {"contentType": "application/json"} for name in fields if name not in _PLAIN
+                    },
+                },
+            },
+        },
+        "responses": {"200": {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}},
+    }
+
+
+@router.post("/everything", response_model=EverythingReply, openapi_extra=_body())
+async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
+    """Every object of a picture, as SAM2AutomaticMaskGenerator finds them.
+
+    With `Accept: application/x-ndjson` the reply is a line `{"progress": 0.25, "found": 12}` for each step, and the
+    result, or an error, as the last line. `found` counts near duplicates, which are removed at the end.
+    """
+    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    model, share, tenant = service.ready().name, share_of(request), tenant_of(request)
+    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
+    max_bytes = max_body_bytes(settings.max_upload_mib)
+    async with AsyncExitStack() as held:
+        body = await held.enter_async_context(
+            budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share)
+        )
+
+        def parse() -> tuple[str | NewPicture, EverythingFields]:
+            content_type = request.headers.get("content-type", "")
+            return _parse(body, content_type=content_type, max_bytes=settings.max_upload_mib * 2**20)
+
+        picture, wanted = (
+            parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        )
+        wish = wanted.wish(default_thresholds(settings.model), format_options(wanted))
+
+        async def story(report: Report) -> str:
+            image_id, found = await everything(
+                service, picture, wish, tenant=tenant, times=times, share=share, report=report
+            )
+            return await service.work(
+                lambda: write_everything(found, image_id=image_id, model=model), share=share
+            )
+
+        if not wants_lines(request):
+            content = await while_connected(request.receive, story(Steps().report))
+            return timed_json(content.encode(), times)
+        steps = Steps()
+        await while_connected(request.receive, steps.begin(story(steps.report)))
+        return ProgressLines(request, steps, held.pop_all())
+
+
+def _parse(body: bytes, *, content_type: str, max_bytes: int) -> tuple[str | NewPicture, EverythingFields]:
+    media_type, options = parse_options_header(content_type)
+    if media_type == b"multipart/form-data":
+        boundary = options.get(b"boundary", b"")
+        upload, fields = parse_picture_form(EverythingFields, body, boundary=boundary, max_bytes=max_bytes)
+        return NewPicture(upload.data, upload.image_id, upload.replace, upload.stretch), fields
+    if media_type.startswith(b"image/") or media_type == b"application/octet-stream":
+        raise UnsupportedMediaType(
+            "/everything takes a picture as multipart/form-data (curl -F image=@truck.jpg), or JSON with the "
+            "image_id of a picture that was sent to /embed."
+        )
+    wanted = parse_json(EverythingBody, body)
+    return wanted.image_id, wanted

@@ -1,0 +1,104 @@
+"""Every object of a picture: find or make its embedding, decide where to click, and search.
+
+Does not know about HTTP and JSON.
+"""
+
+from typing import NamedTuple
+
+from app.codecs.deep import Stretch
+from app.errors import Detail, InvalidPrompt
+from app.scheduling.deadlines import within
+from app.service.found_masks import Everything, Wish
+from app.service.search import DEADLINE_SETTING, Report, Request
+from app.service.service import SegmentationService
+from app.telemetry.stages import StageTimes
+from model.everything.crops import Crop, plan
+from model.types import Embedding
+
+MOST_POINTS = 65_536
+"""Points of one request, on all its crops."""
+
+
+class NewPicture(NamedTuple):
+    """An upload that is searched at once, and stored as by /embed."""
+
+    data: bytes
+    image_id: str | None
+    replace: bool
+    stretch: Stretch
+
+
+async def everything(
+    service: SegmentationService,
+    picture: str | NewPicture,
+    wish: Wish,
+    *,
+    tenant: str,
+    times: StageTimes,
+    share: str,
+    report: Report,
+) -> tuple[str, Everything]:
+    """Return the id of a picture, which is stored or new, and every object on it, within a deadline of its own.
+
+    `report` is called first when the embedding is there and the points are known, with 0. If the id of a new
+    picture is deleted meanwhile, nothing is stored, as in segment(). Raises a ServiceError for an unknown image, a
+    bad picture, options that leave nothing to do, crops of a picture whose file is not kept, a full queue, a
+    client over its rate, or a missed deadline.
+    """
+    async with within(service.settings.everything_deadline_s, DEADLINE_SETTING):
+        segmenter = service.ready()
+        file: tuple[bytes, Stretch] | None
+        if isinstance(picture, NewPicture):
+            embedded = await service.embed(
+                picture.data,
+                tenant=tenant,
+                image_id=picture.image_id,
+                replace=picture.replace,
+                stretch=picture.stretch,
+                times=times,
+                share=share,
+                needs_name=False,
+            )
+            image_id, embedding, file = embedded.image_id, embedded.embedding, (picture.data, picture.stretch)
+            crops = _crops(wish, embedding)
+        else:
+            image_id, file = picture, None
+            embedding = await service.find(image_id, tenant=tenant, times=times, share=share)
+            crops = _crops(wish, embedding)
+            if any(crop.layer > 0 for crop in crops):
+                file = await _kept_file(service, image_id, tenant=tenant)
+        report(0.0, 0)
+        request = Request(
+            embedding,
+            crops,
+            file,
+            wish,
+            logit_bytes=4 if segmenter.dtype_name == "float32" else 2,
+            share=share,
+            times=times,
+            report=report,
+        )
+        return image_id, await service.searches.run(request)
+
+
+def _crops(wish: Wish, embedding: Embedding) -> list[Crop]:
+    try:
+        crops = plan(wish.pattern, height=embedding.height, width=embedding.width)
+    except ValueError as error:
+        raise InvalidPrompt(f"{error}.") from error
+    if (points := sum(len(crop.points) for crop in crops)) > MOST_POINTS:
+        raise InvalidPrompt(
+            f"{points} points on {len(crops)} crops; the limit is {MOST_POINTS}. Lower points_per_side or "
+            "crop_n_layers, or raise crop_n_points_downscale_factor."
+        )
+    return crops
+
+
+async def _kept_file(service: SegmentationService, image_id: str, *, tenant: str) -> tuple[bytes, Stretch]:
+    if (file := await service.find_upload(image_id, tenant=tenant)) is not None:
+        return file
+    what = (
+        "crops are cut from the picture itself, and this server keeps its embedding only (SAM2_KEEP_UPLOADS). Send "
+        "the picture in a form with these options, or leave out crop_n_layers"
+    )
+    raise InvalidPrompt(f"crop_n_layers: {what}.", details=[Detail(where="crop_n_layers", what=what)])
