@@ -251,10 +251,8 @@ def check_browser(checks: Checks, url: str, page: Page, image_id: str, fingerpri
     reference = Reference(url)
     large_id, prompt = reference.embed(data), {"point_coords": [[2000, 1500]], "point_labels": [1]}
     own = median_ms(lambda _: reference.decode(large_id, **prompt))
-    print(
-        f"       12 megapixels: first click {statistics.median(times):.0f} ms, later ones {later:.0f} ms in the page"
-    )
-    print(f"       (wasm, one thread, without the server); /decode: {own:.1f} ms")
+    print(f"       12 megapixels: first click {statistics.median(times):.0f} ms, later ones {later:.0f} ms")
+    print(f"       in the page's wasm, one thread; /decode: {own:.1f} ms")
 
 
 def main() -> None:
