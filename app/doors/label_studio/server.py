@@ -132,7 +132,8 @@ class LabelStudioServer:
         return response
 
     async def _send(self, url: httpx.URL, authorization: str) -> httpx.Response:
-        headers = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "sam2-service"}
+        # Label Studio answers "image/*" with 406: its framework does not know what its own views send.
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "sam2-service"}
         if authorization:
             headers["Authorization"] = authorization
         return await self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)

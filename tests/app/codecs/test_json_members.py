@@ -29,7 +29,9 @@ def parsed(view: memoryview) -> Any:
     escaped=st.booleans(),
     indent=st.sampled_from([None, 1]),
 )
-def test_members_are_those_of_a_parser(values: list[Any], piece: int, escaped: bool, indent: int | None) -> None:
+def test_members_are_those_of_a_parser(
+    values: list[Any], piece: int, escaped: bool, indent: int | None
+) -> None:
     whole = json_members._PIECE
     json_members._PIECE = piece  # so that strings, escapes and brackets are cut anywhere
     try:
@@ -44,7 +46,19 @@ def test_members_are_those_of_a_parser(values: list[Any], piece: int, escaped: b
 
 @pytest.mark.parametrize(
     "text",
-    ["", "3", "[1]", '{"a": 1', '{"a": "1}', '{"a": [1}', "{a: 1}", '{"a" 1}', '{"a": 1,}', '{,"a": 1}', "{}}"],
+    [
+        "",
+        "3",
+        "[1]",
+        '{"a": 1',
+        '{"a": "1}',
+        '{"a": [1}',
+        "{a: 1}",
+        '{"a" 1}',
+        '{"a": 1,}',
+        '{,"a": 1}',
+        "{}}",
+    ],
 )
 def test_what_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(NotJson):

@@ -61,6 +61,7 @@ async def studio() -> AsyncIterator[Studio]:
         headers = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:] if line)
         values = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
         authorization = next((v for name, v in values.items() if name.lower() == "authorization"), "")
+        assert headers["accept"] == "*/*", "to anything else it answers with 406"
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         status, more, data = here.reply(method, path, authorization, body)
         start = f"HTTP/1.1 {status}\r\ncontent-length: {len(data)}\r\nconnection: close\r\n{more}\r\n"
@@ -83,9 +84,7 @@ async def connected(
     async with (
         studio() as here,
         serving(
-            Settings(
-                workers=2, label_studio_url=here.url + path, label_studio_api_key=key, **settings
-            ),
+            Settings(workers=2, label_studio_url=here.url + path, label_studio_api_key=key, **settings),
             segmenter,
         ) as served,
     ):
