@@ -81,7 +81,7 @@ class LabelStudioServer:
         except httpx.HTTPError as error:
             raise InvalidImage(
                 f"Label Studio cannot be reached at {self._base} (SAM2_LABEL_STUDIO_URL): "
-                f"{str(error) or type(error).__name__}."
+                f"{str(error).rstrip('.') or type(error).__name__}."
             ) from error
 
     def _url(self, address: str) -> httpx.URL:

@@ -1,6 +1,5 @@
-"""A stand-in for Label Studio: serves pictures to whoever has its token, and records requests. And requests of its own.
-
-The requests are as its release 1.23.2 sends them.
+"""A stand-in for Label Studio, which serves pictures to whoever has its token; and requests as its release 1.23.2
+sends them.
 """
 
 import asyncio
