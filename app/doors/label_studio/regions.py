@@ -7,19 +7,17 @@ import base64
 import io
 import secrets
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from app.codecs.answers import MaskAnswer, MaskOptions
 from app.codecs.rle import decode_counts
+from app.codecs.row_lengths import row_lengths
 from app.doors.label_studio.brush import encode_brush
 from app.doors.label_studio.label_config import Control, Kind
 from app.doors.rings import Ring, area, outermost
-
-Booleans: TypeAlias = npt.NDArray[np.bool_]
 
 _SIMPLIFIED = 1 / 2000
 """How far an outline may move, as a part of the picture's longer side: people drag its corners, one by one."""
@@ -32,7 +30,7 @@ def options_for(kind: Kind, *, width: int, height: int) -> MaskOptions:
     if kind == "polygonlabels":
         simplify = _SIMPLIFIED * max(width, height)
         return MaskOptions(mask_format="polygons", simplify=simplify, best_only=True)
-    return MaskOptions(bounds=True, best_only=True)
+    return MaskOptions(bounds=kind == "bitmasklabels", best_only=True)
 
 
 def regions(
@@ -70,8 +68,8 @@ def regions(
 def _values(mask: MaskAnswer, kind: Kind, *, width: int, height: int) -> Iterator[dict[str, Any]]:
     match kind:
         case "brushlabels":
-            part, x, y = _part(mask)
-            yield {"format": "rle", "rle": list(encode_brush(part, x=x, y=y, height=height, width=width))}
+            lengths = row_lengths(mask.counts or "", height=height, width=width)
+            yield {"format": "rle", "rle": list(encode_brush(lengths))}
         case "bitmasklabels":
             yield {"imageDataURL": _data_url(mask, width=width, height=height)}
         case "polygonlabels":
@@ -89,18 +87,12 @@ def _values(mask: MaskAnswer, kind: Kind, *, width: int, height: int) -> Iterato
             }
 
 
-def _part(mask: MaskAnswer) -> tuple[Booleans, int, int]:
-    """Return the mask within its bounds, and x and y of their corner."""
-    height, width = mask.size
-    lengths = decode_counts(mask.counts or "", height=height, width=width)
-    pixels = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    x, y, *_ = mask.bounds or (0, 0)
-    return pixels.reshape(width, height).T, x, y
-
-
 def _data_url(mask: MaskAnswer, *, width: int, height: int) -> str:
     """Return a PNG of the picture's size that is transparent outside of the mask: Label Studio reads its alpha."""
-    part, x, y = _part(mask)
+    rows, columns = mask.size
+    lengths = decode_counts(mask.counts or "", height=rows, width=columns)
+    part = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(columns, rows).T
+    x, y, *_ = mask.bounds or (0, 0)
     whole = Image.new("1", (width, height))
     whole.paste(Image.fromarray(np.ascontiguousarray(part)), (x, y))
     file = io.BytesIO()

@@ -81,7 +81,7 @@ class LabelStudioServer:
         except httpx.HTTPError as error:
             raise InvalidImage(
                 f"Label Studio cannot be reached at {self._base} (SAM2_LABEL_STUDIO_URL): "
-                f"{str(error) or type(error).__name__}."
+                f"{str(error).rstrip('.') or type(error).__name__}."
             ) from error
 
     def _url(self, address: str) -> httpx.URL:
@@ -132,7 +132,8 @@ class LabelStudioServer:
         return response
 
     async def _send(self, url: httpx.URL, authorization: str) -> httpx.Response:
-        headers = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "sam2-service"}
+        # Label Studio answers "image/*" with 406: its framework does not know what its own views send.
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "sam2-service"}
         if authorization:
             headers["Authorization"] = authorization
         return await self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)

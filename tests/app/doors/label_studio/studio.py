@@ -1,6 +1,5 @@
-"""A stand-in for Label Studio, which serves pictures to whoever has its token and records requests.
-
-The requests are as its release 1.23.2 sends them.
+"""A stand-in for Label Studio, which serves pictures to whoever has its token; and requests as its release 1.23.2
+sends them.
 """
 
 import asyncio
@@ -61,6 +60,7 @@ async def studio() -> AsyncIterator[Studio]:
         headers = dict(line.lower().split(": ", 1) for line in head.splitlines()[1:] if line)
         values = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
         authorization = next((v for name, v in values.items() if name.lower() == "authorization"), "")
+        assert headers["accept"] == "*/*", "to anything else it answers with 406"
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         status, more, data = here.reply(method, path, authorization, body)
         start = f"HTTP/1.1 {status}\r\ncontent-length: {len(data)}\r\nconnection: close\r\n{more}\r\n"

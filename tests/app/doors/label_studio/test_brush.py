@@ -1,4 +1,4 @@
-"""Brush RLE, against vectors of Label Studio's own converter and a decoder written from its description."""
+"""Brush RLE, against vectors of Label Studio's own converter and a decoder written from the description."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from app.doors.label_studio.brush import encode_brush
 
 
 def encode(mask: np.ndarray) -> list[int]:
-    height, width = mask.shape
-    return list(encode_brush(mask, x=0, y=0, height=height, width=width))
+    toggles = np.flatnonzero(np.diff(mask.ravel(), prepend=False))
+    return list(encode_brush(np.diff(toggles, prepend=0, append=mask.size)))
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -59,19 +59,6 @@ def test_vectors_of_the_public_converter(mask: list[list[int]], expected: list[i
 def test_any_mask_comes_back(mask: np.ndarray) -> None:
     pixels = decode(bytes(encode(mask))).reshape(*mask.shape, 4)
     assert (pixels == 255 * mask[:, :, None]).all()
-
-
-@given(
-    arrays.arrays(np.bool_, st.tuples(st.integers(1, 5), st.integers(1, 5))),
-    st.integers(0, 3),
-    st.integers(0, 3),
-    st.integers(0, 3),
-    st.integers(0, 3),
-)
-def test_a_part_is_the_whole_mask(part: np.ndarray, left: int, right: int, above: int, below: int) -> None:
-    whole = np.pad(part, ((above, below), (left, right)))
-    height, width = whole.shape
-    assert list(encode_brush(part, x=left, y=above, height=height, width=width)) == encode(whole)
 
 
 @pytest.mark.parametrize("pixels", [2**14 - 1, 2**14, 2**14 + 1, 2**15, 2**15 + 2, 70_000])
