@@ -11,6 +11,7 @@ from app.middleware.access import AccessMiddleware, Message, Receive, RequestIdF
 from app.routes.schemas import MOST_PROMPTS
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
+from model.everything.defaults import default_thresholds
 from tests.fakes import FakeSegmenter, error, serving
 
 
@@ -31,12 +32,18 @@ async def test_the_model_and_the_limits_are_told() -> None:
             "device": "imagined",
             "dtype": "float32",
             "mask_size": [32, 32],
+            "everything": {
+                "pred_iou_thresh": default_thresholds("builtin").pred_iou_thresh,
+                "stability_score_thresh": default_thresholds("builtin").stability_score_thresh,
+                "box_nms_thresh": default_thresholds("builtin").box_nms_thresh,
+            },
             "limits": {
                 "max_upload_mib": 3,
                 "max_image_megapixels": 2.5,
                 "max_prompts": 7,
                 "max_points": 256,
                 "deadline_s": 9.0,
+                "everything_deadline_s": 300.0,
                 "device_cache_mib": 11,
                 "host_cache_mib": 0,
                 "disk_cache_mib": 20480,
@@ -148,6 +155,7 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             "/embed",
             "/decode",
             "/segment",
+            "/everything",
             "/images",
             "/images/{image_id}",
             "/images/{image_id}/embedding",
@@ -163,7 +171,8 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
                 }
                 assert "422" not in operation["responses"]  # FastAPI's own form, which no client gets
         bodies = {
-            path: document["paths"][path]["post"]["requestBody"]["content"] for path in ("/embed", "/decode")
+            path: document["paths"][path]["post"]["requestBody"]["content"]
+            for path in ("/embed", "/decode", "/everything")
         }
         assert set(bodies["/embed"]) == {
             "multipart/form-data",
@@ -179,7 +188,11 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
         picture_file = base64.b64decode(schemas["EmbedBody"]["examples"][0]["image"])
         response = await served.client.post("/segment", files={"image": picture_file}, data=fields)
         assert response.status_code == 200, response.text
-        for path, name in (("/embed", "EmbedBody"), ("/decode", "DecodeBody")):
+        for path, name in (
+            ("/embed", "EmbedBody"),
+            ("/decode", "DecodeBody"),
+            ("/everything", "EverythingBody"),
+        ):
             assert bodies[path]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
             for example in schemas[name]["examples"]:
                 response = await served.post(path, example)

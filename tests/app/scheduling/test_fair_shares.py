@@ -259,3 +259,16 @@ def test_shares_without_end_take_no_memory_without_end(monkeypatch: pytest.Monke
         now += 0.01
         bucket.take(str(number))
     assert len(bucket._full_at) <= 10_000
+
+
+def test_pictures_that_come_together_are_counted_together_or_not_at_all() -> None:
+    bucket = PicturesPerMinute(4)
+    bucket.take("anna", 3)
+    with pytest.raises(RateLimited):
+        bucket.take("anna", 2)
+    bucket.take("anna")  # the two were not counted
+    with pytest.raises(RateLimited):
+        bucket.take("anna")
+    bucket.take("bert", 20)  # more than a minute's, with a full bucket
+    with pytest.raises(RateLimited):
+        bucket.take("bert")

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_more_prompts_than_the_largest_batch_are_answered_in_order(
     together = runner.decode([(embeddings[0], prompt) for prompt in prompts])
     for prompt, prediction in zip(prompts, together, strict=True):
         assert_equal(prediction, decode_one(runner, embeddings[0], prompt), tolerance=1e-5)
+
+
+def test_masks_below_the_floor_are_left_out(
+    runner: Sam2Runner, plain: Sam2Runner, embeddings: list[Embedding], plain_embeddings: list[Embedding]
+) -> None:
+    click = Prompt(points=((30.0, 40.0),), labels=(1,))
+    floor = float(np.sort(decode_one(plain, plain_embeddings[0], click).iou)[:2].mean())
+    prompts = [replace(click, iou_floor=each) for each in (floor, None, 1.0)]
+    actual = runner.decode([(embeddings[0], prompt) for prompt in prompts])
+    assert [len(prediction.iou) for prediction in actual] == [2, 3, 0]
+    for prediction, prompt in zip(actual[:2], prompts[:2], strict=True):
+        assert_equal(prediction, decode_one(plain, plain_embeddings[0], prompt), tolerance=1e-4)
 
 
 def test_answers_stay_when_later_ones_are_made(runner: Sam2Runner, embeddings: list[Embedding]) -> None:
