@@ -243,6 +243,14 @@ ROBOFLOW = Door(
     router=router,
     paths=("/sam2/", "/sam3/"),
     error=lambda fault: {"message": fault.message, "code": fault.code},
-    free=frozenset({"/sam2/embed_image", "/sam2/segment_image", "/sam3/embed_image", "/sam3/visual_segment"}),
+    free=frozenset(
+        {
+            "/sam2/embed_image",
+            "/sam2/segment_image",
+            "/sam3/embed_image",
+            "/sam3/visual_segment",
+            "/sam3/concept_segment",  # 501 in words: the client has it, and sends its key in the body there, too
+        }
+    ),
     key=key_in_query,
 )

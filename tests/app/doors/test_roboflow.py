@@ -207,6 +207,10 @@ async def test_the_rest_of_its_api_is_refused_in_words() -> None:
             reply = await served.post(path, {})
             assert reply.status_code == 501
             assert path in reply.json()["message"]
+    key = "anna-0123456789abcdef"
+    async with serving(Settings(workers=2, api_keys=f"anna:{key}")) as served:
+        assert (await served.post("/sam3/concept_segment", {"api_key": key})).status_code == 501
+        assert (await served.post("/sam2/other", {})).status_code == 401
 
 
 async def test_a_picture_at_a_url_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
