@@ -9,6 +9,6 @@ from model.masks.transposing import transpose
 
 
 def row_lengths(counts: str | list[int], *, height: int, width: int) -> Lengths:
-    """Return the run lengths (n,) row by row, the first one background. Raises RleError if `counts` is no mask of that size."""
+    """Return the run lengths (n,) row by row, the first one background. Raises RleError for a broken mask."""
     lengths = decode_counts(counts, height=height, width=width)
     return transpose(Runs(height=height, width=width, lengths=lengths)).lengths

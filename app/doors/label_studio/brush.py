@@ -25,8 +25,8 @@ _AT_ONCE = 2**16
 def encode_brush(lengths: Integers) -> bytes:
     """Encode a mask, given by its run lengths in pixels row by row (n,), the first one background.
 
-    The stream: the number of bytes N, four for each pixel, in 32 bits; 7 in 5 bits (words of 8); the four word sizes
-    in 4 bits each; a code for each run; then zeros up to a whole byte, eight if it is whole already.
+    The stream: the number of bytes, four for each pixel, in 32 bits; 7 in 5 bits (words of 8); four word sizes in 4
+    bits each; a code for each run; then zeros up to a whole byte, eight if it is whole already.
     """
     values = np.where(np.arange(len(lengths)) % 2 == 1, 255, 0)
     lengths = lengths * _CHANNELS

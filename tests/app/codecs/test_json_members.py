@@ -1,4 +1,4 @@
-"""Members of JSON objects and lists are found without parsing them, whatever lies in them and wherever pieces end."""
+"""Members of JSON objects and lists are found without parsing them, whatever they are and wherever pieces end."""
 
 import json
 from typing import Any
