@@ -57,6 +57,12 @@ class Region(ToolBody):
     item_index: int | None = Field(default=None, ge=0)
 
 
+class _Inline(ToolBody):
+    """A picture in the task itself, as a data URL: megabytes, which json_bodies.py reads in pieces."""
+
+    picture: str
+
+
 class Context(ToolBody):
     """The regions of one gesture."""
 
@@ -158,7 +164,13 @@ def _task(text: View, config: LabelConfig) -> Task:
 
 def _addresses(text: View, picture: Picture) -> list[str]:
     values = items(text) if picture.is_list else [text]
-    found = [json_members.value(each, most_bytes=_SHORT) for each in values]
+    found = [_address(each) for each in values]
     if not all(isinstance(each, str) for each in found):
         raise NotJson(f"data.{picture.key} is not the address of a picture")
     return found
+
+
+def _address(text: View) -> Any:
+    if len(text) <= _SHORT:
+        return json_members.value(text, most_bytes=_SHORT)
+    return parse_json(_Inline, b"".join((b'{"picture":', text, b"}"))).picture

@@ -113,7 +113,8 @@ async def predict(request: Request) -> Response:
                 for addresses in task.pictures.values()
                 for address in addresses
             ]
-            _ahead_of(request).add(sources, _caller(request, asked.project))
+            there = [source for source in sources if not source.is_inline]  # the others are too large to wait
+            _ahead_of(request).add(there, _caller(request, asked.project))
             empty = json.dumps({"result": [], "score": 0, "model_version": version})
             answers = ",".join([empty] * len(asked.tasks))
             return Response(f'{{"results": [{answers}]}}', media_type="application/json")

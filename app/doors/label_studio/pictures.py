@@ -47,6 +47,11 @@ class Source:
     task: str
     address: str
 
+    @property
+    def is_inline(self) -> bool:
+        """Whether the address is the picture: a data URL. It may have megabytes, and is never kept."""
+        return self.address.startswith("data:")
+
 
 class _Recent(OrderedDict[tuple[str, ...], T]):
     """Remembers the last `most` values."""
@@ -89,9 +94,10 @@ class TaskPictures:
 
     async def embed(self, source: Source, caller: Caller, times: StageTimes) -> Embedded:
         """Return a picture's embedding. Raises a ServiceError."""
-        key = (caller.tenant, caller.project, source.task, source.address)
+        is_inline = source.is_inline
+        key = (caller.tenant, caller.project, source.task, "" if is_inline else source.address)
         image_id, until = self._known.get(key, ("", 0.0))
-        if monotonic() < until:
+        if monotonic() < until and not is_inline:
             try:
                 found = await self._service.find(
                     image_id, tenant=caller.tenant, times=times, share=caller.share
@@ -101,7 +107,7 @@ class TaskPictures:
             else:
                 return Embedded(image_id, found, cached=True)
         with self._budget.holding(caller.share) as arrived:
-            if source.address.startswith("data:"):
+            if is_inline:
                 data = await self._decoded(source.address, caller)
             else:
                 with times.during("fetch"):
@@ -115,7 +121,8 @@ class TaskPictures:
                 share=caller.share,
                 needs_name=False,
             )
-        self._known.remember(key, (embedded.image_id, monotonic() + _KNOWN_S))
+        if not is_inline:
+            self._known.remember(key, (embedded.image_id, monotonic() + _KNOWN_S))
         return embedded
 
     async def _decoded(self, address: str, caller: Caller) -> bytes:

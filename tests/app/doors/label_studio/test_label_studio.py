@@ -31,6 +31,14 @@ def painted(region: dict[str, Any]) -> np.ndarray:
     return decode(bytes(region["value"]["rle"])).reshape(height, width, 4)[:, :, 3] > 0
 
 
+def noise(side: int) -> bytes:
+    """Return a PNG file that does not compress."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 async def test_it_is_up_and_says_its_version() -> None:
     async with serving() as served:
         for path in ("", "/", "/health"):
@@ -195,6 +203,14 @@ async def test_pictures_in_the_task_itself() -> None:
     async with serving() as served:
         data = {"image": "data:image/png;base64," + base64.b64encode(picture()).decode()}
         assert len(await click(served, key_point(), data=data)) == 1
+        large = {"image": "data:image/png;base64," + base64.b64encode(noise(300)).decode()}
+        for _ in range(2):
+            (region,) = await click(served, key_point(), data=large)
+            assert region["original_width"] == 300
+        assert len(served.segmenter.encoded) == 2
+        batch = body(data=large) | {"params": {"context": None}}
+        assert (await served.post(PREDICT, batch)).status_code == 200
+        assert served.app.state.label_studio_ahead.waiting == 0
         reply = await served.post(PREDICT, body(key_point(), data={"image": "data:image/png;base64,&"}))
         assert reply.status_code == 422
 
