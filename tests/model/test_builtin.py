@@ -12,6 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from model.checkpoints.download import BUILTIN_PATH
+from model.everything.candidates import best_of_crop, sift
+from model.everything.crops import Pattern, plan
+from model.everything.defaults import default_thresholds
 from model.masks.runs import runs
 from model.network.config import BUILTIN
 from model.runner import Sam2Runner, load_runner
@@ -20,6 +23,8 @@ from model.types import Embedding, Prompt
 
 SCENES = Path(__file__).parents[1] / "data" / "scenes"
 RECORDS: list[dict[str, Any]] = json.loads((SCENES / "scenes.json").read_text())
+HATS = [(53, 50, 200, 204), (205, 115, 310, 236), (298, 152, 381, 255)]
+"""x0, y0, x1, y1 of three on docs/hats.jpg."""
 SAME = 0.995
 """Least mean IoU of masks that ought to be the same."""
 
@@ -118,3 +123,27 @@ def test_a_correction_improves_what_is_wrong(exact: Sam2Runner, embedded: list[E
             )
         )
     assert mean_iou(masks(exact, embedded, corrections), truths) > mean_iou(before, truths)
+
+
+def test_everything_finds_each_hat_with_the_models_own_thresholds() -> None:
+    runner, thresholds = builtin("float32"), default_thresholds(BUILTIN)
+    photograph = np.array(Image.open(Path(__file__).parents[2] / "docs" / "hats.jpg").convert("RGB"))
+    height, width, _ = photograph.shape
+    (embedding,) = runner.encode([photograph])
+    (crop,) = plan(Pattern(points_per_side=16), height=height, width=width)
+    points = [(float(x), float(y)) for x, y in crop.points]
+    prompts = [Prompt(points=(p,), labels=(1,), iou_floor=thresholds.iou_floor) for p in points]
+    size = {"height": height, "width": width}
+    found = [
+        candidate
+        for point, prediction in zip(
+            points, runner.decode([(embedding, prompt) for prompt in prompts]), strict=True
+        )
+        for candidate in sift(prediction, crop=crop.box, point=point, thresholds=thresholds, **size)
+    ]
+    drawn = [candidate.mask(**size).to_array() for candidate in best_of_crop(found, thresholds=thresholds)]
+    assert 5 <= len(drawn) <= 60
+    for hat in HATS:
+        box = np.zeros((height, width), np.bool_)
+        box[hat[1] : hat[3], hat[0] : hat[2]] = True
+        assert max(iou(mask, box) for mask in drawn) > 0.55  # a hat fills two thirds of its box
