@@ -1,4 +1,4 @@
-"""Roboflow's client inference-sdk, unmodified, against server of this checkout; with httpx what it cannot send."""
+"""Roboflow's client inference-sdk, unmodified, against a server of this checkout; with httpx what it lacks."""
 
 import asyncio
 import base64
