@@ -10,16 +10,19 @@ TORCH ?= auto
 TORCH_STAMP := $(VENV)/torch.stamp
 TORCH_INSTALLED := $(shell cat $(TORCH_STAMP) 2>/dev/null)
 
-# What python -m tests.bench.gpu needs on a GPU machine that already has torch, numpy, pillow, scipy, contourpy,
+# What python -m tests.bench.gpu needs on a GPU machine that already has torch, numpy, pillow, scipy,
 # safetensors, tqdm and certifi.
 KIT_PYTHON ?= 3.12
 KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \
   annotated-types annotated-doc typing-inspection typing-extensions python-multipart opentelemetry-api anyio httpx \
   httpcore h11 click idna prometheus-client pycocotools
 
+# The tools whose real clients make test-tools runs.
+TOOLS ?= $(patsubst tests/tools/%.txt,%,$(wildcard tests/tools/*.txt))
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test check bench gpu-bench-kit soak train said clean
+.PHONY: help serve test test-tools check bench gpu-bench-kit soak train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +34,15 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 test: check  ## Install, then run what CI runs: check, and the tests with coverage
 	@echo "Running the tests."
 	@$(VENV_PYTHON) -m pytest --cov
+
+# One that fails does not keep the others from running.
+test-tools: $(VENV)/test.stamp  ## Test with the real clients of other tools, each in .tools/NAME; TOOLS="cvat" runs some only
+	@failed=; for tool in $(TOOLS); do \
+	  echo "$$tool:"; \
+	  $(MAKE) --no-print-directory .tools/$$tool.stamp && \
+	    SERVER_PYTHON=$(CURDIR)/$(VENV_PYTHON) .tools/$$tool/bin/python -m tests.tools.$$tool || failed="$$failed $$tool"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "Failed:$$failed" >&2; exit 1; fi
 
 check: $(VENV)/test.stamp  ## Install, then check style, formatting and types
 	@echo "Checking style, formatting and types."
@@ -61,7 +73,7 @@ soak: .soak/installed.stamp  ## Test for two hours that nothing is lost, leaks o
 	@.soak/venv/bin/python -m tests.soak $(SOAK)
 
 clean:  ## Remove .venv and all files that tools created; weights/ stays
-	rm -rf $(VENV) .bench .soak .whl build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .soak .tools .whl build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an interrupted install continues on the next run. A stamp that is older than
 # pyproject.toml or constraints.txt is out of date, and make installs what has changed.
@@ -137,4 +149,12 @@ $(VENV)/train.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
 	@.soak/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@.soak/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --no-build-isolation --editable '.[dev,soak]'
+	@touch $@
+
+# Each list is complete, so pip need not add anything: a new release of a tool is a change of ours.
+.tools/%.stamp: tests/tools/%.txt $(VENV)/venv.stamp
+	@echo "Installing the packages of tests/tools/$*.txt into .tools/$*; this may take minutes."
+	@rm -rf .tools/$*
+	@$(VENV_PYTHON) -m venv .tools/$*
+	@.tools/$*/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement $<
 	@touch $@

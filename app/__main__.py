@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -25,14 +26,17 @@ from app.middleware.keys import ApiKeys, KeysError
 from app.middleware.request_heads import most_connections, patient_protocol
 from app.middleware.websockets import patient_websocket
 from app.routes.streams import Streams
+from app.service.exporting import export
 from app.service.loading import locate_weights
 from app.service.service import SegmentationService
 from app.settings import Settings, unknown_variables
 from app.telemetry.logs import formatter
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ExportError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Options of mallopt(3)."""
+
+EXPORT_DECODER = "export-decoder"
 
 log = logging.getLogger("app")
 
@@ -94,16 +98,15 @@ def end_process() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal. Return 0 after a clean stop, 1 if it cannot start, 2 for bad settings.
 
-    watchdog.py ends the process with 3 if the device hangs.
+    watchdog.py ends the process with 3 if the device hangs. `sam2-serve export-decoder` writes a file instead.
     """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == [EXPORT_DECODER]:
+        return export_decoder(arguments[1:])
     try:
-        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+        settings = read_settings(arguments)
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(map(str, problem["loc"])).upper()
-            # API keys are secret, and an error without a location has all settings as its input.
-            got = "" if problem["loc"] in ((), ("api_keys",)) else f" (got {problem['input']!r})"
-            sys.stderr.write(f"SAM2_{name}: {problem['msg']}{got}\n")
+        report(error)
         return 2
     configure_logging(settings)
     for name in unknown_variables():
@@ -154,6 +157,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()
     return 0 if server.started and service.failure is None else 1
+
+
+def export_decoder(arguments: Sequence[str]) -> int:
+    """Write the decoder as ONNX. Return 0, 1 if it cannot be written, 2 for bad settings."""
+    parser = settings_parser(
+        f"sam2-serve {EXPORT_DECODER}",
+        "Write the mask decoder of a model as ONNX, for browsers and other programs. The settings of the server "
+        "say which model.",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="Where to write it.")
+    given = vars(parser.parse_args(arguments))
+    output: Path = given.pop("output")
+    try:
+        settings = settings_of(given)
+    except ValidationError as error:
+        report(error)
+        return 2
+    configure_logging(settings)
+    try:
+        export(settings, output)
+    except (CheckpointError, ExportError, ValueError) as error:
+        log.critical("%s", error)
+        return 1
+    return 0
+
+
+def report(error: ValidationError) -> None:
+    """Write a line for each bad setting."""
+    for problem in error.errors():
+        name = "_".join(map(str, problem["loc"])).upper()
+        # API keys are secret, and an error without a location has all settings as its input.
+        got = "" if problem["loc"] in ((), ("api_keys",)) else f" (got {problem['input']!r})"
+        sys.stderr.write(f"SAM2_{name}: {problem['msg']}{got}\n")
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -236,16 +272,27 @@ def spare_what_stays() -> None:
 
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Read settings from the command line, then the environment, then the defaults."""
-    parser = argparse.ArgumentParser(
-        prog="sam2-serve",
-        description="Serve SAM 2. Each option is also an environment variable: SAM2_ and its name in upper case.",
+    parser = settings_parser(
+        "sam2-serve",
+        "Serve SAM 2. Each option is also an environment variable: SAM2_ and its name in upper case. "
+        f"sam2-serve {EXPORT_DECODER} --help: write the decoder for browsers instead.",
     )
+    return settings_of(vars(parser.parse_args(arguments)))
+
+
+def settings_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with an option for each setting."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
     for name, setting in Settings.model_fields.items():
         default = "" if setting.default_factory else f" Default: {setting.default or 'none'}."
         text = f"{setting.description}{default} [SAM2_{name.upper()}]".replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=name.split("_")[-1].upper(), help=text)
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    return Settings(**given)
+    return parser
+
+
+def settings_of(options: Mapping[str, object]) -> Settings:
+    """Return the settings of parsed options; those that are not given come from the environment."""
+    return Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
 
 
 def configure_logging(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from app.routes.field_errors import check_query
 from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
 from app.routes.streams import Streams
-from app.routes.uploads import BodyBudget
+from app.routes.uploads import BodyBudget, max_body_bytes
 from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
@@ -55,6 +55,11 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         app.state.service = service
         app.state.body_budget = BodyBudget(
             Shares(settings.max_bodies_mib * 2**20), patience_s=settings.deadline_s
+        )
+        app.state.strangers_budget = BodyBudget(
+            # An eighth, but enough for one body, because one may have its key at its end.
+            Shares(max(settings.max_bodies_mib * 2**20 // 8, max_body_bytes(settings.max_upload_mib))),
+            patience_s=settings.deadline_s,
         )
         # The server answers while the model loads: /healthz with 200, whatever needs the model with 503.
         loading = asyncio.create_task(service.start())
@@ -111,7 +116,8 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         CallersMiddleware,
         keys=keys,
         in_flight=in_flight,
-        free={*FREE, *doors.free, METRICS} if settings.open_metrics else {*FREE, *doors.free},
+        free=doors.free,
+        free_to_read={*FREE, METRICS} if settings.open_metrics else FREE,
         key_of=doors.key_of,
         refuse=refuse,
     )

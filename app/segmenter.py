@@ -11,7 +11,11 @@ class Segmenter(Protocol):
 
     @property
     def name(self) -> str:
-        """The variant, as named in replies."""
+        """The variant, as named in replies; random weights are said."""
+
+    @property
+    def variant(self) -> str:
+        """Which of the networks it is."""
 
     @property
     def fingerprint(self) -> str:

@@ -4,24 +4,23 @@ The only file that reads the environment. Does not know what the values do.
 """
 
 import os
-import re
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.limits import whole_cpus
+from app.setting_checks import check_address, check_hosts, check_origins, check_tools, split
 from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
-DOORS = ("qupath",)
+DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
 """Names for SAM2_DOORS; app/doors has them."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""
-# Any scheme, because browser extensions and desktop tools have their own.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
 class Settings(BaseSettings):
@@ -32,7 +31,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
-    allowed_hosts: str = Field(
+    allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(
         "auto",
         description="Host names that the server answers to: comma-separated, *.example.org for all names below it, "
         "* for any. auto: localhost, 127.0.0.1 and [::1] if SAM2_HOST is a loopback address, otherwise any.",
@@ -53,15 +52,29 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Pictures embedded per minute for one client; more get 429. 0: any number.",
     )
-    cors_origins: str = Field(
+    cors_origins: Annotated[str, AfterValidator(check_origins)] = Field(
         "",
         description="Sites whose pages may call from a browser, comma-separated, such as https://tool.example. "
         "*: all sites.",
     )
-    doors: str = Field(
+    doors: Annotated[str, AfterValidator(partial(check_tools, known=DOORS))] = Field(
         "all",
         description="Tools whose own protocols the server speaks, comma-separated: "
         f"{', '.join(DOORS)}; or all, or none.",
+    )
+    cvat_answer: Literal["shapes", "crop"] = Field(
+        "shapes",
+        description="Form of the masks for CVAT: shapes; or crop, for releases before spring 2026.",
+    )
+    label_studio_url: Annotated[str, AfterValidator(check_address)] = Field(
+        "",
+        description="Address of Label Studio, such as http://label-studio:8080, to fetch its pictures from. Empty: "
+        "what Label Studio calls itself, if SAM2_ALLOW_URLS is set and allows that.",
+    )
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="Access token (personal or legacy) of an account of Label Studio; it is sent nowhere else. "
+        "Empty: the one that Label Studio sends.",
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
 
@@ -69,11 +82,13 @@ class Settings(BaseSettings):
         BUILTIN,
         description="Model: "
         + ", ".join(VARIANTS)
-        + ". The last one is small and part of this package; the others are Meta's and are downloaded.",
+        + ". The last one is small and part of this package; the others are Meta's and are downloaded. If it is "
+        "not set, weights in SAM2_CHECKPOINT say which.",
     )
     checkpoint: str = Field(
         "",
-        description="File with the model's weights (.pt or .safetensors), used instead of the released ones, or "
+        description="The model's weights, used instead of the released ones: a .pt of Meta's release or training "
+        "code, a .safetensors in Meta's or transformers' names, or a folder that transformers saved; or "
         f"'{UNTRAINED}' for random weights, to try the server without any file.",
     )
     weights_dir: Path = Field(
@@ -213,49 +228,23 @@ class Settings(BaseSettings):
             raise ValueError(f"must be auto, or a whole number of MiB from {least}")
         return int(value)
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, text: str) -> str:
-        for origin in _split(text):
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"{origin!r} is not an origin; use the form https://tool.example, without a path, or *"
-                )
-        return text
-
     @property
     def cors_origin_list(self) -> list[str]:
         """The origins in SAM2_CORS_ORIGINS."""
-        return _split(self.cors_origins)
+        return split(self.cors_origins)
 
-    @field_validator("doors")
+    @field_validator("label_studio_api_key")
     @classmethod
-    def _are_doors(cls, text: str) -> str:
-        names = _split(text)
-        unknown = [name for name in names if name not in DOORS]
-        if text.strip() not in ("all", "none") and (unknown or not names):
-            raise ValueError(
-                f"{', '.join(unknown) or 'nothing'} is not a tool; use all, none or some of {', '.join(DOORS)}"
-            )
-        return text
+    def _has_an_address(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
+        if key.get_secret_value() and not info.data.get("label_studio_url"):
+            raise ValueError("it is sent to SAM2_LABEL_STUDIO_URL only, which is not set; set it too")
+        return key
 
     @property
     def open_doors(self) -> frozenset[str]:
         """The tools in SAM2_DOORS."""
         whole = {"all": frozenset(DOORS), "none": frozenset[str]()}
-        return whole.get(self.doors.strip(), frozenset(_split(self.doors)))
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _are_hosts(cls, text: str) -> str:
-        if not _split(text):
-            raise ValueError(
-                "no host is allowed, so no request would be answered; use auto, *, or a list of names"
-            )
-        for host in _split(text):
-            if "/" in host or "://" in host:
-                raise ValueError(f"{host!r} is not a host name; use the form tool.example, without a scheme")
-        return text
+        return whole.get(self.doors.strip(), frozenset(split(self.doors)))
 
     @field_validator("max_bodies_mib")
     @classmethod
@@ -289,8 +278,13 @@ class Settings(BaseSettings):
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """The file in SAM2_CHECKPOINT, or None if it names no file."""
+        """The file or folder in SAM2_CHECKPOINT, or None if it names none."""
         return Path(self.checkpoint).expanduser() if self.checkpoint not in ("", UNTRAINED) else None
+
+    @property
+    def says_model(self) -> bool:
+        """Whether SAM2_MODEL is set."""
+        return "model" in self.model_fields_set
 
 
 def wants_traces() -> bool:
@@ -300,10 +294,6 @@ def wants_traces() -> bool:
         return False
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return exporter == "otlp" or any(os.environ.get(name) for name in endpoints)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def unknown_variables() -> list[str]:

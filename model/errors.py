@@ -12,6 +12,10 @@ class WeightsUnavailable(CheckpointError):
     """Weights are neither in their folder nor to be had. The message names every way to go on."""
 
 
+class ExportError(Exception):
+    """The decoder cannot be exported. The message says why and what to do."""
+
+
 class DeviceOutOfMemory(Exception):
     """A batch did not fit into the memory of the device; a smaller one may."""
 

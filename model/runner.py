@@ -1,7 +1,6 @@
 """Runs SAM 2 on one device: preprocessing, batches of what is mixed, precision, warm-up.
 
-Beside devices.py and gpu/cuda.py the only file that says "cuda". Not safe for several threads at once: one
-thread owns the device.
+Beside devices.py and gpu/cuda.py the only file that says "cuda". One thread owns the device: not thread-safe.
 """
 
 import hashlib
@@ -38,6 +37,7 @@ MAX_DECODE_CHUNK = 16
 """Prompts of one token count in one forward: each holds 8 MiB of float32 while it runs."""
 
 GPU_DEFAULTS = GpuOptions()
+_UNTRAINED = " (untrained)"
 
 
 class Sam2Runner:
@@ -55,12 +55,11 @@ class Sam2Runner:
         """`gpu` is the device of `model`, where it is one that model/gpu knows how to drive."""
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
-        self.name = name
+        self.name, self.variant = name, name.removesuffix(_UNTRAINED)
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
         self._encoder_dtype = model.encoder_dtype
-        dtypes = f"{self._encoder_dtype} {self.dtype}"
-        parts = (name, weights_fingerprint, str(self.config), PREPROCESSING, dtypes)
-        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        self._fingerprinted = (name, weights_fingerprint, str(self.config), PREPROCESSING)
+        self.fingerprint = self.fingerprint_in(self.dtype)
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
@@ -83,6 +82,12 @@ class Sam2Runner:
     def cpu_threads(self) -> int:
         """Threads of a matrix product on the CPU, a core each unless told otherwise; 0 on a GPU."""
         return self.threads.most if self.threads is not None else 0
+
+    def fingerprint_in(self, dtype: torch.dtype) -> str:
+        """Return the fingerprint that this model has in another precision."""
+        encoder_dtype = torch.float32 if self.config.exact_encoder else dtype
+        parts = (*self._fingerprinted, f"{encoder_dtype} {dtype}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def dtype_name(self) -> str:
@@ -281,12 +286,12 @@ def load_runner(
     cpus: int | None = None,
     gpu_options: GpuOptions = GPU_DEFAULTS,
 ) -> Sam2Runner:
-    """Build `variant` on its device from a checkpoint file, or with random weights where it is None.
+    """Build `variant` on its device from a file or folder of weights, or with random weights where it is None.
 
     `device` is "auto", "cpu", "cuda" or "cuda:N", `dtype` "auto", "float32", "bfloat16" or "float16". Raises
     ValueError for a device that is not there or has too little memory, and CheckpointError for a file that does not
-    fit. `image_size` is what the model sees of a picture, where not what its variant says.
-    `threads` is how many the CPU uses at most; 0 is one for each core, at most `cpus`.
+    fit. `image_size` is what the model sees of a picture, where not what its variant says. `threads` is the most
+    that the CPU uses; 0 is one for each core, at most `cpus`.
     """
     config = VARIANTS[variant]
     if image_size is not None:
@@ -308,7 +313,7 @@ def load_runner(
         for name, parameter in model.named_parameters():
             if not name.startswith("image_encoder."):
                 parameter.data = parameter.data.to(torch_dtype)
-    name = variant if checkpoint is not None else f"{variant} (untrained)"
+    name = variant if checkpoint is not None else f"{variant}{_UNTRAINED}"
     gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
     if gpu is None and gpu_options.compile == "on":
         log.warning("SAM2_COMPILE=on is for GPUs; on %s nothing is compiled.", torch_device)

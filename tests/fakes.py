@@ -35,6 +35,7 @@ class FakeSegmenter:
     """Implements Segmenter (app/segmenter.py). Records its batches, waits at its gate, fails on demand."""
 
     name = "fake"
+    variant = "builtin"
     fingerprint = "0123456789abcdef" * 4
     device_name = "imagined"
     mask_size = (MASK_SIDE, MASK_SIDE)

@@ -32,7 +32,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_server(folder: Path, **settings: str) -> Iterator[str]:
+def running_server(folder: Path, *, python: str = sys.executable, **settings: str) -> Iterator[str]:
     """Yield the address of a ready server. It logs to server.log in `folder`; a failed start shows that log."""
     port = free_port()
     log = folder / "server.log"
@@ -40,7 +40,7 @@ def running_server(folder: Path, **settings: str) -> Iterator[str]:
         **{"checkpoint": "untrained", "log_level": "warning", "port": str(port)} | settings
     )
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=variables, stderr=output)
+        process = subprocess.Popen([python, "-m", "app"], cwd=ROOT, env=variables, stderr=output)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)

@@ -98,7 +98,8 @@ class Sandbox:
         self.python.write_text(
             "#!/bin/sh\n"
             f'echo "$*" >> {folder}/calls\n'
-            f'if [ "$*" = "-m venv .venv" ]; then mkdir -p .venv/bin && cp {folder}/python3 .venv/bin/python; fi\n'
+            f'if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp {folder}/python3 "$3/bin/python"; fi\n'
+            f'if [ -e {folder}/broken ] && [ "$2" = "$(cat {folder}/broken)" ]; then exit 1; fi\n'
             f'if [ -e {folder}/offline ]; then case "$*" in "-m pip"*) echo "no network" >&2; exit 1;; esac; fi\n'
             f'if [ -e {folder}/no-index ] && [ "$2" = uv ]; then echo "no such host" >&2; exit 2; fi\n'
             f'if [ -e {folder}/old ] && [ "$1" = -c ]; then exit 1; fi\n'
@@ -212,12 +213,44 @@ def test_make_says_which_python_is_too_old(sandbox: Sandbox) -> None:
     assert modules == []
 
 
+def test_make_test_tools_goes_on_after_a_failure_and_installs_each_tool_once(sandbox: Sandbox) -> None:
+    lists = sandbox.folder / "tests" / "tools"
+    lists.mkdir(parents=True)
+    for name in ("ant", "bee", "cat"):
+        (lists / f"{name}.txt").write_text("")
+
+    def ran() -> tuple[int, str, list[str]]:
+        done, _ = sandbox.make("test-tools")
+        calls = (sandbox.folder / "calls").read_text()
+        return done.returncode, done.stderr, re.findall(r"tests[./]tools[./]\S+", calls)
+
+    (sandbox.folder / "broken").write_text("tests.tools.bee")
+    code, said, calls = ran()
+    assert (code, said.splitlines()[0]) == (2, "Failed: bee")  # make's own status for any failure
+    each = [(f"tests/tools/{name}.txt", f"tests.tools.{name}") for name in ("ant", "bee", "cat")]
+    assert calls == [call for pair in each for call in pair]
+    (sandbox.folder / "broken").unlink()
+    assert ran() == (0, "", [script for _, script in each])
+    os.utime(lists / "cat.txt", (2**32, 2**32))
+    assert ran()[2] == ["tests.tools.ant", "tests.tools.bee", *each[2]]
+    sandbox.make("clean")
+    assert not (sandbox.folder / ".tools").exists()
+
+
+def test_the_packages_of_tools_are_pinned_and_each_list_has_its_script() -> None:
+    for path in (ROOT / "tests" / "tools").glob("*.txt"):
+        assert path.with_suffix(".py").exists()
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), path.name
+
+
 def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
     done = subprocess.run(["make"], cwd=sandbox.folder, capture_output=True, text=True, check=True)
     assert re.findall(r"^make ([\w-]+)", done.stdout, re.MULTILINE) == [
         "help",
         "serve",
         "test",
+        "test-tools",
         "check",
         "train",
         "bench",

@@ -12,8 +12,8 @@ from app.codecs.logits import encode_logits
 from app.codecs.rle import encode_counts
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
-from model.masks.runs import Outline, Runs, png, polygons, runs, stability
-from model.masks.simplifying import simplify
+from model.masks.outlines import Outline, outline
+from model.masks.runs import Runs, png, runs, stability
 from model.types import Logits, Prediction
 
 MaskFormat: TypeAlias = Literal["rle", "rle_uncompressed", "polygons", "png"]
@@ -34,6 +34,8 @@ class MaskOptions:
     """Pixels of the picture by which polygons may move."""
     bounds: bool = False
     """Crop masks to their boxes."""
+    best_only: bool = False
+    """Of several masks, only the one with the best predicted IoU."""
 
     @property
     def are_quick(self) -> bool:
@@ -52,6 +54,8 @@ class MaskAnswer:
     bbox: tuple[int, int, int, int]
     size: tuple[int, int]
     """Height and width of the mask that is sent: the picture's, or those of `bounds`."""
+    runs: Runs
+    """The mask that is sent, for formats of other tools."""
     bounds: tuple[int, int, int, int] | None = None
     """x0, y0, x1, y1 of the part of the picture that is sent; None for the whole picture."""
     counts: str | list[int] | None = None
@@ -84,7 +88,8 @@ def answer(
     `check` is called before each mask, and may raise to end the work.
     """
     masks = []
-    for i in (-prediction.iou).argsort(kind="stable"):
+    order = (-prediction.iou).argsort(kind="stable")
+    for i in order[:1] if options.best_only else order:
         check()
         mask = _mask(
             prediction.logits[i],
@@ -102,9 +107,11 @@ def _mask(
     logits: Logits, *, iou: float, height: int, width: int, options: MaskOptions, logit_bytes: int
 ) -> MaskAnswer:
     shown = clean(logits, max_hole_area=options.max_hole_area, max_sprinkle_area=options.max_sprinkle_area)
+    mask = runs(shown, height=height, width=width)
+    polygons = outline(shown, mask, tolerance=options.simplify) if options.mask_format == "polygons" else None
     return written_mask(
-        runs(shown, height=height, width=width),
-        outline=polygons(shown, height=height, width=width) if options.mask_format == "polygons" else None,
+        mask,
+        polygons=polygons,
         logits=encode_logits(logits, bytes_per_value=logit_bytes) if options.return_logits else None,
         iou=iou,
         stability=stability(logits),
@@ -115,17 +122,13 @@ def _mask(
 def written_mask(
     mask: Runs,
     *,
-    outline: Outline | None,
+    polygons: Outline | None,
     logits: str | None,
     iou: float,
     stability: float,
     options: MaskOptions,
 ) -> MaskAnswer:
-    """Return a mask in the requested format. Polygons require the outline."""
-    if outline is not None and options.simplify:
-        outline = Outline(
-            simplify(outline.outer, options.simplify), simplify(outline.holes, options.simplify)
-        )
+    """Return a mask in the requested format, which for polygons needs its outline."""
     sent, bounds = crop(mask) if options.bounds else (mask, None)
     counts: str | list[int] | None = None
     if options.mask_format == "rle":
@@ -138,10 +141,11 @@ def written_mask(
         area=mask.area,
         bbox=mask.bbox,
         size=(sent.height, sent.width),
+        runs=sent,
         bounds=bounds,
         counts=counts,
-        polygons=[ring.round(2).tolist() for ring in outline.outer] if outline else None,
-        holes=[ring.round(2).tolist() for ring in outline.holes] if outline else None,
+        polygons=[ring.tolist() for ring in polygons.outer] if polygons else None,
+        holes=[ring.tolist() for ring in polygons.holes] if polygons else None,
         png=base64.b64encode(png(sent)).decode("ascii") if options.mask_format == "png" else None,
         logits=logits,
     )

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -30,6 +30,7 @@ _TOKEN = f"{secrets.token_hex(16)}:"
 """Prefix of the placeholders for strings. It is random, so no client can know it."""
 _FIELD = re.compile(rb'"[ \t\r\n]*:')
 """What stands behind the name of a field. Some strings hold it too."""
+_HOLDERS = (BaseModel, dict, list)
 _CONTROLS = bytes(range(32))
 _LONGEST_ESCAPE = 6
 """Bytes of \\u002B, for example."""
@@ -78,13 +79,18 @@ def _once(pairs: list[tuple[str, object]]) -> None:
             raise Repeated(name)
 
 
-def _count_fields(value: Any) -> int:
+def _count_fields(value: object) -> int:
+    """Count the fields of objects, but for those in lists of lists, which no body has."""
     if isinstance(value, BaseModel):
-        names = value.model_fields_set
-        return len(names) + sum(_count_fields(getattr(value, name)) for name in names)
+        fields, count = value.__dict__, 0
+        for name in value.model_fields_set:
+            count += 1
+            if isinstance(field := fields[name], _HOLDERS):
+                count += _count_fields(field)
+        return count
     if isinstance(value, dict):
         return len(value) + sum(map(_count_fields, value.values()))
-    if isinstance(value, list) and value and isinstance(value[0], BaseModel | dict | list):
+    if isinstance(value, list) and value and isinstance(value[0], (BaseModel, dict)):
         return sum(map(_count_fields, value))
     return 0
 
@@ -111,7 +117,7 @@ def _take_out(body: bytes) -> tuple[bytes, list[str]]:
     for start, end in _strings(body):
         if end - start < _LONG:
             continue
-        if (text := _long_text(body[start:end])) is None:
+        if (text := _long_text(body, start, end)) is None:
             continue
         parts += [body[done:start], f"{_TOKEN}{len(strings)}".encode()]
         strings.append(text)
@@ -120,22 +126,23 @@ def _take_out(body: bytes) -> tuple[bytes, list[str]]:
     return b"".join(parts), strings
 
 
-def _long_text(content: bytes) -> str | None:
-    r"""Return a long string of JSON, given without its quotes; None if the parser is to read it or to refuse it.
+def _long_text(body: bytes, start: int, end: int) -> str | None:
+    r"""Return a long string of JSON, from `start` to `end` of a body; None if the parser is to read or refuse it.
 
-    That is for rare ones: with escaped backslashes, as in RLE, or with letters beyond ASCII. Escaped line ends and
-    signs are common in base64: PHP writes "/" as \/, .NET writes "+" as \u002B.
+    That is for rare ones: with letters beyond ASCII, or where a piece would end between a backslash and the one
+    that escapes it, as in RLE. Escaped line ends and signs are common in base64: PHP writes "/" as \/, .NET writes
+    "+" as \u002B.
     """
-    if not content.isascii() or b"\\\\" in content:
-        return None
     pieces: list[str] = []
-    at = 0
-    while at < len(content):
-        piece = content[at : at + _PIECE]
-        if at + len(piece) < len(content):  # no backslash is escaped, so each one begins an escape
+    at = start
+    while at < end:
+        piece = body[at : min(at + _PIECE, end)]
+        if (
+            at + len(piece) < end
+        ):  # the last backslash begins an escape, or else what is before it is no string
             cut = piece.rfind(b"\\", len(piece) - _LONGEST_ESCAPE + 1)
             piece = piece[:cut] if cut > 0 else piece
-        if len(piece.translate(None, _CONTROLS)) != len(piece):
+        if not piece.isascii() or len(piece.translate(None, _CONTROLS)) != len(piece):
             return None
         text = piece.decode("ascii")
         if b"\\" in piece:

@@ -32,13 +32,17 @@ class Door:
     """Its paths. One that ends with a slash stands for all below it."""
     error: Callable[[Fault], object]
     """Makes the JSON body of an error."""
+    posts: frozenset[str] = frozenset()
+    """Its paths of which only POST is its own, because GET belongs to something else."""
     free: frozenset[str] = frozenset()
     """Paths that are called without a key, or whose handlers look for it in the body (requests.admit)."""
     key: Callable[[Scope], str] = lambda _: ""
     """Finds the key of a request where only this tool puts it; "" if it is not there."""
 
-    def owns(self, path: str) -> bool:
-        """Whether a path belongs to this door."""
+    def owns(self, path: str, method: str = "GET") -> bool:
+        """Whether requests to a path with a method belong to this door."""
+        if method == "POST" and path in self.posts:
+            return True
         return any(path == own or (own.endswith("/") and path.startswith(own)) for own in self.paths)
 
 
@@ -55,13 +59,13 @@ class Doors:
         """The endpoints of all doors."""
         return [door.router for door in self._doors]
 
-    def of(self, path: str) -> Door | None:
-        """Return the door that a path belongs to."""
-        return next((door for door in self._doors if door.owns(path)), None)
+    def of(self, path: str, method: str = "GET") -> Door | None:
+        """Return the door that requests to a path with a method belong to."""
+        return next((door for door in self._doors if door.owns(path, method)), None)
 
     def key_of(self, scope: Scope) -> str:
         """Return the key that a request carries in its head, or ""."""
         if key := key_of(scope):
             return key
-        door = self.of(scope["path"])
+        door = self.of(scope["path"], scope["method"])
         return door.key(scope) if door is not None else ""

@@ -3,10 +3,14 @@
 Does not know what is behind them.
 """
 
+from app.doors.cvat import CVAT
 from app.doors.door import Door, Doors
+from app.doors.label_studio.endpoints import LABEL_STUDIO
 from app.doors.qupath import QUPATH
+from app.doors.roboflow import ROBOFLOW
+from app.doors.x_anylabeling import X_ANYLABELING
 
-ALL: tuple[Door, ...] = (QUPATH,)
+ALL: tuple[Door, ...] = (CVAT, LABEL_STUDIO, QUPATH, ROBOFLOW, X_ANYLABELING)
 
 
 def open_doors(names: frozenset[str]) -> Doors:

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 class DoorErrorsMiddleware:
     """Replaces the body of error replies of doors. Lies around AccessMiddleware, which gives requests their ids."""
 
-    def __init__(self, app: App, *, door_of: Callable[[str], Door | None]) -> None:
+    def __init__(self, app: App, *, door_of: Callable[[str, str], Door | None]) -> None:
         self.app = app
         self.door_of = door_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        door = self.door_of(scope["path"]) if scope["type"] == "http" else None
+        door = self.door_of(scope["path"], scope["method"]) if scope["type"] == "http" else None
         if door is None:
             await self.app(scope, receive, send)
             return

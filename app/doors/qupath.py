@@ -12,10 +12,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from app.codecs.answers import MaskAnswer, MaskOptions
 from app.codecs.prompts import PromptRequest
 from app.doors.door import Door
-from app.doors.requests import ToolBody, masks_on, picture_file, reading
+from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
 from app.doors.rings import closed, with_holes
 from app.errors import NotOffered
-from app.middleware.callers import share_of
 from app.routes.schemas import Box, PointCoords, PointLabels
 from app.routes.state import begin_stages, service_of
 from app.version import VERSION
@@ -38,8 +37,7 @@ class SamBody(ToolBody):
 @router.post("/")
 async def predict(request: Request) -> Response:
     """Masks as a list of GeoJSON features, the best first."""
-    service = service_of(request)
-    model = service.ready().name
+    model = service_of(request).ready().name
     begin_stages(request)
     async with reading(request, SamBody) as body:
         if body.b64mask:
@@ -57,7 +55,7 @@ async def predict(request: Request) -> Response:
     def features() -> list[dict[str, Any]]:
         return [_feature(mask, model) for mask in masks]
 
-    return JSONResponse(await service.work(features, share=share_of(request)))
+    return await json_of(request, features)
 
 
 @router.get("/version/")

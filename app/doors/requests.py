@@ -3,12 +3,13 @@
 Within the limits, budgets and deadlines of our own endpoints. Does not know the tools.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from app.codecs.answers import Decoded, MaskOptions
@@ -17,13 +18,14 @@ from app.codecs.prompts import PromptRequest
 from app.middleware.callers import identify, share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.field_errors import invalid
-from app.routes.state import begin_stages, budget_of, in_flight_of, keys_of, service_of
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, check_size, max_body_bytes, parse_json
+from app.routes.state import begin_stages, budget_of, in_flight_of, keys_of, remote_pictures_of, service_of
+from app.routes.uploads import PARSED_ON_LOOP_BYTES, BodyBudget, check_size, max_body_bytes, parse_json
 from app.service.segmenting import segment
 from app.service.service import Embedded
 from app.telemetry.stages import StageTimes
 
 Model = TypeVar("Model", bound=BaseModel)
+Parsed = TypeVar("Parsed")
 
 
 class ToolBody(BaseModel):
@@ -33,18 +35,33 @@ class ToolBody(BaseModel):
 
 
 @asynccontextmanager
-async def reading(request: Request, model: type[Model]) -> AsyncIterator[Model]:
+async def reading(
+    request: Request, model: type[Model], *, budget: BodyBudget | None = None
+) -> AsyncIterator[Model]:
     """Yield the body of a request, parsed. Its bytes count for the client until the block ends.
 
-    Bodies of more than a few kilobytes are parsed in a worker. Raises as BodyBudget.read and parse_json do.
+    They count in the budget of all bodies, unless another is given. Raises as BodyBudget.read and parse_json do.
+    """
+    async with reading_by(request, partial(parse_json, model), budget=budget) as body:
+        yield body
+
+
+@asynccontextmanager
+async def reading_by(
+    request: Request, parse: Callable[[bytes], Parsed], *, budget: BodyBudget | None = None
+) -> AsyncIterator[Parsed]:
+    """Yield what `parse` makes of the body of a request: in a worker, if it is more than a few kilobytes.
+
+    The body's bytes count for the client until the block ends. Raises as BodyBudget.read and `parse` do.
     """
     service = service_of(request)
     settings, share = service.settings, share_of(request)
     limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
     max_bytes = max_body_bytes(settings.max_upload_mib)
-    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-        parse = partial(parse_json, model, body)
-        yield parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+    budget = budget or budget_of(request)
+    async with budget.read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
+        job = partial(parse, body)
+        yield job() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(job, share=share)
 
 
 @contextmanager
@@ -77,6 +94,33 @@ async def picture_file(request: Request, text: str, *, where: str) -> bytes:
     return await service.work(decode, share=share_of(request))
 
 
+@asynccontextmanager
+async def picture_at(request: Request, url: str) -> AsyncIterator[bytes]:
+    """Yield the file at a URL. Its bytes count for the client until the block ends.
+
+    Raises what RemotePictures.fetch raises, and ClientGone.
+    """
+    with budget_of(request).holding(share_of(request)) as arrived:
+        fetch = remote_pictures_of(request).fetch(url, arrived=arrived)
+        yield await while_connected(request.receive, fetch)
+
+
+async def embedded(request: Request, data: bytes, *, image_id: str | None = None) -> Embedded:
+    """Embed a picture file, unless it is known by its bytes. A name that another picture has moves to this one.
+
+    Raises a ServiceError for a bad picture or name, a full queue or a missed deadline, and ClientGone.
+    """
+    story = service_of(request).embed(
+        data,
+        tenant=tenant_of(request),
+        image_id=image_id,
+        replace=True,
+        times=_times_of(request),
+        share=share_of(request),
+    )
+    return await while_connected(request.receive, story)
+
+
 async def masks_on(
     request: Request, data: bytes, prompts: Sequence[PromptRequest], *, options: MaskOptions
 ) -> tuple[Embedded, Decoded]:
@@ -84,15 +128,28 @@ async def masks_on(
 
     Raises a ServiceError for a bad picture or prompt, a full queue or a missed deadline, and ClientGone.
     """
-    service = service_of(request)
-    times: StageTimes = request.scope.get("stages") or begin_stages(request)
     story = segment(
-        service,
+        service_of(request),
         data,
         prompts,
         options=options,
         tenant=tenant_of(request),
-        times=times,
+        times=_times_of(request),
         share=share_of(request),
     )
     return await while_connected(request.receive, story)
+
+
+def _times_of(request: Request) -> StageTimes:
+    times: StageTimes = request.scope.get("stages") or begin_stages(request)
+    return times
+
+
+async def json_of(request: Request, make: Callable[[], object]) -> Response:
+    """Return a reply with what `make` returns. Made and written in a worker, because outlines are long."""
+
+    def write() -> bytes:
+        return json.dumps(make()).encode()
+
+    body = await service_of(request).work(write, share=share_of(request))
+    return Response(body, media_type="application/json")

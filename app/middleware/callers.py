@@ -19,9 +19,11 @@ from app.middleware.rates import InFlight
 
 FREE = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 FREE_FOLDERS = ("/page/",)
-"""Paths that need no key: supervisors have none, browsers send none to open a page, and pages hold no data."""
+"""Paths that need no key to be read: supervisors have none, browsers send none to open a page, and pages hold no
+data. POST needs one: a door may have the same path."""
 METRICS = "/metrics"
-"""Needs no key if SAM2_OPEN_METRICS is set."""
+"""Needs no key to be read if SAM2_OPEN_METRICS is set."""
+_READING = ("GET", "HEAD", "OPTIONS")
 
 _HOW = "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
 
@@ -48,6 +50,7 @@ class CallersMiddleware:
         keys: ApiKeys,
         in_flight: InFlight,
         free: Collection[str],
+        free_to_read: Collection[str],
         key_of: Callable[[Scope], str],
         refuse: Callable[[ServiceError], App],
     ) -> None:
@@ -55,6 +58,7 @@ class CallersMiddleware:
         self.keys = keys
         self.in_flight = in_flight
         self.free = free
+        self.free_to_read = free_to_read
         self.key_of = key_of
         self.refuse = refuse
 
@@ -63,7 +67,7 @@ class CallersMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"] in self.free or scope["path"].startswith(FREE_FOLDERS):
+        if self._is_free(scope["path"], scope["method"]):
             scope["tenant"], scope["share"] = ANYONE, address_of(scope)
             await self.app(scope, receive, send)
             return
@@ -73,6 +77,10 @@ class CallersMiddleware:
                 await self.app(scope, receive, send)
         except ServiceError as error:  # from the two lines above; the app answers its own errors
             await self.refuse(error)(scope, receive, send)
+
+    def _is_free(self, path: str, method: str) -> bool:
+        may_be_read = path in self.free_to_read or path.startswith(FREE_FOLDERS)
+        return path in self.free or (method in _READING and may_be_read)
 
 
 def identify(scope: Scope, *, keys: ApiKeys, key: str) -> tuple[str, str]:

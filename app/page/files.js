@@ -5,6 +5,8 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, value) => {
   return value;
 });
 
+const [MOST_FILES, MOST_BYTES] = [0xffff, 0xffffffff];
+
 const crc32 = (bytes) => ~bytes.reduce((crc, byte) => TABLE[(crc ^ byte) & 255] ^ (crc >>> 8), -1) >>> 0;
 
 /** Concatenate numbers, given as [value, bytes] pairs. */
@@ -37,8 +39,13 @@ export async function png(bitmap, { width, height }) {
   ]);
 }
 
-/** Write files {name, bytes} to a ZIP, uncompressed. Layout: PKWARE's APPNOTE.TXT, from 4.3.7 on. */
+/**
+ * Write files {name, bytes} to a ZIP, uncompressed. Layout: PKWARE's APPNOTE.TXT, from 4.3.7 on. Throws RangeError for
+ * what its numbers cannot count.
+ */
 export function zip(files) {
+  const total = files.reduce((sum, { name, bytes }) => sum + bytes.length + 6 * name.length + 100, 0);
+  if (files.length > MOST_FILES || total > MOST_BYTES) throw new RangeError("That is over 65,535 files or 4 GiB: export fewer pictures at once.");
   const parts = [], directory = [];
   const sized = (blobs) => blobs.reduce((sum, bytes) => sum + bytes.length, 0);
   for (const { name, bytes } of files) {

@@ -117,9 +117,15 @@ const commands = {
 
 async function save(kind) {
   const all = $("all-pictures").checked ? session.pictures : [session.current];
-  const pictures = all.filter((picture) => picture?.objects.some(chosenMask));
+  const pictures = all.filter((picture) => picture && exports.exportable(picture).length);
   if (!pictures.length) return notice.tell("There is nothing to export yet: click on an object first.");
-  const { name, blob } = kind === "masks" ? await exports.masks(pictures) : { name: `${kind}.json`, blob: exports[kind](pictures) };
+  let made;
+  try {
+    made = await exports[kind](pictures);
+  } catch (error) {
+    return notice.tell(`Nothing is exported. ${error.message}`);
+  }
+  const { name, blob } = made instanceof Blob ? { name: `${kind}.json`, blob: made } : made;
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

@@ -32,6 +32,7 @@ _UPLOAD_BODY: dict[str, Any] = {
                         "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
                         "image_id": IMAGE_ID_SCHEMA,
                         "replace": {"type": "boolean"},
+                        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
                     },
                 }
             },
@@ -103,6 +104,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
                     tenant=tenant_of(request),
                     image_id=upload.image_id,
                     replace=upload.replace,
+                    stretch=upload.stretch,
                     times=times,
                     share=share,
                 )
@@ -162,7 +164,7 @@ async def get_model(request: Request) -> schemas.ModelReply:
     settings, segmenter = service.settings, service.ready()
     return schemas.ModelReply(
         model=segmenter.name,
-        variant=settings.model,
+        variant=segmenter.variant,
         fingerprint=segmenter.fingerprint,
         device=segmenter.device_name,
         dtype=segmenter.dtype_name,

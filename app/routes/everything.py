@@ -98,7 +98,7 @@ def _parse(body: bytes, *, content_type: str, max_bytes: int) -> tuple[str | New
     if media_type == b"multipart/form-data":
         boundary = options.get(b"boundary", b"")
         upload, fields = parse_picture_form(EverythingFields, body, boundary=boundary, max_bytes=max_bytes)
-        return NewPicture(upload.data, upload.image_id, upload.replace), fields
+        return NewPicture(upload.data, upload.image_id, upload.replace, upload.stretch), fields
     if media_type.startswith(b"image/") or media_type == b"application/octet-stream":
         raise UnsupportedMediaType(
             "/everything takes a picture as multipart/form-data (curl -F image=@truck.jpg), or JSON with the "

@@ -34,7 +34,10 @@ def explain(error: ValidationError) -> BadRequest | ValidationFailed:
     details: list[Detail] = []
     for problem in error.errors(include_url=False, include_context=False):
         if problem["type"] == "json_invalid":
-            return BadRequest(f"The body is not JSON: {problem['msg'].removeprefix('Invalid JSON: ')}.")
+            why = problem["msg"].removeprefix("Invalid JSON: ")
+            if "control character" in why:  # base64 that a shell has put into a string
+                why += ": write a line break within a string as \\n (base64 -w0 writes none)"
+            return BadRequest(f"The body is not JSON: {why}.")
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
         value = repr(problem["input"])
         shown = f" (got {value})" if len(value) <= 40 and problem["type"] != "missing" else ""

@@ -133,10 +133,18 @@ class RemotePictures:
         self._network = _PublicOnly(resolve, dial or httpcore.AnyIOBackend())
         self._tls = tls or (httpx.create_ssl_context(trust_env=False) if allowed else None)
 
-    async def fetch(self, url: str, *, arrived: Callable[[int], None]) -> bytes:
+    @property
+    def allowed(self) -> bool:
+        """Whether any URL may be fetched."""
+        return self._allowed
+
+    async def fetch(
+        self, url: str, *, arrived: Callable[[int], None], authorization: str | None = None
+    ) -> bytes:
         """Return the file at a URL.
 
         `arrived` is called with the size of each chunk in bytes when it arrives; if it raises, the fetch ends.
+        `authorization` is sent to the URL's own host only, not to one that it redirects to.
 
         Raises ValidationFailed for a URL that may not be fetched, InvalidImage if the fetch fails,
         ImageTooLarge, UnsupportedMediaType if the reply is declared as something else, and DeadlineExceeded.
@@ -145,7 +153,7 @@ class RemotePictures:
             raise _refused("this server does not fetch pictures (SAM2_ALLOW_URLS); send the file itself")
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._follow(_checked(url), arrived)
+                return await self._follow(_checked(url), arrived, authorization)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The picture's URL sent no complete answer within {self._deadline_s:g} s (SAM2_DEADLINE_S)."
@@ -158,18 +166,24 @@ class RemotePictures:
                 "or an answer that breaks off."
             ) from error
 
-    async def _follow(self, url: httpx.URL, arrived: Callable[[int], None]) -> bytes:
+    async def _follow(
+        self, url: httpx.URL, arrived: Callable[[int], None], authorization: str | None
+    ) -> bytes:
+        entitled = url.raw_host
         for _ in range(1 + MAX_REDIRECTS):
+            headers = list(_HEADERS)
+            if authorization is not None and url.raw_host == entitled:
+                headers.append((b"Authorization", authorization.encode("ascii", "replace")))
             # A new pool each time, because a pooled connection's address was checked earlier.
             async with (
                 httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._network) as pool,
-                pool.stream("GET", _request_url(url), headers=_HEADERS) as response,
+                pool.stream("GET", _request_url(url), headers=headers) as response,
             ):
-                headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+                head = {name.lower(): value.decode("latin-1") for name, value in response.headers}
                 if response.status not in _REDIRECTS:
-                    self._check_head(response.status, headers)
+                    self._check_head(response.status, head)
                     return await self._read(response, arrived)
-            url = _checked(headers.get(b"location", ""), base=url)
+            url = _checked(head.get(b"location", ""), base=url)
         raise _refused(f"it redirects more than {MAX_REDIRECTS} times")
 
     def _check_head(self, status: int, headers: dict[bytes, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from app.codecs.deep import Stretch
 from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
 
@@ -97,6 +98,13 @@ class DecodeBody(PromptsBody):
     image_id: ImageId
 
 
+STRETCH = (
+    "How a picture of more than 8 bits becomes one of 8. range: from its smallest to its largest value; "
+    "percentile: leaving out the darkest and brightest 0.1 %, and what stands for no data; none: from 0 to the "
+    "largest value of its type. Read in another way, it is another picture: its own id has the word at its end."
+)
+
+
 class EmbedBody(Wire):
     """A picture as JSON."""
 
@@ -116,6 +124,7 @@ class EmbedBody(Wire):
     )
     image_id: ImageId | None = Field(None)
     replace: bool = Field(False, description="Whether image_id may be taken from another picture.")
+    stretch: Stretch = Field("range", description=STRETCH)
 
 
 class Text(BaseModel):
@@ -129,6 +138,7 @@ class EmbedFields(Text):
 
     image_id: ImageId | None = None
     replace: bool = Field(False, description="Whether image_id may be taken from another picture.")
+    stretch: Stretch = Field("range", description=STRETCH)
 
 
 class NoFields(Text):

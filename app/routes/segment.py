@@ -29,6 +29,7 @@ def _form() -> dict[str, Any]:
         "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
         "image_id": IMAGE_ID_SCHEMA,
         "replace": {"type": "boolean"},
+        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
         **prompts,
     }
     return {
@@ -80,6 +81,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
             share=share,
             image_id=upload.image_id,
             replace=upload.replace,
+            stretch=upload.stretch,
         )
         embedded, decoded = await while_connected(request.receive, story)
     return await decode_reply(request, decoded, image_id=embedded.image_id, model=model, times=times)

@@ -61,7 +61,7 @@ def parse_picture_form(
         wanted = model.model_validate(values)
     except ValidationError as error:
         raise explain(error) from error
-    return Upload(data, None, named.image_id, named.replace), wanted
+    return Upload(data, None, named.image_id, named.replace, named.stretch), wanted
 
 
 def _value(name: str, text: str, model: type[BaseModel]) -> Any:

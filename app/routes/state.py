@@ -29,6 +29,12 @@ def budget_of(request: HTTPConnection) -> BodyBudget:
     return budget
 
 
+def strangers_budget_of(request: HTTPConnection) -> BodyBudget:
+    """The memory budget for bodies that are read to find a key in them."""
+    budget: BodyBudget = request.app.state.strangers_budget
+    return budget
+
+
 def begin_stages(request: Request) -> StageTimes:
     """Return the request's stage times. access.py finds them in the scope, even if the request fails."""
     request.scope["stages"] = times = StageTimes()

@@ -1,6 +1,7 @@
 """The endpoints of stored images: list, describe, delete, and download their embeddings. No logic."""
 
 import io
+import json
 from typing import Annotated
 
 import numpy as np
@@ -62,7 +63,12 @@ async def get_embedding(
     segmenter = service.ready()
     record = await service.store.describe(image_id, tenant=tenant_of(request))
     etag = f'"{record.content[:32]}-{segmenter.fingerprint[:16]}-{query.dtype}-{query.format}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache", "X-SAM2-Model": segmenter.name}
+    headers = {
+        "ETag": etag,
+        "Cache-Control": "private, no-cache",
+        "X-SAM2-Model": segmenter.name,
+        "X-SAM2-Fingerprint": segmenter.fingerprint,
+    }
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
@@ -70,7 +76,14 @@ async def get_embedding(
     embedding = await service.find(
         image_id, tenant=tenant_of(request), times=begin_stages(request), share=share
     )
-    content = await service.work(lambda: _pack(embedding, query), share=share)
+    # A decoder of other weights would give masks that only look right, so the file says what it is of.
+    said = {
+        "model": segmenter.name,
+        "fingerprint": segmenter.fingerprint,
+        "width": str(embedding.width),
+        "height": str(embedding.height),
+    }
+    content = await service.work(lambda: _pack(embedding, query, said), share=share)
     headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
     return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -88,10 +101,20 @@ def _image_reply(record: ImageRecord, model: str) -> schemas.ImageReply:
     )
 
 
-def _pack(embedding: Embedding, query: schemas.EmbeddingQuery) -> bytes:
+def _pack(embedding: Embedding, query: schemas.EmbeddingQuery, said: dict[str, str]) -> bytes:
     arrays = embedding.to_arrays(query.dtype)
     if query.format == "safetensors":
-        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        return _in_order(safetensors.numpy.save(contiguous, metadata=said))
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata of a .safetensors file, which come in another order each time: the ETag is a strong one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(end - 8)
+    return b"".join((len(ordered).to_bytes(8, "little"), ordered, memoryview(content)[end:]))

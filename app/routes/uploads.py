@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.codecs import json_bodies
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
+from app.codecs.deep import Stretch
 from app.errors import (
     BadRequest,
     BodyTooSlow,
@@ -48,6 +49,7 @@ class Upload(NamedTuple):
     """URL to fetch the picture from; `data` is empty then."""
     image_id: str | None
     replace: bool
+    stretch: Stretch
 
 
 @dataclass(slots=True)
@@ -202,7 +204,7 @@ def parse_upload(body: bytes, *, headers: Headers, query: EmbedFields, max_bytes
         named = EmbedFields.model_validate({**query.model_dump(exclude_unset=True), **fields})
     except ValidationError as error:
         raise explain(error) from error
-    return Upload(data, url, named.image_id, named.replace)
+    return Upload(data, url, named.image_id, named.replace, named.stretch)
 
 
 def check_size(data: bytes, *, max_bytes: int) -> None:

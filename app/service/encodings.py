@@ -14,14 +14,15 @@ from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
-from app.codecs.images import decode_image
-from app.codecs.prices import claimed_pixels
+from app.codecs.deep import Stretch
+from app.codecs.images import claimed_pixels, decode_image
 from app.errors import Overloaded
 from app.middleware.rates import PicturesPerMinute
 from app.scheduling.batching import Batcher
 from app.scheduling.deadlines import left_s
 from app.scheduling.pace import Pace, has_become_late, is_late, too_late
 from app.scheduling.shares import Shares, Turns, Workers
+from app.storage.names import stretch_of
 from app.storage.store import Claim
 from app.telemetry.stages import StageTimes
 from model.types import Embedding, Pixels
@@ -198,7 +199,7 @@ class Encodings:
                 unrefused -= 1
 
     async def _encode(self, content: str, data: bytes, times: StageTimes, share: str) -> Embedding:
-        async with self.pixels(data, times, share) as image:
+        async with self.pixels(data, stretch_of(content), times, share) as image:
             # The task has no deadline; each caller that waits for it has its own.
             ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
         times.add_ran([ran])
@@ -206,7 +207,9 @@ class Encodings:
         return ran.result
 
     @asynccontextmanager
-    async def pixels(self, data: bytes, times: StageTimes, share: str) -> AsyncIterator[Pixels]:
+    async def pixels(
+        self, data: bytes, stretch: Stretch, times: StageTimes, share: str
+    ) -> AsyncIterator[Pixels]:
         """Decode a picture file, and hold one of the places for decoded pictures while the block runs."""
         max_pixels = int(self._max_megapixels * 1e6)
         waiting_since = perf_counter()
@@ -217,7 +220,8 @@ class Encodings:
             self._check_ready()  # the server may have begun to stop
             started = perf_counter()
             times.add("queue", started - waiting_since, ended_at=started)
-            image = await self._workers.run(partial(decode_image, data, max_pixels=max_pixels), share=share)
+            read = partial(decode_image, data, max_pixels=max_pixels, stretch=stretch)
+            image = await self._workers.run(read, share=share)
             times.add("picture", perf_counter() - started)
             yield image
 

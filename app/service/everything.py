@@ -5,6 +5,7 @@ Does not know about HTTP and JSON.
 
 from typing import NamedTuple
 
+from app.codecs.deep import Stretch
 from app.errors import Detail, InvalidPrompt
 from app.scheduling.deadlines import within
 from app.service.found_masks import Everything, Wish
@@ -24,6 +25,7 @@ class NewPicture(NamedTuple):
     data: bytes
     image_id: str | None
     replace: bool
+    stretch: Stretch
 
 
 async def everything(
@@ -45,18 +47,19 @@ async def everything(
     """
     async with within(service.settings.everything_deadline_s, DEADLINE_SETTING):
         segmenter = service.ready()
-        file: bytes | None
+        file: tuple[bytes, Stretch] | None
         if isinstance(picture, NewPicture):
             embedded = await service.embed(
                 picture.data,
                 tenant=tenant,
                 image_id=picture.image_id,
                 replace=picture.replace,
+                stretch=picture.stretch,
                 times=times,
                 share=share,
                 needs_name=False,
             )
-            image_id, embedding, file = embedded.image_id, embedded.embedding, picture.data
+            image_id, embedding, file = embedded.image_id, embedded.embedding, (picture.data, picture.stretch)
             crops = _crops(wish, embedding)
         else:
             image_id, file = picture, None
@@ -90,7 +93,7 @@ def _crops(wish: Wish, embedding: Embedding) -> list[Crop]:
     return crops
 
 
-async def _kept_file(service: SegmentationService, image_id: str, *, tenant: str) -> bytes:
+async def _kept_file(service: SegmentationService, image_id: str, *, tenant: str) -> tuple[bytes, Stretch]:
     if (file := await service.find_upload(image_id, tenant=tenant)) is not None:
         return file
     what = (

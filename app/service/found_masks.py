@@ -15,7 +15,8 @@ from app.scheduling.abandoned import check_wanted
 from app.service.decodings import is_quick_to_draw
 from model.everything.candidates import Candidate, Extras, Thresholds, sift
 from model.everything.crops import Box, Pattern
-from model.masks.runs import Outline, Ring
+from model.masks.outlines import Outline
+from model.masks.runs import Ring
 from model.types import Embedding, Prediction, Prompt
 
 
@@ -36,7 +37,10 @@ class Wish:
     @property
     def extras(self) -> Extras:
         """What the reply needs beside the runs of masks."""
-        return Extras(outline=self.options.mask_format == "polygons", logits=self.options.return_logits)
+        return Extras(
+            outline=self.options.simplify if self.options.mask_format == "polygons" else None,
+            logits=self.options.return_logits,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Sifting:
     @property
     def is_quick(self) -> bool:
         """As in Decodable."""
-        plain = not self.wish.extras.outline and not self.wish.thresholds.min_mask_region_area
+        plain = self.wish.extras.outline is None and not self.wish.thresholds.min_mask_region_area
         return plain and is_quick_to_draw(self.embedding)
 
     def shape(self, prediction: Prediction) -> list[Candidate]:
@@ -123,7 +127,7 @@ def write(candidate: Candidate, *, height: int, width: int, options: MaskOptions
     logits, outline = candidate.logits, candidate.outline
     mask = written_mask(
         candidate.mask(height=height, width=width),
-        outline=outline and Outline(_moved(outline.outer, x0, y0), _moved(outline.holes, x0, y0)),
+        polygons=outline and Outline(_moved(outline.outer, x0, y0), _moved(outline.holes, x0, y0)),
         logits=None if logits is None else encode_logits(logits, bytes_per_value=logit_bytes),
         iou=candidate.iou,
         stability=candidate.stability,
@@ -133,7 +137,7 @@ def write(candidate: Candidate, *, height: int, width: int, options: MaskOptions
 
 
 def _moved(rings: list[Ring], x: float, y: float) -> list[Ring]:
-    return [ring + np.array([x, y], np.float64) for ring in rings]
+    return [(ring + np.array([x, y], np.float64)).round(2) for ring in rings]
 
 
 def _iou(candidate: Candidate) -> float:

@@ -9,6 +9,7 @@ from app.segmenter import Segmenter
 from app.settings import UNTRAINED, Settings
 from app.storage.opening import CacheLimits
 from model.checkpoints.download import locate
+from model.checkpoints.parameters import recognise
 from model.errors import WeightsUnavailable
 from model.gpu.options import GpuOptions
 from model.runner import load_runner
@@ -20,17 +21,17 @@ AUTO_SHARE = 4
 
 
 def locate_weights(settings: Settings) -> Path | None:
-    """Return the weights file that the settings name, downloaded if needed; None for random weights.
+    """Return the file or folder of weights that the settings name, downloaded if needed; None for random weights.
 
     Raises CheckpointError, whose message says what to do, if the file is not available.
     """
     if settings.checkpoint == UNTRAINED:
         return None
     if (path := settings.checkpoint_path) is not None:
-        if not path.is_file():
+        if not path.exists():
             raise WeightsUnavailable(
-                f"SAM2_CHECKPOINT names {path}, and there is no such file. Correct it, leave it out to use "
-                f"SAM2_MODEL's released file, or set it to '{UNTRAINED}' for random weights."
+                f"SAM2_CHECKPOINT names {path}, and there is no such file or folder. Correct it, leave it out to "
+                f"use SAM2_MODEL's released file, or set it to '{UNTRAINED}' for random weights."
             )
         return path
     return locate(
@@ -40,13 +41,34 @@ def locate_weights(settings: Settings) -> Path | None:
     )
 
 
+def choose_variant(settings: Settings) -> str:
+    """Return the model to build: the one in SAM2_MODEL or, if only SAM2_CHECKPOINT is set, that of its weights.
+
+    Raises CheckpointError if the weights cannot be read. Unknown ones are left to the loader, which says more.
+    """
+    path = settings.checkpoint_path
+    if path is None or settings.says_model:
+        return settings.model
+    variants = recognise(path)
+    if not variants or settings.model in variants:
+        return settings.model
+    log.info(
+        "SAM2_MODEL is not set; %s looks like %s%s",
+        path,
+        " or ".join(variants),
+        f", and is served as {variants[0]}" if len(variants) > 1 else "",
+    )
+    return variants[0]
+
+
 def load_segmenter(settings: Settings) -> Segmenter:
     """Load the model. Raises CheckpointError or ValueError, whose messages say what to do."""
     checkpoint = locate_weights(settings)
     started = perf_counter()
-    log.info("Loading %s from %s", settings.model, checkpoint or "random weights")
+    variant = choose_variant(settings)
+    log.info("Loading %s from %s", variant, checkpoint or "random weights")
     runner = load_runner(
-        settings.model,
+        variant,
         checkpoint=checkpoint,
         device=settings.device,
         dtype=settings.dtype,

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from app.codecs.deep import Stretch
 from app.errors import DeadlineExceeded, InvalidPrompt, Overloaded
 from app.scheduling.batching import Ran
 from app.scheduling.deadlines import left_s
@@ -110,8 +111,8 @@ class Request:
     embedding: Embedding
     """Of the whole picture."""
     crops: Sequence[Crop]
-    file: bytes | None
-    """The picture, required if it is cropped."""
+    file: tuple[bytes, Stretch] | None
+    """The picture and how it is read, required if it is cropped."""
     wish: Wish
     logit_bytes: int
     share: str
@@ -186,7 +187,7 @@ class Searches:
             return found
         assert request.file is not None  # noqa: S101  # the caller's duty
         share, times = request.share, request.times
-        async with self._cropping.turn(share), self._encodings.pixels(request.file, times, share) as pixels:
+        async with self._cropping.turn(share), self._encodings.pixels(*request.file, times, share) as pixels:
             for crop in parts:
                 x0, y0, x1, y1 = crop.box
                 part = np.ascontiguousarray(pixels[y0:y1, x0:x1])

@@ -6,6 +6,7 @@ Does not know about HTTP and JSON.
 from collections.abc import Sequence
 
 from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.scheduling.deadlines import within
 from app.service.service import Embedded, SegmentationService
@@ -23,6 +24,7 @@ async def segment(
     share: str,
     image_id: str | None = None,
     replace: bool = False,
+    stretch: Stretch = "range",
 ) -> tuple[Embedded, Decoded]:
     """Return the embedded picture file and its masks, within one deadline.
 
@@ -36,6 +38,7 @@ async def segment(
             tenant=tenant,
             image_id=image_id,
             replace=replace,
+            stretch=stretch,
             times=times,
             share=share,
             needs_name=False,

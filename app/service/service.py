@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TypeVar
 
 from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest, check_whole, resolve_prompts
 from app.errors import (
     ImageNotFound,
@@ -30,7 +31,7 @@ from app.service.loading import cache_limits
 from app.service.search import Searches
 from app.service.wiring import wire
 from app.settings import Settings
-from app.storage.names import check_reserved, content_key
+from app.storage.names import check_reserved, content_id, content_key, stretch_of
 from app.storage.opening import CacheLimits, open_store
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
@@ -167,9 +168,12 @@ class SegmentationService:
         replace: bool,
         times: StageTimes,
         share: str,
+        stretch: Stretch = "range",
         needs_name: bool = True,
     ) -> Embedded:
         """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
+
+        `stretch` says how a picture of more than 8 bits is read. Read in another way, it is another picture.
 
         The picture counts towards the queue and the rate of `share`. Raises a ServiceError for a bad picture, a
         name that is taken or is deleted while the picture is embedded, a full queue, a client over its rate, or a
@@ -178,10 +182,10 @@ class SegmentationService:
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
-            digest = await self._digest(data, times, share)
-            name = image_id or digest
-            check_reserved(name, digest)
-            content = content_key(digest, tenant=tenant)
+            own_id = content_id(await self._digest(data, times, share), stretch)
+            name = image_id or own_id
+            check_reserved(name, own_id)
+            content = content_key(own_id, tenant=tenant)
             with self.store.claim(name, tenant=tenant) as claim:
                 self.store.check_name(name, content, tenant=tenant, replace=replace)
                 embedding = await self.store.find(content)
@@ -261,11 +265,22 @@ class SegmentationService:
                 await self.store.keep(claim, content, embedding, replace=False, upload=None)
             return embedding
 
-    async def find_upload(self, image_id: str, *, tenant: str) -> bytes | None:
-        """Return an image's file, if the server keeps uploads. Raises a ServiceError for an unknown image."""
+    def keeps(self, embedding_bytes: int) -> int:
+        """Return how many embeddings of this size are kept before the first one is dropped."""
+        limits = self.cache_limits
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
+        return max(limits.device_bytes + limits.host_bytes, disk_bytes) // embedding_bytes
+
+    async def find_upload(self, image_id: str, *, tenant: str) -> tuple[bytes, Stretch] | None:
+        """Return an image's file and how it is read, if the server keeps uploads.
+
+        Raises a ServiceError for an unknown image.
+        """
         async with self._deadline():
             self.ready()
-            return await self.store.find_upload(self.store.look_up(image_id, tenant=tenant).content)
+            content = self.store.look_up(image_id, tenant=tenant).content
+            file = await self.store.find_upload(content)
+            return (file, stretch_of(content)) if file is not None else None
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Delete an image everywhere, even while it is being embedded."""

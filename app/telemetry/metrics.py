@@ -104,6 +104,17 @@ class Metrics:
             "GPU memory that this process holds; on a CPU, its resident memory.",
             registry=registry,
         )
+        self.pictures_ahead = Gauge(
+            "sam2_pictures_ahead",
+            "Pictures of Label Studio's projects that wait to be embedded before anybody clicks on them.",
+            registry=registry,
+        )
+        self.embedded_ahead = Counter(
+            "sam2_embedded_ahead",
+            "Of these, those that were embedded, had been embedded before (known), or failed.",
+            ["outcome"],
+            registry=registry,
+        )
         self.loop_lag = Histogram(
             "sam2_event_loop_lag_seconds",
             "Delay of a timer on the event loop: how long it stood still.",
@@ -135,6 +146,8 @@ class Metrics:
             self.evictions.labels(tier)
         for outcome in ("hit", "joined", "miss"):
             self.cache_lookups.labels(outcome)
+        for outcome in ("embedded", "known", "failed"):
+            self.embedded_ahead.labels(outcome)
 
     def describe(self, model: Model) -> None:
         """Export the model's properties, once it runs, and the memory of its device."""

@@ -6,6 +6,8 @@ Does not know what the commands do.
 import argparse
 import math
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +24,24 @@ _PIXELS = """\
 is mask_size of GET /model. At 256 x 256, one of its pixels is width/256 x height/256 pixels of the picture."""
 
 
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+_NEGATIVE = re.compile(r"-(?:[0-9.]|inf|nan)", re.IGNORECASE)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command's arguments, or those of the process if None. Raises SystemExit for wrong usage."""
-    return _parser().parse_args(arguments)
+    return _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with negative values joined to their options: argparse takes -3,5 for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and _OPTION.fullmatch(joined[-1]) and _NEGATIVE.match(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _point(text: str) -> list[float]:
@@ -40,7 +57,7 @@ def _numbers(text: str, count: int, form: str) -> list[float]:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != count:
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
     return numbers
 
@@ -137,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "export",
         parents=[server, clean_up],
-        help="combine masks into one COCO data set: the best mask of each prompt",
+        help="combine masks into one COCO or YOLO data set: the best mask of each prompt",
         epilog=f"Clean-up applies only to prompts that are decoded now. {_PIXELS}",
     )
     one.add_argument(
@@ -146,9 +163,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="replies of decode (.json), prompts to decode now (.jsonl), folders, patterns",
     )
-    one.add_argument("--coco", type=Path, required=True, metavar="FILE", help="file to write the data set to")
+    one.add_argument("--coco", type=Path, metavar="FILE", help="file to write a COCO data set to")
     one.add_argument(
-        "--polygons", action="store_true", help="write polygons instead of RLE; holes are filled"
+        "--yolo",
+        type=Path,
+        metavar="FOLDER",
+        help="new folder to write a data set for Ultralytics' YOLO segmentation to, with copies of the pictures",
+    )
+    one.add_argument(
+        "--polygons", action="store_true", help="write polygons instead of RLE to the COCO data set"
     )
     one.add_argument(
         "--simplify",

@@ -15,7 +15,7 @@ from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
-from sam2_client.pictures import Picture, PictureSource
+from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.retries import Retries
 
@@ -49,10 +49,15 @@ class AsyncClient:
         await self.close()
 
     async def embed(
-        self, picture: PictureSource, image_id: str | None = None, *, replace: bool = False
+        self,
+        picture: PictureSource,
+        image_id: str | None = None,
+        *,
+        replace: bool = False,
+        stretch: Stretch = "range",
     ) -> "AsyncImage":
         """See Client.embed."""
-        ready = await asyncio.to_thread(Picture, picture)
+        ready = await asyncio.to_thread(Picture, picture, stretch=stretch)
         story = stories.embed(ready, image_id=image_id, replace=replace, retries=self._retries)
         return self._image(await self._tell(story))
 

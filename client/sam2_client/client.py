@@ -16,7 +16,7 @@ from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
-from sam2_client.pictures import Picture, PictureSource
+from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.retries import Retries
 
@@ -55,16 +55,26 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def embed(self, picture: PictureSource, image_id: str | None = None, *, replace: bool = False) -> "Image":
+    def embed(
+        self,
+        picture: PictureSource,
+        image_id: str | None = None,
+        *,
+        replace: bool = False,
+        stretch: Stretch = "range",
+    ) -> "Image":
         """Upload a picture: a path, the bytes of a file, a PIL image or an array.
 
         `image_id` is your own name for it. `replace` assigns that name to this picture even if it belongs to
-        another one. PIL images and arrays are encoded without loss. If that makes the upload large,
-        LargePictureWarning suggests the file instead. The pixels of a PIL image are used as they are: the EXIF
-        orientation is not applied. Raises OSError if a file cannot be read, and TypeError or ValueError if
-        `picture` is not a picture.
+        another one. `stretch` says how a picture of more than 8 bits is read. Read in another way, it is another
+        picture, and its own id has the word at its end. PIL images and arrays are encoded without loss. If that
+        makes the upload large, LargePictureWarning suggests the file instead. The pixels of a PIL image are used as
+        they are: the EXIF orientation is not applied. Raises OSError if a file cannot be read, and TypeError or
+        ValueError if `picture` is not a picture.
         """
-        story = stories.embed(Picture(picture), image_id=image_id, replace=replace, retries=self._retries)
+        story = stories.embed(
+            Picture(picture, stretch=stretch), image_id=image_id, replace=replace, retries=self._retries
+        )
         return self._image(self._tell(story))
 
     def segment(

@@ -7,14 +7,16 @@ A reply file is the JSON that /decode returns, as written by `sam2 decode` or cu
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sam2_client.images import KnownImage
 from sam2_client.masks import Mask
+from sam2_client.simplifying import area
+from sam2_client.version import __version__
 
 DEFAULT_LABEL = "object"
 
@@ -69,42 +71,61 @@ def read_reply(path: Path) -> Iterator[Instance]:
         raise ValueError(f"{path} is not a reply of /decode with masks as RLE ({error!r})") from error
 
 
-def dataset(instances: Iterable[Instance], *, simplify: float | None = None) -> dict[str, Any]:
-    """Return COCO's JSON, as pycocotools.coco.COCO loads it. `score` is the predicted IoU.
-
-    Masks are RLE or, if `simplify` is given, polygons whose outlines are moved by at most that many pixels. COCO's
-    polygons have no holes, so holes are filled, and `area` and `bbox` are those of the rings. Empty masks are
-    omitted, but their pictures stay. Raises ValueError if one picture has two sizes.
-    """
-    images: dict[str, dict[str, Any]] = {}
-    categories: dict[str, int] = {}
-    annotations: list[dict[str, Any]] = []
+def sizes(instances: Iterable[Instance]) -> dict[str, tuple[int, int]]:
+    """Return width and height of each picture. Raises ValueError if one picture has two sizes."""
+    found: dict[str, tuple[int, int]] = {}
     for instance in instances:
-        size = {"width": instance.width, "height": instance.height}
-        image = images.setdefault(
-            instance.picture, {"id": len(images) + 1, "file_name": instance.picture, **size}
-        )
-        if (image["width"], image["height"]) != (instance.width, instance.height):
+        width, height = found.setdefault(instance.picture, (instance.width, instance.height))
+        if (width, height) != (instance.width, instance.height):
             raise ValueError(
-                f"{instance.picture} is {image['width']} x {image['height']} in one reply and {instance.width} x "
+                f"{instance.picture} is {width} x {height} in one reply and {instance.width} x "
                 f"{instance.height} in another: two pictures have the same name"
             )
-        if not instance.mask.area:
-            continue
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": image["id"],
-                "category_id": categories.setdefault(instance.label, len(categories) + 1),
-                **(_runs(instance.mask) if simplify is None else _polygons(instance.mask, simplify)),
-                "iscrowd": 0,
-                "score": instance.mask.iou,
-            }
-        )
+    return found
+
+
+def dataset(instances: Sequence[Instance], *, simplify: float | None = None) -> dict[str, Any]:
+    """Return COCO's JSON with all its fields, as pycocotools, Detectron2 and MMDetection read it.
+
+    `score` is the predicted IoU. Masks are RLE or, if `simplify` is given, polygons whose outlines are moved by at
+    most that many pixels, with `area` and `bbox` of the polygons. COCO's polygons have no holes, so each ring is
+    joined with those of its holes: decoded by pycocotools, holes stay holes. Empty masks are omitted, but their
+    pictures stay. Raises ValueError if one picture has two sizes.
+    """
+    found = sizes(instances)
+    images = {picture: number for number, picture in enumerate(found, 1)}
+    categories: dict[str, int] = {}
+    annotations: list[dict[str, Any]] = [
+        {
+            "id": number,
+            "image_id": images[instance.picture],
+            "category_id": categories.setdefault(instance.label, len(categories) + 1),
+            **(_runs(instance.mask) if simplify is None else _polygons(instance.mask, simplify)),
+            "iscrowd": 0,
+            "score": instance.mask.iou,
+        }
+        for number, instance in enumerate((one for one in instances if one.mask.area), 1)
+    ]
+    now = datetime.now(UTC)
+    unknown = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
     return {
-        "images": list(images.values()),
+        "info": {
+            "description": "Made with SAM 2",
+            "url": "",
+            "version": __version__,
+            "year": now.year,
+            "contributor": "",
+            "date_created": now.isoformat(timespec="seconds"),
+        },
+        "licenses": [{"id": 0, "name": "", "url": ""}],
+        "images": [
+            {"id": images[picture], "file_name": picture, "width": width, "height": height, **unknown}
+            for picture, (width, height) in found.items()
+        ],
         "annotations": annotations,
-        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+        "categories": [
+            {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
+        ],
     }
 
 
@@ -113,17 +134,11 @@ def _runs(mask: Mask) -> dict[str, Any]:
 
 
 def _polygons(mask: Mask, tolerance: float) -> dict[str, Any]:
-    rings = [np.array(ring) for ring in mask.outlines(simplify=tolerance).polygons]
-    low = np.min([ring.min(axis=0) for ring in rings], axis=0)
-    high = np.max([ring.max(axis=0) for ring in rings], axis=0)
+    rings = mask.joined_outlines(simplify=tolerance)
+    points = np.concatenate([np.array(ring) for ring in rings])
+    low, high = points.min(axis=0), points.max(axis=0)
     return {
-        "segmentation": [ring.ravel().tolist() for ring in rings],
-        "area": float(sum(_area(ring) for ring in rings)),
+        "segmentation": [np.array(ring).ravel().tolist() for ring in rings],
+        "area": sum(area(ring) for ring in rings),
         "bbox": [*low.tolist(), *(high - low).tolist()],
     }
-
-
-def _area(ring: npt.NDArray[np.int64]) -> float:
-    """Return the area within a ring (n, 2), by Gauss's formula."""
-    x, y = ring.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

@@ -1,4 +1,4 @@
-"""The command `sam2`: embeds pictures, segments an object, combines masks into a COCO data set.
+"""The command `sam2`: embeds pictures, segments an object, combines masks into a COCO or YOLO data set.
 
 Prints results to standard output and messages to standard error, and writes files.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sam2_client import coco
+from sam2_client import coco, yolo
 from sam2_client.arguments import parse
 from sam2_client.client import Client
 from sam2_client.coco import Instance
@@ -22,6 +22,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
 """Suffixes of the files that `sam2 embed` reads from a folder."""
+_MOST_NAMED = 20
 
 
 class Misuse(Exception):
@@ -98,24 +99,35 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def export(client: Client, arguments: argparse.Namespace) -> bool:
-    """Write a COCO data set from reply files and from prompts in JSON lines, which are decoded now."""
-    if arguments.simplify and not arguments.polygons:
-        raise Misuse("--simplify requires --polygons")
+    """Write data sets from reply files and from prompts in JSON lines, which are decoded now."""
+    if arguments.coco is None and arguments.yolo is None:
+        raise Misuse("nothing to write: give --coco FILE, --yolo FOLDER, or both")
+    if arguments.polygons and arguments.coco is None:
+        raise Misuse("--polygons requires --coco")
+    if arguments.simplify and not (arguments.polygons or arguments.yolo):
+        raise Misuse("--simplify requires --polygons or --yolo")
+    if arguments.yolo is not None:
+        yolo.require_empty(arguments.yolo)
     instances: list[Instance] = []
     prompts: list[PromptLine] = []
+    no_replies: list[Path] = []
     done = True
     for file in _files(arguments.files, suffixes={".json", ".jsonl"}):
         named = str(file) in arguments.files
-        if file == arguments.coco or (file.suffix == ".json" and not named and not coco.is_reply(file)):
+        if file == arguments.coco:
+            continue
+        if file.suffix.lower() == ".json" and not named and not coco.is_reply(file):
+            no_replies.append(file)
             continue
         try:
-            if file.suffix == ".jsonl":
+            if file.suffix.lower() == ".jsonl":
                 prompts += read_prompt_lines(file)
             else:
                 instances += coco.read_reply(file)
         except (OSError, ValueError) as error:
             done = False
             _complain(str(error))
+    _tell_left_out(no_replies, why="they are not replies of /decode")
     if not prompts and (arguments.max_hole_area or arguments.max_sprinkle_area):
         raise Misuse(
             "--max-hole-area and --max-sprinkle-area require prompts (.jsonl): masks of replies are not changed"
@@ -128,16 +140,22 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             _complain(found)
     if not instances:
         raise ValueError("nothing to export: the files contain no masks")
-    data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
-    arguments.coco.write_text(json.dumps(data) + "\n", "utf-8")
-    counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
-    print(f"{arguments.coco}: {counts}")
-    if empty := len(instances) - len(data["annotations"]):
-        _complain(f"{empty} masks are empty and are left out")
-    if arguments.polygons and (filled := sum(bool(instance.mask.holes) for instance in instances)):
-        _complain(
-            f"COCO's polygons cannot have holes: holes are filled in {filled} of {len(instances)} masks"
-        )
+    if arguments.coco is not None:
+        data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
+        arguments.coco.write_text(json.dumps(data) + "\n", "utf-8")
+        counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
+        print(f"{arguments.coco}: {counts}")
+    filled = sum(bool(instance.mask.area) for instance in instances)
+    if arguments.yolo is not None:
+        # A reply's picture is a path as it was given to `sam2 decode`, a line's is relative to the line's file.
+        files = {one.picture: Path(one.picture) for one in instances}
+        files |= {line.picture: line.path for line in prompts}
+        for message in yolo.write(arguments.yolo, instances, files=files, simplify=arguments.simplify):
+            done = False
+            _complain(message)
+        print(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
+    if filled < len(instances):
+        _complain(f"{len(instances) - filled} masks are empty and are left out")
     return done
 
 
@@ -174,13 +192,22 @@ def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            yield from sorted(below for below in path.rglob("*") if below.suffix.lower() in suffixes)
+            below = sorted(each for each in path.rglob("*") if each.is_file())
+            yield from (each for each in below if each.suffix.lower() in suffixes)
+            others = [each for each in below if each.suffix.lower() not in suffixes]
+            _tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")
         elif path.exists() or not glob.has_magic(argument):
             yield path
         elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
             yield from map(Path, matches)
         else:
             raise FileNotFoundError(f"no file matches {argument}")
+
+
+def _tell_left_out(files: Sequence[Path], *, why: str) -> None:
+    if files:
+        more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+        _complain(f"left out {', '.join(map(str, files[:_MOST_NAMED]))}{more}: {why}")
 
 
 def _why(error: Exception | None) -> str:

@@ -42,5 +42,15 @@ def model(*, retries: Retries) -> Story[Model]:
 
 
 def image_path(image_id: str) -> str:
-    """Return the path of a stored picture."""
+    """Return the path of a stored picture. Raises ValueError for an id that no path can carry."""
+    check_id(image_id)
     return f"images/{quote(image_id, safe='')}"
+
+
+def check_id(image_id: str) -> None:
+    """Raise ValueError for an id that is not itself any more in a URL: such a request would go elsewhere.
+
+    All other ids are the service's to refuse.
+    """
+    if image_id in ("", ".", ".."):
+        raise ValueError(f"{image_id!r} cannot be an id, because it is lost in a URL: use another name")

@@ -1,5 +1,6 @@
 """The requested form of masks: clean-up and logits. Does not know about prompts and replies."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,12 @@ class MaskOptions:
     """Fill holes of at most this many pixels of the logits (`Model.mask_size`)."""
     max_sprinkle_area: float = 0.0
     """Remove specks of at most this many pixels of the logits."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an area that JSON cannot carry. Its range is the service's to check."""
+        for name in ("max_hole_area", "max_sprinkle_area"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise ValueError(f"{name} is {value!r}, but must be a finite number of pixels")
 
     def to_wire(self) -> dict[str, Any]:
         """Return the fields for /decode and /segment."""

@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from sam2_client import rle as coco_rle
+from sam2_client.joining import joined, parts
 from sam2_client.mask_options import MaskOptions
 from sam2_client.outlines import Outlines, Ring, trace
-from sam2_client.outlines import simplify as simplify_ring
 from sam2_client.pictures import Picture, PictureSource, open_picture
 from sam2_client.rle import Booleans, Rle
+from sam2_client.simplifying import simplify as simplified
 
 DODGER_BLUE = (30, 144, 255)
 
@@ -144,14 +145,26 @@ class Mask:
     def outlines(self, *, simplify: float = 0.0) -> Outlines:
         """Return `polygons` and `holes` with fewer points: outlines move by at most `simplify` picture pixels.
 
-        Uses the algorithm of Douglas and Peucker. Each ring keeps at least three points. Rings that are closer
-        together than the tolerance may touch or cross. Raises ValueError for a negative or infinite tolerance.
+        They move by less than half of what is narrow, so that no object and no hole is lost. Uses the algorithm of
+        Douglas and Peucker. Each ring keeps at least three points. Raises ValueError for a negative or infinite
+        tolerance.
         """
         if not 0 <= simplify < np.inf:
             raise ValueError(f"simplify is {simplify}, but must be a finite number of pixels, 0 or more")
         if not simplify:
             return self._outlines
-        return Outlines(*([simplify_ring(ring, simplify) for ring in rings] for rings in self._outlines))
+        x, y, *_ = self.bbox
+        return simplified(self._outlines, self.crop(), offset=(x, y), tolerance=simplify)
+
+    def joined_outlines(self, *, simplify: float = 0.0) -> list[Ring]:
+        """Return a ring for each part of the mask, joined with the rings of its holes, for formats without holes.
+
+        A line there and back, which encloses nothing, leads from a ring to its hole. Filled by the even-odd rule,
+        as pycocotools and OpenCV do it, holes stay holes. `simplify` and errors are as for `outlines`.
+        """
+        outer, holes = self.outlines(simplify=simplify)
+        of_each = parts(self._outlines)
+        return [joined([ring, *(holes[at] for at in its)]) for ring, its in zip(outer, of_each, strict=True)]
 
     @cached_property
     def _outlines(self) -> Outlines:

@@ -1,9 +1,8 @@
 """Traces the rings around a mask, along the edges of its pixels.
 
-Exact: filling the rings restores the mask, unless they are simplified. Does not know where masks come from.
+Exact: filling the rings restores the mask. Does not know where masks come from.
 """
 
-from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -69,43 +68,6 @@ def trace(mask: npt.NDArray[np.bool_], *, offset: tuple[int, int] = (0, 0)) -> O
             sideways = not sideways
         (outer if is_object[start] else holes).append(ring)
     return Outlines(outer, holes)
-
-
-def simplify(ring: Ring, tolerance: float) -> Ring:
-    """Remove points of a ring that lie within `tolerance` pixels of the remaining ring. At least three remain.
-
-    From D. Douglas and T. Peucker, "Algorithms for the reduction of the number of points required to represent a
-    digitized line or its caricature", 1973.
-    """
-    points = np.array([*ring, ring[0]], np.float64)
-    last = len(ring)
-    opposite = int(_distances(points, points[0], points[0]).argmax())
-    aside = int(_distances(points, points[0], points[opposite]).argmax())
-    kept = sorted({0, opposite, aside, last})
-    pending = list(pairwise(kept))
-    while pending:
-        start, stop = pending.pop()
-        if stop - start < 2:
-            continue
-        distances = _distances(points[start + 1 : stop], points[start], points[stop])
-        farthest = int(distances.argmax())
-        if distances[farthest] > tolerance:
-            between = start + 1 + farthest
-            kept.append(between)
-            pending += [(start, between), (between, stop)]
-    return [ring[at] for at in sorted(kept) if at != last]
-
-
-def _distances(
-    points: npt.NDArray[np.float64], start: npt.NDArray[np.float64], stop: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return the distances (n,) from points (n, 2) to the segment from `start` to `stop`."""
-    along = stop - start
-    squared = float(along @ along)
-    places = ((points - start) @ along / squared).clip(0, 1) if squared else np.zeros(len(points))
-    x, y = (points - start - places[:, np.newaxis] * along).T
-    distances: npt.NDArray[np.float64] = np.hypot(x, y)
-    return distances
 
 
 def _partners(order: npt.NDArray[np.int64]) -> list[int]:

@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ from sam2_client.picture_files import stored_orientation, without_metadata
 
 PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path; the bytes of a picture file; a PIL image; or an array (height, width) or (height, width, 3 or 4)."""
+
+Stretch: TypeAlias = Literal["range", "percentile", "none"]
+"""How the service reads a picture of more than 8 bits: from its smallest to its largest value; without the darkest
+and brightest 0.1 % and what stands for no data; or from 0 to the largest value of its type."""
 
 LARGE_MIB = 16
 """Lossless uploads above this size raise a warning."""
@@ -48,8 +52,11 @@ class Picture:
     arrays are encoded without loss, usually as PNG, and the result is kept in memory.
     """
 
-    def __init__(self, source: PictureSource) -> None:
-        """Raises TypeError or ValueError if `source` is not a picture."""
+    def __init__(self, source: PictureSource, *, stretch: Stretch = "range") -> None:
+        """Raises TypeError or ValueError if `source` is not a picture, or `stretch` is not one of its values."""
+        if stretch not in get_args(Stretch):
+            raise ValueError(f"stretch is {stretch!r}, but must be one of {', '.join(get_args(Stretch))}")
+        self.stretch = stretch
         self.path: Path | None = None
         self._data = b""
         self._digest: bytes | None = None
@@ -81,7 +88,7 @@ def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
     Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. Grey of
-    more than 8 bits is scaled from the picture's own minimum and maximum to 0..255.
+    more than 8 bits is scaled from the picture's own finite minimum and maximum to 0..255.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -98,8 +105,10 @@ def open_picture(source: PictureSource) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image, np.float64)
-        low, high = values.min(), values.max()
-        image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        scaled = (np.clip(values, low, high) - low) * (255 / max(high - low, 1e-9))
+        image = Image.fromarray(np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -6,13 +6,15 @@
 point_coords, point_labels, box, mask_input, multimask_output. Does not know about servers.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sam2_client.coco import DEFAULT_LABEL
-from sam2_client.prompts import Prompt
+from sam2_client.prompts import Prompt, to_wire
 
 _FIELDS = {
     "point_coords": "points",
@@ -37,18 +39,42 @@ class PromptLine:
 
 def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
     """Read the lines of a file. Skips empty lines. Raises OSError, and ValueError with the number of a bad line."""
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-            picture, label = str(fields.pop("picture")), str(fields.pop("label", DEFAULT_LABEL))
+            fields = json.loads(line, object_pairs_hook=_once)
+            if not isinstance(fields, dict):
+                raise ValueError("it is not a JSON object")
+            picture, label = fields.pop("picture"), str(fields.pop("label", DEFAULT_LABEL))
+            if not isinstance(picture, str):
+                raise ValueError(f"picture is {picture!r}, but must be a path")
             if unknown := sorted(fields.keys() - _FIELDS.keys()):
                 raise ValueError(
                     f"unknown fields: {', '.join(unknown)}. Valid fields: picture, label, {', '.join(_FIELDS)}"
                 )
             prompt = Prompt(**{_FIELDS[name]: value for name, value in fields.items()})
+            to_wire(prompt)  # only to find what is wrong with it while the line's number is known
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             why = "it has no picture" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{file}, line {number}: {why}") from error
         yield PromptLine(path=file.parent / picture, picture=picture, label=label, prompt=prompt)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Read a file's lines, which end with LF, CR LF or CR. Other line separators may be within a string."""
+    content = file.read_bytes()
+    try:
+        text = content.decode(json.detect_encoding(content))  # with or without a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text file in UTF-8: {error}") from error
+    return io.StringIO(text, newline=None)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise ValueError(f"{name} is given more than once")
+        fields[name] = value
+    return fields

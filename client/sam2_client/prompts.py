@@ -1,7 +1,7 @@
 """Prompts as Python values, and their conversion to the service's JSON.
 
-Checks only types and shapes. Does not know about pictures: the service checks a prompt against its picture and
-explains what is wrong.
+Checks types, shapes and values: nothing is changed on its way without a word. Does not know about pictures: the
+service checks a prompt against its picture and explains what is wrong.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Prompt:
 def to_wire(prompt: Prompt) -> dict[str, Any]:
     """Return the prompt as JSON, but without a mask of type Mask: its logits may have to be requested first.
 
-    Raises TypeError or ValueError for a wrong shape.
+    Raises TypeError or ValueError for a wrong type, shape or value.
     """
     wire: dict[str, Any] = {}
     if prompt.points is not None:
@@ -53,7 +53,11 @@ def to_wire(prompt: Prompt) -> dict[str, Any]:
         wire["point_coords"] = points.tolist()
         wire["point_labels"] = [1] * len(points)
     if prompt.labels is not None:
-        wire["point_labels"] = [int(label) for label in prompt.labels]
+        wire["point_labels"] = _labels(prompt.labels)
+        if len(wire["point_labels"]) != (count := len(wire.get("point_coords", ()))):
+            raise ValueError(
+                f"{count} points but {len(wire['point_labels'])} labels: give one for each point"
+            )
     if prompt.box is not None:
         box = _numbers("box", prompt.box)
         if box.shape != (4,):
@@ -66,18 +70,48 @@ def to_wire(prompt: Prompt) -> dict[str, Any]:
                 "(height, width) of bool or integers"
             )
         wire["mask_input"] = rle.encode(prompt.mask)
-    elif prompt.mask is not None and not isinstance(prompt.mask, Mask):
+    elif isinstance(prompt.mask, dict):
+        wire["mask_input"] = _rle(prompt.mask)
+    elif isinstance(prompt.mask, str):
         wire["mask_input"] = prompt.mask
+    elif prompt.mask is not None and not isinstance(prompt.mask, Mask):
+        raise TypeError(
+            f"mask is a {type(prompt.mask).__name__}, but must be a Mask, an array, a COCO RLE or a logits string"
+        )
     if prompt.multimask is not None:
-        wire["multimask_output"] = prompt.multimask
+        if not isinstance(prompt.multimask, bool | np.bool_):
+            raise TypeError(f"multimask is {prompt.multimask!r}, but must be True, False or None")
+        wire["multimask_output"] = bool(prompt.multimask)
     return wire
 
 
 def _numbers(name: str, values: Points | Box) -> npt.NDArray[np.float64]:
     try:
-        numbers = np.asarray(values, np.float64)
-    except ValueError as error:  # rows of different lengths, or words
+        array = np.asarray(values)
+        if array.dtype.kind not in "iufO":  # objects may be numbers, such as fractions
+            raise TypeError(f"{array.dtype} is not a type of numbers")
+        numbers = array.astype(np.float64)
+    except (TypeError, ValueError) as error:  # rows of different lengths, or words
         raise ValueError(f"{name} cannot be read: {error}") from error
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} has a value that is not finite: {values!r}")
     return numbers
+
+
+def _labels(values: Labels) -> list[int]:
+    try:
+        labels = np.asarray(values)
+        wrong = labels.ndim != 1 or labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all()
+    except ValueError:  # rows of different lengths
+        wrong = True
+    if wrong:
+        raise ValueError(f"labels is {values!r}, but each label must be 1 (on the object) or 0 (not on it)")
+    return [int(label) for label in labels]
+
+
+def _rle(mask: rle.Rle) -> rle.Rle:
+    try:
+        return rle.compress(mask)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"mask is not a COCO RLE with size and counts: {why}") from error

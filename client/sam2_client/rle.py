@@ -4,6 +4,7 @@ Runs go column by column, and the first one is background. The format is that of
 common/maskApi.c. Does not know about replies.
 """
 
+import operator
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
@@ -14,12 +15,12 @@ Lengths: TypeAlias = npt.NDArray[np.int64]
 
 
 class Rle(TypedDict):
-    """A mask in COCO's format. pycocotools.mask.decode takes it if `counts` is the string."""
+    """A mask in COCO's format. pycocotools.mask.decode takes it if `counts` is a string or bytes."""
 
     size: list[int]
     """Height and width."""
-    counts: str | list[int]
-    """The compressed string, or the lengths of the runs."""
+    counts: str | bytes | list[int]
+    """The compressed string, which pycocotools returns as bytes, or the lengths of the runs."""
 
 
 def decode(rle: Rle, *, columns: tuple[int, int] | None = None) -> Booleans:
@@ -50,7 +51,9 @@ def encode(mask: npt.NDArray[Any]) -> Rle:
 
 def compress(rle: Rle) -> Rle:
     """Return the same mask with its runs as the compressed string."""
-    return {"size": [*rle["size"]], "counts": _to_string(_lengths(rle))}
+    height, width = rle["size"]
+    lengths = _lengths(rle)
+    return {"size": [operator.index(height), operator.index(width)], "counts": _to_string(lengths)}
 
 
 def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int]) -> Rle:
@@ -80,10 +83,19 @@ def _columns(ends: Lengths, first: int, last: int, *, height: int) -> Booleans:
 def _lengths(rle: Rle) -> Lengths:
     """Return the lengths of the runs. Raises ValueError if they do not add up to the mask's size."""
     (height, width), counts = rle["size"], rle["counts"]
-    lengths = _from_string(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    if isinstance(counts, bytes):
+        counts = counts.decode("latin-1")
+    lengths = _from_string(counts) if isinstance(counts, str) else _from_list(counts)
     if (lengths < 0).any() or int(lengths.sum()) != height * width:
         raise ValueError(f"this RLE's runs do not add up to a mask of {height} x {width} pixels")
     return lengths
+
+
+def _from_list(counts: list[int]) -> Lengths:
+    numbers = np.asarray(counts)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ValueError("this RLE's counts are not whole numbers")
+    return numbers.astype(np.int64)
 
 
 def _to_string(lengths: Lengths) -> str:

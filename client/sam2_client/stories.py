@@ -11,7 +11,7 @@ import httpx
 
 from sam2_client.asking import Call, Story, ask
 from sam2_client.errors import ImageNotFound
-from sam2_client.holdings import image_path
+from sam2_client.holdings import check_id, image_path
 from sam2_client.images import Floats
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
@@ -26,9 +26,14 @@ PROMPTS_PER_REQUEST = 64
 
 def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Retries) -> Story[Embedded]:
     """Upload a picture."""
-    query = {"image_id": image_id} if image_id is not None else {}
+    query: dict[str, str] = {}
+    if image_id is not None:
+        check_id(image_id)
+        query["image_id"] = image_id
     if replace:
         query["replace"] = "true"
+    if picture.stretch != "range":
+        query["stretch"] = picture.stretch
     response = yield from ask(Call("POST", "embed", query=query, picture=picture), retries)
     return read_embedded(response, picture)
 

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from sam2_client import Mask, rle
 from sam2_client.masks import DODGER_BLUE
 from sam2_client.outlines import Ring, trace
+from tests.rasters import HARD, assert_proper, beyond, ragged, rasterised
 
 
 def mask_of(pixels: np.ndarray) -> Mask:
@@ -105,6 +106,41 @@ def test_simplified_outlines_move_by_at_most_the_tolerance(pixels: np.ndarray, t
             assert max(distance(corner, ring) for corner in full) <= tolerance + 1e-9
 
 
+@pytest.mark.parametrize("tolerance", [0, 0.5, 1, 2.5, 60])
+def test_outlines_of_hard_masks_are_the_masks(tolerance: float) -> None:
+    """Rings alone, and joined with their holes: drawn by pixels' centres and by pycocotools."""
+    for name, pixels in {**HARD, **{str(seed): ragged(seed) for seed in range(60)}}.items():
+        mask = mask_of(pixels)
+        rings = mask.outlines(simplify=tolerance)
+        parts = mask.joined_outlines(simplify=tolerance)
+        assert len(parts) == len(rings.polygons)
+        drawn = [rasterised([*rings.polygons, *rings.holes], pixels.shape)]
+        drawn.append(
+            np.any([np.zeros_like(pixels), *(rasterised([ring], pixels.shape) for ring in parts)], axis=0)
+        )
+        if parts:
+            flat = [np.array(ring).ravel().tolist() for ring in parts]
+            drawn.append(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(flat, *pixels.shape))) == 1)
+        for rasters in drawn:
+            assert beyond(rasters, pixels, reach=max(1, int(np.ceil(tolerance)))) == 0, name
+            assert tolerance or np.array_equal(rasters, pixels), name
+        assert_proper([*rings.polygons, *rings.holes, *parts])
+
+
+def test_a_hole_is_joined_to_the_part_that_has_it() -> None:
+    """Two frames, one in the hole of the other, and a block beside them."""
+    pixels = np.zeros((20, 40), bool)
+    pixels[1:19, 1:19] = True
+    pixels[3:17, 3:17] = False
+    pixels[5:15, 5:15] = True
+    pixels[9:11, 9:11] = False
+    pixels[1:3, 25:39] = True
+    frame, inner, block = sorted(mask_of(pixels).joined_outlines(), key=lambda ring: min(ring))
+    assert [len(frame), len(inner), len(block)] == [10, 10, 4]
+    assert {(3, 3), (17, 17)} <= set(frame)
+    assert {(9, 9), (11, 11)} <= set(inner)
+
+
 def distance(point: tuple[int, int], ring: Ring) -> float:
     """Return the distance from a point to the nearest point of a ring."""
     starts, stops = np.array(ring, float), np.roll(np.array(ring, float), -1, axis=0)
@@ -113,12 +149,12 @@ def distance(point: tuple[int, int], ring: Ring) -> float:
     return float(np.hypot(*(point - starts - places[:, np.newaxis] * along).T).min())
 
 
-def test_a_slope_of_steps_becomes_a_triangle() -> None:
+def test_a_slope_of_steps_becomes_straight() -> None:
     mask = mask_of(np.tri(30, dtype=bool))
     assert len(mask.polygons[0]) == 62
     assert mask.outlines() == (mask.polygons, mask.holes)
     (ring,) = mask.outlines(simplify=1).polygons
-    assert len(ring) <= 4
+    assert len(ring) <= 16, "steps stay where the triangle is a few pixels wide"
     for tolerance in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="must be a finite number of pixels"):
             mask.outlines(simplify=tolerance)

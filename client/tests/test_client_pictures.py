@@ -85,3 +85,17 @@ def test_large_pixels_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_is_no_file() -> None:
     with pytest.raises(ValueError, match=r"https://pictures\.example/truck\.jpg is a URL"):
         Picture("https://pictures.example/truck.jpg")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(np.nan, 0), (np.inf, 255), (-np.inf, 0)], ids=["nan", "inf", "-inf"]
+)
+def test_values_that_are_not_finite_do_not_darken_the_others(value: float, shown: int) -> None:
+    pixels = np.linspace(-3, 5, 40 * 60, dtype=np.float32).reshape(40, 60)
+    pixels[0, 0] = value
+    seen = np.asarray(open_picture(Image.fromarray(pixels)))[..., 0]
+    assert seen[0, 0] == shown
+    assert (seen[0, 1], seen[-1, -1]) == (0, 255)
+    assert len(np.unique(seen)) == 256
+    nothing = np.asarray(open_picture(Image.fromarray(np.full((4, 6), value, np.float32))))
+    assert len(np.unique(nothing)) == 1

@@ -70,6 +70,57 @@ def test_decode_writes_mask_overlay_and_reply(truck: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == reply
 
 
+@pytest.mark.parametrize(
+    ("options", "points", "box"),
+    [
+        (["--point", "-5,10"], [(-5, 10)], None),
+        (["--point=-5,10"], [(-5, 10)], None),
+        (["--point", "-.5,-1e1"], [(-0.5, -10)], None),
+        (["--point", "5,5", "--not", "-5,10", "--point", "-1,-2"], [(5, 5), (-1, -2), (-5, 10)], None),
+        (["--box", "-10,-10,50,30"], [], (-10, -10, 50, 30)),
+        (["--box", "-10, -10, 50, 30"], [], (-10, -10, 50, 30)),
+        (["--bo", "-1.5,2,50,30", "--json"], [], (-1.5, 2, 50, 30)),
+    ],
+)
+def test_numbers_may_be_negative(
+    served: Served,
+    truck: Path,
+    options: list[str],
+    points: list[tuple[float, float]],
+    box: tuple[float, ...] | None,
+) -> None:
+    assert main(["decode", str(truck), *options]) == 0
+    (sent,) = served.segmenter.decoded[-1]
+    assert (sent.points, sent.box) == (tuple(points), box)
+
+
+def test_the_arguments_of_the_process_may_be_negative_too(
+    truck: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sam2", "decode", "truck.png", "--point", "-5,10"])
+    assert main() == 0
+
+
+@pytest.mark.usefixtures("photos")
+def test_embed_says_which_files_of_a_folder_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/more/.thumbs").write_bytes(b"")
+    assert main(["embed", "photos"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    (line,) = printed.err.splitlines()
+    assert line.startswith(
+        "sam2: left out photos/more/.thumbs, photos/notes.txt: their names do not end in .avif,"
+    )
+    for number in range(30):
+        Path(f"photos/{number}.txt").write_text("")
+    assert main(["embed", "photos"]) == 0
+    error = capsys.readouterr().err
+    assert error.count(".txt") == 20
+    assert " and 12 more: " in error
+    assert main(["embed", "photos/a.png"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_decode_sends_clicks_of_both_kinds_and_a_box(served: Served, truck: Path) -> None:
     clicks = ["--point", "30,20", "--not", "10,10.5", "--point=-1,3", "--box", "1,2,50,30"]
     assert main(["decode", str(truck), *clicks]) == 0
@@ -83,6 +134,10 @@ def test_decode_sends_clicks_of_both_kinds_and_a_box(served: Served, truck: Path
     [
         (["decode", "truck.png"], "nothing to segment"),
         (["decode", "truck.png", "--point", "30"], "'30' is not X,Y"),
+        (["decode", "truck.png", "--point", "-30"], "'-30' is not X,Y"),
+        (["decode", "truck.png", "--point", "nan,1"], "'nan,1' is not X,Y"),
+        (["decode", "truck.png", "--box", "-inf,1,2,3"], "'-inf,1,2,3' is not X0,Y0,X1,Y1"),
+        (["decode", "truck.png", "--json", "-3,5"], "--json: ignored explicit argument"),
         (["decode", "truck.png", "--box", "1,2,3,x"], "'1,2,3,x' is not X0,Y0,X1,Y1"),
         (
             ["decode", "truck.png", "--point", "1,1", "--max-hole-area", "-1"],

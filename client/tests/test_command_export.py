@@ -34,7 +34,12 @@ def test_export_joins_replies_to_what_pycocotools_loads(
     (replies / "half.json").write_text('{"pred')
     capsys.readouterr()
     assert main(["export", "replies", "--coco", "replies/out.json"]) == 0
-    assert "3 annotations" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "3 annotations" in printed.out
+    assert (
+        printed.err
+        == "sam2: left out replies/half.json, replies/settings.json: they are not replies of /decode\n"
+    )
     assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "overwrites its own output"
     data = COCO("replies/out.json")
     assert {image["file_name"] for image in data.imgs.values()} == {"truck.png", "photos/b.PNG"}
@@ -48,6 +53,36 @@ def test_export_joins_replies_to_what_pycocotools_loads(
         assert 0 < annotation["score"] <= 1
     truck_id = next(number for number, image in data.imgs.items() if image["file_name"] == "truck.png")
     assert len(data.getAnnIds(imgIds=[truck_id])) == 2
+
+
+def test_the_data_set_has_all_that_its_readers_ask_for(
+    truck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, label in (("1", "truck"), ("2", "wheel")):
+        assert main(["decode", "truck.png", "--point", "30,20", "--label", label, "-o", f"{name}.json"]) == 0
+    for options in ([], ["--polygons"], ["--polygons", "--simplify", "1"]):
+        assert main(["export", "1.json", "2.json", "--coco", "out.json", *options]) == 0
+        data = COCO("out.json")
+        assert set(data.dataset) == {"info", "licenses", "images", "annotations", "categories"}
+        capsys.readouterr()
+        data.info()
+        assert "description: Made with SAM 2" in capsys.readouterr().out
+        assert data.getCatIds(supNms=[""]) == [1, 2]
+        results = [
+            {"image_id": 1, "category_id": 2, "segmentation": data.annToRLE(one), "score": 0.5}
+            for one in data.anns.values()
+        ]
+        assert len(data.loadRes(results).anns) == 2
+        (image,) = data.imgs.values()
+        asked = {"id", "file_name", "width", "height", "license", "date_captured", "coco_url", "flickr_url"}
+        assert set(image) == asked
+        assert image["license"] in [one["id"] for one in data.dataset["licenses"]]
+        for annotation in data.anns.values():
+            asked = {"id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd", "score"}
+            assert set(annotation) == asked
+            assert annotation["iscrowd"] == 0
+            assert annotation["area"] > 0
+            assert min(annotation["bbox"][2:]) >= 1
 
 
 def test_export_decodes_prompts_in_json_lines(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,13 +151,15 @@ def test_export_writes_polygons(truck: Path, capsys: pytest.CaptureFixture[str])
     Path("ring.json").write_text(json.dumps(reply))
     assert main(["decode", "truck.png", "--point", "30,20", "-o", "disc.json"]) == 0
     assert main(["export", "disc.json", "ring.json", "--coco", "exact.json", "--polygons"]) == 0
-    assert "holes are filled in 1 of 2 masks" in capsys.readouterr().err
     exact = COCO("exact.json")
-    disc, filled = exact.anns.values()
+    disc, framed = exact.anns.values()
     assert disc["area"] == disc_mask(30, 20, RADII[2], height=40, width=60).sum()
-    assert filled["segmentation"] == [[5, 5, 35, 5, 35, 35, 5, 35], [40, 10, 50, 10, 50, 12, 40, 12]]
-    assert (filled["area"], filled["bbox"]) == (30 * 30 + 2 * 10, [5, 5, 45, 30])
-    assert np.array_equal(exact.annToMask(filled), ring | np.pad(np.ones((30, 30), bool), ((5, 5), (5, 25))))
+    frame, block = framed["segmentation"]
+    assert block == [40, 10, 50, 10, 50, 12, 40, 12]
+    hole = [15, 15, 15, 25, 25, 25, 25, 15, 15, 15]
+    assert frame == [5, 5, *hole, 5, 5, 35, 5, 35, 35, 5, 35], "a line leads to the hole and back"
+    assert (framed["area"], framed["bbox"]) == (ring.sum(), [5, 5, 45, 30])
+    assert np.array_equal(exact.annToMask(framed), ring)
 
     assert main(["export", "disc.json", "--coco", "few.json", "--polygons", "--simplify", "1"]) == 0
     (simple,) = COCO("few.json").anns.values()

@@ -1,56 +1,39 @@
-"""Reads released files into parameters, strictly, with a fingerprint of the weights.
+"""Reads files of weights into parameters, strictly, with a fingerprint of the weights.
 
-Does not know the network's code: it fills what `state_dict()` lists. download.py gets the files.
+Does not know the network's code: it fills what `state_dict()` lists. files.py knows the formats, names.py the
+names, variants.py which model they are of; download.py gets the released files.
 """
 
 import logging
 import math
-import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.checkpoints.files import read_tensors, some
+from model.checkpoints.names import with_released_names
+from model.checkpoints.transformers_config import check_config
+from model.checkpoints.variants import VIDEO_MEMORY_PREFIXES, Shape, describe_trunk, identify
 from model.errors import CheckpointError
-from model.network.config import BUILTIN, VARIANTS
 
 logger = logging.getLogger(__name__)
-
-VIDEO_MEMORY_PREFIXES = (
-    "maskmem_tpos_enc",
-    "no_mem_pos_enc",
-    "no_obj_ptr",
-    "no_obj_embed_spatial",
-    "mask_downsample.",
-    "memory_attention.",
-    "memory_encoder.",
-    "obj_ptr_proj.",
-    "obj_ptr_tpos_proj.",
-)
-"""Parameters of released files that only video tracking needs; skipped on purpose."""
 
 _POSITIONS = ("image_encoder.trunk.pos_embed", "image_encoder.trunk.pos_embed_window")
 """Resized before they are added, and rounded then; like buffers, they stay in float32."""
 
-_ONLY_IN_RELEASE_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.")
-_PATCH_EMBEDDING = "image_encoder.trunk.patch_embed.proj.weight"
-_BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"(embed|embed_window|embeddings\.\d+|tokens?)(\.weight)?$")
-_NAMES_SHOWN = 3
-
-Shape = tuple[int, ...]
 
 
 def load_parameters(
     module: nn.Module, path: Path, *, variant: str, device: torch.device, dtype: torch.dtype
 ) -> str:
-    """Fill `module`, built on the meta device, from a released .pt or a .safetensors file.
+    """Fill `module`, built on the meta device, from a file or folder of weights: see files.py and names.py.
 
     Every parameter of `module.state_dict()` becomes fresh memory of `device` and `dtype`; buffers and position
     embeddings stay in float32, because half precision would blur the positions that they encode. The file is
@@ -58,15 +41,18 @@ def load_parameters(
     afterwards. (A .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.) The module is
     untouched where this raises.
 
-    Returns the fingerprint: SHA-256 (hex) over name, shape and float32 values of the parameters used, in
-    order of name. It is that of the weights alone: file format, `device` and `dtype` do not change it.
+    Returns the fingerprint: SHA-256 (hex) over released name, shape and float32 values of the parameters used, in
+    order of name. It is that of the weights alone: file format, names in the file, `device` and `dtype` do not
+    change it.
 
     Raises CheckpointError when the file cannot be read, holds anything but tensors, or does not fit.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     exact_names = {*_POSITIONS, *(name for name, _ in module.named_buffers())}
-    found = _read(path)
+    found, is_of_transformers = with_released_names(read_tensors(path))
     _check_fit(found, expected, path=path, variant=variant)
+    if is_of_transformers:
+        check_config(path, variant=variant)
     digest = sha256()
     parameters: dict[str, Tensor] = {}
     for name in sorted(expected):
@@ -109,101 +95,34 @@ def untrained_parameters(
     return digest.hexdigest()
 
 
-def identify(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
-    """Name the variants that parameters of these names and shapes can belong to; none if they are unknown.
+def recognise(path: Path) -> tuple[str, ...]:
+    """Name the variants that the weights in a file or folder can be of; none if they are unknown.
 
-    The trunk's width and depth tell the size. The video-memory parts tell the release; without any, a file
-    can be of either. The built-in model has none, and a trunk of its own.
+    Reads names and shapes alone. Raises CheckpointError when the file cannot be read.
     """
-    patches = shapes.get(_PATCH_EMBEDDING)
-    blocks = {match[1] for match in map(_BLOCK.match, shapes) if match}
-    releases = _releases(shapes)
-    return tuple(
-        variant
-        for variant, config in VARIANTS.items()
-        if patches
-        and patches[0] == config.trunk.embed_dim
-        and len(blocks) == config.trunk.depth
-        and variant.partition("_")[0] in releases
-    )
-
-
-def _releases(names: Mapping[str, object]) -> tuple[str, ...]:
-    if any(name.startswith(_ONLY_IN_RELEASE_2_1) for name in names):
-        return ("sam2.1",)
-    if any(name.startswith(VIDEO_MEMORY_PREFIXES) for name in names):
-        return ("sam2",)
-    return ("sam2.1", "sam2", BUILTIN)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Name to tensor, the values still in the mapped file."""
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise OSError("it is not a regular file")
-        content = _parse(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror or error}. "
-            "Set SAM2_CHECKPOINT to a released .pt or a .safetensors file."
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds something besides tensors, or is damaged. Reading on could run code that came "
-            "with the file, so it is refused. Use a released .pt, or save the weights alone as .safetensors."
-        ) from error
-    except Exception as error:  # a damaged file can raise anything at all
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a checkpoint, or is damaged or truncated ({reason}). "
-            "Get it again, or set SAM2_CHECKPOINT to a released .pt or a .safetensors file."
-        ) from error
-    return _tensors_of(content, path)
-
-
-def _parse(path: Path) -> object:
-    """Read the file. Its first bytes decide the format, not its name."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[8:] == b"{":  # eight bytes of length, then a header in JSON
-        return load_file(path)
-    if head.startswith(b"PK\x03\x04"):
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    if head.startswith(b"\x80"):  # a bare pickle, as torch.save wrote before version 1.6
-        return torch.load(path, weights_only=True, map_location="cpu")
-    raise ValueError(f"it begins with {head!r}")
-
-
-def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
-    """Take the tensors out of what a .pt holds: {"model": weights, ...}, or the weights alone."""
-    weights = content.get("model", content) if isinstance(content, Mapping) else content
-    tensors = (
-        {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
-        if isinstance(weights, Mapping)
-        else {}
-    )
-    if not tensors:
-        what = f"a {type(content).__name__}"
-        if isinstance(content, Mapping):
-            what = f"the keys {_some([str(key) for key in content])}"
-        raise CheckpointError(
-            f'{path} holds no weights. Expected a state dict, alone or under "model"; found {what}.'
-        )
-    return tensors
+    tensors, _ = with_released_names(read_tensors(path))
+    return identify(_shapes(tensors))
 
 
 def _check_fit(
     found: Mapping[str, Tensor], expected: Mapping[str, Shape], *, path: Path, variant: str
 ) -> None:
     """Raise CheckpointError with everything that is wrong, unless the file has exactly what the model needs."""
+    shapes = _shapes(found)
+    candidates = identify(shapes)
+    if candidates and variant not in candidates:
+        raise CheckpointError(
+            f"{path} does not fit {variant}, which SAM2_MODEL says: "
+            f"{_what_differs(shapes, candidates, variant)}. It looks like {' or '.join(candidates)}: set "
+            f"SAM2_MODEL={candidates[0]}, or SAM2_CHECKPOINT to weights of {variant}."
+        )
     missing = [name for name in expected if name not in found]
     unexpected = [
         name for name in found if name not in expected and not name.startswith(VIDEO_MEMORY_PREFIXES)
     ]
     misshapen = [name for name in expected if name in found and not _usable(found[name], expected[name])]
-    candidates = identify({name: tuple(tensor.shape) for name, tensor in found.items()})
     problems = [
-        f"{len(names)} {problem}: {_some(names, show)}"
+        f"{len(names)} {problem}: {_few(names, show)}"
         for names, problem, show in (
             (missing, "missing", lambda name: f"{name} {list(expected[name])}"),
             (unexpected, "unexpected", lambda name: f"{name} {list(found[name].shape)}"),
@@ -211,13 +130,21 @@ def _check_fit(
         )
         if names
     ]
-    if not problems and (not candidates or variant in candidates):
-        return
     if not problems:
-        problems = ["the image half fits, but the video-memory parts are of another release"]
-    raise CheckpointError(
-        f"{path} does not fit {variant}. " + "; ".join(problems) + f". {_hint(candidates, variant)}"
+        return
+    known = (
+        f"Its trunk is that of {variant}: it may be damaged, incomplete, or changed since the release."
+        if candidates
+        else f"It has {describe_trunk(shapes)}: it looks like none of the released SAM 2 models nor the built-in "
+        "one, whose parameters are expected in Meta's names or in transformers'."
     )
+    raise CheckpointError(f"{path} does not fit {variant}. " + "; ".join(problems) + f". {known}")
+
+
+def _what_differs(shapes: Mapping[str, Shape], candidates: tuple[str, ...], variant: str) -> str:
+    if any(name.partition("_")[2] == variant.partition("_")[2] for name in candidates):
+        return "the image half fits, but the video-memory parts are of another release"
+    return f"it has {describe_trunk(shapes)}"
 
 
 def _usable(tensor: Tensor, shape: Shape) -> bool:
@@ -230,18 +157,12 @@ def _contrast(name: str, tensor: Tensor, shape: Shape) -> str:
     return f"{name} is {list(tensor.shape)} {kind} in the file, {list(shape)} floating point in the model"
 
 
-def _hint(candidates: Sequence[str], variant: str) -> str:
-    if not candidates:
-        known = "none of the released SAM 2 models nor the built-in one"
-        return f"It looks like {known}, whose parameter names are expected."
-    if variant in candidates:
-        return f"Its trunk is that of {variant}: it may be damaged, or changed since the release."
-    return f"It looks like {' or '.join(candidates)}: set SAM2_MODEL={candidates[0]}."
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _some(names: Sequence[str], show: Callable[[str], str] = str) -> str:
-    shown = [show(name) for name in names[:_NAMES_SHOWN]]
-    return ", ".join(shown + ["..."] * (len(names) > _NAMES_SHOWN))
+def _few(names: list[str], show: Callable[[str], str]) -> str:
+    return some([show(name) for name in names])
 
 
 def _count(module: nn.Module) -> str:

@@ -14,7 +14,8 @@ from model.everything.boxes import Boxes, corners, near_crop_edge, nms
 from model.everything.crops import Box
 from model.masks.cleaning import clean
 from model.masks.cropping import uncrop
-from model.masks.runs import Outline, Runs, area, polygons, runs
+from model.masks.outlines import Outline, outline
+from model.masks.runs import Runs, area, runs
 from model.types import Logits, Prediction
 
 
@@ -43,7 +44,8 @@ class Thresholds:
 class Extras:
     """What is kept of a mask beside its runs, because the reply needs it."""
 
-    outline: bool = False
+    outline: float | None = None
+    """By how many pixels an outline may move to have fewer points; None: none is kept."""
     logits: bool = False
 
 
@@ -146,11 +148,15 @@ def sift(
                 point=(point[0] + x0, point[1] + y0),
                 crop=crop,
                 box=box,
-                outline=polygons(shown, **size) if extras.outline else None,
+                outline=_outline(shown, mask, extras.outline),
                 logits=np.array(logits) if extras.logits else None,
             )
         )
     return found
+
+
+def _outline(logits: Logits, mask: Runs, tolerance: float | None) -> Outline | None:
+    return None if tolerance is None else outline(logits, mask, tolerance=tolerance)
 
 
 def best_of_crop(candidates: Sequence[Candidate], *, thresholds: Thresholds) -> list[Candidate]:

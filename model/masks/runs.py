@@ -1,4 +1,4 @@
-"""Low-resolution mask logits to the mask at the picture's own size: runs, area, box, outline, PNG.
+"""Low-resolution mask logits to the mask at the picture's own size: runs, area, box, PNG.
 
 Does not know about the network, COCO's string form or HTTP, and needs no torch.
 
@@ -11,12 +11,10 @@ ends. The cost grows with the length of the outline at full size, not with the a
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from contourpy import FillType, contour_generator
 from PIL import Image
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -83,19 +81,7 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outline:
-    """The borders of a mask: closed rings (n, 2) of [x, y], the first point not repeated, n >= 3.
-
-    Pixels of the picture; pixel (0, 0) covers 0..1 x 0..1. With y downwards on the screen outer rings run
-    clockwise and holes counter-clockwise.
-    """
-
-    outer: list[Ring]
-    holes: list[Ring]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Axis:
+class Axis:
     """How one side of the picture samples one side of the logits, in torch's own float32 arithmetic."""
 
     scale: float
@@ -118,7 +104,7 @@ def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
         ValueError: the logits are not a map of at least one value, or a side of the picture is below 1.
     """
     padded = _padded(logits_hw, height=height, width=width)
-    rows, columns = _axis(padded.shape[0] - 2, height), _axis(padded.shape[1] - 1, width)
+    rows, columns = axis(padded.shape[0] - 2, height), axis(padded.shape[1] - 1, width)
     toggles, _ = _toggles(padded, rows, columns, height=height)
     toggles.sort()
     # Two toggles at one place cancel: a run that goes on from one column into the next, or low-resolution cells
@@ -132,37 +118,20 @@ def runs(logits_hw: Floats, *, height: int, width: int) -> Runs:
     return Runs._between(toggles, height=height, width=width)
 
 
+def finite(logits_hw: Floats) -> Floats:
+    """The logits with NaN as background, and infinities and values beyond +-1e30 as +-1e30."""
+    if logits_hw.min() >= -_LARGEST and logits_hw.max() <= _LARGEST:  # false for NaN, too
+        return logits_hw
+    return np.clip(np.where(np.isnan(logits_hw), -_LARGEST, logits_hw), -_LARGEST, _LARGEST)
+
+
 def area(logits_hw: Floats, *, height: int, width: int) -> int:
     """The area of what `runs` returns, in three quarters of its time. Errors as in `runs`."""
     padded = _padded(logits_hw, height=height, width=width)
-    rows, columns = _axis(padded.shape[0] - 2, height), _axis(padded.shape[1] - 1, width)
+    rows, columns = axis(padded.shape[0] - 2, height), axis(padded.shape[1] - 1, width)
     toggles, is_end = _toggles(padded, rows, columns, height=height)
     # Every column toggles on as often as off, so the pixels between are the sum of ends less that of beginnings.
     return int(2 * toggles[is_end].sum() - toggles.sum())
-
-
-def polygons(logits_hw: Floats, *, height: int, width: int) -> Outline:
-    """The outline where bilinearly upsampled logits (h, w) cross zero, closed along the picture's border.
-
-    Marching squares on the low-resolution grid: finer than pixels, and a few points per cell whatever the size
-    of the picture. NaN, infinities and errors as in `runs`.
-    """
-    grid = _padded(logits_hw, height=height, width=width)[1:-1, :-1]
-    h, w = grid.shape
-    generator = contour_generator(
-        x=np.concatenate(([0.0], (np.arange(w) + 0.5) * (width / w), [float(width)])),
-        y=np.concatenate(([0.0], (np.arange(h) + 0.5) * (height / h), [float(height)])),
-        z=np.pad(grid, 1, mode="edge"),
-        name="serial",
-        fill_type=FillType.OuterOffset,
-    )
-    outline = Outline([], [])
-    for points, offsets in zip(*generator.filled(0.0, np.inf), strict=True):
-        for place, (start, end) in enumerate(pairwise(offsets.tolist())):
-            ring = _simplified(points[start : end - 1], height=height, width=width)
-            if len(ring) >= 3:
-                (outline.holes if place else outline.outer).append(ring)
-    return outline
 
 
 def stability(logits_hw: Floats, *, offset: float = 1.0) -> float:
@@ -188,17 +157,15 @@ def _padded(logits_hw: Floats, *, height: int, width: int) -> Floats:
         raise ValueError(f"logits must be a map (h, w) of at least one value, not of shape {logits_hw.shape}")
     if height < 1 or width < 1:
         raise ValueError(f"a picture has at least one pixel, not height {height} and width {width}")
-    if not (logits_hw.min() >= -_LARGEST and logits_hw.max() <= _LARGEST):  # false for NaN, too
-        logits_hw = np.clip(np.where(np.isnan(logits_hw), -_LARGEST, logits_hw), -_LARGEST, _LARGEST)
     h, w = logits_hw.shape
     padded = np.full((h + 2, w + 1), -1, dtype=np.float32)
-    padded[1:-1, :-1] = logits_hw
-    padded[1:-1, -1] = logits_hw[:, -1]
+    padded[1:-1, :-1] = finite(logits_hw)
+    padded[1:-1, -1] = padded[1:-1, -2]
     return padded
 
 
 @lru_cache(maxsize=64)
-def _axis(samples: int, size: int) -> _Axis:
+def axis(samples: int, size: int) -> Axis:
     """The axis of `size` pixels over `samples` logits; the three masks of a click, and all clicks, share it."""
     scale = float(np.float32(samples) / np.float32(size))
     # Multiplied and subtracted with one rounding, like the fused instruction that compilers emit.
@@ -207,10 +174,10 @@ def _axis(samples: int, size: int) -> _Axis:
     starts[-1] = size
     for table in (sources, starts):
         table.flags.writeable = False
-    return _Axis(scale, sources, starts)
+    return Axis(scale, sources, starts)
 
 
-def _toggles(padded: Floats, rows: _Axis, columns: _Axis, *, height: int) -> tuple[Integers, Booleans]:
+def _toggles(padded: Floats, rows: Axis, columns: Axis, *, height: int) -> tuple[Integers, Booleans]:
     """Return column-major positions where the mask changes, unordered, and whether it ends there.
 
     A position counts as often as it occurs.
@@ -258,7 +225,7 @@ def _mixed_cells(padded: Floats) -> Integers:
     return np.flatnonzero(mixed)
 
 
-def _crossing_rows(top: Floats, bottom: Floats, above: Integers, rows: _Axis, *, height: int) -> Integers:
+def _crossing_rows(top: Floats, bottom: Floats, above: Integers, rows: Axis, *, height: int) -> Integers:
     """The first pixel row with the lower value's sign, for values of opposite sign in lines `above`, `above` + 1.
 
     Rounding keeps order, so the interpolated values within a cell only rise or only fall, and there is one such
@@ -287,14 +254,3 @@ def _interpolate(first: Floats, second: Floats, second_weight: Floats) -> Floats
     """Weigh two values as torch's kernel does: the first product is fused with the sum, rounded once."""
     first_weight = (np.float32(1) - second_weight).astype(np.float64)
     return (first_weight * first + second_weight * second).astype(np.float32)
-
-
-def _simplified(ring: Ring, *, height: int, width: int) -> Ring:
-    """The ring without repeated points and without points in the middle of the picture's border."""
-    corner = np.array([width, height], dtype=np.float64)
-    # contourpy interpolates along the border, too, and rounds there.
-    ring = np.where(np.abs(ring - corner) < 1e-6, corner, ring)
-    ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
-    on_border = np.concatenate((ring == 0, ring == corner), axis=1)  # left, top, right, bottom
-    amid = on_border & np.roll(on_border, 1, axis=0) & np.roll(on_border, -1, axis=0)
-    return ring[~amid.any(axis=1)]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import onnx
 import pytest
 
 from app import __main__ as command
@@ -214,3 +215,49 @@ print(faults() - before)
 def test_what_stays_is_spared_by_the_garbage_collection() -> None:
     command.spare_what_stays()
     assert gc.get_freeze_count() > 10_000
+
+
+def test_export_decoder_writes_the_decoder_of_the_settings_model(tmp_path: Path) -> None:
+    output = tmp_path / "decoder.onnx"
+    options = ["--checkpoint", "untrained", "--dtype", "bfloat16", "--device", "cpu"]
+    assert command.main(["export-decoder", "--output", str(output), *options]) == 0
+    said = {each.key: each.value for each in onnx.load(output).metadata_props}
+    served = load_segmenter(Settings(checkpoint="untrained", dtype="bfloat16", device="cpu"))
+    assert said["model"] == "builtin (untrained)" == served.name
+    assert said["fingerprint"] == served.fingerprint
+    assert said["image_size"] == "448"
+
+
+def test_export_decoder_needs_a_file_and_good_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["export-decoder"])
+    assert exit_.value.code == 2
+    assert "--output" in capsys.readouterr().err
+    assert command.main(["export-decoder", "--output", str(tmp_path / "a.onnx"), "--model", "sam3"]) == 2
+    assert "SAM2_MODEL: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--checkpoint", "absent.pt"], "SAM2_CHECKPOINT names absent.pt"),
+        (["--checkpoint", "untrained", "--device", "tpu"], "tpu"),
+    ],
+)
+def test_export_decoder_says_what_it_cannot_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], said: str
+) -> None:
+    assert command.main(["export-decoder", "--output", str(tmp_path / "a.onnx"), *options]) == 1
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_decoder_names_the_extra_before_it_loads_anything(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    options = ["--model", "sam2.1_hiera_large", "--weights-url", "http://127.0.0.1:9"]
+    assert command.main(["export-decoder", "--output", str(tmp_path / "a.onnx"), *options]) == 1
+    assert "sam2-service[onnx]" in capsys.readouterr().err

@@ -8,7 +8,7 @@ what is left is skipped. SIGTERM and SIGINT leave what there is. `--rehearse` do
 smallest sizes and few repetitions; its figures mean nothing.
 
 A machine with a GPU and no package index needs the repository, the folder .whl in it, which `make gpu-bench-kit`
-makes elsewhere, and a Python with torch, numpy, pillow, scipy, contourpy, safetensors, tqdm and certifi. There,
+makes elsewhere, and a Python with torch, numpy, pillow, scipy, safetensors, tqdm and certifi. There,
 where $OUT names a folder for the results, everything is this one command (eight minutes and a half):
 
     set -o pipefail; export PYTHONUNBUFFERED=1; mkdir -p $OUT; python3 -m pip install -q --no-index --no-deps \

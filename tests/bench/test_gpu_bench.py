@@ -31,7 +31,7 @@ from tests.bench.report import Target
 from tests.model.gpu.host_gpu import HostGpu
 from tests.server import ROOT
 
-ON_THE_MACHINE = {"torch", "numpy", "pillow", "scipy", "contourpy", "safetensors", "tqdm", "certifi"}
+ON_THE_MACHINE = {"torch", "numpy", "pillow", "scipy", "safetensors", "tqdm", "certifi"}
 """What the docstring of gpu.py asks of a machine; what these need comes with them."""
 
 

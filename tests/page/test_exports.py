@@ -1,18 +1,22 @@
 """The files that the page saves, read with the libraries that users read them with."""
 
+import base64
 import io
 import json
+import unicodedata
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tests.fakes import RADII, disc_mask, picture
 from tests.page.visitor import HEIGHT, WIDTH, Visitor
+from tests.rasters import HARD, assert_proper, beyond, ragged, rasterised
 
 TRUCK = disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH)
 WHEEL = disc_mask(420, 300, RADII[0], height=HEIGHT, width=WIDTH)
@@ -51,6 +55,41 @@ def test_coco_is_read_by_pycocotools(visitor: Visitor, capsys: pytest.CaptureFix
         assert np.array_equal(coco.annToMask(annotation), mask)
         assert annotation["area"] == mask.sum()
         assert annotation["bbox"] == coco_mask.toBbox(coco.annToRLE(annotation)).tolist()
+
+
+def test_coco_has_all_that_its_readers_ask_for(visitor: Visitor, capsys: pytest.CaptureFixture[str]) -> None:
+    _, path = save(visitor, "coco")
+    coco = COCO(str(path))
+    coco.info()
+    assert "description: Made with SAM 2" in capsys.readouterr().out
+    assert coco.getCatIds(supNms=[""]) == [1, 2]
+    results = [
+        {"image_id": one["image_id"], "category_id": 1, "segmentation": one["segmentation"], "score": 0.5}
+        for one in coco.anns.values()
+    ]
+    assert len(coco.loadRes(results).anns) == 2
+    assert set(coco.dataset) == {"info", "licenses", "images", "annotations", "categories"}
+    (image,) = coco.imgs.values()
+    assert image["license"] in [one["id"] for one in coco.dataset["licenses"]]
+    assert {"date_captured", "coco_url", "flickr_url"} <= set(image)
+
+
+def test_yolo_is_pictures_labels_and_their_names(visitor: Visitor) -> None:
+    name, path = save(visitor, "yolo")
+    assert name == "yolo.zip"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        data = yaml.safe_load(archive.read("data.yaml"))
+        assert data == {"train": "images/train", "val": "images/train", "names": {0: "object 1", 1: "wheel"}}
+        assert archive.read("images/train/my-truck.png") == picture(WIDTH, HEIGHT, shade=90)
+        lines = archive.read("labels/train/my-truck.txt").decode().splitlines()
+    for number, (line, mask) in enumerate(zip(lines, (TRUCK, WHEEL), strict=True)):
+        first, *numbers = line.split()
+        assert int(first) == number
+        points = np.array(numbers, float).reshape(-1, 2)
+        assert points.min() >= 0
+        assert points.max() <= 1
+        assert beyond(rasterised([points * (WIDTH, HEIGHT)], (HEIGHT, WIDTH)), mask, reach=1) == 0
 
 
 def test_masks_are_png_files_in_a_zip(visitor: Visitor) -> None:
@@ -111,3 +150,64 @@ def test_nothing_to_export_is_said(visitor: Visitor) -> None:
     visitor.find("#objects li").last.locator("[title=Delete]").click()
     visitor.find("[data-save=coco]").click()
     visitor.until(lambda: "nothing to export" in visitor.alert())
+
+
+_OUTLINES = """async (masks) => {
+  const { joined, outline } = await import("./page/outline.js");
+  return masks.map(({ pixels, width, height }) => {
+    const found = outline(Uint8Array.from(pixels), { width, height });
+    const rings = [...found.polygons, ...found.holes];
+    return { ...found, joined: rings.length ? joined(rings) : [] };
+  });
+}"""
+
+
+def test_polygons_of_all_masks_are_the_masks(visitor: Visitor) -> None:
+    """Also joined to one ring, as YOLO's labels have it."""
+    masks = {**HARD, **{f"random {seed}": ragged(seed) for seed in range(150)}}
+    sent = [
+        {"pixels": mask.ravel().astype(int).tolist(), "height": mask.shape[0], "width": mask.shape[1]}
+        for mask in masks.values()
+    ]
+    for (name, mask), found in zip(masks.items(), visitor.page.evaluate(_OUTLINES, sent), strict=True):
+        rings = found["polygons"] + found["holes"]
+        assert_proper(rings)
+        drawn = rasterised(rings, mask.shape)
+        assert beyond(drawn, mask, reach=1) == 0, name
+        if rings:
+            assert_proper([found["joined"]])
+            assert np.array_equal(rasterised([found["joined"]], mask.shape), drawn), name
+
+
+_ZIPPED = """async ([kind, pictures]) => {
+  const exports = await import("./page/export.js");
+  const counts = String.fromCharCode(48, 49, 51); // runs 0, 1, 3: one of 2 x 2 pixels is on the object
+  const object = (name) => ({ name, chosen: 0, masks: [{ counts, area: 1, bbox: [0, 0, 1, 1], iou: 1 }] });
+  const { blob } = await exports[kind](pictures.map(([name, ...names]) =>
+    ({ name, width: 2, height: 2, file: new Blob([name]), objects: names.map(object) })));
+  return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer())));
+}"""
+
+
+@pytest.mark.parametrize("kind", ["masks", "yolo"])
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        [["a.jpg", "dog", "dog", "dog 2", "dog-2", "dog-2-2"]],
+        [["a.jpg", "Dog", "dog", "DOG"], ["A.JPG", "dog"], ["a.png", "dog"]],
+        [["a.jpg", "caf\u00e9", "cafe\u0301", "Stra\u00dfe", "STRASSE"]],
+        [["a.jpg", "b-c"], ["a-b.jpg", "c"], ["a b.jpg", "c"]],
+        [["x" * 300 + ".jpg", "dog", "dog"], ["x" * 301 + ".jpg", "dog"]],
+    ],
+)  # fmt: skip
+def test_no_two_files_have_one_name(visitor: Visitor, kind: str, pictures: list[list[str]]) -> None:
+    data = base64.b64decode(visitor.page.evaluate(_ZIPPED, [kind, pictures]))
+    names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    folded = {unicodedata.normalize("NFC", name).upper().casefold() for name in names}
+    assert len(folded) == len(names)
+    assert all(len(Path(name).name.encode()) <= 255 for name in names)
+    objects = sum(len(picture) - 1 for picture in pictures)
+    assert len(names) == (objects if kind == "masks" else 2 * len(pictures) + 1)
+    if kind == "yolo":
+        images = {Path(name).stem for name in names if name.startswith("images/")}
+        assert images == {Path(name).stem for name in names if name.startswith("labels/")}

@@ -167,6 +167,12 @@ def test_the_clear_value_of_deep_grey_is_white_and_out_of_the_range() -> None:
     np.testing.assert_array_equal(decoded(bytes(png))[0, :, 0], [255, 0, 255])
 
 
+def test_an_avif_by_its_family_name_is_read() -> None:
+    data = encoded(filled("RGB", GREY), "AVIF")
+    renamed = data[:8] + b"mif1" + data[12:]
+    assert np.abs(decoded(renamed).astype(int) - 90).max() <= 2
+
+
 def test_the_first_frame_is_the_picture() -> None:
     more: dict[str, object] = {"save_all": True, "append_images": [filled("RGB", "red")] * 20}
     for file_format in ("GIF", "TIFF", "PNG", "WEBP", "AVIF"):

@@ -142,6 +142,18 @@ def test_escapes_in_long_strings_are_read_in_pieces(
     assert seen[0] < 200
 
 
+@pytest.mark.parametrize("piece", [7, 8, 1000])
+@pytest.mark.parametrize("written", [r"\\", r"\\u002B", r"\\\\", r"\\\n", r"\n\\", r"\u005c\\", r"\\\u005c"])
+def test_escaped_backslashes_are_read_wherever_a_piece_ends(
+    written: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_bodies, "_PIECE", piece)
+    for before in range(12):
+        text = "A" * before + f"{written}{'A' * 11}" * 400
+        body = f'{{"image": "{text}"}}'
+        assert parse(EmbedBody, body.encode()).image == json.loads(body)["image"]
+
+
 @pytest.mark.parametrize("text", [LONG + "\n", "\t" + LONG, LONG + "\\x", LONG + "\\ud800", LONG + "\\u00"])
 @pytest.mark.parametrize("long", [True, False])
 def test_what_no_string_may_hold_is_refused_at_any_length(text: str, long: bool) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs.images import decode_image
+from app.codecs.images import claimed_pixels, decode_image
 from app.codecs.prices import (
+    MAX_AVIF_BOXES,
     MAX_GIF_BLOCKS,
     MAX_JPEG_SEGMENTS,
     MAX_PNG_CHUNKS,
     MAX_TIFF_PARTS,
-    claimed_pixels,
+    MAX_WEBP_CHUNKS,
 )
 from app.errors import InvalidImage
 
@@ -78,7 +79,7 @@ def test_a_tiff_of_a_strip_for_each_row_is_read(side: int) -> None:
     ids=["comments", "comments behind fill bytes", "application data"],
 )
 def test_a_jpeg_of_many_segments_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidImage, match="segments before its pixels"):
+    with pytest.raises(InvalidImage, match="more than 4096 segments"):
         decode_image(data, max_pixels=MEGAPIXELS)
 
 
@@ -112,6 +113,87 @@ def test_a_gif_of_many_blocks_is_refused() -> None:
         decode_image(whole[:at] + comment + whole[at:], max_pixels=MEGAPIXELS)
     short = b"\x21\xfe" + b"\1a" * 100 + b"\0"
     assert decode_image(whole[:at] + short + whole[at:], max_pixels=MEGAPIXELS).shape == (64, 64, 3)
+
+
+PROGRESSIVE = encoded("JPEG", progressive=True)
+LAST_SCAN = PROGRESSIVE.rindex(b"\xff\xda")
+
+
+@pytest.mark.parametrize(
+    "what", [b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xc4\0\2", b"\xff\x01", b"\xff\xd0\xff\x02\0\2"]
+)
+@pytest.mark.parametrize("at", [2, LAST_SCAN], ids=["before the first scan", "between scans"])
+def test_segments_are_counted_wherever_they_are(at: int, what: bytes) -> None:
+    if at > 2 and what == b"\xff\xd0\xff\x02\0\2":
+        what = what[2:]  # a restart marker belongs to the data of a scan
+    with pytest.raises(InvalidImage, match="segments"):
+        decode_image(
+            PROGRESSIVE[:at] + what * (MAX_JPEG_SEGMENTS + 1) + PROGRESSIVE[at:], max_pixels=MEGAPIXELS
+        )
+
+
+def test_scans_are_counted_with_the_pixels_that_each_passes_over() -> None:
+    file = io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(InvalidImage, match="scans, which is too many for its size"):
+        decode_image(data[:-2] + scan * 30 + data[-2:], max_pixels=MEGAPIXELS)
+    few = PROGRESSIVE[:-2] + PROGRESSIVE[LAST_SCAN:-2] * 30 + PROGRESSIVE[-2:]
+    assert decode_image(few, max_pixels=MEGAPIXELS).shape == (64, 64, 3)
+
+
+def test_a_webp_of_many_chunks_is_refused() -> None:
+    whole = encoded("WEBP", exif=b"II*\0\x08\0\0\0\0\0")
+    body = whole[12:] + b"what\0\0\0\0" * MAX_WEBP_CHUNKS
+    with pytest.raises(InvalidImage, match="chunks"):
+        decode_image(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body, max_pixels=MEGAPIXELS)
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        box(b"free", b"") * (MAX_AVIF_BOXES + 1),
+        box(b"meta", bytes(4) + box(b"iinf", bytes(6) + box(b"infe", bytes(13)) * (2 * MAX_AVIF_BOXES))),
+        box(b"meta", bytes(4) + box(b"iprp", box(b"ipco", box(b"free", b"") * (MAX_AVIF_BOXES + 1)))),
+        struct.pack(">I4sQ", 1, b"meta", 16 + 4 + 20 * 20_000) + bytes(4) + box(b"iloc", bytes(399_980)),
+    ],
+    ids=["boxes", "items", "properties", "places"],
+)
+def test_an_avif_of_many_parts_is_refused(more: bytes) -> None:
+    whole = encoded("AVIF")
+    at = whole.index(b"meta") - 4
+    with pytest.raises(InvalidImage, match=f"more than {MAX_AVIF_BOXES}"):
+        decode_image(whole[:at] + more + whole[at:], max_pixels=MEGAPIXELS)
+
+
+def test_strips_that_share_their_data_are_refused() -> None:
+    end = 8 + 2 + 12 * 8 + 4
+    tables = struct.pack("<300I", *[end + 2400] * 300) + struct.pack("<300I", *[50_000] * 300)
+    tags = [(256, 4, 1, 300), (257, 4, 1, 300), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1)]
+    tags += [(273, 4, 300, end), (278, 4, 1, 1), (279, 4, 300, end + 1200)]
+    with pytest.raises(InvalidImage, match="share their data"):
+        decode_image(tiff(*tags, data=tables + bytes(50_000)), max_pixels=MEGAPIXELS)
+
+
+def test_a_jpeg_in_a_tiff_may_not_be_larger_than_its_strip() -> None:
+    data = encoded("TIFF", compression="jpeg")
+    at = data.index(b"\xff\xc0") + 5
+    larger = data[:at] + struct.pack(">HH", 65_000, 65_000) + data[at + 4 :]
+    with pytest.raises(InvalidImage, match="JPEG of 65000 x 65000"):
+        decode_image(larger, max_pixels=MEGAPIXELS)
+
+
+@pytest.mark.parametrize("run", [b"\0\2\0\0", b"\xff\1"], ids=["steps of nothing", "runs beyond the row"])
+def test_a_bmp_of_endless_runs_is_refused(run: bytes) -> None:
+    head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, 0, 0, 0, 256, 0)
+    file = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + head + bytes(1024) + run * 1_100_000
+    with pytest.raises(InvalidImage, match="runs"):
+        decode_image(file, max_pixels=MEGAPIXELS)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"x" * 5000}])

@@ -2,19 +2,22 @@
 
 import json
 import logging
+import re
 from base64 import b64encode
 
 import httpx
 import pytest
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from app.codecs.answers import MaskOptions
 from app.codecs.prompts import PromptRequest
+from app.doors import rings
 from app.doors.door import Door, Doors
 from app.doors.doors import ALL, open_doors
 from app.doors.requests import ToolBody, admitted, masks_on, picture_file, reading
-from app.doors.rings import with_holes
+from app.doors.rings import outermost, with_holes
 from app.middleware.callers import tenant_of
 from app.settings import DOORS, Settings
 from tests.fakes import picture, serving
@@ -147,10 +150,11 @@ async def test_keys_are_found_where_the_tool_puts_them() -> None:
         assert right.json() == {"tenant": "bert"}
 
 
-def test_holes_lie_in_the_smallest_ring_around_them() -> None:
-    def square(x: float, y: float, side: float) -> list[list[float]]:
-        return [[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
 
+
+def test_holes_lie_in_the_smallest_ring_around_them() -> None:
     far, around, within = square(100, 0, 10), square(0, 0, 50), square(20, 20, 10)
     hole, small = square(10, 10, 30), square(22, 22, 4)
     assert with_holes([far, around, within], [hole, small]) == [[far], [around, hole], [within, small]]
@@ -158,3 +162,44 @@ def test_holes_lie_in_the_smallest_ring_around_them() -> None:
     assert with_holes([around], [touching]) == [[around, touching]]
     assert with_holes([far], [hole]) == [[far]]
     assert with_holes([], []) == []
+
+
+@pytest.mark.parametrize("door", ALL, ids=lambda door: door.name)
+async def test_every_path_of_a_door_needs_a_key_unless_it_is_free(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.main.open_doors", lambda _: Doors([door]))
+    routes = [route for route in door.router.routes if isinstance(route, APIRoute)]
+    assert routes
+    async with serving(Settings(workers=2, api_keys=KEYS)) as served:
+        for route in routes:
+            path = re.sub(r"\{.*?\}", "x", route.path)
+            for method in route.methods:
+                assert door.owns(route.path, method), route.path
+                reply = await served.client.request(method, path)
+                assert (reply.status_code == 401) == (path not in door.free), (method, path)
+
+
+def test_outermost_rings_lie_in_no_other() -> None:
+    around, within, far = square(0, 0, 50), square(20, 20, 10), square(100, 0, 10)
+    beside = [[60, 0], [90, 0], [60, 30]]
+    in_its_box = square(80, 20, 8)  # but not in the triangle
+    assert outermost([within, around, far, beside, in_its_box]) == [around, far, beside, in_its_box]
+    assert outermost([]) == []
+
+
+def test_thousands_of_rings_are_told_apart_by_their_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of noise has thousands of rings; comparing all corners of all pairs would take minutes."""
+    compared = 0
+    is_inside = rings._is_inside
+
+    def counted(points: rings.Floats, corners: rings.Floats) -> bool:
+        nonlocal compared
+        compared += 1
+        return is_inside(points, corners)
+
+    monkeypatch.setattr(rings, "_is_inside", counted)
+    many = [square(3 * x, 3 * y, 2) for x in range(40) for y in range(40)]
+    assert len(outermost(many)) == len(many)
+    assert all(len(part) == 1 for part in with_holes(many, [square(-9, -9, 1)] * len(many)))
+    assert compared == len(many)

@@ -108,6 +108,16 @@ async def test_base64_is_read_as_it_is_written(text: str) -> None:
         assert reply.json()["image_id"] == (await served.embed(DATA)).json()["image_id"]
 
 
+@pytest.mark.parametrize("data", [DATA, DATA + bytes(9000)])
+async def test_a_bare_line_end_in_json_is_told_how_to_be_written(data: bytes) -> None:
+    body = b'{"image": "' + base64.encodebytes(data) + b'"}'
+    async with serving() as served:
+        headers = {"Content-Type": "application/json"}
+        reply = await served.client.post("/embed", content=body, headers=headers)
+        assert error(reply) == (400, "bad_request")
+        assert "base64 -w0" in reply.json()["error"]["message"]
+
+
 async def test_wrapped_logits_are_the_same_logits() -> None:
     async with serving() as served:
         await served.embed(DATA, "truck")

@@ -5,15 +5,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from app.codecs.answers import Decoded, MaskAnswer
 from app.routes import schemas
 from app.routes.replies import written
 from app.service.service import SegmentationService
+from model.masks.runs import Runs
 
 MASK = MaskAnswer(
-    iou=0.5, stability=0.25, area=3, bbox=(1, 2, 3, 4), size=(9, 8), bounds=(1, 2, 3, 4), counts="abc"
+    iou=0.5,
+    stability=0.25,
+    area=3,
+    bbox=(1, 2, 3, 4),
+    size=(9, 8),
+    runs=Runs(9, 8, np.array([72])),
+    bounds=(1, 2, 3, 4),
+    counts="abc",
 )
 
 

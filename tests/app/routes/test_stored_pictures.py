@@ -1,6 +1,7 @@
 """/images: look up, list and delete stored pictures, and download their embeddings."""
 
 import io
+import json
 import re
 import time
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from app.settings import Settings
 from tests.fakes import error, picture, serving
 
 
@@ -98,6 +100,29 @@ async def test_an_embedding_can_be_taken_away(file_format: str, dtype: str) -> N
         again = await served.client.get(f"/images/a:truck/embedding{query}")
         assert again.headers["etag"] == response.headers["etag"]
         assert again.content == response.content  # required by a strong ETag
+
+
+async def test_an_embedding_names_its_model_also_across_origins() -> None:
+    """A decoder of other weights gives masks that only look right."""
+    async with serving(Settings(workers=2, cors_origins="https://tool.example")) as served:
+        await served.embed(picture(), "truck")
+        origin = {"Origin": "https://tool.example"}
+        response = await served.client.get("/images/truck/embedding?format=safetensors", headers=origin)
+        model = (await served.client.get("/model")).json()
+        assert response.headers["x-sam2-model"] == model["model"]
+        assert response.headers["x-sam2-fingerprint"] == model["fingerprint"]
+        exposed = response.headers["access-control-expose-headers"].lower().replace(" ", "").split(",")
+        assert {"x-sam2-model", "x-sam2-fingerprint", "etag"} <= set(exposed)
+        length = int.from_bytes(response.content[:8], "little")
+        assert json.loads(response.content[8 : 8 + length])["__metadata__"] == {
+            "model": model["model"],
+            "fingerprint": model["fingerprint"],
+            "width": "60",
+            "height": "40",
+        }
+        for _ in range(5):  # safetensors itself writes metadata in an order of chance
+            again = await served.client.get("/images/truck/embedding?format=safetensors", headers=origin)
+            assert again.content == response.content
 
 
 async def test_an_embedding_that_the_client_has_is_not_sent_again() -> None:

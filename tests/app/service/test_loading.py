@@ -1,14 +1,22 @@
 """Loading the model: each setting arrives where it is used."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from app.service.loading import cache_limits, load_segmenter
+from app.service.loading import cache_limits, choose_variant, load_segmenter, locate_weights
 from app.settings import Settings
 from app.storage.opening import CacheLimits
+from model.checkpoints.download import BUILTIN_PATH
+from model.errors import CheckpointError, WeightsUnavailable
 from model.gpu.options import GpuOptions
+from tests.bench.weights import transformers_state
 from tests.fakes import FakeSegmenter, serving
+from tests.model.checkpoints.weight_files import hollow, image_half, released_shapes
 
 
 def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +82,68 @@ async def test_the_size_that_a_gpu_found_is_told() -> None:
         limits = (await served.client.get("/model")).json()["limits"]
     assert (limits["device_cache_mib"], limits["host_cache_mib"]) == (77, 3)
     assert served.service.store.tiers.device.capacity_bytes == 77 * 2**20
+
+
+@pytest.fixture
+def base_plus(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.pt"
+    torch.save({"model": hollow(released_shapes("sam2_hiera_base_plus")), "epoch": 3}, path)
+    return path
+
+
+@pytest.fixture
+def image_half_of_tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.pt"
+    torch.save(transformers_state(hollow(image_half(released_shapes("sam2.1_hiera_tiny")))), path)
+    return path
+
+
+def test_weights_say_which_model_they_are_of(base_plus: Path) -> None:
+    assert choose_variant(Settings(checkpoint=str(base_plus))) == "sam2_hiera_base_plus"
+
+
+def test_of_two_releases_the_newer_is_served_and_both_are_told(
+    image_half_of_tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert choose_variant(Settings(checkpoint=str(image_half_of_tiny))) == "sam2.1_hiera_tiny"
+    assert "sam2.1_hiera_tiny or sam2_hiera_tiny, and is served as sam2.1_hiera_tiny" in caplog.text
+
+
+def test_a_model_that_is_set_is_kept(
+    base_plus: Path, image_half_of_tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM2_MODEL", "sam2_hiera_tiny")
+    assert choose_variant(Settings(checkpoint=str(image_half_of_tiny))) == "sam2_hiera_tiny"
+    monkeypatch.setenv("SAM2_MODEL", "builtin")
+    settings = Settings(checkpoint=str(base_plus), device="cpu")
+    with pytest.raises(
+        CheckpointError, match=r"does not fit builtin, which SAM2_MODEL says.*hiera_base_plus"
+    ):
+        load_segmenter(settings)
+
+
+def test_weights_of_nothing_known_are_left_to_the_loader(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"no image encoder of SAM 2.*none of the released"):
+        load_segmenter(Settings(checkpoint=str(tmp_path / "other.pt"), device="cpu"))
+
+
+def test_a_folder_of_transformers_is_served(tmp_path: Path) -> None:
+    weights = {name: x.clone() for name, x in transformers_state(load_file(BUILTIN_PATH)).items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    settings = Settings(checkpoint=str(tmp_path), device="cpu", dtype="float32")
+    assert locate_weights(settings) == tmp_path
+    segmenter = load_segmenter(settings)
+    assert (segmenter.name, segmenter.variant) == ("builtin", "builtin")
+    assert segmenter.fingerprint == load_segmenter(Settings(device="cpu", dtype="float32")).fingerprint
+
+
+def test_random_weights_say_so_and_keep_their_variant() -> None:
+    segmenter = load_segmenter(Settings(checkpoint="untrained", device="cpu"))
+    assert (segmenter.name, segmenter.variant) == ("builtin (untrained)", "builtin")
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match=r"names .*absent, and there is no such file or folder"):
+        locate_weights(Settings(checkpoint=str(tmp_path / "absent")))

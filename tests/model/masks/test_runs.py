@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hypothesis_numpy
 from PIL import Image
 from pycocotools import mask as coco
 
-from model.masks.runs import Runs, area, png, polygons, runs, stability
+from model.masks.outlines import outline
+from model.masks.runs import Runs, area, png, runs, stability
 from tests.model.masks.logit_maps import MAPS, Map, Size, blobs, empty, full, noise, ring, zero
 
 
@@ -122,8 +123,8 @@ def test_the_logits_are_left_alone() -> None:
     logits = blobs(20, 20)
     logits[3, 3] = np.nan
     before = logits.copy()
-    runs(logits, height=50, width=50)
-    polygons(logits, height=50, width=50)
+    mask = runs(logits, height=50, width=50)
+    outline(logits, mask)
     assert np.array_equal(logits, before, equal_nan=True)
 
 
@@ -143,7 +144,7 @@ def test_infinities_are_very_large_numbers() -> None:
     for size in ((16, 16), (50, 70), (9, 5)):
         mask = runs(infinite, height=size[0], width=size[1])
         assert np.array_equal(mask.lengths, runs(large, height=size[0], width=size[1]).lengths)
-    assert polygons(infinite, height=50, width=70).outer
+    assert outline(infinite, runs(infinite, height=50, width=70)).outer
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 3), (0, 4), (4, 0)])

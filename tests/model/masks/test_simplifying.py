@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from model.masks.simplifying import simplify
+from model.masks import simplifying
+from model.masks.simplifying import halve
+
+
+def simplify(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
+    kept = simplifying.simplify(rings, [np.full(len(ring), tolerance) for ring in rings])
+    return [ring[stays] for ring, stays in zip(rings, kept, strict=True)]
 
 
 def circle(points: int, *, radius: float = 100, noise: float = 0) -> np.ndarray:
@@ -60,3 +66,26 @@ def test_a_square_with_points_along_its_sides_is_left_with_its_corners() -> None
 def test_a_long_outline_takes_few_points() -> None:
     (simple,) = simplify([circle(20_000)], 1.0)
     assert 16 <= len(simple) <= 64
+
+
+def test_a_point_with_a_small_tolerance_of_its_own_stays() -> None:
+    ring = circle(400)
+    tolerances = np.full(400, 50.0)
+    tolerances[300] = 0.001
+    (kept,) = simplifying.simplify([ring], [tolerances])
+    corners = ring[kept]
+    nearest = min(
+        distance(ring[300], start, stop)
+        for start, stop in zip(corners, np.roll(corners, -1, axis=0), strict=True)
+    )
+    assert nearest <= 0.001
+    assert kept.sum() < 30
+
+
+def test_halving_leaves_out_what_lies_between_its_neighbours() -> None:
+    bent = [[0, 0], [1, 0], [2, 0], [3, 0.4], [4, 0], [4, 2], [4, 4], [2, 4], [0, 4], [0, 2]]
+    small = [[9, 9], [10, 9], [11, 9], [11, 11]]
+    kept, starts = halve(np.array(bent + small, float), np.array([0, 10, 14]), tolerance=0.2)
+    assert np.flatnonzero(~kept[:10]).tolist() == [1, 5, 7, 9]
+    assert kept[10:].all()
+    assert starts.tolist() == [0, 6, 10]

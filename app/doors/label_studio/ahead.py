@@ -1,0 +1,159 @@
+"""Embeds the pictures of a project before anybody clicks on them, one after another, in the background.
+
+A run has the share of its client. It waits while clicks are answered, tries again when the server is busy or the
+client over its rate, and ends when half of the memory for embeddings is full of its pictures. Belongs to the event
+loop. Does not know how pictures are embedded.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from app.doors.label_studio.pictures import Caller, Source
+from app.errors import RetryableError, ServiceError, ShuttingDown
+from app.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 50_000
+"""Pictures that wait, of all runs."""
+MOST_RUNS = 64
+_AT_ONCE = 2
+"""Pictures of all runs that are fetched or embedded at a time: one is fetched while another is embedded."""
+_TRIES = 20
+_REPORT_S = 10.0
+
+Embed = Callable[[Source, Caller], Awaitable[tuple[bool, int]]]
+"""Embeds a picture. Returns whether it had been embedded before, and how many pictures of its size may be kept."""
+
+
+@dataclass(eq=False)
+class _Run:
+    caller: Caller
+    waiting: dict[Source, None] = field(default_factory=dict)
+    embedded: int = 0
+    known: int = 0
+    failed: int = 0
+    reported_at: float = field(default_factory=monotonic)
+
+    @property
+    def done(self) -> int:
+        return self.embedded + self.known + self.failed
+
+    def __str__(self) -> str:
+        return (
+            f"Label Studio's project {self.caller.project.partition('.')[0][:64]!r}: {self.done} of "
+            f"{self.done + len(self.waiting)} pictures embedded ahead, {self.known} of them before, "
+            f"{self.failed} failed"
+        )
+
+
+class Ahead:
+    """The runs. `embed` makes one embedding."""
+
+    def __init__(self, embed: Embed, metrics: Metrics) -> None:
+        self._embed = embed
+        self._metrics = metrics
+        self._runs: dict[Caller, _Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._clicks = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        metrics.pictures_ahead.set_function(lambda: self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that are not embedded yet."""
+        return sum(len(run.waiting) for run in self._runs.values())
+
+    def add(self, sources: Iterable[Source], caller: Caller) -> None:
+        """Embed these pictures in the background. Those that wait already are not added again."""
+        run = self._runs.get(caller) or _Run(caller)
+        room = MOST_WAITING - self.waiting if caller in self._runs or len(self._runs) < MOST_RUNS else 0
+        new = [source for source in sources if source not in run.waiting]
+        run.waiting.update(dict.fromkeys(new[:room]))
+        dropped = len(new[room:])
+        if dropped:
+            log.warning("%s; %d more are not, because too many wait already", run, dropped)
+        if run.waiting and caller not in self._runs:
+            self._runs[caller] = run
+            task = asyncio.create_task(self._work_off(run))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if run.waiting:
+            log.info("%s", run)
+
+    @contextmanager
+    def click(self) -> Iterator[None]:
+        """Start no picture while the block runs."""
+        self._clicks += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._clicks -= 1
+            if not self._clicks:
+                self._quiet.set()
+
+    async def close(self) -> None:
+        """End all runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _work_off(self, run: _Run) -> None:
+        try:
+            while run.waiting:
+                async with self._turns:
+                    await self._quiet.wait()
+                    source = next(iter(run.waiting))
+                    most = await self._try(run, source)
+                    run.waiting.pop(source, None)
+                if most is not None and run.embedded >= most and run.waiting:
+                    log.warning(
+                        "%s; the rest would push others out of memory, so it is not. SAM2_CACHE_DIR keeps more",
+                        run,
+                    )
+                    run.waiting.clear()
+                elif monotonic() - run.reported_at > _REPORT_S:
+                    log.info("%s", run)
+                    run.reported_at = monotonic()
+            log.info("%s; done", run)
+        except ShuttingDown:
+            log.info("%s; stopped, because the server stops", run)
+        finally:
+            del self._runs[run.caller]
+
+    async def _try(self, run: _Run, source: Source) -> int | None:
+        """Embed one picture, whatever happens. Return how many of its size a run may embed."""
+        for _ in range(_TRIES):
+            try:
+                known, most = await self._embed(source, run.caller)
+            except ShuttingDown:
+                raise
+            except RetryableError as error:
+                reason = error.message
+                await asyncio.sleep(error.retry_after_s)
+                await self._quiet.wait()
+            except ServiceError as error:
+                reason = error.message
+                break
+            except Exception:  # a bug: it is logged, and the others follow
+                log.exception("A picture of task %.40s was not embedded ahead", source.task)
+                reason = "internal error"
+                break
+            else:
+                run.known += known
+                run.embedded += not known
+                self._metrics.embedded_ahead.labels("known" if known else "embedded").inc()
+                return most
+        run.failed += 1
+        self._metrics.embedded_ahead.labels("failed").inc()
+        log.warning(
+            "The picture of Label Studio's task %.40s was not embedded ahead: %s", source.task, reason
+        )
+        return None

@@ -1,0 +1,98 @@
+"""What a project's label config says: which tags show pictures, and which ones keep which kind of region.
+
+The config is XML that users write. Does not know tasks.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from xml.etree import ElementTree
+
+MOST_BYTES = 2**20
+"""Size of a config. The longest ones hold lists of thousands of classes."""
+
+Kind: TypeAlias = Literal["bitmasklabels", "brushlabels", "polygonlabels", "rectanglelabels"]
+"""Type of a region, and the name of the field with its labels."""
+_KINDS: tuple[Kind, ...] = ("bitmasklabels", "brushlabels", "polygonlabels", "rectanglelabels")
+"""The best first: masks exact to the pixel, masks, outlines, boxes."""
+
+
+class ConfigError(ValueError):
+    """The label config cannot be used. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An Image tag: where a task's data has its picture, or a list of pictures."""
+
+    key: str
+    is_list: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A tag that keeps regions of one kind on some Image tags."""
+
+    kind: Kind
+    name: str
+    pictures: tuple[str, ...]
+    labels: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelConfig:
+    """The tags that matter for masks."""
+
+    pictures: dict[str, Picture]
+    """By the name of their tag."""
+    controls: tuple[Control, ...]
+
+    def control_for(self, picture: str, label: str | None) -> Control:
+        """Return the tag that keeps a mask on this Image tag: the best kind of those that have the label.
+
+        A label that no tag has does not count: labels may come with the task. Raises ConfigError.
+        """
+        here = [control for control in self.controls if picture in control.pictures]
+        if not here:
+            raise ConfigError(
+                f"no tag can keep a mask on {picture!r}; add BrushLabels, PolygonLabels, RectangleLabels or "
+                "BitmaskLabels to the labeling setup"
+            )
+        return _best([control for control in here if label in control.labels] or here)
+
+
+def _best(controls: Sequence[Control]) -> Control:
+    return min(controls, key=lambda control: _KINDS.index(control.kind))
+
+
+def read_config(text: str) -> LabelConfig:
+    """Parse a label config. Raises ConfigError if it is not XML or holds what no config needs."""
+    if len(text) > MOST_BYTES:
+        raise ConfigError(f"it has {len(text)} characters, more than {MOST_BYTES}")
+    if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
+        raise ConfigError("it has a document type or entities, which no label config needs")
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314  # without entities there is nothing to expand
+        tags = list(root.iter())
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ConfigError(f"it is not XML: {error}") from error
+    return LabelConfig(_pictures(tags), tuple(_controls(tags)))
+
+
+def _pictures(tags: Iterable[ElementTree.Element]) -> dict[str, Picture]:
+    found = {}
+    for tag in tags:
+        value, values = tag.get("value", ""), tag.get("valueList", "")
+        source = values or value
+        if tag.tag.lower() == "image" and source.startswith("$"):
+            found[tag.get("name", "")] = Picture(source.removeprefix("$"), is_list=bool(values))
+    return found
+
+
+def _controls(tags: Iterable[ElementTree.Element]) -> Iterable[Control]:
+    for tag in tags:
+        kind = next((kind for kind in _KINDS if kind == tag.tag.lower()), None)
+        if kind is not None:
+            labels = (child.get("alias", "") or child.get("value", "") for child in tag.iter("Label"))
+            pictures = tuple(name.strip() for name in tag.get("toName", "").split(","))
+            yield Control(kind, tag.get("name", ""), pictures, frozenset(labels))

@@ -1,0 +1,56 @@
+"""Checks of settings that are lists of names or addresses in one string.
+
+Does not know the settings.
+"""
+
+import re
+from collections.abc import Collection
+
+# Any scheme, because browser extensions and desktop tools have their own.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+_ADDRESS = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
+
+
+def split(text: str) -> list[str]:
+    """Return the parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_origins(text: str) -> str:
+    """Return a list of origins, or *. Raises ValueError."""
+    for origin in split(text):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin!r} is not an origin; use the form https://tool.example, without a path, or *"
+            )
+    return text
+
+
+def check_hosts(text: str) -> str:
+    """Return a list of host names. Raises ValueError."""
+    if not split(text):
+        raise ValueError(
+            "no host is allowed, so no request would be answered; use auto, *, or a list of names"
+        )
+    for host in split(text):
+        if "/" in host or "://" in host:
+            raise ValueError(f"{host!r} is not a host name; use the form tool.example, without a scheme")
+    return text
+
+
+def check_tools(text: str, known: Collection[str]) -> str:
+    """Return a list of known tools, or all, or none. Raises ValueError."""
+    names = split(text)
+    unknown = [name for name in names if name not in known]
+    if text.strip() not in ("all", "none") and (unknown or not names):
+        raise ValueError(
+            f"{', '.join(unknown) or 'nothing'} is not a tool; use all, none or some of {', '.join(known)}"
+        )
+    return text
+
+
+def check_address(text: str) -> str:
+    """Return the address of a server, without a slash at its end, or "". Raises ValueError."""
+    if text and not _ADDRESS.fullmatch(text):
+        raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
+    return text.rstrip("/")

@@ -1,0 +1,90 @@
+"""Members of JSON objects and lists are found without parsing them, whatever lies in them, wherever pieces end."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.codecs import json_members
+from app.codecs.json_bodies import Repeated, TooMany
+from app.codecs.json_members import NotJson, fields, is_null, items, value
+
+_TEXT = st.text(st.sampled_from('a"\\,:[]{}é \n'), max_size=9)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def parsed(view: memoryview) -> Any:
+    return json.loads(bytes(view))
+
+
+@given(
+    values=st.lists(_VALUES, max_size=5),
+    piece=st.integers(1, 40),
+    escaped=st.booleans(),
+    indent=st.sampled_from([None, 1]),
+)
+def test_members_are_those_of_a_parser(
+    values: list[Any], piece: int, escaped: bool, indent: int | None
+) -> None:
+    whole = json_members._PIECE
+    json_members._PIECE = piece  # so that strings, escapes and brackets are cut anywhere
+    try:
+        text = json.dumps(values, ensure_ascii=escaped, indent=indent).encode()
+        assert [parsed(each) for each in items(memoryview(text))] == values
+        named = {f'{number}"\\,': each for number, each in enumerate(values)}
+        text = json.dumps(named, ensure_ascii=escaped, indent=indent).encode()
+        assert {name: parsed(each) for name, each in fields(memoryview(text)).items()} == named
+    finally:
+        json_members._PIECE = whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "3",
+        "[1]",
+        '{"a": 1',
+        '{"a": "1}',
+        '{"a": [1}',
+        "{a: 1}",
+        '{"a" 1}',
+        '{"a": 1,}',
+        '{,"a": 1}',
+        "{}}",
+    ],
+)
+def test_what_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(NotJson):
+        value(fields(memoryview(text.encode()))["a"], most_bytes=10)
+
+
+def test_what_is_no_list_is_refused() -> None:
+    for text in ("{}", "[1", "[1,,2]", "[1,]", "[]]"):
+        with pytest.raises(NotJson):
+            items(memoryview(text.encode()))
+    assert items(memoryview(b" [ ] ")) == []
+
+
+def test_a_field_comes_once_and_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Repeated):
+        fields(memoryview(b'{"a": 1, "\\u0061": 2}'))
+    monkeypatch.setattr(json_members, "MOST_MEMBERS", 3)
+    assert len(items(memoryview(b"[1,2,3]"))) == 3
+    with pytest.raises(TooMany):
+        items(memoryview(b"[1,2,3,4]"))
+
+
+def test_single_values() -> None:
+    assert value(memoryview(b' "a\\n" '), most_bytes=10) == "a\n"
+    assert is_null(memoryview(b" null"))
+    assert not is_null(memoryview(b'"null"'))
+    for text in (b"NaN", b"[" * 100_000, b"1" * 5000, b'"12345678901"'):
+        with pytest.raises(NotJson):
+            value(memoryview(text), most_bytes=10 if text[0] == ord('"') else 10**6)

@@ -1,0 +1,179 @@
+"""What "Retrieve predictions" does: it is answered at once, and the pictures are embedded in the background."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.doors.label_studio import ahead
+from app.doors.label_studio.pictures import Caller
+from app.errors import Overloaded
+from tests.app.doors.label_studio.studio import Studio, body, connected, key_point
+from tests.fakes import Served, picture, until
+
+
+def batch(studio: Studio, number: int, **changed: Any) -> dict[str, Any]:
+    """Return the body of "Retrieve predictions" for so many tasks, each with its own picture."""
+    for task in range(number):
+        studio.pictures[f"/data/{task}.png"] = picture(shade=task)
+    tasks = [{"id": task, "data": {"image": f"/data/{task}.png"}} for task in range(number)]
+    return body(tasks=tasks, params={"login": None, "password": None, "context": None}) | changed
+
+
+async def retrieve(served: Served, sent: dict[str, Any]) -> list[Any]:
+    reply = await served.post("/label-studio/predict", sent)
+    assert reply.status_code == 200, reply.text
+    results: list[Any] = reply.json()["results"]
+    return results
+
+
+async def counts(served: Served) -> dict[str, float]:
+    lines = (await served.client.get("/metrics")).text.splitlines()
+    found = dict(
+        line.rsplit(" ", 1)
+        for line in lines
+        if line.startswith(("sam2_embedded_ahead_total", "sam2_pictures_ahead"))
+    )
+    outcomes = {
+        name: found[f'sam2_embedded_ahead_total{{outcome="{name}"}}']
+        for name in ("embedded", "known", "failed")
+    }
+    return {name: float(value) for name, value in (outcomes | {"wait": found["sam2_pictures_ahead"]}).items()}
+
+
+def runs_of(served: Served) -> ahead.Ahead:
+    found: ahead.Ahead = served.app.state.label_studio_ahead
+    return found
+
+
+def idle(served: Served) -> Callable[[], bool]:
+    return lambda: not runs_of(served)._tasks
+
+
+async def test_every_task_is_answered_at_once_and_embedded_later(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with connected() as (served, studio):
+        served.segmenter.gate.clear()
+        results = await retrieve(served, batch(studio, 5))
+        assert results == [{"result": [], "score": 0, "model_version": "fake-01234567"}] * 5
+        assert (await counts(served))["wait"] == 5
+        served.segmenter.gate.set()
+        await until(idle(served))
+        assert await counts(served) == {"embedded": 5, "known": 0, "failed": 0, "wait": 0}
+        assert "project '1': 0 of 5 pictures embedded ahead" in caplog.text
+        assert "project '1': 5 of 5 pictures embedded ahead, 0 of them before, 0 failed; done" in caplog.text
+        asked = len(studio.requests)
+        click = await served.post("/label-studio/predict", body(key_point(), data={"image": "/data/3.png"}))
+        assert click.status_code == 200
+        assert len(served.segmenter.encoded) == 5
+        await retrieve(served, batch(studio, 5))
+        await until(idle(served))
+        assert (await counts(served))["known"] == 5
+        assert len(studio.requests) <= asked + 1
+
+
+async def test_nothing_to_do() -> None:
+    async with connected() as (served, studio):
+        assert await retrieve(served, batch(studio, 0)) == []
+        assert len(await retrieve(served, batch(studio, 1, tasks=[{"id": 1, "data": {}}], params=None))) == 1
+        assert idle(served)()
+
+
+async def test_single_pictures_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async with connected() as (served, studio):
+        sent = batch(studio, 4)
+        studio.pictures["/data/0.png"] = b"no picture"
+        del studio.pictures["/data/1.png"]
+        sent["tasks"][2]["data"]["image"] = "http://169.254.169.254/a.png"
+        await retrieve(served, sent)
+        await until(idle(served))
+        assert await counts(served) == {"embedded": 1, "known": 0, "failed": 3, "wait": 0}
+        assert "task 1 was not embedded ahead: Label Studio answers with status 404" in caplog.text
+
+
+async def test_bugs_and_busy_servers_do_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected() as (served, studio):
+        failures: list[Exception] = [RuntimeError("a bug"), Overloaded("busy", retry_after_s=0)]
+        real = runs_of(served)._embed
+
+        async def embed(source: Any, caller: Caller) -> tuple[bool, int]:
+            if failures:
+                raise failures.pop(0)
+            return await real(source, caller)
+
+        monkeypatch.setattr(runs_of(served), "_embed", embed)
+        await retrieve(served, batch(studio, 3))
+        await until(idle(served))
+        assert await counts(served) == {"embedded": 2, "known": 0, "failed": 1, "wait": 0}
+
+
+async def test_a_server_that_stays_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def embed(source: Any, caller: Caller) -> tuple[bool, int]:
+        raise Overloaded("busy", retry_after_s=0)
+
+    async with connected() as (served, studio):
+        monkeypatch.setattr(runs_of(served), "_embed", embed)
+        await retrieve(served, batch(studio, 1))
+        await until(idle(served))
+        assert (await counts(served))["failed"] == 1
+
+
+async def test_clicks_go_first() -> None:
+    async with connected() as (served, studio):
+        with runs_of(served).click():
+            await retrieve(served, batch(studio, 3))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert studio.requests == []
+        await until(idle(served))
+        assert (await counts(served))["embedded"] == 3
+
+
+async def test_a_run_ends_when_the_server_stops(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with connected() as (served, studio):
+        served.segmenter.gate.clear()
+        await retrieve(served, batch(studio, 30))
+        await served.segmenter.wait_until_entered()
+        served.service.drain()
+        served.segmenter.gate.set()
+        await until(idle(served))
+        assert "stopped, because the server stops" in caplog.text
+        assert len(served.segmenter.encoded) < 30
+    async with connected() as (served, studio):
+        served.segmenter.gate.clear()
+        await retrieve(served, batch(studio, 30))
+        await served.segmenter.wait_until_entered()
+        served.segmenter.gate.set()
+        await runs_of(served).close()
+        assert idle(served)()
+
+
+async def test_waiting_pictures_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ahead, "MOST_WAITING", 3)
+    async with connected() as (served, studio):
+        served.segmenter.gate.clear()
+        assert len(await retrieve(served, batch(studio, 5))) == 5
+        assert (await counts(served))["wait"] == 3
+        await retrieve(served, batch(studio, 3))  # they wait already
+        monkeypatch.setattr(ahead, "MOST_RUNS", 1)
+        await retrieve(served, batch(studio, 2, project="2.1"))
+        assert (await counts(served))["wait"] == 3
+        served.segmenter.gate.set()
+        await until(idle(served))
+        assert "too many wait already" in caplog.text
+
+
+async def test_a_project_never_fills_the_whole_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected() as (served, studio):
+        monkeypatch.setattr(served.service, "keeps", lambda _: 6)
+        await retrieve(served, batch(studio, 10))
+        await until(idle(served))
+        assert (await counts(served))["embedded"] == 3
+        assert "push others out of memory" in caplog.text
