@@ -137,7 +137,7 @@ def written_mask(
         counts = sent.lengths.tolist()
     return MaskAnswer(
         iou=round(min(max(iou, 0.0), 1.0), 6),
-        stability=round(stability, 6),
+        stability=round(float(stability), 6),
         area=mask.area,
         bbox=mask.bbox,
         size=(sent.height, sent.width),

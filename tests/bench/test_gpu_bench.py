@@ -236,7 +236,7 @@ def test_the_kit_has_all_that_a_server_imports() -> None:
 
 
 def _imports(folder: Path) -> set[str]:
-    """Top-level modules that a folder's files import when they are imported; training and traces are options."""
+    """Top-level modules that a folder's files import; training, traces, HEIC and ONNX are options."""
     found = set()
     for path in folder.rglob("*.py"):
         if "training" in path.parts or path.name == "tracing.py":
@@ -246,7 +246,7 @@ def _imports(folder: Path) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"app", "model"}
+    return found - set(sys.stdlib_module_names) - {"app", "model", "onnx", "pillow_heif"}
 
 
 def _with_what_they_need(names: set[str]) -> set[str]:

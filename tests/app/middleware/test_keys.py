@@ -156,6 +156,7 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("POST", "/embed"),
             ("POST", "/decode"),
             ("POST", "/segment"),
+            ("POST", "/everything"),
             ("GET", "/images"),
             ("GET", "/images/truck"),
             ("DELETE", "/images/truck"),

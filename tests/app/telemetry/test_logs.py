@@ -109,7 +109,7 @@ async def test_a_request_that_failed_late_has_its_stages(output: Output) -> None
         served.segmenter.fail_next = ValueError("a broken kernel")
         assert error(await served.embed(picture())) == (500, "inference_failed")
     lines = lines_of(output)
-    assert set(lines[-1]["stages_ms"]) == {"hash", "picture"}
+    assert set(lines[-1]["stages_ms"]) == {"hash", "queue", "picture"}
     (broken,) = [line for line in lines if "exception" in line]
     assert broken["exception"].startswith("Traceback (most recent call last):\n")
     assert broken["exception"].endswith("ValueError: a broken kernel")
