@@ -1,7 +1,7 @@
 """Weights that transformers itself writes, in the server's own loader, against the same weights in Meta's form.
 
-Needs the server's requirements beside transformers. `make bench BENCH=--help` installs both: .bench/venv/bin/python -m
-tests.tools.transformers_weights.
+Needs the server's requirements beside transformers. `make bench BENCH=--help` installs both; then
+`.bench/venv/bin/python -m tests.tools.transformers_weights`.
 """
 
 import json
