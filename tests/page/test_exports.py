@@ -211,3 +211,18 @@ def test_no_two_files_have_one_name(visitor: Visitor, kind: str, pictures: list[
     if kind == "yolo":
         images = {Path(name).stem for name in names if name.startswith("images/")}
         assert images == {Path(name).stem for name in names if name.startswith("labels/")}
+
+
+_EMPTY = """async (kind) => {
+  const exports = await import("./page/export.js");
+  const masks = (counts, area) => [{ counts, area, bbox: [0, 0, area, area], iou: 1 }];
+  const object = (...mask) => ({ name: "dog", chosen: 0, masks: masks(...mask) });
+  const objects = [object("4", 0), object(String.fromCharCode(48, 49, 51), 1)];
+  return JSON.parse(await exports[kind]([{ name: "a.jpg", width: 2, height: 2, objects }]).text());
+}"""
+
+
+def test_an_object_without_a_pixel_is_not_exported(visitor: Visitor) -> None:
+    assert len(visitor.page.evaluate(_EMPTY, "coco")["annotations"]) == 1
+    ((drawn,),) = [entry["objects"] for entry in visitor.page.evaluate(_EMPTY, "polygons")]
+    assert len(drawn["polygons"]) == 1
