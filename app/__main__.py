@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -292,7 +293,8 @@ def settings_parser(program: str, description: str) -> argparse.ArgumentParser:
 
 def settings_of(options: Mapping[str, object]) -> Settings:
     """Return the settings of parsed options; those that are not given come from the environment."""
-    return Settings(**{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    return Settings(**given)  # pydantic converts and checks them
 
 
 def configure_logging(settings: Settings) -> None:

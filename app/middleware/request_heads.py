@@ -86,6 +86,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 super().data_received(part)
                 if self.transport.get_protocol() is not self:  # a WebSocket now, which has its own limits
                     if data:
+                        # asyncio's type of a protocol has no data_received; all that Uvicorn switches to do
                         self.transport.get_protocol().data_received(data)  # type: ignore[attr-defined]
                     return
                 if self._barren_bytes > MAX_HEAD_BYTES:

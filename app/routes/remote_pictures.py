@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import httpcore
@@ -23,6 +23,7 @@ from app.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from app.routes.uploads import join
 
 PORT = 443
 MAX_REDIRECTS = 5
@@ -199,20 +200,33 @@ class RemotePictures:
             raise self._too_large()
 
     async def _read(self, response: httpcore.Response, arrived: Callable[[int], None]) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.aiter_stream():
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise self._too_large()
-            arrived(len(chunk))
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return await read_within(
+            response.aiter_stream(), self._max_bytes, arrived=arrived, too_large=self._too_large
+        )
 
     def _too_large(self) -> ImageTooLarge:
         return ImageTooLarge(
             f"The file at the URL is larger than {self._max_bytes // 2**20} MiB (SAM2_MAX_UPLOAD_MIB)."
         )
+
+
+async def read_within(
+    stream: AsyncIterable[bytes],
+    max_bytes: int,
+    *,
+    arrived: Callable[[int], None],
+    too_large: Callable[[], ImageTooLarge],
+) -> bytes:
+    """Return a stream as bytes. `arrived` gets the size of each chunk. Raises `too_large()` beyond `max_bytes`."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large()
+        arrived(len(chunk))
+        chunks.append(chunk)
+    return await join(chunks, size)
 
 
 def _checked(text: str, *, base: httpx.URL | None = None) -> httpx.URL:

@@ -114,8 +114,7 @@ class BodyBudget:
                     raise too_large
                 arrived(len(chunk))
                 chunks.append(chunk)
-            # Joining tens of megabytes takes tens of milliseconds, most of it without the interpreter lock.
-            yield _join(chunks) if size < _JOINED_AT_ONCE else await asyncio.to_thread(_join, chunks)
+            yield await join(chunks, size)
 
     async def _arriving(self, request: Request) -> AsyncIterator[bytes]:
         stream = request.stream()
@@ -138,8 +137,15 @@ class BodyBudget:
             ) from error
 
 
+async def join(chunks: list[bytes], size: int) -> bytes:
+    """Return all chunks, of `size` bytes together, as one, and release them.
+
+    Joining tens of megabytes takes tens of milliseconds, most of it without the interpreter lock: so in a thread.
+    """
+    return _join(chunks) if size < _JOINED_AT_ONCE else await asyncio.to_thread(_join, chunks)
+
+
 def _join(chunks: list[bytes]) -> bytes:
-    """Return all chunks as one, and release them."""
     body = b"".join(chunks)
     chunks.clear()
     return body

@@ -6,7 +6,6 @@ of users are, if at all. Does not know tasks and pictures.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable
 from contextlib import aclosing
@@ -16,10 +15,7 @@ import httpx
 
 from app.errors import DeadlineExceeded, ImageTooLarge, InvalidImage, UnsupportedMediaType
 from app.routes.field_errors import invalid
-from app.routes.remote_pictures import MAX_REDIRECTS, RemotePictures
-
-# It logs every URL, and those of storage services hold signatures.
-logging.getLogger("httpx").setLevel(logging.WARNING)
+from app.routes.remote_pictures import MAX_REDIRECTS, RemotePictures, read_within
 
 _CONNECT_S = 5.0
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -181,15 +177,9 @@ class LabelStudioServer:
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_bytes:
             raise self._too_large()
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.aiter_raw():
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise self._too_large()
-            arrived(len(chunk))
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return await read_within(
+            response.aiter_raw(), self._max_bytes, arrived=arrived, too_large=self._too_large
+        )
 
     def _too_large(self) -> ImageTooLarge:
         return ImageTooLarge(

@@ -1,0 +1,118 @@
+"""The image and the compose files, as far as their texts tell."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+import yaml
+
+from app.settings import Settings
+from tests.server import ROOT
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SETTINGS = {f"SAM2_{name.upper()}": setting for name, setting in Settings.model_fields.items()}
+
+
+def test_docker_and_compose_name_only_settings_that_exist() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    for name in re.findall(r"\bSAM2_[A-Z0-9_]+", DOCKERFILE + compose):
+        assert name in SETTINGS
+
+
+def test_image_copies_only_what_the_context_holds() -> None:
+    let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(\S+)", DOCKERFILE, re.MULTILINE)
+    assert sorted(copied) == sorted(let_in)
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_image_does_not_run_as_root() -> None:
+    last_stage = DOCKERFILE.split("\nFROM ")[-1]
+    assert re.search(r"^USER sam2$", last_stage, re.MULTILINE)
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """Yield the port of a server that answers GET /readyz with this status, and everything else with 404."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Print nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_healthcheck_of_the_image(status: int, healthy: bool) -> None:
+    command = json.loads(re.search(r"HEALTHCHECK (?:.*\\\n)+ +CMD (\[.*\])", DOCKERFILE)[1])
+    assert command[0] == "python"
+    with answering(status) as port:
+        done = subprocess.run(
+            [sys.executable, *command[1:]], env=os.environ | {"SAM2_PORT": str(port)}, check=False
+        )
+    assert (done.returncode == 0) is healthy
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    (default,) = (name for name, service in services.items() if "profiles" not in service)
+    (device,) = services[default]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert services["sam2-cpu"]["profiles"] == ["cpu"]
+    assert "deploy" not in services["sam2-cpu"]
+    # With "auto", a host with an old driver would serve the large model on its CPU.
+    assert services[default]["environment"]["SAM2_DEVICE"] == "cuda"
+    assert services["sam2-cpu"]["environment"]["SAM2_DEVICE"] == "cpu"
+
+
+def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.get("privileged")
+        assert "user" not in service  # the user of the image, which is not root
+        writable = [mount.split(":")[0] for mount in service["tmpfs"]]
+        writable += [volume.split(":")[1] for volume in service["volumes"]]
+        home = re.search(r"\bHOME=(\S+)", DOCKERFILE)[1]
+        assert home in writable  # where libraries keep their caches
+
+
+def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        Settings(
+            **{name.removeprefix("SAM2_").lower(): value for name, value in service["environment"].items()}
+        )
+        volumes = [volume.split(":")[1] for volume in service["volumes"]]
+        assert volumes == [
+            re.search(rf"SAM2_{name}_DIR=(\S+)", DOCKERFILE)[1] for name in ("WEIGHTS", "CACHE")
+        ]
+        assert service["ports"] == [
+            "127.0.0.1:8000:8000"
+        ]  # there are no keys, so the operator must allow other machines
+        assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()
