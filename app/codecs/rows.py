@@ -15,9 +15,14 @@ from model.masks.transposing import transpose
 _AT_ONCE = 8192
 
 
+def row_lengths(mask: Runs) -> Lengths:
+    """Return the run lengths (n,) row by row, the first one background."""
+    return transpose(mask).lengths
+
+
 def write_row_lengths(mask: Runs) -> str:
     """Return the lengths of the runs row by row, the first one background, as numbers with commas between."""
-    return ",".join(_numbers(transpose(mask).lengths))
+    return ",".join(_numbers(row_lengths(mask)))
 
 
 def rows(mask: Runs) -> Iterator[bytes]:

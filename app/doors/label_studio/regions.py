@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from app.codecs.answers import MaskAnswer, MaskOptions
-from app.codecs.rle import decode_counts
-from app.codecs.row_lengths import row_lengths
+from app.codecs.rows import row_lengths
 from app.doors.label_studio.brush import encode_brush
 from app.doors.label_studio.label_config import Control, Kind
 from app.doors.rings import Ring, area, outermost
@@ -68,8 +67,7 @@ def regions(
 def _values(mask: MaskAnswer, kind: Kind, *, width: int, height: int) -> Iterator[dict[str, Any]]:
     match kind:
         case "brushlabels":
-            lengths = row_lengths(mask.counts or "", height=height, width=width)
-            yield {"format": "rle", "rle": list(encode_brush(lengths))}
+            yield {"format": "rle", "rle": list(encode_brush(row_lengths(mask.runs)))}
         case "bitmasklabels":
             yield {"imageDataURL": _data_url(mask, width=width, height=height)}
         case "polygonlabels":
@@ -89,12 +87,9 @@ def _values(mask: MaskAnswer, kind: Kind, *, width: int, height: int) -> Iterato
 
 def _data_url(mask: MaskAnswer, *, width: int, height: int) -> str:
     """Return a PNG of the picture's size that is transparent outside of the mask: Label Studio reads its alpha."""
-    rows, columns = mask.size
-    lengths = decode_counts(mask.counts or "", height=rows, width=columns)
-    part = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(columns, rows).T
     x, y, *_ = mask.bounds or (0, 0)
     whole = Image.new("1", (width, height))
-    whole.paste(Image.fromarray(np.ascontiguousarray(part)), (x, y))
+    whole.paste(Image.fromarray(np.ascontiguousarray(mask.runs.to_array())), (x, y))
     file = io.BytesIO()
     whole.save(file, "PNG", transparency=0)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
