@@ -14,20 +14,12 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from model.exporting import INPUTS
 from model.network.sam2 import Sam2
 from model.types import Pixels, Prompt
 from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
-INPUTS = (
-    "image_embed",
-    "high_res_feats_0",
-    "high_res_feats_1",
-    "point_coords",
-    "point_labels",
-    "mask_input",
-    "has_mask_input",
-)
 
 
 class PlainDecoder(nn.Module):
