@@ -31,9 +31,10 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 	@echo "Starting the server; Ctrl-C stops it."
 	@exec $(VENV_PYTHON) -m app
 
+# Fixtures are shared within a file, so a file stays with one process. Processes that wait for each other's threads must not spin.
 test: check  ## Install, then run what CI runs: check, and the tests with coverage
 	@echo "Running the tests."
-	@$(VENV_PYTHON) -m pytest --cov
+	@OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --cov --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # One that fails does not keep the others from running.
 test-tools: $(VENV)/test.stamp  ## Test with the real clients of other tools, each in .tools/NAME; TOOLS="cvat" runs some only

@@ -45,7 +45,9 @@ class PageServer:
         self.segmenter = FakeSegmenter()
         app = create_app(self.settings, self.segmenter)
         self._server = uvicorn.Server(
-            uvicorn.Config(app, port=self.port, log_level="error", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                app, port=self.port, log_config=None, log_level="error", timeout_graceful_shutdown=1
+            )
         )
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
