@@ -1,4 +1,4 @@
-"""Runs README's example for web tools, and examples/web-tool.html, in a page of another site."""
+"""Runs the examples for web tools, of README, client/js/README.md and examples/, in a page of another site."""
 
 import base64
 import io
@@ -21,6 +21,7 @@ from tests.server import ROOT
 PAGE = b"<!doctype html><input type=file><img alt=mask>"
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / "examples/web-tool.html").read_text()
+CLIENT_README = (ROOT / "client/js/README.md").read_text()
 CLICK = (240, 144)
 DISC = disc_mask(*CLICK, RADII[2], height=341, width=512)
 
@@ -95,6 +96,22 @@ def test_the_example_page_draws_the_mask_of_decode_over_its_picture(
     boxes = [page.locator(part).bounding_box() for part in ("img", "canvas")]
     assert boxes[0] == boxes[1], "the mask lies over the picture"
     assert faults == []
+
+
+def test_the_example_of_the_clients_own_readme_draws_the_mask(
+    context: BrowserContext, open_server: PageServer, site: str, page_of_the_site: list[bytes]
+) -> None:
+    (code,) = re.findall(r"^```html\n(.*?)^```", CLIENT_README, re.MULTILINE | re.DOTALL)
+    page_of_the_site.append(code.replace("http://127.0.0.1:8000", open_server.url.rstrip("/")).encode())
+    page = context.new_page()
+    page.goto(site)
+    page.locator("input").set_input_files(ROOT / "docs/hats.jpg")
+    expect(page.locator("canvas")).to_have_js_property("width", 512)
+    painted = """() => [...document.querySelector("canvas").getContext("2d").getImageData(0, 0, 512, 341).data]
+      .filter((_, at) => at % 4 === 3).join(" ")"""
+    shown = np.array(page.evaluate(painted).split(), int).reshape(341, 512)
+    assert np.array_equal(shown > 0, DISC)
+    assert set(np.unique(shown)) == {0, 128}
 
 
 def test_a_site_that_is_not_named_gets_no_client(
