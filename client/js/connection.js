@@ -1,6 +1,6 @@
 /** Requests to one server, with its key: replies are timed, and failures are ApiErrors. Does not try twice. */
 
-import { connectionFailed, refusal } from "./errors.js";
+import { connectionFailed, refusal, unexpectedReply } from "./errors.js";
 
 /** @typedef {string | (() => string)} Key an API key, or a function that returns the current one; "" for none */
 
@@ -61,7 +61,7 @@ export class Connection {
     const started = performance.now();
     const reply = await this.open(path, sent);
     const text = await this.#heard(reply.text(), sent.signal);
-    return timed(text, started, (name) => reply.headers.get(name));
+    return timed(text, started, (name) => reply.headers.get(name), reply.url);
   }
 
   /**
@@ -109,7 +109,7 @@ export class Connection {
         const header = (/** @type {string} */ name) => sending.getResponseHeader(name);
         try {
           if (sending.status < 200 || sending.status > 299) throw refusal(sending.status, sending.responseText, header);
-          resolve(timed(sending.responseText, started, header));
+          resolve(timed(sending.responseText, started, header, sending.responseURL));
         } catch (error) {
           reject(error);
         }
@@ -152,13 +152,14 @@ export const contentType = (file) => (file.type.startsWith("image/") ? file.type
  * @param {string} text
  * @param {number} started
  * @param {(name: string) => string | null} header
+ * @param {string} from
  * @returns {Reply}
  */
-function timed(text, started, header) {
+function timed(text, started, header, from) {
   const stages = [...(header("Server-Timing") ?? "").matchAll(/([\w-]+);dur=([\d.]+)/g)]
     .map(([, name, ms]) => /** @type {[string, number]} */ ([name, Number(ms)]));
   return {
-    data: parsed(text, header),
+    data: parsed(text, from),
     roundTripMs: performance.now() - started,
     serverMs: stages.reduce((sum, [, ms]) => sum + ms, 0),
     stages,
@@ -167,12 +168,13 @@ function timed(text, started, header) {
 
 /**
  * @param {string} text
- * @param {(name: string) => string | null} header
+ * @param {string} from
+ * @returns {object}
  */
-function parsed(text, header) {
+function parsed(text, from) {
   try {
-    return JSON.parse(text);
-  } catch { // another server, or a proxy's page
-    throw refusal(200, text, header);
-  }
+    const value = JSON.parse(text);
+    if (value instanceof Object) return value;
+  } catch {} // a proxy's page
+  throw unexpectedReply(from);
 }

@@ -44,6 +44,13 @@ export const statusOf = (code) => STATUS[code] ?? 500;
 export const connectionFailed = (message) => new ApiError(0, { code: "connection_failed", message });
 
 /**
+ * A reply that is not one of this service: another server's, or a proxy's page.
+ * @param {string} from an address, or what was asked for
+ */
+export const unexpectedReply = (from) =>
+  new ApiError(200, { code: "unexpected_reply", message: `${from}: this is not a reply of a SAM 2 service.` });
+
+/**
  * The error of a reply that is not 2xx.
  * @param {number} status
  * @param {string} text the body

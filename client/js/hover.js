@@ -54,7 +54,7 @@ export class Hover {
     const ask = (/** @type {AbortSignal} */ until) =>
       picture.embedded((image_id) => this.#ask({ image_id, ...fields }, until), until);
     try {
-      const [masks] = masksOf(await this.#client.call(ask, { ...options, signal }));
+      const [masks] = masksOf(await this.#client.call(ask, { ...options, signal }), 1);
       return masks;
     } catch (error) {
       if (stopped.aborted) return null;

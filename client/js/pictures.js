@@ -1,6 +1,6 @@
 /** A picture that a server has embedded, for clicks. Embeds it again if the server has evicted it. */
 
-import { ApiError } from "./errors.js";
+import { ApiError, unexpectedReply } from "./errors.js";
 import { maskFields, masksOf, promptFields } from "./prompts.js";
 import { unlessAborted } from "./retries.js";
 
@@ -24,6 +24,7 @@ export class Picture {
    * @param {() => Promise<Embedded>} [embed] embeds it once more; left out if its bytes are not at hand
    */
   constructor(client, embedded, embed) {
+    if (typeof embedded.image_id !== "string") throw unexpectedReply("The picture");
     this.#client = client;
     this.#embed = embed;
     this.imageId = embedded.image_id;
@@ -62,7 +63,7 @@ export class Picture {
     const fields = { prompts: prompts.map(promptFields), ...maskFields(options) };
     return this.#client.call((signal) => this.embedded(async (image_id) => {
       const { data } = await this.#client.connection.post("decode", { image_id, ...fields }, { signal });
-      return masksOf(data);
+      return masksOf(data, prompts.length);
     }, signal), options);
   }
 

@@ -1,5 +1,6 @@
 /** Prompts, and the fields of /decode that they become. Does not know about the network. */
 
+import { unexpectedReply } from "./errors.js";
 import { Mask } from "./masks.js";
 
 /** @typedef {import("./masks.js").Rle} Rle */
@@ -46,7 +47,13 @@ export function maskFields({ logits = true, maxHoleArea, maxSprinkleArea }) {
 /**
  * The masks of each prompt, best predicted IoU first.
  * @param {any} answer
+ * @param {number} prompts how many there were
  * @returns {Mask[][]}
  */
-export const masksOf = ({ predictions }) =>
-  predictions.map((/** @type {any} */ { masks }) => masks.map((/** @type {any} */ mask) => new Mask(mask)));
+export function masksOf({ predictions }, prompts) {
+  try {
+    if (predictions.length === prompts)
+      return predictions.map((/** @type {any} */ { masks }) => masks.map((/** @type {any} */ mask) => new Mask(mask)));
+  } catch {}
+  throw unexpectedReply("The masks");
+}

@@ -7,6 +7,7 @@ import { ApiError } from "./errors.js";
 
 const FIRST_WAIT_S = 0.25; // if the server sends no Retry-After; doubled with each try
 const LONGEST_WAIT_S = 30;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer one fires at once
 const JITTER = 0.25; // of a wait, at random: so many clients do not return at one moment
 
 /**
@@ -27,7 +28,7 @@ const JITTER = 0.25; // of a wait, at random: so many clients do not return at o
 export async function retrying(task, { retries, deadlineS, signal, onRetry }) {
   const ends = performance.now() + deadlineS * 1000;
   const deadline = new AbortController();
-  const timer = Number.isFinite(deadlineS) ? setTimeout(() => deadline.abort(late(deadlineS)), deadlineS * 1000) : undefined;
+  const timer = timeout(() => deadline.abort(late(deadlineS)), deadlineS);
   const either = signal ? AbortSignal.any([signal, deadline.signal]) : deadline.signal;
   try {
     for (let tried = 1; ; tried++) {
@@ -67,7 +68,13 @@ const late = (seconds) => new ApiError(0, { code: "timed_out", message: `The ser
  * @param {number} seconds
  * @param {AbortSignal} signal
  */
-const pause = (seconds, signal) => unlessAborted(new Promise((resolve) => setTimeout(resolve, seconds * 1000)), signal);
+const pause = (seconds, signal) => unlessAborted(new Promise((resolve) => timeout(resolve, seconds)), signal);
+
+/**
+ * @param {(_: void) => void} task
+ * @param {number} seconds
+ */
+const timeout = (task, seconds) => setTimeout(task, Math.min(seconds * 1000, LONGEST_TIMER_MS));
 
 /**
  * The result of a promise that others wait for too. Rejects as soon as `signal` is aborted; the promise goes on.

@@ -1,6 +1,6 @@
 /** The WebSocket /decode/stream: sends prompts with tags, and gives each its answer. Does not know which is the newest. */
 
-import { ApiError, connectionFailed, statusOf } from "./errors.js";
+import { ApiError, connectionFailed, statusOf, unexpectedReply } from "./errors.js";
 
 /** @import { Connection } from "./connection.js" */
 
@@ -69,24 +69,35 @@ export class Stream {
         if (key) socket.send(JSON.stringify({ api_key: key }));
         resolve(socket);
       };
-      socket.onmessage = ({ data }) => this.#answer(JSON.parse(data));
+      socket.onmessage = ({ data }) => {
+        try {
+          this.#answer(JSON.parse(data));
+        } catch { // not of this service
+          this.#fail(unexpectedReply(url.href));
+        }
+      };
       socket.onclose = (event) => {
         this.#opening = null;
         this.refused = !opened;
         const error = opened ? closed(event) : connectionFailed(`The connection to ${url.href} could not be opened. ` +
           "Pages of other origins need to be in the server's SAM2_CORS_ORIGINS, and a proxy must pass WebSockets on.");
-        for (const { reject: fail } of [...this.#waiting.values()]) fail(error);
+        this.#fail(error);
         reject(error);
       };
     }));
+  }
+
+  /** @param {ApiError} error of all that wait */
+  #fail(error) {
+    for (const { reject } of [...this.#waiting.values()]) reject(error);
   }
 
   /** @param {any} answer */
   #answer({ tag, skipped, error, retry_after_s: retryAfterS, ...answer }) {
     if (error) {
       const failed = new ApiError(statusOf(error.code), { ...error, retryAfterS });
-      // Without a tag the server could not read which prompt it was.
-      for (const each of tag === null ? [...this.#waiting.values()] : [this.#waiting.get(tag)]) each?.reject(failed);
+      if (tag === null) this.#fail(failed); // the server could not read which prompt it was
+      else this.#waiting.get(tag)?.reject(failed);
     } else if (skipped) this.#waiting.get(tag)?.reject(new DOMException("A newer prompt took its place.", "AbortError"));
     else this.#waiting.get(tag)?.resolve(answer); // none waits if it was aborted
   }

@@ -146,7 +146,17 @@ def tool_server(lasting_server: PageServer) -> Iterator[PageServer]:
     lasting_server.segmenter.gate.set()
 
 
+@pytest.fixture(scope="package")
+def lasting_context(browser: Browser) -> Iterator[BrowserContext]:
+    """A profile for all tests of web tools."""
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def tool(context: BrowserContext, tool_server: PageServer) -> WebTool:
-    """A web tool of that server."""
-    return WebTool(context, tool_server.url)
+def tool(lasting_context: BrowserContext, tool_server: PageServer) -> Iterator[WebTool]:
+    """A web tool of that server, in a window of its own."""
+    tool = WebTool(lasting_context, tool_server.url)
+    yield tool
+    tool.page.close()

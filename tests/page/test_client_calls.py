@@ -81,7 +81,7 @@ def test_many_prompts_are_one_request(tool: WebTool, tool_server: PageServer) ->
 
 @pytest.mark.parametrize(("status", "code"), [(503, "overloaded"), (429, "rate_limited")])
 def test_a_busy_server_is_asked_again_after_its_own_time(tool: WebTool, status: int, code: str) -> None:
-    tool.context.route("**/decode", failing(2, status, code, **{"Retry-After": "0"}))
+    tool.page.route("**/decode", failing(2, status, code, **{"Retry-After": "0"}))
     retries = tool.run(
         """const heard = [], picture = await client.embed(file);
         const onRetry = ({ status, code }, seconds) => heard.push([status, code, seconds]);
@@ -92,7 +92,7 @@ def test_a_busy_server_is_asked_again_after_its_own_time(tool: WebTool, status: 
 
 
 def test_retries_end(tool: WebTool) -> None:
-    tool.context.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "0"}))
+    tool.page.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "0"}))
     count = "let count = 0; const few = new Client(location.origin, { retries: 2 });"
     error, count = tool.run(f"{count} return [await caught(few.model({{ onRetry: () => count++ }})), count];")
     assert (error["status"], error["code"], error["message"]) == (503, "overloaded", "Made up: overloaded.")
@@ -100,7 +100,7 @@ def test_retries_end(tool: WebTool) -> None:
 
 
 def test_who_would_be_late_anyway_is_told_at_once(tool: WebTool) -> None:
-    tool.context.route("**/model", failing(1, 503, "not_ready", **{"Retry-After": "7"}))
+    tool.page.route("**/model", failing(1, 503, "not_ready", **{"Retry-After": "7"}))
     error = tool.run("return caught(client.model({ deadlineS: 5 }));")
     assert (error["code"], error["retryAfterS"]) == ("not_ready", 7)
 
@@ -114,7 +114,7 @@ def test_a_deadline_ends_a_request(tool: WebTool, tool_server: PageServer) -> No
 
 def test_retry_after_may_be_a_date(tool: WebTool) -> None:
     past = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
-    tool.context.route("**/model", failing(1, 503, "overloaded", **past))
+    tool.page.route("**/model", failing(1, 503, "overloaded", **past))
     assert tool.run("return (await client.model()).model;") == "fake"
 
 
@@ -131,7 +131,7 @@ def test_an_abort_ends_an_upload(tool: WebTool, tool_server: PageServer, progres
 
 
 def test_an_abort_ends_a_wait(tool: WebTool) -> None:
-    tool.context.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "20"}))
+    tool.page.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "20"}))
     error = tool.run(
         """const abort = new AbortController();
         const onRetry = () => abort.abort(new RangeError("enough"));
@@ -174,21 +174,30 @@ def test_an_error_says_what_the_server_said(tool: WebTool) -> None:
     assert (outside["status"], outside["code"]) == (422, "invalid_prompt")
 
 
-def test_a_reply_of_something_else_is_an_error(tool: WebTool) -> None:
-    def page(route: Route) -> None:
-        route.fulfill(status=200, body="<html>Log in</html>", content_type="text/html")
+@pytest.mark.parametrize("body", ["<html>Log in</html>", "", "null", "{}", '{"predictions": []}'])
+def test_a_reply_of_something_else_is_an_error(tool: WebTool, body: str) -> None:
+    def answer(route: Route) -> None:
+        route.fulfill(status=200, body=body, content_type="text/html")
 
-    tool.context.route("**/model", page)
-    error = tool.run("return caught(client.model());")
-    assert (error["name"], error["status"], error["code"]) == ("ApiError", 200, "unexpected_reply")
+    tool.run("window.picture = await client.embed(file);")
+    tool.page.route("**/*", answer)
+    script = """const calls = [picture.click([9, 9]), client.embed(file, { onProgress() {} }), client.open("a")];
+    return Promise.all(calls.map((call) => caught(call)));"""
+    for error in tool.run(script):
+        assert (error["name"], error["status"], error["code"]) == ("ApiError", 200, "unexpected_reply")
+        assert error["message"].endswith("this is not a reply of a SAM 2 service.")
+
+
+def test_a_deadline_may_be_far_away(tool: WebTool) -> None:
+    assert tool.run("return (await client.model({ deadlineS: 1e9 })).model;") == "fake"
 
 
 def test_a_server_that_is_gone_is_named(tool: WebTool) -> None:
     def drop(route: Route) -> None:
         route.abort("connectionrefused")
 
-    tool.context.route("**/model", drop)
-    tool.context.route("**/embed?", drop)
+    tool.page.route("**/model", drop)
+    tool.page.route("**/embed?", drop)
     script = """const once = new Client(location.origin, { retries: 0 });
     return Promise.all([once.model(), once.embed(file), once.embed(file, { onProgress() {} })].map(caught));"""
     for error in tool.run(script):
@@ -203,7 +212,7 @@ def test_a_key_goes_with_every_request_and_may_change(tool: WebTool) -> None:
         keys.append(route.request.headers.get("x-api-key"))
         route.fallback()
 
-    tool.context.route("**/{model,decode,embed*}", note)
+    tool.page.route("**/{model,decode,embed*}", note)
     tool.run(
         """let key = "one";
         const mine = new Client(location.origin, { key: () => key });

@@ -110,6 +110,24 @@ def test_a_prompt_that_a_dying_connection_lost_is_sent_again(tool: WebTool) -> N
     assert tool.run(PICTURE + script) == [3, [["connection_failed", message]]]
 
 
+@pytest.mark.parametrize("answer", ["<html>", "null", '{"tag": 1}', '{"tag": 1, "predictions": [{}]}'])
+def test_an_answer_of_something_else_is_an_error(tool: WebTool, answer: str) -> None:
+    tool.page.route_web_socket(
+        "**/decode/stream", lambda socket: socket.on_message(lambda _: socket.send(answer))
+    )
+    error = tool.run(f"{PICTURE} return caught(hover.click(picture, [7, 5]));")
+    assert (error["name"], error["code"]) == ("ApiError", "unexpected_reply")
+
+
+def test_an_error_without_a_tag_is_of_all_that_wait(tool: WebTool) -> None:
+    answer = json.dumps({"tag": None, "error": {"code": "bad_request", "message": "Not JSON."}})
+    tool.page.route_web_socket(
+        "**/decode/stream", lambda socket: socket.on_message(lambda _: socket.send(answer))
+    )
+    error = tool.run(f"{PICTURE} return caught(hover.click(picture, [7, 5]));")
+    assert (error["status"], error["code"], error["message"]) == (400, "bad_request", "Not JSON.")
+
+
 def test_behind_a_proxy_without_websockets_previews_are_requests(tool: WebTool) -> None:
     tool.run(
         """window.WebSocket = class {

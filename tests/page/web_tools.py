@@ -28,7 +28,6 @@ class WebTool:
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.url = url
-        self.context = context
         self.page = context.new_page()
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.page.goto(f"{url}healthz")  # a document without scripts of its own
