@@ -28,6 +28,7 @@ COPY --from=build /venv /venv
 WORKDIR /srv
 COPY model ./model
 COPY app ./app
+COPY client/js ./client/js
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -22,7 +22,7 @@ TOOLS ?= $(patsubst tests/tools/%.txt,%,$(wildcard tests/tools/*.txt))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test test-tools check bench gpu-bench-kit soak train said clean
+.PHONY: help serve test test-tools check check-js bench gpu-bench-kit soak train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-tools: $(VENV)/test.stamp  ## Test with the real clients of other tools, ea
 	    SERVER_PYTHON=$(CURDIR)/$(VENV_PYTHON) .tools/$$tool/bin/python -m tests.tools.$$tool || failed="$$failed $$tool"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "Failed:$$failed" >&2; exit 1; fi
+
+check-js: $(VENV)/venv.stamp  ## Check the types of the JavaScript client, with TypeScript from npm; part of make test-tools too
+	@$(VENV_PYTHON) -m tests.tools.javascript
 
 check: $(VENV)/test.stamp  ## Install, then check style, formatting and types
 	@echo "Checking style, formatting and types."

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,19 @@ def test_image_copies_only_what_the_context_holds() -> None:
     copied = re.findall(r"^COPY (?!--from)(\S+)", DOCKERFILE, re.MULTILINE)
     assert sorted(copied) == sorted(let_in)
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_image_holds_page_and_javascript_client(tmp_path: Path) -> None:
+    for source, target in re.findall(
+        r"^COPY (\w\S*) \./(\S+)$", DOCKERFILE.split("\nFROM ")[-1], re.MULTILINE
+    ):
+        shutil.copytree(
+            ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("weights", "__pycache__")
+        )
+    code = "from app.routes.pages import _FILES; print(*_FILES)"
+    command = [sys.executable, "-c", code]
+    served = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert {"page/index.html", "client.js", "client/index.js"} <= set(served)
 
 
 def test_image_does_not_run_as_root() -> None:

@@ -69,6 +69,11 @@ def test_make_test_installs_once_and_runs_all_checks(sandbox: Sandbox) -> None:
     assert sandbox.make("test")[1] == checks
 
 
+def test_make_check_js_needs_no_package_of_python(sandbox: Sandbox) -> None:
+    assert sandbox.make("check-js")[1] == ["venv", "tests"]
+    assert sandbox.make("check-js")[1] == ["tests"]
+
+
 def test_make_train_asks_for_folders_before_it_installs(sandbox: Sandbox) -> None:
     done, modules = sandbox.make("train", "DATA=data")
     assert done.returncode != 0
@@ -179,6 +184,7 @@ def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
         "serve",
         "test",
         "test-tools",
+        "check-js",
         "check",
         "train",
         "bench",

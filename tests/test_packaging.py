@@ -1,5 +1,6 @@
 """Files around the code that could become outdated unnoticed: versions, constraints, CI."""
 
+import json
 import os
 import re
 import tomllib
@@ -12,17 +13,27 @@ from packaging.utils import canonicalize_name
 from app.version import VERSION
 from tests.server import ROOT
 
+JAVASCRIPT = json.loads((ROOT / "client/js/package.json").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_versions_agree() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
     assert PROJECT["version"] == VERSION
+    assert JAVASCRIPT["version"] == VERSION
 
 
 def test_licence_is_there_as_the_package_says() -> None:
-    assert PROJECT["license"] == "Apache-2.0"
+    assert PROJECT["license"] == JAVASCRIPT["license"] == "Apache-2.0"
     assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    assert (ROOT / "client/js/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_what_the_javascript_client_is_checked_with_is_pinned_and_it_needs_nothing() -> None:
+    assert "dependencies" not in JAVASCRIPT
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in JAVASCRIPT["devDependencies"].values())
+    assert JAVASCRIPT["exports"]["."] == {"types": JAVASCRIPT["types"], "default": "./index.js"}
+    assert (JAVASCRIPT["name"], JAVASCRIPT["type"]) == ("sam2-client", "module")
 
 
 def pins() -> dict[str, Requirement]:

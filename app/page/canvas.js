@@ -1,7 +1,7 @@
 /** Draws the picture, the masks and the marks, on three canvases. Does not know about input. */
 
 import { chosenMask, withRuns } from "./picture.js";
-import { paint, pixel } from "./raster.js";
+import { paint, pixel } from "../client/raster.js";
 import { View } from "./view.js";
 
 const NOT = "#e5484d";

@@ -1,9 +1,9 @@
 /** Exports pictures with their objects to files for other programs. Does not know about the page. */
 
 import { png, zip } from "./files.js";
-import { joined, outline } from "./outline.js";
+import { joined, outline } from "../client/outline.js";
 import { chosenMask, withRuns } from "./picture.js";
-import { toBitmap } from "./rle.js";
+import { toBitmap } from "../client/rle.js";
 
 const MADE_WITH = "Made with SAM 2";
 const LONGEST_NAME = 200; // bytes; file systems take 255, and a number and a suffix may follow

@@ -1,7 +1,7 @@
 /** The panels around the picture: thumbnails, objects, candidates, figures. Does not know about requests. */
 
 import { chosenMask, withRuns } from "./picture.js";
-import { paint, pixel } from "./raster.js";
+import { paint, pixel } from "../client/raster.js";
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);

@@ -3,6 +3,8 @@
 import { answers } from "./api.js";
 
 const MOST_WAIT_S = 10;
+const LEAST_COUNT_S = 1;
+const MOST_COUNT_S = 120;
 
 /**
  * The result of `task`, which is retried if that can help. `notice` shows messages and buttons; see notice.js.
@@ -34,8 +36,9 @@ async function wayOut(error, { notice, signal, shown }) {
   } else if (error.status === 401) {
     notice.show(shown, `${error.message} Enter the server's API key.`);
     await notice.askForKey(signal);
-  } else if (error.retryAfter !== null) {
-    await countDown(error.retryAfter, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`), { notice, signal });
+  } else if (error.retryAfterS !== null) {
+    const seconds = Math.min(Math.max(error.retryAfterS, LEAST_COUNT_S), MOST_COUNT_S);
+    await countDown(seconds, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`), { notice, signal });
   } else if (error.status >= 500) {
     notice.show(shown, error.message);
     await notice.offerRetry(signal);

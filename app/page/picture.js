@@ -1,7 +1,7 @@
 /** One picture: its objects with their prompts and masks, and their history. Does not know about the network. */
 
 import { EMPTY, isEmpty } from "./prompts.js";
-import { decodeRuns } from "./rle.js";
+import { decodeRuns } from "../client/rle.js";
 
 export const COLOURS = ["#2f81f7", "#f2711c", "#21ba45", "#e03997", "#fbbd08", "#00b5ad", "#a333c8", "#db2828"];
 

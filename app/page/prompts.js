@@ -1,5 +1,7 @@
 /** Prompts as immutable values, and the requests for them. Does not know about the network. */
 
+import { promptFields } from "../client/prompts.js";
+
 export const EMPTY = Object.freeze({ points: [], box: null, previous: null, three: false });
 
 /** Points are [x, y, label]; label 1: object, 0: background. `previous`: logits of the mask to refine, or null. */
@@ -13,19 +15,17 @@ export const withThree = (prompt) => Object.freeze({ ...prompt, three: true });
 
 export const isEmpty = (prompt) => !prompt.points.length && !prompt.box;
 
-/** The body of POST /decode. */
-export function toBody(imageId, prompt, { logits }) {
-  const body = { image_id: imageId };
-  if (prompt.points.length) {
-    body.point_coords = prompt.points.map(([x, y]) => [x, y]);
-    body.point_labels = prompt.points.map(([, , label]) => label);
-  }
-  if (prompt.box) body.box = prompt.box;
-  if (prompt.previous) body.mask_input = prompt.previous;
-  if (prompt.three) body.multimask_output = true;
-  if (logits) body.return_logits = true;
-  return body;
-}
+/** The prompt as the client takes it. */
+export const asked = ({ points, box, previous, three }) => ({
+  points: points.map(([x, y]) => [x, y]),
+  labels: points.map(([, , label]) => label),
+  box,
+  mask: previous,
+  multimask: three || undefined,
+});
+
+/** The body of POST /decode. The masks bring what refines them. */
+export const toBody = (imageId, prompt) => ({ image_id: imageId, ...promptFields(asked(prompt)), return_logits: true });
 
 /** A box of whole pixels within the picture, from two corners in any order; null if it has no area. */
 export function boxBetween([ax, ay], [bx, by], { width, height }) {

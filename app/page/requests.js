@@ -1,18 +1,21 @@
 /** Keeps server and session in step: uploads pictures, requests masks, requests previews. */
 
-import { address, apiKey, contentType, decode, describeModel, upload } from "./api.js";
+import { Picture as Embedded } from "../client/pictures.js";
+import { address, apiKey, client, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
-import { addPoint, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
+import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
 
-const masksOf = ({ data }) => data.predictions[0].masks.map(({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts, iou, area, bbox, logits }));
+const PAUSE_MS = 3000; // after a preview that failed
+
+/** What the page stores of a mask. */
+const kept = ({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts, iou, area, bbox, logits });
 
 export class Requests {
   model = null; // the reply of GET /model, once it has arrived
   #uploading = null;
   #asked = null; // {prompt, abort} of the request in progress
-  #wanted = null; // the newest hover
-  #hovering = false;
-  #inside = false;
+  #hover = client.hover();
+  #quietUntil = 0; // no previews before this time
 
   constructor(session, notice) {
     Object.assign(this, { session, notice });
@@ -33,15 +36,13 @@ export class Requests {
     this.session.redraw();
   }
 
-  /** Preview a click at [x, y, label]; null ends it. One request at a time; only the newest point waits. */
+  /** Preview a click at [x, y, label]; null ends it. */
   hover(point) {
-    this.#wanted = point;
-    this.#inside = point !== null;
-    if (!point && this.session.preview) {
-      this.session.preview = null;
-      this.session.redraw();
-    }
-    this.#preview();
+    if (point) return void this.#preview(point);
+    this.#hover.stop();
+    if (!this.session.preview) return;
+    this.session.preview = null;
+    this.session.redraw();
   }
 
   /** Upload one picture at a time, the current one first. */
@@ -82,11 +83,12 @@ export class Requests {
     this.#asked?.abort.abort();
     if (!prompt) return void (this.#asked = null);
     const asked = (this.#asked = { prompt, abort: new AbortController() });
+    this.#hover.stop();
     try {
-      const body = toBody(picture.imageId, prompt, { logits: true });
+      const body = toBody(picture.imageId, prompt);
       const { signal } = asked.abort;
       const reply = await patiently(() => decode(body, signal), { notice, signal });
-      picture.answer(prompt, masksOf(reply));
+      picture.answer(prompt, reply.data.predictions[0].masks.map(kept));
       session.last = { ...reply, curl: curl(address("decode"), body, { withKey: !!apiKey.get() }) };
       this.#describe(picture);
     } catch (error) {
@@ -109,28 +111,21 @@ export class Requests {
     this.notice.say(`${many}${object.name}: ${+share} % of the picture, predicted IoU ${best.iou.toFixed(2)}.`);
   }
 
-  async #preview() {
+  async #preview(point) {
     const { session, notice } = this;
-    const picture = session.current, point = this.#wanted;
-    if (!point || this.#hovering || this.#asked || notice.failing || !session.options.hover || !picture?.imageId) return;
-    this.#wanted = null;
-    this.#hovering = true;
-    const { objects, object } = picture;
+    const picture = session.current;
+    if (this.#asked || notice.failing || !session.options.hover || !picture?.imageId || performance.now() < this.#quietUntil) return;
+    const { objects, object, imageId, width, height } = picture;
     const open = object && !object.done;
     const previous = open && session.options.refine ? object.masks?.[object.chosen].logits ?? null : null;
     const prompt = addPoint(open ? object.prompt : EMPTY, point, previous);
-    let failed = false;
     try {
-      const [best] = masksOf(await decode(toBody(picture.imageId, prompt, { logits: false })));
-      if (session.current === picture && picture.objects === objects && this.#inside) {
-        session.preview = best;
-        session.redraw();
-      }
-    } catch {
-      failed = true; // a click shows what is wrong
+      const masks = await this.#hover.decode(new Embedded(client, { image_id: imageId, width, height }), clientPrompt(prompt));
+      if (!masks || session.current !== picture || picture.objects !== objects) return;
+      session.preview = kept(masks[0]);
+      session.redraw();
+    } catch { // a click shows what is wrong
+      this.#quietUntil = performance.now() + PAUSE_MS;
     }
-    if (failed) await new Promise((resolve) => setTimeout(resolve, 3000));
-    this.#hovering = false;
-    this.#preview();
   }
 }

@@ -1,6 +1,6 @@
-"""Serves the page at / and its files below /page/ from app/page/.
+"""Serves the page at / with its files below /page/, and the JavaScript client: /client.js, and /client/ below it.
 
-Does not know about pictures and masks: the page calls the same endpoints as every client.
+Does not know about pictures and masks: both call the same endpoints as every client.
 """
 
 import gzip
@@ -12,7 +12,11 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 router = APIRouter(include_in_schema=False)
 
-_FOLDER = Path(__file__).parents[1] / "page"
+_APP = Path(__file__).parents[1]
+_PAGE = _APP / "page"
+# A wheel holds client/js of the repository as app/client_js; see setup.py.
+_CLIENT = next(path for path in (_APP / "client_js", _APP.parent / "client" / "js") if path.is_dir())
+_ENTRY = b'/** The JavaScript client of this server. */\n\nexport * from "./client/index.js";\n'
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -40,29 +44,45 @@ class _File:
     etag: str
 
 
-def _read(path: Path) -> _File:
-    content = path.read_bytes()
+def _file(content: bytes, suffix: str) -> _File:
     return _File(
         content=content,
         compressed=gzip.compress(content, mtime=0),
-        media_type=_MEDIA_TYPES[path.suffix],
+        media_type=_MEDIA_TYPES[suffix],
         etag=f'"{hashlib.sha256(content).hexdigest()[:32]}"',
     )
 
 
-_FILES = {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _MEDIA_TYPES}
+_FILES = {"client.js": _file(_ENTRY, ".js")} | {
+    f"{name}/{path.name}": _file(path.read_bytes(), path.suffix)
+    for name, folder in (("page", _PAGE), ("client", _CLIENT))
+    for path in sorted(folder.iterdir())
+    if path.suffix in _MEDIA_TYPES
+}
 
 
 @router.get("/")
 async def page(request: Request) -> Response:
     """The page itself."""
-    return _reply(request, "index.html")
+    return _reply(request, "page/index.html")
 
 
 @router.get("/page/{name}")
 async def page_file(request: Request, name: str) -> Response:
     """A script, the style sheet or the icon. 404 for everything else."""
-    return _reply(request, name)
+    return _reply(request, f"page/{name}")
+
+
+@router.get("/client.js")
+async def client(request: Request) -> Response:
+    """The JavaScript client, for `import` in a page, also of another origin (SAM2_CORS_ORIGINS)."""
+    return _reply(request, "client.js")
+
+
+@router.get("/client/{name}")
+async def client_file(request: Request, name: str) -> Response:
+    """A module of the JavaScript client. 404 for everything else."""
+    return _reply(request, f"client/{name}")
 
 
 def _reply(request: Request, name: str) -> Response:

@@ -14,6 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.fakes import FakeSegmenter
 from tests.page.visitor import PATIENCE_S, Visitor
+from tests.page.web_tools import WebTool
 from tests.server import free_port
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -70,6 +71,11 @@ class PageServer:
             for prompt in batch
         ]
 
+    def forget(self) -> None:
+        """Delete every picture."""
+        for image in httpx.get(f"{self.url}images", trust_env=False).json()["images"]:
+            httpx.delete(f"{self.url}images/{image['image_id']}", trust_env=False)
+
     def _ready(self) -> bool:
         return self._server.started and httpx.get(f"{self.url}readyz", trust_env=False).is_success
 
@@ -122,3 +128,37 @@ def open_page(context: BrowserContext) -> Iterator[Callable[[PageServer], Visito
 def visitor(open_page: Callable[[PageServer], Visitor], server: PageServer) -> Visitor:
     """A visitor of the page of a server that answers clicks with discs."""
     return open_page(server)
+
+
+@pytest.fixture(scope="package")
+def lasting_server() -> Iterator[PageServer]:
+    """A server for all tests of web tools: starting one takes longer than most of them."""
+    server = PageServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def tool_server(lasting_server: PageServer) -> Iterator[PageServer]:
+    """A server that answers clicks with discs. It has no pictures, and no batches are recorded."""
+    lasting_server.forget()
+    lasting_server.segmenter.encoded.clear()
+    lasting_server.segmenter.decoded.clear()
+    yield lasting_server
+    lasting_server.segmenter.gate.set()
+
+
+@pytest.fixture(scope="package")
+def lasting_context(browser: Browser) -> Iterator[BrowserContext]:
+    """A profile for all tests of web tools."""
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def tool(lasting_context: BrowserContext, tool_server: PageServer) -> Iterator[WebTool]:
+    """A web tool of that server, in a window of its own."""
+    tool = WebTool(lasting_context, tool_server.url)
+    yield tool
+    tool.page.close()

@@ -129,7 +129,7 @@ def test_fingers_tap_hold_and_pinch(browser: Browser, server: PageServer) -> Non
 
 
 def test_masks_are_decoded_as_pycocotools_does(visitor: Visitor) -> None:
-    """Masks of different shapes, decoded with the page's own rle.js."""
+    """Masks of different shapes, decoded with the client's rle.js."""
     random = np.random.default_rng(1)
     shapes = [random.random((37, 53)) < share for share in (0, 0.02, 0.5, 1)]
     shapes.append(disc_mask(20, 20, 9, height=400, width=300))
@@ -139,7 +139,7 @@ def test_masks_are_decoded_as_pycocotools_does(visitor: Visitor) -> None:
         for rle in encoded
     ]
     script = """async (inputs) => {
-      const { decodeRuns, toBitmap } = await import("./page/rle.js");
+      const { decodeRuns, toBitmap } = await import("./client/rle.js");
       const bitmap = ({ counts, ...size }) => toBitmap(decodeRuns(counts, size.width * size.height), size);
       return JSON.stringify(inputs.map((input) => [...bitmap(input)]));
     }"""

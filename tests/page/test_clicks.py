@@ -112,6 +112,8 @@ def test_objects_have_names_and_colours_of_their_own(visitor: Visitor) -> None:
 
 
 def test_a_preview_follows_the_pointer_and_leaves_with_it(visitor: Visitor, server: PageServer) -> None:
+    connections: list[str] = []
+    visitor.page.on("websocket", lambda socket: connections.append(socket.url))
     visitor.add(TRUCK)
     visitor.press("h")
     server.segmenter.gate.clear()
@@ -121,6 +123,7 @@ def test_a_preview_follows_the_pointer_and_leaves_with_it(visitor: Visitor, serv
     visitor.page.mouse.move(*visitor.place(300, 200))
     visitor.until_seen(disc(300, 200, LARGE))
     assert len(server.prompts()) <= 3, "the newest wins, and nothing waits in line"
+    assert connections == [f"{visitor.url.replace('http', 'ws')}decode/stream"]
     visitor.page.mouse.move(5, 5)
     visitor.until_seen(np.zeros((HEIGHT, WIDTH), bool))
     assert visitor.find("#objects li").count() == 0

@@ -127,7 +127,7 @@ def test_polygons_are_the_masks(visitor: Visitor) -> None:
 def test_holes_stand_apart_from_outer_rings(visitor: Visitor) -> None:
     outline = visitor.page.evaluate(
         """async () => {
-          const { outline } = await import("./page/outline.js");
+          const { outline } = await import("./client/outline.js");
           const bitmap = Uint8Array.from({ length: 400 }, (_, at) => {
             const [x, y] = [at % 20, Math.floor(at / 20)];
             return x > 2 && x < 15 && y > 2 && y < 15 && !(x > 5 && x < 10 && y > 5 && y < 10) || x > 16 && y > 16;
@@ -153,7 +153,7 @@ def test_nothing_to_export_is_said(visitor: Visitor) -> None:
 
 
 _OUTLINES = """async (masks) => {
-  const { joined, outline } = await import("./page/outline.js");
+  const { joined, outline } = await import("./client/outline.js");
   return masks.map(({ pixels, width, height }) => {
     const found = outline(Uint8Array.from(pixels), { width, height });
     const rings = [...found.polygons, ...found.holes];

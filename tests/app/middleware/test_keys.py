@@ -150,7 +150,7 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
     async with serving(settings()) as served:
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert (await served.client.get(path)).status_code == 200
-        for path in ("/", "/page/main.js"):
+        for path in ("/", "/page/main.js", "/client.js", "/client/index.js"):
             assert (await served.client.get(path)).status_code != 401
         closed = [
             ("POST", "/embed"),
@@ -166,6 +166,7 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("GET", "/nowhere"),
             ("GET", "/healthz/"),
             ("GET", "/page"),
+            ("GET", "/client"),
             ("GET", "/docs/oauth2-redirect"),
         ]
         documented = set((await served.client.get("/openapi.json")).json()["paths"])

@@ -1,4 +1,4 @@
-"""How the page is served: types, caching, content security policy, size; and that a wheel contains it."""
+"""How the page and the JavaScript client are served: types, caching, policies, size; and that a wheel has them."""
 
 import gzip
 import re
@@ -10,33 +10,52 @@ from pathlib import Path
 
 import pytest
 
+from app.settings import Settings
 from tests.fakes import Served, serving
 from tests.server import ROOT
 
-FOLDER = ROOT / "app/page"
-FILES = sorted(path.name for path in FOLDER.iterdir())
+PAGE, CLIENT = ROOT / "app/page", ROOT / "client/js"
+FILES = {path.relative_to(ROOT).as_posix(): path for path in [*PAGE.iterdir(), *CLIENT.glob("*.js")]}
+ENTRY = """export * from "./client/index.js";"""
+ELSEWHERE_ORIGIN = "https://tool.example.com"
 MOST_BYTES = 60_000
 ELSEWHERE = re.compile(r"https?:\\?/\\?/(?!www\.w3\.org/2000/svg)[\w.]+")
 
 
 def path_of(name: str) -> str:
-    return "/" if name == "index.html" else f"/page/{name}"
+    if name == "app/page/index.html":
+        return "/"
+    return name.replace("app/page/", "/page/").replace("client/js/", "/client/")
 
 
 @pytest.mark.parametrize(
     ("name", "media_type"),
     [
-        ("index.html", "text/html; charset=utf-8"),
-        ("page.css", "text/css; charset=utf-8"),
-        ("main.js", "text/javascript; charset=utf-8"),
-        ("icon.svg", "image/svg+xml"),
+        ("app/page/index.html", "text/html; charset=utf-8"),
+        ("app/page/page.css", "text/css; charset=utf-8"),
+        ("app/page/main.js", "text/javascript; charset=utf-8"),
+        ("app/page/icon.svg", "image/svg+xml"),
+        ("client/js/index.js", "text/javascript; charset=utf-8"),
     ],
 )
 async def test_files_have_their_types(name: str, media_type: str) -> None:
     async with serving() as served:
         reply = await served.client.get(path_of(name))
     assert reply.headers["content-type"] == media_type
-    assert reply.content == (FOLDER / name).read_bytes()
+    assert reply.content == FILES[name].read_bytes()
+
+
+async def test_pages_of_other_sites_may_import_the_client() -> None:
+    async with serving(Settings(workers=2, cors_origins=ELSEWHERE_ORIGIN)) as served:
+        for path in ("/client.js", "/client/index.js"):
+            reply = await served.client.get(path, headers={"Origin": ELSEWHERE_ORIGIN})
+            assert reply.headers["access-control-allow-origin"] == ELSEWHERE_ORIGIN
+            assert {"Accept-Encoding", "Origin"} <= set(reply.headers["vary"].split(", "))
+            assert reply.headers["content-type"] == "text/javascript; charset=utf-8"
+            assert reply.headers["cache-control"] == "no-cache"
+            stranger = await served.client.get(path, headers={"Origin": "https://elsewhere.example.com"})
+            assert "access-control-allow-origin" not in stranger.headers
+        assert ENTRY in (await served.client.get("/client.js")).text
 
 
 async def test_nothing_may_come_from_elsewhere_or_run_inline() -> None:
@@ -67,7 +86,7 @@ async def bytes_on_the_wire(served: Served, name: str, accepted: str) -> bytes:
         return b"".join([chunk async for chunk in reply.aiter_raw()])
 
 
-async def test_all_of_the_page_weighs_less_than_60_kb_as_sent_and_readme_says_how_much() -> None:
+async def test_page_and_client_weigh_less_than_60_kb_as_sent_and_readme_says_how_much() -> None:
     async with serving() as served:
         packed = {name: await bytes_on_the_wire(served, name, "gzip") for name in FILES}
         plain = {name: await bytes_on_the_wire(served, name, "identity") for name in FILES}
@@ -84,10 +103,16 @@ async def test_a_client_that_cannot_unpack_gets_it_plain() -> None:
     async with serving() as served:
         reply = await served.client.get("/", headers={"Accept-Encoding": "identity"})
     assert "content-encoding" not in reply.headers
-    assert reply.content == (FOLDER / "index.html").read_bytes()
+    assert reply.content == (PAGE / "index.html").read_bytes()
 
 
-@pytest.mark.parametrize("path", ["/page/", "/page/nothing.js", "/page/..%2Fpages.py", "/page/main.js/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/", "/page/nothing.js", "/page/..%2Fpages.py", "/page/main.js/x", "/page/client.js",
+        "/client/", "/client/nothing.js", "/client/package.json", "/client/client.js/x",
+    ],
+)  # fmt: skip
 async def test_nothing_else_is_served(path: str) -> None:
     async with serving() as served:
         reply = await served.client.get(path)
@@ -104,7 +129,7 @@ async def test_head_says_what_get_would() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_name_no_other_host_and_say_what_they_are(name: str) -> None:
-    text = (FOLDER / name).read_text()
+    text = FILES[name].read_text()
     code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     assert ELSEWHERE.findall(code) == []
     assert " style=" not in code
@@ -115,24 +140,36 @@ def test_files_name_no_other_host_and_say_what_they_are(name: str) -> None:
 
 
 def test_every_module_and_element_that_is_named_exists() -> None:
-    page = (FOLDER / "index.html").read_text()
-    for path in FOLDER.glob("*.js"):
+    page = (PAGE / "index.html").read_text()
+    for path in (path for path in FILES.values() if path.suffix == ".js"):
         text = path.read_text()
-        for module in re.findall(r'from "\./([\w.]+)"', text):
-            assert module in FILES
+        for module in re.findall(r'from "(\.[^"]+)"', text):
+            # The page's modules are served at /page/ and the client's at /client/, so ../client/ is beside both.
+            folder, _, name = module.rpartition("/")
+            assert ({".": path.parent, "../client": CLIENT}[folder] / name).is_file(), (path, module)
+            assert folder == "." or path.parent == PAGE
         for element in re.findall(r'\$\("([\w-]+)"\)', text):
             assert f'id="{element}"' in page
 
 
-def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
+def test_a_wheel_holds_page_and_client_and_serves_them(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    ignored = shutil.ignore_patterns("__pycache__")
-    for folder in ("app", "model"):
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules", "types")
+    for folder in ("app", "model", "client/js"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     build = "import setuptools.build_meta as backend; backend.build_wheel('..')"
     subprocess.run([sys.executable, "-W", "ignore", "-c", build], cwd=tree, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert {f"app/page/{name}" for name in FILES} <= set(archive.namelist())
+        inside = {name.replace("client/js/", "app/client_js/") for name in FILES}
+        assert inside <= set(archive.namelist())
+        assert not {"client", "js"} & {name.partition("/")[0] for name in archive.namelist()}
+        archive.extractall(tmp_path / "installed")
+    installed = "from app.routes.pages import _CLIENT, _FILES; print(_CLIENT, *_FILES)"
+    command = [sys.executable, "-c", installed]
+    done = subprocess.run(command, cwd=tmp_path / "installed", check=True, capture_output=True, text=True)
+    folder, *served = done.stdout.split()
+    assert Path(folder) == tmp_path / "installed/app/client_js"
+    assert set(served) == {path_of(name).strip("/") or "page/index.html" for name in FILES} | {"client.js"}

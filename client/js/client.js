@@ -1,0 +1,113 @@
+/** A server, as a web tool uses it: pictures in, with retries and a deadline for each call. Does not draw. */
+
+import { Connection, contentType } from "./connection.js";
+import { ApiError } from "./errors.js";
+import { Hover } from "./hover.js";
+import { Picture } from "./pictures.js";
+import { retrying } from "./retries.js";
+
+/**
+ * @typedef {object} CallOptions of every call
+ * @property {AbortSignal} [signal] ends it: the call rejects with the signal's reason
+ * @property {number} [deadlineS] seconds for all tries together
+ * @property {(error: ApiError, seconds: number) => void} [onRetry] called before each wait
+ */
+
+/**
+ * @typedef {object} EmbedOptions
+ * @property {string} [imageId] your own name for the picture; without it, the server's name is the SHA-256 of its bytes
+ * @property {boolean} [replace] give an existing name to this picture
+ * @property {"range" | "percentile" | "none"} [stretch] how more than 8 bits become 8
+ * @property {(share: number) => void} [onProgress] gets the fraction sent, 0..1
+ */
+
+export class Client {
+  /**
+   * @param {string | URL} url the server's
+   * @param {object} [options]
+   * @param {import("./connection.js").Key} [options.key] an API key, or a function that returns the current one
+   * @param {number} [options.retries] how often a call is tried again
+   * @param {number} [options.deadlineS] seconds for a call with all its tries
+   */
+  constructor(url, { key = "", retries = 4, deadlineS = 60 } = {}) {
+    this.connection = new Connection(url, key);
+    this.retries = retries;
+    this.deadlineS = deadlineS;
+  }
+
+  /**
+   * Upload a picture. It is kept, to be embedded again if the server has evicted it.
+   * @param {Blob | string | URL} source a file, or an address that this page may fetch
+   * @param {EmbedOptions & CallOptions} [options]
+   */
+  async embed(source, options = {}) {
+    const file = source instanceof Blob ? source : await fetched(source, options.signal);
+    const { imageId, replace, stretch, onProgress } = options;
+    const wishes = Object.entries({ image_id: imageId, replace, stretch }).filter(([, wish]) => wish !== undefined);
+    const path = `embed?${new URLSearchParams(wishes.map(([name, wish]) => [name, String(wish)]))}`;
+    /** @param {CallOptions} call */
+    const send = (call) => this.call(async (signal) => {
+      const sent = { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal };
+      return (onProgress ? await this.connection.upload(path, file, { onProgress, signal }) : await this.connection.request(path, sent)).data;
+    }, call);
+    return new Picture(this, await send(options), () => send({}));
+  }
+
+  /**
+   * A picture that the server already has.
+   * @param {string} imageId
+   * @param {CallOptions} [options]
+   */
+  async open(imageId, options) {
+    return new Picture(this, await this.#get(`images/${encodeURIComponent(imageId)}`, options));
+  }
+
+  /**
+   * Name, device, precision and limits, as in GET /model.
+   * @param {CallOptions} [options]
+   * @returns {Promise<any>}
+   */
+  model(options) {
+    return this.#get("model", options);
+  }
+
+  /** Previews under the pointer, over a connection of their own. */
+  hover() {
+    return new Hover(this);
+  }
+
+  /**
+   * Run `task` with the client's retries and deadline.
+   * @template T
+   * @param {(signal: AbortSignal) => Promise<T>} task
+   * @param {CallOptions} [options]
+   */
+  call(task, { signal, deadlineS = this.deadlineS, onRetry } = {}) {
+    return retrying(task, { retries: this.retries, deadlineS, signal, onRetry });
+  }
+
+  /**
+   * @param {string} path
+   * @param {CallOptions} [options]
+   */
+  #get(path, options) {
+    return this.call(async (signal) => (await this.connection.request(path, { signal })).data, options);
+  }
+}
+
+/**
+ * @param {string | URL} url
+ * @param {AbortSignal} [signal]
+ */
+async function fetched(url, signal) {
+  let why;
+  try {
+    const reply = await fetch(url, { signal });
+    if (reply.ok) return await reply.blob();
+    why = `status ${reply.status}`;
+  } catch (error) {
+    signal?.throwIfAborted();
+    why = "no reply, or its site does not let pages of this one read it (CORS)";
+  }
+  throw new ApiError(0, { code: "picture_not_fetched", message: `The picture at ${url} cannot be fetched: ${why}.` });
+}

@@ -1,0 +1,111 @@
+/** The WebSocket /decode/stream: sends prompts with tags, and gives each its answer. Does not know which is the newest. */
+
+import { ApiError, connectionFailed, statusOf, unexpectedReply } from "./errors.js";
+
+/** @import { Connection } from "./connection.js" */
+
+/** @typedef {{resolve: (answer: any) => void, reject: (error: unknown) => void}} Waiting */
+
+/** Closed for a reason that another try would meet again, by the code. */
+const FINAL = /** @type {Record<number, [number, string]>} */ ({ 4401: [401, "unauthorized"], 1009: [413, "message_too_large"] });
+
+export class Stream {
+  #connection;
+  /** @type {Promise<WebSocket> | null} */
+  #opening = null;
+  /** @type {Map<number, Waiting>} */
+  #waiting = new Map();
+  #tag = 0;
+  /** Whether a connection could not be opened. */
+  refused = false;
+
+  /** @param {Connection} connection */
+  constructor(connection) {
+    this.#connection = connection;
+  }
+
+  /**
+   * Send one prompt, {image_id, ...}. Returns its answer, {predictions, ...}. Opens the connection if it isn't open. Rejects with
+   * AbortError if a newer prompt of this connection took its place in the server.
+   * @param {object} body
+   * @param {AbortSignal} signal
+   * @returns {Promise<any>}
+   */
+  ask(body, signal) {
+    return new Promise((resolve, reject) => {
+      const tag = ++this.#tag;
+      const leave = () => {
+        this.#waiting.delete(tag);
+        signal.removeEventListener("abort", abort);
+      };
+      const abort = () => (leave(), reject(signal.reason));
+      if (signal.aborted) return abort();
+      signal.addEventListener("abort", abort);
+      this.#waiting.set(tag, {
+        resolve: (answer) => (leave(), resolve(answer)),
+        reject: (error) => (leave(), reject(error)),
+      });
+      this.#open().then(
+        (socket) => this.#waiting.has(tag) && socket.send(JSON.stringify({ tag, ...body })),
+        () => {}, // the end of the connection rejects all that wait
+      );
+    });
+  }
+
+  close() {
+    this.#opening?.then((socket) => socket.close(1000), () => {});
+  }
+
+  /** @returns {Promise<WebSocket>} */
+  #open() {
+    return (this.#opening ??= new Promise((resolve, reject) => {
+      const url = new URL(this.#connection.address("decode/stream"));
+      url.protocol = url.protocol.replace("http", "ws");
+      const socket = new WebSocket(url);
+      let opened = false;
+      socket.onopen = () => {
+        opened = true;
+        const { key } = this.#connection; // browsers cannot set headers here
+        if (key) socket.send(JSON.stringify({ api_key: key }));
+        resolve(socket);
+      };
+      socket.onmessage = ({ data }) => {
+        try {
+          this.#answer(JSON.parse(data));
+        } catch { // not of this service
+          this.#fail(unexpectedReply(url.href));
+        }
+      };
+      socket.onclose = (event) => {
+        this.#opening = null;
+        this.refused = !opened;
+        const error = opened ? closed(event) : connectionFailed(`The connection to ${url.href} could not be opened. ` +
+          "Pages of other origins need to be in the server's SAM2_CORS_ORIGINS, and a proxy must pass WebSockets on.");
+        this.#fail(error);
+        reject(error);
+      };
+    }));
+  }
+
+  /** @param {ApiError} error of all that wait */
+  #fail(error) {
+    for (const { reject } of [...this.#waiting.values()]) reject(error);
+  }
+
+  /** @param {any} answer */
+  #answer({ tag, skipped, error, retry_after_s: retryAfterS, ...answer }) {
+    if (error) {
+      const failed = new ApiError(statusOf(error.code), { ...error, retryAfterS });
+      if (tag === null) this.#fail(failed); // the server could not read which prompt it was
+      else this.#waiting.get(tag)?.reject(failed);
+    } else if (skipped) this.#waiting.get(tag)?.reject(new DOMException("A newer prompt took its place.", "AbortError"));
+    else this.#waiting.get(tag)?.resolve(answer); // none waits if it was aborted
+  }
+}
+
+/** @param {CloseEvent} event */
+function closed({ code, reason }) {
+  const message = `The server closed the connection: ${reason || code}.`;
+  const [status, name] = FINAL[code] ?? [0, "connection_failed"];
+  return new ApiError(status, { code: name, message });
+}
