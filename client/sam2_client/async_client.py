@@ -94,7 +94,7 @@ class AsyncClient:
             async def embed_one(source: PictureSource) -> EmbedResult["AsyncImage"]:
                 async with free:
                     result = await self._embed_one(source)
-                bar.count(result)
+                bar.count(result.error)
                 return result
 
             async with asyncio.TaskGroup() as group:

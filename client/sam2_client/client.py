@@ -116,7 +116,7 @@ class Client:
             futures = [pool.submit(self._embed_one, source) for source in sources]
             try:
                 for future in as_completed(futures):
-                    bar.count(future.result())
+                    bar.count(future.result().error)
             except BaseException:  # for example Ctrl-C: start no further uploads
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
