@@ -14,7 +14,7 @@ from sam2_client import coco
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.journal import Journal
-from sam2_client.long_runs import stamp, work_through
+from sam2_client.long_runs import close, stamp, work_through
 from sam2_client.messages import complain, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
 
@@ -59,13 +59,7 @@ def everything(client: Client, arguments: argparse.Namespace) -> bool:
             },
         )
         say(f"{arguments.coco}: {len(done)} images, {annotations} annotations, 1 categories")
-        if failed:
-            complain(
-                f"{failed} of {len(pictures)} pictures failed; the same command tries only these again, because "
-                f"{journal.path} has the others"
-            )
-        else:
-            journal.delete()
+        close(journal, failed=failed, of=len(pictures))
     return not failed
 
 

@@ -5,11 +5,13 @@ had never been written. Does not know what is done.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 _KIND = "sam2 journal 1"
+_START = b'["sam2 journal 1"'
 
 
 class Journal:
@@ -24,6 +26,7 @@ class Journal:
         self._places: dict[str, int] = {}
         self._file = self.path.open("r+b" if self.path.exists() else "w+b")
         try:
+            _lock(self._file, self.path)
             self._open(json.loads(json.dumps(run)))
         except BaseException:
             self._file.close()
@@ -34,6 +37,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if not self._places:  # nothing to go on from
+            self.path.unlink(missing_ok=True)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -66,33 +71,36 @@ class Journal:
 
     def _open(self, run: Any) -> None:
         place = 0
+        head: Any = None
         for number, line in enumerate(self._file):
             if not line.endswith(b"\n"):
                 break  # it was cut
             value = _parsed(line)
             if number == 0:
-                self._check(value, run)
+                head = value
             elif isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
                 self._places[value[0]] = place
             place += len(line)
-        if place == 0 and self._end() > 0 and not b'["sam2'.startswith(self._start(6)):
-            self._check(None, run)
+        is_ours = isinstance(head, list) and len(head) == 2 and head[0] == _KIND
+        if not is_ours and not (place == 0 and _START.startswith(self._start(len(_START)))):
+            raise ValueError(f"{self.path} is not what this command writes while it runs: move it away")
+        if is_ours and head[1] != run:
+            if self._places:
+                self._refuse(head[1], run)
+            place = 0
         self._file.truncate(place)
         if place == 0:
             self._end()
             self._file.write(json.dumps([_KIND, run]).encode() + b"\n")
             self._file.flush()
 
-    def _check(self, head: Any, run: Any) -> None:
-        if not (isinstance(head, list) and len(head) == 2 and head[0] == _KIND):
-            raise ValueError(f"{self.path} is not what this command writes while it runs: move it away")
-        if head[1] != run:
-            before = head[1] if isinstance(head[1], dict) else {}
-            other = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))
-            raise ValueError(
-                f"{self.path} is what a run with another {' and '.join(other)} has done so far: finish that run, "
-                "or delete the file to begin anew"
-            )
+    def _refuse(self, before: Any, run: Any) -> None:
+        before = before if isinstance(before, dict) else {}
+        other = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))
+        raise ValueError(
+            f"{self.path} is what a run with another {' and '.join(other)} has done so far: finish that run, or "
+            "delete the file to begin anew"
+        )
 
     def _start(self, length: int) -> bytes:
         self._file.seek(0)
@@ -100,6 +108,18 @@ class Journal:
 
     def _end(self) -> int:
         return self._file.seek(0, 2)
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keep other runs away until the file is closed. Windows' own locks would keep readers away too: none there."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another run is writing {path}: wait for its end") from None
 
 
 def _parsed(line: bytes) -> Any:

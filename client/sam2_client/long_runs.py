@@ -55,6 +55,17 @@ def work_through(
         raise
 
 
+def close(journal: Journal, *, failed: int, of: int) -> None:
+    """Delete the journal of a complete run. If pictures failed, keep it for the next one, and say so."""
+    if not failed:
+        journal.delete()
+    elif len(journal):
+        complain(
+            f"{failed} of {of} pictures failed; the same command tries only these again, because {journal.path} has "
+            "the others"
+        )
+
+
 def _ended(
     keys: Sequence[str], work: Callable[[str], dict[str, Any]], concurrency: int
 ) -> Iterator[tuple[str, dict[str, Any] | Exception]]:

@@ -18,7 +18,7 @@ from sam2_client.box_sets import BoxedPicture, BoxSet, in_pixels
 from sam2_client.client import Client, Image
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.journal import Journal
-from sam2_client.long_runs import stamp, work_through
+from sam2_client.long_runs import close, stamp, work_through
 from sam2_client.masks import Mask
 from sam2_client.messages import complain, named, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
@@ -49,13 +49,7 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
         counts = run.join(journal)
         coco.write(output, boxes.document)
         _sum_up(boxes, counts, arguments)
-        if failed:
-            complain(
-                f"{failed} of {len(run.keys)} pictures failed; the same command tries only these again, because "
-                f"{journal.path} has the others"
-            )
-        else:
-            journal.delete()
+        close(journal, failed=failed, of=len(run.keys))
     return not (failed or boxes.problems or counts.without_mask)
 
 

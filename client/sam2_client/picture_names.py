@@ -23,9 +23,11 @@ def find(
     `with_suffix` says whether names have the suffix of the file.
     """
     given: dict[Path, tuple[Parts, Parts]] = {}
-    for path, root in files:
+    for path, root in {
+        file.path.absolute(): file for file in files
+    }.values():  # each once, however it is named
         stem = path if with_suffix else path.with_suffix("")
-        given.setdefault(path, (_parts(str(stem.relative_to(root))), _parts(str(stem.absolute()))))
+        given[path] = _parts(str(stem.relative_to(root))), _parts(str(stem.absolute()))
     by_end: dict[str, list[Path]] = defaultdict(list)
     for path, (within, _) in given.items():
         by_end[within[-1]].append(path)

@@ -1,6 +1,8 @@
 """`sam2 everything`: a COCO file of all objects of many pictures, and what a cut or a bad picture leaves of it."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +147,18 @@ def test_a_journal_of_another_run_is_not_mixed_in(
         assert main(COMMAND) == 1
         assert "move it away" in capsys.readouterr().err
         assert Path("out.json.partial").read_text() == foreign
-    for begun in ("", '["sam2 jou'):
+    other_run = '["sam2 journal 1", {"options": 5}]\n'
+    for begun in ("", '["sam2 jou', other_run, other_run + '["photos/a.png", {'):
         Path("out.json.partial").write_text(begun)
         assert main(COMMAND) == 0
+
+
+@pytest.mark.usefixtures("photos")
+def test_two_runs_do_not_write_one_journal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal(Path("out.json"), {}) as journal:
+        journal["photos/a.png"] = {}
+        assert main(COMMAND) == 1
+        assert "another run is writing out.json.partial: wait for its end" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("photos")
@@ -191,6 +202,21 @@ def test_one_broken_connection_is_one_failed_picture(
     assert main(COMMAND) == 1
     assert "sam2: photos/b.PNG: cut\n" in capsys.readouterr().err
     assert len(read()["images"]) == 2
+
+
+def test_one_bar_counts_all_pictures_and_lines_stay_whole(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "b.PNG").write_bytes(b"no picture")
+    assert main(COMMAND) == 1
+    assert "%|" not in capsys.readouterr().err, "no bar in a file"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "2/3" in error, "what an earlier run did is counted"
+    assert "3/3" in error
+    assert "failed=1" in error
+    assert re.search(r"(?:^|[\n\r])sam2: photos/b.PNG: The [^\r\n]*\n", error)
 
 
 @pytest.mark.usefixtures("photos")
