@@ -39,6 +39,8 @@ from sam2_client.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from sam2_client.everything_options import EverythingOptions
+from sam2_client.found_masks import FoundMask
 from sam2_client.images import EmbedResult, Model
 from sam2_client.masks import Mask
 from sam2_client.outlines import Outlines
@@ -55,6 +57,8 @@ __all__ = [
     "DeadlineExceeded",
     "Detail",
     "EmbedResult",
+    "EverythingOptions",
+    "FoundMask",
     "HostNotAllowed",
     "Image",
     "ImageIdConflict",

@@ -13,6 +13,13 @@ from pathlib import Path
 
 from sam2_client.coco import DEFAULT_LABEL
 from sam2_client.connection import DEFAULT_URL
+from sam2_client.data_set_arguments import (
+    add_everything,
+    add_masks_from_boxes,
+    add_polygons,
+    at_least_1,
+    size,
+)
 from sam2_client.version import __version__
 
 _EPILOG = """\
@@ -62,19 +69,6 @@ def _numbers(text: str, count: int, form: str) -> list[float]:
     return numbers
 
 
-def _size(text: str) -> float:
-    (size,) = _numbers(text, 1, "a number")
-    if not 0 <= size < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return size
-
-
-def _at_least_1(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument(
@@ -85,11 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--api-key", metavar="KEY", default=os.environ.get("SAM2_API_KEY"))
     clean_up = argparse.ArgumentParser(add_help=False)
     clean_up.add_argument(
-        "--max-hole-area", type=_size, default=0.0, metavar="N", help="fill holes of at most this many pixels"
+        "--max-hole-area", type=size, default=0.0, metavar="N", help="fill holes of at most this many pixels"
     )
     clean_up.add_argument(
         "--max-sprinkle-area",
-        type=_size,
+        type=size,
         default=0.0,
         metavar="N",
         help="remove specks of at most this many pixels",
@@ -108,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
     one.add_argument(
-        "--concurrency", type=_at_least_1, default=4, metavar="N", help="concurrent uploads; default 4"
+        "--concurrency", type=at_least_1, default=4, metavar="N", help="concurrent uploads; default 4"
     )
 
     one = commands.add_parser(
@@ -170,14 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="new folder to write a data set for Ultralytics' YOLO segmentation to, with copies of the pictures",
     )
-    one.add_argument(
-        "--polygons", action="store_true", help="write polygons instead of RLE to the COCO data set"
-    )
-    one.add_argument(
-        "--simplify",
-        type=_size,
-        default=0.0,
-        metavar="PX",
-        help="simplify polygons: the outline moves by at most this many pixels of the picture",
-    )
+    add_polygons(one)
+    add_everything(commands, server)
+    add_masks_from_boxes(commands, server)
     return parser

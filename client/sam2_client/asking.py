@@ -12,9 +12,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from sam2_client.errors import ConnectionFailed, Sam2Error, TimedOut, error_of
+from sam2_client.errors import error_of, error_of_transport
 from sam2_client.pictures import Picture
 from sam2_client.retries import Retries
+from sam2_client.step_lines import MEDIA_TYPE, OnStep
 
 T = TypeVar("T")
 
@@ -28,19 +29,29 @@ class Call:
     query: Mapping[str, str] = field(default_factory=dict)
     json: dict[str, Any] | None = None
     picture: Picture | None = None
+    form: Mapping[str, str] = field(default_factory=dict)
+    """Fields of a form beside `json` that are plain text."""
+    on_step: OnStep | None = None
+    """If given, the reply is asked for as lines, and this is called at each step."""
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Build the request with its body. Reads the picture's file. Raises OSError and PictureChanged."""
         query = dict(self.query) or None
+        headers = {"Accept": f"{MEDIA_TYPE}, application/json"} if self.on_step is not None else {}
         if self.picture is not None and self.json is not None:
             files = {"image": ("picture", self.picture.read(), "application/octet-stream")}
             fields = {name: json.dumps(value) for name, value in self.json.items()}
-            return http.build_request(self.method, self.path, params=query, files=files, data=fields)
-        content, headers = None, {}
+            data = {**self.form, **fields}
+            return http.build_request(
+                self.method, self.path, params=query, files=files, data=data, headers=headers
+            )
+        content = None
         if self.picture is not None:
-            content, headers = self.picture.read(), {"Content-Type": "application/octet-stream"}
+            content = self.picture.read()
+            headers["Content-Type"] = "application/octet-stream"
         elif self.json is not None:
-            content, headers = json.dumps(self.json).encode(), {"Content-Type": "application/json"}
+            content = json.dumps(self.json).encode()
+            headers["Content-Type"] = "application/json"
         return http.build_request(self.method, self.path, params=query, content=content, headers=headers)
 
 
@@ -64,7 +75,7 @@ def ask(call: Call, retries: Retries) -> Story[httpx.Response]:
         try:
             response = yield Attempt(call, wait_s)
         except httpx.RequestError as error:
-            failure, cause = _transport_failure(error), error
+            failure, cause = error_of_transport(error), error
         else:
             if response.is_success:
                 return response
@@ -73,12 +84,3 @@ def ask(call: Call, retries: Retries) -> Story[httpx.Response]:
         if again is None:
             raise failure from cause
         wait_s = again
-
-
-def _transport_failure(error: httpx.RequestError) -> Sam2Error:
-    url = error.request.url
-    server = f"{url.scheme}://{url.netloc.decode()}"
-    why = str(error) or type(error).__name__
-    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-        return TimedOut(f"{server} did not reply in time ({type(error).__name__}).")
-    return ConnectionFailed(f"The connection to {server} failed: {why}.")

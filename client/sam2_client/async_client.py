@@ -12,12 +12,15 @@ import httpx
 from sam2_client import bodies, holdings, stories
 from sam2_client.asking import Attempt, Story
 from sam2_client.connection import DEFAULT_URL, options
+from sam2_client.everything_options import EverythingOptions, Order
+from sam2_client.found_masks import FoundMask
 from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.retries import Retries
+from sam2_client.step_lines import OnStep, watched
 
 T = TypeVar("T")
 
@@ -91,7 +94,7 @@ class AsyncClient:
             async def embed_one(source: PictureSource) -> EmbedResult["AsyncImage"]:
                 async with free:
                     result = await self._embed_one(source)
-                bar.count(result)
+                bar.count(result.error)
                 return result
 
             async with asyncio.TaskGroup() as group:
@@ -147,7 +150,7 @@ class AsyncClient:
             request = await asyncio.to_thread(attempt.call.request, self._http)
         response = await self._http.send(request, stream=True)
         try:
-            return await bodies.aread(response)
+            return await bodies.aread(response, on_step=attempt.call.on_step)
         finally:
             await response.aclose()
 
@@ -192,6 +195,55 @@ class AsyncImage(KnownImage):
         return await self._client._tell(
             stories.decode(self._embedded, prompts, options=options, retries=retries)
         )
+
+    async def everything(
+        self,
+        *,
+        points_per_side: int | None = None,
+        points: Points | None = None,
+        region: Box | None = None,
+        pred_iou_thresh: float | None = None,
+        stability_score_thresh: float | None = None,
+        stability_score_offset: float | None = None,
+        mask_threshold: float | None = None,
+        box_nms_thresh: float | None = None,
+        crop_n_layers: int | None = None,
+        crop_nms_thresh: float | None = None,
+        crop_overlap_ratio: float | None = None,
+        crop_n_points_downscale_factor: int | None = None,
+        min_mask_region_area: float | None = None,
+        use_m2m: bool | None = None,
+        multimask_output: bool | None = None,
+        max_masks: int | None = None,
+        order: Order | None = None,
+        logits: bool = False,
+        progress: bool | OnStep = False,
+    ) -> list[FoundMask]:
+        """See Image.everything."""
+        options = EverythingOptions(
+            points_per_side=points_per_side,
+            points=points,
+            region=region,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            stability_score_offset=stability_score_offset,
+            mask_threshold=mask_threshold,
+            box_nms_thresh=box_nms_thresh,
+            crop_n_layers=crop_n_layers,
+            crop_nms_thresh=crop_nms_thresh,
+            crop_overlap_ratio=crop_overlap_ratio,
+            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+            min_mask_region_area=min_mask_region_area,
+            use_m2m=use_m2m,
+            multimask_output=multimask_output,
+            max_masks=max_masks,
+            order=order,
+            logits=logits,
+        )
+        retries = self._client._retries
+        with watched(progress) as on_step:
+            story = stories.everything(self._embedded, options=options, on_step=on_step, retries=retries)
+            return await self._client._tell(story)
 
     async def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
         """See Image.feature_maps."""

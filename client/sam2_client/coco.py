@@ -5,7 +5,7 @@ A reply file is the JSON that /decode returns, as written by `sam2 decode` or cu
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,14 +100,25 @@ def dataset(instances: Sequence[Instance], *, simplify: float | None = None) -> 
             "id": number,
             "image_id": images[instance.picture],
             "category_id": categories.setdefault(instance.label, len(categories) + 1),
-            **(_runs(instance.mask) if simplify is None else _polygons(instance.mask, simplify)),
+            **shape(instance.mask, simplify=simplify),
             "iscrowd": 0,
             "score": instance.mask.iou,
         }
         for number, instance in enumerate((one for one in instances if one.mask.area), 1)
     ]
+    return {
+        **head(),
+        "images": [image(images[picture], picture, *size) for picture, size in found.items()],
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
+        ],
+    }
+
+
+def head() -> dict[str, Any]:
+    """Return info and licences of a data set made now."""
     now = datetime.now(UTC)
-    unknown = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
     return {
         "info": {
             "description": "Made with SAM 2",
@@ -118,15 +129,50 @@ def dataset(instances: Sequence[Instance], *, simplify: float | None = None) -> 
             "date_created": now.isoformat(timespec="seconds"),
         },
         "licenses": [{"id": 0, "name": "", "url": ""}],
-        "images": [
-            {"id": images[picture], "file_name": picture, "width": width, "height": height, **unknown}
-            for picture, (width, height) in found.items()
-        ],
-        "annotations": annotations,
-        "categories": [
-            {"id": number, "name": name, "supercategory": ""} for name, number in categories.items()
-        ],
     }
+
+
+def image(number: int, picture: str, width: int, height: int) -> dict[str, Any]:
+    """Return an entry of `images`."""
+    unknown = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
+    return {"id": number, "file_name": picture, "width": width, "height": height, **unknown}
+
+
+def shape(mask: Mask, *, simplify: float | None) -> dict[str, Any]:
+    """Return segmentation, area and bbox of a mask that is not empty: as RLE, or polygons as in `dataset`."""
+    return _runs(mask) if simplify is None else _polygons(mask, simplify)
+
+
+def write(file: Path, parts: Mapping[str, Any]) -> None:
+    """Write a data set at once or not at all: a cut leaves the file as it was. Iterators are written as lists,
+    piece by piece, so that a large one takes little memory. Raises OSError.
+    """
+    file = file.resolve()  # a link stays one
+    if file.exists() and not file.is_file():  # such as /dev/stdout
+        with file.open("w", encoding="utf-8") as out:
+            out.writelines(_pieces(parts))
+        return
+    new = file.with_name(f"{file.name}.new")
+    try:
+        with new.open("w", encoding="utf-8") as out:
+            out.writelines(_pieces(parts))
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _pieces(parts: Mapping[str, Any]) -> Iterator[str]:
+    yield "{"
+    for number, (name, part) in enumerate(parts.items()):
+        yield f"{', ' if number else ''}{json.dumps(name)}: "
+        if isinstance(part, Iterator):
+            yield "["
+            for place, element in enumerate(part):
+                yield f"{', ' if place else ''}{json.dumps(element)}"
+            yield "]"
+        else:
+            yield json.dumps(part)
+    yield "}\n"
 
 
 def _runs(mask: Mask) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The command `sam2`: embeds pictures, segments an object, combines masks into a COCO or YOLO data set.
 
+The commands for whole data sets have files of their own.
+
 Prints results to standard output and messages to standard error, and writes files.
 """
 
 import argparse
-import glob
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,34 +15,39 @@ from sam2_client import coco, yolo
 from sam2_client.arguments import parse
 from sam2_client.client import Client
 from sam2_client.coco import Instance
+from sam2_client.data_set_arguments import Misuse
 from sam2_client.errors import Sam2Error
+from sam2_client.everything_command import everything
+from sam2_client.masks_from_boxes import masks_from_boxes
+from sam2_client.messages import complain, why
+from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit codes other than 0."""
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
-"""Suffixes of the files that `sam2 embed` reads from a folder."""
-_MOST_NAMED = 20
-
-
-class Misuse(Exception):
-    """The arguments do not fit together."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, or those of the process if None. Returns the exit code."""
     parsed = parse(arguments)
-    run = {"embed": embed, "decode": decode, "export": export}[parsed.command]
+    run = {
+        "embed": embed,
+        "decode": decode,
+        "export": export,
+        "everything": everything,
+        "masks-from-boxes": masks_from_boxes,
+    }[parsed.command]
     try:
         with Client(parsed.url, parsed.api_key or None) as client:
             done = run(client, parsed)
     except Sam2Error as error:
-        return _complain(f"{error.message} [{error.code}]")
+        complain(f"{error.message} [{error.code}]")
+        return FAILED
     except (OSError, ValueError) as error:
-        return _complain(str(error))
+        complain(str(error))
+        return FAILED
     except Misuse as error:
-        _complain(str(error))
+        complain(str(error))
         return MISUSED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def embed(client: Client, arguments: argparse.Namespace) -> bool:
     """Embed pictures; print each one's id, a tab and its file."""
-    files = list(_files(arguments.pictures, suffixes=PICTURE_SUFFIXES))
+    files = [file.path for file in named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES)]
     results = client.embed_many(
         files, concurrency=arguments.concurrency, progress=len(files) > 1 and sys.stderr.isatty()
     )
@@ -58,7 +64,7 @@ def embed(client: Client, arguments: argparse.Namespace) -> bool:
         if result.image is not None:
             print(f"{result.image.image_id}\t{file}")
         else:
-            _complain(f"{file}: {_why(result.error)}")
+            complain(f"{file}: {why(result.error)}")
     return all(result.error is None for result in results)
 
 
@@ -112,7 +118,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
     prompts: list[PromptLine] = []
     no_replies: list[Path] = []
     done = True
-    for file in _files(arguments.files, suffixes={".json", ".jsonl"}):
+    for file, _ in named_files(arguments.files, suffixes={".json", ".jsonl"}):
         named = str(file) in arguments.files
         if file == arguments.coco:
             continue
@@ -126,8 +132,8 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
                 instances += coco.read_reply(file)
         except (OSError, ValueError) as error:
             done = False
-            _complain(str(error))
-    _tell_left_out(no_replies, why="they are not replies of /decode")
+            complain(str(error))
+    tell_left_out(no_replies, why="they are not replies of /decode")
     if not prompts and (arguments.max_hole_area or arguments.max_sprinkle_area):
         raise Misuse(
             "--max-hole-area and --max-sprinkle-area require prompts (.jsonl): masks of replies are not changed"
@@ -137,12 +143,12 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             instances.append(found)
         else:
             done = False
-            _complain(found)
+            complain(found)
     if not instances:
         raise ValueError("nothing to export: the files contain no masks")
     if arguments.coco is not None:
         data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
-        arguments.coco.write_text(json.dumps(data) + "\n", "utf-8")
+        coco.write(arguments.coco, data)
         counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
         print(f"{arguments.coco}: {counts}")
     filled = sum(bool(instance.mask.area) for instance in instances)
@@ -152,10 +158,10 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         files |= {line.picture: line.path for line in prompts}
         for message in yolo.write(arguments.yolo, instances, files=files, simplify=arguments.simplify):
             done = False
-            _complain(message)
+            complain(message)
         print(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
     if filled < len(instances):
-        _complain(f"{len(instances) - filled} masks are empty and are left out")
+        complain(f"{len(instances) - filled} masks are empty and are left out")
     return done
 
 
@@ -169,7 +175,7 @@ def _decode_lines(
     results = client.embed_many(list(by_picture), progress=len(by_picture) > 1 and sys.stderr.isatty())
     for (path, of_picture), result in zip(by_picture.items(), results, strict=True):
         if result.image is None:
-            yield f"{path}: {_why(result.error)}"
+            yield f"{path}: {why(result.error)}"
             continue
         try:
             answers = result.image.decode_many(
@@ -178,43 +184,8 @@ def _decode_lines(
                 max_sprinkle_area=arguments.max_sprinkle_area,
             )
         except (Sam2Error, OSError, ValueError) as error:
-            yield f"{path}: {_why(error)}"
+            yield f"{path}: {why(error)}"
             continue
         for line, masks in zip(of_picture, answers, strict=True):
             size = {"width": result.image.width, "height": result.image.height}
             yield Instance(picture=line.picture, label=line.label, mask=masks[0], **size)
-
-
-def _files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Path]:
-    """Yield the files that the arguments name. An argument is a file, a folder (all files below it with one of the
-    suffixes), or a pattern, for shells that do not expand them. Raises OSError for a pattern without a match.
-    """
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            below = sorted(each for each in path.rglob("*") if each.is_file())
-            yield from (each for each in below if each.suffix.lower() in suffixes)
-            others = [each for each in below if each.suffix.lower() not in suffixes]
-            _tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")
-        elif path.exists() or not glob.has_magic(argument):
-            yield path
-        elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
-            yield from map(Path, matches)
-        else:
-            raise FileNotFoundError(f"no file matches {argument}")
-
-
-def _tell_left_out(files: Sequence[Path], *, why: str) -> None:
-    if files:
-        more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
-        _complain(f"left out {', '.join(map(str, files[:_MOST_NAMED]))}{more}: {why}")
-
-
-def _why(error: Exception | None) -> str:
-    """Return the error's message without the file's name, which the caller adds."""
-    return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _complain(message: str) -> int:
-    print(f"sam2: {message}", file=sys.stderr)
-    return FAILED

@@ -220,21 +220,33 @@ _SHOWN = 200
 
 def error_of(response: httpx.Response) -> Sam2Error:
     """Return the exception for a reply that is not 2xx."""
-    facts: dict[str, Any] = {
-        "status": response.status_code,
-        "request_id": response.headers.get("X-Request-ID"),
-        "retry_after_s": _retry_after_s(response.headers.get("Retry-After")),
-    }
     try:
-        error = response.json()["error"]
-        code, message = str(error["code"]), str(error["message"])
-        details = list(error.get("details") or ())
+        return _of_body(response.json(), response)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = " ".join(response.text.split())
         shown = f": {text[:_SHOWN]}" if text else ""
         where = f"{response.request.method} {response.request.url}"
-        return UnexpectedReply(f"{where}: {response.status_code} {response.reason_phrase}{shown}", **facts)
-    return BY_CODE.get(code, Sam2Error)(message, code=code, details=details, **facts)
+        return UnexpectedReply(
+            f"{where}: {response.status_code} {response.reason_phrase}{shown}", **_facts(response)
+        )
+
+
+def error_of_line(value: dict[str, Any], response: httpx.Response) -> Sam2Error:
+    """Return the exception for an error in a line of a reply that began as 2xx, which stays its `status`."""
+    try:
+        return _of_body(value, response)
+    except (LookupError, TypeError, AttributeError) as error:
+        return unexpected(response, error)
+
+
+def error_of_transport(error: httpx.RequestError) -> Sam2Error:
+    """Return the exception for a request without a complete reply."""
+    url = error.request.url
+    server = f"{url.scheme}://{url.netloc.decode()}"
+    why = str(error) or type(error).__name__
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return TimedOut(f"{server} did not reply in time ({type(error).__name__}).")
+    return ConnectionFailed(f"The connection to {server} failed: {why}.")
 
 
 def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
@@ -244,6 +256,21 @@ def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
         status=response.status_code,
         request_id=response.headers.get("X-Request-ID"),
     )
+
+
+def _of_body(value: Any, response: httpx.Response) -> Sam2Error:
+    error = value["error"]
+    code, message = str(error["code"]), str(error["message"])
+    details = list(error.get("details") or ())
+    return BY_CODE.get(code, Sam2Error)(message, code=code, details=details, **_facts(response))
+
+
+def _facts(response: httpx.Response) -> dict[str, Any]:
+    return {
+        "status": response.status_code,
+        "request_id": response.headers.get("X-Request-ID"),
+        "retry_after_s": _retry_after_s(response.headers.get("Retry-After")),
+    }
 
 
 def _retry_after_s(header: str | None) -> float | None:

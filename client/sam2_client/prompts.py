@@ -45,7 +45,7 @@ def to_wire(prompt: Prompt) -> dict[str, Any]:
     """
     wire: dict[str, Any] = {}
     if prompt.points is not None:
-        points = _numbers("points", prompt.points)
+        points = read_numbers("points", prompt.points)
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(
                 f"points is {prompt.points!r}, but must be a list of (x, y), such as [(500, 375)]"
@@ -59,7 +59,7 @@ def to_wire(prompt: Prompt) -> dict[str, Any]:
                 f"{count} points but {len(wire['point_labels'])} labels: give one for each point"
             )
     if prompt.box is not None:
-        box = _numbers("box", prompt.box)
+        box = read_numbers("box", prompt.box)
         if box.shape != (4,):
             raise ValueError(f"box is {prompt.box!r}, but must be x0, y0, x1, y1")
         wire["box"] = box.tolist()
@@ -85,7 +85,8 @@ def to_wire(prompt: Prompt) -> dict[str, Any]:
     return wire
 
 
-def _numbers(name: str, values: Points | Box) -> npt.NDArray[np.float64]:
+def read_numbers(name: str, values: Points | Box) -> npt.NDArray[np.float64]:
+    """Return finite numbers as an array. Raises ValueError, with the argument's name, for anything else."""
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "iufO":  # objects may be numbers, such as fractions

@@ -11,6 +11,8 @@ import numpy as np
 
 from sam2_client.bodies import MAX_REPLY_BYTES
 from sam2_client.errors import unexpected
+from sam2_client.everything_options import EverythingOptions
+from sam2_client.found_masks import FoundMask
 from sam2_client.images import Floats, Model
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask, Origin
@@ -43,6 +45,22 @@ def read_masks(
             list(_masks(prediction, embedded, wire, options))
             for prediction, wire in zip(reply["predictions"], wires, strict=True)
         ]
+    except _UNREADABLE as error:
+        raise unexpected(response, error) from error
+
+
+def read_everything(
+    response: httpx.Response, options: EverythingOptions, embedded: Embedded
+) -> list[FoundMask]:
+    """Read all masks of a picture, in the order of the reply."""
+    try:
+        reply = response.json()
+        size = int(reply["height"]), int(reply["width"])
+        if size != (embedded.height, embedded.width):
+            raise ValueError(
+                f"a picture of {size[1]} x {size[0]} pixels, which had {embedded.width} x {embedded.height}"
+            )
+        return [_found(value, embedded, options) for value in reply["masks"]]
     except _UNREADABLE as error:
         raise unexpected(response, error) from error
 
@@ -109,3 +127,11 @@ def _masks(
     for value in prediction["masks"]:
         origin = Origin(embedded, wire, options, value.get("logits"))
         yield Mask.from_dict(value, size=(embedded.height, embedded.width), origin=origin)
+
+
+def _found(value: dict[str, Any], embedded: Embedded, options: EverythingOptions) -> FoundMask:
+    origin = None
+    if options.logits:
+        click = {"point_coords": [value["point"]], "point_labels": [1]}
+        origin = Origin(embedded, click, MaskOptions(logits=True), str(value["logits"]))
+    return FoundMask.from_dict(value, size=(embedded.height, embedded.width), origin=origin)

@@ -11,14 +11,17 @@ import httpx
 
 from sam2_client.asking import Call, Story, ask
 from sam2_client.errors import ImageNotFound
+from sam2_client.everything_options import EverythingOptions
+from sam2_client.found_masks import FoundMask
 from sam2_client.holdings import check_id, image_path
 from sam2_client.images import Floats
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.pictures import Picture
 from sam2_client.prompts import Prompt, to_wire
-from sam2_client.replies import read_embedded, read_maps, read_masks
+from sam2_client.replies import read_embedded, read_everything, read_maps, read_masks
 from sam2_client.retries import Retries
+from sam2_client.step_lines import OnStep
 
 PROMPTS_PER_REQUEST = 64
 """More are sent in several requests, so no reply blocks others for long. By default servers accept at most 256."""
@@ -61,6 +64,28 @@ def decode(
         chunk = wires[start : start + PROMPTS_PER_REQUEST]
         answers += yield from _decode(embedded, chunk, options=options, retries=retries)
     return answers
+
+
+def everything(
+    embedded: Embedded, *, options: EverythingOptions, on_step: OnStep, retries: Retries
+) -> Story[list[FoundMask]]:
+    """Return every object of a picture.
+
+    The reply always comes as lines, so that the client's timeout limits a silence and not the whole work. Crops are
+    cut from the picture itself, which few servers keep, so it is sent again with them.
+    """
+    picture = embedded.picture
+    if options.crop_n_layers and picture is not None:
+        form = {"image_id": embedded.image_id}
+        if picture.stretch != "range":
+            form["stretch"] = picture.stretch
+        call = Call("POST", "everything", json=options.to_wire(), picture=picture, form=form, on_step=on_step)
+        response = yield from ask(call, retries)
+    else:
+        body = {"image_id": embedded.image_id, **options.to_wire()}
+        call = Call("POST", "everything", json=body, on_step=on_step)
+        response = yield from _ask_about(embedded, call, retries)
+    return read_everything(response, options, embedded)
 
 
 def feature_maps(

@@ -20,6 +20,7 @@ from tests.server import ROOT
 
 CLIENT = ROOT / "client"
 README = (CLIENT / "README.md").read_text()
+DATA_SETS = (ROOT / "docs/data-sets.md").read_text()
 PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
 FILES = sorted((CLIENT / "sam2_client").glob("*.py"))
 NEEDED = {"httpx", "numpy", "PIL", "tqdm"}
@@ -108,12 +109,24 @@ def test_what_readme_shows_works(served: Served, tmp_path: Path, monkeypatch: py
             name, *arguments = shlex.split(line, comments=True)
             assert name == "sam2"
             assert command.main(arguments) == 0, line
-    for name in ("over.png", "mask.png", "cap.png", "instances.json", "polygons.json"):
+    for name in ("over.png", "mask.png", "cap.png", "instances.json", "polygons.json", "masks.json"):
         assert Path(name).exists()
     (example,) = re.findall(r"^    (\{.*\})$", README, re.MULTILINE)
     Path("prompts.jsonl").write_text(example)
     (line,) = re.findall(r"`sam2 (export prompts[^`]*)`", README)
     assert command.main(line.split()) == 0
+
+
+def test_what_the_page_about_data_sets_shows_works(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM2_URL", served.url)
+    shutil.copytree(ROOT / "docs", "docs")
+    (block,) = re.findall(r"^```bash\n(.*?)^```", DATA_SETS, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        _, *arguments = shlex.split(line, comments=True)
+        assert command.main(arguments) == 0, line
 
 
 def test_make_installs_it_where_the_tests_run() -> None:

@@ -1,0 +1,89 @@
+"""Works through many pictures, a few at a time, and keeps what is done in a journal.
+
+Does not know what is done with a picture.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from sam2_client.client import Client
+from sam2_client.errors import ConnectionFailed, Unauthorized
+from sam2_client.images import Progress
+from sam2_client.journal import Journal
+from sam2_client.messages import complain
+
+
+def stamp(file: Path) -> list[Any]:
+    """Return what tells whether a file is the one that was read before. Raises OSError."""
+    facts = file.stat()
+    return [str(file), facts.st_size, facts.st_mtime_ns]
+
+
+def work_through(
+    client: Client,
+    keys: Sequence[str],
+    work: Callable[[str], dict[str, Any]],
+    journal: Journal,
+    *,
+    concurrency: int,
+    shown: bool,
+) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+    """Do the work of each key that the journal does not have. Yield each one's result, in the order of the ends.
+
+    An exception is the result of its picture, and the others continue. Raises Sam2Error if the server itself is
+    gone, or refuses the key: what is done stays in the journal.
+    """
+    left = [key for key in keys if key not in journal]
+    try:
+        with Progress(len(keys), shown=shown and bool(left), done=len(keys) - len(left)) as bar:
+            for key, result in _ended(left, work, concurrency):
+                if isinstance(result, Exception):
+                    if isinstance(result, ConnectionFailed | Unauthorized):
+                        client.model()  # raises if it is not this picture alone that failed
+                else:
+                    journal[key] = result
+                bar.count(result if isinstance(result, Exception) else None)
+                yield key, result
+    except BaseException:
+        if done := sum(key in journal for key in keys):
+            complain(
+                f"stopped: {done} of {len(keys)} pictures are done and kept in {journal.path}; the same command "
+                "goes on from there"
+            )
+        raise
+
+
+def close(journal: Journal, *, failed: int, of: int) -> None:
+    """Delete the journal of a complete run. If pictures failed, keep it for the next one, and say so."""
+    if not failed:
+        journal.delete()
+    elif len(journal):
+        complain(
+            f"{failed} of {of} pictures failed; the same command tries only these again, because {journal.path} has "
+            "the others"
+        )
+
+
+def _ended(
+    keys: Sequence[str], work: Callable[[str], dict[str, Any]], concurrency: int
+) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+    pool = ThreadPoolExecutor(concurrency)
+    running: dict[Future[dict[str, Any]], str] = {}
+    coming = iter(keys)
+    try:
+        while True:
+            for key in coming:
+                running[pool.submit(work, key)] = key
+                if len(running) == concurrency:
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield running.pop(future), future.result() if error is None else error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

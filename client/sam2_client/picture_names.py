@@ -1,0 +1,64 @@
+"""Finds the files of the pictures that a data set names, which are often not where the data set was made.
+
+Never opens a file, and never names one that was not given. Does not know the formats of data sets.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sam2_client.named_files import NamedFile
+
+Parts = tuple[str, ...]
+
+
+def find(
+    names: Sequence[str], files: Iterable[NamedFile], *, with_suffix: bool = True
+) -> dict[str, Path | str]:
+    """Return the file of each name, or why there is none.
+
+    A name is a path within one of the folders, the end of a file's path, or a longer path that ends with a file's
+    path within its folder. The first of these that is true for any file counts, and it must be true for one only.
+    `with_suffix` says whether names have the suffix of the file.
+    """
+    given: dict[Path, tuple[Parts, Parts]] = {}
+    for path, root in {
+        file.path.absolute(): file for file in files
+    }.values():  # each once, however it is named
+        stem = path if with_suffix else path.with_suffix("")
+        given[path] = _parts(str(stem.relative_to(root))), _parts(str(stem.absolute()))
+    by_end: dict[str, list[Path]] = defaultdict(list)
+    for path, (within, _) in given.items():
+        by_end[within[-1]].append(path)
+
+    found: dict[str, Path | str] = {}
+    guessed: dict[Path, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        parts = _parts(name)
+        candidates = by_end.get(parts[-1], []) if parts else []
+        exact = [path for path in candidates if given[path][0] == parts]
+        ends = exact or [path for path in candidates if given[path][1][-len(parts) :] == parts]
+        longer = [path for path in candidates if parts[-len(given[path][0]) :] == given[path][0]]
+        if matches := ends or _longest(longer, given):
+            found[name] = matches[0] if len(matches) == 1 else f"it may be {' or '.join(map(str, matches))}"
+            if len(matches) == 1 and not ends:
+                guessed[matches[0]].append(name)
+        else:
+            found[name] = "no such picture"
+    certain = {path for name, path in found.items() if isinstance(path, Path) and name not in guessed[path]}
+    for path, its_names in guessed.items():
+        if len(its_names) > 1 or path in certain:
+            found |= dict.fromkeys(its_names, f"no such picture in its own folder; {path} may be another one")
+    return found
+
+
+def _longest(paths: list[Path], given: dict[Path, tuple[Parts, Parts]]) -> list[Path]:
+    longest = max((len(given[path][0]) for path in paths), default=0)
+    return [path for path in paths if len(given[path][0]) == longest]
+
+
+def _parts(name: str) -> Parts:
+    """Return the parts of a path from any system, accents in one form."""
+    plain = unicodedata.normalize("NFC", name).replace("\\", "/")
+    return tuple(part for part in plain.split("/") if part not in ("", "."))

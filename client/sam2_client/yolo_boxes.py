@@ -1,0 +1,124 @@
+"""Reads label folders of YOLO as a data set of boxes in COCO's form.
+
+A label file has a line for each object: the number of its category, then the box's centre, width and height as
+shares of the picture's, and perhaps a confidence. The names of categories are in data.yaml or classes.txt, in the
+folder or one above it. Format: https://docs.ultralytics.com/datasets/detect/. Does not know where pictures are.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sam2_client import coco
+from sam2_client.box_sets import BoxSet, of_document
+
+_NAME_FILES = ("classes.txt", "obj.names")
+_NO_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt"}
+_ITEM = re.compile(r"\s+(\d+)\s*:\s*(.*?)\s*|\s*-\s+(.*?)\s*")
+_INLINE = re.compile(r"(?:(\d+)\s*:\s*)?(\"[^\"]*\"|'[^']*'|[^,\s][^,]*)")
+_LEVELS = 3
+
+
+def read_yolo(folder: Path) -> BoxSet:
+    """Read all label files below a folder. A picture's name is the path of its label file without suffix.
+
+    Raises OSError, and ValueError if there are no label files.
+    """
+    labels = sorted(file for file in folder.rglob("*.txt") if file.name not in _NO_LABELS)
+    if not labels:
+        raise ValueError(f"{folder} has no label files: name a COCO file, or the folder of YOLO's .txt files")
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for number, file in enumerate(labels, 1):
+        images.append({"id": number, "file_name": file.relative_to(folder).with_suffix("").as_posix()})
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except UnicodeDecodeError:
+            problems.append(f"{file} is left out: it is not a text file in UTF-8")
+            continue
+        for line_number, line in enumerate(lines, 1):
+            try:
+                fields = _fields(line)
+            except ValueError as error:
+                problems.append(f"{file}, line {line_number} is left out: {error}")
+                continue
+            if fields:
+                numbers = {"id": len(annotations) + 1, "image_id": number}
+                annotations.append({**numbers, **fields, "iscrowd": 0})
+    names = _names(folder)
+    used = sorted({annotation["category_id"] for annotation in annotations} | names.keys())
+    categories = [{"id": each, "name": names.get(each, str(each)), "supercategory": ""} for each in used]
+    found = of_document(
+        {**coco.head(), "images": images, "annotations": annotations, "categories": categories},
+        in_shares=True,
+    )
+    found.problems = [*problems, *found.problems]
+    return found
+
+
+def _fields(line: str) -> dict[str, Any]:
+    """Return the fields of an annotation; none for an empty line."""
+    words = line.split()
+    if not words:
+        return {}
+    if len(words) not in (5, 6):
+        raise ValueError(f"it has {len(words)} numbers, but a box is: category x y width height")
+    try:
+        category, *box = int(words[0]), *map(float, words[1:])
+    except ValueError:
+        raise ValueError(f"{line.strip()[:60]!r} is not: category x y width height") from None
+    if category < 0 or not all(map(math.isfinite, box)):
+        raise ValueError(f"{line.strip()[:60]!r} has a number that is out of range")
+    confidence = {"box_score": box[4]} if len(box) == 5 else {}
+    return {"category_id": category, "bbox": box[:4], **confidence}
+
+
+def _names(folder: Path) -> dict[int, str]:
+    """Return the names of the categories that data.yaml or classes.txt have."""
+    for place in [folder.absolute(), *folder.absolute().parents][:_LEVELS]:
+        for file in sorted(place.glob("*.yaml")):
+            if names := dict(_yaml_names(file.read_text("utf-8", errors="replace"))):
+                return names
+        for name in _NAME_FILES:
+            if (file := place / name).is_file():
+                lines = file.read_text("utf-8", errors="replace").splitlines()
+                return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+    return {}
+
+
+def _yaml_names(text: str) -> Iterator[tuple[int, str]]:
+    """Read `names`, a list or numbered, as data.yaml has it: only this part of YAML."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if not line.startswith("names:"):
+            continue
+        rest = line.removeprefix("names:").split(" #")[0].strip()
+        if rest[:1] in ("[", "{"):
+            while rest[-1] not in "]}" and (more := next(lines, None)) is not None:
+                rest += f" {more.split(' #')[0].strip()}"
+            for count, (number, name) in enumerate(_INLINE.findall(rest[1:-1])):
+                yield int(number or count), _scalar(name)
+            return
+        count = 0
+        for item in lines:
+            plain = item.split(" #")[0]
+            if not plain.strip():
+                continue
+            if (match := _ITEM.fullmatch(plain)) is None:
+                return
+            number, name, listed = match.groups()
+            yield (count, _scalar(listed)) if number is None else (int(number), _scalar(name))
+            count += 1
+        return
+
+
+def _scalar(text: str) -> str:
+    text = text.strip()
+    try:
+        return str(json.loads(text)) if text.startswith('"') else text.strip("'")
+    except ValueError:
+        return text
