@@ -86,7 +86,7 @@ def _holds(bench: Workbench, server: RunningServer, notes: Notes, model: str) ->
 
 
 def _loop_ms(pid: int, connection: "Connection", request: bytes) -> float:
-    """Return the event loop's time of a processor for a request, less what it uses in as long a time without one."""
+    """Return the event loop's time of a processor for a request, less that of as long a time without one."""
     before, began = loop_seconds(pid), perf_counter()
     connection.ask(request)
     took, used = perf_counter() - began, loop_seconds(pid) - before
@@ -185,7 +185,7 @@ def _pictures() -> Iterator[tuple[dict[str, bytes], str]]:
     kept: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  # the library's name
+        def do_GET(self) -> None:  # the library's name
             data = kept[self.path]
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))

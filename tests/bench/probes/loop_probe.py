@@ -1,7 +1,9 @@
-"""Serves as `python -m app` does, and notes how long the event loop is held: python -m tests.bench.probes.loop_probe FILE
+"""Serves as `python -m app` does, and notes how long the event loop is held.
 
-A timer of a millisecond runs on the loop. FILE gets the longest delay of that timer, and parts of it; the reader may
-set them to 0. Does not know what holds the loop. Needs Linux.
+    python -m tests.bench.probes.loop_probe FILE
+
+A timer of a millisecond runs on the loop. FILE gets the longest delay of that timer, and parts of it; the reader
+may set them to 0. Does not know what holds the loop. Needs Linux.
 """
 
 import asyncio
@@ -63,7 +65,7 @@ class Notes:
 
 
 def loop_seconds(pid: int) -> float:
-    """Return the time of processors that a server's event loop has used so far. It runs in the first thread. Linux."""
+    """Return the time of processors that a server's event loop, its first thread, has used so far."""
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -86,7 +88,7 @@ def serve(notes: Notes) -> int:
         del observe
         return _watch(notes)
 
-    main.watch_loop = watch  # type: ignore[assignment]
+    main.watch_loop = watch  # type: ignore[attr-defined]
     return command.main([])
 
 
