@@ -45,6 +45,11 @@ def _base64(data: bytes) -> str:
     return b64encode(data).decode("ascii")
 
 
+def data_url(data: bytes) -> str:
+    """Return a file as a data URL; nobody looks at the type."""
+    return f"data:image/jpeg;base64,{_base64(data)}"
+
+
 def _cvat(click: Click) -> Stream:
     body = {
         "image": _base64(click.picture),
@@ -73,8 +78,8 @@ def _roboflow(click: Click) -> Stream:
 def _x_anylabeling(click: Click) -> Stream:
     marks = [{"type": "point", "data": [click.x, click.y], "label": 1}]
     params = {"conf_threshold": 0.0, "iou_threshold": 0.0, "epsilon_factor": 0.001, "filter_classes": []}
-    image = f"data:image/jpeg;base64,{_base64(click.picture)}"
-    return _stream("/v1/predict", {"model": click.model, "image": image, "params": params | {"marks": marks}})
+    body = {"model": click.model, "image": data_url(click.picture), "params": params | {"marks": marks}}
+    return _stream("/v1/predict", body)
 
 
 def _qupath(click: Click) -> Stream:

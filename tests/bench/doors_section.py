@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from tests.bench.builtin_section import SCENES
-from tests.bench.door_requests import TOOLS, Click, Tool, decode, embed, label_studio
+from tests.bench.door_requests import TOOLS, Click, Tool, data_url, decode, embed, label_studio
 from tests.bench.load import Load, Stream, as_sent, numbered, run
 from tests.bench.probes.loop_probe import Notes, loop_seconds
 from tests.bench.report import Row
@@ -33,8 +33,6 @@ _NOISE = 4.0
 """Standard deviation of a camera's noise: with it, a JPEG of 12 megapixels has the usual 4 MB."""
 _HEALTH = Stream("health", "/healthz", "text/plain", (b"",), method="GET", pause_s=0.002)
 _LOOP_SAMPLES = 5
-INLINE = "Label Studio, picture in the task"
-EMBED = "/embed, JSON"
 
 
 def doors(bench: Workbench) -> list[Row]:
@@ -49,18 +47,21 @@ def doors(bench: Workbench) -> list[Row]:
             return [*_holds(bench, server, notes, model), *_clicks(bench, server, kept, model)]
 
 
-def _holds(bench: Workbench, server: RunningServer, notes: Notes, model: str) -> list[Row]:
-    picture, side = large_picture(BODY_MB * 10**6 * 3 // 4)
+def large_bodies(model: str, *, megabytes: float) -> dict[str, Stream]:
+    """Return requests of this size, by their names in the report."""
+    picture, side = large_picture(round(megabytes * 1e6) * 3 // 4)
     click = Click(picture, side, side, side / 2, side / 2, model)
     bodies = {tool.name: tool.stream(click) for tool in TOOLS if tool.sends_picture}
-    brush = [0, 255, 37, 128] * (BODY_MB * 10**6 // 18)  # 18 characters as Python writes them
-    small = "data:image/jpeg;base64," + embed(_shrunk(picture)).bodies[0].decode().split('"')[3]
-    bodies["Label Studio, brushes"] = label_studio(click, brush=brush, address=small)
-    inline = "data:image/png;base64," + embed(picture).bodies[0].decode().split('"')[3]
-    bodies[INLINE] = label_studio(click, address=inline)
-    bodies[EMBED] = embed(picture)
+    brush = [0, 255, 37, 128] * round(megabytes * 1e6 / 18)  # 18 characters as Python writes them
+    bodies["Label Studio, brushes"] = label_studio(click, brush=brush, address=data_url(_shrunk(picture)))
+    bodies["Label Studio, picture in the task"] = label_studio(click, address=data_url(picture))
+    bodies["/embed, JSON"] = embed(picture)
+    return bodies
+
+
+def _holds(bench: Workbench, server: RunningServer, notes: Notes, model: str) -> list[Row]:
     rows = []
-    for name, stream in bodies.items():
+    for name, stream in large_bodies(model, megabytes=BODY_MB).items():
         size_mb = len(stream.bodies[0]) / 1e6
         with Connection(server.port) as connection:
             request = as_sent(stream, stream.bodies[0])

@@ -68,11 +68,13 @@ def everything(bench: Workbench) -> list[Row]:
         }
         log = bench.folder / "everything.log"
         with serve(settings, log=log, num_threads=bench.num_threads) as server:
+            rows.append(
+                _memory(server, name, jpeg, side=side)
+            )  # first: the server keeps memory that it had once
             rounds = [_search(server, numbered(jpeg, i), side=side) for i in range(1 if bench.quick else 3)]
             seconds[name] = [took for took, _ in rounds]
             rows.append(_agreement(name, rounds[0][1], theirs))
             rows.append(_beside(server, name, jpeg, side=side))
-            rows.append(_memory(server, name, jpeg, side=side))
     case = f"{side} x {side} points on {WIDTH} x {HEIGHT}"
     return timed_rows("everything", case, seconds) + rows
 

@@ -1,7 +1,8 @@
 """transformers' pipeline `mask-generation` with our weights: the peer for every object of a picture.
 
-The pipeline needs torchvision, whose package is compiled for torch with CUDA. Of its compiled part the pipeline uses
-box suppression alone, and gets ours instead, which takes milliseconds of its minutes. Does not know about time.
+The pipeline needs torchvision, which is compiled for torch with CUDA. Of its compiled part the pipeline uses the
+suppression of boxes alone, and gets ours instead, which takes milliseconds of its minutes. Does not know about
+time.
 """
 
 from collections.abc import Mapping
