@@ -7,6 +7,10 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
 
 from tests.bench.load import Stream
 
@@ -145,3 +149,31 @@ TOOLS = (
     Tool("QuPath", _qupath),
     Tool("Label Studio", label_studio, sends_picture=False),
 )
+
+
+def large_bodies(model: str, *, megabytes: float) -> dict[str, Stream]:
+    """Return requests of this size, by their names in the report."""
+    picture, side = large_picture(round(megabytes * 1e6) * 3 // 4)
+    click = Click(picture, side, side, side / 2, side / 2, model)
+    bodies = {tool.name: tool.stream(click) for tool in TOOLS if tool.sends_picture}
+    brush = [0, 255, 37, 128] * round(megabytes * 1e6 / 18)  # 18 characters as Python writes them
+    bodies["Label Studio, brushes"] = label_studio(click, brush=brush, address=data_url(_shrunk(picture)))
+    bodies["Label Studio, picture in the task"] = label_studio(click, address=data_url(picture))
+    bodies["/embed, JSON"] = embed(picture)
+    return bodies
+
+
+def large_picture(size: int) -> tuple[bytes, int]:
+    """Return a PNG of about `size` bytes that does not compress, and its side in pixels."""
+    side = round((size / 3) ** 0.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+    return file.getvalue(), side
+
+
+def _shrunk(picture: bytes) -> bytes:
+    with Image.open(BytesIO(picture)) as large:
+        file = BytesIO()
+        large.resize((300, 200)).save(file, "JPEG")
+        return file.getvalue()

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from tests.bench.builtin_section import SCENES
-from tests.bench.door_requests import TOOLS, Click, Tool, data_url, decode, embed, label_studio
+from tests.bench.door_requests import TOOLS, Click, Tool, decode, large_bodies
 from tests.bench.load import Load, Stream, as_sent, numbered, run
 from tests.bench.probes.loop_probe import Notes, loop_seconds
 from tests.bench.report import Row
@@ -45,18 +45,6 @@ def doors(bench: Workbench) -> list[Row]:
         with serve(settings, log=log, num_threads=bench.num_threads, module=module) as server:
             model = str(server.get("/model")["model"])
             return [*_holds(bench, server, notes, model), *_clicks(bench, server, kept, model)]
-
-
-def large_bodies(model: str, *, megabytes: float) -> dict[str, Stream]:
-    """Return requests of this size, by their names in the report."""
-    picture, side = large_picture(round(megabytes * 1e6) * 3 // 4)
-    click = Click(picture, side, side, side / 2, side / 2, model)
-    bodies = {tool.name: tool.stream(click) for tool in TOOLS if tool.sends_picture}
-    brush = [0, 255, 37, 128] * round(megabytes * 1e6 / 18)  # 18 characters as Python writes them
-    bodies["Label Studio, brushes"] = label_studio(click, brush=brush, address=data_url(_shrunk(picture)))
-    bodies["Label Studio, picture in the task"] = label_studio(click, address=data_url(picture))
-    bodies["/embed, JSON"] = embed(picture)
-    return bodies
 
 
 def _holds(bench: Workbench, server: RunningServer, notes: Notes, model: str) -> list[Row]:
@@ -204,15 +192,6 @@ def _pictures() -> Iterator[tuple[dict[str, bytes], str]]:
             server.shutdown()
 
 
-def large_picture(size: int) -> tuple[bytes, int]:
-    """Return a PNG of about `size` bytes that does not compress, and its side in pixels."""
-    side = round((size / 3) ** 0.5)
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=0)
-    return file.getvalue(), side
-
-
 def photograph() -> bytes:
     """Return a JPEG of 12 megapixels with objects and a camera's noise."""
     with Image.open(Path(SCENES) / "1.jpg") as stored:
@@ -223,10 +202,3 @@ def photograph() -> bytes:
         file, "JPEG", quality=90
     )
     return file.getvalue()
-
-
-def _shrunk(picture: bytes) -> bytes:
-    with Image.open(BytesIO(picture)) as large:
-        file = BytesIO()
-        large.resize((300, 200)).save(file, "JPEG")
-        return file.getvalue()

@@ -1,10 +1,9 @@
-"""Tests the section doors itself: its requests are answered as those of the tools are, and what it notes of a loop."""
+"""Tests the section doors itself: its requests are answered, and what it notes of an event loop."""
 
 from pathlib import Path
 
 from app.settings import Settings
-from tests.bench.door_requests import TOOLS
-from tests.bench.doors_section import large_bodies
+from tests.bench.door_requests import TOOLS, large_bodies
 from tests.bench.probes.loop_probe import Notes
 from tests.bench.report import BODIES, SEND_PICTURES
 from tests.fakes import serving
