@@ -11,9 +11,12 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from typing import TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel
+
+from app.codecs.long_text import Pieces
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,7 +54,7 @@ class Repeated(ValueError):
 def parse(model: type[Model], body: bytes) -> Model:
     """Parse a body as a model. Raises TooMany, Repeated, and pydantic's ValidationError."""
     body = body.removeprefix(codecs.BOM_UTF8)  # RFC 8259 allows to ignore it, and tools on Windows write it
-    strings: list[str] = []
+    strings: list[Pieces] = []
     if len(body) >= _LONG:
         _count(body)
         body, strings = _take_out(body)
@@ -109,10 +112,10 @@ def _count(body: bytes) -> None:
                 raise TooMany(f"more than {most} {what} in one body")
 
 
-def _take_out(body: bytes) -> tuple[bytes, list[str]]:
+def _take_out(body: bytes) -> tuple[bytes, list[Pieces]]:
     """Return the body with a short placeholder for each long string, and these strings."""
     parts: list[bytes] = []
-    strings: list[str] = []
+    strings: list[Pieces] = []
     done = 0
     for start, end in _strings(body):
         if end - start < _LONG:
@@ -126,7 +129,7 @@ def _take_out(body: bytes) -> tuple[bytes, list[str]]:
     return b"".join(parts), strings
 
 
-def _long_text(body: bytes, start: int, end: int) -> str | None:
+def _long_text(body: bytes, start: int, end: int) -> Pieces | None:
     r"""Return a long string of JSON, from `start` to `end` of a body; None if the parser is to read or refuse it.
 
     That is for rare ones: with letters beyond ASCII, or where a piece would end between a backslash and the one
@@ -154,20 +157,27 @@ def _long_text(body: bytes, start: int, end: int) -> str | None:
                 return None
         pieces.append(text)
         at += len(piece)
-    return "".join(pieces)
+    return Pieces(tuple(pieces))
 
 
 def _strings(body: bytes) -> Iterator[tuple[int, int]]:
     """Yield start and end of the content of each string; in broken JSON, as far as it can be followed."""
     at = 0
-    while (quote := body.find(b'"', at)) >= 0:
+    while (quote := _find_quote(body, at)) >= 0:
         start = end = quote + 1
-        while (end := body.find(b'"', end)) >= 0 and _is_escaped(body, end):
+        while (end := _find_quote(body, end)) >= 0 and _is_escaped(body, end):
             end += 1
         if end < 0:
             return
         yield start, end
         at = end + 1
+
+
+def _find_quote(body: bytes, start: int) -> int:
+    for at in range(start, len(body), _PIECE):
+        if (found := body.find(b'"', at, at + _PIECE)) >= 0:
+            return found
+    return -1
 
 
 def _is_escaped(body: bytes, at: int) -> bool:
@@ -177,13 +187,14 @@ def _is_escaped(body: bytes, at: int) -> bool:
     return backslashes % 2 == 1
 
 
-def _put_back(value: BaseModel, strings: list[str]) -> None:
+def _put_back(value: BaseModel, strings: list[Pieces]) -> None:
     for name, inner in value:
         if isinstance(inner, str) and inner.startswith(_TOKEN):
-            # Checked again: the placeholder is shorter than the string.
-            type(value).__pydantic_validator__.validate_assignment(
-                value, name, strings[int(inner.removeprefix(_TOKEN))]
-            )
+            text = strings[int(inner.removeprefix(_TOKEN))]
+            if _takes_pieces(type(value), name):
+                value.__dict__[name] = text
+            else:  # checked again: the placeholder is shorter than the string
+                type(value).__pydantic_validator__.validate_assignment(value, name, str(text))
         elif isinstance(inner, BaseModel):
             _put_back(inner, strings)
         elif isinstance(inner, list):
@@ -191,3 +202,11 @@ def _put_back(value: BaseModel, strings: list[str]) -> None:
                 if not isinstance(each, BaseModel):
                     break
                 _put_back(each, strings)
+
+
+@lru_cache(maxsize=256)
+def _takes_pieces(model: type[BaseModel], name: str) -> bool:
+    def names_them(annotation: Any) -> bool:
+        return annotation is Pieces or any(map(names_them, get_args(annotation)))
+
+    return names_them(model.model_fields[name].annotation)

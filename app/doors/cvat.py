@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.codecs.answers import MaskAnswer, MaskOptions
+from app.codecs.long_text import LongText
 from app.codecs.prompts import PromptRequest
 from app.codecs.rows import rows, write_row_lengths
 from app.doors.door import Door
@@ -33,7 +34,7 @@ NAME = "sam2"
 class InvocationBody(ToolBody):
     """A frame and one prompt."""
 
-    image: str
+    image: LongText
     pos_points: PointCoords | None = None
     neg_points: PointCoords | None = None
     obj_bbox: Annotated[list[Point], Field(max_length=2)] | None = None

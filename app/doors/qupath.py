@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.codecs.answers import MaskAnswer, MaskOptions
+from app.codecs.long_text import LongText
 from app.codecs.prompts import PromptRequest
 from app.doors.door import Door
 from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
@@ -25,7 +26,7 @@ router = APIRouter(prefix="/sam", include_in_schema=False)
 class SamBody(ToolBody):
     """A picture and one prompt."""
 
-    b64img: str
+    b64img: LongText
     type: str = ""
     bbox: Box | None = None
     point_coords: PointCoords | None = None

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
+from app.codecs.long_text import Pieces
 from app.codecs.prompts import PromptRequest
 from app.middleware.callers import identify, share_of, tenant_of
 from app.middleware.connection import while_connected
@@ -76,7 +77,7 @@ def admitted(request: Request, *, key: str) -> Iterator[None]:
         yield
 
 
-async def picture_file(request: Request, text: str, *, where: str) -> bytes:
+async def picture_file(request: Request, text: str | Pieces, *, where: str) -> bytes:
     """Return the file in a string of base64 or a data URL, decoded in a worker. `where` names the field in errors.
 
     Raises ValidationFailed, and ImageTooLarge beyond the limit of an upload.

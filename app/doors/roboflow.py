@@ -18,6 +18,7 @@ from pydantic import Discriminator, Field, Tag
 from app.codecs.answers import Decoded, MaskAnswer, MaskFormat, MaskOptions
 from app.codecs.logit_files import npz, npz_bytes
 from app.codecs.logits import decode_logits
+from app.codecs.long_text import LongText
 from app.codecs.prompts import PromptRequest
 from app.doors.door import Door
 from app.doors.keys_in_bodies import KeyedBody, key_in_query, reading_with_key
@@ -41,7 +42,7 @@ class Picture(ToolBody):
     """A picture's file, or where it is."""
 
     type: Literal["base64", "url"]
-    value: str
+    value: LongText
 
 
 class Box(ToolBody):
@@ -164,7 +165,7 @@ async def _file(request: Request, picture: Picture) -> AsyncIterator[bytes]:
     if picture.type == "base64":
         yield await picture_file(request, picture.value, where="image.value")
     else:
-        async with picture_at(request, picture.value) as data:
+        async with picture_at(request, str(picture.value)) as data:
             yield data
 
 

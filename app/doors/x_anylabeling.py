@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
 
 from app.codecs.answers import MaskAnswer, MaskOptions
+from app.codecs.long_text import LongText
 from app.codecs.prompts import PromptRequest
 from app.codecs.thinning import thin
 from app.doors.door import Door, Fault
@@ -76,7 +77,7 @@ class PredictBody(ToolBody):
     """A picture, and what was marked on it."""
 
     model: str
-    image: str
+    image: LongText
     params: Params = Field(default_factory=Params)
 
 

@@ -79,15 +79,16 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 self._expect_head()
             if self._refusal is not None:
                 return
-            while data and not self.transport.is_closing():
+            rest = memoryview(data)  # whose slices are no copies: these are all bytes of all bodies
+            while rest and not self.transport.is_closing():
                 # No further than the limit, so that a head of the whole buffer is noticed before it is parsed.
-                part, data = data[:MAX_HEAD_BYTES], data[MAX_HEAD_BYTES:]
+                part, rest = rest[:MAX_HEAD_BYTES], rest[MAX_HEAD_BYTES:]
                 self._barren_bytes += len(part)
-                super().data_received(part)
+                super().data_received(part)  # type: ignore[arg-type]  # the parser takes any buffer
                 if self.transport.get_protocol() is not self:  # a WebSocket now, which has its own limits
-                    if data:
+                    if rest:
                         # asyncio's type of a protocol has no data_received; all that Uvicorn switches to do
-                        self.transport.get_protocol().data_received(data)  # type: ignore[attr-defined]
+                        self.transport.get_protocol().data_received(bytes(rest))  # type: ignore[attr-defined]
                     return
                 if self._barren_bytes > MAX_HEAD_BYTES:
                     self._refusal = RequestHeadTooLarge(

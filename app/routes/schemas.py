@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from app.codecs.deep import Stretch
+from app.codecs.long_text import LongText
 from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
 
@@ -115,7 +116,7 @@ class EmbedBody(Wire):
         }
     )
 
-    image: str | None = Field(None, description="The picture file in base64, or as a data URL.")
+    image: LongText | None = Field(None, description="The picture file in base64, or as a data URL.")
     url: str | None = Field(
         None,
         max_length=8192,

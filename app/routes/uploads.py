@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.codecs import json_bodies
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
 from app.codecs.deep import Stretch
+from app.codecs.long_text import Pieces
 from app.errors import (
     BadRequest,
     BodyTooSlow,
@@ -222,7 +223,7 @@ def check_size(data: bytes, *, max_bytes: int) -> None:
         )
 
 
-def _decode_base64(text: str) -> bytes:
+def _decode_base64(text: str | Pieces) -> bytes:
     try:
         return decode_base64_or_data_url(text)
     except Base64Error as error:

@@ -14,7 +14,7 @@ operations to the last bit, up to the upscaling (tests/golden).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,16 @@ def _stacked(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
     return torch.stack(weights).transpose(1, 2).contiguous(), torch.stack(biases)[:, None]
 
 
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Which masks of a prompt are not worth upscaling."""
+
+    iou: float
+    """The predicted IoU that a mask must exceed."""
+    first: int
+    """The first of the four masks that may be the answer: the single one is never among several."""
+
+
 class CpuDecoder:
     """Decodes prompts of equal token counts: tokens of all prompts together, cells one prompt at a time."""
 
@@ -91,13 +101,13 @@ class CpuDecoder:
         masks: Sequence[Tensor | None],
         *,
         keeps_order: bool,
-        iou_floors: Sequence[float | None] = (),
+        floors: Sequence["Floor | None"] = (),
     ) -> DecoderOutput:
         """One prompt for each embedding: tokens `sparse` (b, n, c), and logits (4 h, 4 w) where it has a mask.
 
         `keeps_order` selects Meta's order of operations, which takes half as long again. The logits stay in
-        sub-pixel order, (b, 4, cells, 16), because most of them are not needed. Where no mask has a predicted IoU
-        above the prompt's floor, if it has one, nothing is upscaled and logits are 0.
+        sub-pixel order, (b, 4, cells, 16), because most of them are not needed. Where no mask is above the
+        prompt's floor, if it has one, nothing is upscaled and logits are 0.
         """
         tokens = torch.cat([self._decoder.output_tokens().expand(len(sparse), -1, -1), sparse], dim=1)
         folds = not keeps_order and self._to_image[-1].folds(tokens.shape[1])
@@ -108,11 +118,10 @@ class CpuDecoder:
         else:
             kernels, scores = self._heads(tokens)
         logits = tokens.new_empty(len(tokens), self._positions.shape[0] * 16, kernels.shape[1])
-        best = scores[0].amax(dim=1).tolist()
-        floors = iou_floors or [None] * len(best)
-        parts = zip(views, embeddings, kernels, logits, best, floors, strict=True)
-        for view, embedding, kernel, out, iou, floor in parts:
-            if floor is not None and iou <= floor:
+        iou = scores[0].tolist()
+        parts = zip(views, embeddings, kernels, logits, iou, floors or [None] * len(iou), strict=True)
+        for view, embedding, kernel, out, of_masks, floor in parts:
+            if floor is not None and max(of_masks[floor.first :]) <= floor.iou:
                 out.zero_()
             else:
                 self._weigh_upscaled(view, embedding, kernel, out=out)

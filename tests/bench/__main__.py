@@ -14,6 +14,8 @@ from tests.bench import machine, report
 from tests.bench.builtin_section import builtin
 from tests.bench.crowded_section import crowded
 from tests.bench.decoder_sections import boxes, click, crowd
+from tests.bench.doors_section import doors
+from tests.bench.everything_section import everything
 from tests.bench.picture_sections import encode, masks
 from tests.bench.report import Row
 from tests.bench.served_sections import busy, http, memory
@@ -32,6 +34,8 @@ SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
     "http": http,
     "busy": busy,
     "memory": memory,
+    "doors": doors,
+    "everything": everything,
 }
 
 

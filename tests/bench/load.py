@@ -23,7 +23,7 @@ class UnexpectedReply(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One client. It POSTs its bodies in turn, over and over."""
+    """One client. It sends its bodies in turn, over and over."""
 
     name: str
     """Streams with the same name are reported together."""
@@ -33,6 +33,10 @@ class Stream:
     first_number: int | None = None
     """If given, bodies are JPEG files, and each is sent with a number in a comment, counted from this one. So no
     file is sent twice, but the pixels stay the same."""
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = ()
+    pause_s: float = 0.0
+    """Between a reply and the next request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,34 +152,41 @@ async def _repeat(
     for request in _requests(stream):
         begin = perf_counter()
         writer.write(request)
-        status, body = await _reply(reader)
+        status, body = await read_reply(reader)
         now = perf_counter()
         if status != 200:
-            raise UnexpectedReply(f"POST {stream.path}: {status} {body[:300].decode(errors='replace')}")
+            raise UnexpectedReply(
+                f"{stream.method} {stream.path}: {status} {body[:300].decode(errors='replace')}"
+            )
         spans.append((begin, now))
         if now >= end:
             break
+        if stream.pause_s:
+            await asyncio.sleep(stream.pause_s)
     return spans
 
 
 def _requests(stream: Stream) -> Iterator[bytes]:
     """Yield the requests of a client, endlessly. They are built beforehand if they have no numbers."""
     if stream.first_number is None:
-        yield from cycle([_request(stream, body) for body in stream.bodies])
+        yield from cycle([as_sent(stream, body) for body in stream.bodies])
     else:
         for number, body in enumerate(cycle(stream.bodies), stream.first_number):
-            yield _request(stream, numbered(body, number))
+            yield as_sent(stream, numbered(body, number))
 
 
-def _request(stream: Stream, body: bytes) -> bytes:
+def as_sent(stream: Stream, body: bytes) -> bytes:
+    """Return a request of a stream, head and body."""
+    more = "".join(f"{name}: {value}\r\n" for name, value in stream.headers)
     head = (
-        f"POST {stream.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {stream.content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{stream.method} {stream.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {stream.content_type}\r\n"
+        f"{more}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-async def _reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return status and body of the next reply."""
     head = await reader.readuntil(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
     headers = {

@@ -9,19 +9,21 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import (
+
+from model.network.config import VARIANTS
+from model.network.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
+from model.types import Pixels, Prompt
+from tests.bench import torchvision_operators  # noqa: F401  # before transformers
+from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
+from tests.bench.weights import VARIANT, transformers_state
+
+from transformers import (  # isort: skip
     Sam2Config,
     Sam2HieraDetConfig,
     Sam2Model,
     Sam2PromptEncoderConfig,
     Sam2VisionConfig,
 )
-
-from model.network.config import VARIANTS
-from model.network.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
-from model.types import Pixels, Prompt
-from tests.bench.sides import Decoded, Maps, coco_rles, square_boxes, square_points
-from tests.bench.weights import VARIANT, transformers_state
 
 
 def transformers_config(variant: str) -> Sam2Config:
@@ -44,6 +46,15 @@ def transformers_config(variant: str) -> Sam2Config:
         backbone_feature_sizes=[[side // stride] * 2 for stride in (4, 8, 16)],
     )
     return Sam2Config(vision_config=vision, prompt_encoder_config=Sam2PromptEncoderConfig(image_size=side))
+
+
+def prepared(pictures: Tensor, *, side: int) -> Tensor:
+    """Return pictures (b, 3, h, w), uint8, as the model sees them: (b, 3, side, side), as we prepare them."""
+    x = F.interpolate(
+        pictures.float() / 255, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (IMAGE_MEAN, IMAGE_DEVIATION))
+    return (x - mean) / deviation
 
 
 class Transformers:
@@ -69,7 +80,7 @@ class Transformers:
             model = Sam2Model(transformers_config(variant))
         converted = {key: tensor.clone() for key, tensor in transformers_state(state).items()}
         model.load_state_dict(converted, strict=True, assign=True)
-        self._model = model.to(device, dtype).eval().requires_grad_(False)
+        self.model = model.to(device, dtype).eval().requires_grad_(False)
         self._pictures = pictures
         self._maps: list[list[Tensor]] = []
 
@@ -81,14 +92,8 @@ class Transformers:
     @torch.inference_mode()
     def encode(self, picture: Pixels) -> list[Tensor]:
         """Encode a picture to maps: finest first, image_embed last."""
-        x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
-        x = F.interpolate(
-            x, size=(self._side, self._side), mode="bilinear", align_corners=False, antialias=True
-        )
-        mean, deviation = (
-            torch.tensor(v, device=self.device)[:, None, None] for v in (IMAGE_MEAN, IMAGE_DEVIATION)
-        )
-        return self._model.get_image_embeddings(((x - mean) / deviation).to(self.dtype))
+        x = prepared(torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None], side=self._side)
+        return self.model.get_image_embeddings(x.to(self.dtype))
 
     @torch.inference_mode()
     def decode(self, picture: int, prompts: Sequence[Prompt]) -> list[Decoded]:
@@ -116,7 +121,7 @@ class Transformers:
             labels = torch.tensor([p.labels for p in prompts], device=self.device)[None]
         else:
             boxes = square_boxes(self._pictures[picture], prompts, side=self._side)[None]
-        output = self._model(
+        output = self.model(
             image_embeddings=list(self._maps[picture]),
             input_points=None if points is None else points.to(self.device, self.dtype),
             input_labels=labels,

@@ -16,6 +16,15 @@ OURS = ("ours float32", "ours bfloat16")
 ONNX = "ONNX Runtime"
 TRANSFORMERS = "transformers"
 
+SEND_PICTURES = ("CVAT", "Roboflow", "X-AnyLabeling", "QuPath")
+"""Tools that send the picture with every click."""
+BODIES = (
+    *SEND_PICTURES,
+    "Label Studio, brushes",
+    "Label Studio, picture in the task",
+    "/embed, JSON",
+)
+
 Number = int | float
 
 
@@ -68,6 +77,25 @@ TARGETS = (
         for count in (4, 6)
     ),
     Target("busy", "p95 while embedding over idle p95", "ours", "ratio", at_most=5.0),
+    *(
+        Target("doors: the event loop", body, "ours", value, at_most=most)
+        for body in BODIES
+        for value, most in (("longest hold ms", 5.0), ("/healthz worst ms", 50.0))
+    ),
+    *(
+        Target("doors: a click on 12 megapixels", tool, "ours", "over /decode ms per MB", at_most=25.0)
+        for tool in SEND_PICTURES
+    ),
+    Target("everything", "32 x 32 points on 1800 x 1200", OURS[0], f"vs {TRANSFORMERS}", at_most=0.083),
+    Target("everything", "32 x 32 points on 1800 x 1200", OURS[1], f"vs {TRANSFORMERS}", at_most=0.05),
+    *(
+        Target("everything", case, side, value, at_most=most)
+        for side in OURS
+        for case, value, most in (
+            ("memory", "over a click MiB", 300.0),
+            ("a click of somebody else meanwhile", "ratio", 5.0),
+        )
+    ),
 )
 
 

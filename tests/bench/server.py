@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,17 @@ class RunningServer:
 
 @contextmanager
 def serve(
-    settings: Mapping[str, str], *, log: Path, num_threads: int, patience_s: float = 300
+    settings: Mapping[str, str],
+    *,
+    log: Path,
+    num_threads: int,
+    patience_s: float = 300,
+    module: Sequence[str] = ("app",),
 ) -> Iterator[RunningServer]:
-    """Run `python -m app` with SAM2_* settings and `num_threads` threads of torch until the block ends."""
+    """Run `python -m app` with SAM2_* settings and `num_threads` threads of torch until the block ends.
+
+    `module` is another module that starts the application, and its arguments.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +74,7 @@ def serve(
     environment |= {"SAM2_PORT": str(port), "SAM2_DEADLINE_S": "300", "OMP_NUM_THREADS": str(num_threads)}
     started = monotonic()
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", "app"], env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen([sys.executable, "-m", *module], env=environment, stdout=file, stderr=file)
     try:
         while not _is_ready(port):
             if process.poll() is not None or monotonic() - started > patience_s:

@@ -5,7 +5,7 @@ with every click. None of them is wanted, so they are skipped and never become o
 fields are for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from app.codecs import json_bodies, json_members
 from app.codecs.json_members import NotJson, View, fields, items
+from app.codecs.long_text import LongText, Pieces
 from app.doors.label_studio.label_config import MOST_BYTES, ConfigError, LabelConfig, Picture, read_config
 from app.doors.requests import ToolBody
 from app.errors import BadRequest, ServiceError
@@ -21,6 +22,7 @@ from app.routes.uploads import parse_json
 
 _SHORT = 64 * 2**10
 """Most bytes of an id or an address."""
+_SLICE = 2**20
 
 
 class SetupBody(ToolBody):
@@ -60,7 +62,7 @@ class Region(ToolBody):
 class _Inline(ToolBody):
     """A picture in the task itself, as a data URL: megabytes, which json_bodies.py reads in pieces."""
 
-    picture: str
+    picture: LongText
 
 
 class Context(ToolBody):
@@ -74,7 +76,7 @@ class Task:
     """A task: its id, and the addresses of its pictures by the name of their Image tags, as far as they exist."""
 
     id: str
-    pictures: dict[str, list[str]]
+    pictures: dict[str, list[str | Pieces]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +164,10 @@ def _task(text: View, config: LabelConfig) -> Task:
     return Task(str(number), pictures)
 
 
-def _addresses(text: View, picture: Picture) -> list[str]:
+def _addresses(text: View, picture: Picture) -> list[str | Pieces]:
     values = items(text) if picture.is_list else [text]
     found = [_address(each) for each in values]
-    if not all(isinstance(each, str) for each in found):
+    if not all(isinstance(each, str | Pieces) for each in found):
         raise NotJson(f"data.{picture.key} is not the address of a picture")
     return found
 
@@ -173,4 +175,9 @@ def _addresses(text: View, picture: Picture) -> list[str]:
 def _address(text: View) -> Any:
     if len(text) <= _SHORT:
         return json_members.value(text, most_bytes=_SHORT)
-    return parse_json(_Inline, b"".join((b'{"picture":', text, b"}"))).picture
+    return parse_json(_Inline, b"".join((b'{"picture":', *_slices(text), b"}"))).picture
+
+
+def _slices(text: View) -> Iterator[bytes]:
+    """Copy a value in parts: one call for all would hold the interpreter lock; joining large bytes does not."""
+    return (bytes(text[at : at + _SLICE]) for at in range(0, len(text), _SLICE))

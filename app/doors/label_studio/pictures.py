@@ -13,6 +13,7 @@ from typing import TypeVar
 import httpx
 
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
+from app.codecs.long_text import Pieces, beginning
 from app.doors.label_studio.bodies import SetupBody
 from app.doors.label_studio.server import LabelStudioServer
 from app.errors import ImageNotFound, ValidationFailed
@@ -45,12 +46,12 @@ class Source:
     """A picture of a task."""
 
     task: str
-    address: str
+    address: str | Pieces
 
     @property
     def is_inline(self) -> bool:
         """Whether the address is the picture: a data URL. It may have megabytes, and is never kept."""
-        return self.address.startswith("data:")
+        return beginning(self.address).startswith("data:")
 
 
 class _Recent(OrderedDict[tuple[str, ...], T]):
@@ -95,7 +96,7 @@ class TaskPictures:
     async def embed(self, source: Source, caller: Caller, times: StageTimes) -> Embedded:
         """Return a picture's embedding. Raises a ServiceError."""
         is_inline = source.is_inline
-        key = (caller.tenant, caller.project, source.task, "" if is_inline else source.address)
+        key = (caller.tenant, caller.project, source.task, "" if is_inline else str(source.address))
         image_id, until = self._known.get(key, ("", 0.0))
         if monotonic() < until and not is_inline:
             try:
@@ -125,7 +126,7 @@ class TaskPictures:
             self._known.remember(key, (embedded.image_id, monotonic() + _KNOWN_S))
         return embedded
 
-    async def _decoded(self, address: str, caller: Caller) -> bytes:
+    async def _decoded(self, address: str | Pieces, caller: Caller) -> bytes:
         def decode() -> bytes:
             try:
                 data = decode_base64_or_data_url(address)
@@ -161,12 +162,13 @@ class TaskPictures:
 
 def _resolved(source: Source) -> str:
     """Return an address that can be fetched: those of storages (s3, gs, ...) only Label Studio can open."""
-    scheme, separator, _ = source.address.partition("://")
+    address = str(source.address)
+    scheme, separator, _ = address.partition("://")
     if not separator or scheme.lower() in ("http", "https"):
-        return source.address
+        return address
     if not source.task.isdecimal():
         raise invalid("id", "the task has no number, which is needed to find its picture in a storage")
-    uri = base64.urlsafe_b64encode(source.address.encode()).decode("ascii")
+    uri = base64.urlsafe_b64encode(address.encode()).decode("ascii")
     return f"/tasks/{source.task}/resolve/?fileuri={uri}"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from app.codecs import base64_text
 from app.codecs.base64_text import Base64Error, decode_base64, decode_base64_or_data_url
+from app.codecs.long_text import Pieces
 
 DATA = [bytes(251 * at % 256 for at in range(size)) for size in (0, 1, 2, 3, 4, 61, 62, 63, 1000)]
 WRITERS = {
@@ -50,6 +51,31 @@ def test_data_urls_may_have_percent_signs(piece: int, monkeypatch: pytest.Monkey
     for data in DATA:
         for text in (base64.b64encode(data).decode(), base64.encodebytes(data).decode()):
             assert decode_base64_or_data_url(f"data:image/png;base64,{quote(text, safe='')}") == data
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("length", [1, 2, 5, 100])
+def test_text_in_pieces_is_read_as_one(length: int) -> None:
+    def parts(text: str) -> Pieces:
+        return Pieces(tuple(text[at : at + length] for at in range(0, len(text), length)) or ("",))
+
+    for data in DATA:
+        text = base64.b64encode(data).decode()
+        assert decode_base64(parts(text)) == data
+        url = f"data:image/png;base64,{quote(text, safe='')}"
+        first, *others = parts(url[30:]).parts or ("",)
+        assert decode_base64_or_data_url(Pieces((url[:30] + first, *others))) == data
+    with pytest.raises(Base64Error, match="the character 'é'"):
+        decode_base64_or_data_url(parts("QUJDé"))
+
+
+def test_no_call_decodes_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    decode = base64_text._bytes_of
+    monkeypatch.setattr(base64_text, "_bytes_of", lambda digits: sizes.append(len(digits)) or decode(digits))
+    data = bytes(3_000_000)
+    assert decode_base64(Pieces((base64.b64encode(data).decode(),))) == data
+    assert max(sizes) <= base64_text._PIECE
 
 
 @pytest.mark.usefixtures("pieces")

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from app.codecs import json_bodies
 from app.codecs.json_bodies import MAX_ITEMS, MAX_OBJECTS, MAX_STRINGS, Repeated, TooMany, parse
+from app.codecs.long_text import Pieces
 from app.routes.schemas import DecodeBody, EmbedBody
 from app.routes.stream_messages import StreamPrompt
 
@@ -45,7 +46,18 @@ def test_bodies_come_out_as_pydantic_reads_them(body: dict[str, Any], indent: in
 def test_a_picture_comes_out_whole() -> None:
     picture = "QUJD" * 2_000_000
     body = json.dumps({"image_id": "a", "image": picture}).encode()
-    assert parse(EmbedBody, body).image == picture
+    assert str(parse(EmbedBody, body).image) == picture
+
+
+def test_no_step_takes_more_than_a_piece_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_bodies, "_PIECE", 5000)
+    image = parse(EmbedBody, json.dumps({"image": "QUJD" * 100_000}).encode()).image
+    assert isinstance(image, Pieces)
+    assert {len(part) for part in image.parts} == {5000}
+    again = json.dumps({"image": "QU/D" * 100_000}).replace("/", "\\/").encode()
+    image = parse(EmbedBody, again).image
+    assert isinstance(image, Pieces)
+    assert max(map(len, image.parts)) <= 5000
 
 
 def test_long_strings_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +150,7 @@ def test_escapes_in_long_strings_are_read_in_pieces(
     monkeypatch.setattr(
         EmbedBody, "model_validate_json", lambda data: seen.append(len(data)) or validate(data)
     )
-    assert parse(EmbedBody, body.encode()).image == json.loads(body)["image"]
+    assert str(parse(EmbedBody, body.encode()).image) == json.loads(body)["image"]
     assert seen[0] < 200
 
 
@@ -151,7 +163,7 @@ def test_escaped_backslashes_are_read_wherever_a_piece_ends(
     for before in range(12):
         text = "A" * before + f"{written}{'A' * 11}" * 400
         body = f'{{"image": "{text}"}}'
-        assert parse(EmbedBody, body.encode()).image == json.loads(body)["image"]
+        assert str(parse(EmbedBody, body.encode()).image) == json.loads(body)["image"]
 
 
 @pytest.mark.parametrize("text", [LONG + "\n", "\t" + LONG, LONG + "\\x", LONG + "\\ud800", LONG + "\\u00"])
@@ -220,4 +232,4 @@ def test_fields_are_not_counted_twice(body: str) -> None:
 
 @pytest.mark.parametrize("text", ["abc", LONG])
 def test_a_byte_order_mark_is_ignored(text: str) -> None:
-    assert parse(EmbedBody, b"\xef\xbb\xbf" + json.dumps({"image": text}).encode()).image == text
+    assert str(parse(EmbedBody, b"\xef\xbb\xbf" + json.dumps({"image": text}).encode()).image) == text

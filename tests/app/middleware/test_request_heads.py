@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.middleware.request_heads import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.app.middleware.test_slow_clients import HEAD, asks, ended, listening
@@ -90,6 +91,23 @@ async def test_a_body_of_any_length_is_no_head() -> None:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
         assert await asks(connection, head + bytes(size))
         connection[1].close()
+
+
+async def test_a_body_is_not_copied_on_its_way_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[bytes | memoryview] = []
+    parse = HttpToolsProtocol.data_received
+
+    def record(self: HttpToolsProtocol, data: bytes) -> None:
+        parts.append(data)
+        parse(self, data)
+
+    monkeypatch.setattr(HttpToolsProtocol, "data_received", record)
+    async with listening() as port:
+        connection = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (4 * MAX_HEAD_BYTES)
+        assert await asks(connection, head + bytes(4 * MAX_HEAD_BYTES))
+        connection[1].close()
+    assert all(isinstance(part, memoryview) and len(part) <= MAX_HEAD_BYTES for part in parts)
 
 
 async def test_what_is_not_http_gets_an_error_of_our_form() -> None:

@@ -219,3 +219,21 @@ def test_masks_below_the_floor_are_left_out_and_a_prompt_without_others_is_not_u
     assert 0 < kept.sum() < 3 if multimask else not kept.any()
     np.testing.assert_allclose(some.iou, every.iou[kept], atol=1e-6)
     np.testing.assert_allclose(some.logits, every.logits[kept], atol=1e-4)
+
+
+@pytest.mark.parametrize("better", ["the single mask", "the last of three"])
+def test_only_masks_that_a_prompt_is_answered_with_make_it_upscaled(
+    runner: Sam2Runner, embeddings: list[Embedding], monkeypatch: pytest.MonkeyPatch, better: str
+) -> None:
+    decoder, upscaled = runner._cpu_decoder, []
+    assert decoder is not None
+    iou = torch.tensor([[0.9, 0.1, 0.1, 0.1] if better == "the single mask" else [0.1, 0.1, 0.1, 0.9]])
+    heads = decoder._heads
+    monkeypatch.setattr(decoder, "_heads", lambda tokens: (heads(tokens)[0], (iou, torch.zeros(1))))
+    upscale = decoder._weigh_upscaled
+    monkeypatch.setattr(decoder, "_weigh_upscaled", lambda *a, **k: (upscaled.append(a), upscale(*a, **k)))
+    click = replace(PROMPTS["click"], iou_floor=0.5)
+    (several,) = runner.decode([(embeddings[0], click)])
+    assert (len(several.iou), len(upscaled)) == ((0, 0) if better == "the single mask" else (1, 1))
+    runner.decode([(embeddings[0], replace(click, multimask_output=False))])
+    assert len(upscaled) == (1 if better == "the single mask" else 2)

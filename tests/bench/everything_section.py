@@ -1,0 +1,154 @@
+"""Section everything: all objects of a picture, against transformers' pipeline with the same weights.
+
+Our side is the served application: an upload of a new picture, answered with RLE. The pipeline gets decoded pixels.
+Both encode the picture. Does not know what is found, only how far the sides agree.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from time import perf_counter, sleep
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pycocotools import mask as coco
+
+from tests.bench import machine
+from tests.bench.load import Load, numbered, run
+from tests.bench.peer_generator import Generator
+from tests.bench.report import OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.server import RunningServer, serve
+from tests.bench.timing import percentile
+from tests.bench.traffic import HEIGHT, WIDTH, clickers
+from tests.bench.weights import VARIANT
+from tests.bench.workbench import Workbench
+
+POINTS_PER_SIDE, QUICK_POINTS_PER_SIDE = 32, 12
+PRED_IOU_THRESH, STABILITY_THRESH = 0.56, 0.3
+"""The bench's weights predict low IoU. With these, half of the points have a mask that passes."""
+_BATCH = 64
+"""Prompts that the pipeline decodes at once: its default."""
+LEAST_AGREEMENT = 0.9
+"""Mean best IoU, either way. Below, the sides have not done the same work."""
+CLICKS_IDLE_S = 8.0
+
+
+class Disagreement(Exception):
+    """The sides find different objects."""
+
+
+def everything(bench: Workbench) -> list[Row]:
+    """Time all objects of one picture, then memory and clicks of others for each of our precisions."""
+    side = QUICK_POINTS_PER_SIDE if bench.quick else POINTS_PER_SIDE
+    picture = Image.fromarray(bench.pictures[0])
+    jpeg = _jpeg(picture)
+    decoded = Image.open(BytesIO(jpeg)).convert("RGB")
+    generator = Generator(bench.state)
+    began = perf_counter()
+    theirs = generator.masks(
+        decoded,
+        points_per_side=side,
+        pred_iou_thresh=PRED_IOU_THRESH,
+        stability_score_thresh=STABILITY_THRESH,
+        points_per_batch=_BATCH,
+    )
+    seconds = {TRANSFORMERS: [perf_counter() - began]}
+    del generator
+    rows: list[Row] = [_row("masks found", TRANSFORMERS, {"masks": len(theirs)})]
+    for name in OURS:
+        settings = {
+            "model": VARIANT,
+            "checkpoint": str(bench.checkpoint),
+            "dtype": name.removeprefix("ours "),
+            "log_level": "warning",
+        }
+        log = bench.folder / "everything.log"
+        with serve(settings, log=log, num_threads=bench.num_threads) as server:
+            rows.append(
+                _memory(server, name, jpeg, side=side)
+            )  # first: the server keeps memory that it had once
+            rounds = [_search(server, numbered(jpeg, i), side=side) for i in range(1 if bench.quick else 3)]
+            seconds[name] = [took for took, _ in rounds]
+            rows.append(_agreement(name, rounds[0][1], theirs))
+            rows.append(_beside(server, name, jpeg, side=side))
+    case = f"{side} x {side} points on {WIDTH} x {HEIGHT}"
+    return timed_rows("everything", case, seconds) + rows
+
+
+def _search(server: RunningServer, jpeg: bytes, *, side: int) -> tuple[float, list[dict[str, object]]]:
+    """Upload a picture and search it. Return the seconds and the masks."""
+    options = {
+        "points_per_side": side,
+        "pred_iou_thresh": PRED_IOU_THRESH,
+        "stability_score_thresh": STABILITY_THRESH,
+        "box_nms_thresh": 0.7,
+    }
+    began = perf_counter()
+    reply = httpx.post(
+        f"http://127.0.0.1:{server.port}/everything",
+        files={"image": ("picture.jpg", jpeg)},
+        data={name: json.dumps(value) for name, value in options.items()},
+        timeout=600,
+        trust_env=False,
+    )
+    took = perf_counter() - began
+    return took, list(reply.raise_for_status().json()["masks"])
+
+
+def _agreement(name: str, found: Sequence[dict[str, object]], theirs: npt.NDArray[np.bool_]) -> Row:
+    """Compare what was found. Raises Disagreement."""
+    ours = [mask["rle"] for mask in found]
+    others = [coco.encode(np.asfortranarray(mask).view(np.uint8)) for mask in theirs]
+    iou = np.asarray(coco.iou(ours, others, [0] * len(others))).reshape(len(ours), len(others))
+    values = {
+        "masks": len(ours),
+        "mean best IoU of theirs": float(iou.max(axis=0, initial=0).mean()),
+        "mean best IoU of ours": float(iou.max(axis=1, initial=0).mean()),
+    }
+    if min(list(values.values())[1:]) < LEAST_AGREEMENT:
+        raise Disagreement(f"{name} against {TRANSFORMERS}, which has {len(others)} masks: {values}")
+    return _row("masks found", name, values)
+
+
+def _beside(server: RunningServer, name: str, jpeg: bytes, *, side: int) -> Row:
+    """Time clicks of another client, alone and while a picture is searched."""
+    clicker = clickers(1, [server.embed(jpeg)])
+    run(Load(server.port, 0.5, clicker))
+    idle = run(Load(server.port, CLICKS_IDLE_S, clicker))["click"].latencies
+    searching = threading.Thread(target=_search, args=(server, jpeg), kwargs={"side": side})
+    searching.start()
+    sleep(0.3)
+    meanwhile: list[float] = []
+    while searching.is_alive():
+        meanwhile += run(Load(server.port, 1.0, clicker))["click"].latencies
+    searching.join()
+    idle_ms, busy_ms = (1000 * percentile(each, 95) for each in (idle, meanwhile))
+    values = {"idle p95_ms": idle_ms, "p95_ms": busy_ms, "n": len(meanwhile), "ratio": busy_ms / idle_ms}
+    return _row("a click of somebody else meanwhile", name, values)
+
+
+def _memory(server: RunningServer, name: str, jpeg: bytes, *, side: int) -> Row:
+    """Measure the peak of the server's memory during a search, and during clicks."""
+    clicker = clickers(1, [server.embed(jpeg)])
+    refs = Path(f"/proc/{server.pid}/clear_refs")
+    peaks = []
+    for work in (lambda: run(Load(server.port, 1.0, clicker)), lambda: _search(server, jpeg, side=side)):
+        refs.write_text("5")
+        work()
+        peaks.append(machine.peak_resident_mib(server.pid))
+    values = {"click MiB": peaks[0], "peak MiB": peaks[1], "over a click MiB": peaks[1] - peaks[0]}
+    return _row("memory", name, values)
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _row(case: str, side: str, values: dict[str, float]) -> Row:
+    return Row("everything", case, side, values)
