@@ -60,7 +60,7 @@ export class Connection {
   async request(path, sent = {}) {
     const started = performance.now();
     const reply = await this.open(path, sent);
-    const text = await this.#heard(reply.text(), sent.signal);
+    const text = await this.heard(reply.text(), sent.signal);
     return timed(text, started, (name) => reply.headers.get(name), reply.url);
   }
 
@@ -75,13 +75,13 @@ export class Connection {
   }
 
   /**
-   * Send a request, and return the reply once its status is known to be 2xx: its body is still to be read.
+   * Send a request, and return the reply once its status is known to be 2xx: its body is still to be read, through `heard`.
    * @param {string} path
    * @param {Sent} [sent]
    */
   async open(path, { headers = {}, ...rest } = {}) {
-    const reply = await this.#heard(fetch(this.address(path), { ...rest, headers: { ...headers, ...this.#keyHeader() } }), rest.signal);
-    if (!reply.ok) throw refusal(reply.status, await this.#heard(reply.text(), rest.signal), (name) => reply.headers.get(name));
+    const reply = await this.heard(fetch(this.address(path), { ...rest, headers: { ...headers, ...this.#keyHeader() } }), rest.signal);
+    if (!reply.ok) throw refusal(reply.status, await this.heard(reply.text(), rest.signal), (name) => reply.headers.get(name));
     return reply;
   }
 
@@ -103,7 +103,7 @@ export class Connection {
       for (const [name, value] of Object.entries(this.#keyHeader())) sending.setRequestHeader(name, value);
       sending.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
       sending.upload.onload = () => onProgress(1);
-      sending.onerror = () => reject(this.#silent());
+      sending.onerror = () => reject(this.silent());
       sending.onabort = () => reject(signal?.reason);
       sending.onload = () => {
         const header = (/** @type {string} */ name) => sending.getResponseHeader(name);
@@ -126,21 +126,22 @@ export class Connection {
   }
 
   /**
-   * The result of a promise of fetch: whatever fails without being aborted is the connection.
+   * The result of a promise of fetch, or of a reply's body: whatever fails without being aborted is the connection.
    * @template T
    * @param {Promise<T>} promise
    * @param {AbortSignal} [signal]
    */
-  async #heard(promise, signal) {
+  async heard(promise, signal) {
     try {
       return await promise;
     } catch {
       signal?.throwIfAborted();
-      throw this.#silent();
+      throw this.silent();
     }
   }
 
-  #silent() {
+  /** The error of a connection that is lost. */
+  silent() {
     return connectionFailed(`The server at ${this.url.href} does not respond.`);
   }
 }

@@ -131,11 +131,11 @@ def test_an_abort_ends_an_upload(tool: WebTool, tool_server: PageServer, progres
 
 
 def test_an_abort_ends_a_wait(tool: WebTool) -> None:
-    tool.page.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "20"}))
+    tool.page.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "3600"}))
     error = tool.run(
         """const abort = new AbortController();
         const onRetry = () => abort.abort(new RangeError("enough"));
-        return caught(client.model({ signal: abort.signal, onRetry }));"""
+        return caught(client.model({ signal: abort.signal, onRetry, deadlineS: 1e9 }));"""
     )
     assert (error["name"], error["message"]) == ("RangeError", "enough")
 
@@ -145,6 +145,8 @@ def test_an_evicted_picture_is_embedded_again_once_for_all_that_miss_it(
 ) -> None:
     tool.run("window.picture = await client.embed(file, { imageId: 'mine' });")
     tool_server.forget()
+    requests: list[str] = []
+    tool.page.on("request", lambda request: requests.append(request.url))
     counts = tool.run(
         """const hover = client.hover();
         const clicks = [[200, 150], [90, 90]].map((point) => picture.click(point));
@@ -154,6 +156,7 @@ def test_an_evicted_picture_is_embedded_again_once_for_all_that_miss_it(
     )
     assert counts == [3, 3, 3]
     assert len(tool_server.segmenter.encoded) == 2
+    assert len([url for url in requests if "/embed" in url]) == 1
 
 
 def test_without_the_file_at_hand_it_is_an_error(tool: WebTool, tool_server: PageServer) -> None:

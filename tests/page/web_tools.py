@@ -36,4 +36,6 @@ class WebTool:
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Return what the body of an async function returns. The arguments are `given`."""
-        return self.page.evaluate(f"async (given) => {{ {script} }}", list(arguments))
+        late = f"new Promise((_, reject) => setTimeout(reject, {1000 * PATIENCE_S}, Error('no result')))"
+        call = f"(given) => Promise.race([(async () => {{ {script} }})(), {late}])"
+        return self.page.evaluate(call, list(arguments))
