@@ -257,7 +257,7 @@ class Sam2Runner:
         ]
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
         return self._cpu_decoder.decode(
-            embeddings, points, masks, keeps_order=keeps_order, floors=[_floor(p) for p in prompts]
+            embeddings, points, masks, keeps_order=keeps_order, floors=[Floor.of(p) for p in prompts]
         )
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
@@ -273,10 +273,6 @@ class Sam2Runner:
                 logits[i, 0] = prompt.mask_logits
         has_mask = torch.tensor([p.mask_logits is not None for p in prompts], device=self.device)
         return torch.from_numpy(logits).to(self.device, self.dtype), has_mask
-
-
-def _floor(prompt: Prompt) -> Floor | None:
-    return None if prompt.iou_floor is None else Floor(prompt.iou_floor, int(prompt.multimask_output))
 
 
 def load_runner(

@@ -5,10 +5,6 @@ joined. Does not know what the text says.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
-
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +16,6 @@ class Pieces:
     def __str__(self) -> str:
         """Return it as one, however long that takes."""
         return "".join(self.parts)
-
-
-class _ReadAsString:
-    """Makes pydantic read and describe a field as a string; json_bodies.py puts Pieces there afterwards."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return handler(str)
-
-
-LongText: TypeAlias = Annotated[str | Pieces, _ReadAsString()]
-"""The type of a field for such strings. It may have no constraints, because Pieces are not checked."""
 
 
 def beginning(text: str | Pieces) -> str:

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.codecs.answers import MaskAnswer, MaskOptions
-from app.codecs.long_text import LongText
 from app.codecs.prompts import PromptRequest
 from app.codecs.rows import rows, write_row_lengths
 from app.doors.door import Door
@@ -22,7 +21,7 @@ from app.doors.rings import area
 from app.errors import NotOffered
 from app.middleware.callers import share_of
 from app.routes.field_errors import invalid
-from app.routes.schemas import Point, PointCoords
+from app.routes.schemas import LongText, Point, PointCoords
 from app.routes.state import begin_stages, service_of
 
 router = APIRouter(include_in_schema=False)

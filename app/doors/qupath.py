@@ -10,13 +10,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.codecs.answers import MaskAnswer, MaskOptions
-from app.codecs.long_text import LongText
 from app.codecs.prompts import PromptRequest
 from app.doors.door import Door
 from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
 from app.doors.rings import closed, with_holes
 from app.errors import NotOffered
-from app.routes.schemas import Box, PointCoords, PointLabels
+from app.routes.schemas import Box, LongText, PointCoords, PointLabels
 from app.routes.state import begin_stages, service_of
 from app.version import VERSION
 

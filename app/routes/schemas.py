@@ -4,12 +4,13 @@ Types and ranges only; codecs/prompts.py checks prompts against their picture.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, model_validator
+from pydantic_core import CoreSchema
 
 from app.codecs.deep import Stretch
-from app.codecs.long_text import LongText
+from app.codecs.long_text import Pieces
 from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
 
@@ -104,6 +105,17 @@ STRETCH = (
     "percentile: leaving out the darkest and brightest 0.1 %, and what stands for no data; none: from 0 to the "
     "largest value of its type. Read in another way, it is another picture: its own id has the word at its end."
 )
+
+
+class _ReadAsString:
+    """Makes pydantic read and describe a field as a string; json_bodies.py puts Pieces there afterwards."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(str)
+
+
+LongText: TypeAlias = Annotated[str | Pieces, _ReadAsString()]
+"""The type of a field for such strings. It may have no constraints, because Pieces are not checked."""
 
 
 class EmbedBody(Wire):

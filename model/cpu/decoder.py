@@ -27,7 +27,7 @@ from model.network.linear import rows_linear, rows_times
 from model.network.mask_decoder import DecoderOutput, MaskDecoder
 from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock
-from model.types import Embedding
+from model.types import Embedding, Prompt
 
 
 class Heads:
@@ -66,6 +66,11 @@ class Floor:
     first: int
     """The first of the four masks that may be the answer: the single one is never among several."""
 
+    @classmethod
+    def of(cls, prompt: Prompt) -> "Floor | None":
+        """Return a prompt's floor, if it has one."""
+        return None if prompt.iou_floor is None else cls(prompt.iou_floor, int(prompt.multimask_output))
+
 
 class CpuDecoder:
     """Decodes prompts of equal token counts: tokens of all prompts together, cells one prompt at a time."""
@@ -101,7 +106,7 @@ class CpuDecoder:
         masks: Sequence[Tensor | None],
         *,
         keeps_order: bool,
-        floors: Sequence["Floor | None"] = (),
+        floors: Sequence[Floor | None] = (),
     ) -> DecoderOutput:
         """One prompt for each embedding: tokens `sparse` (b, n, c), and logits (4 h, 4 w) where it has a mask.
 

@@ -35,6 +35,8 @@ _BATCH = 64
 LEAST_AGREEMENT = 0.9
 """Mean best IoU, either way. Below, the sides have not done the same work."""
 CLICKS_IDLE_S = 8.0
+_PATIENCE_S = 3600
+"""For a crowded machine, where the service would say that it cannot be done in time."""
 
 
 class Disagreement(Exception):
@@ -65,6 +67,7 @@ def everything(bench: Workbench) -> list[Row]:
             "checkpoint": str(bench.checkpoint),
             "dtype": name.removeprefix("ours "),
             "log_level": "warning",
+            "everything_deadline_s": str(_PATIENCE_S),
         }
         log = bench.folder / "everything.log"
         with serve(settings, log=log, num_threads=bench.num_threads) as server:
@@ -92,7 +95,7 @@ def _search(server: RunningServer, jpeg: bytes, *, side: int) -> tuple[float, li
         f"http://127.0.0.1:{server.port}/everything",
         files={"image": ("picture.jpg", jpeg)},
         data={name: json.dumps(value) for name, value in options.items()},
-        timeout=600,
+        timeout=_PATIENCE_S,
         trust_env=False,
     )
     took = perf_counter() - began

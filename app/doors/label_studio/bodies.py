@@ -13,11 +13,12 @@ from pydantic import Field
 
 from app.codecs import json_bodies, json_members
 from app.codecs.json_members import NotJson, View, fields, items
-from app.codecs.long_text import LongText, Pieces
+from app.codecs.long_text import Pieces
 from app.doors.label_studio.label_config import MOST_BYTES, ConfigError, LabelConfig, Picture, read_config
 from app.doors.requests import ToolBody
 from app.errors import BadRequest, ServiceError
 from app.routes.field_errors import given_twice, invalid
+from app.routes.schemas import LongText
 from app.routes.uploads import parse_json
 
 _SHORT = 64 * 2**10
