@@ -61,8 +61,8 @@ def close(journal: Journal, *, failed: int, of: int) -> None:
         journal.delete()
     elif len(journal):
         complain(
-            f"{failed} of {of} pictures failed; the same command tries only these again, because {journal.path} has "
-            "the others"
+            f"{failed} of {of} pictures failed; the same command tries only these again, because {journal.path} "
+            "has the others"
         )
 
 
