@@ -5,6 +5,7 @@ Lines appear above a progress bar, not within it. Does not know the commands.
 
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -13,12 +14,12 @@ _MOST_NAMED = 20
 
 def say(message: str) -> None:
     """Print a result."""
-    tqdm.write(message, file=sys.stdout)
+    tqdm.write(_line(message, sys.stdout), file=sys.stdout)
 
 
 def complain(message: str) -> None:
     """Print a line about what is wrong."""
-    tqdm.write(f"sam2: {message}", file=sys.stderr)
+    tqdm.write(_line(f"sam2: {message}", sys.stderr), file=sys.stderr)
 
 
 def why(error: Exception | None) -> str:
@@ -30,3 +31,10 @@ def named(things: Sequence[object]) -> str:
     """Return a list in words: all of a few, or the first and how many more."""
     more = f" and {len(things) - _MOST_NAMED} more" if len(things) > _MOST_NAMED else ""
     return f"{', '.join(map(str, things[:_MOST_NAMED]))}{more}"
+
+
+def _line(message: str, file: TextIO) -> str:
+    """Return the message as one line that `file` can encode. Names in data sets may hold anything."""
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
+    encoding = file.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)

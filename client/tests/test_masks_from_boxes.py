@@ -330,6 +330,22 @@ def test_what_is_uncertain_is_listed_at_the_end(
     assert last.endswith("and 5 more")
 
 
+@pytest.mark.usefixtures("photos")
+def test_names_in_a_file_cannot_write_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["a\nsam2: done", "\x1b[2J", "\ud800", "\0"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    boxes = [boxed(name, number, [1, 1, 5, 5]) for number, name in enumerate(names)]
+    images.append({"id": 4, "file_name": "a.png"})
+    write({"images": images, "annotations": [*boxes, boxed("\ud800\x1b", 4, [1, 1, 5, 5])]})
+    assert main([*COMMAND, "--uncertain", "1"]) == 1
+    printed = capsys.readouterr()
+    missing = [line for line in printed.err.splitlines() if "no such picture" in line]
+    assert sorted(line.split(": no")[0] for line in missing) == sorted(
+        ["sam2: a\\nsam2: done", "sam2: \\x1b[2J", "sam2: \\ud800", "sam2: \\x00"]
+    )
+    assert "the least certain first: \\ud800\\x1b (0.75)" in printed.out
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '{"images": {}, "annotations": []}', "5"])
 def test_a_file_that_is_no_data_set_is_said_to_be_none(
     photos: Path, capsys: pytest.CaptureFixture[str], content: str
