@@ -63,7 +63,7 @@ async function request(path, { headers = {}, ...rest } = {}) {
   return timed(JSON.parse(text), started, header);
 }
 
-const keyHeader = () => (apiKey.get() ? { "X-API-Key": apiKey.get() } : {});
+export const keyHeader = () => (apiKey.get() ? { "X-API-Key": apiKey.get() } : {});
 
 function timed(data, started, header) {
   const stages = [...(header("Server-Timing") ?? "").matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, +ms]);
@@ -75,9 +75,9 @@ function timed(data, started, header) {
   };
 }
 
-const unreachable = () => new ApiError(0, { message: `The server at ${address("")} does not respond.` });
+export const unreachable = () => new ApiError(0, { message: `The server at ${address("")} does not respond.` });
 
-function refusal(status, text, header) {
+export function refusal(status, text, header) {
   const wait = parseFloat(header("Retry-After"));
   const retryAfter = Number.isFinite(wait) ? Math.min(Math.max(wait, 1), 120) : null;
   try {
