@@ -47,6 +47,7 @@ export class Everything {
   #wanted = null; // the picture that is to be searched
   #asked = null; // {abort} of the request in progress
   #pixel = null; // under the pointer
+  #stack = { smallest: null, level: 0 }; // which of the masks under the pointer is meant, above the smallest
 
   constructor(session, requests, notice) {
     Object.assign(this, { session, requests, notice });
@@ -110,20 +111,20 @@ export class Everything {
   /** Name and light the smallest object at a pixel [x, y], or none. Returns whether there is one. */
   hover(pixel) {
     this.#pixel = pixel;
-    return this.#name((pixel && this.found?.under(pixel)[0]) || null);
+    return this.#name(this.#meant(pixel));
   }
 
   /** Name the next larger object at the same place; after the largest the smallest. */
   larger() {
-    const under = (this.#pixel && this.found?.under(this.#pixel)) || [];
-    if (under.length) this.#name(under[(under.indexOf(this.named) + 1) % under.length]);
-    if (this.named) this.notice.say(this.describe(this.named));
+    if (!this.#meant(this.#pixel)) return;
+    this.#stack.level++;
+    this.#name(this.#meant(this.#pixel));
+    this.notice.say(this.describe(this.named));
   }
 
   /** Take the named object at a pixel into the picture's list, or select it there. Returns whether there is one. */
   take(pixel) {
-    const under = this.found?.under(pixel) ?? [];
-    const mask = under.includes(this.named) ? this.named : under[0];
+    const mask = this.#meant(pixel);
     if (!mask) return false;
     const object = this.objectOf(mask);
     if (object) this.session.current.selected = object.id;
@@ -154,6 +155,14 @@ export class Everything {
   describe(mask) {
     const share = +(100 * mask.area / (this.found.width * this.found.height)).toPrecision(2);
     return `${this.nameOf(mask)}: predicted IoU ${mask.iou.toFixed(2)}, stability ${mask.stability.toFixed(2)}, ${mask.area.toLocaleString("en")} pixels, ${share} % of the picture`;
+  }
+
+  /** The mask that a pixel means, or null: the smallest there, or a larger one that `larger` has gone to. */
+  #meant(pixel) {
+    const under = (pixel && this.found?.under(pixel)) || [];
+    if (!under.length) return null;
+    if (this.#stack.smallest !== under[0]) this.#stack = { smallest: under[0], level: 0 };
+    return under[this.#stack.level % under.length];
   }
 
   #take(masks, pixel) {

@@ -5,7 +5,10 @@ import { pixel } from "./raster.js";
 
 const $ = (id) => document.getElementById(id);
 
+const HINT = "Click: take the object · W: the next larger one · right click, drag: as always · Escape: clear";
+
 export class EverythingView {
+  #hint = $("hint").textContent;
   #context = $("found").getContext("2d");
   #labels = new Uint16Array(0);
   #laid = ""; // what the labels show
@@ -37,6 +40,7 @@ export class EverythingView {
     $("everything").setAttribute("aria-pressed", everything.searching || !!found);
     this.#show("everything-panel", !!found);
     this.#label();
+    $("hint").textContent = found ? HINT : this.#hint;
     if (!found) return;
     const { length } = found.visible;
     Object.assign($("threshold"), { min: found.least, value: found.threshold });
@@ -88,7 +92,7 @@ export class EverythingView {
     this.#coloured = colours;
     if (element.width !== width || element.height !== height) Object.assign(element, { width, height });
     const fills = new Uint32Array(found.masks.length + 1), edges = new Uint32Array(found.masks.length + 1);
-    for (const { label, colour } of found.masks) [fills[label], edges[label]] = [pixel(colour, 0.5), pixel(colour, 1)];
+    for (const { label, colour } of found.masks) [fills[label], edges[label]] = [pixel(colour, 0.45), pixel(colour, 1)];
     for (const label of taken) fills[label] = edges[label] = 0; // the list's own mask is drawn there
     const image = this.#context.createImageData(width, height);
     colourLabels(new Uint32Array(image.data.buffer), this.#labels, screen, { fills, edges, thickness: Math.ceil(this.canvas.ratio) });

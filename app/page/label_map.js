@@ -29,16 +29,17 @@ export function layLabels(labels, layers, { width, height }, view, screen) {
   }
 }
 
-/** Colour `pixels` (Uint32Array, row by row) by `fills` and, within `thickness` of another label, `edges`: pixels by label. */
+/** Colour `pixels` (Uint32Array, row by row, all 0) by `fills` and, within `thickness` of another label, `edges`: pixels by label. */
 export function colourLabels(pixels, labels, { width, height }, { fills, edges, thickness }) {
   for (let x = 0; x < width; x++) {
     const line = x * height;
     const before = Math.max(x - thickness, 0) * height, after = Math.min(x + thickness, width - 1) * height;
-    for (let y = 0; y < height; y++) {
+    for (let y = 0, at = x; y < height; y++, at += width) {
       const label = labels[line + y];
-      const inner = !label || (labels[before + y] === label && labels[after + y] === label &&
-        labels[line + Math.max(y - thickness, 0)] === label && labels[line + Math.min(y + thickness, height - 1)] === label);
-      pixels[y * width + x] = inner ? fills[label] : edges[label];
+      if (!label) continue; // `pixels` are transparent at first
+      const inner = labels[before + y] === label && labels[after + y] === label &&
+        labels[line + Math.max(y - thickness, 0)] === label && labels[line + Math.min(y + thickness, height - 1)] === label;
+      pixels[at] = inner ? fills[label] : edges[label];
     }
   }
 }

@@ -49,7 +49,7 @@ function hover(at, label) {
   const pixel = at && within(pixelAt(at)) ? pixelAt(at) : null;
   const named = everything.hover(label ? pixel : null);
   everythingView.point(at);
-  requests.hover(pixel && !named ? [...pixel, label] : null);
+  if (!named) requests.hover(pixel && [...pixel, label]);
 }
 
 const gestures = pointer.listen(stage, canvas, {

@@ -8,30 +8,30 @@ const WORDS = SIDE / 32; // in a column of cells
 const COLUMNS_A_CELL = 4; // columns of the picture that are looked at
 
 /**
- * A colour for each mask {ends, area}. Two that touch or overlap get different ones; if none is left, the one with the
+ * A colour for each mask {ends, bbox, area}. Two that touch or overlap get different ones; if none is left, the one with the
  * least contact. All masks count, shown or not: so colours depend on the masks alone.
  */
 export function coloursOf(masks, size) {
   const order = masks.map((_, at) => at).sort((one, other) => masks[other].area - masks[one].area || one - other);
   const done = [], given = [], uses = PALETTE.map(() => 0);
   for (const at of order) {
-    const cells = cellsOf(masks[at].ends, size), wide = widened(cells);
+    const cells = cellsOf(masks[at], size), wide = widened(cells);
     const contact = PALETTE.map(() => 0);
-    for (const { others, colour } of done) contact[colour] += common(wide, others);
+    for (const { others, bbox, colour } of done) if (near(masks[at].bbox, bbox, size)) contact[colour] += common(wide, others);
     let best = 0;
     for (let colour = 1; colour < PALETTE.length; colour++)
       if (contact[colour] < contact[best] || (contact[colour] === contact[best] && uses[colour] < uses[best])) best = colour;
     uses[best]++;
-    done.push({ others: cells, colour: best });
+    done.push({ others: cells, bbox: masks[at].bbox, colour: best });
     given[at] = PALETTE[best];
   }
   return given;
 }
 
 /** The cells that a mask has a pixel in: a bit for each, column by column, as its runs are. */
-function cellsOf(ends, { width, height }) {
+function cellsOf({ ends, bbox }, { width, height }) {
   const cells = new Uint32Array(SIDE * WORDS), step = Math.max(width / SIDE / COLUMNS_A_CELL, 1);
-  for (let column = 0, run = 0; column < width; column += step) {
+  for (let column = bbox[0], run = 0; column < bbox[0] + bbox[2]; column += step) {
     const x = Math.floor(column), start = x * height, end = start + height;
     const word = Math.floor(x * SIDE / width) * WORDS;
     while (ends[run] <= start) run++;
@@ -55,9 +55,18 @@ function widened(cells) {
   return tall.map((word, at) => word | (tall[at - WORDS] ?? 0) | (tall[at + WORDS] ?? 0));
 }
 
+/** Whether two boxes are at most two cells apart. */
+const near = (one, other, { width, height }) =>
+  [width, height].every((side, axis) => one[axis] - 2 * side / SIDE <= other[axis] + other[axis + 2] && other[axis] - 2 * side / SIDE <= one[axis] + one[axis + 2]);
+
 function common(cells, others) {
   let count = 0;
-  for (let at = 0; at < cells.length; at++)
-    for (let word = cells[at] & others[at]; word; word &= word - 1) count++;
+  for (let at = 0; at < cells.length; at++) {
+    let word = cells[at] & others[at];
+    if (!word) continue;
+    word -= (word >>> 1) & 0x55555555; // counts the bits: of pairs, of fours, of eights, and of all
+    word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
+    count += Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
+  }
   return count;
 }
