@@ -14,7 +14,9 @@ from tests.fakes import Served, serving
 from tests.server import ROOT
 
 FOLDER = ROOT / "app/page"
-FILES = sorted(path.name for path in FOLDER.iterdir())
+SAMPLE = "hats.jpg"
+"""A picture to try, which is loaded only on request."""
+FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != SAMPLE)
 MOST_BYTES = 60_000
 ELSEWHERE = re.compile(r"https?:\\?/\\?/(?!www\.w3\.org/2000/svg)[\w.]+")
 
@@ -30,6 +32,7 @@ def path_of(name: str) -> str:
         ("page.css", "text/css; charset=utf-8"),
         ("main.js", "text/javascript; charset=utf-8"),
         ("icon.svg", "image/svg+xml"),
+        (SAMPLE, "image/jpeg"),
     ],
 )
 async def test_files_have_their_types(name: str, media_type: str) -> None:
@@ -136,3 +139,4 @@ def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert {f"app/page/{name}" for name in FILES} <= set(archive.namelist())
+        assert archive.read(f"app/page/{SAMPLE}") == (ROOT / "docs" / SAMPLE).read_bytes()
