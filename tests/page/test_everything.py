@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from tests.fakes import RADII, disc_mask, picture
 from tests.page.conftest import PageServer
 from tests.page.fabricated import Mask, Object, lines, striped_cell
+from tests.page.test_access import CONTRASTS, NAMELESS
 from tests.page.visitor import HEIGHT, WIDTH, Visitor
 
 TRUCK, CAT = (("truck.png", picture(WIDTH, HEIGHT, shade=90)), ("cat.png", picture(WIDTH, HEIGHT, shade=200)))
@@ -454,6 +455,15 @@ def test_the_labels_are_the_smallest_masks_pixel_by_pixel(visitor: Visitor) -> N
     assert np.array_equal(np.reshape(labels, (width, height)).T, expected)
     for shape, hit in zip(shapes, hits, strict=True):
         assert np.array_equal(np.reshape(hit, (width, height)).T, shape)
+
+
+@pytest.mark.usefixtures("answered")
+def test_its_controls_have_names_and_can_be_read(visitor: Visitor) -> None:
+    find_all(visitor)
+    move(visitor, 200, 160)
+    visitor.until_seen(INNER.mask)
+    assert visitor.page.evaluate(NAMELESS) == []
+    assert [entry for entry in visitor.page.evaluate(CONTRASTS) if entry[1] < 4.5] == []
 
 
 def test_a_sample_picture_is_at_hand(visitor: Visitor, server: PageServer) -> None:
