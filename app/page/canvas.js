@@ -9,6 +9,7 @@ const NOT = "#e5484d";
 export class Canvas {
   view = new View();
   draft = null; // the box that is being drawn: two points of the picture
+  drawUnder = () => {}; // draws a layer between the picture and the masks
   cursor = null; // the keyboard's cross: a point of the picture
   #drawn = null; // the picture on the screen
   #waiting = false;
@@ -70,13 +71,17 @@ export class Canvas {
     const { width, height } = this.screen;
     for (const context of [this.picture, this.masks, this.marks]) context.clearRect(0, 0, width, height);
     const picture = this.session.current;
-    if (!picture?.bitmap) return void (this.#drawn = null);
+    if (!picture?.bitmap) {
+      this.#drawn = null;
+      return this.drawUnder();
+    }
     if (this.#drawn?.picture !== picture) {
       this.#drawn = { picture, width: picture.bitmap.width, height: picture.bitmap.height };
       Object.assign(this, { cursor: null, draft: null });
       this.view.fit(this.#drawn, this.screen);
     }
     this.#drawPicture(picture);
+    this.drawUnder();
     const started = performance.now();
     this.#drawMasks(picture);
     this.#drawMarks(picture);

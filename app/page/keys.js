@@ -11,6 +11,8 @@ const PAGE_KEYS = [
   [["a"], "accept", "Accept the object; the next click starts a new one"],
   [["n"], "begin", "New object"],
   [["Delete", "Backspace"], "remove", "Delete the object"],
+  [["s"], "everything", "Everything: find every object; again: cancel or clear"],
+  [["w"], "larger", "Everything: the next larger object under the pointer"],
   [["x"], "label", "Clicks mark the object or the background"],
   [["r"], "refine", "Refine the current mask, on or off"],
   [["h"], "hover", "Preview the mask under the pointer, on or off"],
@@ -22,6 +24,7 @@ const PAGE_KEYS = [
   [["PageUp"], ["turn", -1], "Previous picture"],
   [["e"], "coco", "Export COCO JSON"],
   [["?"], "help", "This help"],
+  [["Escape"], "cancel", "Cancel the search, the box or the cross; clear Everything"],
 ];
 
 const STAGE_KEYS = [
@@ -31,7 +34,6 @@ const STAGE_KEYS = [
   [["ArrowDown"], ["move", [0, 1]], "Move the cross; with Shift, by one pixel"],
   [["Enter"], ["place", 1], "Object at the cross; with Shift, background"],
   [["b"], "corner", "Box: first and then second corner at the cross"],
-  [["Escape"], "cancel", "Cancel the box or the cross"],
 ];
 
 const POINTER = [
@@ -42,10 +44,14 @@ const POINTER = [
   ["Space + drag, middle button, two fingers", "Move the picture"],
 ];
 
+/** Whether a key belongs to the field that has the focus. A slider needs few of them. */
+const isTyping = ({ target, key }) =>
+  target.matches("input[type=range]") ? /^(Arrow|Page|Home|End)/.test(key) : target.matches("input, select, textarea");
+
 /** Run `commands` by name. Those of the stage need its focus. Keys in text fields are left alone. */
 export function listen(stage, commands) {
   addEventListener("keydown", (event) => {
-    if (event.altKey || event.target.matches("input, select, textarea") || document.querySelector("dialog[open]")) return;
+    if (event.altKey || isTyping(event) || document.querySelector("dialog[open]")) return;
     const control = event.ctrlKey || event.metaKey;
     const key = event.key.length === 1 && control && event.shiftKey ? event.key.toUpperCase() : event.key;
     const table = control ? PAGE_KEYS.slice(0, 2) : event.target === stage ? [...STAGE_KEYS, ...PAGE_KEYS] : PAGE_KEYS;

@@ -2,6 +2,8 @@
 
 import { apiKey } from "./api.js";
 import { Canvas } from "./canvas.js";
+import { Everything } from "./everything.js";
+import { EverythingView } from "./everything_view.js";
 import * as exports from "./export.js";
 import * as keys from "./keys.js";
 import { Notice } from "./notice.js";
@@ -18,6 +20,8 @@ const notice = new Notice();
 const session = new Session();
 const requests = new Requests(session, notice);
 const canvas = new Canvas(stage, session);
+const everything = new Everything(session, requests, notice);
+const everythingView = new EverythingView(everything, canvas, { stage });
 
 /** Change the current picture, if there is one. */
 function edit(change) {
@@ -30,6 +34,7 @@ const pixelAt = (at) => canvas.view.toPicture(at).map(Math.floor);
 const within = ([x, y]) => x >= 0 && y >= 0 && x < session.current?.bitmap?.width && y < session.current.bitmap.height;
 
 function point([x, y], label) {
+  if (label && within([x, y]) && everything.take([x, y])) return;
   if (within([x, y])) edit((picture) => picture.point((prompt, logits) => addPoint(prompt, [x, y, label], session.options.refine ? logits : null)));
 }
 
@@ -37,6 +42,14 @@ function box(from, to) {
   canvas.draft = null;
   const drawn = session.current?.bitmap && boxBetween(from, to, session.current.bitmap);
   if (drawn) edit((picture) => picture.point(() => withBox(drawn)));
+}
+
+/** Name what was found at a position of the stage; elsewhere, preview a click. */
+function hover(at, label) {
+  const pixel = at && within(pixelAt(at)) ? pixelAt(at) : null;
+  const named = everything.hover(label ? pixel : null);
+  everythingView.point(at);
+  if (!named) requests.hover(pixel && [...pixel, label]);
 }
 
 const gestures = pointer.listen(stage, canvas, {
@@ -48,7 +61,7 @@ const gestures = pointer.listen(stage, canvas, {
       canvas.draft = from && [from, to].map((at) => canvas.view.toPicture(at));
       canvas.draw();
     },
-    hover: (at, label) => requests.hover(at && within(pixelAt(at)) ? [...pixelAt(at), label] : null),
+    hover: (at, label) => hover(at, label),
     pan: (dx, dy) => canvas.pan(dx, dy),
     zoom: (factor, at) => canvas.zoom(factor, at),
   },
@@ -64,12 +77,23 @@ const commands = {
   accept: () => edit((picture) => picture.object && chosenMask(picture.object) && (picture.accept(), notice.say("Accepted."))),
   begin: () => edit((picture) => picture.select(null)),
   remove: () => edit((picture) => picture.object && picture.remove(picture.selected)),
+  everything: () => everything.toggle(),
+  larger: () => everything.larger(),
   label: () => session.set("label", 1 - session.options.label),
   refine: toggle("refine"),
   hover: toggle("hover"),
   zoom: (factor) => canvas.zoom(factor),
   fit: () => canvas.fit(),
   open: () => $("files").click(),
+  async sample() {
+    try {
+      const reply = await fetch("page/hats.jpg");
+      if (!reply.ok) throw new Error(`status ${reply.status}`);
+      take([new File([await reply.blob()], "hats.jpg", { type: "image/jpeg" })]);
+    } catch (error) {
+      notice.tell(`The sample picture cannot be loaded (${error.message}). Try again, or choose a picture of yours.`);
+    }
+  },
   turn: (step) => session.turn(step),
   coco: () => save("coco"),
   help: () => $("help-panel").showModal(),
@@ -81,7 +105,10 @@ const commands = {
     const held = (value, most) => Math.min(Math.max(Math.floor(value), 0), most - 1) + 0.5;
     canvas.cursor = [held(x + dx * step, bitmap.width), held(y + dy * step, bitmap.height)];
     if (canvas.draft) canvas.draft[1] = canvas.cursor;
-    notice.say(canvas.cursor.map(Math.floor).join(", "));
+    const pixel = canvas.cursor.map(Math.floor);
+    everything.hover(pixel);
+    everythingView.point(canvas.view.toScreen(canvas.cursor));
+    notice.say([pixel.join(", "), ...(everything.named ? [everything.describe(everything.named)] : [])].join(": "));
     canvas.draw();
   },
   place(label, event) {
@@ -95,6 +122,8 @@ const commands = {
     canvas.draw();
   },
   cancel() {
+    if (everything.stop()) return;
+    if (!canvas.draft && !canvas.cursor) everything.clear();
     if (!canvas.draft) canvas.cursor = null;
     gestures.cancel();
   },
@@ -164,6 +193,7 @@ function render() {
   panels.objects(session);
   panels.candidates(session, commands.choose);
   panels.figures(session);
+  everythingView.render();
   $("welcome").hidden = !!picture;
   $("key-button").hidden = !apiKey.get();
   const sending = picture && !picture.imageId && !picture.problem;

@@ -63,10 +63,14 @@ export class Picture {
       const prompt = change(object.prompt, chosenMask(object)?.logits ?? null);
       return this.change(object.id, { prompt });
     }
-    const id = ++this.made;
-    const begun = { id, name: `object ${id}`, colour: COLOURS[(id - 1) % COLOURS.length], masks: null, chosen: 0, answered: null };
-    const prompt = change(EMPTY, null);
-    return this.#commit([...this.objects, Object.freeze({ ...begun, hidden: false, done: false, prompt })], id);
+    const begun = this.#begin({ prompt: change(EMPTY, null) });
+    return this.#commit([...this.objects, begun], begun.id);
+  }
+
+  /** Add objects {mask, colour, prompt} that are found already, in one step. They are done, so clicks do not change them. */
+  take(found) {
+    const taken = found.map(({ mask, ...rest }) => this.#begin({ ...rest, masks: [mask], answered: rest.prompt, done: true }));
+    this.#commit([...this.objects, ...taken], taken.at(-1).id);
   }
 
   change(id, fields) {
@@ -104,6 +108,12 @@ export class Picture {
 
   redo() {
     this.#go(this.#future, this.#past);
+  }
+
+  #begin(fields) {
+    const id = ++this.made;
+    const begun = { id, name: `object ${id}`, colour: COLOURS[(id - 1) % COLOURS.length], masks: null, chosen: 0, answered: null };
+    return Object.freeze({ ...begun, hidden: false, done: false, ...fields });
   }
 
   #commit(objects, selected) {

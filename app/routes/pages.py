@@ -22,6 +22,7 @@ _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".jpg": "image/jpeg",
 }
 _HEADERS = {
     # Nothing is loaded from other hosts and no inline script runs; pictures are the user's own files.
@@ -69,7 +70,7 @@ async def page(request: Request) -> Response:
 
 @router.get("/page/{name}")
 async def page_file(request: Request, name: str) -> Response:
-    """A script, the style sheet or the icon. 404 for everything else."""
+    """A script, the style sheet, the icon or the sample picture. 404 for everything else."""
     return _reply(request, f"page/{name}")
 
 

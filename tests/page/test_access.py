@@ -14,7 +14,7 @@ from tests.page.visitor import HEIGHT, WIDTH, Visitor
 
 TRUCK = ("truck.png", picture(WIDTH, HEIGHT, shade=90))
 
-_NAMELESS = """() => [...document.querySelectorAll("button, input, a, [tabindex], [role], nav, aside, dialog")]
+NAMELESS = """() => [...document.querySelectorAll("button, input, a, [tabindex], [role], nav, aside, dialog")]
   .filter((node) => {
     const by = node.getAttribute("aria-labelledby");
     const text = node.getAttribute("aria-label") || (by ? document.getElementById(by)?.textContent : "") ||
@@ -24,7 +24,7 @@ _NAMELESS = """() => [...document.querySelectorAll("button, input, a, [tabindex]
   })
   .map((node) => node.outerHTML.slice(0, 120))"""
 
-_CONTRASTS = """() => {
+CONTRASTS = """() => {
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const light = (colour) => channels(colour).slice(0, 3)
     .map((value) => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4))
@@ -81,7 +81,7 @@ def test_everything_has_a_name_and_a_place(visitor: Visitor) -> None:
     visitor.add(TRUCK)
     visitor.click(200, 150)
     visitor.until_seen(disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH))
-    assert visitor.page.evaluate(_NAMELESS) == []
+    assert visitor.page.evaluate(NAMELESS) == []
     assert visitor.page.evaluate("document.documentElement.lang") == "en"
     for landmark in ("header", "main", "nav", "aside"):
         assert visitor.find(landmark).count() == 1
@@ -95,7 +95,7 @@ def test_text_can_be_read(visitor: Visitor, scheme: str) -> None:
     visitor.add(TRUCK)
     visitor.click(200, 150)
     visitor.until_seen(disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH))
-    contrasts = visitor.page.evaluate(_CONTRASTS)
+    contrasts = visitor.page.evaluate(CONTRASTS)
     assert len(contrasts) > 20
     assert [entry for entry in contrasts if entry[1] < 4.5] == []
     visitor.page.reload()

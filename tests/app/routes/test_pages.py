@@ -15,7 +15,10 @@ from tests.fakes import Served, serving
 from tests.server import ROOT
 
 PAGE, CLIENT = ROOT / "app/page", ROOT / "client/js"
+SAMPLE = "app/page/hats.jpg"
+"""A picture to try, which is loaded only on request."""
 FILES = {path.relative_to(ROOT).as_posix(): path for path in [*PAGE.iterdir(), *CLIENT.glob("*.js")]}
+FILES.pop(SAMPLE)
 ENTRY = """export * from "./client/index.js";"""
 ELSEWHERE_ORIGIN = "https://tool.example.com"
 MOST_BYTES = 60_000
@@ -36,13 +39,14 @@ def path_of(name: str) -> str:
         ("app/page/main.js", "text/javascript; charset=utf-8"),
         ("app/page/icon.svg", "image/svg+xml"),
         ("client/js/index.js", "text/javascript; charset=utf-8"),
+        (SAMPLE, "image/jpeg"),
     ],
 )
 async def test_files_have_their_types(name: str, media_type: str) -> None:
     async with serving() as served:
         reply = await served.client.get(path_of(name))
     assert reply.headers["content-type"] == media_type
-    assert reply.content == FILES[name].read_bytes()
+    assert reply.content == (ROOT / name).read_bytes()
 
 
 async def test_pages_of_other_sites_may_import_the_client() -> None:
@@ -163,6 +167,7 @@ def test_a_wheel_holds_page_and_client_and_serves_them(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", build], cwd=tree, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(SAMPLE) == (ROOT / "docs/hats.jpg").read_bytes()
         inside = {name.replace("client/js/", "app/client_js/") for name in FILES}
         assert inside <= set(archive.namelist())
         assert not {"client", "js"} & {name.partition("/")[0] for name in archive.namelist()}
@@ -172,4 +177,4 @@ def test_a_wheel_holds_page_and_client_and_serves_them(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path / "installed", check=True, capture_output=True, text=True)
     folder, *served = done.stdout.split()
     assert Path(folder) == tmp_path / "installed/app/client_js"
-    assert set(served) == {path_of(name).strip("/") or "page/index.html" for name in FILES} | {"client.js"}
+    assert set(served) == {path_of(name).strip("/") or "page/index.html" for name in [*FILES, SAMPLE]} | {"client.js"}
