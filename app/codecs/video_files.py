@@ -250,7 +250,6 @@ class Reader:
             self._kept_bytes -= _bytes_of(oldest)
 
     def _open(self) -> None:
-        self._file.seek(0)
         self._container = open_container(self._file, self._demuxer)
         self._stream = video_stream(self._container)
         self._decoder = decoder_of(self._stream, max_pixels=self._max_pixels)

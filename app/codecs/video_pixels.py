@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from av import VideoFrame
+    from av.sidedata.sidedata import SideData
 
 # signs of a, b, c, d of the matrix -> EXIF's orientation
 _ORIENTATIONS = {
@@ -72,7 +73,7 @@ def geometry_of(frame: VideoFrame, aspect: Fraction | None, *, max_pixels: int) 
 def _orientation(frame: VideoFrame) -> int:
     """Return how the display matrix turns a frame; 1 for none, and for turns by anything but a quarter."""
     side = frame.side_data.get("DISPLAYMATRIX")
-    matrix = bytes(side) if side is not None else b""
+    matrix = bytes(cast("SideData", side)) if side is not None else b""
     if len(matrix) != 36:
         return 1
     a, b, _, c, d, *_ = struct.unpack("=9i", matrix)

@@ -79,8 +79,9 @@ def open_container(file: BinaryIO, demuxer: Demuxer) -> InputContainer:
     import av
 
     av.logging.set_level(av.logging.PANIC)  # what FFmpeg says of uploaded files
+    file.seek(0)
     try:
-        container = av.open(
+        return av.open(
             file,
             mode="r",
             format=demuxer,
@@ -89,7 +90,6 @@ def open_container(file: BinaryIO, demuxer: Demuxer) -> InputContainer:
             buffer_size=_READ_AT_ONCE,
             metadata_errors="replace",
         )
-        return cast("InputContainer", container)
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise InvalidVideo(f"The video cannot be opened ({_reason(error)}). Save it again.") from error
 
@@ -107,7 +107,7 @@ def video_stream(container: InputContainer) -> VideoStream:
 
 
 def decoder_of(stream: VideoStream, *, max_pixels: int) -> VideoCodecContext:
-    """Return a new decoder for a stream. It rejects frames of more pixels. Raises InvalidVideo."""
+    """Return the decoder of a stream. It rejects frames of more pixels. Raises InvalidVideo."""
     import av
     from av.codec import Codec
     from av.video.codeccontext import VideoCodecContext
@@ -121,14 +121,10 @@ def decoder_of(stream: VideoStream, *, max_pixels: int) -> VideoCodecContext:
             f"The video is coded as {name or 'something unknown'}, which is not read here. Convert it to H.264: "
             "ffmpeg -i VIDEO -c:v libx264 -pix_fmt yuv420p video.mp4"
         )
-    if stream.metadata.get("alpha_mode") == "1":
-        name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name, name)
-    decoder = cast("VideoCodecContext", VideoCodecContext.create(Codec(name, "r")))
-    own = stream.codec_context
-    decoder.extradata = own.extradata
-    decoder.width, decoder.height = own.width, own.height
-    decoder.codec_tag = own.codec_tag
-    decoder.bits_per_coded_sample = own.bits_per_coded_sample
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.codec.canonical_name in _ALPHA_DECODERS:
+        codec = Codec(_ALPHA_DECODERS[decoder.codec.canonical_name], "r")
+        decoder = cast("VideoCodecContext", VideoCodecContext.create(codec))
     decoder.options = {"max_pixels": str(max_pixels)}
     decoder.thread_count = 1  # the workers are threads already
     return decoder
