@@ -2,8 +2,10 @@
 
 import io
 import struct
+import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -48,8 +50,10 @@ def clip(
     drawings: Sequence[av.VideoFrame] = (),
 ) -> bytes:
     """Return a video of `frames` frames, at 10 a second or at `times_ms`, with a key frame every `group` frames."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container, container_options=options or {}) as output:
+    # FFmpeg opens a file again to put the index in front.
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "clip"
+    with folder, av.open(str(path), "w", format=container, container_options=options or {}) as output:
         stream = output.add_stream(codec, rate=10)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
@@ -72,7 +76,8 @@ def clip(
             frame.time_base = Fraction(1, 1000)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
-    return file.getvalue()
+        output.close()
+        return path.read_bytes()
 
 
 def sound() -> bytes:
