@@ -35,7 +35,7 @@ class Sampling:
     def words(self) -> str:
         """The options as text, for file names and ids; empty if all are left out."""
         values = (("fps", self.fps), ("from", self.start_s), ("to", self.end_s), ("first", self.max_frames))
-        return "_".join(f"{name}{_plain(value)}" for name, value in values if value is not None)
+        return "_".join(f"{name}{_plain(value)}" for name, value in values if value)
 
     @classmethod
     def of_words(cls, words: str) -> "Sampling":

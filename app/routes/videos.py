@@ -25,7 +25,7 @@ from app.routes.video_fields import (
     parse_video,
     picture_type,
 )
-from app.service.videos import NamedVideo
+from app.service.named_videos import NamedVideo
 
 router = APIRouter()
 

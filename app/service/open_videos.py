@@ -24,6 +24,8 @@ IDLE_S = 20.0
 """Seconds after which a decoder that nobody used is closed."""
 MOST_PACKETS = 4_000_000
 """Packets of all known videos together; a packet takes 18 bytes."""
+_EACH = 1000
+"""What a known video counts beside its packets."""
 SMALL_PIXELS = 12_500_000
 """Larger videos are decoded one at a time, because a codec may refer to 16 earlier frames."""
 _WAIT_S = 0.05
@@ -89,12 +91,16 @@ class OpenVideos:
                         known.shut()
 
     def forget(self, content: str) -> None:
-        """Drop what is known of a video."""
+        """Drop what is known of a video. Whoever reads it at this moment closes its decoder. Does not wait."""
         with self._lock:
             known = self._known.pop(content, None)
         if known is not None:
-            with known.lock:
-                known.shut()
+            _shut_if_idle(known)
+
+    def close(self) -> None:
+        """Forget all videos."""
+        for content in list(self._known):
+            self.forget(content)
 
     def tend(self, *, idle_s: float = IDLE_S) -> None:
         """Close decoders that nobody used for so long. Does not wait for those in use."""
@@ -102,7 +108,8 @@ class OpenVideos:
             known = list(self._known.values())
         before = monotonic() - idle_s
         for each in known:
-            _shut_if_idle(each, before)
+            if each.used <= before:
+                _shut_if_idle(each)
 
     def _surveyed(self, known: _Known, open_file: Open, sampling: Sampling) -> Video:
         if known.video is None:
@@ -121,10 +128,10 @@ class OpenVideos:
         return _held(self._large) if pixels > SMALL_PIXELS else nullcontext()
 
     def _read(self, known: _Known, video: Video, open_file: Open, number: int) -> Pixels:
-        if known.reader is None:
-            known.file = _open(open_file)
-            known.reader = Reader(known.file, video.demuxer, video.packets, max_pixels=self._max_pixels)
         try:
+            if known.reader is None:
+                known.file = _open(open_file)
+                known.reader = Reader(known.file, video.demuxer, video.packets, max_pixels=self._max_pixels)
             return known.reader.read(video, number, check_wanted)
         except InvalidFrame:
             raise  # the decoder goes on
@@ -140,14 +147,14 @@ class OpenVideos:
         with self._lock:
             known = self._known.setdefault(content, _Known())
             self._known.move_to_end(content)
-        with _held(known.lock):
-            try:
+        try:
+            with _held(known.lock):
                 yield known
-            finally:
                 known.used = monotonic()
-                if self._known.get(content) is not known:
-                    known.shut()  # forgotten meanwhile
-        self._limit()
+        finally:
+            if self._known.get(content) is not known:
+                _shut_if_idle(known)  # it was forgotten meanwhile
+            self._limit()
 
     def _limit(self) -> None:
         """Close the decoders, and forget the videos, that were used longest ago, beyond the limits."""
@@ -157,17 +164,17 @@ class OpenVideos:
         for content, known in newest_first:
             readers += known.reader is not None
             if readers > MOST_READERS:
-                _shut_if_idle(known, monotonic())
-            packets += len(known.video.packets.ticks) if known.video is not None else 0
+                _shut_if_idle(known)
+            packets += _EACH + (len(known.video.packets.ticks) if known.video is not None else 0)
             if known.video is None or packets > MOST_PACKETS:
                 with self._lock:
                     if not known.lock.locked() and self._known.get(content) is known:
                         del self._known[content]
-                _shut_if_idle(known, monotonic())
+                _shut_if_idle(known)
 
 
-def _shut_if_idle(known: _Known, before: float) -> None:
-    if known.used <= before and known.lock.acquire(blocking=False):
+def _shut_if_idle(known: _Known) -> None:
+    if known.lock.acquire(blocking=False):
         try:
             known.shut()
         finally:

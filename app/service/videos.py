@@ -10,7 +10,6 @@ import io
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from app.errors import (
 )
 from app.scheduling.abandoned import check_wanted
 from app.scheduling.deadlines import within
+from app.service.named_videos import NamedVideo, content_of, frame_id, sampling_of
 from app.service.open_videos import OpenVideos, VideoGone
 from app.service.wiring import Machinery
 from app.settings import Settings
@@ -45,21 +45,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("fps", "from", "to", "first")
 _TRIM_EVERY = 60
 """Maintenance runs between two that count the files in the folder."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamedVideo:
-    """A video under one of its names."""
-
-    video_id: str
-    width: int
-    height: int
-    frames: int
-    fps: float
-    times_s: tuple[float, ...]
 
 
 class Videos:
@@ -82,16 +69,17 @@ class Videos:
         self._deadline = partial(within, settings.deadline_s)
         folder = settings.cache_path / "videos" if settings.cache_path is not None else None
         trouble = DiskTrouble(folder) if folder is not None else None
+        self._open_videos = OpenVideos(
+            max_pixels=int(settings.max_image_megapixels * 1e6), max_frames=settings.max_video_frames
+        )
         self._files = KeptVideos(
             folder / "files" if folder is not None else None,
             capacity_bytes=settings.video_cache_mib * 2**20,
             trouble=trouble,
+            on_evict=self._open_videos.forget,
         )
         self._register = Register(
             folder, ttl_s=settings.image_ttl_s, trouble=trouble, on_unnamed=self._files.remove
-        )
-        self._open_videos = OpenVideos(
-            max_pixels=int(settings.max_image_megapixels * 1e6), max_frames=settings.max_video_frames
         )
         self._tending: asyncio.Task[None] | None = None
         metrics.video_bytes.set_function(lambda: self._files.used_bytes)
@@ -107,6 +95,7 @@ class Videos:
             tending, self._tending = self._tending, None
             tending.cancel()
             await asyncio.wait([tending])
+            self._open_videos.close()
             await self._register.close()
 
     async def add(
@@ -133,19 +122,19 @@ class Videos:
             own_id = sampling.video_id(digest)
             name = video_id or own_id
             check_reserved(name, own_id, of="video")
-            content = content_key(_content(digest, sampling), tenant=tenant)
+            content = content_key(content_of(digest, sampling), tenant=tenant)
             self._check_name(name, content, tenant=tenant, replace=replace)
             with times.during("video"):
                 video = await self._survey(name, content, share=share, data=data)
             await self._keep(name, content, video, data, tenant=tenant, replace=replace)
-            return _named(name, video)
+            return NamedVideo.of(name, video)
 
     async def describe(self, video_id: str, *, tenant: str, share: str) -> NamedVideo:
         """Return what is known of a video. Does not count as a use. Raises VideoNotFound."""
         async with self._deadline():
             self._check_ready()
             row = self._find(video_id, tenant=tenant)
-            return _named(video_id, await self._survey(video_id, row.content, share=share))
+            return NamedVideo.of(video_id, await self._survey(video_id, row.content, share=share))
 
     def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
@@ -164,7 +153,7 @@ class Videos:
             if row is not None and video is None and self._files.has(row.content):
                 video = await self._survey(video_id, row.content, share=share)
             for content in await self._register.remove(video_id, tenant=tenant):
-                await self._workers.run(partial(self._open_videos.forget, content), share=share)
+                self._open_videos.forget(content)
                 if video is not None:
                     frames = [frame_id(content, video, number) for number in range(len(video))]
                     await self._store().delete_all(frames, tenant=tenant)
@@ -241,17 +230,20 @@ class Videos:
 
     async def _survey(self, video_id: str, content: str, *, share: str, data: bytes | None = None) -> Video:
         """Return what is known of a video: at once if it is. `data` is a new one's file."""
-        if (video := self._open_videos.peek(content)) is not None and (data or self._files.has(content)):
+        if (video := self._open_videos.peek(content)) is not None:
             return video
         open_file = partial(io.BytesIO, data) if data is not None else partial(self._files.open, content)
-        job = partial(self._open_videos.describe, content, open_file, _sampling_of(content))
+        job = partial(self._open_videos.describe, content, open_file, sampling_of(content))
         return await self._job(video_id, job, share=share)
 
     def _read(self, content: str, number: int) -> Pixels:
         """Decode a frame, in a worker thread."""
+        if not self._files.has(content):  # evicted, perhaps by another server
+            self._open_videos.forget(content)
+            raise VideoGone
         open_file = partial(self._files.open, content)
         try:
-            pixels = self._open_videos.read(content, open_file, _sampling_of(content), number)
+            pixels = self._open_videos.read(content, open_file, sampling_of(content), number)
         except InvalidFrame:
             self._metrics.video_frames.labels("failed").inc()
             raise
@@ -282,19 +274,23 @@ class Videos:
                 self._register.use(known)
             else:
                 for lost in await self._register.add(row, replace=replace):
-                    await asyncio.to_thread(self._open_videos.forget, lost)
+                    self._open_videos.forget(lost)
         except ImageIdConflict as error:  # another server was faster
             raise VideoIdConflict.for_id(name) from error
         await self._files.save(content, data, while_named=self._register.while_named)
+
+    async def tend(self, *, count_files: bool = True) -> None:
+        """Do the periodic maintenance, which no request does."""
+        await self._register.tend()
+        gone = await self._register.expire()
+        await asyncio.to_thread(self._tend, gone, count_files=count_files)
 
     async def _tend_for_good(self) -> None:
         runs = 0
         while True:
             await asyncio.sleep(TEND_S)
             try:
-                await self._register.tend()
-                gone = await self._register.expire()
-                await asyncio.to_thread(self._tend, gone, count_files=runs % _TRIM_EVERY == 0)
+                await self.tend(count_files=runs % _TRIM_EVERY == 0)
             except Exception:  # otherwise maintenance would stop, and nobody would notice
                 log.exception("Maintenance of the stored videos failed; it continues.")
             runs += 1
@@ -305,26 +301,6 @@ class Videos:
         self._open_videos.tend()
         if count_files:
             self._files.trim()
-
-
-def frame_id(content: str, video: Video, number: int) -> str:
-    """Return the image id of a frame: the same one in all videos of a file, whatever their options."""
-    return hashlib.sha256(f"{content[:64]} at {video.frames.ticks[number]}".encode()).hexdigest()
-
-
-def _content(digest: str, sampling: Sampling) -> str:
-    return f"{digest}-{sampling.words}" if sampling.words else digest
-
-
-def _sampling_of(content: str) -> Sampling:
-    """Return the options that a content's key holds, between its digest and its tenant's hash."""
-    words = [part for part in content.split("-")[1:] if part.startswith(_OPTIONS)]  # no hash begins like this
-    return Sampling.of_words(words[0] if words else "")
-
-
-def _named(video_id: str, video: Video) -> NamedVideo:
-    frames = video.frames
-    return NamedVideo(video_id, video.width, video.height, len(video), frames.fps, frames.times_s)
 
 
 def _checked_digest(data: bytes) -> str:

@@ -31,10 +31,18 @@ class KeptVideos:
     What a failing disk does not take is held in memory, within the same number of bytes.
     """
 
-    def __init__(self, folder: Path | None, *, capacity_bytes: int, trouble: DiskTrouble | None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        capacity_bytes: int,
+        trouble: DiskTrouble | None,
+        on_evict: Callable[[str], None],
+    ) -> None:
+        """Begin with what is in the folder. `on_evict` gets the content of each evicted file, on any thread."""
         self._folder = folder
         self._capacity_bytes = capacity_bytes
-        self._trouble = trouble
+        self._trouble, self._on_evict = trouble, on_evict
         self._lock = threading.Lock()
         self._held: OrderedDict[str, bytes] = OrderedDict()  # least recently used first
         self._held_bytes = self._disk_bytes = 0
@@ -119,6 +127,7 @@ class KeptVideos:
                 if used <= self._capacity_bytes:
                     break
                 path.unlink(missing_ok=True)
+                self._on_evict(path.name)
                 used -= size
             self._disk_bytes = used
         except FileNotFoundError:
@@ -131,8 +140,9 @@ class KeptVideos:
             self._held_bytes += len(data) - len(self._held.pop(content, b""))
             self._held[content] = data
             while self._held_bytes > self._capacity_bytes and len(self._held) > 1:
-                _, oldest = self._held.popitem(last=False)
-                self._held_bytes -= len(oldest)
+                oldest, evicted = self._held.popitem(last=False)
+                self._held_bytes -= len(evicted)
+                self._on_evict(oldest)
 
     def _report(self, what: str, error: Exception) -> None:
         if self._trouble is not None:
