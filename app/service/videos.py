@@ -10,6 +10,7 @@ import io
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from app.errors import (
     ImageIdConflict,
     ImageNotFound,
     InvalidFrame,
+    InvalidVideo,
     VideoIdConflict,
     VideoNotFound,
 )
@@ -150,8 +152,9 @@ class Videos:
             self._check_ready()
             row = self._register.find(video_id, tenant=tenant)
             video = self._open_videos.peek(row.content) if row is not None else None
-            if row is not None and video is None and self._files.has(row.content):
-                video = await self._survey(video_id, row.content, share=share)
+            if row is not None and video is None:
+                with suppress(VideoNotFound, InvalidVideo):  # then its frames are not known any more
+                    video = await self._survey(video_id, row.content, share=share)
             for content in await self._register.remove(video_id, tenant=tenant):
                 self._open_videos.forget(content)
                 if video is not None:
