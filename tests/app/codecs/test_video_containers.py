@@ -119,10 +119,8 @@ def test_a_reference_to_another_file_is_not_followed(tmp_path: Path) -> None:
         where = data.index(holder) - 4
         old = struct.unpack_from(">I", data, where)[0]
         data = data[:where] + struct.pack(">I", old + len(grown) - size) + data[where + 4 :]
-    other.unlink()  # had FFmpeg tried to open it, it would say so
-    with pytest.raises(InvalidVideo) as refused:
+    with pytest.raises(InvalidVideo, match="No frame"):  # all of them would be found in the other file
         use(data)
-    assert str(other) not in str(refused.value)
 
 
 def full(version_and_flags: bytes, *numbers: int) -> bytes:

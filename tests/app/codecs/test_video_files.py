@@ -15,6 +15,7 @@ from app.codecs import video_files
 from app.codecs.images import decode_image
 from app.codecs.video_containers import check_container
 from app.codecs.video_files import Reader, Video, survey
+from app.codecs.video_pixels import geometry_of, to_pixels
 from app.codecs.video_times import Sampling
 from app.errors import ImageTooLarge, InvalidFrame, InvalidVideo, ValidationFailed, VideoTooLarge
 from tests.small_videos import (
@@ -146,6 +147,14 @@ def test_pixels_become_square_as_in_browsers(aspect: Fraction, size: tuple[int, 
     video = surveyed(data)
     assert (video.width, video.height) == size
     assert frames_of(data)[0].shape == (size[1], size[0], 3)
+
+
+def test_a_frame_of_another_size_is_scaled_to_the_first() -> None:
+    first, second = (av.VideoFrame.from_ndarray(drawing(3, width=width)) for width in (64, 96))
+    geometry = geometry_of(first, None, max_pixels=MAX_PIXELS)
+    shown = to_pixels(second, geometry)
+    assert shown.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(shown.astype(int) - drawing(3))[:, :28].max() < 3
 
 
 UNEVEN_MS = [0, 40, 80, 500, 540, 1000]
