@@ -94,6 +94,33 @@ class ImageNotFound(ServiceError):
         )
 
 
+class VideoNotFound(ServiceError):
+    """There is no video under this id."""
+
+    status = 404
+    code = "video_not_found"
+
+    @classmethod
+    def for_id(cls, video_id: str) -> "VideoNotFound":
+        """An id that no video has."""
+        return cls(f"No video has the video_id {video_id!r}. POST it to /videos first.")
+
+    @classmethod
+    def fallen_out(cls, video_id: str) -> "VideoNotFound":
+        """The video is known, but its file was evicted."""
+        return cls(
+            f"The file of video_id {video_id!r} is no longer available. POST it to /videos again. With "
+            "SAM2_VIDEO_CACHE_MIB a server keeps more."
+        )
+
+
+class FrameNotFound(ServiceError):
+    """The video has fewer frames."""
+
+    status = 404
+    code = "frame_not_found"
+
+
 class ImageIdConflict(ServiceError):
     """The id already belongs to another picture."""
 
@@ -106,6 +133,28 @@ class ImageIdConflict(ServiceError):
         return cls(
             f"image_id {image_id!r} already belongs to another picture. Use another id, or send replace=true."
         )
+
+
+class VideoIdConflict(ServiceError):
+    """The id already belongs to another video."""
+
+    status = 409
+    code = "video_id_conflict"
+
+    @classmethod
+    def for_id(cls, video_id: str) -> "VideoIdConflict":
+        """An id that is taken."""
+        return cls(
+            f"video_id {video_id!r} already belongs to another video, or to this one with other fps, start_s, "
+            "end_s or max_frames. Use another id, or send replace=true."
+        )
+
+
+class VideoTooLarge(ServiceError):
+    """Too many bytes or too many frames, found before the frames are decoded."""
+
+    status = 413
+    code = "video_too_large"
 
 
 class ImageTooLarge(ServiceError):
@@ -150,6 +199,28 @@ class InvalidImage(ServiceError):
 
     status = 422
     code = "invalid_image"
+
+
+class InvalidVideo(ServiceError):
+    """The file is cut off, not a video, or has no frame that can be decoded."""
+
+    status = 422
+    code = "invalid_video"
+
+
+class InvalidFrame(ServiceError):
+    """One frame of a video cannot be decoded; others may be."""
+
+    status = 422
+    code = "invalid_frame"
+
+    @classmethod
+    def of_number(cls, number: int, time_s: float) -> "InvalidFrame":
+        """The frame of that number, which is on screen at that time."""
+        return cls(
+            f"Frame {number} (at {time_s:g} s) cannot be decoded: its data are broken. Other frames may be whole; "
+            "go on with the next."
+        )
 
 
 class InvalidPrompt(ServiceError):

@@ -162,6 +162,21 @@ class Settings(BaseSettings):
     max_image_megapixels: float = Field(
         100.0, gt=0, allow_inf_nan=False, description="Largest picture accepted, in megapixels."
     )
+    max_video_mib: int = Field(
+        256, ge=1, description="Largest video file accepted, if SAM2_MAX_BODIES_MIB is not less."
+    )
+    max_video_frames: int = Field(
+        10_000,
+        ge=1,
+        le=500_000,
+        description="Most frames of one video; fps and range choose fewer of a file's.",
+    )
+    video_cache_mib: int = Field(
+        1024,
+        ge=1,
+        description="Space for video files, in SAM2_CACHE_DIR or, if that is not set, in memory; the least "
+        "recently used ones are evicted first.",
+    )
     max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(
         64,

@@ -82,6 +82,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "opentelemetry": ("app/telemetry/tracing.py",),
     "httpcore": ("app/routes/remote_pictures.py",),
     "sqlite3": ("app/storage/",),
+    "av": ("app/codecs/",),
     "torch": ("app/storage/store.py", "model/"),
     "asyncio": ("app/",),
 }

@@ -22,6 +22,14 @@ MAX_WEBP_CHUNKS = 65_536
 """Two for each frame of an animation, and a few for metadata."""
 MAX_AVIF_BOXES = 4096
 """Boxes, items and extents; a picture of 100 megapixels in tiles of 512 x 512 has some 400 items."""
+MAX_VIDEO_BOXES = 500_000
+"""Boxes of an MP4 or MOV: a fragmented one of an hour, with a fragment for each tenth of a second, has 300,000."""
+MAX_VIDEO_SAMPLES = 2_000_000
+"""Samples of one track: an hour of audio has 170,000, a day of video at 24 frames a second 2,073,600."""
+MAX_VIDEO_EDITS = 10_000_000
+"""Entries of a track's edit list times its samples: FFmpeg looks at all samples for each entry."""
+MAX_GIF_VIDEO_BLOCKS = 4_000_000
+"""Blocks in an animation, each of up to 255 bytes."""
 MAX_SIDE_PX = 65_535
 """As in JPEG; the time to make a mask grows with its sides, not with its pixels."""
 MAX_BYTES_A_PIXEL = 4

@@ -175,6 +175,8 @@ async def get_model(request: Request) -> schemas.ModelReply:
         limits=schemas.LimitsReply(
             max_upload_mib=settings.max_upload_mib,
             max_image_megapixels=settings.max_image_megapixels,
+            max_video_mib=min(settings.max_video_mib, settings.max_bodies_mib),
+            max_video_frames=settings.max_video_frames,
             max_prompts=settings.max_prompts,
             max_points=schemas.MAX_POINTS,
             deadline_s=settings.deadline_s,

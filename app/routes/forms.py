@@ -14,6 +14,7 @@ from app.routes.field_errors import given_twice, invalid
 from app.scheduling.abandoned import check_wanted
 
 PICTURE_FIELDS = ("image", "file")
+VIDEO_FIELDS = ("video", "file")
 _MOST_PARTS = 64
 """Fields of a form. The parser limits the headers of each."""
 _FORM_PIECE = 1 << 20
@@ -31,8 +32,13 @@ class _Part:
     data: bytearray = field(default_factory=bytearray)
 
 
-def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
-    """Return the picture of a multipart form, and its other fields. Raises BadRequest and ValidationFailed."""
+def parse_form(
+    body: bytes, boundary: bytes, *, files: tuple[str, str] = PICTURE_FIELDS
+) -> tuple[bytes, dict[str, str]]:
+    """Return the file of a multipart form, and its other fields. Raises BadRequest and ValidationFailed.
+
+    `files` are the names of the field that holds it: PICTURE_FIELDS or VIDEO_FIELDS.
+    """
     parts: list[_Part] = []
     ended = False
 
@@ -81,31 +87,33 @@ def parse_form(body: bytes, boundary: bytes) -> tuple[bytes, dict[str, str]]:
         raise BadRequest(
             "The multipart/form-data body is cut off, or its boundary is not the one in the Content-Type header."
         )
-    return _picture_and_fields(parts)
+    return _file_and_fields(parts, files)
 
 
-def _picture_and_fields(parts: list[_Part]) -> tuple[bytes, dict[str, str]]:
-    pictures: list[bytes] = []
+def _file_and_fields(parts: list[_Part], files: tuple[str, str]) -> tuple[bytes, dict[str, str]]:
+    found: list[bytes] = []
+    thing, example = (
+        ("picture", "image=@truck.jpg") if files is PICTURE_FIELDS else ("video", "video=@clip.mp4")
+    )
     fields: dict[str, str] = {}
     for part in parts:
         disposition = part.headers.get(b"content-disposition", b"")
         _, options = parse_options_header(disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         data = _decoded(name, part)
-        if name in PICTURE_FIELDS:
+        if name in files:
             # A client may give only filename*, which the parser does not know, or no name at all.
             if b"filename" not in disposition.lower() and _is_text(data):
-                raise invalid(name, "it holds text, not a file: with curl, write image=@truck.jpg, with an @")
-            pictures.append(data)
+                raise invalid(name, f"it holds text, not a file: with curl, write {example}, with an @")
+            found.append(data)
         elif name in fields:
             raise given_twice(name)
         else:
             fields[name] = data.decode("utf-8-sig", "replace")
-    if len(pictures) != 1:
-        raise invalid(
-            "image", f"{len(pictures)} pictures in the form; send exactly one, as 'image' or 'file'"
-        )
-    return pictures[0], fields
+    if len(found) != 1:
+        what = f"{len(found)} {thing}s in the form; send exactly one, as '{files[0]}' or '{files[1]}'"
+        raise invalid(files[0], what)
+    return found[0], fields
 
 
 def _decoded(name: str, part: _Part) -> bytes:

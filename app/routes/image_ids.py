@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 _DOTS = (".", "..")
 
 
-def _fits_a_url(image_id: str) -> str:
+def fits_a_url(image_id: str) -> str:
+    """Return an id. Raises PydanticCustomError for one that clients would take out of a URL."""
     if image_id in _DOTS:
         raise PydanticCustomError(
             "dots",
@@ -29,7 +30,7 @@ ImageId = Annotated[
         examples=["truck"],
         json_schema_extra={"not": {"enum": list(_DOTS)}},
     ),
-    AfterValidator(_fits_a_url),
+    AfterValidator(fits_a_url),
 ]
 IMAGE_ID_SCHEMA = TypeAdapter(ImageId).json_schema()
 """For the forms in openapi.json."""

@@ -246,6 +246,8 @@ class LimitsReply(BaseModel):
 
     max_upload_mib: int
     max_image_megapixels: float
+    max_video_mib: int
+    max_video_frames: int
     max_prompts: int
     max_points: int
     deadline_s: float

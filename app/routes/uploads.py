@@ -23,6 +23,7 @@ from app.errors import (
     BodyTooSlow,
     ImageTooLarge,
     Overloaded,
+    ServiceError,
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
@@ -35,7 +36,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PARSED_ON_LOOP_BYTES = 8 * 1024
 """Bodies and messages shorter than this are parsed on the event loop, where it takes 0.1 ms; others in a worker."""
-_FORM_OVERHEAD = 64 * 1024
+FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may have in addition to its picture."""
 _LEAST_BYTES_PER_S = 1024
 """Least average speed of a body, after the first `patience_s`: 1 MB may take a quarter of an hour."""
@@ -94,15 +95,24 @@ class BodyBudget:
                 self.shares.remove(share, held)
 
     @asynccontextmanager
-    async def read(self, request: Request, *, max_bytes: int, limit: str, share: str) -> AsyncIterator[bytes]:
+    async def read(
+        self,
+        request: Request,
+        *,
+        max_bytes: int,
+        limit: str,
+        share: str,
+        of: type[ServiceError] = ImageTooLarge,
+    ) -> AsyncIterator[bytes]:
         """Yield the body of a request. Its bytes count until the block ends.
 
-        Raises UnsupportedEncoding for a compressed body, ImageTooLarge beyond `max_bytes` (at once if
+        Raises UnsupportedEncoding for a compressed body, `of` beyond `max_bytes` (at once if
         Content-Length says so), Overloaded if the budget is spent, BadRequest if the client disconnects, and
         BodyTooSlow if it stops in the middle or is too slow.
         """
         _check_encoding(request.headers)
-        too_large = ImageTooLarge(f"The body is larger than {limit}. Send a smaller picture file.")
+        thing = "picture" if of is ImageTooLarge else "video"
+        too_large = of(f"The body is larger than {limit}. Send a smaller {thing} file.")
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
             raise too_large
@@ -164,7 +174,7 @@ def _check_encoding(headers: Headers) -> None:
 
 def max_body_bytes(max_upload_mib: int) -> int:
     """Return the size of the largest body for a picture of the limit: base64 takes four bytes for three."""
-    return max_upload_mib * 2**20 * 4 // 3 + _FORM_OVERHEAD
+    return max_upload_mib * 2**20 * 4 // 3 + FORM_OVERHEAD
 
 
 def parse_json(model: type[Model], body: bytes) -> Model:

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from app.codecs.deep import Stretch
 from app.codecs.images import claimed_pixels, decode_image
@@ -26,6 +26,9 @@ from app.storage.names import stretch_of
 from app.storage.store import Claim
 from app.telemetry.stages import StageTimes
 from model.types import Embedding, Pixels
+
+Source: TypeAlias = bytes | Callable[[], Pixels]
+"""A picture file, or what decodes a frame of a video in a worker thread."""
 
 DECODED_AHEAD = 8
 """Pictures of any size held as decoded pixels at a time, or being decoded. The rest waits as files."""
@@ -111,7 +114,7 @@ class Encodings:
         return content in self._running
 
     async def join(
-        self, content: str, data: bytes, times: StageTimes, share: str, *, claim: Claim | None
+        self, content: str, data: Source, times: StageTimes, share: str, *, claim: Claim | None
     ) -> Embedding:
         """Wait for the single encoding of this content. It is cancelled when the last waiting request goes away.
 
@@ -198,7 +201,7 @@ class Encodings:
                 places[share] -= 1
                 unrefused -= 1
 
-    async def _encode(self, content: str, data: bytes, times: StageTimes, share: str) -> Embedding:
+    async def _encode(self, content: str, data: Source, times: StageTimes, share: str) -> Embedding:
         async with self.pixels(data, stretch_of(content), times, share) as image:
             # The task has no deadline; each caller that waits for it has its own.
             ran = await self._encoder.submit(image, deadline_s=float("inf"), share=share)
@@ -208,19 +211,23 @@ class Encodings:
 
     @asynccontextmanager
     async def pixels(
-        self, data: bytes, stretch: Stretch, times: StageTimes, share: str
+        self, data: Source, stretch: Stretch, times: StageTimes, share: str
     ) -> AsyncIterator[Pixels]:
-        """Decode a picture file, and hold one of the places for decoded pictures while the block runs."""
+        """Decode a picture, and hold one of the places for decoded pictures while the block runs."""
         max_pixels = int(self._max_megapixels * 1e6)
         waiting_since = perf_counter()
         async with AsyncExitStack() as stack:
-            if (claimed_pixels(data) or math.inf) > SMALL_PIXELS:
+            if callable(data) or (claimed_pixels(data) or math.inf) > SMALL_PIXELS:
                 await stack.enter_async_context(self._large_ahead.turn(share))
             await stack.enter_async_context(self._decoded_ahead.turn(share))
             self._check_ready()  # the server may have begun to stop
             started = perf_counter()
             times.add("queue", started - waiting_since, ended_at=started)
-            read = partial(decode_image, data, max_pixels=max_pixels, stretch=stretch)
+            read = (
+                data
+                if callable(data)
+                else partial(decode_image, data, max_pixels=max_pixels, stretch=stretch)
+            )
             image = await self._workers.run(read, share=share)
             times.add("picture", perf_counter() - started)
             yield image

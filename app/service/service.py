@@ -16,19 +16,14 @@ from typing import TypeVar
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest, check_whole, resolve_prompts
-from app.errors import (
-    ImageNotFound,
-    InvalidPrompt,
-    NotReady,
-    ServiceError,
-    ShuttingDown,
-)
+from app.errors import ImageNotFound, InvalidPrompt, NotReady, ServiceError, ShuttingDown
 from app.limits import memory_limit_bytes
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.loading import cache_limits
 from app.service.search import Searches
+from app.service.videos import Videos
 from app.service.wiring import wire
 from app.settings import Settings
 from app.storage.names import check_reserved, content_id, content_key, stretch_of
@@ -87,6 +82,7 @@ class SegmentationService:
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
         self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
+        self.videos = Videos(settings, metrics, machinery, check_ready=self.ready, store=lambda: self.store)
 
     def ready(self) -> Segmenter:
         """Return the model.
@@ -123,6 +119,7 @@ class SegmentationService:
                 limits=self.cache_limits,
                 adopt=partial(self._adopt, segmenter),
             )
+            await self.videos.open()
         except ServiceError:
             log.info("Stopped before the model was loaded.")
         except Exception as error:  # whatever it is: `ready` reports it, and the process ends
@@ -156,6 +153,7 @@ class SegmentationService:
         except TimeoutError:
             log.error("The device is still busy after %g s; stopping without it.", self.settings.deadline_s)
         if self._segmenter is not None:
+            await self.videos.close()
             await self.store.close()
         self._workers.close()
 

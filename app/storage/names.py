@@ -8,11 +8,12 @@ from app.errors import ValidationFailed
 _UNUSUAL: tuple[Stretch, ...] = ("percentile", "none")
 
 
-def check_reserved(name: str, content: str) -> None:
-    """Reject a name that looks like the content id of another picture. Raises ValidationFailed."""
+def check_reserved(name: str, content: str, *, of: str = "image") -> None:
+    """Reject a name that looks like the content id of another picture, or video. Raises ValidationFailed."""
     if len(name) == 64 and name != content and all(c in "0123456789abcdef" for c in name):
-        what = f"{name!r} looks like a SHA-256, but is not that of this picture; use another name"
-        raise ValidationFailed(f"image_id: {what}.", details=[{"where": "image_id", "what": what}])
+        thing, where = {"image": "picture"}.get(of, of), f"{of}_id"
+        what = f"{name!r} looks like a SHA-256, but is not that of this {thing}; use another name"
+        raise ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
 
 
 def content_id(digest: str, stretch: Stretch) -> str:

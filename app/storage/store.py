@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ TEND_S = 1.0
 
 UNNAMED_S = 60.0
 """Seconds that an embedding without a name stays in memory: its request is about to give it one."""
+
+_LOOKED_UP_AT_ONCE = 256
+"""Names looked up on the event loop at a time: 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,18 @@ class EmbeddingStore:
                 claim.deleted.set_result(None)
         for content in await self._register.remove(image_id, tenant=tenant):
             self._drop_unnamed(content)
+
+    async def delete_all(self, image_ids: Sequence[str], *, tenant: str) -> None:
+        """Delete those names that are given or about to be given."""
+        for at in range(0, len(image_ids), _LOOKED_UP_AT_ONCE):
+            keys = [Key(tenant, each) for each in image_ids[at : at + _LOOKED_UP_AT_ONCE]]
+            there = [
+                key.image_id
+                for key in keys
+                if key in self._claims or self._register.find(key.image_id, tenant=tenant) is not None
+            ]
+            await asyncio.gather(*(self.delete(each, tenant=tenant) for each in there))
+            await asyncio.sleep(0)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a picture. Does not count as a use. Raises ImageNotFound."""

@@ -93,6 +93,15 @@ class Metrics:
             "sam2_cache_bytes", "Bytes of embeddings; on disk, also of uploads.", ["tier"], registry=registry
         )
         self.cache_images = Gauge("sam2_cache_images", "Embeddings in a tier.", ["tier"], registry=registry)
+        self.video_frames = Counter(
+            "sam2_video_frames",
+            "Frames of videos that were asked for: decoded, or failed because their data are broken.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.video_bytes = Gauge(
+            "sam2_video_bytes", "Bytes of video files, on disk or in memory.", registry=registry
+        )
         self.out_of_memory = Counter(
             "sam2_out_of_memory",
             "Batches that did not fit into device memory.",
@@ -146,6 +155,8 @@ class Metrics:
             self.evictions.labels(tier)
         for outcome in ("hit", "joined", "miss"):
             self.cache_lookups.labels(outcome)
+        for outcome in ("decoded", "failed"):
+            self.video_frames.labels(outcome)
         for outcome in ("embedded", "known", "failed"):
             self.embedded_ahead.labels(outcome)
 

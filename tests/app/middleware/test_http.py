@@ -40,6 +40,8 @@ async def test_the_model_and_the_limits_are_told() -> None:
             "limits": {
                 "max_upload_mib": 3,
                 "max_image_megapixels": 2.5,
+                "max_video_mib": 256,
+                "max_video_frames": 10_000,
                 "max_prompts": 7,
                 "max_points": 256,
                 "deadline_s": 9.0,
@@ -159,6 +161,9 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             "/images",
             "/images/{image_id}",
             "/images/{image_id}/embedding",
+            "/videos",
+            "/videos/{video_id}",
+            "/videos/{video_id}/frames/{n}",
             "/model",
             "/healthz",
             "/readyz",

@@ -20,11 +20,14 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.middleware.test_keys import ANNA, BERT, bearer, settings
 from tests.fakes import Served, error, picture, serving, until
+from tests.small_videos import clip
 
 HERS = picture(shade=77)
 DIGEST = hashlib.sha256(HERS).hexdigest()
 NAMES = ("annas-truck", DIGEST)
 """The two ids of Anna's picture: her own name, and its SHA-256."""
+CLIP = clip(frames=2)
+CLIP_DIGEST = hashlib.sha256(CLIP).hexdigest()
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
 Proof = Callable[["Tenants"], Awaitable[None]]
@@ -56,6 +59,12 @@ class Tenants:
             content=HERS,
             headers={"Content-Type": "image/png"},
         )
+
+    async def upload_videos(self, key: str) -> None:
+        """Upload a video by name and without one."""
+        for query in (f"?video_id={NAMES[0]}", ""):
+            reply = await self.ask(key, "POST", f"/videos{query}", files={"video": CLIP})
+            assert reply.status_code == 200, reply.text
 
     async def anna_has_all_of_it(self) -> None:
         """Check that both of her names decode, without another run of the encoder."""
@@ -211,6 +220,44 @@ async def _embedding(tenants: Tenants) -> None:
         for headers in ({}, {"If-None-Match": hers.headers["etag"]}, {"If-None-Match": "*"}):
             reply = await tenants.bert("GET", f"/images/{name}/embedding", headers=headers)
             assert error(reply) == (404, "image_not_found")
+
+
+@proves("POST", "/videos")
+async def _add_video(tenants: Tenants) -> None:
+    """Bert may have videos of the same names and bytes; hers stay."""
+    await tenants.upload_videos(ANNA)
+    await tenants.upload_videos(BERT)
+    for name in (NAMES[0], CLIP_DIGEST):
+        assert (await tenants.bert("DELETE", f"/videos/{name}")).status_code == 204
+        assert (await tenants.ask(ANNA, "GET", f"/videos/{name}/frames/0")).status_code == 200
+
+
+@proves("GET", "/videos")
+async def _list_videos(tenants: Tenants) -> None:
+    await tenants.upload_videos(ANNA)
+    assert (await tenants.bert("GET", "/videos")).json() == {"videos": [], "next": None}
+    reply = await tenants.bert("GET", "/videos", params={"after": NAMES[0]})
+    assert error(reply) == (404, "video_not_found")
+
+
+@proves("GET", "/videos/{video_id}")
+@proves("DELETE", "/videos/{video_id}")
+@proves("GET", "/videos/{video_id}/frames/{n}")
+async def _videos(tenants: Tenants) -> None:
+    """Each of her names gets the same answer as an unknown name, even with the ETag of her frame."""
+    await tenants.upload_videos(ANNA)
+    hers = await tenants.ask(ANNA, "GET", f"/videos/{CLIP_DIGEST}/frames/0")
+    for path in ("/videos/{}", "/videos/{}/frames/0"):
+        unknown = await tenants.bert("GET", path.format("nobodys"))
+        for name in (NAMES[0], CLIP_DIGEST):
+            reply = await tenants.bert(
+                "GET", path.format(name), headers={"If-None-Match": hers.headers["etag"]}
+            )
+            assert error(reply) == (404, "video_not_found")
+            assert reply.text.replace(name, "nobodys") == unknown.text
+    for name in (NAMES[0], CLIP_DIGEST):
+        assert (await tenants.bert("DELETE", f"/videos/{name}")).status_code == 204
+        assert (await tenants.ask(ANNA, "GET", f"/videos/{name}")).status_code == 200
 
 
 async def _tells_nothing(tenants: Tenants, path: str) -> None:

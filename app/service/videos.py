@@ -1,0 +1,311 @@
+"""Videos as sequences of frames: a file becomes a name with times; a frame becomes pixels, or an image's embedding.
+
+A frame is an image. Its id is a hash of the file and the frame's time stamp, so that all videos of one file share
+the embeddings of its frames. Belongs to the event loop; files are read in worker threads. Does not know about HTTP.
+"""
+
+import asyncio
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from app.codecs.upright import Pixels
+from app.codecs.video_containers import check_container
+from app.codecs.video_files import Video
+from app.codecs.video_times import Sampling
+from app.errors import (
+    FrameNotFound,
+    ImageIdConflict,
+    ImageNotFound,
+    InvalidFrame,
+    InvalidVideo,
+    VideoIdConflict,
+    VideoNotFound,
+)
+from app.scheduling.abandoned import check_wanted
+from app.scheduling.deadlines import within
+from app.service.named_videos import NamedVideo, content_of, frame_id, sampling_of
+from app.service.open_videos import OpenVideos, VideoGone
+from app.service.wiring import Machinery
+from app.settings import Settings
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.kept_videos import KeptVideos
+from app.storage.names import check_reserved, content_key
+from app.storage.register import Register
+from app.storage.register_file import ImageName
+from app.storage.store import TEND_S, EmbeddingStore
+from app.telemetry.metrics import Metrics
+from app.telemetry.stages import StageTimes
+from model.types import Embedding
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_TRIM_EVERY = 60
+"""Maintenance runs between two that count the files in the folder."""
+
+
+class Videos:
+    """Names and files of videos, and their frames. Tenants see only their own.
+
+    `check_ready` raises while the server cannot answer. `store` returns the embeddings of images.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        machinery: Machinery,
+        *,
+        check_ready: Callable[[], object],
+        store: Callable[[], EmbeddingStore],
+    ) -> None:
+        self._workers, self._encodings = machinery.workers, machinery.encodings
+        self._metrics, self._check_ready, self._store = metrics, check_ready, store
+        self._deadline = partial(within, settings.deadline_s)
+        folder = settings.cache_path / "videos" if settings.cache_path is not None else None
+        trouble = DiskTrouble(folder) if folder is not None else None
+        self._open_videos = OpenVideos(
+            max_pixels=int(settings.max_image_megapixels * 1e6), max_frames=settings.max_video_frames
+        )
+        self._files = KeptVideos(
+            folder / "files" if folder is not None else None,
+            capacity_bytes=settings.video_cache_mib * 2**20,
+            trouble=trouble,
+            on_evict=self._open_videos.forget,
+        )
+        self._register = Register(
+            folder, ttl_s=settings.image_ttl_s, trouble=trouble, on_unnamed=self._files.remove
+        )
+        self._tending: asyncio.Task[None] | None = None
+        metrics.video_bytes.set_function(lambda: self._files.used_bytes)
+
+    async def open(self) -> None:
+        """Open the register of names, and start the maintenance."""
+        await self._register.open()
+        self._tending = asyncio.create_task(self._tend_for_good())
+
+    async def close(self) -> None:
+        """Stop the maintenance, and close the register."""
+        if self._tending is not None:
+            tending, self._tending = self._tending, None
+            tending.cancel()
+            await asyncio.wait([tending])
+            self._open_videos.close()
+            await self._register.close()
+
+    async def add(
+        self,
+        data: bytes,
+        sampling: Sampling,
+        *,
+        tenant: str,
+        video_id: str | None,
+        replace: bool,
+        times: StageTimes,
+        share: str,
+    ) -> NamedVideo:
+        """Keep a video file under its id, or under the SHA-256 of its bytes and of the options.
+
+        Raises a ServiceError for a bad file, one with too many frames or pixels, a name that is taken, or a missed
+        deadline.
+        """
+        async with self._deadline():
+            self._check_ready()
+            sampling = Sampling.of_words(sampling.words)  # as after a restart
+            with times.during("hash"):
+                digest = await self._workers.run(partial(_checked_digest, data), share=share)
+            own_id = sampling.video_id(digest)
+            name = video_id or own_id
+            check_reserved(name, own_id, of="video")
+            content = content_key(content_of(digest, sampling), tenant=tenant)
+            self._check_name(name, content, tenant=tenant, replace=replace)
+            with times.during("video"):
+                video = await self._survey(name, content, share=share, data=data)
+            await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+            return NamedVideo.of(name, video)
+
+    async def describe(self, video_id: str, *, tenant: str, share: str) -> NamedVideo:
+        """Return what is known of a video. Does not count as a use. Raises VideoNotFound."""
+        async with self._deadline():
+            self._check_ready()
+            row = self._find(video_id, tenant=tenant)
+            return NamedVideo.of(video_id, await self._survey(video_id, row.content, share=share))
+
+    def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
+        """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
+        self._check_ready()
+        last = self._register.find(after, tenant=tenant) if after is not None else None
+        if after is not None and last is None:
+            raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
+        return self._register.newest(tenant=tenant, limit=limit, after=last)
+
+    async def delete(self, video_id: str, *, tenant: str, share: str) -> None:
+        """Forget a video and, with its last name, the embeddings of its frames."""
+        async with self._deadline():
+            self._check_ready()
+            row = self._register.find(video_id, tenant=tenant)
+            video = self._open_videos.peek(row.content) if row is not None else None
+            if row is not None and video is None:
+                with suppress(VideoNotFound, InvalidVideo):  # then its frames are not known any more
+                    video = await self._survey(video_id, row.content, share=share)
+            for content in await self._register.remove(video_id, tenant=tenant):
+                self._open_videos.forget(content)
+                if video is not None:
+                    frames = [frame_id(content, video, number) for number in range(len(video))]
+                    await self._store().delete_all(frames, tenant=tenant)
+
+    async def frame(
+        self,
+        video_id: str,
+        number: int,
+        to: Callable[[Pixels], T],
+        *,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> T:
+        """Return what `to` makes, in a worker thread, of a frame's pixels: (height, width, 3), RGB, 0..255.
+
+        Raises VideoNotFound, FrameNotFound for a number that the video does not have, InvalidFrame for broken data.
+        """
+        async with self._deadline():
+            self._check_ready()
+            content, _ = await self._numbered(video_id, number, tenant=tenant, share=share)
+            with times.during("frame"):
+                return await self._job(video_id, lambda: to(self._read(content, number)), share=share)
+
+    async def frame_id(self, video_id: str, number: int, *, tenant: str, share: str) -> str:
+        """Return the image id of a frame, embedded or not. Raises VideoNotFound and FrameNotFound."""
+        async with self._deadline():
+            self._check_ready()
+            content, video = await self._numbered(video_id, number, tenant=tenant, share=share)
+            return frame_id(content, video, number)
+
+    async def embedding(
+        self, video_id: str, number: int, *, tenant: str, times: StageTimes, share: str
+    ) -> tuple[str, Embedding]:
+        """Return the image id of a frame and its embedding, made if need be; the frame then is an image as others.
+
+        It counts as a picture in the queue and the rate of `share`. Raises as `frame`, and as an upload does:
+        Overloaded, RateLimited, DeadlineExceeded.
+        """
+        async with self._deadline():
+            self._check_ready()
+            content, video = await self._numbered(video_id, number, tenant=tenant, share=share)
+            image_id, store = frame_id(content, video, number), self._store()
+            picture = content_key(image_id, tenant=tenant)
+            try:
+                store.look_up(image_id, tenant=tenant)
+                embedding = await store.find(picture)
+            except ImageNotFound:
+                embedding = None
+            if embedding is None:
+                with store.claim(image_id, tenant=tenant) as claim:
+                    source = partial(self._read, content, number)
+                    embedding = await self._job(
+                        video_id,
+                        self._encodings.join(picture, source, times, share, claim=claim),
+                        share=share,
+                    )
+                    await store.keep(claim, picture, embedding, replace=True, upload=None)
+            return image_id, embedding
+
+    async def _numbered(self, video_id: str, number: int, *, tenant: str, share: str) -> tuple[str, Video]:
+        row = self._find(video_id, tenant=tenant)
+        self._register.use(row)
+        video = await self._survey(video_id, row.content, share=share)
+        if not 0 <= number < len(video):
+            raise FrameNotFound(f"There is no frame {number}: the video has frames 0 to {len(video) - 1}.")
+        return row.content, video
+
+    def _find(self, video_id: str, *, tenant: str) -> ImageName:
+        row = self._register.find(video_id, tenant=tenant)
+        if row is None:
+            raise VideoNotFound.for_id(video_id)
+        return row
+
+    async def _survey(self, video_id: str, content: str, *, share: str, data: bytes | None = None) -> Video:
+        """Return what is known of a video: at once if it is. `data` is a new one's file."""
+        if (video := self._open_videos.peek(content)) is not None:
+            return video
+        open_file = partial(io.BytesIO, data) if data is not None else partial(self._files.open, content)
+        job = partial(self._open_videos.describe, content, open_file, sampling_of(content))
+        return await self._job(video_id, job, share=share)
+
+    def _read(self, content: str, number: int) -> Pixels:
+        """Decode a frame, in a worker thread."""
+        if not self._files.has(content):  # evicted, perhaps by another server
+            self._open_videos.forget(content)
+            raise VideoGone
+        open_file = partial(self._files.open, content)
+        try:
+            pixels = self._open_videos.read(content, open_file, sampling_of(content), number)
+        except InvalidFrame:
+            self._metrics.video_frames.labels("failed").inc()
+            raise
+        self._metrics.video_frames.labels("decoded").inc()
+        return pixels
+
+    async def _job(self, video_id: str, job: Callable[[], T] | Awaitable[T], *, share: str) -> T:
+        """Run a job in a worker thread, or wait for it, and say in words that the video's file is gone."""
+        try:
+            return await (self._workers.run(job, share=share) if callable(job) else job)
+        except VideoGone as error:
+            raise VideoNotFound.fallen_out(video_id) from error
+
+    def _check_name(self, name: str, content: str, *, tenant: str, replace: bool) -> None:
+        row = self._register.find(name, tenant=tenant)
+        if row is not None and row.content != content and not replace:
+            raise VideoIdConflict.for_id(name)
+
+    async def _keep(
+        self, name: str, content: str, video: Video, data: bytes, *, tenant: str, replace: bool
+    ) -> None:
+        """Give a file its name and write it, after which it survives a restart if there is a folder."""
+        now = time.time()
+        row = ImageName(tenant, name, content, video.height, video.width, len(data), created=now, used=now)
+        known = self._register.find(name, tenant=tenant)
+        try:
+            if known is not None and known.content == content:
+                self._register.use(known)
+            else:
+                for lost in await self._register.add(row, replace=replace):
+                    self._open_videos.forget(lost)
+        except ImageIdConflict as error:  # another server was faster
+            raise VideoIdConflict.for_id(name) from error
+        await self._files.save(content, data, while_named=self._register.while_named)
+
+    async def tend(self, *, count_files: bool = True) -> None:
+        """Do the periodic maintenance, which no request does."""
+        await self._register.tend()
+        gone = await self._register.expire()
+        await asyncio.to_thread(self._tend, gone, count_files=count_files)
+
+    async def _tend_for_good(self) -> None:
+        runs = 0
+        while True:
+            await asyncio.sleep(TEND_S)
+            try:
+                await self.tend(count_files=runs % _TRIM_EVERY == 0)
+            except Exception:  # otherwise maintenance would stop, and nobody would notice
+                log.exception("Maintenance of the stored videos failed; it continues.")
+            runs += 1
+
+    def _tend(self, gone: frozenset[str], *, count_files: bool) -> None:
+        for content in gone:
+            self._open_videos.forget(content)
+        self._open_videos.tend()
+        if count_files:
+            self._files.trim()
+
+
+def _checked_digest(data: bytes) -> str:
+    check_container(data, check_wanted)
+    return hashlib.sha256(data).hexdigest()
