@@ -6,8 +6,8 @@ Beside devices.py and gpu/cuda.py the only file that says "cuda". One thread own
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from model.network.point_tokens import num_point_tokens, point_tokens
 from model.network.preprocessing import PREPROCESSING, Preprocessing
 from model.network.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
+from model.video.loading import VideoSource, video_shapes
+from model.video.network import DeviceNetwork
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,11 @@ class Sam2Runner:
         weights_fingerprint: str,
         gpu: GpuDevice | None = None,
         gpu_options: GpuOptions = GPU_DEFAULTS,
+        video: VideoSource | None = None,
     ) -> None:
-        """`gpu` is the device of `model`, where it is one that model/gpu knows how to drive."""
+        """`gpu` is the device of `model`, where it is one that model/gpu knows how to drive. `video` is where the
+        video half is to be had; without it, it gets random weights.
+        """
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
         self.name, self.variant = name, name.removesuffix(_UNTRAINED)
@@ -65,6 +70,8 @@ class Sam2Runner:
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
+        self._video_source = video or VideoSource(self.config, name, None, weights_fingerprint)
+        self._video: DeviceNetwork | None = None
         self._preprocess = Preprocessing(side=self.config.image_size, device=self.device)
         self._engine: GpuEngine | None = None
         self._faults = Faults(gpu, device_name=self.device_name)
@@ -187,6 +194,22 @@ class Sam2Runner:
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
 
+    def video_network(self) -> DeviceNetwork:
+        """Return what a Track asks (model/video/track.py). The first call loads the video half.
+
+        Raises CheckpointError where there is none, DeviceOutOfMemory and DeviceLost.
+        """
+        if self._video is None:
+            with self._faults.named():
+                memory = self._video_source.load(device=self.device, dtype=self.dtype)
+            self._video = DeviceNetwork(self.model, memory, working=self._tracking)
+        return self._video
+
+    @contextmanager
+    def _tracking(self) -> Iterator[None]:
+        with torch.inference_mode(), self._faults.named(), self._working():
+            yield
+
     def _working(
         self, between: Callable[[], None] = lambda: None
     ) -> AbstractContextManager[Callable[[], None]]:
@@ -307,7 +330,12 @@ def load_runner(
         fingerprint = untrained_parameters(model, device=torch_device, dtype=dtype_read)
     else:
         fingerprint = load_parameters(
-            model, checkpoint, variant=variant, device=torch_device, dtype=dtype_read
+            model,
+            checkpoint,
+            variant=variant,
+            device=torch_device,
+            dtype=dtype_read,
+            beside=video_shapes(config),
         )
     if is_mixed:
         for name, parameter in model.named_parameters():
@@ -317,4 +345,11 @@ def load_runner(
     gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
     if gpu is None and gpu_options.compile == "on":
         log.warning("SAM2_COMPILE=on is for GPUs; on %s nothing is compiled.", torch_device)
-    return Sam2Runner(model, name=name, weights_fingerprint=fingerprint, gpu=gpu, gpu_options=gpu_options)
+    return Sam2Runner(
+        model,
+        name=name,
+        weights_fingerprint=fingerprint,
+        gpu=gpu,
+        gpu_options=gpu_options,
+        video=VideoSource(config, variant, checkpoint, fingerprint),
+    )

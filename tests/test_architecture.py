@@ -55,6 +55,7 @@ ROOMS = {
     "model.exporting": Room(5),
     "model.runner": Room(5),
     "model.gpu": Room(4),
+    "model.video": Room(4),
     "model.cpu": Room(3),
     "model.checkpoints": Room(3),
     "model.network": Room(2),
