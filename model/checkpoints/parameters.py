@@ -168,6 +168,11 @@ def _check_fit(
     if any(name in found for name in beside):
         wanted |= beside
     missing = [name for name in wanted if name not in found]
+    if beside and len(missing) == len(expected) and set(beside) <= set(found):
+        raise CheckpointError(
+            f"{path} holds the image half alone, without the parameters that track objects through videos, such as "
+            f"{missing[0]}. Set SAM2_CHECKPOINT to weights that have them, as the released ones do."
+        )
     unexpected = [name for name in found if name not in wanted]
     misshapen = [name for name in wanted if name in found and not _usable(found[name], wanted[name])]
     problems = [

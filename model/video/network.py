@@ -3,8 +3,8 @@
 Does not know which frames there are, or what is kept of them.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -35,10 +35,12 @@ class DeviceNetwork:
         model: Sam2,
         memory: VideoMemory,
         *,
+        named: Callable[[], AbstractContextManager[object]] = nullcontext,
         working: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`working` surrounds everything that runs on the device."""
-        self._model, self._memory, self._working = model, memory, working
+        """`named` and `working` surround everything that runs on the device: see the runner."""
+        self._model, self._memory = model, memory
+        self._named, self._working = named, working
         self._config = model.config
         self._device, self._dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
 
@@ -52,9 +54,14 @@ class DeviceNetwork:
         """Height and width of the logits."""
         return self._config.mask_size, self._config.mask_size
 
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with torch.inference_mode(), self._named(), self._working():
+            yield
+
     def decode(self, embedding: Embedding, requests: Sequence[Request]) -> list[Output]:
         """Several objects on one frame, whose clicks are equally many, as one batch."""
-        with self._working():
+        with self._running():
             features = self._conditioned(embedding, [request.seen for request in requests])
             coords, labels = self._points(embedding, [request.clicks for request in requests])
             earlier = [
@@ -71,7 +78,7 @@ class DeviceNetwork:
 
     def take_mask(self, embedding: Embedding, prompt: MaskPrompt) -> Output:
         """The user's mask as the answer; the decoder is asked for the object pointer alone."""
-        with self._working():
+        with self._running():
             side = self._config.image_size
             drawn = torch.from_numpy(np.ascontiguousarray(prompt.mask)).to(self._device, torch.float32)
             mask = (_resized(drawn[None, None], side, antialias=True) >= 0.5).float()
@@ -91,7 +98,7 @@ class DeviceNetwork:
 
     def remember(self, embedding: Embedding, outputs: Sequence[Output], *, prompted: bool) -> list[Tensor]:
         """Memories of several objects on one frame. Of a prompted one, only the sign of the mask is remembered."""
-        with self._working():
+        with self._running():
             logits = torch.stack([output.logits for output in outputs if output.logits is not None])[:, None]
             masks = _resized(logits, self._config.image_size, antialias=False)
             masks = (masks > 0).float() if prompted else masks.sigmoid()

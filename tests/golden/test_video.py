@@ -29,6 +29,7 @@ from model.video.network import DeviceNetwork
 from model.video.track import Track
 from model.video.values import Direction, Frame, MaskPrompt, ObjectMask
 from tests.golden.recipe import sample_indices
+from tests.golden.test_golden import SAME_ROUNDING
 from tests.golden.video_recipe import frame, mask, weight
 
 FOLDER = Path(__file__).parent
@@ -51,8 +52,9 @@ TOLERANCE = {
     "vanish": Tolerance(5e-4, 5),
     "unfilled": Tolerance(5e-4, 5),
     "two_objects": Tolerance(1e-3, 10),
-    "correction_kept": Tolerance(5e-3, 60),
+    "correction_kept": Tolerance(5e-3, 60 if SAME_ROUNDING else 120),
 }
+"""In the last, logits handed back as a mask magnify what rounds otherwise: 77 pixels seen with AMX."""
 PIXELS_APART = 150
 
 
@@ -123,7 +125,7 @@ def test_the_frames_are_those_of_the_goldens(golden: Golden) -> None:
 def test_a_case_equals_metas(golden: Golden, name: str) -> None:
     (case,) = [each for each in golden.expected["cases"] if each["name"] == name]
     settings = golden.expected["settings"] | case["settings"]
-    network = Watched(golden.runner.model, golden.memory, working=golden.runner._tracking)
+    network = Watched(golden.runner.model, golden.memory, working=golden.runner._working)
     bias = golden.runner.model.get_parameter(SCORE_BIAS)
     kept = bias.detach().clone()
     bias.data.fill_(case.get("object_score_bias", float(kept)))
@@ -241,7 +243,8 @@ class Check:
 def deviations(
     what: str, found: Tensor, expected: dict[str, Any], indices: npt.NDArray[np.int64]
 ) -> dict[str, float]:
-    values, sample = found.flatten()[indices].numpy(), np.array(expected["sample"])
+    sample = np.array(expected["sample"])
+    values = found.flatten()[indices[: len(sample)]].numpy()  # a constant map lists four values alone
     error = float(np.abs(values - sample).max() / rms(sample))
     return {what: error, f"{what} norm": 10 * relative(found.double().norm().item(), expected["norm"])}
 

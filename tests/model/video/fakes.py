@@ -1,7 +1,7 @@
-"""A network that answers with the number of the frame, and notes what it was asked: for the story without numbers."""
+"""A network that answers with the number of the frame, and notes what it was asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,13 +20,17 @@ SIDE = 4
 
 @dataclass
 class FakeNetwork:
-    """Its every logit is 1 + frame, 10 for a mask prompt; pointers and memories are filled with the frame's number."""
+    """Its every logit is 1 + frame, 10 for a mask prompt; pointers and memories hold the frame's number."""
 
     video: VideoConfig = VIDEO_2_1
     mask_size: tuple[int, int] = (SIDE, SIDE)
     calls: list[dict[str, Any]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     fails: bool = False
+    logits: Tensor | None = None
+    """Instead of the frame's number."""
+    remembered: list[Tensor] = field(default_factory=list)
+    """The logits that memories were made of."""
 
     def decode(self, embedding: Embedding, requests: Sequence[Request]) -> list[Output]:
         self.batches.append(len(requests))
@@ -36,7 +40,10 @@ class FakeNetwork:
         several = wants_best_of_three(requests)
         for request, multimask in zip(requests, several, strict=True):
             self.calls.append(call(index, request) | {"multimask": multimask})
-        return [output(index, 1.0 + index) for _ in requests]
+        answer = output(index, 1.0 + index)
+        if self.logits is not None:
+            answer = replace(answer, logits=self.logits)
+        return [answer for _ in requests]
 
     def take_mask(self, embedding: Embedding, prompt: MaskPrompt) -> Output:
         index = number_of(embedding)
@@ -45,6 +52,7 @@ class FakeNetwork:
 
     def remember(self, embedding: Embedding, outputs: Sequence[Output], *, prompted: bool) -> list[Tensor]:
         index = number_of(embedding)
+        self.remembered += [each.logits for each in outputs if each.logits is not None]
         self.calls += [{"encode_memory": index, "binarized": prompted} for _ in outputs]
         return [torch.full((1, 1), index, dtype=torch.bfloat16) for _ in outputs]
 

@@ -1,8 +1,8 @@
 """The decisions of Meta's SAM2VideoPredictor, scenario by scenario: which memories, which calls, which state.
 
 tests/golden/video_trace.json is what Meta's code did with a network that answers numbers of frames. Two scenarios
-are left out on purpose: a stride between remembered frames, which no release uses and we do not offer, and an option
-that fails in Meta's code.
+are left out on purpose: a stride between remembered frames, which no release uses and we do not offer, and an
+option that fails in Meta's code.
 """
 
 import json

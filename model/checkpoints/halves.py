@@ -1,6 +1,6 @@
-"""The video half of a model, from the file that its image half came from, when it is first needed.
+"""The two halves of a model from one file: that for pictures at once, that for videos when it is first needed.
 
-Does not know what it is needed for.
+Does not know what they are needed for. parameters.py reads and checks the file.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,30 @@ def video_shapes(config: Sam2Config) -> dict[str, Shape]:
         return {}
     with torch.device("meta"):
         return shapes_of(VideoMemory(config))
+
+
+def load_image_half(
+    config: Sam2Config, checkpoint: Path | None, *, variant: str, device: torch.device, dtype: torch.dtype
+) -> tuple[Sam2, str]:
+    """Build the image half on its device, and its fingerprint; with random weights where `checkpoint` is None.
+
+    Raises CheckpointError for a file that does not fit.
+    """
+    with torch.device("meta"):
+        model = Sam2(config)
+    is_mixed = config.exact_encoder and dtype != torch.float32
+    dtype_read = torch.float32 if is_mixed else dtype
+    if checkpoint is None:
+        fingerprint = untrained_parameters(model, device=device, dtype=dtype_read)
+    else:
+        fingerprint = load_parameters(
+            model, checkpoint, variant=variant, device=device, dtype=dtype_read, beside=video_shapes(config)
+        )
+    if is_mixed:
+        for name, parameter in model.named_parameters():
+            if not name.startswith("image_encoder."):
+                parameter.data = parameter.data.to(dtype)
+    return model, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
