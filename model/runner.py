@@ -192,10 +192,7 @@ class Sam2Runner:
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
 
     def video_network(self) -> DeviceNetwork:
-        """Return what a Track asks (model/video/track.py). The first call loads the video half.
-
-        Raises CheckpointError where there is none, DeviceOutOfMemory and DeviceLost.
-        """
+        """Return what a Track asks; the first call loads the video half, or raises CheckpointError."""
         if self._video is None:
             with self._faults.named():
                 memory = self._video_source.load(device=self.device, dtype=self.dtype)
