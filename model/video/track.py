@@ -247,8 +247,10 @@ class Track:
 
 
 def _added(earlier: TrackPrompt | None, prompt: Prompt) -> Prompt:
-    if not prompt.points and prompt.box is None:
-        raise TrackError("A prompt needs a click or a box; a mask is a prompt of its own.")
+    if prompt.mask_logits is not None or (not prompt.points and prompt.box is None):
+        raise TrackError(
+            "A prompt needs a click or a box; a mask is a prompt of its own, and clicks go without."
+        )
     if prompt.box is not None and earlier is not None and isinstance(earlier, Prompt):
         raise TrackError(
             "A box cannot be added to the clicks of a frame: replace them, with the box before its clicks."

@@ -40,7 +40,7 @@ class MaskPrompt:
 
 
 TrackPrompt = Prompt | MaskPrompt
-"""Clicks and a box, of which mask_logits, multimask_output and all else beside play no part here; or a mask."""
+"""Clicks and a box; or a mask. How many masks the decoder makes follows from the clicks, not from the prompt."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,5 +1,7 @@
 """What a track does with prompts, corrections and objects that lose theirs, and how much it holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -187,8 +189,9 @@ def test_prompts_of_other_frames_must_be_settled_first(network: FakeNetwork) -> 
 
 
 def test_a_prompt_must_say_something(network: FakeNetwork) -> None:
-    with pytest.raises(TrackError, match="needs a click or a box"):
-        Track(network, num_frames=9).prompt(frame(0), 1, click())
+    for prompt in (click(), replace(click(1), mask_logits=np.zeros((4, 4), np.float32))):
+        with pytest.raises(TrackError, match="needs a click or a box; a mask is a prompt of its own"):
+            Track(network, num_frames=9).prompt(frame(0), 1, prompt)
 
 
 @pytest.mark.parametrize(("num_frames", "most"), [(0, None), (5, 1)])
