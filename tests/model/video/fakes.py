@@ -8,13 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from model.network.config import VARIANTS, VideoConfig
+from model.network.config import VideoConfig
 from model.types import Embedding, Prompt
 from model.video.network import wants_best_of_three
 from model.video.values import Frame, MaskPrompt, Output, Request
 
-VIDEO_2_1 = VARIANTS["sam2.1_hiera_tiny"].video
-assert VIDEO_2_1 is not None
+VIDEO_2_1 = VideoConfig(says_absence=True, says_distance=True)
 SIDE = 4
 
 

@@ -18,7 +18,7 @@ from model.runner import Sam2Runner
 from model.types import Embedding, Prompt
 from model.video.network import DeviceNetwork
 from model.video.track import Track
-from model.video.values import Direction, Frame, MaskPrompt, Output, Request, Seen
+from model.video.values import Direction, Frame, MaskPrompt, Output, Request, Seen, TrackPrompt
 from tests.model.checkpoints.weight_files import saved
 from tests.model.video.small import CONFIG, randomised, small_runner
 
@@ -47,7 +47,12 @@ def test_objects_together_equal_objects_alone(small: tuple[Sam2Runner, DeviceNet
     """Prompted on different frames, they remember differently much."""
     runner, network = small
     video = frames(runner, 6)
-    prompts = {1: (0, CLICK), 2: (3, CLICK), 3: (0, MaskPrompt(np.eye(5, dtype=bool))), 4: (1, CLICK)}
+    prompts: dict[int, tuple[int, TrackPrompt]] = {
+        1: (0, CLICK),
+        2: (3, CLICK),
+        3: (0, MaskPrompt(np.eye(5, dtype=bool))),
+        4: (1, CLICK),
+    }
     found: dict[tuple[int, ...], dict[int, list[np.ndarray]]] = {}
     for chosen in ((1, 2, 3, 4), (1,), (2,), (3,), (4,)):
         track = Track(network, num_frames=6)
