@@ -16,6 +16,10 @@ class ExportError(Exception):
     """The decoder cannot be exported. The message says why and what to do."""
 
 
+class TrackError(Exception):
+    """A track cannot do what it is asked for as things stand. The message says why and what to do."""
+
+
 class DeviceOutOfMemory(Exception):
     """A batch did not fit into the memory of the device; a smaller one may."""
 

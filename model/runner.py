@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoints.parameters import load_parameters, untrained_parameters
+from model.checkpoints.halves import VideoSource, load_image_half
 from model.cpu.decoder import CpuDecoder, Floor
 from model.cpu.threads import Threads, limit_threads
 from model.devices import resolve_device, resolve_dtype
@@ -26,10 +26,11 @@ from model.gpu.faults import Faults
 from model.gpu.options import GpuOptions
 from model.network.config import VARIANTS
 from model.network.mask_decoder import DecoderOutput, choose_masks
-from model.network.point_tokens import num_point_tokens, point_tokens
+from model.network.point_tokens import mask_inputs, num_point_tokens, point_tokens
 from model.network.preprocessing import PREPROCESSING, Preprocessing
 from model.network.sam2 import Sam2
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
+from model.video.network import DeviceNetwork
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ class Sam2Runner:
         weights_fingerprint: str,
         gpu: GpuDevice | None = None,
         gpu_options: GpuOptions = GPU_DEFAULTS,
+        video: VideoSource | None = None,
     ) -> None:
-        """`gpu` is the device of `model`, where it is one that model/gpu knows how to drive."""
+        """`gpu` is the device of `model`, if model/gpu can drive it; without `video`, that half is random."""
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.config = model.config
         self.name, self.variant = name, name.removesuffix(_UNTRAINED)
@@ -65,6 +67,8 @@ class Sam2Runner:
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
+        self._video_source = video or VideoSource(self.config, name, None, weights_fingerprint)
+        self._video: DeviceNetwork | None = None
         self._preprocess = Preprocessing(side=self.config.image_size, device=self.device)
         self._engine: GpuEngine | None = None
         self._faults = Faults(gpu, device_name=self.device_name)
@@ -187,6 +191,14 @@ class Sam2Runner:
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
 
+    def video_network(self) -> DeviceNetwork:
+        """Return what a Track asks; the first call loads the video half, or raises CheckpointError."""
+        if self._video is None:
+            with self._faults.named():
+                memory = self._video_source.load(device=self.device, dtype=self.dtype)
+            self._video = DeviceNetwork(self.model, memory, named=self._faults.named, working=self._working)
+        return self._video
+
     def _working(
         self, between: Callable[[], None] = lambda: None
     ) -> AbstractContextManager[Callable[[], None]]:
@@ -238,7 +250,7 @@ class Sam2Runner:
         embeddings, prompts = zip(*jobs, strict=True)
         coords, labels = self._point_tokens(jobs)
         if self._cpu_decoder is None:
-            mask_logits, has_mask = self._mask_inputs(prompts)
+            mask_logits, has_mask = mask_inputs(prompts, side=self.config.mask_size)
             image_embed, feat_s0, feat_s1 = zip(*(e.maps() for e in embeddings), strict=True)
             return self.model.decode(
                 torch.stack(image_embed),
@@ -246,8 +258,8 @@ class Sam2Runner:
                 torch.stack(feat_s1),
                 coords=coords,
                 labels=labels,
-                mask_logits=mask_logits,
-                has_mask=has_mask,
+                mask_logits=torch.from_numpy(mask_logits).to(self.device, self.dtype),
+                has_mask=torch.from_numpy(has_mask).to(self.device),
             )
         masks = [
             None
@@ -264,15 +276,6 @@ class Sam2Runner:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
         coords, labels = point_tokens(jobs, image_size=self.config.image_size)
         return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
-
-    def _mask_inputs(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        side = self.config.mask_size
-        logits = np.zeros((len(prompts), 1, side, side), np.float32)
-        for i, prompt in enumerate(prompts):
-            if prompt.mask_logits is not None:
-                logits[i, 0] = prompt.mask_logits
-        has_mask = torch.tensor([p.mask_logits is not None for p in prompts], device=self.device)
-        return torch.from_numpy(logits).to(self.device, self.dtype), has_mask
 
 
 def load_runner(
@@ -299,22 +302,18 @@ def load_runner(
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     limit_threads(threads, cpus=cpus)
-    with torch.device("meta"):
-        model = Sam2(config)
-    is_mixed = config.exact_encoder and torch_dtype != torch.float32
-    dtype_read = torch.float32 if is_mixed else torch_dtype
-    if checkpoint is None:
-        fingerprint = untrained_parameters(model, device=torch_device, dtype=dtype_read)
-    else:
-        fingerprint = load_parameters(
-            model, checkpoint, variant=variant, device=torch_device, dtype=dtype_read
-        )
-    if is_mixed:
-        for name, parameter in model.named_parameters():
-            if not name.startswith("image_encoder."):
-                parameter.data = parameter.data.to(torch_dtype)
+    model, fingerprint = load_image_half(
+        config, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
+    )
     name = variant if checkpoint is not None else f"{variant}{_UNTRAINED}"
     gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
     if gpu is None and gpu_options.compile == "on":
         log.warning("SAM2_COMPILE=on is for GPUs; on %s nothing is compiled.", torch_device)
-    return Sam2Runner(model, name=name, weights_fingerprint=fingerprint, gpu=gpu, gpu_options=gpu_options)
+    return Sam2Runner(
+        model,
+        name=name,
+        weights_fingerprint=fingerprint,
+        gpu=gpu,
+        gpu_options=gpu_options,
+        video=VideoSource(config, variant, checkpoint, fingerprint),
+    )

@@ -57,6 +57,7 @@ ROOMS = {
     "model.gpu": Room(4),
     "model.cpu": Room(3),
     "model.checkpoints": Room(3),
+    "model.video": Room(3),
     "model.network": Room(2),
     "model.masks": Room(2),
     "model.everything": Room(3),

@@ -7,9 +7,11 @@ names, variants.py which model they are of; download.py gets the released files.
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 from zlib import crc32
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from model.checkpoints.files import read_tensors, some
 from model.checkpoints.names import with_released_names
 from model.checkpoints.transformers_config import check_config
-from model.checkpoints.variants import VIDEO_MEMORY_PREFIXES, Shape, describe_trunk, identify
+from model.checkpoints.variants import Shape, describe_trunk, identify
 from model.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -27,11 +29,26 @@ logger = logging.getLogger(__name__)
 _POSITIONS = ("image_encoder.trunk.pos_embed", "image_encoder.trunk.pos_embed_window")
 """Resized before they are added, and rounded then; like buffers, they stay in float32."""
 
+NOTHING: Mapping[str, Shape] = MappingProxyType({})
+
 _EMBEDDING = re.compile(r"(embed|embed_window|embeddings\.\d+|tokens?)(\.weight)?$")
 
 
+class Digest(Protocol):
+    """What hashlib makes."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take more bytes."""
+
+
 def load_parameters(
-    module: nn.Module, path: Path, *, variant: str, device: torch.device, dtype: torch.dtype
+    module: nn.Module,
+    path: Path,
+    *,
+    variant: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    beside: Mapping[str, Shape] = NOTHING,
 ) -> str:
     """Fill `module`, built on the meta device, from a file or folder of weights: see files.py and names.py.
 
@@ -40,6 +57,9 @@ def load_parameters(
     mapped and copied one parameter at a time, so the weights are in memory once, and nothing refers to the file
     afterwards. (A .pt older than torch 1.6 is no archive and cannot be mapped: it is read whole.) The module is
     untouched where this raises.
+
+    `beside` are the names and shapes of another module's parameters, which the file may hold too: all of them or
+    none. No other name is accepted.
 
     Returns the fingerprint: SHA-256 (hex) over released name, shape and float32 values of the parameters used, in
     order of name. It is that of the weights alone: file format, names in the file, `device` and `dtype` do not
@@ -50,16 +70,14 @@ def load_parameters(
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     exact_names = {*_POSITIONS, *(name for name, _ in module.named_buffers())}
     found, is_of_transformers = with_released_names(read_tensors(path))
-    _check_fit(found, expected, path=path, variant=variant)
+    _check_fit(found, expected, beside, path=path, variant=variant)
     if is_of_transformers:
         check_config(path, variant=variant)
     digest = sha256()
     parameters: dict[str, Tensor] = {}
     for name in sorted(expected):
         values = found.pop(name).detach()
-        exact = values.to(torch.float32).contiguous()
-        digest.update(f"{name} {tuple(exact.shape)}\n".encode())
-        digest.update(exact.view(-1).numpy().data)
+        _add(digest, name, values)
         parameters[name] = values.to(
             device=device,
             dtype=torch.float32 if name in exact_names else dtype,
@@ -70,6 +88,25 @@ def load_parameters(
     fingerprint = digest.hexdigest()
     logger.info("%s: %s parameters of %s, weights %.12s", path, _count(module), variant, fingerprint)
     return fingerprint
+
+
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    """Names and shapes of a module's parameters, which may lie on the meta device."""
+    return _shapes(module.state_dict())
+
+
+def fingerprint_of(path: Path, names: Iterable[str]) -> str:
+    """The fingerprint that `load_parameters` gave to these parameters of a file, as it is now.
+
+    Raises CheckpointError if the file cannot be read or lacks one of them.
+    """
+    found, _ = with_released_names(read_tensors(path))
+    digest = sha256()
+    for name in sorted(names):
+        if name not in found:
+            raise CheckpointError(f"{path} has no {name} any more.")
+        _add(digest, name, found.pop(name).detach())
+    return digest.hexdigest()
 
 
 def untrained_parameters(
@@ -104,8 +141,19 @@ def recognise(path: Path) -> tuple[str, ...]:
     return identify(_shapes(tensors))
 
 
+def _add(digest: Digest, name: str, values: Tensor) -> None:
+    exact = values.to(torch.float32).contiguous()
+    digest.update(f"{name} {tuple(exact.shape)}\n".encode())
+    digest.update(exact.view(-1).numpy().data)
+
+
 def _check_fit(
-    found: Mapping[str, Tensor], expected: Mapping[str, Shape], *, path: Path, variant: str
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Shape],
+    beside: Mapping[str, Shape],
+    *,
+    path: Path,
+    variant: str,
 ) -> None:
     """Raise CheckpointError with everything that is wrong, unless the file has exactly what the model needs."""
     shapes = _shapes(found)
@@ -116,17 +164,23 @@ def _check_fit(
             f"{_what_differs(shapes, candidates, variant)}. It looks like {' or '.join(candidates)}: set "
             f"SAM2_MODEL={candidates[0]}, or SAM2_CHECKPOINT to weights of {variant}."
         )
-    missing = [name for name in expected if name not in found]
-    unexpected = [
-        name for name in found if name not in expected and not name.startswith(VIDEO_MEMORY_PREFIXES)
-    ]
-    misshapen = [name for name in expected if name in found and not _usable(found[name], expected[name])]
+    wanted = dict(expected)
+    if any(name in found for name in beside):
+        wanted |= beside
+    missing = [name for name in wanted if name not in found]
+    if beside and len(missing) == len(expected) and set(beside) <= set(found):
+        raise CheckpointError(
+            f"{path} holds the image half alone, without the parameters that track objects through videos, such as "
+            f"{missing[0]}. Set SAM2_CHECKPOINT to weights that have them, as the released ones do."
+        )
+    unexpected = [name for name in found if name not in wanted]
+    misshapen = [name for name in wanted if name in found and not _usable(found[name], wanted[name])]
     problems = [
         f"{len(names)} {problem}: {_few(names, show)}"
         for names, problem, show in (
-            (missing, "missing", lambda name: f"{name} {list(expected[name])}"),
+            (missing, "missing", lambda name: f"{name} {list(wanted[name])}"),
             (unexpected, "unexpected", lambda name: f"{name} {list(found[name].shape)}"),
-            (misshapen, "of another shape", lambda name: _contrast(name, found[name], expected[name])),
+            (misshapen, "of another shape", lambda name: _contrast(name, found[name], wanted[name])),
         )
         if names
     ]

@@ -21,7 +21,7 @@ VIDEO_MEMORY_PREFIXES = (
     "obj_ptr_proj.",
     "obj_ptr_tpos_proj.",
 )
-"""Parameters of released files that only video tracking needs; skipped on purpose."""
+"""Parameters of released files that only video tracking needs: those of network/memory.py."""
 
 _ONLY_IN_RELEASE_2_1 = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.")
 _PATCH_EMBEDDING = "image_encoder.trunk.patch_embed.proj.weight"

@@ -12,6 +12,7 @@ Logits = npt.NDArray[np.float32]
 Booleans = npt.NDArray[np.bool_]
 
 _FILLED, _REMOVED = np.float32(10), np.float32(-10)
+_FILLED_IN_VIDEO = np.float32(0.1)
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
@@ -31,6 +32,13 @@ def clean(logits_hw: Logits, *, max_hole_area: float, max_sprinkle_area: float) 
     if max_sprinkle_area > 0:
         cleaned = np.where(_small_areas(inside, max_sprinkle_area), _REMOVED, cleaned)
     return cleaned
+
+
+def fill_in_video(logits_hw: Logits, *, max_hole_area: float) -> Logits:
+    """Return logits (h, w) with holes made object, but barely: +0.1. Meta's fill_hole_area, for videos."""
+    if max_hole_area <= 0:
+        return logits_hw
+    return np.where(_small_areas(logits_hw <= 0, max_hole_area), _FILLED_IN_VIDEO, logits_hw)
 
 
 def _small_areas(mask: Booleans, most: float) -> Booleans:

@@ -1,7 +1,8 @@
 """The shapes of the eight released SAM 2 models and of the built-in one, as plain data.
 
 Figures of the released ones from the configuration files of Meta's release (sam2/configs/sam2 and
-sam2/configs/sam2.1). The image half of SAM 2 and SAM 2.1 is the same network with other weights.
+sam2/configs/sam2.1). The image half of SAM 2 and SAM 2.1 is the same network with other weights; the video half of
+2.1 has three parameters more.
 """
 
 from dataclasses import dataclass, field
@@ -56,6 +57,30 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """What SAM 2 adds to track objects through a video (arXiv 2408.00714, 4 and D.1)."""
+
+    says_absence: bool
+    """SAM 2.1: an embedding in the memory of a frame says that the object is not on it."""
+    says_distance: bool
+    """SAM 2.1: object pointers carry how many frames ago they were made."""
+    memory_dim: int = 64
+    """Channels of a memory."""
+    num_memories: int = 7
+    """Rows of the temporal encoding: one for conditioning frames, one for each distance of the others."""
+    num_pointers: int = 16
+    """Frames whose object pointers can be seen, the present one among them."""
+    attention_depth: int = 4
+    attention_mlp_dim: int = 2048
+    fuser_depth: int = 2
+
+    @property
+    def reach(self) -> int:
+        """Frames away at which an ordinary frame's memory is seen last: 6."""
+        return self.num_memories - 1
+
+
+@dataclass(frozen=True, slots=True)
 class Sam2Config:
     """One model. `image_size` must be a multiple of 32 (patches of 4, pooled three times)."""
 
@@ -68,6 +93,8 @@ class Sam2Config:
     exact_encoder: bool = False
     """Whether the image encoder stays in float32 where the rest runs in half precision, on any device. Much of what
     half precision changes in a mask comes from there, and a small encoder can afford it."""
+    video: VideoConfig | None = field(default=None, repr=False)
+    """None: the model knows pictures only. Not in the repr, of which fingerprints of embeddings are made."""
 
     def __post_init__(self) -> None:
         """Refuse a picture size that the strides do not divide."""
@@ -117,9 +144,12 @@ BUILTIN_IMAGE_SIZE = 448
 """What the built-in model sees of a picture: its weights were trained at 256 to 384 px and evaluate well from 384
 to 480 (model/weights/README.md); more costs time."""
 
+_VIDEO_2_0 = VideoConfig(says_absence=False, says_distance=False)
+_VIDEO_2_1 = VideoConfig(says_absence=True, says_distance=True)
+
 VARIANTS: dict[str, Sam2Config] = {
-    f"{release}_hiera_{size}": Sam2Config(trunk)
-    for release in ("sam2.1", "sam2")
+    f"{release}_hiera_{size}": Sam2Config(trunk, video=video)
+    for release, video in (("sam2.1", _VIDEO_2_1), ("sam2", _VIDEO_2_0))
     for size, trunk in (("tiny", _TINY), ("small", _SMALL), ("base_plus", _BASE_PLUS), ("large", _LARGE))
 } | {BUILTIN: Sam2Config(_BUILTIN, image_size=BUILTIN_IMAGE_SIZE, exact_encoder=True)}
 """Configuration of each model by the name that SAM2_MODEL takes."""

@@ -75,13 +75,30 @@ class MaskDecoder(nn.Module):
         `image_embed` (b, c, h, w), `feat_s0` (b, c / 8, 4 h, 4 w), `feat_s1` (b, c / 4, 2 h, 2 w), prompt
         tokens `sparse` (b, n, c), prompt maps `dense` (b, c, h or 1, w or 1), `image_positions` (c, h, w).
         """
+        output, _ = self.run(
+            image_embed, feat_s0, feat_s1, sparse=sparse, dense=dense, image_positions=image_positions
+        )
+        return output
+
+    def run(
+        self,
+        image_embed: Tensor,
+        feat_s0: Tensor,
+        feat_s1: Tensor,
+        *,
+        sparse: Tensor,
+        dense: Tensor,
+        image_positions: Tensor,
+    ) -> tuple[DecoderOutput, Tensor]:
+        """What `forward` answers, and the decoded mask tokens (b, 4, c), which object pointers are made of."""
         h, w = image_embed.shape[2:]
         tokens = torch.cat([self.output_tokens().expand(sparse.shape[0], -1, -1), sparse], dim=1)
         cells = (image_embed + dense).flatten(2).transpose(1, 2)  # b h*w c
         tokens, cells = self.transformer(tokens, cells, image_positions=image_positions.flatten(1).T[None])
         features = self.upscale(cells.transpose(1, 2).unflatten(2, (h, w)), feat_s0, feat_s1)
         logits = (self.kernels(tokens) @ features.flatten(2)).unflatten(2, features.shape[2:])
-        return DecoderOutput(logits.float(), *self.scores(tokens))
+        mask_tokens = tokens[:, 2 : 2 + len(self.mask_tokens.weight)]
+        return DecoderOutput(logits.float(), *self.scores(tokens)), mask_tokens
 
     def output_tokens(self) -> Tensor:
         """(6, c): the tokens that come before a prompt's: object score, IoU, the single mask, three masks."""

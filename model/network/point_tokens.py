@@ -1,4 +1,4 @@
-"""Converts a prompt's box and clicks to the point tokens of the prompt encoder.
+"""Converts a prompt's box, clicks and mask to what the prompt encoder takes.
 
 Does not know about devices: NumPy computes the same numbers for every device.
 """
@@ -31,6 +31,17 @@ def point_tokens(
     coords = coords / sizes[:, None] * np.float32(image_size)
     labels = np.array([labels for _, labels in tokens], np.int64).reshape(len(jobs), -1)
     return coords, labels
+
+
+def mask_inputs(
+    prompts: Sequence[Prompt], *, side: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Logits (b, 1, side, side), 0 where a prompt has none, and which prompts have some, (b,)."""
+    logits = np.zeros((len(prompts), 1, side, side), np.float32)
+    for i, prompt in enumerate(prompts):
+        if prompt.mask_logits is not None:
+            logits[i, 0] = prompt.mask_logits
+    return logits, np.array([prompt.mask_logits is not None for prompt in prompts])
 
 
 def _box_clicks_padding(prompt: Prompt) -> tuple[list[tuple[float, float]], list[int]]:

@@ -15,7 +15,7 @@ from model.network.prompt_encoder import PromptEncoder
 
 
 class Sam2(nn.Module):
-    """The parameters of a released checkpoint, video memory left out, under their released names."""
+    """A released checkpoint's parameters without those of VideoMemory (memory.py), under their released names."""
 
     def __init__(self, config: Sam2Config) -> None:
         super().__init__()
@@ -63,11 +63,36 @@ class Sam2(nn.Module):
         `coords` (b, n, 2) in pixels of the square picture, `labels` (b, n), n may be 0. `mask_logits`
         (b, 1, 4 h, 4 w) is used where `has_mask` (b,) is true.
         """
+        output, _ = self.decode_with_tokens(
+            image_embed,
+            feat_s0,
+            feat_s1,
+            coords=coords,
+            labels=labels,
+            mask_logits=mask_logits,
+            has_mask=has_mask,
+        )
+        return output
+
+    def decode_with_tokens(
+        self,
+        image_embed: Tensor,
+        feat_s0: Tensor,
+        feat_s1: Tensor,
+        *,
+        coords: Tensor,
+        labels: Tensor,
+        mask_logits: Tensor,
+        has_mask: Tensor,
+    ) -> tuple[DecoderOutput, Tensor]:
+        """What `decode` answers, and the decoded mask tokens (b, 4, c). The finer maps may be those of one picture
+        for all prompts: (1, c, h, w).
+        """
         prompts = self.sam_prompt_encoder
         dense = prompts.embed_no_mask().expand(len(coords), -1, -1, -1)
         if has_mask.any():
             dense = torch.where(has_mask[:, None, None, None], prompts.embed_masks(mask_logits), dense)
-        return self.sam_mask_decoder(
+        return self.sam_mask_decoder.run(
             image_embed,
             feat_s0,
             feat_s1,

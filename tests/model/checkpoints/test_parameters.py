@@ -10,8 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from model.checkpoints.parameters import VIDEO_MEMORY_PREFIXES, load_parameters
+from model.checkpoints.halves import video_shapes
+from model.checkpoints.parameters import fingerprint_of, load_parameters, shapes_of
+from model.checkpoints.variants import VIDEO_MEMORY_PREFIXES
+from model.errors import CheckpointError
 from model.network.config import VARIANTS
+from model.network.memory import VideoMemory
 from model.network.sam2 import Sam2
 from tests.model.checkpoints.weight_files import (
     CPU,
@@ -66,12 +70,38 @@ def test_half_precision_and_transposed_files_load(tmp_path):
     torch.testing.assert_close(module.linear.weight.data, weights["linear.weight"].float())
 
 
-def test_video_memory_is_skipped(tmp_path):
-    extra = {
-        f"{prefix}x" if prefix.endswith(".") else prefix: torch.zeros(2) for prefix in VIDEO_MEMORY_PREFIXES
-    }
-    path = saved({"model": box_weights() | extra}, tmp_path / "weights.pt")
-    assert load(on_meta(), path) == load(on_meta(), saved(box_weights(), tmp_path / "bare.pt"))
+BESIDE = {"no_obj_ptr": (1, 2), "memory_encoder.x": (3,)}
+"""What another module takes from the same file."""
+
+
+def test_what_another_module_takes_may_be_in_the_file(tmp_path):
+    path = saved({"model": box_weights() | hollow(BESIDE)}, tmp_path / "weights.pt")
+    assert load(on_meta(), path, beside=BESIDE) == load(on_meta(), saved(box_weights(), tmp_path / "bare.pt"))
+    load(on_meta(), tmp_path / "bare.pt", beside=BESIDE)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"memory_encoder.x": (4,)}, r"1 of another shape: memory_encoder.x is \[4\]"),
+        ({"memory_encoder.x": None}, r"1 missing: memory_encoder.x \[3\]"),
+        ({"memory_encoder.y": (3,)}, r"1 unexpected: memory_encoder.y \[3\]"),
+    ],
+)
+def test_no_name_is_left_aside(tmp_path, change, complaint):
+    shapes = {name: shape for name, shape in (BESIDE | change).items() if shape is not None}
+    path = saved({"model": box_weights() | hollow(shapes)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=complaint):
+        load(on_meta(), path, beside=BESIDE)
+    with pytest.raises(CheckpointError, match="unexpected"):
+        load(on_meta(), path)
+
+
+def test_the_fingerprint_of_a_file_can_be_taken_again(tmp_path):
+    path = saved({"model": box_weights() | hollow(BESIDE)}, tmp_path / "weights.pt")
+    assert fingerprint_of(path, box_weights()) == load(on_meta(), path, beside=BESIDE)
+    with pytest.raises(CheckpointError, match="no other any more"):
+        fingerprint_of(path, ["other"])
 
 
 def test_parameters_keep_whether_they_are_trained(tmp_path):
@@ -91,11 +121,29 @@ def test_nothing_refers_to_the_file_afterwards(tmp_path, write):
     assert len(module.state_dict()) == 5
 
 
-def test_the_model_in_this_repository_takes_a_released_file(tmp_path):
+@pytest.mark.parametrize("variant", ["sam2.1_hiera_tiny", "sam2_hiera_base_plus"])
+def test_the_two_halves_in_this_repository_take_all_of_a_released_file(tmp_path, variant):
+    config = VARIANTS[variant]
     with torch.device("meta"):
-        module = Sam2(VARIANTS["sam2.1_hiera_tiny"])
-    load(module, saved({"model": hollow(released_shapes("sam2.1_hiera_tiny"))}, tmp_path / "weights.pt"))
-    assert {tensor.device for tensor in module.state_dict().values()} == {CPU}
+        images, videos = Sam2(config), VideoMemory(config)
+    path = saved({"model": hollow(released_shapes(variant))}, tmp_path / "weights.pt")
+    load(images, path, variant=variant, beside=shapes_of(videos))
+    load(videos, path, variant=variant, beside=shapes_of(images))
+    assert {tensor.device for tensor in images.state_dict().values()} == {CPU}
+    assert {*shapes_of(images), *shapes_of(videos)} == {*released_shapes(variant)}
+    assert all(name.startswith(VIDEO_MEMORY_PREFIXES) for name in shapes_of(videos))
+
+
+def test_all_releases_of_one_version_have_the_same_video_half():
+    halves = {variant: video_shapes(config) for variant, config in VARIANTS.items() if config.video}
+    assert len(halves) == 8
+    for variant, shapes in halves.items():
+        assert shapes == halves[f"{variant.partition('_')[0]}_hiera_tiny"]
+    assert set(halves["sam2.1_hiera_tiny"]) - set(halves["sam2_hiera_tiny"]) == {
+        "no_obj_embed_spatial",
+        "obj_ptr_tpos_proj.weight",
+        "obj_ptr_tpos_proj.bias",
+    }
 
 
 MEASURE_MEMORY = """

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.checkpoints.download import BUILTIN_PATH
+from model.checkpoints.halves import video_shapes
 from model.checkpoints.names import with_released_names
 from model.checkpoints.parameters import load_parameters, recognise
 from model.errors import CheckpointError
@@ -38,7 +39,8 @@ def converted() -> dict[str, Tensor]:
 def fingerprint(path: Path, variant: str = BUILTIN) -> str:
     with torch.device("meta"):
         module = Sam2(VARIANTS[variant])
-    return load_parameters(module, path, variant=variant, device=CPU, dtype=torch.float32)
+    beside = video_shapes(VARIANTS[variant])
+    return load_parameters(module, path, variant=variant, device=CPU, dtype=torch.float32, beside=beside)
 
 
 def config(**changes: object) -> str:
@@ -188,16 +190,19 @@ def test_video_memory_has_meta_s_names_too(converted):
     assert set(VIDEO.values()) <= released_shapes("sam2.1_hiera_tiny").keys()
 
 
-def test_weights_of_the_video_model_load_and_tell_their_release(tmp_path):
-    shapes = image_half(released_shapes("sam2.1_hiera_tiny"))
-    weights = transformers_state(hollow(shapes))
-    path = saved(weights | {"no_object_pointer": torch.zeros(1, 256)}, tmp_path / "sam2.pt")
-    assert recognise(path) == ("sam2_hiera_tiny",)
-    path = saved(
-        weights | {"occlusion_spatial_embedding_parameter": torch.zeros(1, 64)}, tmp_path / "sam21.pt"
-    )
-    assert recognise(path) == ("sam2.1_hiera_tiny",)
-    assert fingerprint(path, "sam2.1_hiera_tiny")
+@pytest.mark.parametrize("release", ["sam2", "sam2.1"])
+def test_weights_of_the_video_model_load_and_tell_their_release(tmp_path, release):
+    variant = f"{release}_hiera_tiny"
+    weights = transformers_state(hollow(image_half(released_shapes("sam2.1_hiera_tiny"))))
+    theirs = {name: ours for ours, name in VIDEO.items()}
+    for name, tensor in hollow(video_shapes(VARIANTS[variant])).items():
+        weights[theirs.get(name, name)] = tensor
+    path = saved(weights, tmp_path / "weights.pt")
+    assert recognise(path) == (variant,)
+    assert fingerprint(path, variant)
+    del weights["no_object_pointer"]
+    with pytest.raises(CheckpointError, match="1 missing: no_obj_ptr"):
+        fingerprint(saved(weights, path), variant)
 
 
 def test_weights_of_another_size_name_both(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoints.parameters import VIDEO_MEMORY_PREFIXES, load_parameters
+from model.checkpoints.parameters import NOTHING, load_parameters
+from model.checkpoints.variants import VIDEO_MEMORY_PREFIXES
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -65,8 +66,14 @@ def hollow(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     return {name: zero.expand(shape) for name, shape in shapes.items()}
 
 
-def load(module: nn.Module, path: Path, *, variant: str = "sam2.1_hiera_tiny") -> str:
-    return load_parameters(module, path, variant=variant, device=CPU, dtype=torch.float32)
+def load(
+    module: nn.Module,
+    path: Path,
+    *,
+    variant: str = "sam2.1_hiera_tiny",
+    beside: Mapping[str, tuple[int, ...]] = NOTHING,
+) -> str:
+    return load_parameters(module, path, variant=variant, device=CPU, dtype=torch.float32, beside=beside)
 
 
 def saved(weights: object, path: Path) -> Path:
