@@ -29,7 +29,7 @@ from app.middleware.websockets import patient_websocket
 from app.routes.streams import Streams
 from app.service.exporting import export
 from app.service.loading import locate_weights
-from app.service.service import SegmentationService
+from app.service.segmentation import Segmentation
 from app.settings import Settings, unknown_variables
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop. A model that cannot be loaded also stops the server, which is useless without one."""
-        service: SegmentationService = self._app.state.service
+        service: Segmentation = self._app.state.service
         if not self._is_settled and service.is_loaded:
             self._is_settled = True
             spare_what_stays()
@@ -73,14 +73,14 @@ class Server(uvicorn.Server):
         """Begin to stop, and see that it ends: a thread within a library cannot be stopped but with the process."""
         super().handle_exit(sig, frame)
         if self.last_resort is None:
-            service: SegmentationService = self._app.state.service
+            service: Segmentation = self._app.state.service
             self.last_resort = threading.Timer(service.settings.deadline_s, end_process)
             self.last_resort.daemon = True
             self.last_resort.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer all waiting requests, then let Uvicorn wait for the running ones."""
-        service: SegmentationService = self._app.state.service
+        service: Segmentation = self._app.state.service
         service.drain()
         streams: Streams = self._app.state.streams
         await streams.close(patience_s=service.settings.deadline_s)
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     spare_what_stays()
     server.run(listeners)
-    service: SegmentationService = app.state.service
+    service: Segmentation = app.state.service
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()
     return 0 if server.started and service.failure is None else 1

@@ -27,7 +27,8 @@ from app.routes.uploads import BodyBudget, max_body_bytes
 from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
-from app.service.service import SegmentationService
+from app.service.local import LocalSegmentation
+from app.service.segmentation import Segmentation
 from app.settings import Settings, wants_traces
 from app.telemetry.loop_lag import watch_loop
 from app.telemetry.metrics import Metrics
@@ -51,7 +52,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = SegmentationService(settings, metrics, load=load)
+        service: Segmentation = LocalSegmentation(settings, metrics, load=load)
         app.state.service = service
         app.state.body_budget = BodyBudget(
             Shares(settings.max_bodies_mib * 2**20), patience_s=settings.deadline_s

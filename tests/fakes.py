@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.main import create_app
-from app.service.service import SegmentationService
+from app.service.local import LocalSegmentation
 from app.settings import Settings
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt
 
@@ -162,9 +162,9 @@ class Served:
     segmenter: FakeSegmenter
 
     @property
-    def service(self) -> SegmentationService:
+    def service(self) -> LocalSegmentation:
         """The service that the routes call."""
-        service: SegmentationService = self.app.state.service
+        service: LocalSegmentation = self.app.state.service
         return service
 
     async def post(self, path: str, body: object) -> httpx.Response:

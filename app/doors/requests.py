@@ -21,8 +21,7 @@ from app.middleware.connection import while_connected
 from app.routes.field_errors import invalid
 from app.routes.state import begin_stages, budget_of, in_flight_of, keys_of, remote_pictures_of, service_of
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, BodyBudget, check_size, max_body_bytes, parse_json
-from app.service.segmenting import segment
-from app.service.service import Embedded
+from app.service.segmentation import Embedded
 from app.telemetry.stages import StageTimes
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -129,8 +128,7 @@ async def masks_on(
 
     Raises a ServiceError for a bad picture or prompt, a full queue or a missed deadline, and ClientGone.
     """
-    story = segment(
-        service_of(request),
+    story = service_of(request).segment(
         data,
         prompts,
         options=options,

@@ -184,8 +184,8 @@ def _prompts(body: SegmentBody) -> list[PromptRequest]:
 
 async def _whole(request: Request, data: bytes) -> PromptRequest:
     """The whole picture as a box: without prompts, this asks for what fills the picture."""
-    embedding = (await embedded(request, data)).embedding
-    return PromptRequest(box=(0, 0, embedding.width, embedding.height), multimask_output=True)
+    found = await embedded(request, data)
+    return PromptRequest(box=(0, 0, found.width, found.height), multimask_output=True)
 
 
 def _corners(box: Box) -> list[float]:

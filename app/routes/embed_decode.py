@@ -13,7 +13,7 @@ from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
-from app.service.service import Embedded
+from app.service.segmentation import Embedded
 from app.telemetry.metrics import CONTENT_TYPE
 from model.everything.defaults import default_thresholds
 
@@ -112,8 +112,8 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         embedded = await while_connected(request.receive, story())
     reply = schemas.EmbedReply(
         image_id=embedded.image_id,
-        width=embedded.embedding.width,
-        height=embedded.embedding.height,
+        width=embedded.width,
+        height=embedded.height,
         model=model,
         cached=embedded.cached,
     )

@@ -17,8 +17,8 @@ from app.routes.replies import format_options, timed_json, write_everything
 from app.routes.segment_forms import parse_picture_form
 from app.routes.state import begin_stages, budget_of, service_of
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes, parse_json
-from app.service.everything import NewPicture, everything
 from app.service.search import Report
+from app.service.segmentation import NewPicture
 from model.everything.defaults import default_thresholds
 
 router = APIRouter()
@@ -78,8 +78,8 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
         wish = wanted.wish(default_thresholds(settings.model), format_options(wanted))
 
         async def story(report: Report) -> str:
-            image_id, found = await everything(
-                service, picture, wish, tenant=tenant, times=times, share=share, report=report
+            image_id, found = await service.everything(
+                picture, wish, tenant=tenant, times=times, share=share, report=report
             )
             return await service.work(
                 lambda: write_everything(found, image_id=image_id, model=model), share=share

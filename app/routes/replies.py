@@ -18,7 +18,7 @@ from app.routes.everything_fields import EverythingReply, FoundReply
 from app.routes.mask_fields import FormatFields, MaskFields
 from app.routes.state import service_of
 from app.service.found_masks import Everything
-from app.service.service import SegmentationService
+from app.service.segmentation import Segmentation
 from app.telemetry.stages import StageTimes
 
 _WRITTEN_ON_LOOP_PREDICTIONS = 2
@@ -61,10 +61,8 @@ async def decode_reply(
     return timed_json(content.encode(), times)
 
 
-async def written(
-    service: SegmentationService, decoded: Decoded, *, image_id: str, model: str, share: str
-) -> str:
-    """Return masks as JSON. Many or large ones are written in a thread. Raises as SegmentationService.work does."""
+async def written(service: Segmentation, decoded: Decoded, *, image_id: str, model: str, share: str) -> str:
+    """Return masks as JSON. Many or large ones are written in a thread. Raises as Segmentation.work does."""
     write = partial(write_decoded, decoded, image_id=image_id, model=model)
     return write() if _is_little(decoded) else await service.work(write, share=share)
 

@@ -15,7 +15,6 @@ from app.routes.replies import decode_reply, mask_options, prompt_requests
 from app.routes.segment_forms import Segment, parse_segment
 from app.routes.state import begin_stages, budget_of, service_of
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes
-from app.service.segmenting import segment as segment_picture
 
 router = APIRouter()
 
@@ -71,8 +70,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
             parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         )
 
-        story = segment_picture(
-            service,
+        story = service.segment(
             upload.data,
             prompt_requests(wanted.all_prompts()),
             options=mask_options(wanted),

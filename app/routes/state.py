@@ -13,13 +13,13 @@ from app.middleware.keys import ApiKeys
 from app.middleware.rates import InFlight, LoopTime
 from app.routes.remote_pictures import RemotePictures
 from app.routes.uploads import BodyBudget
-from app.service.service import SegmentationService
+from app.service.segmentation import Segmentation
 from app.telemetry.stages import StageTimes
 
 
-def service_of(request: HTTPConnection) -> SegmentationService:
+def service_of(request: HTTPConnection) -> Segmentation:
     """The service."""
-    service: SegmentationService = request.app.state.service
+    service: Segmentation = request.app.state.service
     return service
 
 

@@ -1,11 +1,7 @@
 """The endpoints of stored images: list, describe, delete, and download their embeddings. No logic."""
 
-import io
-import json
 from typing import Annotated
 
-import numpy as np
-import safetensors.numpy
 from fastapi import APIRouter, Query, Request, Response
 
 from app.middleware.callers import share_of, tenant_of
@@ -13,7 +9,6 @@ from app.routes import schemas
 from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
 from app.storage.store import ImageRecord
-from model.types import Embedding
 
 router = APIRouter()
 
@@ -23,9 +18,7 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
     """Stored pictures, newest first."""
     service = service_of(request)
     model = service.ready().name
-    records = await service.store.describe_all(
-        tenant=tenant_of(request), limit=query.limit + 1, after=query.after
-    )
+    records = await service.describe_all(tenant=tenant_of(request), limit=query.limit + 1, after=query.after)
     page = records[: query.limit]
     return schemas.ImagesReply(
         images=[_image_reply(record, model) for record in page],
@@ -38,7 +31,7 @@ async def get_image(request: Request, image_id: ImageId) -> schemas.ImageReply:
     """Describes a stored picture."""
     service = service_of(request)
     model = service.ready().name
-    return _image_reply(await service.store.describe(image_id, tenant=tenant_of(request)), model)
+    return _image_reply(await service.describe(image_id, tenant=tenant_of(request)), model)
 
 
 @router.delete("/images/{image_id}", status_code=204)
@@ -60,30 +53,26 @@ async def get_embedding(
 ) -> Response:
     """The three feature maps, for a decoder that runs elsewhere, for example in a browser."""
     service = service_of(request)
-    segmenter = service.ready()
-    record = await service.store.describe(image_id, tenant=tenant_of(request))
-    etag = f'"{record.content[:32]}-{segmenter.fingerprint[:16]}-{query.dtype}-{query.format}"'
+    model = service.ready()
+    record = await service.describe(image_id, tenant=tenant_of(request))
+    etag = f'"{record.content[:32]}-{model.fingerprint[:16]}-{query.dtype}-{query.format}"'
     headers = {
         "ETag": etag,
         "Cache-Control": "private, no-cache",
-        "X-SAM2-Model": segmenter.name,
-        "X-SAM2-Fingerprint": segmenter.fingerprint,
+        "X-SAM2-Model": model.name,
+        "X-SAM2-Fingerprint": model.fingerprint,
     }
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
-    share = share_of(request)
-    embedding = await service.find(
-        image_id, tenant=tenant_of(request), times=begin_stages(request), share=share
+    content = await service.export(
+        image_id,
+        dtype=query.dtype,
+        form=query.format,
+        tenant=tenant_of(request),
+        times=begin_stages(request),
+        share=share_of(request),
     )
-    # A decoder of other weights would give masks that only look right, so the file says what it is of.
-    said = {
-        "model": segmenter.name,
-        "fingerprint": segmenter.fingerprint,
-        "width": str(embedding.width),
-        "height": str(embedding.height),
-    }
-    content = await service.work(lambda: _pack(embedding, query, said), share=share)
     headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
     return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -99,22 +88,3 @@ def _image_reply(record: ImageRecord, model: str) -> schemas.ImageReply:
         used=record.used,
         tiers=list(record.tiers),
     )
-
-
-def _pack(embedding: Embedding, query: schemas.EmbeddingQuery, said: dict[str, str]) -> bytes:
-    arrays = embedding.to_arrays(query.dtype)
-    if query.format == "safetensors":
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        return _in_order(safetensors.numpy.save(contiguous, metadata=said))
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
-
-
-def _in_order(content: bytes) -> bytes:
-    """Sort the metadata of a .safetensors file, which come in another order each time: the ETag is a strong one."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(end - 8)
-    return b"".join((len(ordered).to_bytes(8, "little"), ordered, memoryview(content)[end:]))

@@ -3,13 +3,12 @@
 Does not know about HTTP and JSON.
 """
 
-from typing import NamedTuple
-
 from app.codecs.deep import Stretch
 from app.errors import Detail, InvalidPrompt
 from app.scheduling.deadlines import within
 from app.service.found_masks import Everything, Wish
 from app.service.search import DEADLINE_SETTING, Report, Request
+from app.service.segmentation import NewPicture
 from app.service.service import SegmentationService
 from app.telemetry.stages import StageTimes
 from model.everything.crops import Crop, plan
@@ -17,15 +16,6 @@ from model.types import Embedding
 
 MOST_POINTS = 65_536
 """Points of one request, on all its crops."""
-
-
-class NewPicture(NamedTuple):
-    """An upload that is searched at once, and stored as by /embed."""
-
-    data: bytes
-    image_id: str | None
-    replace: bool
-    stretch: Stretch
 
 
 async def everything(
@@ -49,7 +39,7 @@ async def everything(
         segmenter = service.ready()
         file: tuple[bytes, Stretch] | None
         if isinstance(picture, NewPicture):
-            embedded = await service.embed(
+            taken = await service.take_in(
                 picture.data,
                 tenant=tenant,
                 image_id=picture.image_id,
@@ -59,7 +49,7 @@ async def everything(
                 share=share,
                 needs_name=False,
             )
-            image_id, embedding, file = embedded.image_id, embedded.embedding, (picture.data, picture.stretch)
+            image_id, embedding, file = taken.image_id, taken.embedding, (picture.data, picture.stretch)
             crops = _crops(wish, embedding)
         else:
             image_id, file = picture, None

@@ -9,7 +9,7 @@ from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.scheduling.deadlines import within
-from app.service.service import Embedded, SegmentationService
+from app.service.service import SegmentationService, TakenIn
 from app.telemetry.stages import StageTimes
 
 
@@ -25,15 +25,15 @@ async def segment(
     image_id: str | None = None,
     replace: bool = False,
     stretch: Stretch = "range",
-) -> tuple[Embedded, Decoded]:
-    """Return the embedded picture file and its masks, within one deadline.
+) -> tuple[TakenIn, Decoded]:
+    """Return the embedding of a picture file and its masks, within one deadline.
 
     The masks are of this picture, even if another one takes its id meanwhile. If the id is deleted meanwhile,
     nothing is stored. Raises a ServiceError for a bad picture or prompt, a full queue or a missed deadline.
     """
     service.check_prompts(requests)  # before the encoder runs in vain
     async with within(service.settings.deadline_s):
-        embedded = await service.embed(
+        taken = await service.take_in(
             data,
             tenant=tenant,
             image_id=image_id,
@@ -44,6 +44,6 @@ async def segment(
             needs_name=False,
         )
         decoded = await service.decode(
-            embedded.embedding, requests, options=options, tenant=tenant, times=times, share=share
+            taken.embedding, requests, options=options, tenant=tenant, times=times, share=share
         )
-    return embedded, decoded
+    return taken, decoded

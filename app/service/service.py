@@ -46,8 +46,8 @@ _OFF_LOOP_POINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """The result of an upload."""
+class TakenIn:
+    """The result of an upload, with its embedding at hand."""
 
     image_id: str
     embedding: Embedding
@@ -157,7 +157,7 @@ class SegmentationService:
             await self.store.close()
         self._workers.close()
 
-    async def embed(
+    async def take_in(
         self,
         data: bytes,
         *,
@@ -168,7 +168,7 @@ class SegmentationService:
         share: str,
         stretch: Stretch = "range",
         needs_name: bool = True,
-    ) -> Embedded:
+    ) -> TakenIn:
         """Store the embedding of an uploaded picture under its id, or under the SHA-256 of its bytes.
 
         `stretch` says how a picture of more than 8 bits is read. Read in another way, it is another picture.
@@ -199,7 +199,7 @@ class SegmentationService:
                 except ImageNotFound:
                     if needs_name:
                         raise
-            return Embedded(name, embedding, cached=outcome != "miss")
+            return TakenIn(name, embedding, cached=outcome != "miss")
 
     def check_prompts(self, requests: Sequence[PromptRequest]) -> None:
         """Check prompts as far as possible without the picture. Raises InvalidPrompt."""

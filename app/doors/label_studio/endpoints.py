@@ -29,7 +29,7 @@ from app.routes.field_errors import invalid
 from app.routes.remote_pictures import RemotePictures
 from app.routes.state import begin_stages, service_of
 from app.scheduling.deadlines import within
-from app.service.service import SegmentationService
+from app.service.segmentation import Segmentation
 from app.telemetry.stages import StageTimes
 
 PREFIX = "/label-studio"
@@ -38,7 +38,7 @@ PREFIX = "/label-studio"
 @asynccontextmanager
 async def _serving(app: FastAPI) -> AsyncIterator[None]:
     """Hold what outlives a request: connections to Label Studio, and the work in the background."""
-    service: SegmentationService = app.state.service
+    service: Segmentation = app.state.service
     remote: RemotePictures = app.state.remote_pictures
     settings = service.settings
     server = None
@@ -55,7 +55,7 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
     async def embed(source: Source, caller: Caller) -> tuple[bool, int]:
         async with within(settings.deadline_s):
             embedded = await pictures.embed(source, caller, StageTimes())
-        return embedded.cached, service.keeps(embedded.embedding.nbytes) // 2
+        return embedded.cached, service.keeps(embedded.nbytes) // 2
 
     app.state.label_studio_pictures = pictures
     app.state.label_studio_ahead = ahead = Ahead(embed, service.metrics)
@@ -132,11 +132,10 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
         for (picture, index), drawn in by_picture(context.result).items():
             source = _source(asked, picture, index)
             embedded = await _pictures_of(request).embed(source, caller, times)
-            embedding = embedded.embedding
-            width, height = embedding.width, embedding.height
+            width, height = embedded.width, embedded.height
             for control, wanted in _by_control(asked, picture, drawn, width=width, height=height):
                 decoded = await service.decode(
-                    embedding,
+                    embedded.image_id,
                     [each.prompt for each in wanted],
                     options=options_for(control.kind, width=width, height=height),
                     tenant=caller.tenant,
@@ -203,7 +202,7 @@ def _regions(
     ]
 
 
-def _model_version(service: SegmentationService) -> str:
+def _model_version(service: Segmentation) -> str:
     """Name the model so that Label Studio asks again when its weights have changed."""
     segmenter = service.ready()
     return f"{segmenter.name}-{segmenter.fingerprint[:8]}"

@@ -20,7 +20,7 @@ from app.errors import ImageNotFound, ValidationFailed
 from app.routes.field_errors import invalid
 from app.routes.remote_pictures import RemotePictures
 from app.routes.uploads import BodyBudget, check_size
-from app.service.service import Embedded, SegmentationService
+from app.service.segmentation import Embedded, Segmentation
 from app.telemetry.stages import StageTimes
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class TaskPictures:
 
     def __init__(
         self,
-        service: SegmentationService,
+        service: Segmentation,
         budget: BodyBudget,
         *,
         server: LabelStudioServer | None,
@@ -100,13 +100,11 @@ class TaskPictures:
         image_id, until = self._known.get(key, ("", 0.0))
         if monotonic() < until and not is_inline:
             try:
-                found = await self._service.find(
+                return await self._service.recall(
                     image_id, tenant=caller.tenant, times=times, share=caller.share
                 )
             except ImageNotFound:
                 del self._known[key]
-            else:
-                return Embedded(image_id, found, cached=True)
         with self._budget.holding(caller.share) as arrived:
             if is_inline:
                 data = await self._decoded(source.address, caller)

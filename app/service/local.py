@@ -1,0 +1,137 @@
+"""The service in this process, as routes and doors ask for it: what segmentation.py declares.
+
+Adds the stories of more than one step to SegmentationService, and keeps embeddings from leaving it.
+"""
+
+from collections.abc import Sequence
+
+from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.deep import Stretch
+from app.codecs.prompts import PromptRequest
+from app.scheduling.deadlines import within
+from app.service.embedding_export import pack
+from app.service.everything import everything
+from app.service.found_masks import Everything, Wish
+from app.service.search import Report
+from app.service.segmentation import Embedded, EmbeddingDtype, EmbeddingFormat, NewPicture
+from app.service.segmenting import segment
+from app.service.service import SegmentationService, TakenIn
+from app.storage.store import ImageRecord
+from app.telemetry.stages import StageTimes
+from model.types import Embedding
+
+
+class LocalSegmentation(SegmentationService):
+    """A Segmentation."""
+
+    async def embed(
+        self,
+        data: bytes,
+        *,
+        tenant: str,
+        image_id: str | None,
+        replace: bool,
+        times: StageTimes,
+        share: str,
+        stretch: Stretch = "range",
+        needs_name: bool = True,
+    ) -> Embedded:
+        """Store the embedding of an uploaded picture. Raises what `take_in` raises."""
+        taken = await self.take_in(
+            data,
+            tenant=tenant,
+            image_id=image_id,
+            replace=replace,
+            times=times,
+            share=share,
+            stretch=stretch,
+            needs_name=needs_name,
+        )
+        return _said_of(taken)
+
+    async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
+        """Return a stored picture, embedded again if only its upload was kept. Raises what `find` raises."""
+        embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
+        return _said(image_id, embedding, cached=True)
+
+    async def segment(
+        self,
+        data: bytes,
+        requests: Sequence[PromptRequest],
+        *,
+        options: MaskOptions,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+        image_id: str | None = None,
+        replace: bool = False,
+        stretch: Stretch = "range",
+    ) -> tuple[Embedded, Decoded]:
+        """Return the embedded picture and its masks. Raises as segmenting.py says."""
+        taken, decoded = await segment(
+            self,
+            data,
+            requests,
+            options=options,
+            tenant=tenant,
+            times=times,
+            share=share,
+            image_id=image_id,
+            replace=replace,
+            stretch=stretch,
+        )
+        return _said_of(taken), decoded
+
+    async def everything(
+        self,
+        picture: str | NewPicture,
+        wish: Wish,
+        *,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+        report: Report,
+    ) -> tuple[str, Everything]:
+        """Return the id of a picture and every object on it. Raises as everything.py says."""
+        return await everything(self, picture, wish, tenant=tenant, times=times, share=share, report=report)
+
+    async def export(
+        self,
+        image_id: str,
+        *,
+        dtype: EmbeddingDtype,
+        form: EmbeddingFormat,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> bytes:
+        """Return a file with the feature maps of a picture. Raises what `find` raises."""
+        async with within(self.settings.deadline_s):
+            embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
+            segmenter = self.ready()
+            # A decoder of other weights would give masks that only look right, so the file says what it is of.
+            said = {
+                "model": segmenter.name,
+                "fingerprint": segmenter.fingerprint,
+                "width": str(embedding.width),
+                "height": str(embedding.height),
+            }
+            return await self.work(lambda: pack(embedding, dtype=dtype, form=form, said=said), share=share)
+
+    async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
+        """Return information about a stored picture. Raises ImageNotFound."""
+        self.ready()
+        return await self.store.describe(image_id, tenant=tenant)
+
+    async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
+        """Return at most `limit` stored pictures, newest name first. Raises ImageNotFound."""
+        self.ready()
+        return await self.store.describe_all(tenant=tenant, limit=limit, after=after)
+
+
+def _said_of(taken: TakenIn) -> Embedded:
+    return _said(taken.image_id, taken.embedding, cached=taken.cached)
+
+
+def _said(image_id: str, embedding: Embedding, *, cached: bool) -> Embedded:
+    return Embedded(image_id, embedding.height, embedding.width, embedding.nbytes, cached=cached)

@@ -1,0 +1,196 @@
+"""What routes and doors ask of a segmentation service, whether it runs in this process or in others.
+
+No tensor crosses this seam: masks and files come back, and errors are ServiceErrors. Does not know who does the
+work.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.deep import Stretch
+from app.codecs.prompts import PromptRequest
+from app.service.found_masks import Everything, Wish
+from app.service.search import Report
+from app.settings import Settings
+from app.storage.opening import CacheLimits
+from app.storage.store import ImageRecord
+from app.telemetry.metrics import Metrics
+from app.telemetry.stages import StageTimes
+
+T = TypeVar("T")
+
+EmbeddingFormat: TypeAlias = Literal["npz", "safetensors"]
+EmbeddingDtype: TypeAlias = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A picture that can be decoded by its id."""
+
+    image_id: str
+    height: int
+    width: int
+    nbytes: int
+    """Of the embedding."""
+    cached: bool
+    """Whether no encoder ran for this request."""
+
+
+class NewPicture(NamedTuple):
+    """An upload that is searched at once, and stored as by /embed."""
+
+    data: bytes
+    image_id: str | None
+    replace: bool
+    stretch: Stretch
+
+
+class Model(Protocol):
+    """What replies say of the model. A Segmenter has it."""
+
+    @property
+    def name(self) -> str:
+        """The variant, as named in replies; random weights are said."""
+
+    @property
+    def variant(self) -> str:
+        """Which of the networks it is."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies model, weights, preprocessing and precision."""
+
+    @property
+    def device_name(self) -> str:
+        """The device it runs on."""
+
+    @property
+    def dtype_name(self) -> str:
+        """float32, bfloat16 or float16."""
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Height and width of the low-resolution logits."""
+
+
+class Segmentation(Protocol):
+    """The service. Each method but `work` ends within the deadline of a request and raises a ServiceError.
+
+    `times` gets the stages of the request. `share` says whose turn in the queues it takes.
+    """
+
+    settings: Settings
+    metrics: Metrics
+
+    @property
+    def failure(self) -> Exception | None:
+        """The reason why the service will never be ready, once it is known."""
+
+    @property
+    def cache_limits(self) -> CacheLimits:
+        """Memory for embeddings. Exists once the service is ready."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is loaded and warm."""
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a thread of this process still works, after `close` too."""
+
+    def ready(self) -> Model:
+        """Return the model. Raises NotReady and ShuttingDown."""
+
+    async def start(self) -> None:
+        """Become ready. Stores an error in `failure`."""
+
+    def drain(self) -> None:
+        """Reject new and waiting requests."""
+
+    async def close(self) -> None:
+        """Drain, and end what `start` began."""
+
+    async def embed(
+        self,
+        data: bytes,
+        *,
+        tenant: str,
+        image_id: str | None,
+        replace: bool,
+        times: StageTimes,
+        share: str,
+        stretch: Stretch = "range",
+        needs_name: bool = True,
+    ) -> Embedded:
+        """Store the embedding of a picture under its id, or under the SHA-256 of its bytes."""
+
+    async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
+        """Return a stored picture, embedded again if only its upload was kept."""
+
+    async def decode(
+        self,
+        image: str,
+        requests: Sequence[PromptRequest],
+        *,
+        options: MaskOptions,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> Decoded:
+        """Return the masks for every prompt on the image with that id."""
+
+    async def segment(
+        self,
+        data: bytes,
+        requests: Sequence[PromptRequest],
+        *,
+        options: MaskOptions,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+        image_id: str | None = None,
+        replace: bool = False,
+        stretch: Stretch = "range",
+    ) -> tuple[Embedded, Decoded]:
+        """Return the embedded picture and its masks."""
+
+    async def everything(
+        self,
+        picture: str | NewPicture,
+        wish: Wish,
+        *,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+        report: Report,
+    ) -> tuple[str, Everything]:
+        """Return the id of a picture, which is stored or new, and every object on it, within its own deadline."""
+
+    async def export(
+        self,
+        image_id: str,
+        *,
+        dtype: EmbeddingDtype,
+        form: EmbeddingFormat,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> bytes:
+        """Return a file with the feature maps of a picture."""
+
+    async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
+        """Return information about a stored picture."""
+
+    async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
+        """Return at most `limit` stored pictures that follow `after`, newest name first."""
+
+    async def delete(self, image_id: str, *, tenant: str) -> None:
+        """Delete an image everywhere, even while it is being embedded."""
+
+    def keeps(self, embedding_bytes: int) -> int:
+        """Return how many embeddings of this size are kept before the first one is dropped."""
+
+    async def work(self, job: Callable[[], T], *, share: str) -> T:
+        """Run a job in a worker thread of this process, with the deadline of a request."""
