@@ -13,6 +13,7 @@ from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.service.found_masks import Everything, Wish
 from app.service.search import Report
+from app.service.videos import Videos
 from app.settings import Settings
 from app.storage.opening import CacheLimits
 from app.storage.store import ImageRecord
@@ -91,6 +92,10 @@ class Segmentation(Protocol):
     @property
     def cache_limits(self) -> CacheLimits:
         """Memory for embeddings. Exists once the service is ready."""
+
+    @property
+    def videos(self) -> Videos:
+        """Videos as sequences of frames. Their files are read in this process."""
 
     @property
     def is_loaded(self) -> bool:

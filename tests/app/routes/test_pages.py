@@ -177,4 +177,5 @@ def test_a_wheel_holds_page_and_client_and_serves_them(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path / "installed", check=True, capture_output=True, text=True)
     folder, *served = done.stdout.split()
     assert Path(folder) == tmp_path / "installed/app/client_js"
-    assert set(served) == {path_of(name).strip("/") or "page/index.html" for name in [*FILES, SAMPLE]} | {"client.js"}
+    paths = {path_of(name).strip("/") or "page/index.html" for name in [*FILES, SAMPLE]}
+    assert set(served) == paths | {"client.js"}
