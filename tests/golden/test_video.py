@@ -56,8 +56,8 @@ TOLERANCE = {
     "two_objects": Tolerance(1e-3, 10),
     "correction_kept": Tolerance(5e-3, 60) if SAME_ROUNDING else Tolerance(5e-3, 120, memory=2e-2),
 }
-"""In the last, logits handed back as a mask magnify what rounds otherwise. On a CPU with AMX 77 pixels of a mask were
-seen to change sign, and memory changes around such a pixel."""
+"""In the last, logits handed back as a mask magnify what rounds otherwise. On a CPU with AMX 77 pixels of a mask
+were seen to change sign, and memory changes around such a pixel."""
 PIXELS_APART = 150
 
 
