@@ -44,6 +44,8 @@ class Tolerance:
     values: float
     """Largest deviation of a sample, over the root mean square of the samples."""
     pixels: int
+    memory: float = 1e-3
+    """Beside one last bit of bfloat16: of a memory's value, over the root mean square of the samples."""
 
 
 TOLERANCE = {
@@ -52,9 +54,10 @@ TOLERANCE = {
     "vanish": Tolerance(5e-4, 5),
     "unfilled": Tolerance(5e-4, 5),
     "two_objects": Tolerance(1e-3, 10),
-    "correction_kept": Tolerance(5e-3, 60 if SAME_ROUNDING else 120),
+    "correction_kept": Tolerance(5e-3, 60) if SAME_ROUNDING else Tolerance(5e-3, 120, memory=2e-2),
 }
-"""In the last, logits handed back as a mask magnify what rounds otherwise: 77 pixels seen with AMX."""
+"""In the last, logits handed back as a mask magnify what rounds otherwise. On a CPU with AMX 77 pixels of a mask
+were seen to change sign, and memory changes around such a pixel."""
 PIXELS_APART = 150
 
 
@@ -235,7 +238,9 @@ class Check:
             indices = sample_indices(key, memory.numel(), 16)
             values, sample = memory.flatten()[indices].numpy(), np.array(expected["memory"]["sample"])
             # One last bit of bfloat16 either way; the norm says more.
-            assert (np.abs(values - sample) <= 2**-7 * np.abs(sample) + 1e-3 * rms(sample)).all()
+            assert (
+                np.abs(values - sample) <= 2**-7 * np.abs(sample) + self.tolerance.memory * rms(sample)
+            ).all()
             found["memory norm"] = 10 * relative(memory.double().norm().item(), expected["memory"]["norm"])
         return found
 
