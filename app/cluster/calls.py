@@ -6,9 +6,10 @@ know what carries them.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -63,7 +64,7 @@ async def answer(service: Segmentation, call: Call) -> Answer:
     assert call.method in ASKED, call.method  # noqa: S101  # a Front asks for nothing else
     times = StageTimes()
     timed = {"times": times} if call.method in _TIMED else {}
-    return await _answered(call, getattr(service, call.method)(**call.arguments, **timed), times)
+    return await _answered(call, lambda: getattr(service, call.method)(**call.arguments, **timed), times)
 
 
 async def answer_in_steps(service: Segmentation, call: Call) -> AsyncIterator[Step | Answer]:
@@ -75,7 +76,7 @@ async def answer_in_steps(service: Segmentation, call: Call) -> AsyncIterator[St
         newest[:] = [Step(progress, found)]
         changed.set()
 
-    search = service.everything(**call.arguments, times=times, report=report)
+    search = partial(service.everything, **call.arguments, times=times, report=report)
     work = asyncio.create_task(_answered(call, search, times))
     work.add_done_callback(lambda _: changed.set())
     try:
@@ -91,12 +92,12 @@ async def answer_in_steps(service: Segmentation, call: Call) -> AsyncIterator[St
             await work
 
 
-async def _answered(call: Call, story: Any, times: StageTimes) -> Answer:
+async def _answered(call: Call, story: Callable[[], Awaitable[Any]], times: StageTimes) -> Answer:
     token = request_id.set(call.request_id)
     value, error, bug = None, None, ""
     try:
         async with within(call.left_s):
-            value = await story
+            value = await story()
     except ServiceError as failure:
         error = to_plain(failure)
     except Exception as failure:  # the Front logs and counts it as its own
