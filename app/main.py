@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import Depends, FastAPI
 
+from app.cluster.devices import Devices
+from app.cluster.remote import RemoteSegmentation
 from app.doors.doors import open_doors
 from app.doors.errors import DoorErrorsMiddleware
 from app.middleware.access import QUIET, AccessMiddleware, Traces
@@ -37,8 +39,15 @@ from app.version import VERSION
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    segmenter: Segmenter | None = None,
+    *,
+    connect: Callable[[], Awaitable[Devices]] | None = None,
+) -> FastAPI:
     """Return the application. `segmenter` is used instead of the model that the settings name.
+
+    With `connect`, which returns Devices, it loads no model and asks those.
 
     Raises KeysError if the API keys cannot be read.
     """
@@ -52,7 +61,11 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service: Segmentation = LocalSegmentation(settings, metrics, load=load)
+        service: Segmentation = (
+            LocalSegmentation(settings, metrics, load=load)
+            if connect is None
+            else RemoteSegmentation(settings, metrics, connect=connect)
+        )
         app.state.service = service
         app.state.body_budget = BodyBudget(
             Shares(settings.max_bodies_mib * 2**20), patience_s=settings.deadline_s

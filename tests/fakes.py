@@ -20,6 +20,7 @@ from app.main import create_app
 from app.service.local import LocalSegmentation
 from app.settings import Settings
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt
+from tests.fake_devices import FakeDevices
 
 MASK_SIDE = 32
 RADII = (3.0, 6.0, 9.0)
@@ -27,6 +28,8 @@ RADII = (3.0, 6.0, 9.0)
 IOUS = (0.5, 0.9, 1.25)
 """Estimated IoUs of the three discs. The last one is the best, and its estimate is above 1."""
 SINGLE_IOU = 0.75
+devices_are_elsewhere = False
+"""Whether `make_app` makes a Front, which asks a device by calls. The fixture `either_service` sets it."""
 LONG_S = 20.0
 """A timeout that no passing test comes near."""
 
@@ -153,6 +156,23 @@ def picture(width: int = 60, height: int = 40, *, shade: int = 0) -> bytes:
     return file.getvalue()
 
 
+def make_app(settings: Settings, segmenter: FakeSegmenter) -> FastAPI:
+    """Return an application with its device in this process or, within `either_service`, behind calls."""
+    if not devices_are_elsewhere:
+        return create_app(settings, segmenter)
+    devices = FakeDevices(settings, segmenter)
+    app = create_app(settings, connect=devices.connect)
+    app.state.fake_devices = devices
+    return app
+
+
+def service_of(app: FastAPI) -> LocalSegmentation:
+    """Return the service that does the work of an application that `make_app` made."""
+    devices: FakeDevices | None = getattr(app.state, "fake_devices", None)
+    service: LocalSegmentation = app.state.service if devices is None else devices.services[0]
+    return service
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A running service and a client of it."""
@@ -163,9 +183,8 @@ class Served:
 
     @property
     def service(self) -> LocalSegmentation:
-        """The service that the routes call."""
-        service: LocalSegmentation = self.app.state.service
-        return service
+        """The service that does the work: the routes call it, or the Front does."""
+        return service_of(self.app)
 
     async def post(self, path: str, body: object) -> httpx.Response:
         """POST a value as JSON."""
@@ -193,12 +212,12 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Run the service. Yield it once it is ready, and close it at the end."""
     segmenter = segmenter or FakeSegmenter()
-    app = create_app(settings or Settings(workers=2), segmenter)
+    app = make_app(settings or Settings(workers=2), segmenter)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             served = Served(app, client, segmenter)
-            await until(lambda: served.service._segmenter is not None)
+            await until(lambda: app.state.service.is_loaded)
             try:
                 yield served
             finally:

@@ -24,6 +24,7 @@ ROOMS = {
     "app.__main__": Room(9, model=("model.errors",)),
     "app.main": Room(8),
     "app.doors": Room(7),
+    "app.cluster": Room(6),
     "app.routes": Room(6, model=("model.everything", "model.types")),
     "app.service": Room(
         5,
@@ -79,7 +80,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "app/settings.py",
     ),
     "pydantic_settings": ("app/settings.py",),
-    "prometheus_client": ("app/telemetry/metrics.py",),
+    "prometheus_client": ("app/telemetry/cluster_metrics.py", "app/telemetry/metrics.py"),
     "opentelemetry": ("app/telemetry/tracing.py",),
     "httpcore": ("app/routes/remote_pictures.py",),
     "sqlite3": ("app/storage/",),

@@ -205,4 +205,4 @@ async def readyz(request: Request) -> schemas.StatusReply:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
-    return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE)
+    return Response(await service_of(request).figures(), media_type=CONTENT_TYPE)

@@ -8,12 +8,20 @@ from collections.abc import Sequence
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
+from app.errors import ServiceError
 from app.scheduling.deadlines import within
 from app.service.embedding_export import pack
 from app.service.everything import everything
 from app.service.found_masks import Everything, Wish
 from app.service.search import Report
-from app.service.segmentation import Embedded, EmbeddingDtype, EmbeddingFormat, NewPicture
+from app.service.segmentation import (
+    DeviceState,
+    Embedded,
+    EmbeddingDtype,
+    EmbeddingFormat,
+    ModelCard,
+    NewPicture,
+)
 from app.service.segmenting import segment
 from app.service.service import SegmentationService, TakenIn
 from app.storage.store import ImageRecord
@@ -127,6 +135,31 @@ class LocalSegmentation(SegmentationService):
         """Return at most `limit` stored pictures, newest name first. Raises ImageNotFound."""
         self.ready()
         return await self.store.describe_all(tenant=tenant, limit=limit, after=after)
+
+    def state(self, *, name: str = "0", node: str = "") -> DeviceState:
+        """Return how the device is."""
+        problem, model = "", None
+        try:
+            model = ModelCard.of(self.ready())
+        except ServiceError as error:
+            problem = error.message
+        return DeviceState(
+            name,
+            node,
+            problem,
+            model,
+            self.cache_limits if self.is_loaded else None,
+            waiting_prompts=self._decoder.waiting,
+            waiting_images=len(self._encodings),
+        )
+
+    async def devices(self) -> list[DeviceState]:
+        """Return the one device."""
+        return [self.state()]
+
+    async def figures(self) -> bytes:
+        """Return the metrics of this process."""
+        return self.metrics.render()
 
 
 def _said_of(taken: TakenIn) -> Embedded:

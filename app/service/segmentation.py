@@ -76,6 +76,48 @@ class Model(Protocol):
         """Height and width of the low-resolution logits."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A Model without the model, for processes that do not have it."""
+
+    name: str
+    variant: str
+    fingerprint: str
+    device_name: str
+    dtype_name: str
+    mask_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, model: Model) -> "ModelCard":
+        """What is said of a model."""
+        return cls(
+            model.name,
+            model.variant,
+            model.fingerprint,
+            model.device_name,
+            model.dtype_name,
+            model.mask_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """How a device is, and how busy."""
+
+    name: str
+    """Identifies it among all devices of a server."""
+    node: str
+    """The machine; empty if it is this one."""
+    problem: str
+    """The reason why it is not ready; empty if it is."""
+    model: ModelCard | None
+    """None before it is loaded."""
+    limits: CacheLimits | None
+    """None before the model is loaded."""
+    waiting_prompts: int
+    waiting_images: int
+
+
 class Segmentation(Protocol):
     """The service. Each method but `work` ends within the deadline of a request and raises a ServiceError.
 
@@ -196,6 +238,12 @@ class Segmentation(Protocol):
 
     def keeps(self, embedding_bytes: int) -> int:
         """Return how many embeddings of this size are kept before the first one is dropped."""
+
+    async def devices(self) -> list[DeviceState]:
+        """Return the devices that do the work."""
+
+    async def figures(self) -> bytes:
+        """Return the metrics of this process, and of others that do the work, in Prometheus's text format."""
 
     async def work(self, job: Callable[[], T], *, share: str) -> T:
         """Run a job in a worker thread of this process, with the deadline of a request."""

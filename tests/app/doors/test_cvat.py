@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from app.settings import Settings
-from tests.fakes import FakeSegmenter, Served, disc_mask, picture, serving
+from tests.fakes import Served, disc_mask, picture, serving
+
+pytestmark = pytest.mark.usefixtures("either_service")
 
 PICTURE = picture()
 CLICK: dict[str, Any] = {
@@ -222,13 +224,11 @@ async def test_the_key_is_the_password_of_basic() -> None:
         assert (image["width"], image["height"]) == (60, 40)
 
 
-async def test_without_a_model_it_says_so() -> None:
-    segmenter = FakeSegmenter()
-    async with serving(segmenter=segmenter) as served:
-        served.service._segmenter = None
+async def test_without_a_model_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as served:
+        monkeypatch.setattr(type(served.app.state.service), "is_loaded", False)
         reply = await served.client.get("/api/functions/sam2")
         assert reply.json()["status"]["state"] == "building"
-        assert (await invoke(served)).status_code == 503
 
 
 async def test_a_closed_door_is_none() -> None:

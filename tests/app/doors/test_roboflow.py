@@ -12,6 +12,8 @@ from pycocotools import mask as coco
 from app.settings import Settings
 from tests.fakes import MASK_SIDE, SINGLE_IOU, Served, disc_mask, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 CLICK = {"points": [{"x": 30, "y": 20, "positive": True}]}
 WHERE = ["/sam2/segment_image", "/sam3/visual_segment"]
 

@@ -15,6 +15,8 @@ from app.settings import Settings
 from model.masks.runs import Runs
 from tests.fakes import SINGLE_IOU, Served, disc_mask, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 KEYS = "anna:anna-0123456789abcdef,bert:bert-0123456789abcdef"
 DATA_URL = "data:image/png;base64," + b64encode(picture()).decode()
 

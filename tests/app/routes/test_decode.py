@@ -14,6 +14,8 @@ from model.types import Prompt
 from tests.app.routes.decode_requests import CLICK, HEIGHT, WIDTH, masks_in
 from tests.fakes import IOUS, MASK_SIDE, RADII, SINGLE_IOU, FakeSegmenter, disc, disc_mask, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 
 def mask_of(radius: float) -> np.ndarray:
     """Return the mask (HEIGHT, WIDTH) of CLICK."""

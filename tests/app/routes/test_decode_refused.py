@@ -10,6 +10,8 @@ from app.settings import Settings
 from tests.app.routes.decode_requests import CLICK, HEIGHT, WIDTH, masks_in
 from tests.fakes import MASK_SIDE, error, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 
 @pytest.mark.parametrize(
     ("fields", "where", "words"),

@@ -8,6 +8,8 @@ import pytest
 
 from tests.fakes import error, picture, serving, until
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 PNG = {"Content-Type": "image/png"}
 
 

@@ -15,6 +15,8 @@ from app.settings import Settings
 from model.types import Prompt
 from tests.fakes import IOUS, FakeSegmenter, Served, disc_mask, error, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 HEIGHT, WIDTH = 40, 60
 FOUND = {"points_per_side": 4, "stability_score_thresh": 0.5, "pred_iou_thresh": 0.4}
 """The fake's discs around sixteen clicks, but for near duplicates."""

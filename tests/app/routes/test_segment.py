@@ -16,6 +16,8 @@ from app.settings import Settings
 from model.types import Embedding, Prediction, Prompt
 from tests.fakes import MASK_SIDE, FakeSegmenter, Served, error, picture, serving, until
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 CLICK = {"point_coords": "[[30, 20]]", "point_labels": "[1]"}
 
 

@@ -13,6 +13,8 @@ import safetensors.numpy
 from app.settings import Settings
 from tests.fakes import error, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 
 async def test_a_stored_picture_can_be_looked_up() -> None:
     began = time.time()

@@ -14,11 +14,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.__main__ import Server, bind, make_server
-from app.main import create_app
 from app.routes.streams import MAX_MESSAGE_BYTES
 from app.settings import Settings
-from tests.fakes import LONG_S, FakeSegmenter, picture, until
+from tests.fakes import LONG_S, FakeSegmenter, make_app, picture, service_of, until
 from tests.server import free_port
+
+pytestmark = pytest.mark.usefixtures("either_service")
 
 KEY = "anna-0123456789abcdef"
 OTHER = "bert-0123456789abcdef"
@@ -49,11 +50,11 @@ async def listening(key: str = "", **settings: Any) -> AsyncIterator[Listening]:
     """Run a server with one picture embedded."""
     wanted = Settings(**{"workers": 2, "port": free_port()} | settings)
     segmenter = FakeSegmenter()
-    app = create_app(wanted, segmenter)
+    app = make_app(wanted, segmenter)
     server = make_server(app, wanted)
     serving = asyncio.create_task(server._serve(bind("127.0.0.1", wanted.port)))
     try:
-        await until(lambda: server.started and app.state.service._segmenter is not None)
+        await until(lambda: server.started and app.state.service.is_loaded)
         listening = Listening(server, app, segmenter, wanted.port)
         headers = {"X-API-Key": key} if key else {}
         files = {"image": picture(60, 40)}
@@ -161,7 +162,7 @@ async def test_a_model_that_breaks_and_a_fault_of_ours_are_answers_too(
         server.segmenter.fail_next = RuntimeError("broken")
         await say(connection, tag=1, **CLICK)
         assert (await hear(connection))["error"]["code"] == "inference_failed"
-        monkeypatch.setattr(server.app.state.service, "store", None)
+        monkeypatch.setattr(service_of(server.app), "store", None)
         await say(connection, tag=2, **CLICK)
         answer = await hear(connection)
         assert (answer["tag"], answer["error"]["code"]) == (2, "internal_error")

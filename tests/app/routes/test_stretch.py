@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from app.settings import Settings
 from model.types import Embedding, Pixels
 from tests.fakes import FakeSegmenter, error, picture, serving
+
+pytestmark = pytest.mark.usefixtures("either_service")
 
 PNG = {"Content-Type": "image/png"}
 

@@ -22,6 +22,8 @@ from tests.app.middleware.test_keys import ANNA, BERT, bearer, settings
 from tests.fakes import Served, error, picture, serving, until
 from tests.small_videos import clip
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 HERS = picture(shade=77)
 DIGEST = hashlib.sha256(HERS).hexdigest()
 NAMES = ("annas-truck", DIGEST)

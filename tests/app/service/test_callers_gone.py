@@ -11,6 +11,8 @@ from app.settings import Settings
 from tests.app.requests_under_way import block, start
 from tests.fakes import picture, serving, until
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 
 async def test_an_encoding_goes_on_for_those_who_joined_when_its_first_caller_leaves() -> None:
     async with serving() as served:

@@ -14,6 +14,8 @@ from tests.app.doors.label_studio.studio import body, config, connected, key_poi
 from tests.app.doors.label_studio.test_brush import decode
 from tests.fakes import Served, disc_mask, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 PREDICT = "/label-studio/predict"
 
 

@@ -1,0 +1,85 @@
+"""Asks a Device, and another one if it dies. Does not know which Device a picture belongs to."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+from app.cluster.calls import Answer, Call
+from app.cluster.devices import Devices
+from app.cluster.errors_as_values import from_plain
+from app.errors import NotReady, Overloaded, ShuttingDown
+from app.middleware.access import request_id
+from app.scheduling.deadlines import left_s
+from app.telemetry.stages import StageTimes
+
+log = logging.getLogger(__name__)
+
+ASKED_AT_MOST = 5
+"""A call whose Device dies is asked again. Not for ever, because it may be the call that kills them."""
+_FIRST_PAUSE_S = 0.05
+"""Before the second try; doubled for each further one."""
+
+
+class DeviceBug(Exception):
+    """A Device failed in a way that it did not foresee. Its log has the traceback, under the same request id."""
+
+
+class _Leaving(Exception):
+    """A Device that is being stopped got a call all the same."""
+
+
+class Asking:
+    """Turns calls into values and errors. `count` is called for each call that is asked again."""
+
+    def __init__(self, devices: Devices, *, count: Callable[[], None]) -> None:
+        self._devices = devices
+        self._count = count
+
+    async def ask(
+        self,
+        method: str,
+        arguments: dict[str, Any],
+        ask: Callable[[Call], Awaitable[Answer]],
+        times: StageTimes,
+    ) -> Any:
+        """Ask until a Device answers, which then may be another one. Everything that is asked may be repeated."""
+        pause_s = _FIRST_PAUSE_S
+        for tries_left in reversed(range(ASKED_AT_MOST)):
+            started = perf_counter()
+            try:
+                found = await ask(Call(method, arguments, left_s(), request_id.get()))
+                if found.error is not None and found.error[1] == ShuttingDown.code:
+                    raise _Leaving(found.error[2])
+            except Exception as error:
+                if self._devices.is_full(error):
+                    what = "Too many requests wait for the device that has this picture. Try again later."
+                    raise Overloaded(what, retry_after_s=2) from error
+                if not isinstance(error, _Leaving) and not self._devices.is_lost(error):
+                    raise
+                log.info("A device is lost during %s: %s", method, error)
+                if not tries_left:
+                    break
+                self._count()
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+            else:
+                return _opened(found, times, started)
+        what = "The devices that were asked are gone; others are being started. Try again later."
+        raise NotReady(what, retry_after_s=5)
+
+
+def _opened(found: Answer, times: StageTimes, started: float) -> Any:
+    """Return the value of an answer, or raise its error. Adds its stages, and what the way took."""
+    now = perf_counter()
+    at_device_s = max((before for _, before, _ in found.stages), default=0.0)
+    times.add("way", max(0.0, now - started - at_device_s))
+    for name, started_s, ended_s in found.stages:
+        times.add(name, started_s - ended_s, ended_at=now - ended_s)
+    times.batch_size = max(times.batch_size, found.batch_size)
+    if found.error is not None:
+        raise from_plain(found.error)
+    if found.bug:
+        raise DeviceBug(found.bug)
+    return found.value

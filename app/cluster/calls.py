@@ -1,0 +1,110 @@
+"""What travels between a Front and a Device, and how a Device answers it.
+
+A call names a method of the Segmentation seam and has its arguments: values, no tensors and no exceptions. Does not
+know what carries them.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from app.cluster.errors_as_values import PlainError, to_plain
+from app.errors import ServiceError
+from app.middleware.access import request_id
+from app.scheduling.deadlines import within
+from app.service.segmentation import Segmentation
+from app.telemetry.stages import StageTimes
+
+log = logging.getLogger(__name__)
+
+ASKED = frozenset({"embed", "recall", "decode", "segment", "export", "describe", "describe_all", "delete"})
+"""Methods that a call may name. Each may be repeated."""
+_TIMED = ASKED - {"describe", "describe_all", "delete"}
+"""Those with an argument `times`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request of a Front to a Device."""
+
+    method: str
+    arguments: dict[str, Any]
+    left_s: float
+    """Seconds until the Front gives up. Clocks of two machines differ, so it is no point in time."""
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of a Device: a value, an error of the request, or what the Device's log calls a bug."""
+
+    value: Any = None
+    error: PlainError | None = None
+    bug: str = ""
+    stages: tuple[tuple[str, float, float], ...] = ()
+    """Name, start and end of each stage, in seconds before the answer."""
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a search is."""
+
+    progress: float
+    found: int
+
+
+async def answer(service: Segmentation, call: Call) -> Answer:
+    """Let the service of a Device do what a call says."""
+    assert call.method in ASKED, call.method  # noqa: S101  # a Front asks for nothing else
+    times = StageTimes()
+    timed = {"times": times} if call.method in _TIMED else {}
+    return await _answered(call, lambda: getattr(service, call.method)(**call.arguments, **timed), times)
+
+
+async def answer_in_steps(service: Segmentation, call: Call) -> AsyncIterator[Step | Answer]:
+    """Let the service search for everything. Yield the newest step whenever there is one, and the answer last."""
+    times, changed = StageTimes(), asyncio.Event()
+    newest: list[Step] = []
+
+    def report(progress: float, found: int) -> None:
+        newest[:] = [Step(progress, found)]
+        changed.set()
+
+    search = partial(service.everything, **call.arguments, times=times, report=report)
+    work = asyncio.create_task(_answered(call, search, times))
+    work.add_done_callback(lambda _: changed.set())
+    try:
+        while not work.done():
+            await changed.wait()
+            changed.clear()
+            if newest:
+                yield newest.pop()
+        yield work.result()
+    finally:
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+
+
+async def _answered(call: Call, story: Callable[[], Awaitable[Any]], times: StageTimes) -> Answer:
+    token = request_id.set(call.request_id)
+    value, error, bug = None, None, ""
+    try:
+        async with within(call.left_s):
+            value = await story()
+    except ServiceError as failure:
+        error = to_plain(failure)
+    except Exception as failure:  # the Front logs and counts it as its own
+        log.exception("Internal error")
+        bug = f"{type(failure).__name__}: {failure}"
+    finally:
+        request_id.reset(token)
+    now = perf_counter()
+    stages = tuple((stage.name, now - stage.started_at, now - stage.ended_at) for stage in times.stages)
+    return Answer(value, error, bug, stages, times.batch_size)

@@ -1,0 +1,35 @@
+"""What RemoteSegmentation asks of the engine that runs Devices.
+
+Does not know the engine; ray_devices.py does.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from app.cluster.calls import Answer, Call, Step
+from app.service.segmentation import DeviceState
+
+
+class Devices(Protocol):
+    """All Devices. A key goes to the same one as long as it lives."""
+
+    async def ask(self, key: str, call: Call) -> Answer:
+        """Have a call answered. An empty key goes to any Device. When cancelled, the Device ends the work."""
+
+    def ask_in_steps(self, key: str, call: Call) -> AsyncIterator[Step | Answer]:
+        """Have a search answered in steps."""
+
+    async def states(self, *, patience_s: float) -> list[DeviceState]:
+        """Return the states of all Devices that answer in time."""
+
+    async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
+        """Return the names of all Devices that answer in time, and their metrics."""
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether an error of `ask` means that the Device is gone or never got the call."""
+
+    def is_full(self, error: Exception) -> bool:
+        """Whether an error of `ask` means that too many calls wait for a Device."""
+
+    async def close(self) -> None:
+        """End what was begun for this server."""

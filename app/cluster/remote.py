@@ -1,0 +1,317 @@
+"""The service in a server without a device of its own, a Front: each request goes to the Device of its picture.
+
+A picture's key is its tenant and id, so clicks meet the Device that embedded it. Another one has it from the folder
+that all share, later. Does not know the engine.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+from app.cluster.asking import Asking
+from app.cluster.calls import Answer, Call
+from app.cluster.devices import Devices
+from app.cluster.watch import PATIENCE_S, Watch
+from app.codecs.answers import Decoded, MaskOptions
+from app.codecs.deep import Stretch
+from app.codecs.prompts import PromptRequest
+from app.errors import NotReady, ShuttingDown
+from app.scheduling.deadlines import within
+from app.scheduling.shares import Workers
+from app.service.found_masks import Everything, Wish
+from app.service.search import DEADLINE_SETTING, Report
+from app.service.segmentation import (
+    DeviceState,
+    Embedded,
+    EmbeddingDtype,
+    EmbeddingFormat,
+    ModelCard,
+    NewPicture,
+)
+from app.settings import Settings
+from app.storage.names import content_id
+from app.storage.opening import CacheLimits
+from app.storage.store import ImageRecord
+from app.telemetry.cluster_metrics import ClusterMetrics, merged
+from app.telemetry.metrics import Metrics
+from app.telemetry.stages import StageTimes
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_OFF_LOOP_BYTES = 256 * 1024
+"""Hashing fewer bytes takes less time than passing the job to a thread."""
+
+
+class RemoteSegmentation:
+    """A Segmentation. `connect` returns the Devices once they run; it may take minutes."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, *, connect: Callable[[], Awaitable[Devices]]
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.failure: Exception | None = None
+        self._connect = connect
+        self._devices: Devices
+        self._workers = Workers(settings.workers)
+        self._figures = ClusterMetrics(metrics.registry)
+        self._watch = Watch(self._figures)
+        self._asking: Asking
+        self._draining = False
+        self._watching: asyncio.Task[None] | None = None
+        metrics.watch_readiness(self.ready)
+
+    @property
+    def cache_limits(self) -> CacheLimits:
+        """Those of one Device."""
+        return self._watch.limits
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a Device has been ready."""
+        return self._watch.has_seen_one
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a worker thread of this process still works."""
+        return self._workers.is_working
+
+    def ready(self) -> ModelCard:
+        """Return the model of the Devices. Raises NotReady if none has been ready lately, and ShuttingDown."""
+        if self._draining:
+            raise ShuttingDown()
+        if self.failure is not None:
+            raise NotReady(f"The devices could not be started: {self.failure}", retry_after_s=60)
+        return self._watch.model()
+
+    async def start(self) -> None:
+        """Connect, and look at the Devices from time to time. Stores an error in `failure`."""
+        try:
+            self._devices = await self._connect()
+        except Exception as error:  # whatever it is: `ready` reports it, and the process ends
+            log.critical(
+                "The devices could not be started: %s", error, exc_info=log.isEnabledFor(logging.DEBUG)
+            )
+            self.failure = error
+            return
+        self._asking = Asking(self._devices, count=self._figures.asked_again.inc)
+        self._watching = asyncio.create_task(self._watch.keep_looking(self._devices))
+
+    def drain(self) -> None:
+        """Reject new requests. Those at a Device are answered."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """Drain, and let go of the Devices."""
+        self.drain()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._devices.close()
+        self._workers.close()
+
+    async def embed(
+        self,
+        data: bytes,
+        *,
+        tenant: str,
+        image_id: str | None,
+        replace: bool,
+        times: StageTimes,
+        share: str,
+        stretch: Stretch = "range",
+        needs_name: bool = True,
+    ) -> Embedded:
+        """Store the embedding of a picture."""
+        name = image_id or await self._own_id(data, stretch, times, share)
+        return cast(
+            Embedded,
+            await self._ask(
+                _key(name, tenant),
+                "embed",
+                times,
+                data=data,
+                tenant=tenant,
+                image_id=image_id,
+                replace=replace,
+                share=share,
+                stretch=stretch,
+                needs_name=needs_name,
+            ),
+        )
+
+    async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
+        """Return a stored picture, embedded again if only its upload was kept."""
+        key = _key(image_id, tenant)
+        found = await self._ask(key, "recall", times, image_id=image_id, tenant=tenant, share=share)
+        return cast(Embedded, found)
+
+    async def decode(
+        self,
+        image: str,
+        requests: Sequence[PromptRequest],
+        *,
+        options: MaskOptions,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> Decoded:
+        """Return the masks for every prompt on the image with that id."""
+        decoded = await self._ask(
+            _key(image, tenant),
+            "decode",
+            times,
+            image=image,
+            requests=requests,
+            options=options,
+            tenant=tenant,
+            share=share,
+        )
+        return cast(Decoded, decoded)
+
+    async def segment(
+        self,
+        data: bytes,
+        requests: Sequence[PromptRequest],
+        *,
+        options: MaskOptions,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+        image_id: str | None = None,
+        replace: bool = False,
+        stretch: Stretch = "range",
+    ) -> tuple[Embedded, Decoded]:
+        """Return the embedded picture and its masks."""
+        name = image_id or await self._own_id(data, stretch, times, share)
+        found = await self._ask(
+            _key(name, tenant),
+            "segment",
+            times,
+            data=data,
+            requests=requests,
+            options=options,
+            tenant=tenant,
+            share=share,
+            image_id=image_id,
+            replace=replace,
+            stretch=stretch,
+        )
+        return cast(tuple[Embedded, Decoded], found)
+
+    async def everything(
+        self,
+        picture: str | NewPicture,
+        wish: Wish,
+        *,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+        report: Report,
+    ) -> tuple[str, Everything]:
+        """Return the id of a picture and every object on it. A search that loses its Device begins again."""
+        if isinstance(picture, NewPicture):
+            name = picture.image_id or await self._own_id(picture.data, picture.stretch, times, share)
+        else:
+            name = picture
+        arguments = {"picture": picture, "wish": wish, "tenant": tenant, "share": share}
+        told = -1.0
+
+        async def search(call: Call) -> Answer:
+            nonlocal told
+            async with aclosing(cast(Any, self._devices.ask_in_steps(_key(name, tenant), call))) as steps:
+                async for step in steps:
+                    if isinstance(step, Answer):
+                        return step
+                    if step.progress > told:  # the second time, it stands still until it is where it was
+                        told = step.progress
+                        report(step.progress, step.found)
+            raise ConnectionError("The search ended without an answer.")
+
+        async with within(self.settings.everything_deadline_s, DEADLINE_SETTING):
+            self.ready()
+            found = await self._asking.ask("everything", arguments, search, times)
+        return cast(tuple[str, Everything], found)
+
+    async def export(
+        self,
+        image_id: str,
+        *,
+        dtype: EmbeddingDtype,
+        form: EmbeddingFormat,
+        tenant: str,
+        times: StageTimes,
+        share: str,
+    ) -> bytes:
+        """Return a file with the feature maps of a picture."""
+        file = await self._ask(
+            _key(image_id, tenant),
+            "export",
+            times,
+            image_id=image_id,
+            dtype=dtype,
+            form=form,
+            tenant=tenant,
+            share=share,
+        )
+        return cast(bytes, file)
+
+    async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
+        """Return information about a stored picture."""
+        key = _key(image_id, tenant)
+        return cast(ImageRecord, await self._ask(key, "describe", image_id=image_id, tenant=tenant))
+
+    async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
+        """Return at most `limit` stored pictures. Any Device knows all names."""
+        found = await self._ask("", "describe_all", tenant=tenant, limit=limit, after=after)
+        return cast(list[ImageRecord], found)
+
+    async def delete(self, image_id: str, *, tenant: str) -> None:
+        """Delete an image everywhere."""
+        await self._ask(_key(image_id, tenant), "delete", image_id=image_id, tenant=tenant)
+
+    def keeps(self, embedding_bytes: int) -> int:
+        """Return how many embeddings of this size all Devices keep before the first one is dropped."""
+        limits = self._watch.limits
+        memory_bytes = (limits.device_bytes + limits.host_bytes) * max(1, len(self._watch.states))
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
+        return max(memory_bytes, disk_bytes) // embedding_bytes
+
+    async def work(self, job: Callable[[], T], *, share: str) -> T:
+        """Run a job in a worker thread of this process, with the deadline of a request."""
+        async with within(self.settings.deadline_s):
+            return await self._workers.run(job, share=share)
+
+    async def devices(self) -> list[DeviceState]:
+        """Return all Devices as they were at the last look."""
+        return self._watch.states
+
+    async def figures(self) -> bytes:
+        """Return the metrics of this process and of each Device, which `device` names."""
+        theirs = await self._devices.figures(patience_s=PATIENCE_S) if self.is_loaded else []
+        return merged(self.metrics.render(), theirs)
+
+    async def _ask(self, key: str, method: str, times: StageTimes | None = None, **arguments: Any) -> Any:
+        async with within(self.settings.deadline_s):
+            self.ready()  # admission comes before any work
+            return await self._asking.ask(
+                method, arguments, lambda call: self._devices.ask(key, call), times or StageTimes()
+            )
+
+    async def _own_id(self, data: bytes, stretch: Stretch, times: StageTimes, share: str) -> str:
+        """Return the id that a picture without a name will get."""
+        with times.during("hash"):
+            if len(data) < _OFF_LOOP_BYTES:
+                digest = hashlib.sha256(data).hexdigest()
+            else:
+                digest = await self.work(lambda: hashlib.sha256(data).hexdigest(), share=share)
+        return content_id(digest, stretch)
+
+
+def _key(image_id: str, tenant: str) -> str:
+    return f"{tenant}/{image_id}"

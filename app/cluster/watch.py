@@ -1,0 +1,69 @@
+"""Looks at the Devices from time to time. Does not know about requests."""
+
+import asyncio
+import logging
+import math
+from time import monotonic
+
+from app.cluster.devices import Devices
+from app.errors import NotReady
+from app.service.segmentation import DeviceState, ModelCard
+from app.storage.opening import CacheLimits
+from app.telemetry.cluster_metrics import ClusterMetrics
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 2.0
+"""Time in which a Device says how it is."""
+_EVERY_S = 1.0
+_FORGOTTEN_S = 10.0
+"""With no Device ready for so long, none is."""
+
+
+class Watch:
+    """The newest states of all Devices, and what is the same for all of them."""
+
+    def __init__(self, figures: ClusterMetrics) -> None:
+        self._figures = figures
+        self.states: list[DeviceState] = []
+        self.limits: CacheLimits
+        """Of one Device. Exists once one has been ready."""
+        self._card: ModelCard | None = None
+        self._seen_at = -math.inf
+
+    @property
+    def has_seen_one(self) -> bool:
+        """Whether a Device has been ready."""
+        return self._card is not None
+
+    def model(self) -> ModelCard:
+        """Return the model. Raises NotReady if no Device has been ready lately."""
+        if self._card is None:
+            raise NotReady("No device is ready yet; /readyz says when one is.", retry_after_s=2)
+        if monotonic() - self._seen_at > _FORGOTTEN_S:
+            raise NotReady("No device answers; they are being restarted. Try again later.", retry_after_s=5)
+        return self._card
+
+    async def keep_looking(self, devices: Devices) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look(devices)
+            await asyncio.sleep(_EVERY_S)
+
+    async def look(self, devices: Devices) -> None:
+        """Ask all Devices how they are."""
+        try:
+            self.states = await devices.states(patience_s=PATIENCE_S)
+        except Exception as error:  # the engine may be restarting anything; `model` tells when it lasts
+            log.info("No device says how it is: %s", error)
+            self.states = []
+        ready = 0
+        for state in self.states:
+            if state.problem or state.model is None or state.limits is None:
+                continue
+            ready += 1
+            if self._card is None:
+                log.info("Ready: %s", state.model.name)
+            self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
+        self._figures.devices.set(len(self.states))
+        self._figures.ready_devices.set(ready)

@@ -1,0 +1,48 @@
+"""Metrics of a Front, and those of its Devices joined with them for one scrape.
+
+Does not know what a Front asks of a Device.
+"""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class ClusterMetrics:
+    """What only a server with many Devices has."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.devices = Gauge("sam2_devices", "Devices that answer.", registry=registry)
+        self.ready_devices = Gauge("sam2_ready_devices", "Of these, those that are ready.", registry=registry)
+        self.asked_again = Counter(
+            "sam2_asked_again", "Calls that were asked again, because a device was lost.", registry=registry
+        )
+
+
+def merged(own: bytes, of_devices: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return metrics in Prometheus's text format: one's own, and those of Devices with a label `device`.
+
+    The format wants all lines of a metric together, so they are sorted by their metric.
+    """
+    lines: dict[str, list[str]] = {}
+    heads: dict[str, list[str]] = {}
+    for device, text in (("", own), *of_devices):
+        metric = ""
+        for line in text.decode().splitlines():
+            if line.startswith("# "):
+                metric = line.split(" ", 3)[2]
+                known = heads.setdefault(metric, [])
+                if len(known) < 2 and line not in known:
+                    known.append(line)
+            elif line:
+                lines.setdefault(metric, []).append(_labelled(line, device) if device else line)
+    joined = "\n".join(line for name, head in heads.items() for line in (*head, *lines.get(name, ())))
+    return f"{joined}\n".encode()
+
+
+def _labelled(line: str, device: str) -> str:
+    name, brace, rest = line.partition("{")
+    if brace:
+        return f'{name}{{device="{device}",{rest}'
+    name, _, value = line.partition(" ")
+    return f'{name}{{device="{device}"}} {value}'

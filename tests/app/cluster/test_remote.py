@@ -1,0 +1,198 @@
+"""A Front before several devices that share a folder: keys, devices that die, errors, readiness and figures."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.cluster.asking import ASKED_AT_MOST
+from app.cluster.remote import RemoteSegmentation
+from app.main import create_app
+from app.settings import Settings
+from tests.fake_devices import FakeDevices
+from tests.fakes import FakeSegmenter, Served, error, picture, until
+
+
+@asynccontextmanager
+async def front(
+    devices: int = 3, *, folder: Path | None = None, **settings: Any
+) -> AsyncIterator[tuple[Served, FakeDevices]]:
+    """Run a Front before some devices."""
+    wanted = Settings(**{"workers": 2, "cache_dir": str(folder) if folder else ""} | settings)
+    segmenters = [FakeSegmenter() for _ in range(devices)]
+    fake = FakeDevices(wanted, *segmenters)
+    app = create_app(wanted, connect=fake.connect)
+    app.state.fake_devices = fake
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            await until(lambda: app.state.service.is_loaded)
+            try:
+                yield Served(app, client, segmenters[0]), fake
+            finally:
+                for segmenter in segmenters:
+                    segmenter.gate.set()
+
+
+def encodes(devices: FakeDevices) -> int:
+    """Return how many pictures were encoded in all."""
+    return sum(len(service._segmenter.encoded) for service in devices.services)  # type: ignore[union-attr]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.asking._FIRST_PAUSE_S", 0)
+
+
+async def test_clicks_meet_the_device_that_embedded_the_picture() -> None:
+    async with front() as (served, devices):
+        names = [f"picture-{i}" for i in range(12)]
+        for name in names:
+            assert (await served.embed(picture(shade=len(name)), name)).status_code == 200
+            assert (await served.click(name)).status_code == 200
+        for (_, embedded_at), (_, decoded_at) in zip(devices.asked[::2], devices.asked[1::2], strict=True):
+            assert embedded_at == decoded_at
+        assert {device for _, device in devices.asked} == {0, 1, 2}
+
+
+async def test_a_picture_without_a_name_and_its_clicks_meet_too() -> None:
+    async with front() as (served, _devices):
+        for shade in range(8):
+            image_id = (await served.embed(picture(shade=shade))).json()["image_id"]
+            assert (await served.click(image_id)).status_code == 200
+
+
+@pytest.mark.parametrize("dying", [[1], [1, 1]])
+async def test_a_device_that_dies_costs_no_error_and_no_second_encode(
+    tmp_path: Path, dying: list[int]
+) -> None:
+    async with front(folder=tmp_path) as (served, devices):
+        for i in range(6):
+            assert (await served.embed(picture(shade=i), f"p{i}")).status_code == 200
+        for service in devices.services:
+            await until(lambda tiers=service.store.tiers: not tiers._tasks)  # type: ignore[misc]
+        devices.dying = list(dying)
+        for i in range(6):
+            reply = await served.click(f"p{i}")
+            assert reply.status_code == 200, reply.text
+        assert len(devices.dead) == len(dying)
+        assert encodes(devices) == 6
+        figures = (await served.client.get("/metrics")).text
+        assert f"sam2_asked_again_total {float(len(dying))}" in figures
+
+
+async def test_an_upload_is_asked_again_with_its_bytes(tmp_path: Path) -> None:
+    async with front(folder=tmp_path) as (served, devices):
+        devices.dying = [1]
+        assert (await served.embed(picture(), "truck")).status_code == 200
+        assert [method for method, _ in devices.asked] == ["embed", "embed"]
+        assert (await served.click("truck")).status_code == 200
+
+
+async def test_it_is_not_asked_for_ever() -> None:
+    async with front(devices=ASKED_AT_MOST + 2) as (served, devices):
+        devices.dying = [1] * (ASKED_AT_MOST + 2)
+        reply = await served.embed(picture(), "poison")
+        assert error(reply) == (503, "not_ready")
+        assert int(reply.headers["Retry-After"]) > 0
+        assert len(devices.dead) == ASKED_AT_MOST
+        devices.dying.clear()
+        assert (await served.embed(picture(), "other")).status_code == 200
+
+
+async def test_a_device_that_is_being_stopped_is_asked_no_more() -> None:
+    async with front(devices=2) as (served, devices):
+        await served.embed(picture(), "truck")
+        first = devices.asked[-1][1]
+        devices.services[first].drain()
+        asked = asyncio.create_task(served.embed(picture(), "truck"))
+        await until(lambda: len(devices.asked) > 2)
+        devices.dead.add(first)
+        assert (await asked).status_code == 200
+
+
+async def test_a_search_that_loses_its_device_begins_again_and_never_goes_back(tmp_path: Path) -> None:
+    async with front(folder=tmp_path, devices=2) as (served, devices):
+        await served.embed(picture(), "truck")
+        devices.dying = [2]
+        lines = (
+            await served.client.post(
+                "/everything",
+                json={"image_id": "truck", "points_per_side": 4},
+                headers={"Accept": "application/x-ndjson"},
+            )
+        ).text.splitlines()
+        assert [method for method, _ in devices.asked] == ["embed", "everything", "everything"]
+        told = [float(line.split(":")[1].split(",")[0]) for line in lines if "progress" in line]
+        assert told == sorted(set(told))
+        assert '"masks"' in lines[-1]
+
+
+async def test_a_device_with_too_many_calls_is_an_error_in_words() -> None:
+    async with front() as (served, devices):
+        devices.full = True
+        assert error(await served.embed(picture())) == (503, "overloaded")
+
+
+async def test_a_bug_of_a_device_is_told_as_one_of_the_server(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with front(devices=1) as (served, devices):
+        monkeypatch.setattr(devices.services[0], "describe", None)
+        reply = await served.client.get("/images/truck")
+        assert error(reply) == (500, "internal_error")
+        assert "DeviceBug" in caplog.text
+
+
+async def test_who_leaves_frees_the_device() -> None:
+    async with front(devices=1) as (served, devices):
+        served.segmenter.gate.clear()
+        asked = asyncio.create_task(served.embed(picture(), "truck"))
+        await served.segmenter.wait_until_entered()
+        asked.cancel()
+        await until(lambda: len(devices.services[0]._encodings) == 0)
+
+
+async def test_without_a_ready_device_it_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with front(devices=2) as (served, _devices):
+        assert (await served.client.get("/readyz")).status_code == 200
+        monkeypatch.setattr("app.cluster.watch._FORGOTTEN_S", -1.0)
+        for path in ("/readyz", "/model"):
+            reply = await served.client.get(path)
+            assert error(reply) == (503, "not_ready")
+            assert "No device answers" in reply.text
+
+
+async def test_devices_that_cannot_be_started_are_a_failure() -> None:
+    async def connect() -> FakeDevices:
+        raise RuntimeError("no GPU here")
+
+    app = create_app(Settings(workers=2), connect=connect)
+    async with app.router.lifespan_context(app):
+        service: RemoteSegmentation = app.state.service
+        await until(lambda: service.failure is not None)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost"
+        ) as client:
+            reply = await client.get("/readyz")
+        assert error(reply) == (503, "not_ready")
+        assert "no GPU here" in reply.text
+
+
+async def test_a_scrape_has_the_metrics_of_every_device() -> None:
+    async with front(devices=2) as (served, _devices):
+        await served.embed(picture(), "truck")
+        lines = (await served.client.get("/metrics")).text.splitlines()
+        assert len(lines) == len(set(lines))
+        for device in ("0", "1"):
+            assert f'sam2_cache_lookups_total{{device="{device}",outcome="miss"}} ' in "\n".join(lines)
+            assert any(line.startswith(f'sam2_waiting_prompts{{device="{device}"}} ') for line in lines)
+        assert "sam2_ready_devices 2.0" in lines
+        metrics = [line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")]
+        runs = [name for i, name in enumerate(metrics) if i == 0 or metrics[i - 1] != name]
+        alone = [name for name in runs if not name.endswith(("_bucket", "_count", "_sum", "_created"))]
+        assert len(alone) == len(set(alone))  # the lines of a metric stand together
