@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from app.cluster.asking import Asking
 from app.cluster.calls import Answer, Call
@@ -18,7 +18,7 @@ from app.cluster.watch import PATIENCE_S, Watch
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
-from app.errors import NotReady, ShuttingDown
+from app.errors import NotOffered, NotReady, ShuttingDown
 from app.scheduling.deadlines import within
 from app.scheduling.shares import Workers
 from app.service.found_masks import Everything, Wish
@@ -43,8 +43,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_OFF_LOOP_BYTES = 256 * 1024
-"""Hashing fewer bytes takes less time than passing the job to a thread."""
+_OFF_LOOP_BYTES = 256 * 1024  # hashing fewer takes less time than passing the job to a thread
 
 
 class RemoteSegmentation:
@@ -70,6 +69,11 @@ class RemoteSegmentation:
     def cache_limits(self) -> CacheLimits:
         """Those of one Device."""
         return self._watch.limits
+
+    @property
+    def videos(self) -> NoReturn:
+        """Raises NotOffered."""
+        raise NotOffered("A server with --devices takes no videos yet. Send them to one without --devices.")
 
     @property
     def is_loaded(self) -> bool:
@@ -129,21 +133,19 @@ class RemoteSegmentation:
     ) -> Embedded:
         """Store the embedding of a picture."""
         name = image_id or await self._own_id(data, stretch, times, share)
-        return cast(
-            Embedded,
-            await self._ask(
-                _key(name, tenant),
-                "embed",
-                times,
-                data=data,
-                tenant=tenant,
-                image_id=image_id,
-                replace=replace,
-                share=share,
-                stretch=stretch,
-                needs_name=needs_name,
-            ),
+        embedded = await self._ask(
+            _key(name, tenant),
+            "embed",
+            times,
+            data=data,
+            tenant=tenant,
+            image_id=image_id,
+            replace=replace,
+            share=share,
+            stretch=stretch,
+            needs_name=needs_name,
         )
+        return cast(Embedded, embedded)
 
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept."""

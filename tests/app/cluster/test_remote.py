@@ -196,3 +196,10 @@ async def test_a_scrape_has_the_metrics_of_every_device() -> None:
         runs = [name for i, name in enumerate(metrics) if i == 0 or metrics[i - 1] != name]
         alone = [name for name in runs if not name.endswith(("_bucket", "_count", "_sum", "_created"))]
         assert len(alone) == len(set(alone))  # the lines of a metric stand together
+
+
+async def test_videos_are_refused_in_words() -> None:
+    async with front(1) as (served, _):
+        reply = await served.client.get("/videos/clip")
+        assert error(reply) == (501, "not_offered")
+        assert "without --devices" in reply.json()["error"]["message"]
