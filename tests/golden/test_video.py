@@ -44,8 +44,8 @@ class Tolerance:
     values: float
     """Largest deviation of a sample, over the root mean square of the samples."""
     pixels: int
-    memory: float = 1e-3
-    """Beside one last bit of bfloat16: of a memory's value, over the root mean square of the samples."""
+    strays: int = 0
+    """Of the 16 samples of a memory, those that may differ by more than a last bit of bfloat16."""
 
 
 TOLERANCE = {
@@ -54,10 +54,11 @@ TOLERANCE = {
     "vanish": Tolerance(5e-4, 5),
     "unfilled": Tolerance(5e-4, 5),
     "two_objects": Tolerance(1e-3, 10),
-    "correction_kept": Tolerance(5e-3, 60) if SAME_ROUNDING else Tolerance(5e-3, 120, memory=2e-2),
+    "correction_kept": Tolerance(5e-3, 60) if SAME_ROUNDING else Tolerance(5e-3, 120, strays=2),
 }
 """In the last, logits handed back as a mask magnify what rounds otherwise. On a CPU with AMX 77 pixels of a mask
-were seen to change sign, and memory changes around such a pixel."""
+were seen to change sign. A prompted mask is cut at zero before it is remembered, so the memory around such a pixel
+changes, and no other; its norm keeps to the goldens."""
 PIXELS_APART = 150
 
 
@@ -238,9 +239,8 @@ class Check:
             indices = sample_indices(key, memory.numel(), 16)
             values, sample = memory.flatten()[indices].numpy(), np.array(expected["memory"]["sample"])
             # One last bit of bfloat16 either way; the norm says more.
-            assert (
-                np.abs(values - sample) <= 2**-7 * np.abs(sample) + self.tolerance.memory * rms(sample)
-            ).all()
+            strays = np.abs(values - sample) > 2**-7 * np.abs(sample) + 1e-3 * rms(sample)
+            assert strays.sum() <= self.tolerance.strays
             found["memory norm"] = 10 * relative(memory.double().norm().item(), expected["memory"]["norm"])
         return found
 
