@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.checkpoints.parameters import load_parameters, untrained_parameters
 from model.cpu.decoder import CpuDecoder
+from model.cpu.encoder import CpuEncoder
 from model.cpu.threads import Threads, limit_threads
 from model.devices import resolve_device, resolve_dtype
 from model.gpu.cuda import Cuda
@@ -68,7 +69,9 @@ class Sam2Runner:
         self._preprocess = Preprocessing(side=self.config.image_size, device=self.device)
         self._engine: GpuEngine | None = None
         self._faults = Faults(gpu, device_name=self.device_name)
-        if gpu is not None:
+        if gpu is None:
+            self._encoder = CpuEncoder(model)
+        else:
             self._cpu_decoder = None
             with self._faults.named():
                 self._engine = GpuEngine(model, gpu, gpu_options, preprocess=self._preprocess.by_channel)
@@ -139,10 +142,8 @@ class Sam2Runner:
         with self._faults.named():
             if self._engine is not None:
                 return self._engine.encode(images, between=between)
-            batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
             with self._working(between) as pause:
-                maps = self.model.encode(batch.to(self._encoder_dtype), between=pause)
-        return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
+                return [self._encode_one(image, pause) for image in images]
 
     @torch.inference_mode()
     def expect(self, images: Sequence[Pixels]) -> None:
@@ -192,6 +193,11 @@ class Sam2Runner:
     ) -> AbstractContextManager[Callable[[], None]]:
         """See Threads.working; on a GPU the host's threads are left alone."""
         return self.threads.working(between) if self.threads is not None else nullcontext(between)
+
+    def _encode_one(self, image: Pixels, between: Callable[[], None]) -> Embedding:
+        pixels = self._preprocess(torch.from_numpy(image)).to(self._encoder_dtype)
+        between()
+        return self._embedding(image, *self._encoder(pixels, between))
 
     def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
         side = self.config.embedding_size
