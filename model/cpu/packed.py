@@ -29,12 +29,12 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         weight = layer.weight.detach()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
         self.bias = layer.bias.detach()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, activation, [], "none")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "none")
 
 
 class PackedMlp(nn.Module):
