@@ -58,7 +58,6 @@ class Sam2Runner:
         self.config = model.config
         self.name, self.variant = name, name.removesuffix(_UNTRAINED)
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
-        self._encoder_dtype = model.encoder_dtype
         self._fingerprinted = (name, weights_fingerprint, str(self.config), PREPROCESSING)
         self.fingerprint = self.fingerprint_in(self.dtype)
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
@@ -143,7 +142,7 @@ class Sam2Runner:
             if self._engine is not None:
                 return self._engine.encode(images, between=between)
             with self._working(between) as pause:
-                return [self._encode_one(image, pause) for image in images]
+                return [self._embedding(image, pause) for image in images]
 
     @torch.inference_mode()
     def expect(self, images: Sequence[Pixels]) -> None:
@@ -194,14 +193,9 @@ class Sam2Runner:
         """See Threads.working; on a GPU the host's threads are left alone."""
         return self.threads.working(between) if self.threads is not None else nullcontext(between)
 
-    def _encode_one(self, image: Pixels, between: Callable[[], None]) -> Embedding:
-        pixels = self._preprocess(torch.from_numpy(image)).to(self._encoder_dtype)
-        between()
-        return self._embedding(image, *self._encoder(pixels, between))
-
-    def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
+    def _embedding(self, image: Pixels, between: Callable[[], None]) -> Embedding:
+        image_embed, feat_s0, feat_s1 = self._encoder(self._preprocess(torch.from_numpy(image)), between)
         side = self.config.embedding_size
-        # Tensors of its own for each picture: a view would keep the whole batch alive for as long as one lives.
         image_rows = image_embed.flatten(1).T.clone(memory_format=torch.contiguous_format)
         return Embedding(
             image_rows=image_rows,

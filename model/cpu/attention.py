@@ -22,13 +22,9 @@ MOST_SCORES = 2**20
 """Scores of windows in one product."""
 
 
-def prefers_products(dtype: torch.dtype) -> bool:
-    """Whether this CPU attends faster by products than by PyTorch's kernel."""
-    return (
-        dtype == torch.bfloat16
-        and torch.cpu._is_avx512_bf16_supported()
-        and not torch.cpu._is_amx_tile_supported()
-    )
+def prefers_products() -> bool:
+    """Whether this CPU attends faster by products than by PyTorch's kernel, in bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 class Attention:

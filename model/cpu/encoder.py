@@ -5,8 +5,10 @@
 - Rows that windows are padded with go through no layer: a linear layer makes its bias of them.
 - In bfloat16 attention is done in the way that this CPU does fastest (attention.py), weights are packed
   (packed.py), and what follows the neck is folded into it (folded_neck.py).
+- An encoder in float32 before a decoder in bfloat16, as the built-in model has, keeps its maps and norms in
+  float32, and multiplies in bfloat16.
 
-In float32 all sums are those of the plain encoder, to the last bit: golden numbers depend on that.
+Where the decoder is in float32 too, all sums are those of the plain encoder, to the last bit: golden numbers depend on that.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,23 +44,25 @@ class CpuEncoder:
         """`by_products` and `packs` say how to compute in bfloat16; without them, what this CPU does fastest."""
         self._model, self._trunk = model, model.image_encoder.trunk
         self._blocks: list[MultiScaleBlock] = list(self._trunk.blocks)  # type: ignore[arg-type]
-        dtype = model.encoder_dtype
-        self._attention = Attention(
-            by_products=prefers_products(dtype) if by_products is None else by_products
-        )
-        self._neck: FoldedNeck | None = None
-        if dtype == torch.bfloat16 == model.no_mem_embed.dtype:
-            self._neck = FoldedNeck(model)
-            if can_pack() if packs is None else packs:
-                pack(self._trunk)
-                pack(self._neck)
+        is_half = model.no_mem_embed.dtype == torch.bfloat16
+        packs = is_half and (can_pack() if packs is None else packs)
+        # With packed layers, an encoder in float32 before a decoder in bfloat16 only multiplies in bfloat16.
+        multiplies_in_half = is_half and (packs or model.encoder_dtype == torch.bfloat16)
+        self._neck = FoldedNeck(model) if multiplies_in_half else None
+        if packs:
+            for part in filter(None, (self._trunk, self._neck)):
+                pack(part)
+        if by_products is None:
+            by_products = multiplies_in_half and prefers_products()
+        self._attention = Attention(by_products=by_products)
 
     def __call__(self, image: Tensor, between: _Between = lambda: None) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised picture (3, s, s) to image_embed, feat_s0 and feat_s1, each (c, h, w).
 
         `between` is called every few milliseconds, and may decode.
         """
-        x = self._trunk.embed(image[None])
+        between()
+        x = self._trunk.embed(image[None].to(self._model.encoder_dtype))
         between()
         count = self._num_nested()
         stages, x = self._nested(x, self._blocks[:count], between)
@@ -91,19 +95,18 @@ class CpuEncoder:
         self, x: Tensor, blocks: list[MultiScaleBlock], between: _Between
     ) -> tuple[list[Tensor], Tensor]:
         """The map (1, h, w, c) through blocks of nested windows: what is kept of each stage, and the last map."""
-        windows = partition_windows(x, blocks[0].window_size)
-        ends = [i for i in range(len(blocks)) if i in self._trunk.stage_ends]
-        kept: dict[int, list[Tensor]] = {i: [] for i in (*ends, len(blocks))}
-        for some in windows.tensor_split(max(1, len(windows) // WINDOWS)):
-            part = some
+        side = blocks[0].window_size
+        tiles = x.shape[1] // side
+        count = max(1, tiles // -(-WINDOWS // tiles))
+        maps: dict[int, Tensor] = {}
+        for start, stop in pairwise(tiles * i // count for i in range(count + 1)):
+            part = partition_windows(x[:, start * side : stop * side], side)
             for i, block in enumerate(blocks):
                 part = self._block(block, part, between)
-                if i in kept:
-                    kept[i].append(self._kept(i, part))
-            kept[len(blocks)].append(part)
-        *stages, last = (
-            _joined(torch.cat(parts), tiles=x.shape[1] // blocks[0].window_size) for parts in kept.values()
-        )
+                if i in self._trunk.stage_ends:
+                    _place(maps, i, self._kept(i, part), tiles=tiles, start=start)
+            _place(maps, len(blocks), part, tiles=tiles, start=start)
+        *stages, last = maps.values()
         return stages, last
 
     def _block(self, block: MultiScaleBlock, x: Tensor, between: _Between) -> Tensor:
@@ -118,7 +121,9 @@ class CpuEncoder:
         qkv = _in_slices(block.attn.qkv, normal, operations=6 * dim * dim_out, between=between)
         shortcut = rows
         if block.proj is not None:
-            shortcut = _in_slices(block.proj, normal, operations=2 * dim * dim_out, between=between)
+            shortcut = _in_slices(block.proj, normal, operations=2 * dim * dim_out, between=between).to(
+                x.dtype
+            )
         if block.pools:
             shortcut = _max_pool_2x2(shortcut.view(n, height, width, -1)).flatten(0, 2)
         attended = self._attend(block, qkv.view(n, height, width, -1), between)
@@ -167,10 +172,14 @@ def _in_slices(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _joined(windows: Tensor, *, tiles: int) -> Tensor:
-    """Windows (tiles * tiles, side, side, c) of a square map to the map."""
-    side = tiles * windows.shape[1]
-    return join_windows(windows, height=side, width=side)
+def _place(maps: dict[int, Tensor], key: int, windows: Tensor, *, tiles: int, start: int) -> None:
+    """Write rows of windows (n * tiles, side, side, c), of which there are `tiles`, into their map (1, h, w, c)."""
+    _, side, _, c = windows.shape
+    if key not in maps:
+        maps[key] = windows.new_empty(1, tiles * side, tiles * side, c)
+    rows = maps[key].view(tiles, side, tiles, side, c).transpose(1, 2)
+    some = windows.view(-1, tiles, side, side, c)
+    rows[start : start + len(some)] = some
 
 
 def _padded(x: Tensor, side: int, value: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ that says "no memory" is adding to a bias. The folded weights are rounded once.
 import torch
 from torch import Tensor, nn
 
+from model.network.image_encoder import LateralConv
 from model.network.sam2 import Sam2
 
 
@@ -16,8 +17,8 @@ class FoldedNeck(nn.Module):
 
     def __init__(self, model: Sam2) -> None:
         super().__init__()
-        coarsest, *others = (_weight_and_bias(each.conv) for each in model.image_encoder.neck.convs)
-        (weight, bias), stride_8, stride_4 = others
+        convs: list[LateralConv] = list(model.image_encoder.neck.convs)  # type: ignore[arg-type]
+        coarsest, (weight, bias), stride_8, stride_4 = (_weight_and_bias(each.conv) for each in convs)
         decoder = model.sam_mask_decoder
         layers = (
             _folded(stride_4, _weight_and_bias(decoder.conv_s0)),
@@ -25,7 +26,7 @@ class FoldedNeck(nn.Module):
             (weight, bias + model.no_mem_embed[0, 0]),
             coarsest,
         )
-        self.layers = nn.ModuleList(_layer(*each, dtype=model.encoder_dtype) for each in layers)
+        self.layers = nn.ModuleList(_layer(*each, dtype=model.no_mem_embed.dtype) for each in layers)
 
     def forward(self, stage: int, x: Tensor) -> Tensor:
         """What a map of a stage (..., dim) adds to its map of the embedding: (..., dim_out)."""
@@ -36,8 +37,9 @@ def _folded(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tupl
     return second[0] @ first[0], second[0] @ first[1] + second[1]
 
 
-def _weight_and_bias(conv: nn.Module) -> tuple[Tensor, Tensor]:
+def _weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Of a 1x1 convolution: (out, in) and (out,), in float32."""
+    assert conv.bias is not None  # noqa: S101  # for the type checker
     return conv.weight[:, :, 0, 0].float(), conv.bias.float()
 
 

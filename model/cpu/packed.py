@@ -24,17 +24,18 @@ TOLERANCE = 0.01
 
 
 class PackedLinear(nn.Module):
-    """Does what a layer does that it takes the weight from."""
+    """Does what a layer does that it takes the weight from. Weight, input and output are rounded to bfloat16."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        weight = layer.weight.detach()
+        weight, self.bias = (each.detach().bfloat16() for each in (layer.weight, layer.bias))
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
-        self.bias = layer.bias.detach()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "none")
+        return torch.ops.mkldnn._linear_pointwise(
+            x.bfloat16(), self.weight, self.bias, activation, [], "none"
+        )
 
 
 class PackedMlp(nn.Module):
@@ -50,7 +51,7 @@ class PackedMlp(nn.Module):
 
 
 def pack(module: nn.Module) -> None:
-    """Replace the linear layers inside `module`, in bfloat16; their own weights are freed."""
+    """Replace the linear layers inside `module`; their own weights are freed."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedLinear(child))

@@ -1,7 +1,10 @@
 """The encoder that runs on a CPU is the plain one of the paper, arranged otherwise."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,20 +27,28 @@ SHORT = {
     "large": ((2, 2, 3, 1), (6,)),
     "builtin": ((1, 2, 2, 1), (3, 4, 5)),
 }
-"""Stages with fewer blocks, and which are global: as wide as the released trunks, with their windows."""
+"""Stages with fewer blocks, and which are global. Windows and heads are those of the released trunks."""
 
-SIZES = (128, 224, 352)
-"""Windows of 14 and 16 divide maps of 224 pixels or none of these; the last map of 352 has an odd side."""
+SIZES = (128, 352)
+"""Neither divides into windows of 14; the last map of 352 pixels has an odd side."""
 
 
 def config_of(name: str, image_size: int) -> Sam2Config:
     stages, everywhere = SHORT[name]
     config = VARIANTS["builtin" if name == "builtin" else f"sam2.1_hiera_{name}"]
-    trunk = replace(config.trunk, stages=stages, global_attention_blocks=everywhere)
+    trunk = replace(config.trunk, embed_dim=32, stages=stages, global_attention_blocks=everywhere)
     return replace(config, trunk=trunk, image_size=image_size)
 
 
 def make_model(config: Sam2Config, dtype: torch.dtype = torch.float32) -> Sam2:
+    model = deepcopy(random_model(config)).eval().requires_grad_(requires_grad=False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@cache
+def random_model(config: Sam2Config) -> Sam2:
     """With random biases and norms, which an untrained model has at 0 and 1: none can be forgotten unseen."""
     with torch.device("meta"):
         model = Sam2(config)
@@ -46,8 +57,7 @@ def make_model(config: Sam2Config, dtype: torch.dtype = torch.float32) -> Sam2:
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=chance)
-        parameter.data = parameter.data.to(dtype)
-    return model.eval().requires_grad_(requires_grad=False)
+    return model
 
 
 def noise(side: int) -> Tensor:
@@ -83,7 +93,7 @@ def test_it_equals_the_plain_encoder(name: str, size: int) -> None:
 @pytest.mark.parametrize("by_products", [False, True])
 @pytest.mark.parametrize("name", SHORT)
 def test_bfloat16_errs_no_more_than_in_the_plain_encoder(name: str, by_products: bool, packs: bool) -> None:
-    config, picture = config_of(name, 224), noise(224)
+    config, picture = config_of(name, 128), noise(128)
     expected = plain(make_model(config), picture)
     half = make_model(config, torch.bfloat16)
     most = errors(plain(half, picture.bfloat16()), expected)
@@ -102,9 +112,11 @@ def test_other_precisions_are_the_plain_encoders() -> None:
     for name, parameter in mixed.named_parameters():
         if not name.startswith("image_encoder."):
             parameter.data = parameter.data.bfloat16()
-    for one, other in zip(CpuEncoder(mixed)(picture), plain(mixed, picture), strict=True):
-        assert one.dtype == torch.bfloat16
-        torch.testing.assert_close(one, other, rtol=0.02, atol=1e-3)
+    expected = plain(make_model(config), picture)
+    most = errors(plain(make_model(config, torch.bfloat16), picture.bfloat16()), expected)
+    found = CpuEncoder(mixed)(picture)
+    assert {maps.dtype for maps in found} == {torch.bfloat16}
+    assert all(one < 0.9 * other for one, other in zip(errors(found, expected), most, strict=True))
 
 
 @torch.inference_mode()
@@ -120,7 +132,7 @@ def test_a_batch_equals_its_singles(dtype: torch.dtype) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["tiny", "small", "base_plus", "large"])
+@pytest.mark.parametrize("name", ["tiny", "large"])
 def test_clicks_pass_within_a_few_operations_and_no_more_are_done_than_the_network_has(name: str) -> None:
     with torch.device("meta"):
         model = Sam2(VARIANTS[f"sam2.1_hiera_{name}"]).to(torch.bfloat16)
@@ -135,7 +147,7 @@ def test_clicks_pass_within_a_few_operations_and_no_more_are_done_than_the_netwo
             )
     finally:
         torch.set_num_threads(threads)
-    steps = [after - before for before, after in zip(done, done[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(done)]
     # A product with few rows is not cut, however wide it is.
     most = max(
         2 * encoder.SLICE_OPERATIONS, 18 * 2 * encoder.MIN_ROWS * model.config.trunk.stage_dims[-1] ** 2
