@@ -8,7 +8,8 @@
 - An encoder in float32 before a decoder in bfloat16, as the built-in model has, keeps its maps and norms in
   float32, and multiplies in bfloat16.
 
-Where the decoder is in float32 too, all sums are those of the plain encoder, to the last bit: golden numbers depend on that.
+Where the decoder is in float32 too, all sums are those of the plain encoder, to the last bit: golden numbers need
+that.
 """
 
 from collections.abc import Callable, Iterator
