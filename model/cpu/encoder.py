@@ -101,7 +101,7 @@ class CpuEncoder:
         count = max(1, tiles // -(-WINDOWS // tiles))
         maps: dict[int, Tensor] = {}
         for start, stop in pairwise(tiles * i // count for i in range(count + 1)):
-            part = partition_windows(x[:, start * side : stop * side], side)
+            part = partition_windows(x[:, start * side : stop * side], side).contiguous()
             for i, block in enumerate(blocks):
                 part = self._block(block, part, between)
                 if i in self._trunk.stage_ends:
