@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.checkpoints.halves import VideoSource, load_image_half
 from model.cpu.decoder import CpuDecoder, Floor
+from model.cpu.encoder import CpuEncoder
 from model.cpu.threads import Threads, limit_threads
 from model.devices import resolve_device, resolve_dtype
 from model.gpu.cuda import Cuda
@@ -59,7 +60,6 @@ class Sam2Runner:
         self.config = model.config
         self.name, self.variant = name, name.removesuffix(_UNTRAINED)
         self.device, self.dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
-        self._encoder_dtype = model.encoder_dtype
         self._fingerprinted = (name, weights_fingerprint, str(self.config), PREPROCESSING)
         self.fingerprint = self.fingerprint_in(self.dtype)
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
@@ -72,7 +72,9 @@ class Sam2Runner:
         self._preprocess = Preprocessing(side=self.config.image_size, device=self.device)
         self._engine: GpuEngine | None = None
         self._faults = Faults(gpu, device_name=self.device_name)
-        if gpu is not None:
+        if gpu is None:
+            self._encoder = CpuEncoder(model)
+        else:
             self._cpu_decoder = None
             with self._faults.named():
                 self._engine = GpuEngine(model, gpu, gpu_options, preprocess=self._preprocess.by_channel)
@@ -143,10 +145,8 @@ class Sam2Runner:
         with self._faults.named():
             if self._engine is not None:
                 return self._engine.encode(images, between=between)
-            batch = torch.stack([self._preprocess(torch.from_numpy(image)) for image in images])
             with self._working(between) as pause:
-                maps = self.model.encode(batch.to(self._encoder_dtype), between=pause)
-        return [self._embedding(image, *each) for image, *each in zip(images, *maps, strict=True)]
+                return [self._embedding(image, pause) for image in images]
 
     @torch.inference_mode()
     def expect(self, images: Sequence[Pixels]) -> None:
@@ -205,9 +205,9 @@ class Sam2Runner:
         """See Threads.working; on a GPU the host's threads are left alone."""
         return self.threads.working(between) if self.threads is not None else nullcontext(between)
 
-    def _embedding(self, image: Pixels, image_embed: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Embedding:
+    def _embedding(self, image: Pixels, between: Callable[[], None]) -> Embedding:
+        image_embed, feat_s0, feat_s1 = self._encoder(self._preprocess(torch.from_numpy(image)), between)
         side = self.config.embedding_size
-        # Tensors of its own for each picture: a view would keep the whole batch alive for as long as one lives.
         image_rows = image_embed.flatten(1).T.clone(memory_format=torch.contiguous_format)
         return Embedding(
             image_rows=image_rows,

@@ -4,8 +4,6 @@ Maps stay (b, h, w, c) inside the trunk, because attention and normalisation wan
 names are those of the released checkpoints.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,12 +11,6 @@ from torch import Tensor, nn
 from model.network.config import HieraConfig
 from model.network.layers import Mlp
 from model.network.linear import Linear
-
-SLICE_QUERIES = 1024
-"""Queries of global attention between two calls of `between`: about 40 ms."""
-
-SLICE_ROWS = 4096
-"""Rows that a CPU takes through several layers at a time, so that they stay in its caches."""
 
 
 def partition_windows(x: Tensor, side: int) -> Tensor:
@@ -43,22 +35,6 @@ def max_pool_2x2(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
-def in_slices(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, rows_each: int, between: Callable[[], None]
-) -> Tensor:
-    """Apply a function that treats elements of the first dimension independently; on a CPU, a cacheful at a time.
-
-    `rows_each` is how many rows each element holds. `between` is called after every slice.
-    """
-    if x.device.type != "cpu":
-        return function(x)
-    slices = []
-    for part in x.split(max(1, SLICE_ROWS // rows_each)):
-        slices.append(function(part))
-        between()
-    return torch.cat(slices)
-
-
 class MultiScaleAttention(nn.Module):
     """Self-attention over a (b, h, w, c) map. At the start of a stage the queries are pooled 2x2."""
 
@@ -69,7 +45,7 @@ class MultiScaleAttention(nn.Module):
         self.qkv = Linear(dim, dim_out * 3)
         self.proj = Linear(dim_out, dim_out)
 
-    def forward(self, x: Tensor, between: Callable[[], None] = lambda: None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide if this block pools."""
         b, h, w, _ = x.shape
         q, k, v = self.qkv(x).chunk(3, dim=-1)
@@ -79,13 +55,7 @@ class MultiScaleAttention(nn.Module):
         q, k, v = (
             t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).transpose(1, 2) for t in (q, k, v)
         )
-        # A few queries at a time, so that `between` is called; the kernel itself takes 256 at a time.
-        parts = q.split(SLICE_QUERIES, dim=2) if q.device.type == "cpu" else (q,)
-        attended = []
-        for part in parts:
-            attended.append(F.scaled_dot_product_attention(part, k, v))
-            between()
-        x = attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)  # b heads h*w c
+        x = F.scaled_dot_product_attention(q, k, v)  # b heads h*w c
         return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
 
 
@@ -102,27 +72,21 @@ class MultiScaleBlock(nn.Module):
         self.mlp = Mlp(dim_out, dim_out * 4, dim_out, depth=2, activation=F.gelu)
         self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
-    def forward(self, x: Tensor, between: Callable[[], None]) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(b, h, w, dim) to (b, h, w, dim_out), half as high and wide if this block pools."""
         shortcut, x = x, self.norm1(x)
         if self.proj is not None:
             shortcut = self.proj(x)
             if self.pools:
                 shortcut = max_pool_2x2(shortcut)
-        x = shortcut + self._attend(x, between)
-        rows = in_slices(self._feed_forward, x.flatten(0, 2), rows_each=1, between=between)
-        return rows.view(x.shape)
+        x = shortcut + self._attend(x)
+        return x + self.mlp(self.norm2(x))
 
-    def _feed_forward(self, rows: Tensor) -> Tensor:
-        return rows + self.mlp(self.norm2(rows))
-
-    def _attend(self, x: Tensor, between: Callable[[], None]) -> Tensor:
-        between()
+    def _attend(self, x: Tensor) -> Tensor:
         if self.window_size == 0:
-            return self.attn(x, between)
+            return self.attn(x)
         _, h, w, _ = x.shape
-        windows = partition_windows(x, self.window_size)
-        windows = in_slices(self.attn, windows, rows_each=self.window_size**2, between=between)
+        windows = self.attn(partition_windows(x, self.window_size))
         stride = 2 if self.pools else 1
         return join_windows(windows, height=h // stride, width=w // stride)
 
@@ -152,15 +116,12 @@ class Hiera(nn.Module):
         self.blocks = nn.ModuleList(_blocks(config))
         self._resized_positions: Tensor | None = None
 
-    def forward(self, images: Tensor, between: Callable[[], None]) -> list[Tensor]:
-        """(b, 3, s, s) to four maps (b, c, h, w), from s / 4 down to s / 32, channels doubling.
-
-        `between` is called every few milliseconds on a CPU, for more urgent work to pass.
-        """
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(b, 3, s, s) to four maps (b, c, h, w), from s / 4 down to s / 32, channels doubling."""
         x = self.embed(images)
         stages = []
         for i, block in enumerate(self.blocks):
-            x = block(x, between)
+            x = block(x)
             if i in self.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
         return stages

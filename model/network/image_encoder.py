@@ -1,7 +1,5 @@
 """The image encoder: Hiera and the feature pyramid neck on top of it."""
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,6 +45,6 @@ class ImageEncoder(nn.Module):
         self.trunk = Hiera(config.trunk)
         self.neck = FpnNeck(config.trunk.stage_dims, config.embed_dim)
 
-    def forward(self, images: Tensor, between: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor]:
-        """(b, 3, s, s) to maps at strides 4, 8 and 16, all (b, c, h, w). For `between` see Hiera."""
-        return self.neck(self.trunk(images, between))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, 3, s, s) to maps at strides 4, 8 and 16, all (b, c, h, w)."""
+        return self.neck(self.trunk(images))

@@ -3,8 +3,6 @@
 Stateless. Takes tensors of one shape at a time; runner.py batches mixed prompts.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -30,15 +28,13 @@ class Sam2(nn.Module):
         """What the image encoder computes in; all else has the precision of no_mem_embed."""
         return self.image_encoder.trunk.patch_embed.proj.weight.dtype
 
-    def encode(
-        self, images: Tensor, *, between: Callable[[], None] = lambda: None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised pictures (b, 3, s, s) to image_embed, feat_s0 and feat_s1.
 
         What depends on the picture alone is done here once: conv_s0, conv_s1, and the embedding that says
-        "no memory" of earlier video frames. `between` is called every few milliseconds on a CPU.
+        "no memory" of earlier video frames.
         """
-        return self.project(*self.image_encoder(images, between))
+        return self.project(*self.image_encoder(images))
 
     def project(self, stride_4: Tensor, stride_8: Tensor, stride_16: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The image encoder's maps to image_embed, feat_s0 and feat_s1: see `encode`."""

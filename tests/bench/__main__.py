@@ -10,13 +10,14 @@ from pathlib import Path
 from time import perf_counter
 
 from app.__main__ import keep_freed_memory
-from tests.bench import machine, report
+from tests.bench import charts, machine, report
 from tests.bench.builtin_section import builtin
 from tests.bench.crowded_section import crowded
 from tests.bench.decoder_sections import boxes, click, crowd
 from tests.bench.doors_section import doors
+from tests.bench.encode_section import encode
 from tests.bench.everything_section import everything
-from tests.bench.picture_sections import encode, masks
+from tests.bench.picture_sections import masks
 from tests.bench.report import Row
 from tests.bench.served_sections import busy, http, memory
 from tests.bench.workbench import Workbench
@@ -44,18 +45,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for bench.md and bench.json")
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="folder for bench.md, bench.json and charts/"
+    )
     parser.add_argument(
         "--threads",
         type=int,
         default=machine.num_cores(),
         help="threads of every side; use fewer than cores if others share the machine",
     )
+    parser.add_argument(
+        "--before", metavar="COMMIT", help="time the encoder of an earlier commit beside today's"
+    )
     options = parser.parse_args()
     head = machine.describe()
     head |= {"threads of every side": options.threads, "effort": "quick" if options.quick else "full"}
     keep_freed_memory()  # as the server does; it applies to all sides
-    bench = Workbench(quick=options.quick, num_threads=options.threads)
+    bench = Workbench(quick=options.quick, num_threads=options.threads, before=options.before)
     rows: list[Row] = []
     try:
         for name in options.sections:
@@ -65,6 +71,7 @@ def main() -> int:
             head["load average at the end"] = machine.load_average()
             # After every section, so that an interrupted run keeps its results so far.
             report.write(rows, machine=head, folder=options.output)
+            charts.draw(rows, options.output / "charts")
     finally:
         bench.close()
     print(report.markdown(rows, machine=head))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "numpy", "transformers", "onnxruntime", "onnx", "pycocotools")
+PACKAGES = ("torch", "numpy", "transformers", "onnxruntime", "openvino", "onnx", "pycocotools")
 _ROOT = Path(__file__).parents[2]
 
 

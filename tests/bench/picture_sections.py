@@ -1,4 +1,4 @@
-"""Sections masks and encode: the work that depends on the size of a picture.
+"""Section masks: logits to RLE at the size of a picture.
 
 Does not know about prompts and HTTP.
 """
@@ -12,10 +12,10 @@ import torch
 
 from app.codecs.rle import encode_counts
 from model.masks.runs import runs
-from tests.bench.report import OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.report import Row, timed_rows
 from tests.bench.sides import coco_rles
 from tests.bench.timing import take_turns
-from tests.bench.workbench import HEIGHT, WIDTH, Workbench
+from tests.bench.workbench import Workbench
 
 SIZES = {"1 MP": (820, 1220), "8 MP": (2310, 3464), "24 MP": (4000, 6000)}
 """Height and width, in the ratio 2:3."""
@@ -35,16 +35,6 @@ def masks(bench: Workbench) -> list[Row]:
             times = take_turns(sides, bench.effort(8, quick_seconds=1, least=10))
             rows += timed_rows("masks", f"{size}, {kind}", times)
     return rows
-
-
-def encode(bench: Workbench) -> list[Row]:
-    """Time one picture from pixels to embedding, including preparation."""
-    picture = bench.pictures[0]
-    sides = {TRANSFORMERS: partial(bench.transformers.encode, picture)}
-    sides |= {name: partial(bench.runners[name].encode, [picture]) for name in OURS}
-    rows = _check_encoders(bench)  # runs every encoder once
-    times = take_turns(sides, bench.effort(60, quick_seconds=6, warm_up=0))
-    return rows + timed_rows("encode", f"{WIDTH} x {HEIGHT}", times)
 
 
 def area_logits() -> npt.NDArray[np.float32]:
@@ -78,18 +68,3 @@ def _check_close(logits: npt.NDArray[np.float32], *, height: int, width: int) ->
     differing = int((runs(logits, height=height, width=width).to_array() != (full > 0).numpy()).sum())
     if differing > 1e-6 * height * width:
         raise AssertionError(f"{differing} of {height * width} pixels differ from interpolate and threshold")
-
-
-def _check_encoders(bench: Workbench) -> list[Row]:
-    """Return our image_embed's relative error against transformers'. Raises AssertionError if it is too large."""
-    expected = bench.transformers.encode(bench.pictures[0])[-1][0].numpy()
-    rows = []
-    for name, most in zip(OURS, (1e-3, 0.03), strict=True):
-        found = bench.embeddings[name][0].to_arrays(np.float32)["image_embed"][0]
-        error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-        if error > most:
-            raise AssertionError(
-                f"{name}: image_embed differs from transformers' by {error:.2g}, allowed {most}"
-            )
-        rows.append(Row("agreement", "image_embed, against transformers", name, {"relative error": error}))
-    return rows

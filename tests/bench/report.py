@@ -15,6 +15,13 @@ OURS = ("ours float32", "ours bfloat16")
 
 ONNX = "ONNX Runtime"
 TRANSFORMERS = "transformers"
+OPENVINO = ("OpenVINO float32", "OpenVINO bfloat16")
+BEFORE = ("before float32", "before bfloat16")
+"""Our own code of an earlier commit (`--before`)."""
+FLOORS = ("floor float32", "floor bfloat16")
+"""See tests/bench/floor.py."""
+WHOLE = "1800 x 1200"
+ONE_THREAD = f"{WHOLE}, CPU time of one thread"
 
 SEND_PICTURES = ("CVAT", "Roboflow", "X-AnyLabeling", "QuPath")
 """Tools that send the picture with every click."""
@@ -68,6 +75,12 @@ TARGETS = (
     Target("masks", "24 MP, areas", "ours", "vs interpolate + pycocotools", at_most=0.08),
     Target("encode", "1800 x 1200", OURS[0], f"vs {TRANSFORMERS}", at_most=0.75),
     Target("encode", "1800 x 1200", OURS[1], f"vs {TRANSFORMERS}", at_most=0.45),
+    Target("encode", WHOLE, OURS[1], f"vs {OPENVINO[1]}", at_most=1.10),
+    Target("encode", WHOLE, OURS[0], f"vs {BEFORE[0]}", at_most=0.94),
+    Target("encode", WHOLE, OURS[1], f"vs {BEFORE[1]}", at_most=0.78),
+    Target("encode", ONE_THREAD, OURS[1], f"vs {BEFORE[1]}", at_most=0.72),
+    Target("encode", ONE_THREAD, OURS[1], f"vs {FLOORS[1]}", at_most=1.42),
+    Target("encode", f"{WHOLE}, large, CPU time of one thread", OURS[1], f"vs {BEFORE[1]}", at_most=0.85),
     Target("http", "cost over the in-process click", "ours", "p50_ms", at_most=2.0),
     Target("http", "16 clients, share of the in-process batch's rate", "ours", "ratio", at_least=0.9),
     Target("http", "cached upload of a 1 MB JPEG", "ours", "p50_ms", at_most=5.0),

@@ -49,8 +49,13 @@ def summarise(seconds: list[float]) -> Summary:
     return Summary(len(seconds), 1000 * median(seconds), 1000 * percentile(seconds, 95))
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, list[float]]:
-    """Return the seconds of every call of every side, round by round."""
+def take_turns(
+    sides: Mapping[str, Callable[[], object]],
+    effort: Effort,
+    *,
+    clock: Callable[[], float] = perf_counter,
+) -> dict[str, list[float]]:
+    """Return the seconds of every call of every side, round by round; with process_time those of the CPU."""
     for _ in range(effort.warm_up):
         for call in sides.values():
             call()
@@ -63,9 +68,9 @@ def take_turns(sides: Mapping[str, Callable[[], object]], effort: Effort) -> dic
             first = rounds % len(names)
             for name in names[first:] + names[:first]:
                 sleep(SETTLE_S if len(names) > 1 else 0)
-                began = perf_counter()
+                began = clock()
                 sides[name]()
-                seconds[name].append(perf_counter() - began)
+                seconds[name].append(clock() - began)
             rounds += 1
     return seconds
 

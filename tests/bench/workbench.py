@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch
 from model.runner import Sam2Runner, load_runner
 from model.types import Embedding, Pixels, Prompt
 from tests.bench.discs import disc_state
+from tests.bench.earlier import runner_module
 from tests.bench.peer_onnx import OnnxRuntime, export
 from tests.bench.peer_transformers import Transformers
 from tests.bench.report import ONNX, OURS, TRANSFORMERS
@@ -32,9 +34,11 @@ CLICK = Prompt(points=((500.0, 375.0),), labels=(1,))
 class Workbench:
     """Everything that the sections measure, and the effort for it."""
 
-    def __init__(self, *, quick: bool, num_threads: int) -> None:
+    def __init__(self, *, quick: bool, num_threads: int, before: str | None = None) -> None:
+        """`before` is a commit whose encoder takes part."""
         self.quick = quick
         self.num_threads = num_threads
+        self.before = before
         torch.set_num_threads(self.num_threads)
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sam2-bench-")))
@@ -67,6 +71,11 @@ class Workbench:
     def runners(self) -> dict[str, Sam2Runner]:
         """The runners of our sides, by name of side."""
         return dict(zip(OURS, (self.runner("float32"), self.runner("bfloat16")), strict=True))
+
+    @cached_property
+    def earlier(self) -> ModuleType | None:
+        """model/runner.py of the commit `before`."""
+        return runner_module(self.before, self.folder) if self.before else None
 
     @cached_property
     def pictures(self) -> list[Pixels]:

@@ -83,16 +83,14 @@ class Golden:
 
     def frame(self, index: int) -> Frame:
         if index not in self.embeddings:
-            self.embeddings[index] = self.embed(frame(index))
+            (self.embeddings[index],) = self.runner.encode([frame(index)])
         return Frame(index, self.embeddings[index])
 
-    @torch.inference_mode()
-    def embed(self, picture: npt.NDArray[np.uint8]) -> Embedding:
-        x = torch.from_numpy(resized(picture)).permute(2, 0, 1).float() / 255
-        x = (x - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_DEVIATION)[:, None, None]
-        with self.runner._working():
-            maps = self.runner.model.encode(x[None])
-        return self.runner._embedding(picture, *(each[0] for each in maps))
+
+def as_metas_video_loader(picture: Tensor) -> Tensor:
+    """Return the pixels of a frame (h, w, 3) as the goldens' model saw them, (3, 1024, 1024)."""
+    x = torch.from_numpy(resized(picture.numpy())).permute(2, 0, 1).float() / 255
+    return (x - torch.tensor(IMAGE_MEAN)[:, None, None]) / torch.tensor(IMAGE_DEVIATION)[:, None, None]
 
 
 def resized(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -115,6 +113,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         model, memory = Sam2(VARIANTS[variant]), VideoMemory(VARIANTS[variant])
     assert {*model.state_dict(), *memory.state_dict()} == set(shapes), "every parameter of the file is used"
     runner = Sam2Runner(with_golden_weights(model, shapes), name=variant, weights_fingerprint="golden")
+    runner._preprocess = as_metas_video_loader  # type: ignore[assignment]
     return Golden(expected, runner, with_golden_weights(memory, shapes))
 
 

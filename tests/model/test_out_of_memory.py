@@ -21,7 +21,7 @@ def test_torchs_error_becomes_ours_and_the_runner_goes_on(monkeypatch: pytest.Mo
         raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
 
     with monkeypatch.context() as broken:
-        broken.setattr(runner.model, "encode", fail)
+        broken.setattr(runner, "_encoder", fail)
         broken.setattr(runner, "_decode_alike", fail)
         with pytest.raises(DeviceOutOfMemory, match=r"2\.00 GiB"):
             runner.encode([pixels])

@@ -215,10 +215,8 @@ def test_nothing_is_copied_or_kept_for_nothing(on_meta: tuple[Sam2, Arena, GpuDe
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [128, 224])
-def test_fewer_copies_change_no_bit(size: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_copies_change_no_bit(size: int, dtype: torch.dtype) -> None:
     """Maps of 224 pixels are windows without a rest, those of 128 have one."""
-    monkeypatch.setattr("model.network.hiera.in_slices", lambda function, x, **_: function(x))
-    monkeypatch.setattr("model.network.hiera.SLICE_QUERIES", 10**6)
     model = make_gpu_runner(dtype=dtype).model
     model.image_encoder.trunk._resized_positions = None
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).to(dtype)
