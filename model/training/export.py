@@ -1,46 +1,73 @@
 """`python -m model.training.export STATE [STATE ...] OUT.safetensors`: averaged weights of a run, to be served.
 
-Half precision; the metadata of the file says what the weights are and how they were made. For several runs it
-is the mean of their weights ("Model soups", arXiv 2203.05482): if one run started from the weights of the
-other, they may lie in one basin, where the mean may be better than either. Does not know about training itself.
+Half precision; the metadata of the file says what the weights are and how they were made. For several runs or
+exported files it is the mean of their weights ("Model soups", arXiv 2203.05482): if one run started from the
+weights of the other, they may lie in one basin, where the mean may be better than either. Does not know about
+training itself.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.training.state import FILE_NAME, State
 
 
-def export(states: Sequence[State], path: Path) -> None:
-    """Write the moving average of a run's weights, or the mean of several runs', to `path`.
+@dataclass(frozen=True)
+class Weights:
+    """Weights and where they come from."""
+
+    variant: str
+    tensors: dict[str, Tensor]
+    """float32."""
+    runs: list[dict[str, Any]]
+    """The last step and the plan of each run whose mean they are."""
+
+    @classmethod
+    def of(cls, state: State) -> "Weights":
+        """The moving average of a run's weights."""
+        return cls(state.plan.variant, state.average, [{"step": state.step, "plan": asdict(state.plan)}])
+
+    @classmethod
+    def read(cls, path: Path) -> "Weights":
+        """Those of a run's state or of an exported file. Raises as read_weights."""
+        if path.suffix != ".safetensors":
+            return cls.of(State.read(path))
+        tensors = read_weights(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if not {"model", "runs"} <= metadata.keys():
+            raise ValueError(f"{path} does not say which runs it is from, as an exported file does")
+        return cls(metadata["model"], tensors, json.loads(metadata["runs"]))
+
+
+def export(parts: Sequence[Weights], path: Path) -> None:
+    """Write the mean of some weights to `path`.
 
     In float16, buffers too, which are small numbers. Raises ValueError where a weight does not fit float16, and for
-    runs of different models.
+    weights of different models.
     """
-    (variant, *others) = {state.plan.variant for state in states}
+    (variant, *others) = {part.variant for part in parts}
     if others:
-        raise ValueError(f"not runs of one model: {', '.join(sorted([variant, *others]))}")
-    averages = [state.average for state in states]
+        raise ValueError(f"not weights of one model: {', '.join(sorted([variant, *others]))}")
     weights = {
-        name: torch.stack([x[name] for x in averages]).mean(0).half().contiguous() for name in averages[0]
+        name: torch.stack([part.tensors[name] for part in parts]).mean(0).half().contiguous()
+        for name in parts[0].tensors
     }
     broken = [name for name, x in weights.items() if not x.isfinite().all()]
     if broken:
         raise ValueError(f"not finite in float16: {', '.join(broken)}")
-    metadata = {
-        "model": variant,
-        "runs": json.dumps([{"step": state.step, "plan": asdict(state.plan)} for state in states]),
-        "licence": "Apache-2.0",
-    }
+    runs = [run for part in parts for run in part.runs]
+    metadata = {"model": variant, "runs": json.dumps(runs), "licence": "Apache-2.0"}
     save_file(weights, path, metadata=metadata)
 
 
@@ -61,19 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where there is nothing to export."""
     parser = argparse.ArgumentParser(prog="python -m model.training.export", description=main.__doc__)
     parser.add_argument(
-        "states", type=Path, nargs="+", metavar="STATE", help="a run's folder, or the state.pt in it"
+        "states",
+        type=Path,
+        nargs="+",
+        metavar="STATE",
+        help="a run's folder, the state.pt in it, or an exported file",
     )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
     said = parser.parse_args(arguments)
     paths = [path / FILE_NAME if path.is_dir() else path for path in said.states]
     try:
-        states = [State.read(path) for path in paths]
-        export(states, said.out)
+        parts = [Weights.read(path) for path in paths]
+        export(parts, said.out)
     except (OSError, ValueError) as error:
         print(f"{', '.join(map(str, paths))} cannot be exported: {error}", file=sys.stderr)
         return 1
-    steps = " and ".join(f"{state.step:,}" for state in states)
-    parameters = sum(x.numel() for x in states[0].average.values())
+    steps = " and ".join(f"{run['step']:,}" for part in parts for run in part.runs)
+    parameters = sum(x.numel() for x in parts[0].tensors.values())
     size = said.out.stat().st_size
     print(f"{said.out}: step {steps}, {parameters:,} parameters, {size / 1e6:.1f} MB")
     return 0

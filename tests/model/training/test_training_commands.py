@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from model.network.config import BUILTIN, VARIANTS
 from model.runner import load_runner
@@ -130,7 +131,7 @@ def test_weights_that_float16_cannot_hold_are_not_exported(trained: Path, tmp_pa
     assert state is not None
     state.average["no_mem_embed"] += 1e6
     with pytest.raises(ValueError, match="not finite in float16: no_mem_embed"):
-        export.export([state], tmp_path / "out.safetensors")
+        export.export([export.Weights.of(state)], tmp_path / "out.safetensors")
 
 
 def test_an_export_of_several_runs_is_their_mean(trained: Path, tmp_path: Path) -> None:
@@ -148,12 +149,34 @@ def test_an_export_of_several_runs_is_their_mean(trained: Path, tmp_path: Path) 
         assert len(json.loads(file.metadata()["runs"])) == 2
 
 
+def test_an_exported_file_and_a_run_have_a_mean(trained: Path, tmp_path: Path) -> None:
+    run, file, out = trained / "run", tmp_path / "file.safetensors", tmp_path / "mean.safetensors"
+    assert export.main([str(run), str(file)]) == 0
+    state = State.load(run)
+    assert state is not None
+    state.average["no_mem_embed"] += 0.5
+    state.save(tmp_path)
+    assert export.main([str(file), str(tmp_path), str(out)]) == 0
+    moved = export.read_weights(out)["no_mem_embed"] - export.read_weights(file)["no_mem_embed"]
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.25), rtol=1e-2, atol=1e-3)
+    with safe_open(out, "pt") as exported:
+        assert [run["step"] for run in json.loads(exported.metadata()["runs"])] == [2, 2]
+
+
+def test_weights_of_unknown_origin_are_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "some.safetensors")
+    assert export.main([str(tmp_path / "some.safetensors"), str(tmp_path / "out.safetensors")]) == 1
+    assert "does not say which runs it is from" in capsys.readouterr().err
+
+
 def test_runs_of_different_models_have_no_mean(trained: Path, tmp_path: Path) -> None:
     state = State.load(trained / "run")
     assert state is not None
     other = replace(state, plan=replace(state.plan, variant="another"))
-    with pytest.raises(ValueError, match="not runs of one model: another, builtin"):
-        export.export([state, other], tmp_path / "out.safetensors")
+    with pytest.raises(ValueError, match="not weights of one model: another, builtin"):
+        export.export([export.Weights.of(state), export.Weights.of(other)], tmp_path / "out.safetensors")
 
 
 def test_evaluation_prints_a_table_and_writes_json(
