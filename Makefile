@@ -61,7 +61,7 @@ said:
 	@test -n "$(DATA)" -a -n "$(OUT)" || { \
 	  echo "Set the training data and the folder for the run: make train DATA=folder OUT=folder" >&2; exit 1; }
 
-bench: .bench/installed.stamp  ## Compare with transformers and ONNX Runtime; BENCH=--quick takes three minutes
+bench: .bench/installed.stamp  ## Compare with transformers, ONNX Runtime and OpenVINO; BENCH=--quick takes five minutes
 	@.bench/venv/bin/python -m tests.bench $(BENCH)
 
 gpu-bench-kit: $(VENV)/venv.stamp  ## Download into .whl the wheels that a GPU machine without an index lacks; KIT_PYTHON=3.12 is its Python

@@ -91,8 +91,8 @@ class Sam2Config:
     mask_in_chans: int = 16
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     exact_encoder: bool = False
-    """Whether the image encoder stays in float32 where the rest runs in half precision, on any device. Much of what
-    half precision changes in a mask comes from there, and a small encoder can afford it."""
+    """Whether the image encoder stays in float32 where the rest runs in half precision, on any device; on a CPU its
+    products are in bfloat16 all the same. Much of what half precision changes in a mask comes from there."""
     video: VideoConfig | None = field(default=None, repr=False)
     """None: the model knows pictures only. Not in the repr, of which fingerprints of embeddings are made."""
 

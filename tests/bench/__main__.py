@@ -1,6 +1,6 @@
 """The command `make bench`: measures every side with the same weights, in turns, on the same cores.
 
-`python -m tests.bench --quick` takes three minutes. `--sections click boxes` measures only these sections.
+`python -m tests.bench --quick` takes five minutes. `--sections click boxes` measures only these sections.
 """
 
 import argparse

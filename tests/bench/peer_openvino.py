@@ -35,10 +35,12 @@ class PlainEncoder(nn.Module):
 def export_encoder(state: Mapping[str, Tensor], path: Path, *, variant: str = VARIANT) -> Path:
     """Write the graph of the encoder, of fixed shapes, and return its path.
 
-    By torch's newer exporter: OpenVINO does not load what the one by tracing makes of the position embedding.
+    By torch's newer exporter: OpenVINO does not load what the one by tracing makes. The position embedding is
+    resized beforehand, because the exporter's own folding of constants takes minutes for it.
     """
     model = plain_model(state, variant=variant)
     side = model.config.image_size
+    model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
     names = ["image_embed", "feat_s0", "feat_s1"]
     program = torch.onnx.export(
         PlainEncoder(model).eval(),
