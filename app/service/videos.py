@@ -22,10 +22,13 @@ from app.errors import (
     FrameNotFound,
     ImageIdConflict,
     ImageNotFound,
+    ImageTooLarge,
     InvalidFrame,
     InvalidVideo,
+    ValidationFailed,
     VideoIdConflict,
     VideoNotFound,
+    VideoTooLarge,
 )
 from app.scheduling.abandoned import check_wanted
 from app.scheduling.deadlines import within
@@ -33,6 +36,7 @@ from app.service.named_videos import NamedVideo, content_of, frame_id, sampling_
 from app.service.open_videos import OpenVideos, VideoGone
 from app.service.wiring import Machinery
 from app.settings import Settings
+from app.storage.claims import Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept_videos import KeptVideos
 from app.storage.names import check_reserved, content_key
@@ -46,6 +50,9 @@ from model.types import Embedding
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+_UNREADABLE = (VideoNotFound, InvalidVideo, ValidationFailed, ImageTooLarge, VideoTooLarge)
+"""Errors of a kept file that was evicted, or that stricter limits refuse now: then its frames are not known."""
 
 _TRIM_EVERY = 60
 """Maintenance runs between two that count the files in the folder."""
@@ -83,6 +90,7 @@ class Videos:
         self._register = Register(
             folder, ttl_s=settings.image_ttl_s, trouble=trouble, on_unnamed=self._files.remove
         )
+        self._claims = Claims(VideoNotFound.deleted_meanwhile)
         self._tending: asyncio.Task[None] | None = None
         metrics.video_bytes.set_function(lambda: self._files.used_bytes)
 
@@ -113,8 +121,8 @@ class Videos:
     ) -> NamedVideo:
         """Keep a video file under its id, or under the SHA-256 of its bytes and of the options.
 
-        Raises a ServiceError for a bad file, one with too many frames or pixels, a name that is taken, or a missed
-        deadline.
+        Raises a ServiceError for a bad file, one with too many frames or pixels, a name that is taken or is deleted
+        meanwhile, or a missed deadline.
         """
         async with self._deadline():
             self._check_ready()
@@ -125,10 +133,13 @@ class Videos:
             name = video_id or own_id
             check_reserved(name, own_id, of="video")
             content = content_key(content_of(digest, sampling), tenant=tenant)
-            self._check_name(name, content, tenant=tenant, replace=replace)
-            with times.during("video"):
-                video = await self._survey(name, content, share=share, data=data)
-            await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+            with self._claims.claim(name, tenant=tenant) as claim:
+                self._check_name(name, content, tenant=tenant, replace=replace)
+                with times.during("video"):
+                    video = await self._survey(name, content, share=share, data=data)
+                claim.check()
+                await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+                claim.check()  # then the name that it got is removed already
             return NamedVideo.of(name, video)
 
     async def describe(self, video_id: str, *, tenant: str, share: str) -> NamedVideo:
@@ -147,14 +158,15 @@ class Videos:
         return self._register.newest(tenant=tenant, limit=limit, after=last)
 
     async def delete(self, video_id: str, *, tenant: str, share: str) -> None:
-        """Forget a video and, with its last name, the embeddings of its frames."""
+        """Forget a video, even during its upload, and, with its last name, the embeddings of its frames."""
         async with self._deadline():
             self._check_ready()
             row = self._register.find(video_id, tenant=tenant)
-            video = self._open_videos.peek(row.content) if row is not None else None
-            if row is not None and video is None:
-                with suppress(VideoNotFound, InvalidVideo):  # then its frames are not known any more
+            video = None
+            if row is not None:
+                with suppress(*_UNREADABLE):
                     video = await self._survey(video_id, row.content, share=share)
+            self._claims.delete(video_id, tenant=tenant)
             for content in await self._register.remove(video_id, tenant=tenant):
                 self._open_videos.forget(content)
                 if video is not None:

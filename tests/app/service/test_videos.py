@@ -1,17 +1,21 @@
 """Videos in the service: frames as images, what is kept and for how long, and many callers at once."""
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.codecs import video_files
+from app.codecs.video_files import Video
 from app.errors import FrameNotFound, ImageNotFound, InvalidFrame, RateLimited, VideoNotFound
 from app.service import open_videos
 from app.service.videos import Videos
 from app.settings import Settings
 from app.telemetry.stages import StageTimes
-from tests.fakes import Served, error, serving
+from tests.fakes import LONG_S, Served, error, serving
 from tests.small_videos import FRAMES, box, clip, number_of, with_broken_packet
 
 CLIP = clip()
@@ -120,6 +124,42 @@ async def test_a_video_deleted_while_its_frame_is_embedded() -> None:
         with pytest.raises(ImageNotFound):
             await embedding
         served.segmenter.gate.set()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_delete_wins_over_the_upload_that_it_meets(
+    replace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as served:
+        if replace:
+            await upload(served, clip(frames=3))
+        begun, goes_on = threading.Event(), threading.Event()
+
+        def survey(*arguments: Any, **options: Any) -> Video:
+            begun.set()
+            assert goes_on.wait(LONG_S)
+            return video_files.survey(*arguments, **options)
+
+        monkeypatch.setattr(open_videos, "survey", survey)
+        data = {"video_id": "clip", "replace": "true"}
+        uploading = asyncio.create_task(served.client.post("/videos", files={"video": CLIP}, data=data))
+        assert await asyncio.to_thread(begun.wait, LONG_S)
+        assert (await served.client.delete("/videos/clip")).status_code == 204
+        goes_on.set()
+        reply = await uploading
+        assert error(reply) == (404, "video_not_found")
+        assert "deleted during its upload" in reply.text
+        assert (await served.client.get("/videos")).json()["videos"] == []
+        await upload(served)
+
+
+async def test_a_video_that_todays_limits_refuse_can_be_deleted(tmp_path: Path) -> None:
+    async with serving(Settings(cache_dir=str(tmp_path), workers=2)) as served:
+        await upload(served)
+    async with serving(Settings(cache_dir=str(tmp_path), max_video_frames=2, workers=2)) as served:
+        assert error(await get(served, 0)) == (413, "video_too_large")
+        assert (await served.client.delete("/videos/clip")).status_code == 204
+        assert (await served.client.get("/videos")).json()["videos"] == []
 
 
 async def test_a_frame_whose_embedding_was_evicted_is_embedded_again() -> None:
