@@ -105,9 +105,7 @@ def parse_form(
     return _file_and_fields(body, parts, files)
 
 
-def _file_and_fields(
-    body: bytes, parts: list[_Part], files: tuple[str, str]
-) -> tuple[bytes, dict[str, str]]:
+def _file_and_fields(body: bytes, parts: list[_Part], files: tuple[str, str]) -> tuple[bytes, dict[str, str]]:
     found: list[bytes] = []
     thing, example = (
         ("picture", "image=@truck.jpg") if files is PICTURE_FIELDS else ("video", "video=@clip.mp4")

@@ -73,7 +73,7 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
             return parse_video(body, headers=request.headers, query=query, max_bytes=max_bytes)
 
         upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
-        del body  # what was parsed is held instead: a file in a form is a copy
+        body = b""  # what was parsed is held instead: a file in a form is a copy
         story = service.videos.add(
             upload.data,
             upload.fields.sampling,
