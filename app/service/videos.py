@@ -4,10 +4,8 @@ A frame is an image. Its id is a hash of the file and the frame's time stamp, so
 the embeddings of its frames. Belongs to the event loop; files are read in worker threads. Does not know about HTTP.
 """
 
-import asyncio
 import hashlib
 import io
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -34,6 +32,7 @@ from app.scheduling.abandoned import check_wanted
 from app.scheduling.deadlines import within
 from app.service.named_videos import NamedVideo, content_of, frame_id, sampling_of
 from app.service.open_videos import OpenVideos, VideoGone
+from app.service.video_upkeep import VideoUpkeep
 from app.service.wiring import Machinery
 from app.settings import Settings
 from app.storage.claims import Claims
@@ -42,20 +41,14 @@ from app.storage.kept_videos import KeptVideos
 from app.storage.names import check_reserved, content_key
 from app.storage.register import Register
 from app.storage.register_file import ImageName
-from app.storage.store import TEND_S, EmbeddingStore
+from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
 from model.types import Embedding
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
 _UNREADABLE = (VideoNotFound, InvalidVideo, ValidationFailed, ImageTooLarge, VideoTooLarge)
 """Errors of a kept file that was evicted, or that stricter limits refuse now: then its frames are not known."""
-
-_TRIM_EVERY = 60
-"""Maintenance runs between two that count the files in the folder."""
 
 
 class Videos:
@@ -91,20 +84,17 @@ class Videos:
             folder, ttl_s=settings.image_ttl_s, trouble=trouble, on_unnamed=self._files.remove
         )
         self._claims = Claims(VideoNotFound.deleted_meanwhile)
-        self._tending: asyncio.Task[None] | None = None
+        self.upkeep = VideoUpkeep(self._register, self._open_videos, self._files)
         metrics.video_bytes.set_function(lambda: self._files.used_bytes)
 
     async def open(self) -> None:
         """Open the register of names, and start the maintenance."""
         await self._register.open()
-        self._tending = asyncio.create_task(self._tend_for_good())
+        self.upkeep.start()
 
     async def close(self) -> None:
         """Stop the maintenance, and close the register."""
-        if self._tending is not None:
-            tending, self._tending = self._tending, None
-            tending.cancel()
-            await asyncio.wait([tending])
+        if await self.upkeep.stop():
             self._open_videos.close()
             await self._register.close()
 
@@ -253,7 +243,7 @@ class Videos:
 
     def _read(self, content: str, number: int) -> Pixels:
         """Decode a frame, in a worker thread."""
-        if not self._files.has(content):  # evicted, perhaps by another server
+        if not self._files.use(content):  # evicted, perhaps by another server
             self._open_videos.forget(content)
             raise VideoGone
         open_file = partial(self._files.open, content)
@@ -293,29 +283,6 @@ class Videos:
         except ImageIdConflict as error:  # another server was faster
             raise VideoIdConflict.for_id(name) from error
         await self._files.save(content, data, while_named=self._register.while_named)
-
-    async def tend(self, *, count_files: bool = True) -> None:
-        """Do the periodic maintenance, which no request does."""
-        await self._register.tend()
-        gone = await self._register.expire()
-        await asyncio.to_thread(self._tend, gone, count_files=count_files)
-
-    async def _tend_for_good(self) -> None:
-        runs = 0
-        while True:
-            await asyncio.sleep(TEND_S)
-            try:
-                await self.tend(count_files=runs % _TRIM_EVERY == 0)
-            except Exception:  # otherwise maintenance would stop, and nobody would notice
-                log.exception("Maintenance of the stored videos failed; it continues.")
-            runs += 1
-
-    def _tend(self, gone: frozenset[str], *, count_files: bool) -> None:
-        for content in gone:
-            self._open_videos.forget(content)
-        self._open_videos.tend()
-        if count_files:
-            self._files.trim()
 
 
 def _checked_digest(data: bytes) -> str:

@@ -212,13 +212,30 @@ async def test_the_least_recently_used_files_are_evicted(on_disk: bool, tmp_path
         assert (await get(served, 0, "old")).status_code == 200
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_a_video_that_is_being_read_is_not_the_first_to_be_evicted(
+    on_disk: bool, tmp_path: Path
+) -> None:
+    """Its file stays open, so that only the first frame opens it. A megabyte holds two of these."""
+    large = [clip(frames=number) + box(b"free", bytes(400_000)) for number in (2, 3, 4)]
+    settings = Settings(video_cache_mib=1, cache_dir=str(tmp_path) if on_disk else "", workers=2)
+    async with serving(settings) as served:
+        await upload(served, large[0], "read")
+        assert (await get(served, 0, "read")).status_code == 200
+        await upload(served, large[1], "unread")
+        assert (await get(served, 1, "read")).status_code == 200
+        await upload(served, large[2], "new")
+        assert (await get(served, 0, "read")).status_code == 200
+        assert error(await get(served, 0, "unread")) == (404, "video_not_found")
+
+
 async def test_videos_expire(tmp_path: Path) -> None:
     settings = Settings(cache_dir=str(tmp_path), image_ttl_s=0.01, workers=2)
     async with serving(settings) as served:
         await upload(served)
         await asyncio.sleep(0.02)
         assert error(await get(served, 0)) == (404, "video_not_found")
-        await served.service.videos.tend()
+        await served.service.videos.upkeep.tend()
         assert list((tmp_path / "videos" / "files").iterdir()) == []
 
 
