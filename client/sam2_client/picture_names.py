@@ -63,8 +63,8 @@ def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[st
     for file, its_names in by_file.items():
         if len(its_names) > 1:
             yield (
-                f"{len(its_names)} entries of images are one file, {file}: {named(its_names)}. Each gets its masks; "
-                "check that they are not another picture's"
+                f"{len(its_names)} entries of images are one file, {file}: {named(its_names)}. Each gets its "
+                "masks; check that they are not another picture's"
             )
 
 
