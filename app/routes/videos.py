@@ -60,7 +60,7 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
     The id is `video_id`, the client's own name, or the SHA-256 of the uploaded bytes and of the options.
     """
     service, times = service_of(request), begin_stages(request)
-    settings, share = service.settings, share_of(request)
+    settings, share, videos = service.settings, share_of(request), service.videos
     service.ready()
     max_mib = min(settings.max_video_mib, settings.max_bodies_mib)
     limit = f"{max_mib} MiB (SAM2_MAX_VIDEO_MIB, and SAM2_MAX_BODIES_MIB)"
@@ -74,7 +74,7 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
 
         upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         body = b""  # what was parsed is held instead: a file in a form is a copy
-        story = service.videos.add(
+        story = videos.add(
             upload.data,
             upload.fields.sampling,
             tenant=tenant_of(request),
