@@ -30,7 +30,7 @@ from app.errors import (
 )
 from app.scheduling.abandoned import check_wanted
 from app.scheduling.deadlines import within
-from app.service.named_videos import NamedVideo, content_of, frame_id, sampling_of
+from app.service.named_videos import NamedVideo, content_of, digest_of, frame_id, frame_ids, sampling_of
 from app.service.open_videos import OpenVideos, VideoGone
 from app.service.video_upkeep import VideoUpkeep
 from app.service.wiring import Machinery
@@ -148,20 +148,29 @@ class Videos:
         return self._register.newest(tenant=tenant, limit=limit, after=last)
 
     async def delete(self, video_id: str, *, tenant: str, share: str) -> None:
-        """Forget a video, even during its upload, and, with its last name, the embeddings of its frames."""
+        """Forget a video, even during its upload, and, with its last name, the embeddings of its frames.
+
+        Those that another video of its file has are kept.
+        """
         async with self._deadline():
             self._check_ready()
             row = self._register.find(video_id, tenant=tenant)
-            video = None
+            frames = list[str]()
             if row is not None:
-                with suppress(*_UNREADABLE):
-                    video = await self._survey(video_id, row.content, share=share)
+                frames = await self._frames(video_id, row.content, share=share)
             self._claims.delete(video_id, tenant=tenant)
             for content in await self._register.remove(video_id, tenant=tenant):
                 self._open_videos.forget(content)
-                if video is not None:
-                    frames = [frame_id(content, video, number) for number in range(len(video))]
-                    await self._store().delete_all(frames, tenant=tenant)
+                shared = set[str]()
+                for other in self._register.contents(tenant=tenant, beginning=digest_of(content)):
+                    shared.update(await self._frames(video_id, other, share=share))
+                await self._store().delete_all([each for each in frames if each not in shared], tenant=tenant)
+
+    async def _frames(self, video_id: str, content: str, *, share: str) -> list[str]:
+        """Return the image ids of a video's frames, as far as they are known."""
+        with suppress(*_UNREADABLE):
+            return frame_ids(content, await self._survey(video_id, content, share=share))
+        return []
 
     async def frame(
         self,

@@ -114,6 +114,19 @@ async def test_with_its_last_name_a_video_takes_its_frames_along() -> None:
         assert error(await served.click(image_id)) == (404, "image_not_found")
 
 
+async def test_frames_of_another_video_of_the_file_stay() -> None:
+    """At 5 a second it has every second frame."""
+    async with serving() as served:
+        await upload(served)
+        await upload(served, name="slow", fps=5)
+        both, lone = [await embed(served.service.videos, number) for number in (4, 5)]
+        await served.client.delete("/videos/clip")
+        assert (await served.click(both)).status_code == 200
+        assert error(await served.click(lone)) == (404, "image_not_found")
+        await served.client.delete("/videos/slow")
+        assert error(await served.click(both)) == (404, "image_not_found")
+
+
 async def test_a_video_deleted_while_its_frame_is_embedded() -> None:
     async with serving() as served:
         await upload(served)
