@@ -169,7 +169,8 @@ class Videos:
     async def _frames(self, video_id: str, content: str, *, share: str) -> list[str]:
         """Return the image ids of a video's frames, as far as they are known."""
         with suppress(*_UNREADABLE):
-            return frame_ids(content, await self._survey(video_id, content, share=share))
+            video = await self._survey(video_id, content, share=share)
+            return await self._workers.run(partial(frame_ids, content, video), share=share)
         return []
 
     async def frame(

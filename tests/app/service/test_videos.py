@@ -11,7 +11,7 @@ import pytest
 from app.codecs import video_files
 from app.codecs.video_files import Video
 from app.errors import FrameNotFound, ImageNotFound, InvalidFrame, RateLimited, VideoNotFound
-from app.service import open_videos
+from app.service import named_videos, open_videos
 from app.service.videos import Videos
 from app.settings import Settings
 from app.telemetry.stages import StageTimes
@@ -125,6 +125,23 @@ async def test_frames_of_another_video_of_the_file_stay() -> None:
         assert error(await served.click(lone)) == (404, "image_not_found")
         await served.client.delete("/videos/slow")
         assert error(await served.click(both)) == (404, "image_not_found")
+
+
+async def test_the_ids_of_thousands_of_frames_do_not_hold_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = list[int]()
+
+    def ids(content: str, video: Video) -> list[str]:
+        threads.append(threading.get_ident())
+        return named_videos.frame_ids(content, video)
+
+    monkeypatch.setattr("app.service.videos.frame_ids", ids)
+    async with serving() as served:
+        await upload(served)
+        assert (await served.client.delete("/videos/clip")).status_code == 204
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_a_video_deleted_while_its_frame_is_embedded() -> None:
