@@ -11,6 +11,7 @@ from app.codecs.upright import Pixels
 from app.errors import VideoTooLarge
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
+from app.routes.etags import client_has
 from app.routes.replies import timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, budget_of, service_of
@@ -149,8 +150,7 @@ async def get_frame(
         "Vary": "Accept",
         "X-SAM2-Image-ID": image_id,
     }
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if etag in known or "*" in known:
+    if client_has(request, etag):
         return Response(status_code=304, headers=headers)
     write = _write_png if kind == "png" else _write_jpeg
     story = videos.frame(video_id, n, write, tenant=tenant, times=times, share=share)
