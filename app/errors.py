@@ -106,6 +106,14 @@ class VideoNotFound(ServiceError):
         return cls(f"No video has the video_id {video_id!r}. POST it to /videos first.")
 
     @classmethod
+    def deleted_meanwhile(cls, video_id: str) -> "VideoNotFound":
+        """A DELETE arrived during the upload; the DELETE takes precedence."""
+        return cls(
+            f"video_id {video_id!r} was deleted during its upload. If you still need it, POST the video to /videos "
+            "again."
+        )
+
+    @classmethod
     def fallen_out(cls, video_id: str) -> "VideoNotFound":
         """The video is known, but its file was evicted."""
         return cls(

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from app.cluster.asking import Asking
 from app.cluster.calls import Answer, Call
 from app.cluster.devices import Devices
-from app.cluster.watch import PATIENCE_S, Watch
+from app.cluster.watch import Watch, figures_of
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
@@ -295,7 +295,7 @@ class RemoteSegmentation:
 
     async def figures(self) -> bytes:
         """Return the metrics of this process and of each Device, which `device` names."""
-        theirs = await self._devices.figures(patience_s=PATIENCE_S) if self.is_loaded else []
+        theirs = await figures_of(self._devices) if self.is_loaded else []
         return merged(self.metrics.render(), theirs)
 
     async def _ask(self, key: str, method: str, times: StageTimes | None = None, **arguments: Any) -> Any:

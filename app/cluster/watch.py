@@ -13,7 +13,7 @@ from app.telemetry.cluster_metrics import ClusterMetrics
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 2.0
+_PATIENCE_S = 2.0
 """Time in which a Device says how it is."""
 _EVERY_S = 1.0
 _FORGOTTEN_S = 10.0
@@ -53,7 +53,7 @@ class Watch:
     async def look(self, devices: Devices) -> None:
         """Ask all Devices how they are."""
         try:
-            self.states = await devices.states(patience_s=PATIENCE_S)
+            self.states = await devices.states(patience_s=_PATIENCE_S)
         except Exception as error:  # the engine may be restarting anything; `model` tells when it lasts
             log.info("No device says how it is: %s", error)
             self.states = []
@@ -67,3 +67,12 @@ class Watch:
             self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
         self._figures.devices.set(len(self.states))
         self._figures.ready_devices.set(ready)
+
+
+async def figures_of(devices: Devices) -> list[tuple[str, bytes]]:
+    """Return the names and metrics of those that answer. A Front's own are wanted most when there are none."""
+    try:
+        return await devices.figures(patience_s=_PATIENCE_S)
+    except Exception as error:  # the engine may be restarting anything
+        log.info("No device tells its metrics: %s", error)
+        return []

@@ -210,9 +210,22 @@ def _vint(data: bytes, at: int) -> tuple[int | None, int]:
 
 def _check_blocks(data: bytes, check: Callable[[], None]) -> None:
     """Walk an animated GIF to its trailer. One without it is taken if it ends with a whole block."""
+    blocks = 0
+
+    def count() -> (
+        None
+    ):  # before each block: one without data takes three bytes, and a file has millions of those
+        nonlocal blocks
+        blocks += 1
+        if blocks > MAX_GIF_VIDEO_BLOCKS:
+            raise InvalidVideo(f"The GIF has more than {MAX_GIF_VIDEO_BLOCKS} blocks. Save it again.")
+        if blocks % _CHECK_EVERY == 0:
+            check()
+
     try:
-        at, blocks = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0), 0
+        at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
         while at < len(data) and data[at] != 0x3B:
+            count()
             if data[at] == 0x2C:  # a picture: descriptor, palette, code size, blocks
                 flags = data[at + 9]
                 at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
@@ -221,12 +234,8 @@ def _check_blocks(data: bytes, check: Callable[[], None]) -> None:
             else:
                 raise InvalidVideo("The blocks of this GIF are broken. Save it again.")
             while data[at]:
+                count()
                 at += 1 + data[at]
-                blocks += 1
-                if blocks % _CHECK_EVERY == 0:
-                    check()
             at += 1
-            if blocks > MAX_GIF_VIDEO_BLOCKS:
-                raise InvalidVideo(f"The GIF has more than {MAX_GIF_VIDEO_BLOCKS} blocks. Save it again.")
     except IndexError:
         raise _cut_off("its last block is not complete") from None

@@ -92,6 +92,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
             )
 
         upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        body = b""  # what was parsed is held instead: a file in a form is a copy
 
         async def story() -> Embedded:
             with budget.holding(share) as arrived:

@@ -75,6 +75,7 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
         picture, wanted = (
             parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         )
+        body = b""  # what was parsed is held instead: a file in a form is a copy
         wish = wanted.wish(default_thresholds(settings.model), format_options(wanted))
 
         async def story(report: Report) -> str:

@@ -29,7 +29,15 @@ class _Part:
     headers: dict[bytes, bytes] = field(default_factory=dict)
     header_name: bytes = b""
     header_value: bytes = b""
-    data: bytearray = field(default_factory=bytearray)
+    length: int = 0
+    start: int | None = None
+    """Where its data begin in the body, once it is known."""
+    begun: bytearray = field(default_factory=bytearray)
+    """Its data until then: a few bytes that looked like a boundary at the end of a piece."""
+
+    def data(self, body: bytes) -> bytes:
+        """Return its data: the only copy, because files have hundreds of megabytes."""
+        return bytes(self.begun) if self.start is None else body[self.start : self.start + self.length]
 
 
 def parse_form(
@@ -41,6 +49,7 @@ def parse_form(
     """
     parts: list[_Part] = []
     ended = False
+    at, piece = 0, b""
 
     def begin_part() -> None:
         if len(parts) == _MOST_PARTS:
@@ -59,7 +68,12 @@ def parse_form(
         parts[-1].header_value += data[start:end]
 
     def add_data(data: bytes, start: int, end: int) -> None:
-        parts[-1].data += memoryview(data)[start:end]
+        part = parts[-1]
+        if part.start is None and data is piece:
+            part.start = at + start - part.length
+        elif part.start is None:  # not of this piece, but of the parser's own, whose place is not told
+            part.begun += data[start:end]
+        part.length += end - start
 
     def end_form() -> None:
         nonlocal ended
@@ -79,7 +93,8 @@ def parse_form(
         )
         for at in range(0, len(body), _FORM_PIECE):
             check_wanted()
-            parser.write(body[at : at + _FORM_PIECE])
+            piece = body[at : at + _FORM_PIECE]
+            parser.write(piece)
         parser.finalize()
     except (FormParserError, ValueError) as error:
         raise BadRequest(f"The body is not valid multipart/form-data: {error}") from error
@@ -87,10 +102,10 @@ def parse_form(
         raise BadRequest(
             "The multipart/form-data body is cut off, or its boundary is not the one in the Content-Type header."
         )
-    return _file_and_fields(parts, files)
+    return _file_and_fields(body, parts, files)
 
 
-def _file_and_fields(parts: list[_Part], files: tuple[str, str]) -> tuple[bytes, dict[str, str]]:
+def _file_and_fields(body: bytes, parts: list[_Part], files: tuple[str, str]) -> tuple[bytes, dict[str, str]]:
     found: list[bytes] = []
     thing, example = (
         ("picture", "image=@truck.jpg") if files is PICTURE_FIELDS else ("video", "video=@clip.mp4")
@@ -100,7 +115,7 @@ def _file_and_fields(parts: list[_Part], files: tuple[str, str]) -> tuple[bytes,
         disposition = part.headers.get(b"content-disposition", b"")
         _, options = parse_options_header(disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        data = _decoded(name, part)
+        data = _decoded(name, part, body)
         if name in files:
             # A client may give only filename*, which the parser does not know, or no name at all.
             if b"filename" not in disposition.lower() and _is_text(data):
@@ -116,17 +131,17 @@ def _file_and_fields(parts: list[_Part], files: tuple[str, str]) -> tuple[bytes,
     return found[0], fields
 
 
-def _decoded(name: str, part: _Part) -> bytes:
+def _decoded(name: str, part: _Part, body: bytes) -> bytes:
     """Return the data of a part. Mail libraries, which some clients build forms with, may write it in base64."""
     encoding = part.headers.get(b"content-transfer-encoding", b"binary").decode("latin-1").strip().lower()
     if encoding in ("binary", "8bit", "7bit"):
-        return bytes(part.data)
+        return part.data(body)
     if encoding != "base64":
         raise invalid(
             name, f"Content-Transfer-Encoding {encoding[:40]!r} is not supported; send it in binary"
         )
     try:
-        return decode_base64(part.data.decode("latin-1"))
+        return decode_base64(part.data(body).decode("latin-1"))
     except Base64Error as error:
         raise invalid(name, f"it {error}") from error
 

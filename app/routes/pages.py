@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
+from app.routes.etags import client_has
+
 router = APIRouter(include_in_schema=False)
 
 _APP = Path(__file__).parents[1]
@@ -93,8 +95,7 @@ def _reply(request: Request, name: str) -> Response:
     zipped = "gzip" in request.headers.get("accept-encoding", "")
     # Weak: the same file, compressed or not.
     headers = _HEADERS | {"ETag": f"W/{file.etag}"}
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if file.etag in known:
+    if client_has(request, file.etag):
         return Response(status_code=304, headers=headers)
     if zipped:
         headers["Content-Encoding"] = "gzip"

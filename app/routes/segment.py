@@ -69,7 +69,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
         upload, wanted = (
             parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
         )
-
+        body = b""  # what was parsed is held instead: a file in a form is a copy
         story = service.segment(
             upload.data,
             prompt_requests(wanted.all_prompts()),

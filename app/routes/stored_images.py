@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.middleware.callers import share_of, tenant_of
 from app.routes import schemas
+from app.routes.etags import client_has
 from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
 from app.storage.store import ImageRecord
@@ -62,8 +63,7 @@ async def get_embedding(
         "X-SAM2-Model": model.name,
         "X-SAM2-Fingerprint": model.fingerprint,
     }
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if etag in known or "*" in known:
+    if client_has(request, etag):
         return Response(status_code=304, headers=headers)
     content = await service.export(
         image_id,

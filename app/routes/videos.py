@@ -11,6 +11,7 @@ from app.codecs.upright import Pixels
 from app.errors import VideoTooLarge
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
+from app.routes.etags import client_has
 from app.routes.replies import timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, budget_of, service_of
@@ -60,7 +61,7 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
     The id is `video_id`, the client's own name, or the SHA-256 of the uploaded bytes and of the options.
     """
     service, times = service_of(request), begin_stages(request)
-    settings, share = service.settings, share_of(request)
+    settings, share, videos = service.settings, share_of(request), service.videos
     service.ready()
     max_mib = min(settings.max_video_mib, settings.max_bodies_mib)
     limit = f"{max_mib} MiB (SAM2_MAX_VIDEO_MIB, and SAM2_MAX_BODIES_MIB)"
@@ -73,7 +74,8 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
             return parse_video(body, headers=request.headers, query=query, max_bytes=max_bytes)
 
         upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
-        story = service.videos.add(
+        body = b""  # what was parsed is held instead: a file in a form is a copy
+        story = videos.add(
             upload.data,
             upload.fields.sampling,
             tenant=tenant_of(request),
@@ -148,8 +150,7 @@ async def get_frame(
         "Vary": "Accept",
         "X-SAM2-Image-ID": image_id,
     }
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if etag in known or "*" in known:
+    if client_has(request, etag):
         return Response(status_code=304, headers=headers)
     write = _write_png if kind == "png" else _write_jpeg
     story = videos.frame(video_id, n, write, tenant=tenant, times=times, share=share)

@@ -22,8 +22,8 @@ from app.scheduling.batching import Batcher
 from app.scheduling.deadlines import left_s
 from app.scheduling.pace import Pace, has_become_late, is_late, too_late
 from app.scheduling.shares import Shares, Turns, Workers
+from app.storage.claims import Claim
 from app.storage.names import stretch_of
-from app.storage.store import Claim
 from app.telemetry.stages import StageTimes
 from model.types import Embedding, Pixels
 

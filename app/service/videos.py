@@ -4,10 +4,8 @@ A frame is an image. Its id is a hash of the file and the frame's time stamp, so
 the embeddings of its frames. Belongs to the event loop; files are read in worker threads. Does not know about HTTP.
 """
 
-import asyncio
 import hashlib
 import io
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,33 +20,35 @@ from app.errors import (
     FrameNotFound,
     ImageIdConflict,
     ImageNotFound,
+    ImageTooLarge,
     InvalidFrame,
     InvalidVideo,
+    ValidationFailed,
     VideoIdConflict,
     VideoNotFound,
+    VideoTooLarge,
 )
 from app.scheduling.abandoned import check_wanted
 from app.scheduling.deadlines import within
-from app.service.named_videos import NamedVideo, content_of, frame_id, sampling_of
+from app.service.named_videos import NamedVideo, content_of, digest_of, frame_id, frame_ids, sampling_of
 from app.service.open_videos import OpenVideos, VideoGone
+from app.service.video_upkeep import VideoUpkeep
 from app.service.wiring import Machinery
 from app.settings import Settings
+from app.storage.claims import Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept_videos import KeptVideos
 from app.storage.names import check_reserved, content_key
 from app.storage.register import Register
 from app.storage.register_file import ImageName
-from app.storage.store import TEND_S, EmbeddingStore
+from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
 from model.types import Embedding
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-_TRIM_EVERY = 60
-"""Maintenance runs between two that count the files in the folder."""
+_UNREADABLE = (VideoNotFound, InvalidVideo, ValidationFailed, ImageTooLarge, VideoTooLarge)
+"""Errors of a kept file that was evicted, or that stricter limits refuse now: then its frames are not known."""
 
 
 class Videos:
@@ -83,20 +83,18 @@ class Videos:
         self._register = Register(
             folder, ttl_s=settings.image_ttl_s, trouble=trouble, on_unnamed=self._files.remove
         )
-        self._tending: asyncio.Task[None] | None = None
+        self._claims = Claims(VideoNotFound.deleted_meanwhile)
+        self.upkeep = VideoUpkeep(self._register, self._open_videos, self._files)
         metrics.video_bytes.set_function(lambda: self._files.used_bytes)
 
     async def open(self) -> None:
         """Open the register of names, and start the maintenance."""
         await self._register.open()
-        self._tending = asyncio.create_task(self._tend_for_good())
+        self.upkeep.start()
 
     async def close(self) -> None:
         """Stop the maintenance, and close the register."""
-        if self._tending is not None:
-            tending, self._tending = self._tending, None
-            tending.cancel()
-            await asyncio.wait([tending])
+        if await self.upkeep.stop():
             self._open_videos.close()
             await self._register.close()
 
@@ -113,8 +111,8 @@ class Videos:
     ) -> NamedVideo:
         """Keep a video file under its id, or under the SHA-256 of its bytes and of the options.
 
-        Raises a ServiceError for a bad file, one with too many frames or pixels, a name that is taken, or a missed
-        deadline.
+        Raises a ServiceError for a bad file, one with too many frames or pixels, a name that is taken or is deleted
+        meanwhile, or a missed deadline.
         """
         async with self._deadline():
             self._check_ready()
@@ -125,10 +123,13 @@ class Videos:
             name = video_id or own_id
             check_reserved(name, own_id, of="video")
             content = content_key(content_of(digest, sampling), tenant=tenant)
-            self._check_name(name, content, tenant=tenant, replace=replace)
-            with times.during("video"):
-                video = await self._survey(name, content, share=share, data=data)
-            await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+            with self._claims.claim(name, tenant=tenant) as claim:
+                self._check_name(name, content, tenant=tenant, replace=replace)
+                with times.during("video"):
+                    video = await self._survey(name, content, share=share, data=data)
+                claim.check()
+                await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+                claim.check()  # then the name that it got is removed already
             return NamedVideo.of(name, video)
 
     async def describe(self, video_id: str, *, tenant: str, share: str) -> NamedVideo:
@@ -147,19 +148,30 @@ class Videos:
         return self._register.newest(tenant=tenant, limit=limit, after=last)
 
     async def delete(self, video_id: str, *, tenant: str, share: str) -> None:
-        """Forget a video and, with its last name, the embeddings of its frames."""
+        """Forget a video, even during its upload, and, with its last name, the embeddings of its frames.
+
+        Those that another video of its file has are kept.
+        """
         async with self._deadline():
             self._check_ready()
             row = self._register.find(video_id, tenant=tenant)
-            video = self._open_videos.peek(row.content) if row is not None else None
-            if row is not None and video is None:
-                with suppress(VideoNotFound, InvalidVideo):  # then its frames are not known any more
-                    video = await self._survey(video_id, row.content, share=share)
+            frames = list[str]()
+            if row is not None:
+                frames = await self._frames(video_id, row.content, share=share)
+            self._claims.delete(video_id, tenant=tenant)
             for content in await self._register.remove(video_id, tenant=tenant):
                 self._open_videos.forget(content)
-                if video is not None:
-                    frames = [frame_id(content, video, number) for number in range(len(video))]
-                    await self._store().delete_all(frames, tenant=tenant)
+                shared = set[str]()
+                for other in self._register.contents(tenant=tenant, beginning=digest_of(content)):
+                    shared.update(await self._frames(video_id, other, share=share))
+                await self._store().delete_all([each for each in frames if each not in shared], tenant=tenant)
+
+    async def _frames(self, video_id: str, content: str, *, share: str) -> list[str]:
+        """Return the image ids of a video's frames, as far as they are known."""
+        with suppress(*_UNREADABLE):
+            video = await self._survey(video_id, content, share=share)
+            return await self._workers.run(partial(frame_ids, content, video), share=share)
+        return []
 
     async def frame(
         self,
@@ -241,7 +253,7 @@ class Videos:
 
     def _read(self, content: str, number: int) -> Pixels:
         """Decode a frame, in a worker thread."""
-        if not self._files.has(content):  # evicted, perhaps by another server
+        if not self._files.use(content):  # evicted, perhaps by another server
             self._open_videos.forget(content)
             raise VideoGone
         open_file = partial(self._files.open, content)
@@ -281,29 +293,6 @@ class Videos:
         except ImageIdConflict as error:  # another server was faster
             raise VideoIdConflict.for_id(name) from error
         await self._files.save(content, data, while_named=self._register.while_named)
-
-    async def tend(self, *, count_files: bool = True) -> None:
-        """Do the periodic maintenance, which no request does."""
-        await self._register.tend()
-        gone = await self._register.expire()
-        await asyncio.to_thread(self._tend, gone, count_files=count_files)
-
-    async def _tend_for_good(self) -> None:
-        runs = 0
-        while True:
-            await asyncio.sleep(TEND_S)
-            try:
-                await self.tend(count_files=runs % _TRIM_EVERY == 0)
-            except Exception:  # otherwise maintenance would stop, and nobody would notice
-                log.exception("Maintenance of the stored videos failed; it continues.")
-            runs += 1
-
-    def _tend(self, gone: frozenset[str], *, count_files: bool) -> None:
-        for content in gone:
-            self._open_videos.forget(content)
-        self._open_videos.tend()
-        if count_files:
-            self._files.trim()
 
 
 def _checked_digest(data: bytes) -> str:

@@ -12,9 +12,8 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
-from time import time
+from time import time, time_ns
 from typing import BinaryIO
 
 from app.storage.disk_trouble import DiskTrouble
@@ -52,9 +51,15 @@ class KeptVideos:
         """Bytes of all files, as of the last `trim` on the disk."""
         return self._held_bytes + self._disk_bytes
 
-    def has(self, content: str) -> bool:
-        """Whether there is a file of this content."""
-        return content in self._held or (self._folder is not None and (self._folder / content).exists())
+    def use(self, content: str) -> bool:
+        """Count a use of a file, which may be open for long. Returns whether it is there."""
+        with self._lock:
+            if content in self._held:
+                self._held.move_to_end(content)
+                return True
+        if self._folder is None:
+            return False
+        return _touch(self._folder / content)
 
     def open(self, content: str) -> BinaryIO | None:
         """Open the file of a content, which counts as a use; None if there is none."""
@@ -71,8 +76,7 @@ class KeptVideos:
         except OSError as error:
             self._report(f"{content} cannot be read", error)
             return None
-        with suppress(OSError):  # owned by another user: then it is removed a little earlier
-            os.utime(file.fileno())
+        _touch(file.fileno())
         return file
 
     async def save(
@@ -147,6 +151,18 @@ class KeptVideos:
     def _report(self, what: str, error: Exception) -> None:
         if self._trouble is not None:
             self._trouble.report(what, error)
+
+
+def _touch(file: Path | int) -> bool:
+    """Make now the time of a file's last use. Returns whether it is there."""
+    now = time_ns()
+    try:
+        os.utime(file, ns=(now, now))
+    except FileNotFoundError:
+        return False
+    except OSError:  # owned by another user, say: then it is removed a little earlier
+        pass
+    return True
 
 
 def _write_beside(place: Path, data: bytes) -> Beside | None:

@@ -100,6 +100,15 @@ class Register:
             key not in self._unsaved for key in self._read(lambda: self._file.keys_of(content), nothing)
         )
 
+    def contents(self, *, tenant: str, beginning: str) -> set[str]:
+        """Return the contents of a tenant's names that begin like this."""
+        nothing = set[str]()
+        found = self._read(lambda: self._file.contents(tenant, beginning=beginning), nothing)
+        unsaved = {
+            each.name.content for each in self._unsaved.values() if each.name and each.name.tenant == tenant
+        }
+        return found | {content for content in unsaved if content.startswith(beginning)}
+
     def newest(self, *, tenant: str, limit: int, after: ImageName | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first."""
         since = self._since()

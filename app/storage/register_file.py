@@ -134,6 +134,11 @@ class RegisterFile:
         rows = self._read("SELECT * FROM names WHERE tenant = ? AND image_id = ?", key)
         return ImageName(*rows[0]) if rows else None
 
+    def contents(self, tenant: str, *, beginning: str) -> set[str]:
+        """Return the contents of a tenant's names that begin like this."""
+        query = "SELECT content FROM names WHERE content >= ? AND content < ? AND tenant = ?"
+        return {content for (content,) in self._read(query, (beginning, f"{beginning}~", tenant))}
+
     def keys_of(self, content: str) -> list[Key]:
         """Return the keys of all names of a content."""
         rows = self._read("SELECT tenant, image_id FROM names WHERE content = ?", (content,))

@@ -8,13 +8,13 @@ Belongs to the event loop. Does not know about HTTP or how embeddings are made.
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import ImageIdConflict, ImageNotFound
+from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.embedding_files import EmbeddingFiles
 from app.storage.register import Register
@@ -65,19 +65,6 @@ class ImageRecord:
     """Those of device, host and disk that hold the embedding; empty if the picture must be embedded again."""
 
 
-class Claim:
-    """A name that is about to be given. If somebody deletes it before that, `deleted` is done."""
-
-    def __init__(self, image_id: str, *, tenant: str) -> None:
-        self.image_id, self.tenant = image_id, tenant
-        self.deleted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def check(self) -> None:
-        """Raise ImageNotFound if the name was deleted."""
-        if self.deleted.done():
-            raise ImageNotFound.deleted_meanwhile(self.image_id)
-
-
 class EmbeddingStore:
     """Combines register and tiers. Methods that take a name also take its tenant, who sees only its own names.
 
@@ -120,7 +107,7 @@ class EmbeddingStore:
             on_hit=on_hit,
             on_evict=on_evict,
         )
-        self._claims: defaultdict[Key, set[Claim]] = defaultdict(set)
+        self._claims = Claims(ImageNotFound.deleted_meanwhile)
         self._unnamed: dict[str, float] = {}  # when they were added, oldest first
         self._tending: asyncio.Task[None] | None = None
 
@@ -163,17 +150,9 @@ class EmbeddingStore:
         """Evict the coldest embeddings, at least `share` (0..1) of the device's bytes. Returns their number."""
         return await self.tiers.shed(share)
 
-    @contextmanager
-    def claim(self, image_id: str, *, tenant: str) -> Iterator[Claim]:
+    def claim(self, image_id: str, *, tenant: str) -> AbstractContextManager[Claim]:
         """Announce that a name will be given once its picture is embedded, so that `delete` finds it."""
-        key, claim = Key(tenant, image_id), Claim(image_id, tenant=tenant)
-        self._claims[key].add(claim)
-        try:
-            yield claim
-        finally:
-            self._claims[key].discard(claim)
-            if not self._claims[key]:
-                del self._claims[key]
+        return self._claims.claim(image_id, tenant=tenant)
 
     def check_name(self, image_id: str, content: str, *, tenant: str, replace: bool) -> None:
         """Raise ImageIdConflict if the id belongs to another content and may not be replaced."""
@@ -191,10 +170,10 @@ class EmbeddingStore:
         """
         try:
             claim.check()
-            self.check_name(claim.image_id, content, tenant=claim.tenant, replace=replace)
+            self.check_name(claim.name, content, tenant=claim.tenant, replace=replace)
             if not self.tiers.holds(content):
                 self.put(content, embedding)  # it was evicted before its request got a reply
-            name = self._register.find(claim.image_id, tenant=claim.tenant)
+            name = self._register.find(claim.name, tenant=claim.tenant)
             if name is not None and name.content == content:
                 self._register.use(name)
             else:
@@ -207,9 +186,7 @@ class EmbeddingStore:
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Remove a name, even one that is about to be given, and all data of a content that has no other name."""
-        for claim in self._claims.get(Key(tenant, image_id), ()):
-            if not claim.deleted.done():
-                claim.deleted.set_result(None)
+        self._claims.delete(image_id, tenant=tenant)
         for content in await self._register.remove(image_id, tenant=tenant):
             self._drop_unnamed(content)
 
@@ -258,7 +235,7 @@ class EmbeddingStore:
         now = time.time()
         name = ImageName(
             claim.tenant,
-            claim.image_id,
+            claim.name,
             content,
             embedding.height,
             embedding.width,

@@ -45,15 +45,15 @@ export class Hover {
    * @returns {Promise<Mask[] | null>}
    */
   async decode(picture, prompt, options = {}) {
+    const fields = { ...promptFields(prompt), ...maskFields({ logits: false, ...options }) };
     this.#waiting?.(false);
     if (this.#busy && !(await this.#turn(options.signal))) return null;
     this.#busy = true;
     const stopped = this.#stopping.signal;
-    const signal = options.signal ? AbortSignal.any([options.signal, stopped]) : stopped;
-    const fields = { ...promptFields(prompt), ...maskFields({ logits: false, ...options }) };
     const ask = (/** @type {AbortSignal} */ until) =>
       picture.embedded((image_id) => this.#ask({ image_id, ...fields }, until), until);
     try {
+      const signal = options.signal ? AbortSignal.any([options.signal, stopped]) : stopped;
       const [masks] = masksOf(await this.#client.call(ask, { ...options, signal }), 1);
       return masks;
     } catch (error) {

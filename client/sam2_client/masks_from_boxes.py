@@ -39,9 +39,10 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     is_folder = arguments.boxes.is_dir()
     boxes = read_yolo(arguments.boxes) if is_folder else box_sets.read_coco(arguments.boxes)
     files = list(named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES))
-    found = picture_names.find([each.name for each in boxes.pictures], files, with_suffix=not is_folder)
-    for problem in boxes.problems:
-        complain(problem)
+    names = [each.name for each in boxes.pictures]
+    found = picture_names.find(names, files, with_suffix=not is_folder)
+    for line in (*boxes.problems, *picture_names.shared(names, found)):
+        complain(line)
     run = Run(client, boxes, found, simplify=arguments.simplify if arguments.polygons else None)
     with Journal(output, run.facts()) as journal:
         shown = len(run.keys) > 1 and sys.stderr.isatty()

@@ -5,9 +5,10 @@ Never opens a file, and never names one that was not given. Does not know the fo
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sam2_client.messages import named
 from sam2_client.named_files import NamedFile
 
 Parts = tuple[str, ...]
@@ -51,6 +52,20 @@ def find(
         if len(its_names) > 1 or path in certain:
             found |= dict.fromkeys(its_names, f"no such picture in its own folder; {path} may be another one")
     return found
+
+
+def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[str]:
+    """Yield a line for each file that more than one of the names means, equal ones included."""
+    by_file: dict[Path, list[str]] = defaultdict(list)
+    for name in names:
+        if isinstance(file := found[name], Path):
+            by_file[file].append(name)
+    for file, its_names in by_file.items():
+        if len(its_names) > 1:
+            yield (
+                f"{len(its_names)} entries of images are one file, {file}: {named(its_names)}. Each gets its "
+                "masks; check that they are not another picture's"
+            )
 
 
 def _longest(paths: list[Path], given: dict[Path, tuple[Parts, Parts]]) -> list[Path]:

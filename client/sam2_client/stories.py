@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import httpx
 
+from sam2_client import holdings
 from sam2_client.asking import Call, Story, ask
-from sam2_client.errors import ImageNotFound
+from sam2_client.errors import ImageNotFound, InvalidPrompt
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
 from sam2_client.holdings import check_id, image_path
@@ -24,7 +25,7 @@ from sam2_client.retries import Retries
 from sam2_client.step_lines import OnStep
 
 PROMPTS_PER_REQUEST = 64
-"""More are sent in several requests, so no reply blocks others for long. By default servers accept at most 256."""
+"""More are sent in several requests, so no reply blocks others for long. Servers that accept fewer get fewer."""
 
 
 def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Retries) -> Story[Embedded]:
@@ -60,9 +61,17 @@ def decode(
         wire = yield from _wire(prompt, retries)
         wires.append(wire)
     answers: list[list[Mask]] = []
-    for start in range(0, len(wires), PROMPTS_PER_REQUEST):
-        chunk = wires[start : start + PROMPTS_PER_REQUEST]
-        answers += yield from _decode(embedded, chunk, options=options, retries=retries)
+    most = PROMPTS_PER_REQUEST
+    while len(answers) < len(wires):
+        chunk = wires[len(answers) : len(answers) + most]
+        try:
+            answers += yield from _decode(embedded, chunk, options=options, retries=retries)
+        except InvalidPrompt:
+            model = yield from holdings.model(retries=retries)
+            limit = model.limits.get("max_prompts", most)
+            if not 1 <= limit < len(chunk):
+                raise
+            most = int(limit)
     return answers
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from client_server import Served
+from client_server import Served, real_server
 
 import sam2_client
-from sam2_client import Client, Prompt
+from app.settings import Settings
+from sam2_client import Client, InvalidPrompt, Prompt
 from tests.fakes import IOUS, RADII, disc_mask, picture
 
 
@@ -60,6 +61,21 @@ def test_many_prompts_come_back_in_order_from_few_requests(
         (mask,) = answers[x]
         assert np.array_equal(mask.to_numpy(), disc_mask(x % 60, x % 40, RADII[1], height=40, width=60))
     assert image.decode_many([]) == []
+
+
+def test_a_server_that_accepts_fewer_prompts_gets_fewer(truck: Path) -> None:
+    with real_server(Settings(workers=1, max_prompts=10)) as served:
+        with Client(served.url) as client:
+            image = client.embed(truck)
+            prompts = [Prompt(points=[(x, x)], multimask=False) for x in range(25)]
+            answers = image.decode_many(prompts)
+            for x, (mask,) in enumerate(answers):
+                assert np.array_equal(mask.to_numpy(), disc_mask(x, x, RADII[1], height=40, width=60))
+            with pytest.raises(InvalidPrompt):
+                image.decode_many([Prompt(points=[(500, 500)])] * 3)
+        asked = [each for each in served.trouble.asked if each != "POST /embed"]
+        decode = "POST /decode"
+        assert asked == [decode, "GET /model", decode, decode, decode, decode, "GET /model"]
 
 
 def test_refining_asks_for_the_logits_once(client: Client, served: Served, truck: Path) -> None:

@@ -124,6 +124,23 @@ def test_boxes_that_are_none_are_a_line_and_stay(capsys: pytest.CaptureFixture[s
     assert not Path("out.json.partial").exists(), "no further run could change it"
 
 
+@pytest.mark.parametrize("name", ["a.png", "./a.png", "elsewhere/a.png"])
+@pytest.mark.usefixtures("photos", "served")
+def test_two_entries_for_one_file_are_a_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, 8, [20, 20, 9, 9]))
+    before["images"].append({"id": 8, "file_name": name, "width": 60, "height": 40})
+    write(before)
+    code = main(COMMAND)
+    error = capsys.readouterr().err
+    if name.startswith("elsewhere"):  # not the same name: that is told as before
+        assert code == 1
+        assert "may be another one" in error
+    else:
+        assert code == 0
+        assert f"2 entries of images are one file, {Path('photos/a.png')}: a.png, {name}. " in error
+        assert all("segmentation" in each for each in read()["annotations"])
+
+
 @pytest.mark.usefixtures("photos")
 def test_boxes_over_the_edge_are_clipped_with_a_line(
     served: Served, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import FakeSegmenter
+from tests.page.scene import SCENE, answer
 from tests.page.visitor import PATIENCE_S, Visitor
 from tests.page.web_tools import WebTool
 from tests.server import free_port
@@ -162,3 +163,9 @@ def tool(lasting_context: BrowserContext, tool_server: PageServer) -> Iterator[W
     tool = WebTool(lasting_context, tool_server.url)
     yield tool
     tool.page.close()
+
+
+@pytest.fixture
+def answered(context: BrowserContext, server: PageServer) -> list[dict[str, object]]:
+    """Answer every search with SCENE. Returns the bodies of the requests."""
+    return answer(context, server.url, SCENE)

@@ -54,6 +54,13 @@ def test_stop_forgets_what_runs_and_what_waits(tool: WebTool, tool_server: PageS
     assert tool.run("return (await hover.click(picture, [7, 5])).length;") == 3
 
 
+@pytest.mark.parametrize("call", ["decode(picture, null)", "click(picture, [1, 5], { signal: {} })"])
+def test_a_call_that_cannot_be_made_does_not_block_the_next(tool: WebTool, call: str) -> None:
+    tool.run(PICTURE)
+    assert tool.run(f"return hover.{call}.then(() => null, ({{ name }}) => name);") == "TypeError"
+    assert tool.run("return (await hover.click(picture, [7, 5])).length;") == 3
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_an_abort_ends_one_prompt_and_no_other(tool: WebTool, tool_server: PageServer, which: int) -> None:
     tool.run(PICTURE)

@@ -13,7 +13,7 @@ from app.cluster.asking import ASKED_AT_MOST
 from app.cluster.remote import RemoteSegmentation
 from app.main import create_app
 from app.settings import Settings
-from tests.fake_devices import FakeDevices
+from tests.fake_devices import FakeDevices, Lost
 from tests.fakes import FakeSegmenter, Served, error, picture, until
 
 
@@ -203,3 +203,21 @@ async def test_videos_are_refused_in_words() -> None:
         reply = await served.client.get("/videos/clip")
         assert error(reply) == (501, "not_offered")
         assert "without --devices" in reply.json()["error"]["message"]
+
+
+async def test_ones_own_metrics_are_told_while_no_device_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(self: FakeDevices, *, patience_s: float) -> list[tuple[str, bytes]]:
+        raise Lost(patience_s)
+
+    async with front(devices=1) as (served, _):
+        monkeypatch.setattr(FakeDevices, "figures", lost)
+        reply = await served.client.get("/metrics")
+        assert reply.status_code == 200
+        assert "sam2_devices 1.0" in reply.text
+
+
+async def test_a_video_is_refused_before_its_body_is_read() -> None:
+    async with front(devices=1, max_video_mib=1) as (served, _):
+        body, video = bytes(2**20 + 2**18), {"Content-Type": "video/mp4"}
+        reply = await served.client.post("/videos", content=body, headers=video)
+        assert "takes no videos" in reply.text

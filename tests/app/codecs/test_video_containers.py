@@ -182,13 +182,18 @@ def test_boxes_and_blocks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         check_container(clip() + 60 * box(b"free", b""), nothing)
     with pytest.raises(InvalidVideo, match="5 blocks"):
         check_container(clip("gif", "gif", pix_fmt="gray"), nothing)
+    for blocks in (b"\x21\xfe" + 6 * b"\1x", 6 * b"\x21\xfe\0"):  # the file is cut off behind them
+        with pytest.raises(InvalidVideo, match="5 blocks"):
+            check_container(b"GIF89a\1\0\1\0\0\0\0" + blocks, nothing)
 
 
 def test_a_long_check_ends_when_nobody_waits() -> None:
     def gone() -> None:
         raise TimeoutError
 
-    for data in (clip(), b"GIF89a\1\0\1\0\0\0\0\x21\xfe" + 5000 * b"\1x" + b"\0;"):
+    head = b"GIF89a\1\0\1\0\0\0\0"
+    blocks, empty = b"\x21\xfe" + 5000 * b"\1x" + b"\0;", 5000 * b"\x21\xfe\0" + b";"
+    for data in (clip(), head + blocks, head + empty):
         with pytest.raises(TimeoutError):
             check_container(data, gone)
 

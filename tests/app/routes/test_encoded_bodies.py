@@ -9,10 +9,12 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import error, picture, serving
+from tests.small_videos import clip
 
 BODIES = {
     "/embed": ("image/png", picture()),
     "/decode": ("application/json", json.dumps({"image_id": "truck", "box": [1, 2, 30, 20]}).encode()),
+    "/videos": ("video/mp4", clip(frames=2)),
     "/everything": ("application/json", json.dumps({"image_id": "truck", "points_per_side": 2}).encode()),
     "/segment": (
         "multipart/form-data; boundary=x",

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import httpx
 import pytest
 
+from app.routes.forms import parse_form
 from tests.fakes import Served, error, picture, serving
 
 FORM = {"Content-Type": "multipart/form-data; boundary=xyz"}
@@ -36,6 +38,29 @@ def refused(response: httpx.Response, where: str, words: str) -> None:
     (detail, *_) = response.json()["error"]["details"]
     assert detail["where"].rpartition(".")[2] == where
     assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [*range(1, 20), 10_000])
+def test_pieces_of_any_size_give_the_same_fields(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece may end within what looks like a boundary, and a field within one piece or in many."""
+    monkeypatch.setattr("app.routes.forms._FORM_PIECE", size)
+    data = b"\r\n--xy\r\n\x00\xff--xyz\r\n-\r\n\r\n--xy"
+    fields = {"empty": "", "short": "\r", "like": "\r\n--xy", "text": "a" * 50}
+    parts = [(f'name="{name}"', text.encode()) for name, text in fields.items()]
+    body = form(*parts[:2], ('name="image"; filename="a"', data), *parts[2:])
+    assert parse_form(body, b"xyz") == (data, fields)
+
+
+def test_a_file_is_copied_once() -> None:
+    """A video of 256 MiB would otherwise be held three times, and counted once."""
+    data = bytes(range(256)) * 2**15
+    body = form(('name="image"; filename="a"', data))
+    tracemalloc.start()
+    try:
+        assert parse_form(body, b"xyz")[0] == data
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("path", ["/embed", "/segment"])

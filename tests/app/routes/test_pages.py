@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.fakes import Served, serving
+from tests.fakes import Served, picture, serving
 from tests.server import ROOT
+from tests.small_videos import clip
 
 PAGE, CLIENT = ROOT / "app/page", ROOT / "client/js"
 SAMPLE = "app/page/hats.jpg"
@@ -79,6 +80,17 @@ async def test_what_a_browser_has_is_not_sent_again() -> None:
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["etag"] == first.headers["etag"]
     assert other.status_code == 200
+
+
+@pytest.mark.parametrize("name", ["page/main.js", "videos/clip/frames/0", "images/truck/embedding"])
+async def test_a_tag_may_be_one_of_several_or_any(name: str) -> None:
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        await served.client.post("/videos?video_id=clip", files={"video": clip(frames=2)})
+        tag = (await served.client.get(f"/{name}")).headers["etag"]
+        several = [("If-None-Match", '"a", "b"'), ("If-None-Match", f"W/{tag.removeprefix('W/')}")]
+        for headers in (several, [("If-None-Match", "*")]):
+            assert (await served.client.get(f"/{name}", headers=headers)).status_code == 304
 
 
 async def bytes_on_the_wire(served: Served, name: str, accepted: str) -> bytes:

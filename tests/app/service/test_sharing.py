@@ -184,6 +184,7 @@ async def test_a_gpu_is_told_of_the_pictures_that_follow(on_gpu: bool) -> None:
     async with serving(segmenter=segmenter) as served:
         served.segmenter.gate.clear()
         uploads = start(*(served.embed(picture(width=60 + i)) for i in range(4)))
+        await served.segmenter.wait_until_entered()  # before that, three may wait without the fourth
         await until(lambda: served.service._encoder.waiting == 3)
         served.segmenter.gate.set()
         assert {(await upload).status_code for upload in uploads} == {200}

@@ -1,17 +1,21 @@
 """Videos in the service: frames as images, what is kept and for how long, and many callers at once."""
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.codecs import video_files
+from app.codecs.video_files import Video
 from app.errors import FrameNotFound, ImageNotFound, InvalidFrame, RateLimited, VideoNotFound
-from app.service import open_videos
+from app.service import named_videos, open_videos
 from app.service.videos import Videos
 from app.settings import Settings
 from app.telemetry.stages import StageTimes
-from tests.fakes import Served, error, serving
+from tests.fakes import LONG_S, Served, error, serving
 from tests.small_videos import FRAMES, box, clip, number_of, with_broken_packet
 
 CLIP = clip()
@@ -110,6 +114,36 @@ async def test_with_its_last_name_a_video_takes_its_frames_along() -> None:
         assert error(await served.click(image_id)) == (404, "image_not_found")
 
 
+async def test_frames_of_another_video_of_the_file_stay() -> None:
+    """At 5 a second it has every second frame."""
+    async with serving() as served:
+        await upload(served)
+        await upload(served, name="slow", fps=5)
+        both, lone = [await embed(served.service.videos, number) for number in (4, 5)]
+        await served.client.delete("/videos/clip")
+        assert (await served.click(both)).status_code == 200
+        assert error(await served.click(lone)) == (404, "image_not_found")
+        await served.client.delete("/videos/slow")
+        assert error(await served.click(both)) == (404, "image_not_found")
+
+
+async def test_the_ids_of_thousands_of_frames_do_not_hold_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = list[int]()
+
+    def ids(content: str, video: Video) -> list[str]:
+        threads.append(threading.get_ident())
+        return named_videos.frame_ids(content, video)
+
+    monkeypatch.setattr("app.service.videos.frame_ids", ids)
+    async with serving() as served:
+        await upload(served)
+        assert (await served.client.delete("/videos/clip")).status_code == 204
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 async def test_a_video_deleted_while_its_frame_is_embedded() -> None:
     async with serving() as served:
         await upload(served)
@@ -120,6 +154,42 @@ async def test_a_video_deleted_while_its_frame_is_embedded() -> None:
         with pytest.raises(ImageNotFound):
             await embedding
         served.segmenter.gate.set()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+async def test_a_delete_wins_over_the_upload_that_it_meets(
+    replace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as served:
+        if replace:
+            await upload(served, clip(frames=3))
+        begun, goes_on = threading.Event(), threading.Event()
+
+        def survey(*arguments: Any, **options: Any) -> Video:
+            begun.set()
+            assert goes_on.wait(LONG_S)
+            return video_files.survey(*arguments, **options)
+
+        monkeypatch.setattr(open_videos, "survey", survey)
+        data = {"video_id": "clip", "replace": "true"}
+        uploading = asyncio.create_task(served.client.post("/videos", files={"video": CLIP}, data=data))
+        assert await asyncio.to_thread(begun.wait, LONG_S)
+        assert (await served.client.delete("/videos/clip")).status_code == 204
+        goes_on.set()
+        reply = await uploading
+        assert error(reply) == (404, "video_not_found")
+        assert "deleted during its upload" in reply.text
+        assert (await served.client.get("/videos")).json()["videos"] == []
+        await upload(served)
+
+
+async def test_a_video_that_todays_limits_refuse_can_be_deleted(tmp_path: Path) -> None:
+    async with serving(Settings(cache_dir=str(tmp_path), workers=2)) as served:
+        await upload(served)
+    async with serving(Settings(cache_dir=str(tmp_path), max_video_frames=2, workers=2)) as served:
+        assert error(await get(served, 0)) == (413, "video_too_large")
+        assert (await served.client.delete("/videos/clip")).status_code == 204
+        assert (await served.client.get("/videos")).json()["videos"] == []
 
 
 async def test_a_frame_whose_embedding_was_evicted_is_embedded_again() -> None:
@@ -172,13 +242,30 @@ async def test_the_least_recently_used_files_are_evicted(on_disk: bool, tmp_path
         assert (await get(served, 0, "old")).status_code == 200
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_a_video_that_is_being_read_is_not_the_first_to_be_evicted(
+    on_disk: bool, tmp_path: Path
+) -> None:
+    """Its file stays open, so that only the first frame opens it. A megabyte holds two of these."""
+    large = [clip(frames=number) + box(b"free", bytes(400_000)) for number in (2, 3, 4)]
+    settings = Settings(video_cache_mib=1, cache_dir=str(tmp_path) if on_disk else "", workers=2)
+    async with serving(settings) as served:
+        await upload(served, large[0], "read")
+        assert (await get(served, 0, "read")).status_code == 200
+        await upload(served, large[1], "unread")
+        assert (await get(served, 1, "read")).status_code == 200
+        await upload(served, large[2], "new")
+        assert (await get(served, 0, "read")).status_code == 200
+        assert error(await get(served, 0, "unread")) == (404, "video_not_found")
+
+
 async def test_videos_expire(tmp_path: Path) -> None:
     settings = Settings(cache_dir=str(tmp_path), image_ttl_s=0.01, workers=2)
     async with serving(settings) as served:
         await upload(served)
         await asyncio.sleep(0.02)
         assert error(await get(served, 0)) == (404, "video_not_found")
-        await served.service.videos.tend()
+        await served.service.videos.upkeep.tend()
         assert list((tmp_path / "videos" / "files").iterdir()) == []
 
 
