@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from app.cluster.machine import ClusterError, machine_for
 from app.main import create_app
 from app.middleware.access import RequestIdFilter
 from app.middleware.hosts import is_loopback
@@ -113,10 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in unknown_variables():
         log.warning("%s is not a setting; 'sam2-serve --help' lists all settings.", name)
     try:
-        app = create_app(settings)
+        machine = machine_for(settings)
+        app = create_app(settings, connect=machine.connect if machine else None)
     except KeysError as error:
         sys.stderr.write(f"SAM2_API_KEYS: {error}\n")
         return 2
+    except ClusterError as error:
+        log.critical("%s", error)
+        return 1
     keys: ApiKeys = app.state.keys
     if not keys and not is_loopback(settings.host):
         log.warning(
@@ -134,17 +140,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.strerror or error,
         )
         return 1
+    running = ExitStack()
     try:
         locate_weights(settings)  # before the server starts: a download shows progress, a failure ends here
-    except CheckpointError as error:
+        running.enter_context(machine or nullcontext())
+    except (CheckpointError, ClusterError) as error:
         log.critical("%s", error)
         for listener in listeners:
             listener.close()
         return 1
     server = make_server(app, settings)
     for stop in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn catches these, stops, and raises them again for the previous handler. With this one, which does
-        # nothing, the exit is clean.
+        # Uvicorn catches these, stops, and raises them again for the previous handler: this one does nothing.
         signal.signal(stop, lambda *_: None)
     if keys.path is not None:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
@@ -153,7 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.setswitchinterval(0.0005)
     keep_freed_memory()
     spare_what_stays()
-    server.run(listeners)
+    with running:
+        server.run(listeners)
     service: Segmentation = app.state.service
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()

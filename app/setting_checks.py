@@ -54,3 +54,15 @@ def check_address(text: str) -> str:
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
     return text.rstrip("/")
+
+
+def check_devices(text: str) -> str:
+    """Return which devices to use, without spaces. Raises ValueError."""
+    text = "".join(text.split())
+    if text and not re.fullmatch(r"all|cpu:[1-9]\d?|\d+(,\d+)*", text):
+        raise ValueError(
+            "must be all, numbers of GPUs such as 0,1, or cpu: and a number up to 99, such as cpu:2"
+        )
+    if len(numbers := text.split(",")) != len(set(numbers)):
+        raise ValueError("names a GPU twice")
+    return text

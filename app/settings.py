@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.limits import whole_cpus
-from app.setting_checks import check_address, check_hosts, check_origins, check_tools, split
+from app.setting_checks import check_address, check_devices, check_hosts, check_origins, check_tools, split
 from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "auto", description="auto (a GPU if torch can use one), cpu, or a GPU as torch names it."
+    )
+    devices: Annotated[str, AfterValidator(check_devices)] = Field(
+        "",
+        description="Several devices of this machine, each in a process of its own: all (GPUs), numbers of GPUs "
+        "such as 0,1, or cpu:2 for two parts of the CPUs. Requires the extra cluster. Empty: SAM2_DEVICE alone.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -28,7 +28,9 @@ def from_plain(plain: PlainError) -> ServiceError:
     """Return the error that has these values. One with an unknown code, of a newer version, keeps its status."""
     status, code, message, details, retry_after_s = plain
     base = ServiceError if retry_after_s is None else RetryableError
-    kind: type[ServiceError] = _KINDS.get(code) or type("UnknownError", (base,), {"status": status, "code": code})
+    kind: type[ServiceError] = _KINDS.get(code) or type(
+        "UnknownError", (base,), {"status": status, "code": code}
+    )
     if retry_after_s is not None and issubclass(kind, RetryableError):
         return kind(message, retry_after_s=retry_after_s, details=details)
     return kind(message, details=details)
