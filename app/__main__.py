@@ -21,7 +21,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from app.cluster.machine import ClusterError, machine_for
+from app.cluster.chosen_devices import ClusterError
+from app.cluster.machine import machine_for
 from app.main import create_app
 from app.middleware.access import RequestIdFilter
 from app.middleware.hosts import is_loopback
@@ -258,9 +259,8 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next picture, in one pool.
 
-    By default, glibc returns large tensors to the system, which zeroes their pages before it provides them again.
-    That costs 60,000 page faults per picture, a tenth of its time on a CPU. The price is that memory stays at its
-    peak. Other C libraries are left unchanged.
+    glibc returns large tensors to the system, which zeroes their pages before it provides them again: 60,000 page
+    faults per picture, a tenth of its time on a CPU. The price: memory stays at its peak. Other libraries are left.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -15,6 +15,10 @@ SECRETS = {"api_keys", "label_studio_api_key"}
 OF_THE_FRONT = SECRETS | {"devices", "host", "port"}
 
 
+class ClusterError(Exception):
+    """The devices cannot be started. The message says why and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """The devices to start."""

@@ -7,13 +7,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from app.cluster import ray_environment
-from app.cluster.chosen_devices import Chosen
+from app.cluster.chosen_devices import Chosen, ClusterError
 from app.cluster.devices import Devices
 from app.settings import Settings
-
-
-class ClusterError(Exception):
-    """The devices cannot be started. The message says why and what to do."""
 
 
 class Machine(Protocol):

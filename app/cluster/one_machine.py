@@ -19,9 +19,8 @@ import ray
 from ray import serve
 from ray._private import services
 
-from app.cluster.chosen_devices import Chosen, settings_of_each
+from app.cluster.chosen_devices import Chosen, ClusterError, settings_of_each
 from app.cluster.device_actor import APPLICATION, DEPLOYMENT, LOGGING, LOOPBACK, Load, application
-from app.cluster.machine import ClusterError
 from app.cluster.ray_devices import RayDevices
 from app.service.loading import load_segmenter
 from app.settings import Settings
