@@ -1,12 +1,9 @@
 """The command `sam2-serve`: reads the settings, logs one line for each step, then serves."""
 
 import argparse
-import ctypes
 import errno
-import gc
 import logging
 import os
-import platform
 import signal
 import socket
 import sys
@@ -29,6 +26,7 @@ from app.middleware.hosts import is_loopback
 from app.middleware.keys import ApiKeys, KeysError
 from app.middleware.request_heads import most_connections, patient_protocol
 from app.middleware.websockets import patient_websocket
+from app.process import spare_what_stays, tune
 from app.routes.streams import Streams
 from app.service.exporting import export
 from app.service.loading import locate_weights
@@ -36,9 +34,6 @@ from app.service.segmentation import Segmentation
 from app.settings import Settings, unknown_variables
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""Options of mallopt(3)."""
 
 EXPORT_DECODER = "export-decoder"
 
@@ -152,15 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     server = make_server(app, settings)
     for stop in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn catches these, stops, and raises them again for the previous handler: this one does nothing.
+        # Uvicorn catches these, stops, and raises them again for the previous handler. With this one, which does
+        # nothing, the exit is clean.
         signal.signal(stop, lambda *_: None)
     if keys.path is not None:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
-    # The device thread and the event loop pass the interpreter (GIL) to each other many times per click. By default
-    # a thread waits 5 ms for it. 0.5 ms gives a fifth more clicks per second, measured with 16 clients on 2 cores.
-    sys.setswitchinterval(0.0005)
-    keep_freed_memory()
-    spare_what_stays()
+    tune()
     with running:
         server.run(listeners)
     service: Segmentation = app.state.service
@@ -254,29 +246,6 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         ws_per_message_deflate=False,  # a few kilobytes would unpack to megabytes, on the event loop
     )
     return Server(config, app)
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next picture, in one pool.
-
-    glibc returns large tensors to the system, which zeroes their pages before it provides them again: 60,000 page
-    faults per picture, a tenth of its time on a CPU. The price: memory stays at its peak. Other libraries are left.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        libc.mallopt(option, value)
-
-
-def spare_what_stays() -> None:
-    """Take all objects of now out of Python's garbage collection.
-
-    Libraries and the model are 230,000 objects. A full collection looks at each of them and stops everything for
-    80 ms, many times an hour. Called before the event loop starts, and again for what loading the model added.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

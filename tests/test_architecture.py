@@ -47,6 +47,7 @@ ROOMS = {
     "app.scheduling": Room(2, model=("model.errors",)),
     "app.codecs": Room(2, model=("model.masks", "model.types")),
     "app.limits": Room(0),
+    "app.process": Room(0),
     "app.setting_checks": Room(0),
     "app.errors": Room(1),
     "app.segmenter": Room(1, model=("model.types",)),

@@ -17,6 +17,7 @@ from ray.serve.config import RequestRouterConfig
 
 from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
 from app.errors import NotReady
+from app.process import spare_what_stays, tune
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
 from app.service.local import LocalSegmentation
@@ -47,12 +48,14 @@ class Device:
     async def __init__(self, given: dict[str, Any], load: Load) -> None:  # type: ignore[misc]  # Ray awaits it
         settings = Settings(**given)
         _log_as_the_front_does(settings)
+        tune()
         _listen_where_ray_does()
         self._name: str = serve.get_replica_context().replica_id.unique_id
         self._service = LocalSegmentation(settings, Metrics(), load=partial(load, settings))
         await self._service.start()
         if self._service.failure is not None:
             raise NotReady(f"The model could not be loaded: {self._service.failure}")
+        spare_what_stays()
 
     async def answer(self, call: Call) -> Answer:
         """See Devices.ask."""

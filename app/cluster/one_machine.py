@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -45,6 +47,7 @@ class OneMachine:
         self._chosen = Chosen.of(settings.devices)
         self._load = load or load_segmenter
         self._folder: Path
+        self._is_running = False
 
     def __enter__(self) -> Self:
         """Start Ray on 127.0.0.1. Raises ClusterError if there are no such devices."""
@@ -95,7 +98,8 @@ class OneMachine:
             serve.start(proxy_location="Disabled", logging_config=LOGGING)
             serve.run(app, name=APPLICATION, route_prefix=None)
 
-        await asyncio.to_thread(run)
+        await _in_a_thread(run)
+        self._is_running = True
         return RayDevices(serve.get_deployment_handle(DEPLOYMENT, APPLICATION))
 
     def _count(self) -> int:
@@ -103,12 +107,39 @@ class OneMachine:
 
     def _end(self) -> None:
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # it misses the event loop, which has ended
-        with suppress(Exception):  # whatever is wrong with it, it ends below
-            serve.delete(APPLICATION)  # the devices write what they promised
+        if self._is_running:
+            with suppress(Exception):  # whatever is wrong with it, it ends below
+                serve.delete(APPLICATION)  # the devices write what they promised
         with suppress(Exception):
             ray.shutdown()
         _end_descendants()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _in_a_thread(job: Callable[[], None]) -> None:
+    """Run a job that may take minutes in a thread that the end of the command does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(failure: BaseException | None) -> None:
+        if done.done():  # nobody waits any more
+            return
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)
+
+    def run() -> None:
+        failure: BaseException | None = None
+        try:
+            job()
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=run, name="start of the devices", daemon=True).start()
+    await done
 
 
 def _end_descendants() -> None:
