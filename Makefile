@@ -22,7 +22,7 @@ TOOLS ?= $(patsubst tests/tools/%.txt,%,$(wildcard tests/tools/*.txt))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test test-tools check check-js bench gpu-bench-kit soak train said clean
+.PHONY: help serve test test-cluster test-tools check check-js bench gpu-bench-kit soak train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 test: check  ## Install, then run what CI runs: check, and the tests with coverage
 	@echo "Running the tests."
 	@OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --cov --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test-cluster: .cluster/installed.stamp  ## Test with a real Ray and fake devices in .cluster: a minute after the install
+	@.cluster/venv/bin/python -m pytest -m cluster
 
 # One that fails does not keep the others from running.
 test-tools: $(VENV)/test.stamp  ## Test with the real clients of other tools, each in .tools/NAME; TOOLS="cvat" runs some only
@@ -77,7 +80,7 @@ soak: .soak/installed.stamp  ## Test for two hours that nothing is lost, leaks o
 	@.soak/venv/bin/python -m tests.soak $(SOAK)
 
 clean:  ## Remove .venv and all files that tools created; weights/ stays
-	rm -rf $(VENV) .bench .soak .tools .whl build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .cluster .soak .tools .whl build dist *.egg-info client/build client/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp is touched last, so an interrupted install continues on the next run. A stamp that is older than
 # pyproject.toml or constraints.txt is out of date, and make installs what has changed.
@@ -145,6 +148,16 @@ $(VENV)/train.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+# Ray over what the tests have already: the packages of .venv are seen in .cluster too.
+.cluster/installed.stamp: $(VENV)/test.stamp constraints-cluster.txt
+	@echo "Installing Ray into .cluster, 110 MB to download."
+	@$(VENV_PYTHON) -m venv .cluster/venv
+	@$(VENV_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  >"$$(.cluster/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+	@.cluster/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --constraint constraints-cluster.txt 'sam2-service[cluster]'
 	@touch $@
 
 .soak/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt

@@ -1,17 +1,15 @@
 """The command `sam2-serve`: reads the settings, logs one line for each step, then serves."""
 
 import argparse
-import ctypes
 import errno
-import gc
 import logging
 import os
-import platform
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,12 +18,15 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from app.cluster.chosen_devices import ClusterError
+from app.cluster.machine import machine_for
 from app.main import create_app
 from app.middleware.access import RequestIdFilter
 from app.middleware.hosts import is_loopback
 from app.middleware.keys import ApiKeys, KeysError
 from app.middleware.request_heads import most_connections, patient_protocol
 from app.middleware.websockets import patient_websocket
+from app.process import spare_what_stays, tune
 from app.routes.streams import Streams
 from app.service.exporting import export
 from app.service.loading import locate_weights
@@ -33,9 +34,6 @@ from app.service.segmentation import Segmentation
 from app.settings import Settings, unknown_variables
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""Options of mallopt(3)."""
 
 EXPORT_DECODER = "export-decoder"
 
@@ -113,10 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in unknown_variables():
         log.warning("%s is not a setting; 'sam2-serve --help' lists all settings.", name)
     try:
-        app = create_app(settings)
+        machine = machine_for(settings)
+        app = create_app(settings, connect=machine.connect if machine else None)
     except KeysError as error:
         sys.stderr.write(f"SAM2_API_KEYS: {error}\n")
         return 2
+    except ClusterError as error:
+        log.critical("%s", error)
+        return 1
     keys: ApiKeys = app.state.keys
     if not keys and not is_loopback(settings.host):
         log.warning(
@@ -134,9 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.strerror or error,
         )
         return 1
+    running = ExitStack()
     try:
         locate_weights(settings)  # before the server starts: a download shows progress, a failure ends here
-    except CheckpointError as error:
+        running.enter_context(machine or nullcontext())
+    except (CheckpointError, ClusterError) as error:
         log.critical("%s", error)
         for listener in listeners:
             listener.close()
@@ -148,12 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(stop, lambda *_: None)
     if keys.path is not None:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
-    # The device thread and the event loop pass the interpreter (GIL) to each other many times per click. By default
-    # a thread waits 5 ms for it. 0.5 ms gives a fifth more clicks per second, measured with 16 clients on 2 cores.
-    sys.setswitchinterval(0.0005)
-    keep_freed_memory()
-    spare_what_stays()
-    server.run(listeners)
+    tune()
+    with running:
+        server.run(listeners)
     service: Segmentation = app.state.service
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()
@@ -245,30 +246,6 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         ws_per_message_deflate=False,  # a few kilobytes would unpack to megabytes, on the event loop
     )
     return Server(config, app)
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next picture, in one pool.
-
-    By default, glibc returns large tensors to the system, which zeroes their pages before it provides them again.
-    That costs 60,000 page faults per picture, a tenth of its time on a CPU. The price is that memory stays at its
-    peak. Other C libraries are left unchanged.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        libc.mallopt(option, value)
-
-
-def spare_what_stays() -> None:
-    """Take all objects of now out of Python's garbage collection.
-
-    Libraries and the model are 230,000 objects. A full collection looks at each of them and stops everything for
-    80 ms, many times an hour. Called before the event loop starts, and again for what loading the model added.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

@@ -1,10 +1,11 @@
-"""Checks of settings that are lists of names or addresses in one string.
+"""Checks of settings one by one: names, lists of names, addresses, sizes.
 
 Does not know the settings.
 """
 
 import re
 from collections.abc import Collection
+from typing import Literal
 
 # Any scheme, because browser extensions and desktop tools have their own.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
@@ -49,8 +50,36 @@ def check_tools(text: str, known: Collection[str]) -> str:
     return text
 
 
+def check_model(name: str, known: Collection[str]) -> str:
+    """Return the name of a known model. Raises ValueError."""
+    if name not in known:
+        raise ValueError(f"{name!r} is not a model; choose one of {', '.join(known)}")
+    return name
+
+
+def check_size(value: int | str, least: int) -> int | Literal["auto"]:
+    """Return a whole number of MiB, or auto. Raises ValueError."""
+    if value == "auto":
+        return "auto"
+    if not str(value).isdecimal() or int(value) < least:
+        raise ValueError(f"must be auto, or a whole number of MiB from {least}")
+    return int(value)
+
+
 def check_address(text: str) -> str:
     """Return the address of a server, without a slash at its end, or "". Raises ValueError."""
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
     return text.rstrip("/")
+
+
+def check_devices(text: str) -> str:
+    """Return which devices to use, without spaces. Raises ValueError."""
+    text = "".join(text.split())
+    if text and not re.fullmatch(r"all|cpu:[1-9]\d?|\d+(,\d+)*", text):
+        raise ValueError(
+            "must be all, numbers of GPUs such as 0,1, or cpu: and a number up to 99, such as cpu:2"
+        )
+    if len(numbers := text.split(",")) != len(set(numbers)):
+        raise ValueError("names a GPU twice")
+    return text

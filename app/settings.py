@@ -8,11 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PlainValidator, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.limits import whole_cpus
-from app.setting_checks import check_address, check_hosts, check_origins, check_tools, split
+from app.setting_checks import (
+    check_address,
+    check_devices,
+    check_hosts,
+    check_model,
+    check_origins,
+    check_size,
+    check_tools,
+    split,
+)
 from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
@@ -78,7 +87,7 @@ class Settings(BaseSettings):
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
 
-    model: str = Field(
+    model: Annotated[str, AfterValidator(partial(check_model, known=VARIANTS))] = Field(
         BUILTIN,
         description="Model: "
         + ", ".join(VARIANTS)
@@ -101,6 +110,11 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto", description="auto (a GPU if torch can use one), cpu, or a GPU as torch names it."
     )
+    devices: Annotated[str, AfterValidator(check_devices)] = Field(
+        "",
+        description="Several devices of this machine, each in a process of its own: all (GPUs), numbers of GPUs "
+        "such as 0,1, or cpu:2 for two parts of the CPUs. Requires the extra cluster. Empty: SAM2_DEVICE alone.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Precision of the model. auto: on a GPU bfloat16, or float16 below compute capability 8.0 "
@@ -112,14 +126,14 @@ class Settings(BaseSettings):
         description="On a GPU only. auto: replay captured graphs; on: compile kernels as well, which takes minutes "
         "before the server is ready; off: neither.",
     )
-    device_cache_mib: int | Literal["auto"] = Field(
+    device_cache_mib: Annotated[int | Literal["auto"], PlainValidator(partial(check_size, least=1))] = Field(
         "auto",
         description="Device memory for embeddings; the least recently used ones are evicted first. On a GPU one "
         "takes 8 MiB, all of the memory is allocated at the start, and auto is what is free beside the model and "
         "its graphs, less a reserve. On a CPU one takes 22 MiB in float32 and 11 MiB in half precision, and auto "
         "is a quarter of the memory that this process may use.",
     )
-    host_cache_mib: int | Literal["auto"] = Field(
+    host_cache_mib: Annotated[int | Literal["auto"], PlainValidator(partial(check_size, least=0))] = Field(
         "auto",
         description="Host memory for embeddings that do not fit into a GPU's memory; 0: none. auto: a quarter of "
         "the memory that this process may use. Not used without a GPU, because both are then the same memory.",
@@ -225,23 +239,6 @@ class Settings(BaseSettings):
         description="Longest time a batch may run without a sign of life before /readyz returns 503. After three "
         "times as long, the process exits with code 3, so that its supervisor restarts it. 0: disabled.",
     )
-
-    @field_validator("model")
-    @classmethod
-    def _is_a_variant(cls, name: str) -> str:
-        if name not in VARIANTS:
-            raise ValueError(f"{name!r} is not a model; choose one of {', '.join(VARIANTS)}")
-        return name
-
-    @field_validator("device_cache_mib", "host_cache_mib", mode="plain")
-    @classmethod
-    def _is_auto_or_a_size(cls, value: int | str, info: ValidationInfo) -> int | str:
-        least = 1 if info.field_name == "device_cache_mib" else 0
-        if value == "auto":
-            return value
-        if not str(value).isdecimal() or int(value) < least:
-            raise ValueError(f"must be auto, or a whole number of MiB from {least}")
-        return int(value)
 
     @property
     def cors_origin_list(self) -> list[str]:

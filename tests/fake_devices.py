@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -61,11 +61,11 @@ class FakeDevices:
             raise Lost(chosen)
         return _travelled(found)
 
-    async def ask_in_steps(self, key: str, call: Call) -> AsyncIterator[Step | Answer]:
+    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | Answer, None]:
         """See Devices."""
         chosen = self._choose(key, call)
         lives = self.dying.pop(0) if self.dying else 1_000_000
-        async with aclosing(answer_in_steps(self.services[chosen], _travelled(call))) as steps:  # type: ignore[type-var]
+        async with aclosing(answer_in_steps(self.services[chosen], _travelled(call))) as steps:
             async for step in steps:
                 if lives == 0:
                     self.dead.add(chosen)

@@ -47,6 +47,7 @@ ROOMS = {
     "app.scheduling": Room(2, model=("model.errors",)),
     "app.codecs": Room(2, model=("model.masks", "model.types")),
     "app.limits": Room(0),
+    "app.process": Room(0),
     "app.setting_checks": Room(0),
     "app.errors": Room(1),
     "app.segmenter": Room(1, model=("model.types",)),
@@ -82,6 +83,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pydantic_settings": ("app/settings.py",),
     "prometheus_client": ("app/telemetry/cluster_metrics.py", "app/telemetry/metrics.py"),
     "opentelemetry": ("app/telemetry/tracing.py",),
+    "ray": ("app/cluster/",),
     "httpcore": ("app/routes/remote_pictures.py",),
     "sqlite3": ("app/storage/",),
     "av": ("app/codecs/",),
@@ -192,7 +194,7 @@ def test_a_subject_has_one_place(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SERVING, ids=name)
 def test_the_environment_is_read_in_one_place(path: Path) -> None:
-    if name(path) == "app/settings.py":
+    if name(path) in ("app/settings.py", "app/cluster/ray_environment.py"):  # which sets it, for Ray
         return
     for node in ast.walk(ast.parse(path.read_text())):
         said = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
@@ -201,7 +203,12 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SERVING, ids=name)
 def test_one_file_knows_cuda_and_the_runner_chooses_it(path: Path) -> None:
-    if name(path) not in ("model/gpu/cuda.py", "model/devices.py", "model/runner.py"):
+    if name(path) not in (
+        "app/cluster/ray_environment.py",  # which GPUs are seen, before any is used
+        "model/gpu/cuda.py",
+        "model/devices.py",
+        "model/runner.py",
+    ):
         said = path.read_text().lower().replace("cuda.py", "").replace("no-cudagraphs", "")
         assert "cuda" not in said
 

@@ -6,7 +6,7 @@ know what carries them.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +67,7 @@ async def answer(service: Segmentation, call: Call) -> Answer:
     return await _answered(call, lambda: getattr(service, call.method)(**call.arguments, **timed), times)
 
 
-async def answer_in_steps(service: Segmentation, call: Call) -> AsyncIterator[Step | Answer]:
+async def answer_in_steps(service: Segmentation, call: Call) -> AsyncGenerator[Step | Answer, None]:
     """Let the service search for everything. Yield the newest step whenever there is one, and the answer last."""
     times, changed = StageTimes(), asyncio.Event()
     newest: list[Step] = []

@@ -3,7 +3,7 @@
 Does not know the engine; ray_devices.py does.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from app.cluster.calls import Answer, Call, Step
@@ -16,7 +16,7 @@ class Devices(Protocol):
     async def ask(self, key: str, call: Call) -> Answer:
         """Have a call answered. An empty key goes to any Device. When cancelled, the Device ends the work."""
 
-    def ask_in_steps(self, key: str, call: Call) -> AsyncIterator[Step | Answer]:
+    def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | Answer, None]:
         """Have a search answered in steps."""
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:

@@ -192,7 +192,7 @@ def test_untrained_weights_are_loaded_on_demand(caplog: pytest.LogCaptureFixture
 def test_freed_memory_is_kept_for_the_next_picture() -> None:
     script = """
 import resource, threading
-from app.__main__ import keep_freed_memory
+from app.process import keep_freed_memory
 
 def use_and_free():
     for size in (30, 20, 30):

@@ -14,7 +14,7 @@ from app.cluster.remote import RemoteSegmentation
 from app.main import create_app
 from app.settings import Settings
 from tests.fake_devices import FakeDevices, Lost
-from tests.fakes import FakeSegmenter, Served, error, picture, until
+from tests.fakes import LONG_S, FakeSegmenter, Served, error, picture, serving, until
 
 
 @asynccontextmanager
@@ -181,6 +181,41 @@ async def test_devices_that_cannot_be_started_are_a_failure() -> None:
             reply = await client.get("/readyz")
         assert error(reply) == (503, "not_ready")
         assert "no GPU here" in reply.text
+
+
+@pytest.mark.usefixtures("either_service")
+async def test_the_devices_are_listed_with_their_load() -> None:
+    async with serving() as served:
+        (device,) = (await served.client.get("/cluster")).json()["devices"]
+        assert device.pop("name") == "0"
+        assert device == {
+            "node": "",
+            "ready": True,
+            "problem": None,
+            "model": "fake",
+            "fingerprint": served.segmenter.fingerprint,
+            "device": "imagined",
+            "waiting_prompts": 0,
+            "waiting_images": 0,
+        }
+
+
+async def test_a_device_that_is_not_ready_is_listed_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    async with front(devices=2) as (served, devices):
+        devices.services[1].drain()
+
+        async def listed() -> list[dict[str, Any]]:
+            devices: list[dict[str, Any]] = (await served.client.get("/cluster")).json()["devices"]
+            return devices
+
+        async with asyncio.timeout(LONG_S):
+            while (await listed())[1]["ready"]:  # noqa: ASYNC110  # it looks from time to time
+                await asyncio.sleep(0.01)
+        first, second = await listed()
+        assert first["ready"]
+        assert "shutting down" in second["problem"]
+        assert (await served.client.get("/readyz")).status_code == 200
 
 
 async def test_a_scrape_has_the_metrics_of_every_device() -> None:

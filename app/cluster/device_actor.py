@@ -1,0 +1,131 @@
+"""A Device as a deployment of Ray Serve: the service of one device, in a process of its own.
+
+Ray starts it, watches it, and starts another one if it dies. Does not know about Fronts.
+"""
+
+import logging
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve._private import replica
+from ray.serve.config import RequestRouterConfig
+
+from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
+from app.errors import NotReady
+from app.process import spare_what_stays, tune
+from app.segmenter import Segmenter
+from app.service.loading import load_segmenter
+from app.service.local import LocalSegmentation
+from app.service.segmentation import DeviceState
+from app.settings import Settings
+from app.telemetry.logs import formatter
+from app.telemetry.metrics import Metrics
+
+LOOPBACK = "127.0.0.1"
+APPLICATION, DEPLOYMENT = "sam2", "Device"
+
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+"""Of Ray Serve: the Front logs requests, and a line for each call costs its time."""
+
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""Sends calls with one key to one replica. Ray calls it experimental, so its version is pinned."""
+_POINTS = 1000
+"""Of each replica on the ring: with 100 replicas the busiest has 15 % more than the mean, with 100 points 45 %."""
+_AT_A_TIME = 96
+"""Calls that a replica has at a time: three batches. Further ones go to its successors on the ring, or wait."""
+
+Load = Callable[[Settings], Segmenter]
+
+
+class Device:
+    """One replica. It is made when its model is warm, so Ray sends it nothing before."""
+
+    async def __init__(self, given: dict[str, Any], load: Load) -> None:  # type: ignore[misc]  # Ray awaits it
+        settings = Settings(**given)
+        _log_as_the_front_does(settings)
+        tune()
+        _listen_where_ray_does()
+        self._name: str = serve.get_replica_context().replica_id.unique_id
+        self._service = LocalSegmentation(settings, Metrics(), load=partial(load, settings))
+        await self._service.start()
+        if self._service.failure is not None:
+            raise NotReady(f"The model could not be loaded: {self._service.failure}")
+        spare_what_stays()
+
+    async def answer(self, call: Call) -> Answer:
+        """See Devices.ask."""
+        return await answer(self._service, call)
+
+    async def answer_in_steps(self, call: Call) -> AsyncGenerator[Step | Answer, None]:
+        """See Devices.ask_in_steps."""
+        steps = answer_in_steps(self._service, call)
+        try:
+            async for step in steps:
+                yield step
+        finally:
+            await steps.aclose()
+
+    async def state(self) -> DeviceState:
+        """See Devices.states."""
+        return self._service.state(name=self._name, node=socket.gethostname())
+
+    async def figures(self) -> tuple[str, bytes]:
+        """See Devices.figures."""
+        return self._name, await self._service.figures()
+
+    def check_health(self) -> None:
+        """Raise if the device is lost or hangs. Ray then replaces the replica."""
+        self._service.ready()
+
+    async def __del__(self) -> None:
+        """Called by Ray when the replica is stopped: what was promised is written."""
+        await self._service.close()
+
+
+def application(
+    given: dict[str, Any], *, replicas: int, gpus: int, deadline_s: float, load: Load = load_segmenter
+) -> serve.Application:
+    """Return what Ray Serve runs: `replicas` Devices with `gpus` GPUs each, with these settings."""
+    deployment = serve.deployment(
+        Device,
+        name=DEPLOYMENT,
+        num_replicas=replicas,
+        max_ongoing_requests=_AT_A_TIME,
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=deadline_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        max_constructor_retry_count=2,
+        logging_config=LOGGING,
+        request_router_config=RequestRouterConfig(
+            request_router_class=_ROUTER,
+            request_router_kwargs={"num_virtual_nodes": _POINTS, "num_fallback_replicas": 2},
+        ),
+    )
+    bound: serve.Application = deployment.bind(given, load)
+    return bound
+
+
+def _listen_where_ray_does() -> None:
+    """Let a Ray that listens on this machine only do so for calls between replicas too.
+
+    The port is opened when the replica has been made. It asks for Ray's token, but others need not see it at all.
+    """
+    if ray.util.get_node_ip_address() == LOOPBACK:
+        opened = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, _: opened(server, f"{LOOPBACK}:0")
+
+
+def _log_as_the_front_does(settings: Settings) -> None:
+    """Write to standard error itself, which Ray passes on to the Front's. Ray Serve has put a file in its place."""
+    handler = logging.StreamHandler(sys.__stderr__)
+    handler.setFormatter(formatter(settings.log_format))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx", "httpcore", "ray"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

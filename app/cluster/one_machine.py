@@ -1,0 +1,163 @@
+"""Ray on this machine alone, from the start of the command to its end.
+
+Does not know about requests.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Self
+
+import ray
+from ray import serve
+from ray._private import services
+
+from app.cluster.chosen_devices import Chosen, ClusterError, settings_of_each
+from app.cluster.device_actor import APPLICATION, DEPLOYMENT, LOGGING, LOOPBACK, Load, application
+from app.cluster.ray_devices import RayDevices
+from app.service.loading import load_segmenter
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 80 * 2**20
+"""The least that Ray accepts. Calls do not go through it."""
+_PR_SET_CHILD_SUBREAPER = 36
+"""prctl(2): orphans among the descendants become children of this process."""
+_ENDING_S = 5.0
+
+
+class OneMachine:
+    """A Ray that runs while this is entered. `connect` starts the Devices on it.
+
+    Enter it on the main thread: Ray's processes end when the thread that started them does.
+    """
+
+    def __init__(self, settings: Settings, load: Load | None = None) -> None:
+        self._settings = settings
+        self._chosen = Chosen.of(settings.devices)
+        self._load = load or load_segmenter
+        self._folder: Path
+        self._is_running = False
+
+    def __enter__(self) -> Self:
+        """Start Ray on 127.0.0.1. Raises ClusterError if there are no such devices."""
+        self._folder = Path(tempfile.mkdtemp(prefix="sam2-"))
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        try:
+            # Ray would take this machine's address in its network, and listen there.
+            services.resolve_ip_for_localhost = lambda host: host
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                num_cpus=1,
+                num_gpus=0 if self._chosen.cpus else None,
+                configure_logging=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(self._folder),
+            )
+            if not self._count():
+                raise ClusterError(
+                    "Ray finds no GPU on this machine. SAM2_DEVICES=cpu:2 tries it with the CPUs."
+                )
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all that was started."""
+        self._end()
+
+    async def connect(self) -> RayDevices:
+        """Start the Devices, and return them when all are warm. Raises what keeps them from that."""
+        settings, count, on_gpus = self._settings, self._count(), self._chosen.on_gpus
+        cache_dir = settings.cache_dir
+        if not cache_dir:
+            cache_dir = str(self._folder / "cache")
+            log.info("The devices share %s, which is deleted at the end; SAM2_CACHE_DIR keeps it", cache_dir)
+        given = settings_of_each(settings, count=count, on_gpus=on_gpus, cache_dir=cache_dir)
+        app = application(
+            given, replicas=count, gpus=int(on_gpus), deadline_s=settings.deadline_s, load=self._load
+        )
+        log.info("Starting %d devices", count)
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+        def run() -> None:
+            serve.start(proxy_location="Disabled", logging_config=LOGGING)
+            serve.run(app, name=APPLICATION, route_prefix=None)
+
+        await _in_a_thread(run)
+        self._is_running = True
+        return RayDevices(serve.get_deployment_handle(DEPLOYMENT, APPLICATION))
+
+    def _count(self) -> int:
+        return self._chosen.cpus or int(ray.cluster_resources().get("GPU", 0))
+
+    def _end(self) -> None:
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # it misses the event loop, which has ended
+        if self._is_running:
+            with suppress(Exception):  # whatever is wrong with it, it ends below
+                serve.delete(APPLICATION)  # the devices write what they promised
+        with suppress(Exception):
+            ray.shutdown()
+        _end_descendants()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _in_a_thread(job: Callable[[], None]) -> None:
+    """Run a job that may take minutes in a thread that the end of the command does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(failure: BaseException | None) -> None:
+        if done.done():  # nobody waits any more
+            return
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)
+
+    def run() -> None:
+        failure: BaseException | None = None
+        try:
+            job()
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=run, name="start of the devices", daemon=True).start()
+    await done
+
+
+def _end_descendants() -> None:
+    """End what is left of this process's descendants, each by its number."""
+    until = monotonic() + _ENDING_S
+    while (left := _children()) and monotonic() < until:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        sleep(0.02)  # the children of those become ours
+
+
+def _children() -> list[int]:
+    pids = []
+    for folder in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            pids += [int(pid) for pid in (folder / "children").read_text().split()]
+    return pids

@@ -1,0 +1,45 @@
+"""What makes a process that serves a model faster: its memory, its garbage collection, its interpreter's lock.
+
+Does not know what the process does.
+"""
+
+import ctypes
+import gc
+import platform
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""Options of mallopt(3)."""
+
+
+def tune() -> None:
+    """Do all of it, when everything is imported and before the event loop starts, if possible."""
+    # The device thread and the event loop pass the interpreter (GIL) to each other many times per click. By default
+    # a thread waits 5 ms for it. 0.5 ms gives a fifth more clicks per second, measured with 16 clients on 2 cores.
+    sys.setswitchinterval(0.0005)
+    keep_freed_memory()
+    spare_what_stays()
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory for the next picture, in one pool.
+
+    By default, glibc returns large tensors to the system, which zeroes their pages before it provides them again.
+    That costs 60,000 page faults per picture, a tenth of its time on a CPU. The price is that memory stays at its
+    peak. Other C libraries are left unchanged.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 32 * 2**20), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+        libc.mallopt(option, value)
+
+
+def spare_what_stays() -> None:
+    """Take all objects of now out of Python's garbage collection.
+
+    Libraries and the model are 230,000 objects. A full collection looks at each of them and stops everything for
+    80 ms, many times an hour. Called before the event loop starts, and again for what loading the model added.
+    """
+    gc.collect()
+    gc.freeze()

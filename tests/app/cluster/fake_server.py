@@ -1,0 +1,61 @@
+"""`sam2-serve` with fake devices in processes of their own. test_ray.py runs this as its own process.
+
+    python -m tests.app.cluster.fake_server FOLDER OPTIONS
+
+FOLDER/encodes gets a line for each picture that a device encodes. While FOLDER/hold exists, devices stand still;
+while FOLDER/slow does, a batch takes 20 ms.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from app.settings import Settings
+from model.types import Embedding, Pixels
+from tests.fakes import FakeSegmenter
+
+
+class Counting(FakeSegmenter):
+    """Counts pictures in a file, which outlives the process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(hold=self._stand_still)
+        self._folder = folder
+
+    def encode(
+        self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
+    ) -> list[Embedding]:
+        """As in Segmenter."""
+        with (self._folder / "encodes").open("a") as file:
+            file.write("encoded\n" * len(images))
+        return super().encode(images, between=between)
+
+    def _stand_still(self) -> None:
+        while (self._folder / "hold").exists():
+            time.sleep(0.005)
+        if (self._folder / "slow").exists():
+            time.sleep(0.02)
+
+
+def load(settings: Settings) -> FakeSegmenter:
+    """Return the model of a device."""
+    return Counting(Path(settings.cache_dir).parent)
+
+
+def main() -> int:
+    """Run the command."""
+    import app.service.loading
+    from tests.app.cluster import fake_server  # by its name, which the devices import
+
+    app.service.loading.load_segmenter = fake_server.load
+    import app.__main__
+
+    folder, options = Path(sys.argv[1]), sys.argv[2:]
+    return app.__main__.main(
+        ["--checkpoint", "untrained", "--cache-dir", str(folder / "cache"), "--port", "0", *options]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""SAM2_DEVICES: what it may say, what each device gets of the machine, and what is set before a Ray starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app import __main__ as command
+from app.cluster import chosen_devices, ray_environment
+from app.cluster.chosen_devices import Chosen, settings_of_each
+from app.cluster.machine import machine_for
+from app.settings import Settings
+from tests.app.test_command import _restore_process
+from tests.server import ROOT, environment
+
+__all__ = ["_restore_process"]  # a fixture: a test runs the command
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("all", Chosen()),
+        ("cpu:2", Chosen(cpus=2)),
+        ("0", Chosen(gpus=("0",))),
+        (" 3, 1", Chosen(gpus=("3", "1"))),
+    ],
+)
+def test_devices_are_named(text: str, chosen: Chosen) -> None:
+    assert Chosen.of(Settings(devices=text).devices) == chosen
+
+
+@pytest.mark.parametrize("text", ["cpu", "cpu:0", "cpu:100", "0,0", "1,", "gpu", "all,1", "-1", "cuda:0"])
+def test_other_names_are_refused_in_words(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be all, numbers of GPUs|names a GPU twice"):
+        Settings(devices=text)
+
+
+@pytest.fixture
+def _machine_of_8_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chosen_devices, "whole_cpus", lambda: 8)
+    monkeypatch.setattr(chosen_devices, "memory_limit_bytes", lambda: 64 * 2**30)
+
+
+@pytest.mark.usefixtures("_machine_of_8_cpus")
+def test_the_machine_is_divided() -> None:
+    each = settings_of_each(Settings(devices="cpu:4"), count=4, on_gpus=False, cache_dir="/cache")
+    wanted = Settings(**each)
+    assert (wanted.threads, wanted.workers, wanted.device) == (2, 2, "cpu")
+    assert wanted.device_cache_mib == wanted.host_cache_mib == 4096
+    assert (wanted.cache_dir, wanted.devices) == ("/cache", "")
+    on_a_gpu = Settings(**settings_of_each(Settings(), count=2, on_gpus=True, cache_dir="/cache"))
+    assert (on_a_gpu.device, on_a_gpu.device_cache_mib, on_a_gpu.host_cache_mib) == ("auto", "auto", 8192)
+
+
+@pytest.mark.usefixtures("_machine_of_8_cpus")
+def test_what_is_set_counts_and_secrets_stay_with_the_front() -> None:
+    said = Settings(
+        devices="cpu:2",
+        threads=3,
+        workers=5,
+        device_cache_mib=100,
+        host_cache_mib=0,
+        max_prompts=7,
+        api_keys="anna:0123456789abcdef",  # type: ignore[arg-type]
+        label_studio_url="http://studio",
+        label_studio_api_key="0123456789abcdef",  # type: ignore[arg-type]
+    )
+    wanted = Settings(**settings_of_each(said, count=2, on_gpus=False, cache_dir="/cache"))
+    assert (wanted.threads, wanted.workers, wanted.device_cache_mib) == (3, 5, 100)
+    assert (wanted.host_cache_mib, wanted.max_prompts) == (0, 7)
+    assert not wanted.says_model
+    assert wanted.api_keys.get_secret_value() == wanted.label_studio_api_key.get_secret_value() == ""
+
+
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_environment, "prepare", lambda **_: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "app.cluster.one_machine", raising=False)
+    assert command.main(["--devices", "cpu:2", "--port", "0"]) == 1
+    assert "pip install 'sam2-service[cluster]'" in capsys.readouterr().err
+
+
+def test_without_the_setting_nothing_of_ray_is_imported() -> None:
+    assert machine_for(Settings()) is None
+    script = """
+import sys
+import app.__main__
+from app.cluster.machine import machine_for
+from app.main import create_app
+from app.settings import Settings
+machine_for(Settings())
+create_app()
+print([name for name in sys.modules if name.split(".")[0] in ("ray", "grpc") or name == "app.cluster.one_machine"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_ray_asks_for_a_token_says_nothing_to_its_makers_and_sees_the_chosen_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_ADDRESS": "elsewhere:6379", "PATH": "/bin"})
+    ray_environment.prepare(upload_mib=700, gpus=("1", "3"))
+    said = dict(os.environ)
+    assert (said["RAY_AUTH_MODE"], len(said["RAY_AUTH_TOKEN"])) == ("token", 64)
+    assert said["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert int(said["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) > 700 * 2**20
+    assert said["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert "RAY_ADDRESS" not in said
+    ray_environment.prepare(upload_mib=1, gpus=())
+    assert os.environ["RAY_AUTH_TOKEN"] != said["RAY_AUTH_TOKEN"]
+
+
+def test_ray_is_pinned_with_all_that_it_needs() -> None:
+    pins = Path(ROOT / "constraints-cluster.txt").read_text()
+    (version,) = [line for line in pins.splitlines() if line.startswith("ray==")]
+    assert f'"ray[serve]=={version.removeprefix("ray==")}"' in (ROOT / "pyproject.toml").read_text()

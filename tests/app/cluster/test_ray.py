@@ -1,0 +1,258 @@
+"""Two Devices on a real Ray and a Front, started by the command: owners, large messages, kill -9, Ctrl-C.
+
+One cluster for all tests, in their order: the last two kill. Needs the extra `cluster` (make test-cluster).
+"""
+
+import io
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fakes import picture
+from tests.server import ROOT, environment
+
+pytest.importorskip("ray", reason="the extra cluster is not installed; make test-cluster does")
+pytestmark = pytest.mark.cluster
+
+START_S = 120.0
+CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
+
+
+@dataclass
+class Cluster:
+    """A running command."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    url: str = ""
+
+    def client(self) -> httpx.Client:
+        """Return a client with its own connections."""
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=30)
+
+    def encodes(self) -> int:
+        """Return how many pictures were encoded so far."""
+        return (self.folder / "encodes").read_text().count("\n")
+
+    def replicas(self) -> set[int]:
+        """Return the process ids of the devices."""
+        return {pid for pid, name in descendants(self.process.pid).items() if "ServeReplica" in name}
+
+    def log(self) -> str:
+        """Return what the command has said."""
+        return (self.folder / "log").read_text()
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return the processes below one, by id, with their command lines."""
+    found: dict[int, str] = {}
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                with suppress(OSError):
+                    found[child] = Path(f"/proc/{child}/cmdline").read_text()
+                    found |= descendants(child)
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = START_S) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.app.cluster.fake_server", str(folder), "--devices", "cpu:2"],
+            cwd=ROOT,
+            env=environment(),
+            stderr=output,
+        )
+    cluster = Cluster(process, folder)
+    try:
+        wait_until(lambda: "INFO    - Ready: fake" in cluster.log() or process.poll() is not None)
+        address = re.search(r"Listening on (http://\S+);", cluster.log())
+        assert address, cluster.log()
+        cluster.url = address[1]
+        yield cluster
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def listed(client: httpx.Client) -> int:
+    return len(client.get("/cluster").json()["devices"])
+
+
+def hits(client: httpx.Client, tier: str) -> int:
+    text = client.get("/metrics").text
+    return sum(
+        int(float(n)) for n in re.findall(rf'sam2_cache_hits_total{{device="\w+",tier="{tier}"}} (\S+)', text)
+    )
+
+
+def test_clicks_land_on_the_device_that_has_the_picture(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        wait_until(lambda: listed(client) == 2)
+        for i in range(16):
+            query = {"image_id": f"p{i}"}
+            reply = client.post(
+                "/embed", params=query, content=picture(shade=i), headers={"Content-Type": "image/png"}
+            )
+            assert reply.status_code == 200, reply.text
+        for i in range(16):
+            assert client.post("/decode", json=CLICK | {"image_id": f"p{i}"}).status_code == 200
+        assert (hits(client, "device"), hits(client, "disk")) == (16, 0)
+        text = client.get("/metrics").text
+        owned = [int(float(n)) for n in re.findall(r'lookups_total{device="\w+",outcome="miss"} (\S+)', text)]
+        assert sum(owned) == 16
+        assert all(owned)
+        assert len(client.get("/images").json()["images"]) == 16
+    assert cluster.encodes() == 16
+
+
+def test_large_messages_lines_files_and_errors_come_through(cluster: Cluster) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (1500, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG", compress_level=0)
+    assert len(file.getvalue()) > 5 * 2**20
+    with cluster.client() as client:
+        reply = client.post("/embed", files={"image": file.getvalue()}, data={"image_id": "large"})
+        assert (reply.status_code, reply.json()["width"]) == (200, 1200)
+        lines = client.post(
+            "/everything",
+            json={"image_id": "large", "points_per_side": 4},
+            headers={"Accept": "application/x-ndjson"},
+        ).text.splitlines()
+        assert "progress" in json.loads(lines[0])
+        assert "masks" in json.loads(lines[-1])
+        export = client.get("/images/large/embedding").content
+        assert set(np.load(io.BytesIO(export))) == {"image_embed", "high_res_feats_0", "high_res_feats_1"}
+        assert client.delete("/images/large").status_code == 204
+        reply = client.post("/decode", json=CLICK | {"image_id": "large"})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "image_not_found")
+
+
+def test_who_leaves_frees_the_device(cluster: Cluster) -> None:
+    hold = cluster.folder / "hold"
+    hold.touch()
+    try:
+        with cluster.client() as client, suppress(httpx.ReadTimeout):
+            client.post("/decode", json=CLICK | {"image_id": "p0"}, timeout=0.5)  # runs
+        with cluster.client() as client:
+            with suppress(httpx.ReadTimeout):
+                client.post("/decode", json=CLICK | {"image_id": "p0"}, timeout=0.5)  # waits behind it
+            waiting = re.compile(r"sam2_waiting_prompts{device=\S+ ([1-9]\S*)")
+            wait_until(lambda: not waiting.search(client.get("/metrics").text), 10)
+    finally:
+        hold.unlink()
+
+
+def listening(pid: int) -> Iterator[tuple[str, int]]:
+    """Yield the addresses and ports on which a process listens."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            inodes |= set(re.findall(r"socket:\[(\d+)\]", str(link.readlink())))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in inodes:
+                address, port = local.split(":")
+                yield address, int(port, 16)
+
+
+def test_nothing_of_ray_is_seen_from_other_machines_and_a_token_is_asked_for(cluster: Cluster) -> None:
+    import grpc
+
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    ports = {}
+    for pid in (cluster.process.pid, *descendants(cluster.process.pid)):
+        for address, port in listening(pid):
+            assert address in loopback
+            ports[port] = pid
+    replica = min(cluster.replicas())
+    for port in (port for port, pid in ports.items() if pid == replica):
+        refusals = set()
+        for method in ("ray.serve.ASGIService/HandleRequest", "ray.rpc.CoreWorkerService/PushTask"):
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                with pytest.raises(grpc.RpcError) as error:
+                    channel.unary_unary(f"/{method}")(b"", timeout=10)
+                refusals.add(error.value.code())
+        assert grpc.StatusCode.UNAUTHENTICATED in refusals, (port, refusals)
+    with socket.create_connection(("127.0.0.1", min(ports))):
+        pass  # the ports are real ones
+
+
+def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Cluster) -> None:
+    encodes, replicas = cluster.encodes(), cluster.replicas()
+    assert len(replicas) == 2
+    (cluster.folder / "slow").touch()  # so that some clicks are with the device when it dies
+    failures: list[str] = []
+    slowest, stop = [0.0], threading.Event()
+
+    def click(first: int) -> None:
+        with cluster.client() as client:
+            i = first
+            while not stop.is_set():
+                started = time.monotonic()
+                reply = client.post("/decode", json=CLICK | {"image_id": f"p{i % 16}"})
+                slowest[0] = max(slowest[0], time.monotonic() - started)
+                if reply.status_code != 200:
+                    failures.append(reply.text)
+                i += 1
+
+    threads = [threading.Thread(target=click, args=(4 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    with cluster.client() as client:
+        time.sleep(0.5)
+        os.kill(min(replicas), signal.SIGKILL)
+        wait_until(lambda: len(cluster.replicas() - replicas) == 1)
+        wait_until(lambda: listed(client) == 2)
+        time.sleep(0.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        again = re.search(r"^sam2_asked_again_total (\S+)", client.get("/metrics").text, re.MULTILINE)
+    (cluster.folder / "slow").unlink()
+    logging.getLogger(__name__).info("The worst click took %.2f s; asked again: %s", slowest[0], again)
+    assert again is not None
+    assert float(again[1]) > 0
+    assert failures == []
+    assert cluster.encodes() == encodes
+
+
+def test_ctrl_c_leaves_no_process_and_keeps_what_was_promised(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        headers = {"Content-Type": "image/png"}
+        last = client.post("/embed", params={"image_id": "last"}, content=picture(90), headers=headers)
+        assert last.status_code == 200
+    below = descendants(cluster.process.pid)
+    assert len(below) > 5
+    files = len(list((cluster.folder / "cache").rglob("*.safetensors")))
+    cluster.process.send_signal(signal.SIGINT)
+    assert cluster.process.wait(60) == 0, cluster.log()
+    assert [name for pid, name in below.items() if Path(f"/proc/{pid}").exists()] == []
+    assert "Traceback" not in cluster.log()
+    assert len(list((cluster.folder / "cache").rglob("*"))) >= files
