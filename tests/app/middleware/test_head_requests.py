@@ -11,12 +11,14 @@ from app.main import create_app
 from app.settings import Settings
 from tests.fakes import FakeSegmenter, Served, picture, serving, until
 from tests.server import free_port
+from tests.small_videos import clip
 
 ITS_OWN = {"x-request-id", "date"}
 PATHS = [
     "/healthz", "/readyz", "/model", "/images", "/images/truck", "/images/truck/embedding",
     "/images/truck/embedding?format=safetensors&dtype=float16", "/", "/page/main.js", "/docs", "/openapi.json",
     "/nowhere", "/images/unknown", "/images/unknown/embedding", "/images?limit=0", "/page/nothing.js",
+    "/videos", "/videos/clip", "/videos/clip/frames/0", "/videos/unknown", "/videos/clip/frames/9",
 ]  # fmt: skip
 
 
@@ -28,6 +30,7 @@ def headers_of(reply: httpx.Response) -> dict[str, str]:
 async def test_head_has_the_status_and_the_headers_of_get(path: str) -> None:
     async with serving() as served:
         await served.embed(picture(), "truck")
+        await served.client.post("/videos?video_id=clip", files={"video": clip(frames=2)})
         get, head = await served.client.get(path), await served.client.head(path)
         assert (head.status_code, headers_of(head)) == (get.status_code, headers_of(get))
         assert head.content == b""
@@ -39,7 +42,7 @@ def test_every_endpoint_that_answers_get_is_tried() -> None:
     described = create_app(Settings()).openapi()["paths"]
     for path, methods in described.items():
         if "get" in methods and path != "/metrics":
-            assert path.replace("{image_id}", "truck") in paths
+            assert path.format(image_id="truck", video_id="clip", n=0) in paths
 
 
 async def metric(served: Served, name: str) -> str:

@@ -161,6 +161,11 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("GET", "/images/truck"),
             ("DELETE", "/images/truck"),
             ("GET", "/images/truck/embedding"),
+            ("GET", "/videos"),
+            ("POST", "/videos"),
+            ("GET", "/videos/clip"),
+            ("DELETE", "/videos/clip"),
+            ("GET", "/videos/clip/frames/0"),
             ("GET", "/model"),
             ("GET", "/metrics"),
             ("GET", "/nowhere"),
@@ -171,7 +176,8 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
         ]
         documented = set((await served.client.get("/openapi.json")).json()["paths"])
         assert documented - {"/healthz", "/readyz"} <= {
-            path.replace("truck", "{image_id}") for _, path in closed
+            path.replace("truck", "{image_id}").replace("clip", "{video_id}").replace("/0", "/{n}")
+            for _, path in closed
         }
         for method, path in closed:
             for headers in ({}, bearer("wrong"), bearer(""), {"X-API-Key": ANNA[:-1]}):
