@@ -180,9 +180,9 @@ def test_the_video_half_is_loaded_when_it_is_first_needed(tmp_path: Path) -> Non
         images = Sam2(CONFIG)
     images.load_state_dict({name: weights[name] for name in shapes_of(images)}, assign=True)
     runner = Sam2Runner(images, name="small", weights_fingerprint="small", video=source)
-    assert runner._video is None
-    network = runner.video_network()
-    assert runner.video_network() is network
+    assert not runner.tracking.is_loaded
+    network = runner.tracking.network()
+    assert runner.tracking.network() is network
     for name, value in network._memory.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
 
