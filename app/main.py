@@ -17,7 +17,17 @@ from app.middleware.head_requests import HeadMiddleware
 from app.middleware.hosts import HostsMiddleware, allowed_hosts
 from app.middleware.keys import ApiKeys
 from app.middleware.rates import InFlight, LoopTime
-from app.routes import embed_decode, everything, pages, schemas, segment, stored_images, stream, videos
+from app.routes import (
+    embed_decode,
+    everything,
+    pages,
+    schemas,
+    segment,
+    stored_images,
+    stream,
+    tracks,
+    videos,
+)
 from app.routes.error_replies import add_error_handlers
 from app.routes.field_errors import check_query
 from app.routes.openapi import describe_api
@@ -104,7 +114,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    for routes in (embed_decode, segment, everything, stream, stored_images, videos, pages):
+    for routes in (embed_decode, segment, everything, stream, stored_images, videos, tracks, pages):
         app.include_router(routes.router)
     doors = open_doors(settings.open_doors)
     for router in doors.routers:

@@ -51,6 +51,7 @@ ROOMS = {
     "app.errors": Room(1),
     "app.segmenter": Room(1, model=("model.types", "model.video")),
     "app.settings": Room(1, model=("model.checkpoints", "model.network")),
+    "app.track_errors": Room(2),
     "app.version": Room(1),
     "model.training": Room(6),
     "model.exporting": Room(5),

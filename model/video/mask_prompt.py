@@ -52,6 +52,11 @@ class _Followed:
     held: dict[int, _Held] = field(default_factory=dict)
     tracked: set[int] = field(default_factory=set)
 
+    def before(self, frame: int, direction: Direction) -> _Held | None:
+        """The nearest frame behind; not the last one where that one cannot be read."""
+        behind = [each for each in self.held if (frame - each) * direction > 0]
+        return self.held[min(behind, key=lambda each: abs(frame - each))] if behind else None
+
 
 class MaskPromptTrack:
     """As Track. An object holds the logits of each frame with a prompt, and of two others."""
@@ -111,12 +116,11 @@ class MaskPromptTrack:
         self._check(frame.index)
         if not self._objects:
             raise TrackError("There is no object to follow. Prompt one on any frame first.")
-        behind = frame.index - direction
         sought: list[tuple[int, _Followed, Logits]] = []
         for object_id, each in self._objects.items():
             if frame.index in each.prompts:
                 continue
-            before = each.held.get(behind)
+            before = each.before(frame.index, direction)
             if before is None or before.last is None:
                 each.held[frame.index] = _Held(self._nothing(object_id), None)
             else:
