@@ -177,9 +177,7 @@ class Settings(BaseSettings):
         description="Space for video files, in SAM2_CACHE_DIR or, if that is not set, in memory; the least "
         "recently used ones are evicted first.",
     )
-    max_tracks: int = Field(
-        1000, ge=1, description="Most tracks of one client; then the oldest is forgotten."
-    )
+    max_tracks: int = Field(1000, ge=1, description="Most tracks of one client. The oldest goes.")
     track_memory_mib: int = Field(
         1024, ge=1, description="Memory for what tracks remember; those used longest ago give way first."
     )
