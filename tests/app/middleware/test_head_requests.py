@@ -17,6 +17,7 @@ PATHS = [
     "/healthz", "/readyz", "/model", "/images", "/images/truck", "/images/truck/embedding",
     "/images/truck/embedding?format=safetensors&dtype=float16", "/", "/page/main.js", "/docs", "/openapi.json",
     "/nowhere", "/images/unknown", "/images/unknown/embedding", "/images?limit=0", "/page/nothing.js",
+    "/videos", "/videos/clip", "/videos/clip/frames/0", "/tracks", "/tracks/walk",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_every_endpoint_that_answers_get_is_tried() -> None:
     described = create_app(Settings()).openapi()["paths"]
     for path, methods in described.items():
         if "get" in methods and path != "/metrics":
-            assert path.replace("{image_id}", "truck") in paths
+            assert path.format(image_id="truck", video_id="clip", track_id="walk", n=0) in paths
 
 
 async def metric(served: Served, name: str) -> str:
