@@ -18,8 +18,6 @@ from model.video.values import ABSENT, Direction, Frame, MaskPrompt, ObjectMask,
 
 LEAST_IOU = 0.5
 """Where the decoder thinks less of its mask, the object is said not to be there: its score is 0 at this value."""
-_MARGIN = 0.1
-"""By how much of its sides the box around the mask before grows, for what moves."""
 _MOST_CHANGE = 3.0
 """An area that changes by more than this factor in a frame is another object's, or the background's."""
 _LIMIT = 32.0
@@ -223,18 +221,18 @@ def _score(iou: float) -> float:
 
 
 def _prompt_of(last: Logits, embedding: Embedding) -> Prompt:
-    """The mask before, and a box around it in pixels of the picture."""
+    """The mask before, and the box around it in pixels of the picture.
+
+    No margin: on synthetic clips a box that was 5 or 10 % wider took in more of the background from frame to frame.
+    """
     rows, columns = (np.flatnonzero((last > 0).any(axis=axis)) for axis in (1, 0))
     if not rows.size:
         return Prompt(mask_logits=last.clip(-_LIMIT, _LIMIT), multimask_output=False)
     height, width = embedding.height / last.shape[0], embedding.width / last.shape[1]
-    x0, x1 = float(columns[0]) * width, float(columns[-1] + 1) * width
-    y0, y1 = float(rows[0]) * height, float(rows[-1] + 1) * height
-    dx, dy = _MARGIN * (x1 - x0), _MARGIN * (y1 - y0)
     box = (
-        max(0.0, x0 - dx),
-        max(0.0, y0 - dy),
-        min(float(embedding.width), x1 + dx),
-        min(float(embedding.height), y1 + dy),
+        float(columns[0]) * width,
+        float(rows[0]) * height,
+        float(columns[-1] + 1) * width,
+        float(rows[-1] + 1) * height,
     )
     return Prompt(box=box, mask_logits=last.clip(-_LIMIT, _LIMIT), multimask_output=False)
