@@ -105,7 +105,6 @@ def plan(state: TrackState, wanted: Range, *, first: int) -> list[tuple[Directio
     else:
         way = Direction.FORWARD if wanted.way == "forward" else Direction.BACKWARD
         starts = {way: goes_on.get(way, start)}
-    state.goes_on_at = dict(starts) if wanted.way == "both" else {**state.goes_on_at, **starts}
     found = []
     for way in (Direction.FORWARD, Direction.BACKWARD):
         if way not in starts:
@@ -114,4 +113,6 @@ def plan(state: TrackState, wanted: Range, *, first: int) -> list[tuple[Directio
         if wanted.last is not None and (end - starts[way]) * way < 0:
             raise InvalidPrompt(f"to {end} lies before the first frame, {starts[way]}, {wanted.way}.")
         found.append((way, range(starts[way], end + way, way)))
+    # Both are noted at the start, so that a stop on the way forward leaves the way back to be gone.
+    state.goes_on_at = dict(starts) if wanted.way == "both" else {**state.goes_on_at, **starts}
     return found

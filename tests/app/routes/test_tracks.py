@@ -117,6 +117,23 @@ async def test_ranges_that_are_not_there_are_refused(served: Served, wanted: dic
     track = await begin(served, 5)
     await click(served, track)
     assert error(await served.post(f"/tracks/{track}/propagate", wanted)) == (422, "invalid_prompt")
+    assert (await served.client.get(f"/tracks/{track}")).json()["next"] == {"forward": None, "backward": None}
+
+
+@with_service
+async def test_both_ways_go_on_where_they_were_stopped(served: Served) -> None:
+    track = await begin(served, 5)
+    await click(served, track, frame=2)
+    fields = {"options": MaskOptions(), "non_overlapping": False, "tenant": "", "share": ""}
+    for stop, left in ((3, [4, 1, 0]), (1, [0])):
+        stream = served.service.tracks.propagate(track, Range(way="both"), **fields)  # type: ignore[arg-type]
+        while (await anext(stream)).frame != stop:
+            pass
+        await stream.aclose()
+        if stop == 1:
+            assert numbers(await lines(served, track, direction="both")) == left
+    await click(served, track, frame=2)
+    assert numbers(await lines(served, track, direction="both")) == [2, 3, 4, 1, 0]
 
 
 @with_service
