@@ -28,6 +28,7 @@ from app.routes import (
     segment,
     stored_images,
     stream,
+    tracks,
     videos,
 )
 from app.routes.error_replies import add_error_handlers
@@ -127,7 +128,7 @@ def create_app(
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    for routes in (embed_decode, segment, everything, stream, stored_images, videos, cluster, pages):
+    for routes in (embed_decode, segment, everything, stream, stored_images, videos, tracks, cluster, pages):
         app.include_router(routes.router)
     doors = open_doors(settings.open_doors)
     for router in doors.routers:

@@ -1,9 +1,61 @@
 """The interface between the service and a model. model/runner.py and the tests' fake implement it."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from model.types import Embedding, Pixels, Prediction, Prompt
+from model.video.values import Direction, Frame, ObjectMask, TrackPrompt
+
+TrackerKind: TypeAlias = Literal["memory", "mask_prompt"]
+Corrections: TypeAlias = Literal["kept", "plain"]
+
+
+class ObjectTracks(Protocol):
+    """Objects that are followed through a video; see model/video/track.py. Everything runs on the device thread."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is remembered."""
+
+    @property
+    def objects(self) -> dict[int, dict[int, TrackPrompt]]:
+        """Objects in the order added, each with its prompts by frame."""
+
+    @property
+    def unsettled(self) -> tuple[int, ...]:
+        """Frames that have prompts since the last step: `settle` them before the next."""
+
+    @property
+    def first_frame(self) -> int | None:
+        """Where a track starts by default; None if there is no object."""
+
+    def prompt(
+        self, frame: Frame, object_id: int, prompt: TrackPrompt, *, replaces: bool = False
+    ) -> list[ObjectMask]:
+        """Say where an object is; returns all objects on that frame. Raises TrackError."""
+
+    def settle(self, frame: Frame) -> None:
+        """Make the memories of a frame's new prompts."""
+
+    def step(self, frame: Frame, *, direction: Direction) -> list[ObjectMask]:
+        """Follow all objects to a frame; returns them in the order added. Raises TrackError."""
+
+    def remove_object(self, object_id: int) -> tuple[int, ...]:
+        """Forget an object; returns the frames that had prompts of it."""
+
+    def clear_prompts(self, frame: int, object_id: int) -> str | None:
+        """Take an object's prompts on a frame back; returns a sentence if the object is dropped by it."""
+
+
+class Tracking(Protocol):
+    """How a model follows objects."""
+
+    @property
+    def kind(self) -> TrackerKind:
+        """SAM 2's memory, or the previous mask as the next frame's prompt. For any thread."""
+
+    def begin(self, *, num_frames: int, corrections: Corrections) -> ObjectTracks:
+        """Begin a track. Raises CheckpointError where the weights cannot follow objects."""
 
 
 class Segmenter(Protocol):
@@ -59,6 +111,10 @@ class Segmenter(Protocol):
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Return one prediction for each job, in order. Jobs may mix pictures and prompts."""
+
+    @property
+    def tracking(self) -> Tracking:
+        """How it follows objects through videos."""
 
     def warm_up(self) -> None:
         """Do the work that would make the first request slow."""

@@ -191,6 +191,10 @@ class Settings(BaseSettings):
         description="Space for video files, in SAM2_CACHE_DIR or, if that is not set, in memory; the least "
         "recently used ones are evicted first.",
     )
+    max_tracks: int = Field(1000, ge=1, description="Most tracks of one client. The oldest goes.")
+    track_memory_mib: int = Field(
+        1024, ge=1, description="Memory for what tracks remember; those used longest ago give way first."
+    )
     max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(
         64,
@@ -262,18 +266,14 @@ class Settings(BaseSettings):
     @classmethod
     def _holds_an_upload(cls, max_bodies_mib: int, info: ValidationInfo) -> int:
         if max_bodies_mib < info.data.get("max_upload_mib", 0):
-            raise ValueError(
-                "smaller than SAM2_MAX_UPLOAD_MIB, so that the largest upload would never be accepted"
-            )
+            raise ValueError("smaller than SAM2_MAX_UPLOAD_MIB: the largest upload would never be accepted")
         return max_bodies_mib
 
     @field_validator("max_waiting_prompts")
     @classmethod
     def _holds_a_request(cls, max_waiting_prompts: int, info: ValidationInfo) -> int:
         if max_waiting_prompts < info.data.get("max_prompts", 0):
-            raise ValueError(
-                "smaller than SAM2_MAX_PROMPTS, so that the largest request would never be accepted"
-            )
+            raise ValueError("smaller than SAM2_MAX_PROMPTS: the largest request would never be accepted")
         return max_waiting_prompts
 
     @field_validator("keep_uploads")

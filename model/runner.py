@@ -30,8 +30,8 @@ from model.network.mask_decoder import DecoderOutput, choose_masks
 from model.network.point_tokens import mask_inputs, num_point_tokens, point_tokens
 from model.network.preprocessing import PREPROCESSING, Preprocessing
 from model.network.sam2 import Sam2
+from model.tracking import Tracking
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
-from model.video.network import DeviceNetwork
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,16 @@ class Sam2Runner:
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
-        self._video_source = video or VideoSource(self.config, name, None, weights_fingerprint)
-        self._video: DeviceNetwork | None = None
         self._preprocess = Preprocessing(side=self.config.image_size, device=self.device)
         self._engine: GpuEngine | None = None
         self._faults = Faults(gpu, device_name=self.device_name)
+        self.tracking = Tracking(
+            model,
+            video or VideoSource(self.config, name, None, weights_fingerprint),
+            decode=self.decode,
+            named=self._faults.named,
+            working=self._working,
+        )
         if gpu is None:
             self._encoder = CpuEncoder(model)
         else:
@@ -190,14 +195,6 @@ class Sam2Runner:
         side = self.config.image_size
         embedding = self.encode([np.zeros((side, side, 3), np.uint8)])[0]
         self.decode([(embedding, Prompt(points=((1.0, 1.0),), labels=(1,)))])
-
-    def video_network(self) -> DeviceNetwork:
-        """Return what a Track asks; the first call loads the video half, or raises CheckpointError."""
-        if self._video is None:
-            with self._faults.named():
-                memory = self._video_source.load(device=self.device, dtype=self.dtype)
-            self._video = DeviceNetwork(self.model, memory, named=self._faults.named, working=self._working)
-        return self._video
 
     def _working(
         self, between: Callable[[], None] = lambda: None

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import httpx
 import numpy as np
@@ -20,6 +21,7 @@ from app.main import create_app
 from app.service.local import LocalSegmentation
 from app.settings import Settings
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt
+from model.video.mask_prompt import MaskPromptTrack
 from tests.fake_devices import FakeDevices
 
 MASK_SIDE = 32
@@ -59,6 +61,9 @@ class FakeSegmenter:
         self.order: list[str] = []
         """Starts and ends of batches, in order: "encode", "encoded", "decode"."""
         self.fail_next: Exception | None = None
+        self.fail_begin: Exception | None = None
+        self.begun = 0
+        """Tracks that were begun, or begun again."""
         self.gate = threading.Event()
         self.gate.set()
         self._entered = threading.Semaphore(0)
@@ -99,6 +104,23 @@ class FakeSegmenter:
         self.decoded.append([prompt for _, prompt in jobs])
         self._run("decode")
         return [self._predict(embedding, prompt) for embedding, prompt in jobs]
+
+    @property
+    def tracking(self) -> "FakeSegmenter":
+        """It follows objects itself."""
+        return self
+
+    @property
+    def kind(self) -> Literal["mask_prompt"]:
+        """See Tracking of app/segmenter.py."""
+        return "mask_prompt"
+
+    def begin(self, *, num_frames: int, corrections: str) -> MaskPromptTrack:
+        """Begin a track, which decodes as everything does: a disc stays where it is."""
+        if self.fail_begin is not None:
+            raise self.fail_begin
+        self.begun += 1
+        return MaskPromptTrack(self.decode, num_frames=num_frames, mask_size=self.mask_size)
 
     def memory_bytes(self) -> int | None:
         """Return None, as on a CPU."""

@@ -42,7 +42,6 @@ from app.telemetry.stages import StageTimes
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
 _OFF_LOOP_BYTES = 256 * 1024  # hashing fewer takes less time than passing the job to a thread
 
 
@@ -73,7 +72,9 @@ class RemoteSegmentation:
     @property
     def videos(self) -> NoReturn:
         """Raises NotOffered."""
-        raise NotOffered("A server with --devices takes no videos yet. Send them to one without --devices.")
+        raise NotOffered("A server with --devices has no videos and tracks yet. Use one without --devices.")
+
+    tracks = videos
 
     @property
     def is_loaded(self) -> bool:

@@ -61,6 +61,24 @@ def resolve_prompts(
     return prompts
 
 
+def resolve_of_track(
+    request: PromptRequest, *, height: int, width: int, mask_size: tuple[int, int]
+) -> Prompt | npt.NDArray[np.bool_]:
+    """Return clicks and a box or, for a mask, the mask itself. Raises InvalidPrompt."""
+    try:
+        if request.mask_input is None:
+            return _resolve(request, height=height, width=width, mask_size=mask_size)
+        if request.point_coords or request.box is not None:
+            raise ValueError(
+                "mask_input is a prompt of its own: send clicks and a box in another one, after it"
+            )
+        if isinstance(request.mask_input, RleMask):
+            return _drawn(request.mask_input, height=height, width=width)
+        return _logits(request.mask_input, mask_size) > 0
+    except ValueError as error:
+        raise InvalidPrompt(f"{error}.") from error
+
+
 def check_whole(requests: Sequence[PromptRequest]) -> None:
     """Check what does not depend on the picture. Raises InvalidPrompt with the index of the first bad prompt."""
     for i, request in enumerate(requests):
@@ -124,10 +142,18 @@ def _mask_logits(
     if mask_input is None:
         return None
     if isinstance(mask_input, str):
-        try:
-            return decode_logits(mask_input, size=mask_size)
-        except ValueError as error:
-            raise ValueError(f"mask_input cannot be used: {error}") from error
+        return _logits(mask_input, mask_size)
+    return _shrink(_drawn(mask_input, height=height, width=width), mask_size)
+
+
+def _logits(mask_input: str, mask_size: tuple[int, int]) -> Logits:
+    try:
+        return decode_logits(mask_input, size=mask_size)
+    except ValueError as error:
+        raise ValueError(f"mask_input cannot be used: {error}") from error
+
+
+def _drawn(mask_input: RleMask, *, height: int, width: int) -> npt.NDArray[np.bool_]:
     if (mask_input.height, mask_input.width) != (height, width):
         raise ValueError(
             f"mask_input has size [{mask_input.height}, {mask_input.width}]; the picture's is [{height}, {width}]"
@@ -136,7 +162,7 @@ def _mask_logits(
         lengths = rle.decode_counts(mask_input.counts, height=height, width=width)
     except rle.RleError as error:
         raise ValueError(f"mask_input cannot be used: {error}") from error
-    return _shrink(Runs(height=height, width=width, lengths=lengths).to_array(), mask_size)
+    return Runs(height=height, width=width, lengths=lengths).to_array()
 
 
 def _shrink(mask: npt.NDArray[np.bool_], mask_size: tuple[int, int]) -> Logits:

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 from app.routes.everything_fields import EverythingBody
 from app.routes.schemas import DecodeBody, EmbedBody, ErrorReply
 from app.routes.stream_messages import SkippedReply, StreamErrorReply, StreamPrompt
+from app.routes.track_fields import PropagateBody, PropagateOnceBody, TrackBody, TrackPromptBody
 
 _KEY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -16,6 +17,7 @@ _KEY_SCHEMES = {
 }
 _BODIES = (
     EmbedBody, DecodeBody, EverythingBody, ErrorReply, StreamPrompt, SkippedReply, StreamErrorReply,
+    TrackBody, TrackPromptBody, PropagateBody, PropagateOnceBody,
 )  # fmt: skip
 
 

@@ -109,8 +109,7 @@ def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> str:
         image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
     )
     predictions = ",".join(
-        f'{{"masks":[{",".join(_mask_reply(mask).model_dump_json(exclude_none=True) for mask in masks)}]}}'
-        for masks in decoded.predictions
+        f'{{"masks":[{",".join(write_mask(mask) for mask in masks)}]}}' for masks in decoded.predictions
     )
     return f"{reply.model_dump_json().removesuffix(']}')}{predictions}]}}"
 
@@ -127,6 +126,11 @@ def write_everything(everything: Everything, *, image_id: str, model: str) -> st
         for found in everything.masks
     )
     return f"{reply.model_dump_json().removesuffix(']}')}{masks}]}}"
+
+
+def write_mask(mask: MaskAnswer) -> str:
+    """Serialise one mask."""
+    return _mask_reply(mask).model_dump_json(exclude_none=True)
 
 
 def _mask_reply(mask: MaskAnswer) -> schemas.MaskReply:

@@ -78,7 +78,7 @@ class DeviceThread:
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
         self._running: _Running | None = None
-        self._served: Queue | None = None  # the last queue that gave work, except the jobs
+        self._served: list[Queue] = []  # the queues that gave work, except the jobs, the last one last
         self._closing = False
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop  # set by `start`, so it exists whenever the thread runs
@@ -212,13 +212,19 @@ class DeviceThread:
         return True
 
     def _next(self) -> tuple[Callable[[], None], float] | None:
-        """Return work of the first queue that has some; the queue served last comes last.
+        """Return work of the first queue that has some; the queue served last comes last, the one before it second
+        last.
 
-        So an endless stream of clicks cannot keep an encode from starting. Jobs are few, and always go first.
+        So endless clicks cannot keep an encode from starting, nor clicks and encodes together a step of a track.
+        Jobs are few, and always go first.
         """
-        for queue in sorted(self._queues, key=lambda queue: queue is self._served):
+        served = self._served
+        for queue in sorted(
+            self._queues, key=lambda queue: served.index(queue) + 1 if queue in served else 0
+        ):
             if (work := queue.take()) is not None:
-                self._served = queue if queue is not self._jobs else self._served
+                if queue is not self._jobs:
+                    self._served = [*(each for each in served if each is not queue), queue]
                 return work, queue.priority
         return None
 

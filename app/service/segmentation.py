@@ -13,6 +13,7 @@ from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.service.found_masks import Everything, Wish
 from app.service.search import Report
+from app.service.tracks import Tracks
 from app.service.videos import Videos
 from app.settings import Settings
 from app.storage.opening import CacheLimits
@@ -138,6 +139,10 @@ class Segmentation(Protocol):
     @property
     def videos(self) -> Videos:
         """Videos as sequences of frames. Their files are read in this process."""
+
+    @property
+    def tracks(self) -> Tracks:
+        """Objects that are followed through the frames of a video."""
 
     @property
     def is_loaded(self) -> bool:

@@ -23,6 +23,7 @@ from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.loading import cache_limits
 from app.service.search import Searches
+from app.service.tracks import Tracks
 from app.service.videos import Videos
 from app.service.wiring import wire
 from app.settings import Settings
@@ -83,6 +84,8 @@ class SegmentationService:
         self._encodings = machinery.encodings
         self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
         self.videos = Videos(settings, metrics, machinery, check_ready=self.ready, store=lambda: self.store)
+        self.tracks = Tracks(settings, metrics, machinery, service=self)
+        self._drain_queues = machinery.drain
 
     def ready(self) -> Segmenter:
         """Return the model.
@@ -120,6 +123,7 @@ class SegmentationService:
                 adopt=partial(self._adopt, segmenter),
             )
             await self.videos.open()
+            await self.tracks.states.open()
         except ServiceError:
             log.info("Stopped before the model was loaded.")
         except Exception as error:  # whatever it is: `ready` reports it, and the process ends
@@ -140,8 +144,7 @@ class SegmentationService:
     def drain(self) -> None:
         """Reject new and waiting requests. Running batches are finished."""
         self._draining = True
-        self._decoder.drain()
-        self._encoder.drain()
+        self._drain_queues()
 
     async def close(self) -> None:
         """Drain, wait for the device for at most the deadline of a request, and end the threads."""
@@ -153,6 +156,7 @@ class SegmentationService:
         except TimeoutError:
             log.error("The device is still busy after %g s; stopping without it.", self.settings.deadline_s)
         if self._segmenter is not None:
+            await self.tracks.states.close()
             await self.videos.close()
             await self.store.close()
         self._workers.close()

@@ -35,6 +35,13 @@ class Machinery:
     decoder: Batcher[Decodable[Any], Prediction | Shaped[Any]]
     encoder: Batcher[Pixels, Embedding]
     encodings: Encodings
+    tracker: Batcher[Callable[[], Any], Any]
+    """Steps of tracks, one at a time: clicks and encodes go between two of them."""
+
+    def drain(self) -> None:
+        """Reject new and waiting work."""
+        for queue in (self.decoder, self.encoder, self.tracker):
+            queue.drain()
 
 
 def wire(
@@ -104,6 +111,21 @@ def wire(
         max_waiting=settings.max_waiting_images,
         on_batch=partial(metrics.observe_batch, "encode"),
     )
+    tracker: Batcher[Callable[[], Any], Any] = Batcher(
+        # A step that does not fit changes nothing, so it may be tried again.
+        WithinMemory[Callable[[], Any], Any](
+            lambda steps: [step() for step in steps],
+            make_room=make_room,
+            shed=shed,
+            on_full=metrics.out_of_memory.labels("track").inc,
+        ),
+        name="track",
+        device=device,
+        priority=2,
+        max_batch=1,
+        max_waiting=settings.max_waiting_images,
+        on_batch=partial(metrics.observe_batch, "track"),
+    )
     encodings = Encodings(
         encoder,
         workers,
@@ -119,4 +141,4 @@ def wire(
     metrics.waiting_images.set_function(lambda: len(encodings))
     metrics.watch_readiness(ready)
     watchdog = Watchdog(device, limit_s=settings.watchdog_s)
-    return Machinery(device, watchdog, workers, decoder, encoder, encodings)
+    return Machinery(device, watchdog, workers, decoder, encoder, encodings, tracker)

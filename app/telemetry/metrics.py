@@ -16,7 +16,7 @@ from app.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-QUEUES = ("decode", "encode")
+QUEUES = ("decode", "encode", "track")
 TIERS = ("device", "host", "disk")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -102,6 +102,16 @@ class Metrics:
         self.video_bytes = Gauge(
             "sam2_video_bytes", "Bytes of video files, on disk or in memory.", registry=registry
         )
+        self.tracks = Gauge("sam2_tracks", "Tracks that can be asked for by their id.", registry=registry)
+        self.track_bytes = Gauge(
+            "sam2_track_bytes", "Bytes that tracks remember of their objects.", registry=registry
+        )
+        self.tracked_frames = Counter(
+            "sam2_tracked_frames",
+            "Frames that propagations passed: tracked, or failed because a frame cannot be read.",
+            ["outcome"],
+            registry=registry,
+        )
         self.out_of_memory = Counter(
             "sam2_out_of_memory",
             "Batches that did not fit into device memory.",
@@ -157,6 +167,8 @@ class Metrics:
             self.cache_lookups.labels(outcome)
         for outcome in ("decoded", "failed"):
             self.video_frames.labels(outcome)
+        for outcome in ("tracked", "failed"):
+            self.tracked_frames.labels(outcome)
         for outcome in ("embedded", "known", "failed"):
             self.embedded_ahead.labels(outcome)
 

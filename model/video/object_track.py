@@ -6,6 +6,7 @@ Does not know about other objects, and asks no network.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from model.errors import TrackError
 from model.network.config import VideoConfig
 from model.types import Prompt
 from model.video.values import Direction, MaskPrompt, Output, Seen, TrackPrompt
@@ -124,3 +125,16 @@ def joined(earlier: TrackPrompt | None, prompt: Prompt) -> Prompt:
     return replace(
         earlier, points=(*earlier.points, *prompt.points), labels=(*earlier.labels, *prompt.labels)
     )
+
+
+def added(earlier: TrackPrompt | None, prompt: Prompt) -> Prompt:
+    """A prompt beside what a frame has already. Raises TrackError where it cannot be added."""
+    if prompt.mask_logits is not None or (not prompt.points and prompt.box is None):
+        raise TrackError(
+            "A prompt needs a click or a box; a mask is a prompt of its own, and clicks go without."
+        )
+    if prompt.box is not None and earlier is not None and isinstance(earlier, Prompt):
+        raise TrackError(
+            "A box cannot be added to the clicks of a frame: replace them, with the box before its clicks."
+        )
+    return joined(earlier, prompt)

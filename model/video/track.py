@@ -21,7 +21,7 @@ from model.errors import TrackError
 from model.masks.cleaning import fill_in_video
 from model.network.config import VideoConfig
 from model.types import Embedding, Prompt
-from model.video.object_track import ObjectTrack, Pending, joined
+from model.video.object_track import ObjectTrack, Pending, added
 from model.video.values import (
     ABSENT,
     Direction,
@@ -133,7 +133,7 @@ class Track:
         found = known or ObjectTrack(self._network.video, self.num_frames, self._max_conditioning)
         earlier = None if replaces else found.prompts.get(frame.index)
         if isinstance(prompt, Prompt):
-            prompt = _added(earlier, prompt)
+            prompt = added(earlier, prompt)
         output = self._filled(self._answer(found, frame, prompt))
         # Nothing has changed so far, so that a prompt that failed leaves no trace.
         found.prompts[frame.index] = prompt
@@ -244,18 +244,6 @@ class Track:
             raise TrackError(
                 f"Frame {frame.index} is not in the video, whose frames are 0 to {self.num_frames - 1}."
             )
-
-
-def _added(earlier: TrackPrompt | None, prompt: Prompt) -> Prompt:
-    if prompt.mask_logits is not None or (not prompt.points and prompt.box is None):
-        raise TrackError(
-            "A prompt needs a click or a box; a mask is a prompt of its own, and clicks go without."
-        )
-    if prompt.box is not None and earlier is not None and isinstance(earlier, Prompt):
-        raise TrackError(
-            "A box cannot be added to the clicks of a frame: replace them, with the box before its clicks."
-        )
-    return joined(earlier, prompt)
 
 
 def _known(objects: Iterable[int]) -> str:

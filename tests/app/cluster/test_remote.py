@@ -255,4 +255,4 @@ async def test_a_video_is_refused_before_its_body_is_read() -> None:
     async with front(devices=1, max_video_mib=1) as (served, _):
         body, video = bytes(2**20 + 2**18), {"Content-Type": "video/mp4"}
         reply = await served.client.post("/videos", content=body, headers=video)
-        assert "takes no videos" in reply.text
+        assert "has no videos" in reply.text

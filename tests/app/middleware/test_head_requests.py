@@ -19,6 +19,7 @@ PATHS = [
     "/images/truck/embedding?format=safetensors&dtype=float16", "/", "/page/main.js", "/docs", "/openapi.json",
     "/nowhere", "/images/unknown", "/images/unknown/embedding", "/images?limit=0", "/page/nothing.js",
     "/videos", "/videos/clip", "/videos/clip/frames/0", "/videos/unknown", "/videos/clip/frames/9",
+    "/tracks", "/tracks/walk",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def test_every_endpoint_that_answers_get_is_tried() -> None:
     described = create_app(Settings()).openapi()["paths"]
     for path, methods in described.items():
         if "get" in methods and path != "/metrics":
-            assert path.format(image_id="truck", video_id="clip", n=0) in paths
+            assert path.format(image_id="truck", video_id="clip", track_id="walk", n=0) in paths
 
 
 async def metric(served: Served, name: str) -> str:

@@ -164,6 +164,13 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             "/videos",
             "/videos/{video_id}",
             "/videos/{video_id}/frames/{n}",
+            "/tracks",
+            "/tracks/{track_id}",
+            "/tracks/{track_id}/prompts",
+            "/tracks/{track_id}/propagate",
+            "/tracks/{track_id}/objects/{object}",
+            "/tracks/{track_id}/objects/{object}/prompts/{frame}",
+            "/propagate",
             "/model",
             "/healthz",
             "/readyz",
@@ -177,7 +184,7 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
                 assert "422" not in operation["responses"]  # FastAPI's own form, which no client gets
         bodies = {
             path: document["paths"][path]["post"]["requestBody"]["content"]
-            for path in ("/embed", "/decode", "/everything")
+            for path in ("/embed", "/decode", "/everything", "/tracks", "/propagate")
         }
         assert set(bodies["/embed"]) == {
             "multipart/form-data",
@@ -197,6 +204,8 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             ("/embed", "EmbedBody"),
             ("/decode", "DecodeBody"),
             ("/everything", "EverythingBody"),
+            ("/tracks", "TrackBody"),
+            ("/propagate", "PropagateOnceBody"),
         ):
             assert bodies[path]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
             for example in schemas[name]["examples"]:

@@ -166,6 +166,13 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("GET", "/videos/clip"),
             ("DELETE", "/videos/clip"),
             ("GET", "/videos/clip/frames/0"),
+            ("GET", "/tracks"),
+            ("GET", "/tracks/walk"),
+            ("POST", "/tracks/walk/prompts"),
+            ("POST", "/tracks/walk/propagate"),
+            ("DELETE", "/tracks/walk/objects/1"),
+            ("DELETE", "/tracks/walk/objects/1/prompts/0"),
+            ("POST", "/propagate"),
             ("GET", "/model"),
             ("GET", "/metrics"),
             ("GET", "/nowhere"),
@@ -175,10 +182,9 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("GET", "/docs/oauth2-redirect"),
         ]
         documented = set((await served.client.get("/openapi.json")).json()["paths"])
-        assert documented - {"/healthz", "/readyz"} <= {
-            path.replace("truck", "{image_id}").replace("clip", "{video_id}").replace("/0", "/{n}")
-            for _, path in closed
-        }
+        named = {"image_id": "truck", "video_id": "clip", "track_id": "walk", "object": 1, "n": 0, "frame": 0}
+        tried = {path for _, path in closed}
+        assert {path.format(**named) for path in documented - {"/healthz", "/readyz"}} <= tried
         for method, path in closed:
             for headers in ({}, bearer("wrong"), bearer(""), {"X-API-Key": ANNA[:-1]}):
                 response = await served.client.request(method, path, headers=headers)

@@ -8,13 +8,19 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from tests.fakes import error, picture, serving
+from tests.fakes import Served, error, picture, serving
 from tests.small_videos import clip
 
+CLIP = clip(frames=2)
+CLICK = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
 BODIES = {
+    "/videos": ("video/mp4", CLIP),
+    "/tracks": ("application/json", json.dumps({"frames": ["truck"]}).encode()),
+    "/tracks/{track_id}/prompts": ("application/json", json.dumps(CLICK).encode()),
+    "/tracks/{track_id}/propagate": ("application/json", b"{}"),
+    "/propagate": ("application/json", json.dumps({"frames": ["truck"], "prompts": [CLICK]}).encode()),
     "/embed": ("image/png", picture()),
     "/decode": ("application/json", json.dumps({"image_id": "truck", "box": [1, 2, 30, 20]}).encode()),
-    "/videos": ("video/mp4", clip(frames=2)),
     "/everything": ("application/json", json.dumps({"image_id": "truck", "points_per_side": 2}).encode()),
     "/segment": (
         "multipart/form-data; boundary=x",
@@ -22,6 +28,13 @@ BODIES = {
         b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + picture() + b"\r\n--x--\r\n",
     ),
 }
+
+
+async def begin(served: Served) -> None:
+    """Embed a picture, and click on it as the only frame of a track."""
+    await served.embed(picture(), "truck")
+    await served.post("/tracks", {"frames": ["truck"], "track_id": "walk"})
+    await served.post("/tracks/walk/prompts", CLICK)
 
 
 def test_every_endpoint_with_a_body_is_tried() -> None:
@@ -47,10 +60,10 @@ def test_every_endpoint_with_a_body_is_tried() -> None:
 async def test_an_encoded_body_is_told_so(path: str, header: str, value: str, named: str) -> None:
     media_type, body = BODIES[path]
     async with serving() as served:
-        await served.embed(picture(), "truck")
+        await begin(served)
         for content in (body, gzip.compress(body), zlib.compress(body), b""):
             headers = {"Content-Type": media_type, header: value}
-            reply = await served.client.post(path, content=content, headers=headers)
+            reply = await served.client.post(path.format(track_id="walk"), content=content, headers=headers)
             assert error(reply) == (415, "unsupported_media_type")
             assert f"{header} '{named}'" in reply.json()["error"]["message"]
             assert reply.headers["accept-encoding"] == "identity"
@@ -61,9 +74,11 @@ async def test_an_encoded_body_is_told_so(path: str, header: str, value: str, na
 async def test_identity_is_no_encoding(path: str, value: str) -> None:
     media_type, body = BODIES[path]
     async with serving() as served:
-        await served.embed(picture(), "truck")
+        await begin(served)
         headers = {"Content-Type": media_type, "Content-Encoding": value}
-        assert (await served.client.post(path, content=body, headers=headers)).status_code == 200
+        assert (
+            await served.client.post(path.format(track_id="walk"), content=body, headers=headers)
+        ).status_code == 200
 
 
 async def test_a_second_header_counts_too() -> None:

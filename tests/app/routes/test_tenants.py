@@ -263,6 +263,62 @@ async def _videos(tenants: Tenants) -> None:
         assert (await tenants.ask(ANNA, "GET", f"/videos/{name}")).status_code == 200
 
 
+async def _annas_track(tenants: Tenants) -> dict[str, Any]:
+    """Anna's track of her picture, with a click, as she sees it."""
+    body = {"frames": [NAMES[0]], "track_id": NAMES[0]}
+    assert (await tenants.ask(ANNA, "POST", "/tracks", json=body)).status_code == 200
+    click = {"frame": 0, "object": 1, **CLICK}
+    reply = await tenants.ask(ANNA, "POST", f"/tracks/{NAMES[0]}/prompts", json=click)
+    assert reply.status_code == 200
+    seen: dict[str, Any] = (await tenants.ask(ANNA, "GET", f"/tracks/{NAMES[0]}")).json()
+    return seen
+
+
+@proves("POST", "/tracks")
+@proves("GET", "/tracks")
+@proves("POST", "/propagate")
+async def _begin_tracks(tenants: Tenants) -> None:
+    """Her pictures are no frames of his, and her name is free for him."""
+    hers = await _annas_track(tenants)
+    prompts = {"prompts": [{"frame": 0, "object": 1, **CLICK}]}
+    for path, more in (("/tracks", {}), ("/propagate", prompts)):
+        unknown = await tenants.bert("POST", path, json={"frames": ["nobodys"], **more})
+        for name in NAMES:
+            reply = await tenants.bert("POST", path, json={"frames": [name], **more})
+            assert error(reply) == (404, "image_not_found")
+            assert reply.text.replace(name, "nobodys") == unknown.text
+    assert (await tenants.bert("GET", "/tracks")).json() == {"tracks": [], "next": None}
+    assert error(await tenants.bert("GET", f"/tracks?after={NAMES[0]}")) == (404, "track_not_found")
+    await tenants.upload(BERT)
+    body = {"frames": [DIGEST], "track_id": NAMES[0]}
+    assert (await tenants.bert("POST", "/tracks", json=body)).status_code == 200
+    assert (await tenants.ask(ANNA, "GET", f"/tracks/{NAMES[0]}")).json() == hers
+
+
+@proves("GET", "/tracks/{track_id}")
+@proves("DELETE", "/tracks/{track_id}")
+@proves("POST", "/tracks/{track_id}/prompts")
+@proves("POST", "/tracks/{track_id}/propagate")
+@proves("DELETE", "/tracks/{track_id}/objects/{object}")
+@proves("DELETE", "/tracks/{track_id}/objects/{object}/prompts/{frame}")
+async def _tracks(tenants: Tenants) -> None:
+    """Her track gets the same answers as an unknown one, and stays as it is."""
+    hers = await _annas_track(tenants)
+    for method, path, body in (
+        ("GET", "", None),
+        ("POST", "/prompts", {"frame": 0, "object": 1, **CLICK}),
+        ("POST", "/propagate", {}),
+        ("DELETE", "/objects/1", None),
+        ("DELETE", "/objects/1/prompts/0", None),
+    ):
+        unknown = await tenants.bert(method, f"/tracks/nobodys{path}", json=body)
+        reply = await tenants.bert(method, f"/tracks/{NAMES[0]}{path}", json=body)
+        assert error(reply) == (404, "track_not_found")
+        assert reply.text.replace(NAMES[0], "nobodys") == unknown.text
+    assert (await tenants.bert("DELETE", f"/tracks/{NAMES[0]}")).status_code == 204
+    assert (await tenants.ask(ANNA, "GET", f"/tracks/{NAMES[0]}")).json() == hers
+
+
 async def _tells_nothing(tenants: Tenants, path: str) -> None:
     reply = await tenants.bert("GET", path)
     assert reply.status_code == 200
@@ -270,6 +326,7 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
 
 
 @proves("GET", "/model")
+@proves("GET", "/cluster")
 @proves("GET", "/healthz")
 @proves("GET", "/readyz")
 @proves("GET", "/metrics")
@@ -281,9 +338,18 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
 @proves("GET", "/client/{name}")
 async def _says_nothing_of_pictures(tenants: Tenants) -> None:
     """Endpoints about the server name no pictures, and metrics name no tenants."""
-    about_the_server = ("/model", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
+    about_the_server = ("/model", "/cluster", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
     for path in (*about_the_server, "/", "/page/main.js", "/client.js", "/client/index.js"):
         await _tells_nothing(tenants, path)
+
+
+_CLICK = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
+ON_A_FRONT: dict[str, Any] = {
+    "/tracks": {"frames": ["a"]},
+    "/tracks/{track_id}/prompts": _CLICK,
+    "/tracks/{track_id}/propagate": {},
+    "/propagate": {"frames": ["a"], "prompts": [_CLICK]},
+}
 
 
 def methods_and_paths(routes: list[BaseRoute]) -> set[tuple[str, str]]:
@@ -311,8 +377,10 @@ def test_every_route_has_its_proof() -> None:
 @pytest.mark.parametrize(("method", "path"), list(PROOFS), ids=" ".join)
 async def test_what_is_annas_stays_hers(method: str, path: str) -> None:
     async with anna_has_a_picture() as tenants:
-        if path.startswith("/videos") and fakes.devices_are_elsewhere:  # a Front has no videos
-            reply = await tenants.bert(method, path.format(video_id=NAMES[0], n=0))
+        if path.startswith(("/videos", "/tracks", "/propagate")) and fakes.devices_are_elsewhere:
+            # A Front has neither videos nor tracks.
+            named = {"video_id": NAMES[0], "track_id": NAMES[0], "object": 1, "frame": 0, "n": 0}
+            reply = await tenants.bert(method, path.format(**named), json=ON_A_FRONT.get(path))
             assert error(reply) == (501, "not_offered")
             return
         await PROOFS[method, path](tenants)

@@ -102,7 +102,7 @@ def test_plain_features_are_the_embedding_without_what_says_no_memory(
     (embedding,) = runner.encode([picture])
     with torch.inference_mode():
         batch = runner._preprocess(torch.from_numpy(picture))[None]
-        stride_16 = runner.model.image_encoder(batch, lambda: None)[2][0].flatten(1).T
+        stride_16 = runner.model.image_encoder(batch)[2][0].flatten(1).T
     plain = network._plain(embedding)
     assert (plain - stride_16).abs().max() < 2**-22 * embedding.image_rows.abs().max()
 
@@ -180,9 +180,9 @@ def test_the_video_half_is_loaded_when_it_is_first_needed(tmp_path: Path) -> Non
         images = Sam2(CONFIG)
     images.load_state_dict({name: weights[name] for name in shapes_of(images)}, assign=True)
     runner = Sam2Runner(images, name="small", weights_fingerprint="small", video=source)
-    assert runner._video is None
-    network = runner.video_network()
-    assert runner.video_network() is network
+    assert not runner.tracking.is_loaded
+    network = runner.tracking.network()
+    assert runner.tracking.network() is network
     for name, value in network._memory.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
 

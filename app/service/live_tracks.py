@@ -1,0 +1,179 @@
+"""What tracks remember, on the device: begun when it is needed, made again from prompts, bounded in bytes.
+
+A step is one piece of work for the device thread, and clicks go between two of them. Belongs to the event loop.
+Does not know about names, files or HTTP.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from app.codecs.prompts import resolve_of_track
+from app.errors import InvalidPrompt, Overloaded, ServiceError
+from app.scheduling.deadlines import left_s, within
+from app.segmenter import Corrections, ObjectTracks, Segmenter
+from app.service.track_states import TrackState
+from app.service.track_values import TrackPromptRequest
+from app.service.wiring import Machinery
+from app.telemetry.stages import StageTimes
+from app.track_errors import TrackingUnavailable
+from model.errors import CheckpointError, TrackError
+from model.types import Embedding, Prompt
+from model.video.values import Frame, MaskPrompt, TrackPrompt
+
+T = TypeVar("T")
+
+MAX_OBJECTS = 64
+"""Objects of one track. Each is asked for on every frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Did(Generic[T]):
+    """What a piece of work returned, and what the track was like right after it."""
+
+    result: T
+    nbytes: int
+    unsettled: tuple[int, ...]
+    first_frame: int | None
+
+
+class EmbeddingOf(Protocol):
+    """Finds or makes the embedding of a track's frame."""
+
+    def __call__(
+        self, state: TrackState, number: int, *, times: StageTimes, share: str
+    ) -> Awaitable[Embedding]: ...
+
+
+class LiveTracks:
+    """Does the work of tracks on the device, one piece at a time for each: the caller holds the track's lock."""
+
+    def __init__(
+        self,
+        machinery: Machinery,
+        *,
+        ready: Callable[[], Segmenter],
+        embedding: EmbeddingOf,
+        capacity_bytes: int,
+        deadline_s: float,
+    ) -> None:
+        self._tracker, self._workers = machinery.tracker, machinery.workers
+        self._ready, self._embedding = ready, embedding
+        self._capacity_bytes, self._deadline_s = capacity_bytes, deadline_s
+        self._live: OrderedDict[TrackState, None] = OrderedDict()  # least recently used first
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all that is remembered."""
+        return sum(state.nbytes for state in self._live)
+
+    async def do(
+        self, state: TrackState, work: Callable[[ObjectTracks], T], *, times: StageTimes, share: str
+    ) -> Did[T]:
+        """Run a piece of work. Within a deadline.
+
+        Raises InvalidPrompt for what the track cannot do, after which it is as before; Overloaded if tracks take
+        too much memory, and whatever the device's queue raises.
+        """
+        if state.live is None:
+            await self._begin(state, share=share)
+        live = state.live
+        assert live is not None  # noqa: S101  # nobody else forgets it while the lock is held
+        did: Did[T] = await self._run(partial(_attempt, live, work), times=times, share=share)
+        state.nbytes = did.nbytes
+        self._live[state] = None
+        self._live.move_to_end(state)
+        self._keep_within(state)
+        return did
+
+    async def prompt_of(self, state: TrackState, request: TrackPromptRequest, *, share: str) -> TrackPrompt:
+        """Check a prompt against its frame. Raises InvalidPrompt."""
+        resolve = partial(
+            resolve_of_track,
+            request.prompt,
+            height=state.height,
+            width=state.width,
+            mask_size=self._ready().mask_size,
+        )
+        has_mask = request.prompt.mask_input is not None
+        prompt = await self._workers.run(resolve, share=share) if has_mask else resolve()
+        return prompt if isinstance(prompt, Prompt) else MaskPrompt(prompt)
+
+    def forget(self, state: TrackState) -> None:
+        """Drop what a track remembers; its prompts stay."""
+        self._live.pop(state, None)
+        state.live, state.nbytes = None, 0
+        state.done.clear()
+        state.goes_on_at.clear()
+
+    async def _begin(self, state: TrackState, *, share: str) -> None:
+        """Begin a track, and give it its prompts again, each within a deadline of its own."""
+        times = StageTimes()
+        async with within(self._deadline_s):
+            begin = partial(_begin, self._ready(), num_frames=state.count, corrections=state.corrections)
+            live: ObjectTracks = await self._run(begin, times=times, share=share)
+        for place, request in enumerate(state.history):
+            try:
+                async with within(self._deadline_s):
+                    prompt = await self.prompt_of(state, request, share=share)
+                    embedding = await self._embedding(state, request.frame, times=times, share=share)
+                    frame = Frame(request.frame, embedding)
+                    work = partial(_prompt, frame=frame, request=request, prompt=prompt)
+                    await self._run(partial(_attempt, live, work), times=times, share=share)
+            except InvalidPrompt as error:
+                where = f"prompts[{place}]"
+                what = error.message
+                raise InvalidPrompt(f"{where}: {what}", details=[{"where": where, "what": what}]) from error
+        state.live = live
+        state.done.clear()
+        state.goes_on_at.clear()
+
+    async def _run(self, work: Callable[[], Any], *, times: StageTimes, share: str) -> Any:
+        ran = await self._tracker.submit(work, deadline_s=left_s(), share=share)
+        times.add_ran([ran])
+        return ran.result
+
+    def _keep_within(self, state: TrackState) -> None:
+        """Forget what idle tracks remember, least recently used first, until the rest fits."""
+        for idle in [each for each in self._live if not each.lock.locked() and each is not state]:
+            if self.used_bytes <= self._capacity_bytes:
+                return
+            self.forget(idle)
+        if self.used_bytes > self._capacity_bytes:
+            mib = state.nbytes / 2**20
+            self.forget(state)
+            raise Overloaded(
+                f"Tracks take more memory than SAM2_TRACK_MEMORY_MIB ({self._capacity_bytes // 2**20}), {mib:.0f} "
+                "MiB of it this one. Its prompts are kept. Remove objects, or try again when others are done.",
+                retry_after_s=10,
+            )
+
+
+def _prompt(live: ObjectTracks, *, frame: Frame, request: TrackPromptRequest, prompt: TrackPrompt) -> Any:
+    return live.prompt(frame, request.object_id, prompt, replaces=request.clear)
+
+
+def prompting(
+    frame: Frame, request: TrackPromptRequest, prompt: TrackPrompt
+) -> Callable[[ObjectTracks], Any]:
+    """Return the work of one prompt."""
+    return partial(_prompt, frame=frame, request=request, prompt=prompt)
+
+
+def _begin(segmenter: Segmenter, *, num_frames: int, corrections: Corrections) -> Any:
+    """On the device thread."""
+    try:
+        return segmenter.tracking.begin(num_frames=num_frames, corrections=corrections)
+    except CheckpointError as error:
+        return TrackingUnavailable(str(error))
+
+
+def _attempt(live: ObjectTracks, work: Callable[[ObjectTracks], T]) -> "Did[T] | ServiceError":
+    """On the device thread. A result that is an error fails its caller alone."""
+    try:
+        result = work(live)
+    except TrackError as error:
+        return InvalidPrompt(str(error))
+    return Did(result, live.nbytes, live.unsettled, live.first_frame)

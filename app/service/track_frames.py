@@ -1,0 +1,76 @@
+"""The frames of tracks: which they are, their one size, and their embeddings.
+
+Does not know about objects.
+"""
+
+import time
+from typing import Protocol
+
+from app.errors import InvalidFrame, InvalidPrompt
+from app.segmenter import Corrections, Segmenter
+from app.service.track_states import TrackState
+from app.service.track_values import Frames
+from app.service.videos import Videos
+from app.storage.store import EmbeddingStore
+from app.telemetry.stages import StageTimes
+from model.types import Embedding
+
+
+class Pictures(Protocol):
+    """What tracks ask of the service around them."""
+
+    videos: Videos
+    store: EmbeddingStore
+
+    def ready(self) -> Segmenter:
+        """Return the model. Raises NotReady and ShuttingDown."""
+
+    async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
+        """Find or make an image's embedding."""
+
+
+class TrackFrames:
+    """Finds frames among images and videos."""
+
+    def __init__(self, service: Pictures, *, most: int) -> None:
+        self._service, self._most = service, most
+
+    async def survey(
+        self, frames: Frames, *, tenant: str, name: str, corrections: Corrections, share: str
+    ) -> TrackState:
+        """Return a new track of these frames. Raises ImageNotFound, VideoNotFound, and InvalidPrompt."""
+        self._service.ready()
+        if frames.video_id is not None:
+            video = await self._service.videos.describe(frames.video_id, tenant=tenant, share=share)
+            count, size = video.frames, (video.height, video.width)
+        else:
+            rows = [self._service.store.look_up(image_id, tenant=tenant) for image_id in frames.image_ids]
+            count, size = len(rows), (rows[0].height, rows[0].width)
+            for number, row in enumerate(rows):
+                if (row.height, row.width) != size:
+                    raise InvalidPrompt(
+                        f"frames[{number}] ({row.image_id!r}) has {row.width} x {row.height} pixels, and frames[0] "
+                        f"{size[1]} x {size[0]}: all frames of a track have one size."
+                    )
+        if count > self._most:
+            raise InvalidPrompt(f"{count} frames; a track has {self._most} at most (SAM2_MAX_VIDEO_FRAMES).")
+        now = time.time()
+        return TrackState(tenant, name, frames, count, *size, corrections, created=now, used=now)
+
+    async def embedding(self, state: TrackState, number: int, *, times: StageTimes, share: str) -> Embedding:
+        """Return the embedding of a frame, made if need be. Raises what is wrong with the frame."""
+        frames, tenant = state.frames, state.tenant
+        if frames.video_id is not None:
+            _, embedding = await self._service.videos.embedding(
+                frames.video_id, number, tenant=tenant, times=times, share=share
+            )
+        else:
+            embedding = await self._service.find(
+                frames.image_ids[number], tenant=tenant, times=times, share=share
+            )
+        if (embedding.height, embedding.width) != (state.height, state.width):
+            raise InvalidFrame(
+                f"Frame {number} has {embedding.width} x {embedding.height} pixels now, and the track "
+                f"{state.width} x {state.height}: its id names another picture. Begin another track."
+            )
+        return embedding

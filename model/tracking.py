@@ -1,0 +1,63 @@
+"""Which tracker a model has, and new tracks of it. The video half is loaded when the first track begins.
+
+Does not know which videos there are, or who waits.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, TypeAlias
+
+from model.checkpoints.halves import VideoSource
+from model.network.sam2 import Sam2
+from model.types import Embedding, Prediction, Prompt
+from model.video.mask_prompt import MaskPromptTrack
+from model.video.network import DeviceNetwork
+from model.video.track import Track
+
+Surrounding: TypeAlias = Callable[[], AbstractContextManager[object]]
+
+
+class Tracking:
+    """Not thread-safe: the thread that owns the device calls it, but for `kind`."""
+
+    def __init__(
+        self,
+        model: Sam2,
+        source: VideoSource,
+        *,
+        decode: Callable[[Sequence[tuple[Embedding, Prompt]]], list[Prediction]],
+        named: Surrounding,
+        working: Surrounding,
+    ) -> None:
+        """`named` and `working` surround everything that runs on the device: see the runner."""
+        self._model, self._source, self._decode = model, source, decode
+        self._named, self._working = named, working
+        self._network: DeviceNetwork | None = None
+
+    @property
+    def kind(self) -> Literal["memory", "mask_prompt"]:
+        """SAM 2's memory or, for a model that knows pictures only, the previous mask as the next frame's prompt."""
+        return "memory" if self._model.config.video is not None else "mask_prompt"
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the video half is in memory."""
+        return self._network is not None
+
+    def network(self) -> DeviceNetwork:
+        """Return what a Track asks; the first call loads the video half, or raises CheckpointError."""
+        if self._network is None:
+            model = self._model
+            with self._named():
+                memory = self._source.load(device=model.no_mem_embed.device, dtype=model.no_mem_embed.dtype)
+            self._network = DeviceNetwork(model, memory, named=self._named, working=self._working)
+        return self._network
+
+    def begin(
+        self, *, num_frames: int, corrections: Literal["kept", "plain"] = "kept"
+    ) -> Track | MaskPromptTrack:
+        """Begin a track. Raises CheckpointError where the weights have no video half."""
+        if self.kind == "memory":
+            return Track(self.network(), num_frames=num_frames, corrections=corrections)
+        side = self._model.config.mask_size
+        return MaskPromptTrack(self._decode, num_frames=num_frames, mask_size=(side, side))
