@@ -1,4 +1,4 @@
-"""Asks a Device, and another one if it dies. Does not know which Device a picture belongs to."""
+"""Asks a Device, and another one if it cannot answer. Does not know which Device a picture belongs to."""
 
 import asyncio
 import logging
@@ -21,13 +21,12 @@ ASKED_AT_MOST = 5
 _FIRST_PAUSE_S = 0.05
 """Before the second try; doubled for each further one."""
 
+_ELSEWHERE = {NotReady.code, ShuttingDown.code}
+"""What a Device answers that is lost, hangs or is being stopped. Another one has the picture from the folder."""
+
 
 class DeviceBug(Exception):
     """A Device failed in a way that it did not foresee. Its log has the traceback, under the same request id."""
-
-
-class _Leaving(Exception):
-    """A Device that is being stopped got a call all the same."""
 
 
 class Asking:
@@ -39,33 +38,38 @@ class Asking:
 
     async def ask(
         self,
+        key: str,
         method: str,
         arguments: dict[str, Any],
-        ask: Callable[[Call], Awaitable[Answer]],
+        ask: Callable[[str, Call], Awaitable[Answer]],
         times: StageTimes,
     ) -> Any:
-        """Ask until a Device answers, which then may be another one. Everything that is asked may be repeated."""
-        pause_s = _FIRST_PAUSE_S
+        """Ask until a Device answers, which then may be another one. Everything that is asked may be repeated.
+
+        `ask` gets the key, or another one if the Device of this key cannot answer.
+        """
+        pause_s, own_key = _FIRST_PAUSE_S, key
         for tries_left in reversed(range(ASKED_AT_MOST)):
             started = perf_counter()
             try:
-                found = await ask(Call(method, arguments, left_s(), request_id.get()))
-                if found.error is not None and found.error[1] == ShuttingDown.code:
-                    raise _Leaving(found.error[2])
+                found = await ask(key, Call(method, arguments, left_s(), request_id.get()))
             except Exception as error:
                 if self._devices.is_full(error):
                     what = "Too many requests wait for the device that has this picture. Try again later."
                     raise Overloaded(what, retry_after_s=2) from error
-                if not isinstance(error, _Leaving) and not self._devices.is_lost(error):
+                if not self._devices.is_lost(error):
                     raise
                 log.info("A device is lost during %s: %s", method, error)
-                if not tries_left:
-                    break
+            else:
+                is_refused = found.error is not None and found.error[1] in _ELSEWHERE
+                if not is_refused or not tries_left:
+                    return _opened(found, times, started)
+                if own_key:  # it is alive, so its pictures would go to it again
+                    key = f"{own_key}/{tries_left}"
+            if tries_left:
                 self._count()
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
-            else:
-                return _opened(found, times, started)
         what = "The devices that were asked are gone; others are being started. Try again later."
         raise NotReady(what, retry_after_s=5)
 

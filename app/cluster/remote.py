@@ -225,9 +225,9 @@ class RemoteSegmentation:
         arguments = {"picture": picture, "wish": wish, "tenant": tenant, "share": share}
         told = -1.0
 
-        async def search(call: Call) -> Answer:
+        async def search(key: str, call: Call) -> Answer:
             nonlocal told
-            async with aclosing(cast(Any, self._devices.ask_in_steps(_key(name, tenant), call))) as steps:
+            async with aclosing(self._devices.ask_in_steps(key, call)) as steps:
                 async for step in steps:
                     if isinstance(step, Answer):
                         return step
@@ -238,7 +238,7 @@ class RemoteSegmentation:
 
         async with within(self.settings.everything_deadline_s, DEADLINE_SETTING):
             self.ready()
-            found = await self._asking.ask("everything", arguments, search, times)
+            found = await self._asking.ask(_key(name, tenant), "everything", arguments, search, times)
         return cast(tuple[str, Everything], found)
 
     async def export(
@@ -302,9 +302,7 @@ class RemoteSegmentation:
     async def _ask(self, key: str, method: str, times: StageTimes | None = None, **arguments: Any) -> Any:
         async with within(self.settings.deadline_s):
             self.ready()  # admission comes before any work
-            return await self._asking.ask(
-                method, arguments, lambda call: self._devices.ask(key, call), times or StageTimes()
-            )
+            return await self._asking.ask(key, method, arguments, self._devices.ask, times or StageTimes())
 
     async def _own_id(self, data: bytes, stretch: Stretch, times: StageTimes, share: str) -> str:
         """Return the id that a picture without a name will get."""

@@ -3,12 +3,13 @@
     python -m tests.app.cluster.fake_server FOLDER OPTIONS
 
 FOLDER/encodes gets a line for each picture that a device encodes. While FOLDER/hold exists, devices stand still;
-while FOLDER/slow does, a batch takes 20 ms.
+a batch takes as many seconds as FOLDER/slow says.
 """
 
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from app.settings import Settings
@@ -34,8 +35,8 @@ class Counting(FakeSegmenter):
     def _stand_still(self) -> None:
         while (self._folder / "hold").exists():
             time.sleep(0.005)
-        if (self._folder / "slow").exists():
-            time.sleep(0.02)
+        with suppress(FileNotFoundError):
+            time.sleep(float((self._folder / "slow").read_text()))
 
 
 def load(settings: Settings) -> FakeSegmenter:

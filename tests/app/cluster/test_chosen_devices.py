@@ -64,6 +64,7 @@ def test_what_is_set_counts_and_secrets_stay_with_the_front() -> None:
         device_cache_mib=100,
         host_cache_mib=0,
         max_prompts=7,
+        rate_pictures_per_minute=60,
         api_keys="anna:0123456789abcdef",  # type: ignore[arg-type]
         label_studio_url="http://studio",
         label_studio_api_key="0123456789abcdef",  # type: ignore[arg-type]
@@ -71,6 +72,7 @@ def test_what_is_set_counts_and_secrets_stay_with_the_front() -> None:
     wanted = Settings(**settings_of_each(said, count=2, on_gpus=False, cache_dir="/cache"))
     assert (wanted.threads, wanted.workers, wanted.device_cache_mib) == (3, 5, 100)
     assert (wanted.host_cache_mib, wanted.max_prompts) == (0, 7)
+    assert wanted.rate_pictures_per_minute == 30
     assert not wanted.says_model
     assert wanted.api_keys.get_secret_value() == wanted.label_studio_api_key.get_secret_value() == ""
 

@@ -207,7 +207,7 @@ def test_nothing_of_ray_is_seen_from_other_machines_and_a_token_is_asked_for(clu
 def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Cluster) -> None:
     encodes, replicas = cluster.encodes(), cluster.replicas()
     assert len(replicas) == 2
-    (cluster.folder / "slow").touch()  # so that some clicks are with the device when it dies
+    (cluster.folder / "slow").write_text("0.02")  # so that some clicks are with the device when it dies
     failures: list[str] = []
     slowest, stop = [0.0], threading.Event()
 

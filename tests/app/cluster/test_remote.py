@@ -11,6 +11,7 @@ import pytest
 
 from app.cluster.asking import ASKED_AT_MOST
 from app.cluster.remote import RemoteSegmentation
+from app.errors import NotReady
 from app.main import create_app
 from app.settings import Settings
 from tests.fake_devices import FakeDevices, Lost
@@ -104,15 +105,30 @@ async def test_it_is_not_asked_for_ever() -> None:
         assert (await served.embed(picture(), "other")).status_code == 200
 
 
-async def test_a_device_that_is_being_stopped_is_asked_no_more() -> None:
+async def test_a_device_that_is_being_stopped_or_hangs_is_passed_by(tmp_path: Path) -> None:
+    async with front(folder=tmp_path, devices=3) as (served, devices):
+        assert (await served.embed(picture(), "truck")).status_code == 200
+        await until(lambda: not any(service.store.tiers._tasks for service in devices.services))
+        devices.services[devices.asked[-1][1]].drain()
+        assert (await served.click("truck")).status_code == 200
+        assert encodes(devices) == 1
+
+
+async def test_if_no_device_can_answer_the_last_one_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     async with front(devices=2) as (served, devices):
-        await served.embed(picture(), "truck")
-        first = devices.asked[-1][1]
-        devices.services[first].drain()
-        asked = asyncio.create_task(served.embed(picture(), "truck"))
-        await until(lambda: len(devices.asked) > 2)
-        devices.dead.add(first)
-        assert (await asked).status_code == 200
+        for service in devices.services:
+            monkeypatch.setattr(
+                service, "ready", lambda: _raise(NotReady("No sign of life.", retry_after_s=9))
+            )
+        reply = await served.click("truck")
+        assert error(reply) == (503, "not_ready")
+        assert "No sign of life." in reply.text
+        assert len(devices.asked) == ASKED_AT_MOST
+        monkeypatch.undo()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 async def test_a_search_that_loses_its_device_begins_again_and_never_goes_back(tmp_path: Path) -> None:
