@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from app.errors import ImageIdConflict
 from app.storage.register_file import Change, ImageName, RegisterFile
 from tests.app.storage.registers import A, name, opened
+from tests.server import ROOT
 
 B = "b" * 64
 
@@ -273,3 +275,38 @@ def test_a_register_in_memory_is_read_while_it_is_written() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert file.find(names[-1].key) == names[-1]
+
+
+def test_servers_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
+    """SQLite does not wait while another process switches the file to WAL; of three, one in twenty failed."""
+    script = """
+import sys, time
+from pathlib import Path
+from app.storage.register_file import RegisterFile
+for line in sys.stdin:
+    path, at = line.split()
+    while time.time() < float(at):
+        pass
+    try:
+        RegisterFile(Path(path))
+    except Exception as error:
+        print(repr(error), flush=True)
+    else:
+        print("opened", flush=True)
+"""
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = []
+    for i in range(60):
+        for server in servers:
+            assert server.stdin is not None
+            server.stdin.write(f"{tmp_path / str(i)} {time.time() + 0.02}\n")
+            server.stdin.flush()
+        said += [server.stdout.readline() for server in servers if server.stdout is not None]
+    for server in servers:
+        server.communicate()
+    assert set(said) == {"opened\n"}
