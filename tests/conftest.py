@@ -14,6 +14,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run the tests: twice the cores, because many wait for servers and browsers."""
+    return 2 * min(4, os.cpu_count() or 1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests. A test also fails if asyncio reports an error, for example a lost exception."""
