@@ -98,7 +98,10 @@ class OneMachine:
             serve.start(proxy_location="Disabled", logging_config=LOGGING)
             serve.run(app, name=APPLICATION, route_prefix=None)
 
-        await _in_a_thread(run)
+        try:
+            await _in_a_thread(run)
+        except RuntimeError as error:  # Ray says that a replica could not be made, but not why
+            raise ClusterError(f"A device did not start; its lines above say why. ({error})") from error
         self._is_running = True
         return RayDevices(serve.get_deployment_handle(DEPLOYMENT, APPLICATION))
 
