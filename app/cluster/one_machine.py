@@ -51,7 +51,7 @@ class OneMachine:
 
     def __enter__(self) -> Self:
         """Start Ray on 127.0.0.1. Raises ClusterError if there are no such devices."""
-        self._folder = Path(tempfile.mkdtemp(prefix="sam2-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="sam2-ray-"))
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             # Ray would take this machine's address in its network, and listen there.

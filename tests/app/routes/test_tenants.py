@@ -221,6 +221,7 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
     assert not any(secret in reply.text for secret in (*NAMES, ANNA, '"anna"'))
 
 
+@proves("GET", "/cluster")
 @proves("GET", "/model")
 @proves("GET", "/healthz")
 @proves("GET", "/readyz")
@@ -231,7 +232,18 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
 @proves("GET", "/page/{name}")
 async def _says_nothing_of_pictures(tenants: Tenants) -> None:
     """Endpoints about the server name no pictures, and metrics name no tenants."""
-    for path in ("/model", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/", "/page/main.js"):
+    about = (
+        "/cluster",
+        "/model",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/",
+        "/page/main.js",
+    )
+    for path in about:
         await _tells_nothing(tenants, path)
 
 
