@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -52,7 +53,8 @@ class OneMachine:
     def __enter__(self) -> Self:
         """Start Ray on 127.0.0.1. Raises ClusterError if there are no such devices."""
         self._folder = Path(tempfile.mkdtemp(prefix="sam2-ray-"))
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if sys.platform == "linux":  # elsewhere, Ray itself ends what it started
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             # Ray would take this machine's address in its network, and listen there.
             services.resolve_ip_for_localhost = lambda host: host
@@ -160,7 +162,7 @@ def _end_descendants() -> None:
 
 def _children() -> list[int]:
     pids = []
-    for folder in Path("/proc/self/task").iterdir():
+    for folder in Path("/proc/self/task").glob("*"):
         with suppress(OSError):
             pids += [int(pid) for pid in (folder / "children").read_text().split()]
     return pids
