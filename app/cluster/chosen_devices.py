@@ -59,6 +59,7 @@ def settings_of_each(settings: Settings, *, count: int, on_gpus: bool, cache_dir
     if settings.host_cache_mib == "auto":
         given["host_cache_mib"] = share_mib
     if on_gpus:
+        given["device"] = settings.device.partition(":")[0]  # each sees its own GPU alone, which is number 0
         return given
     given["device"] = "cpu"
     if settings.device_cache_mib == "auto":

@@ -17,6 +17,7 @@ from ray.serve.config import RequestRouterConfig
 
 from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
 from app.errors import NotReady
+from app.middleware.access import RequestIdFilter
 from app.process import spare_what_stays, tune
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
@@ -125,6 +126,7 @@ def _listen_where_ray_does() -> None:
 def _log_as_the_front_does(settings: Settings) -> None:
     """Write to standard error itself, which Ray passes on to the Front's. Ray Serve has put a file in its place."""
     handler = logging.StreamHandler(sys.__stderr__)
+    handler.addFilter(RequestIdFilter())
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "ray"):

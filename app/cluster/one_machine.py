@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -51,8 +52,9 @@ class OneMachine:
 
     def __enter__(self) -> Self:
         """Start Ray on 127.0.0.1. Raises ClusterError if there are no such devices."""
-        self._folder = Path(tempfile.mkdtemp(prefix="sam2-"))
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._folder = Path(tempfile.mkdtemp(prefix="sam2-ray-"))
+        if sys.platform == "linux":  # elsewhere, Ray itself ends what it started
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             # Ray would take this machine's address in its network, and listen there.
             services.resolve_ip_for_localhost = lambda host: host
@@ -98,7 +100,10 @@ class OneMachine:
             serve.start(proxy_location="Disabled", logging_config=LOGGING)
             serve.run(app, name=APPLICATION, route_prefix=None)
 
-        await _in_a_thread(run)
+        try:
+            await _in_a_thread(run)
+        except RuntimeError as error:  # Ray says that a replica could not be made, but not why
+            raise ClusterError(f"A device did not start; its lines above say why. ({error})") from error
         self._is_running = True
         return RayDevices(serve.get_deployment_handle(DEPLOYMENT, APPLICATION))
 
@@ -157,7 +162,7 @@ def _end_descendants() -> None:
 
 def _children() -> list[int]:
     pids = []
-    for folder in Path("/proc/self/task").iterdir():
+    for folder in Path("/proc/self/task").glob("*"):
         with suppress(OSError):
             pids += [int(pid) for pid in (folder / "children").read_text().split()]
     return pids

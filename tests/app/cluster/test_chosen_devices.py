@@ -52,6 +52,8 @@ def test_the_machine_is_divided() -> None:
     assert wanted.device_cache_mib == wanted.host_cache_mib == 4096
     assert (wanted.cache_dir, wanted.devices) == ("/cache", "")
     on_a_gpu = Settings(**settings_of_each(Settings(), count=2, on_gpus=True, cache_dir="/cache"))
+    numbered = settings_of_each(Settings(device="cuda:1"), count=2, on_gpus=True, cache_dir="/cache")
+    assert numbered["device"] == "cuda"
     assert (on_a_gpu.device, on_a_gpu.device_cache_mib, on_a_gpu.host_cache_mib) == ("auto", "auto", 8192)
 
 

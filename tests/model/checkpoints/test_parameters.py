@@ -159,6 +159,8 @@ def anonymous_memory():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 class Sampler(threading.Thread):
+    daemon = True  # an error in the loading ends the process
+
     def run(self):
         self.peak, self.stop = 0, False
         while not self.stop:
@@ -166,6 +168,7 @@ class Sampler(threading.Thread):
             time.sleep(0.001)
 
 shapes = released_shapes("sam2.1_hiera_tiny")
+video_half = {name: shape for name, shape in shapes.items() if name not in image_half(shapes)}
 folder = Path(sys.argv[1])
 weights = {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}
 saved({"model": weights}, folder / "tiny.pt")
@@ -177,7 +180,7 @@ for name in ("tiny.pt", "tiny.safetensors"):
     before = anonymous_memory()
     sampler = Sampler()
     sampler.start()
-    fingerprint = load(module, folder / name)
+    fingerprint = load(module, folder / name, beside=video_half)
     after = anonymous_memory()
     sampler.stop = True
     sampler.join()
