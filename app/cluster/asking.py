@@ -21,6 +21,9 @@ ASKED_AT_MOST = 5
 _FIRST_PAUSE_S = 0.05
 """Before the second try; doubled for each further one."""
 
+_DETOURS = 12
+"""Other keys that are tried when a Device refuses. With two Devices, each meets the other one half of the time."""
+_DETOUR_PAUSE_S = 0.01
 _ELSEWHERE = {NotReady.code, ShuttingDown.code}
 """What a Device answers that is lost, hangs or is being stopped. Another one has the picture from the folder."""
 
@@ -48,8 +51,8 @@ class Asking:
 
         `ask` gets the key, or another one if the Device of this key cannot answer.
         """
-        pause_s, own_key = _FIRST_PAUSE_S, key
-        for tries_left in reversed(range(ASKED_AT_MOST)):
+        own_key, losses, detours = key, 0, 0
+        while True:
             started = perf_counter()
             try:
                 found = await ask(key, Call(method, arguments, left_s(), request_id.get()))
@@ -60,18 +63,21 @@ class Asking:
                 if not self._devices.is_lost(error):
                     raise
                 log.info("A device is lost during %s: %s", method, error)
+                losses += 1
+                if losses == ASKED_AT_MOST:
+                    what = "The devices that were asked are gone; others are being started. Try again later."
+                    raise NotReady(what, retry_after_s=5) from error
+                pause_s = _FIRST_PAUSE_S * 2 ** (losses - 1)
             else:
                 is_refused = found.error is not None and found.error[1] in _ELSEWHERE
-                if not is_refused or not tries_left:
+                if not is_refused or detours == _DETOURS:
                     return _opened(found, times, started)
-                if own_key:  # it is alive, so its pictures would go to it again
-                    key = f"{own_key}/{tries_left}"
-            if tries_left:
-                self._count()
-                await asyncio.sleep(pause_s)
-                pause_s *= 2
-        what = "The devices that were asked are gone; others are being started. Try again later."
-        raise NotReady(what, retry_after_s=5)
+                detours += 1
+                if own_key:  # the Device is alive, so its pictures would go to it again
+                    key = f"{own_key}/{detours}"
+                pause_s = _DETOUR_PAUSE_S
+            self._count()
+            await asyncio.sleep(pause_s)
 
 
 def _opened(found: Answer, times: StageTimes, started: float) -> Any:

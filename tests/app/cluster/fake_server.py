@@ -2,10 +2,12 @@
 
     python -m tests.app.cluster.fake_server FOLDER OPTIONS
 
-FOLDER/encodes gets a line for each picture that a device encodes. While FOLDER/hold exists, devices stand still;
+FOLDER/encodes gets a line for each picture that a device encodes. While FOLDER/hold exists, devices
+stand still, or the one whose process id it has;
 a batch takes as many seconds as FOLDER/slow says.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +35,9 @@ class Counting(FakeSegmenter):
         return super().encode(images, between=between)
 
     def _stand_still(self) -> None:
-        while (self._folder / "hold").exists():
-            time.sleep(0.005)
+        with suppress(FileNotFoundError):
+            while (self._folder / "hold").read_text() in ("", str(os.getpid())):
+                time.sleep(0.005)
         with suppress(FileNotFoundError):
             time.sleep(float((self._folder / "slow").read_text()))
 

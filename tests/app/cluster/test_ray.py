@@ -219,7 +219,7 @@ def test_nothing_of_ray_is_seen_from_other_machines_and_a_token_is_asked_for(clu
 def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Cluster) -> None:
     encodes, replicas = cluster.encodes(), cluster.replicas()
     assert len(replicas) == 2
-    (cluster.folder / "slow").write_text("0.02")  # so that some clicks are with the device when it dies
+    (cluster.folder / "slow").write_text("0.1")  # so that some clicks are with the device when it dies
     failures: list[str] = []
     slowest, stop = [0.0], threading.Event()
 
@@ -234,7 +234,7 @@ def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Clu
                     failures.append(reply.text)
                 i += 1
 
-    threads = [threading.Thread(target=click, args=(4 * i,)) for i in range(4)]
+    threads = [threading.Thread(target=click, args=(2 * i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     with cluster.client() as client:
