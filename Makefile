@@ -34,7 +34,7 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 # Fixtures are shared within a file, so a file stays with one process. Processes that wait for each other's threads must not spin.
 test: check  ## Install, then run what CI runs: check, and the tests with coverage
 	@echo "Running the tests."
-	@OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --cov --numprocesses auto --dist loadfile --no-loadscope-reorder
+	@OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --cov --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 30
 
 test-cluster: .cluster/installed.stamp  ## Test with a real Ray and fake devices in .cluster: a minute after the install
 	@.cluster/venv/bin/python -m pytest -m cluster

@@ -19,6 +19,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * min(4, os.cpu_count() or 1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that at the end no process works alone on one of them."""
+    items.sort(key=lambda item: "golden" not in item.path.parts)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests. A test also fails if asyncio reports an error, for example a lost exception."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 BUSY_MS = 5000
@@ -96,21 +95,8 @@ class RegisterFile:
             self._writer.close()
             raise
 
-    def _begin_wal(self) -> None:
-        """Switch to WAL. Several servers may do so to a new file at once, and there SQLite itself does not wait."""
-        until = monotonic() + BUSY_MS / 1000
-        while True:
-            try:
-                self._writer.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > until:
-                    raise
-                sleep(0.005)
-            else:
-                return
-
     def _prepare(self) -> None:
-        self._begin_wal()
+        begin_wal(self._writer, patience_s=BUSY_MS / 1000)
         self._writer.execute("PRAGMA synchronous = NORMAL")
         columns = [name for _, name, *_ in self._writer.execute("PRAGMA table_info(names)").fetchall()]
         with self._transaction():
