@@ -12,6 +12,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.storage.wal import begin_wal
+
 BUSY_MS = 5000
 """Longest wait, in milliseconds, for another process that writes. A write takes milliseconds."""
 
