@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-from app.__main__ import keep_freed_memory
+from app.process import keep_freed_memory
 from tests.bench import charts, machine, report
 from tests.bench.builtin_section import builtin
 from tests.bench.crowded_section import crowded
