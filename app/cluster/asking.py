@@ -56,7 +56,9 @@ class Asking:
             started = perf_counter()
             try:
                 found = await ask(key, Call(method, arguments, left_s(), request_id.get()))
-            except Exception as error:
+            except (
+                Exception
+            ) as error:  # engines have errors of their own; what is neither lost nor full goes on
                 if self._devices.is_full(error):
                     what = "Too many requests wait for the device that has this picture. Try again later."
                     raise Overloaded(what, retry_after_s=2) from error

@@ -4,7 +4,6 @@ Ray starts it, watches it, and starts another one if it dies. Does not know abou
 """
 
 import logging
-import socket
 import sys
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -73,7 +72,7 @@ class Device:
 
     async def state(self) -> DeviceState:
         """See Devices.states."""
-        return self._service.state(name=self._name, node=socket.gethostname())
+        return self._service.state(name=self._name)
 
     async def figures(self) -> tuple[str, bytes]:
         """See Devices.figures."""

@@ -37,6 +37,6 @@ def machine_for(settings: Settings) -> Machine | None:
     except ImportError as error:
         raise ClusterError(
             "SAM2_DEVICES requires the extra 'cluster', which is not installed: "
-            f"pip install 'sam2-service[cluster]' ({error})"
+            f"pip install '.[cluster]' in the source tree ({error})"
         ) from error
     return OneMachine(settings)

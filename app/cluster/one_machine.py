@@ -138,7 +138,7 @@ async def _in_a_thread(job: Callable[[], None]) -> None:
         failure: BaseException | None = None
         try:
             job()
-        except Exception as error:
+        except Exception as error:  # raised where it is waited for
             failure = error
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, failure)

@@ -1,49 +1,63 @@
 """GET /cluster: the devices that do the work, their health and their load. No logic."""
 
+import os
+import socket
+
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from app.routes.state import service_of
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 
 
 class DeviceReply(BaseModel):
     """One device."""
 
-    name: str = Field(description="Identifies it in this reply and in the label `device` of metrics.")
-    node: str = Field(description="The machine; empty if it is the server's own process.")
+    id: str = Field(description="Identifies it in this reply, and in the label `device` of metrics.")
+    node: str = Field(description="The name of its machine.")
+    pid: int = Field(description="Its process on that machine.")
+    device: str | None = Field(description="As torch names it; null before the model is loaded.")
     ready: bool
     problem: str | None = Field(description="The reason why it is not ready.")
+    waiting: int = Field(description="Prompts and pictures in its queues.")
+    images: int = Field(description="Embeddings in its memory.")
     model: str | None = Field(description="null before it is loaded.")
-    fingerprint: str | None
-    device: str | None
-    waiting_prompts: int
-    waiting_images: int
+    fingerprint: str | None = Field(description="Of the model; null before it is loaded.")
+    version: str = Field(description="Of the service.")
+
+
+class FrontReply(BaseModel):
+    """A server that takes requests."""
+
+    node: str
+    pid: int
 
 
 class ClusterReply(BaseModel):
-    """All devices that answer."""
+    """All devices that answer, and the server that was asked."""
 
     devices: list[DeviceReply]
+    fronts: list[FrontReply]
 
 
 @router.get("/cluster", response_model=ClusterReply)
 async def cluster(request: Request) -> ClusterReply:
     """The devices behind this server: one, or those of SAM2_DEVICES as they were a second ago."""
-    return ClusterReply(
-        devices=[
-            DeviceReply(
-                name=state.name,
-                node=state.node,
-                ready=not state.problem,
-                problem=state.problem or None,
-                model=state.model and state.model.name,
-                fingerprint=state.model and state.model.fingerprint,
-                device=state.model and state.model.device_name,
-                waiting_prompts=state.waiting_prompts,
-                waiting_images=state.waiting_images,
-            )
-            for state in await service_of(request).devices()
-        ]
-    )
+    devices = [
+        DeviceReply(
+            id=state.name,
+            node=state.node,
+            pid=state.pid,
+            device=state.model and state.model.device_name,
+            ready=not state.problem,
+            problem=state.problem or None,
+            waiting=state.waiting,
+            images=state.images,
+            model=state.model and state.model.name,
+            fingerprint=state.model and state.model.fingerprint,
+            version=state.version,
+        )
+        for state in await service_of(request).devices()
+    ]
+    return ClusterReply(devices=devices, fronts=[FrontReply(node=socket.gethostname(), pid=os.getpid())])

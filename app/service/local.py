@@ -3,6 +3,8 @@
 Adds the stories of more than one step to SegmentationService, and keeps embeddings from leaving it.
 """
 
+import os
+import socket
 from collections.abc import Sequence
 
 from app.codecs.answers import Decoded, MaskOptions
@@ -25,7 +27,9 @@ from app.service.segmentation import (
 from app.service.segmenting import segment
 from app.service.service import SegmentationService, TakenIn
 from app.storage.store import ImageRecord
+from app.storage.tiers import DEVICE
 from app.telemetry.stages import StageTimes
+from app.version import VERSION
 from model.types import Embedding
 
 
@@ -136,7 +140,7 @@ class LocalSegmentation(SegmentationService):
         self.ready()
         return await self.store.describe_all(tenant=tenant, limit=limit, after=after)
 
-    def state(self, *, name: str = "0", node: str = "") -> DeviceState:
+    def state(self, *, name: str = "0") -> DeviceState:
         """Return how the device is."""
         problem, model = "", None
         try:
@@ -144,13 +148,15 @@ class LocalSegmentation(SegmentationService):
         except ServiceError as error:
             problem = error.message
         return DeviceState(
-            name,
-            node,
-            problem,
-            model,
-            self.cache_limits if self.is_loaded else None,
-            waiting_prompts=self._decoder.waiting,
-            waiting_images=len(self._encodings),
+            name=name,
+            node=socket.gethostname(),
+            pid=os.getpid(),
+            version=VERSION,
+            problem=problem,
+            model=model,
+            limits=self.cache_limits if self.is_loaded else None,
+            waiting=self._decoder.waiting + len(self._encodings),
+            images=self.store.tiers.num_images(DEVICE) if self.is_loaded else 0,
         )
 
     async def devices(self) -> list[DeviceState]:

@@ -108,15 +108,20 @@ class DeviceState:
     name: str
     """Identifies it among all devices of a server."""
     node: str
-    """The machine; empty if it is this one."""
+    """The machine."""
+    pid: int
+    version: str
+    """Of this service, where the device runs."""
     problem: str
     """The reason why it is not ready; empty if it is."""
     model: ModelCard | None
     """None before it is loaded."""
     limits: CacheLimits | None
     """None before the model is loaded."""
-    waiting_prompts: int
-    waiting_images: int
+    waiting: int
+    """Prompts and pictures in its queues."""
+    images: int
+    """Embeddings in its memory."""
 
 
 class Segmentation(Protocol):

@@ -86,7 +86,7 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "app.cluster.one_machine", raising=False)
     assert command.main(["--devices", "cpu:2", "--port", "0"]) == 1
-    assert "pip install 'sam2-service[cluster]'" in capsys.readouterr().err
+    assert "pip install '.[cluster]'" in capsys.readouterr().err
 
 
 def test_without_the_setting_nothing_of_ray_is_imported() -> None:

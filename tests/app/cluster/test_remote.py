@@ -1,6 +1,8 @@
 """A Front before several devices that share a folder: keys, devices that die, errors, readiness and figures."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from app.cluster.remote import RemoteSegmentation
 from app.errors import NotReady
 from app.main import create_app
 from app.settings import Settings
+from app.version import VERSION
 from tests.fake_devices import FakeDevices, Lost
 from tests.fakes import LONG_S, FakeSegmenter, Served, error, picture, serving, until
 
@@ -203,19 +206,26 @@ async def test_devices_that_cannot_be_started_are_a_failure() -> None:
 
 
 @pytest.mark.usefixtures("either_service")
-async def test_the_devices_are_listed_with_their_load() -> None:
+async def test_the_devices_are_listed_with_their_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
     async with serving() as served:
-        (device,) = (await served.client.get("/cluster")).json()["devices"]
-        assert device.pop("name") == "0"
-        assert device == {
-            "node": "",
+        await served.embed(picture(), "a")
+        here = {"node": socket.gethostname(), "pid": os.getpid()}
+        async with asyncio.timeout(LONG_S):
+            while (found := (await served.client.get("/cluster")).json())["devices"][0]["images"] == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # a Front looks from time to time
+        assert found["fronts"] == [here]
+        (device,) = found["devices"]
+        assert device == here | {
+            "id": "0",
+            "device": "imagined",
             "ready": True,
             "problem": None,
+            "waiting": 0,
+            "images": 1,
             "model": "fake",
             "fingerprint": served.segmenter.fingerprint,
-            "device": "imagined",
-            "waiting_prompts": 0,
-            "waiting_images": 0,
+            "version": VERSION,
         }
 
 

@@ -15,7 +15,7 @@ from tests.small_videos import clip
 
 ITS_OWN = {"x-request-id", "date"}
 PATHS = [
-    "/healthz", "/readyz", "/model", "/images", "/images/truck", "/images/truck/embedding",
+    "/healthz", "/readyz", "/model", "/cluster", "/images", "/images/truck", "/images/truck/embedding",
     "/images/truck/embedding?format=safetensors&dtype=float16", "/", "/page/main.js", "/docs", "/openapi.json",
     "/nowhere", "/images/unknown", "/images/unknown/embedding", "/images?limit=0", "/page/nothing.js",
     "/videos", "/videos/clip", "/videos/clip/frames/0", "/videos/unknown", "/videos/clip/frames/9",

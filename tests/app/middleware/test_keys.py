@@ -174,6 +174,7 @@ async def test_everything_but_health_and_docs_needs_a_key() -> None:
             ("DELETE", "/tracks/walk/objects/1/prompts/0"),
             ("POST", "/propagate"),
             ("GET", "/model"),
+            ("GET", "/cluster"),
             ("GET", "/metrics"),
             ("GET", "/nowhere"),
             ("GET", "/healthz/"),
