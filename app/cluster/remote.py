@@ -5,7 +5,6 @@ that all share, later. Does not know the engine.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -21,6 +20,7 @@ from app.codecs.prompts import PromptRequest
 from app.errors import NotOffered, NotReady, ShuttingDown
 from app.scheduling.deadlines import within
 from app.scheduling.shares import Workers
+from app.service.digests import digest_of
 from app.service.found_masks import Everything, Wish
 from app.service.search import DEADLINE_SETTING, Report
 from app.service.segmentation import (
@@ -42,7 +42,6 @@ from app.telemetry.stages import StageTimes
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-_OFF_LOOP_BYTES = 256 * 1024  # hashing fewer takes less time than passing the job to a thread
 
 
 class RemoteSegmentation:
@@ -306,12 +305,8 @@ class RemoteSegmentation:
 
     async def _own_id(self, data: bytes, stretch: Stretch, times: StageTimes, share: str) -> str:
         """Return the id that a picture without a name will get."""
-        with times.during("hash"):
-            if len(data) < _OFF_LOOP_BYTES:
-                digest = hashlib.sha256(data).hexdigest()
-            else:
-                digest = await self.work(lambda: hashlib.sha256(data).hexdigest(), share=share)
-        return content_id(digest, stretch)
+        async with within(self.settings.deadline_s):
+            return content_id(await digest_of(data, workers=self._workers, times=times, share=share), stretch)
 
 
 def _key(image_id: str, tenant: str) -> str:

@@ -5,12 +5,10 @@ about HTTP and JSON.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import TypeVar
 
 from app.codecs.answers import Decoded, MaskOptions
@@ -21,6 +19,7 @@ from app.limits import memory_limit_bytes
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
+from app.service.digests import digest_of
 from app.service.loading import cache_limits
 from app.service.search import Searches
 from app.service.tracks import Tracks
@@ -39,11 +38,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_OFF_LOOP_BYTES = 256 * 1024
-"""Hashing fewer bytes takes less time than passing the job to a thread."""
-
 _OFF_LOOP_POINTS = 1000
-"""Likewise for checking clicks."""
+"""Checking fewer clicks takes less time than passing the job to a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +180,9 @@ class SegmentationService:
         """
         async with self._deadline():
             self.ready()  # admission comes before any work
-            own_id = content_id(await self._digest(data, times, share), stretch)
+            own_id = content_id(
+                await digest_of(data, workers=self._workers, times=times, share=share), stretch
+            )
             name = image_id or own_id
             check_reserved(name, own_id)
             content = content_key(own_id, tenant=tenant)
@@ -307,12 +305,3 @@ class SegmentationService:
                 f"{len(requests)} prompts in one request; the limit is {self.settings.max_prompts} "
                 "(SAM2_MAX_PROMPTS). Send them in several requests."
             )
-
-    async def _digest(self, data: bytes, times: StageTimes, share: str) -> str:
-        started = perf_counter()
-        if len(data) < _OFF_LOOP_BYTES:
-            digest = hashlib.sha256(data).hexdigest()
-        else:
-            digest = await self._workers.run(lambda: hashlib.sha256(data).hexdigest(), share=share)
-        times.add("hash", perf_counter() - started)
-        return digest

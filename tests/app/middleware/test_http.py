@@ -172,6 +172,7 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             "/tracks/{track_id}/objects/{object}/prompts/{frame}",
             "/propagate",
             "/model",
+            "/cluster",
             "/healthz",
             "/readyz",
             "/metrics",
