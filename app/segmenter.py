@@ -58,8 +58,8 @@ class Tracking(Protocol):
         """Begin a track. Raises CheckpointError where the weights cannot follow objects."""
 
 
-class Segmenter(Protocol):
-    """A model on its device. Every method except `memory_bytes` runs on the one thread that owns the device."""
+class Model(Protocol):
+    """What is said of a model, for any thread, and also where the model itself is in another process."""
 
     @property
     def name(self) -> str:
@@ -84,6 +84,10 @@ class Segmenter(Protocol):
     @property
     def mask_size(self) -> tuple[int, int]:
         """Height and width of the low-resolution logits."""
+
+
+class Segmenter(Model, Protocol):
+    """A model on its device. Every method except `memory_bytes` runs on the one thread that owns the device."""
 
     def memory_bytes(self) -> int | None:
         """Device memory that this process holds; None if it is the host's memory. May be called from any thread."""

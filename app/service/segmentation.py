@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
+from app.segmenter import Model
 from app.service.found_masks import Everything, Wish
 from app.service.search import Report
 from app.service.tracks import Tracks
@@ -47,34 +48,6 @@ class NewPicture(NamedTuple):
     image_id: str | None
     replace: bool
     stretch: Stretch
-
-
-class Model(Protocol):
-    """What replies say of the model. A Segmenter has it."""
-
-    @property
-    def name(self) -> str:
-        """The variant, as named in replies; random weights are said."""
-
-    @property
-    def variant(self) -> str:
-        """Which of the networks it is."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies model, weights, preprocessing and precision."""
-
-    @property
-    def device_name(self) -> str:
-        """The device it runs on."""
-
-    @property
-    def dtype_name(self) -> str:
-        """float32, bfloat16 or float16."""
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        """Height and width of the low-resolution logits."""
 
 
 @dataclass(frozen=True, slots=True)
