@@ -222,13 +222,14 @@ export class Everything {
       const body = { image_id: picture.imageId, pred_iou_thresh: least };
       const reply = await patiently(() => searchEverything(body, { signal, onStep }), { notice, signal });
       if (signal.aborted) return;
+      picture.lost = false;
       const found = new Found(reply, { least, threshold });
       this.#found.set(picture, found);
       this.#wanted = null;
       this.#announce(found);
     } catch (error) {
       if (signal.aborted || error.name === "AbortError") return;
-      if (error.code === "image_not_found") picture.imageId = null; // evicted: it is uploaded again, then searched
+      if (error.code === "image_not_found") this.requests.uploadAgain(picture); // then searches
       else {
         this.#wanted = null;
         notice.tell(error.message);

@@ -19,6 +19,7 @@ export const chosenMask = (object) => object.masks?.[object.chosen] ?? null;
 export class Picture {
   progress = 0; // fraction of the upload that is sent, 0..1
   problem = ""; // why the picture cannot be used
+  lost = false; // whether the server had lost it when last asked
   bitmap = null;
   #past = [];
   #future = [];

@@ -5,6 +5,8 @@ import { address, apiKey, client, contentType, decode, describeModel, upload } f
 import { patiently } from "./patience.js";
 import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
 
+const LOST = "The server has lost this picture twice in a row, each time right after its upload. Click on its thumbnail to try again. " +
+  "If that does not help, its SAM2_DEVICE_CACHE_MIB is too small, or several servers behind this address do not share a SAM2_CACHE_DIR.";
 const PAUSE_MS = 3000; // after a preview that failed
 
 /** What the page stores of a mask. */
@@ -34,6 +36,15 @@ export class Requests {
   retry(picture) {
     picture.problem = "";
     this.session.redraw();
+  }
+
+  /** Upload a picture again that the server no longer has. If it was lost before, with no answer since, tell the user instead. */
+  uploadAgain(picture) {
+    picture.imageId = null;
+    picture.lost = !picture.lost;
+    if (picture.lost) return;
+    picture.problem = LOST;
+    this.notice.tell(`${picture.name}: ${LOST}`);
   }
 
   /** Preview a click at [x, y, label]; null ends it. */
@@ -88,12 +99,13 @@ export class Requests {
       const body = toBody(picture.imageId, prompt);
       const { signal } = asked.abort;
       const reply = await patiently(() => decode(body, signal), { notice, signal });
+      picture.lost = false;
       picture.answer(prompt, reply.data.predictions[0].masks.map(kept));
       session.last = { ...reply, curl: curl(address("decode"), body, { withKey: !!apiKey.get() }) };
       this.#describe(picture);
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (error.code === "image_not_found") picture.imageId = null; // evicted: upload it again, then retry
+      if (error.code === "image_not_found") this.uploadAgain(picture); // then asks again
       else {
         if (picture.unanswered === prompt) picture.undo();
         notice.tell(error.message);

@@ -41,12 +41,13 @@ export class Client {
    * @param {EmbedOptions & CallOptions} [options]
    */
   async embed(source, options = {}) {
-    const file = source instanceof Blob ? source : await fetched(source, options.signal);
+    let file = source instanceof Blob ? source : null;
     const { imageId, replace, stretch, onProgress } = options;
     const wishes = Object.entries({ image_id: imageId, replace, stretch }).filter(([, wish]) => wish !== undefined);
     const path = `embed?${new URLSearchParams(wishes.map(([name, wish]) => [name, String(wish)]))}`;
     /** @param {CallOptions} call */
     const send = (call) => this.call(async (signal) => {
+      file ??= await fetched(/** @type {string | URL} */ (source), signal);
       const sent = { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal };
       return (onProgress ? await this.connection.upload(path, file, { onProgress, signal }) : await this.connection.request(path, sent)).data;
     }, call);
@@ -97,7 +98,7 @@ export class Client {
 
 /**
  * @param {string | URL} url
- * @param {AbortSignal} [signal]
+ * @param {AbortSignal} signal
  */
 async function fetched(url, signal) {
   let why;
@@ -106,7 +107,7 @@ async function fetched(url, signal) {
     if (reply.ok) return await reply.blob();
     why = `status ${reply.status}`;
   } catch (error) {
-    signal?.throwIfAborted();
+    signal.throwIfAborted();
     why = "no reply, or its site does not let pages of this one read it (CORS)";
   }
   throw new ApiError(0, { code: "picture_not_fetched", message: `The picture at ${url} cannot be fetched: ${why}.` });

@@ -140,9 +140,11 @@ export class Connection {
     }
   }
 
-  /** The error of a connection that is lost. */
+  /** The error of a connection that is lost. Browsers do not tell it from a server that does not let this page call it. */
   silent() {
-    return connectionFailed(`The server at ${this.url.href} does not respond.`);
+    const elsewhere = globalThis.location && globalThis.location.origin !== this.url.origin;
+    const allow = elsewhere ? ` If it runs, SAM2_CORS_ORIGINS must have the origin of this page, ${globalThis.location.origin}.` : "";
+    return connectionFailed(`The server at ${this.url.href} does not respond.${allow}`);
   }
 }
 

@@ -79,12 +79,18 @@ export class Hover {
   }
 
   /**
-   * Not every proxy passes WebSockets on. Behind one that doesn't, each preview is a request to /decode.
+   * Not every proxy passes WebSockets on. Behind one that doesn't, each preview is a request to /decode; from time to time the
+   * connection is tried again, because a server that restarts refuses it too.
    * @param {object} body
    * @param {AbortSignal} signal
    */
   async #ask(body, signal) {
-    if (!this.#stream.refused) return this.#stream.ask(body, signal);
+    if (!this.#stream.refused)
+      try {
+        return await this.#stream.ask(body, signal);
+      } catch (error) {
+        if (signal.aborted || !this.#stream.refused) throw error;
+      }
     return (await this.#client.connection.post("decode", body, { signal })).data;
   }
 

@@ -61,7 +61,7 @@ function waitS({ status, code, retryAfterS }, tried) {
 }
 
 /** @param {number} seconds */
-const late = (seconds) => new ApiError(0, { code: "timed_out", message: `The server did not answer within ${seconds} s.` });
+const late = (seconds) => new ApiError(0, { code: "timed_out", message: `There was no answer within ${seconds} s, the deadline of this call.` });
 
 /**
  * Resolves after a time. Rejects when `signal` is aborted.

@@ -9,6 +9,8 @@ import { ApiError, connectionFailed, statusOf, unexpectedReply } from "./errors.
 /** Closed for a reason that another try would meet again, by the code. */
 const FINAL = /** @type {Record<number, [number, string]>} */ ({ 4401: [401, "unauthorized"], 1009: [413, "message_too_large"] });
 
+const REST_MS = 30_000; // after a connection that could not be opened: the server may have been restarting
+
 export class Stream {
   #connection;
   /** @type {Promise<WebSocket> | null} */
@@ -16,12 +18,17 @@ export class Stream {
   /** @type {Map<number, Waiting>} */
   #waiting = new Map();
   #tag = 0;
-  /** Whether a connection could not be opened. */
-  refused = false;
+  /** No connection is tried before this time. */
+  #restsUntil = 0;
 
   /** @param {Connection} connection */
   constructor(connection) {
     this.#connection = connection;
+  }
+
+  /** Whether a connection could not be opened a short time ago. */
+  get refused() {
+    return performance.now() < this.#restsUntil;
   }
 
   /**
@@ -78,9 +85,8 @@ export class Stream {
       };
       socket.onclose = (event) => {
         this.#opening = null;
-        this.refused = !opened;
-        const error = opened ? closed(event) : connectionFailed(`The connection to ${url.href} could not be opened. ` +
-          "Pages of other origins need to be in the server's SAM2_CORS_ORIGINS, and a proxy must pass WebSockets on.");
+        if (!opened) this.#restsUntil = performance.now() + REST_MS;
+        const error = opened ? closed(event) : connectionFailed(`The connection to ${url.href} could not be opened.`);
         this.#fail(error);
         reject(error);
       };

@@ -109,7 +109,13 @@ def test_a_deadline_ends_a_request(tool: WebTool, tool_server: PageServer) -> No
     tool_server.segmenter.gate.clear()
     error = tool.run("return caught(client.embed(file, { deadlineS: 0.2 }));")
     assert (error["name"], error["status"], error["code"]) == ("ApiError", 0, "timed_out")
-    assert error["message"] == "The server did not answer within 0.2 s."
+    assert error["message"] == "There was no answer within 0.2 s, the deadline of this call."
+
+
+def test_a_deadline_ends_the_fetch_of_a_picture(tool: WebTool) -> None:
+    tool.page.route("**/slow.png", lambda _: None)  # no answer
+    error = tool.run("return caught(client.embed('/slow.png', { deadlineS: 0.2 }));")
+    assert (error["status"], error["code"]) == (0, "timed_out")
 
 
 def test_retry_after_may_be_a_date(tool: WebTool) -> None:
@@ -206,6 +212,15 @@ def test_a_server_that_is_gone_is_named(tool: WebTool) -> None:
     for error in tool.run(script):
         assert (error["status"], error["code"]) == (0, "connection_failed")
         assert error["message"] == f"The server at {tool.url} does not respond."
+
+
+def test_a_server_of_another_origin_that_is_silent_may_not_know_the_page(tool: WebTool) -> None:
+    error = tool.run("return caught(new Client('http://127.0.0.1:1/', { retries: 0 }).model());")
+    origin = tool.url.rstrip("/")
+    assert error["message"] == (
+        "The server at http://127.0.0.1:1/ does not respond. "
+        f"If it runs, SAM2_CORS_ORIGINS must have the origin of this page, {origin}."
+    )
 
 
 def test_a_key_goes_with_every_request_and_may_change(tool: WebTool) -> None:

@@ -148,6 +148,35 @@ def test_behind_a_proxy_without_websockets_previews_are_requests(tool: WebTool) 
     assert requests.count(f"{tool.url}decode") == 2
 
 
+@pytest.mark.parametrize("retries", [0, 4])
+def test_a_connection_that_was_refused_once_is_tried_again(tool: WebTool, retries: int) -> None:
+    """As by a server that restarts: for half a minute previews are requests, without one that is lost."""
+    requests: list[str] = []
+    sockets: list[str] = []
+    tool.page.on("request", lambda request: requests.append(request.url))
+    tool.page.on("websocket", lambda socket: sockets.append(socket.url))
+    tool.run(
+        """const { WebSocket } = window, now = performance.now.bind(performance);
+        client = new Client(location.origin, { retries: given[0] });
+        let later = 0;
+        performance.now = () => now() + later;
+        window.wait = (ms) => (later += ms);
+        window.restart = () => (window.WebSocket = WebSocket);
+        window.WebSocket = class {
+          constructor() { setTimeout(() => this.onclose({ code: 1006, reason: "" })); }
+        };""",
+        retries,
+    )
+    click = "return (await hover.click(picture, [7, 5])).length;"
+    assert tool.run(PICTURE + click) == 3
+    tool.run("restart();")
+    assert tool.run(click) == 3
+    assert (requests.count(f"{tool.url}decode"), len(sockets)) == (2, 0)
+    tool.run("wait(31_000);")
+    assert [tool.run(click), tool.run(click)] == [3, 3]
+    assert (requests.count(f"{tool.url}decode"), len(sockets)) == (2, 1)
+
+
 @pytest.fixture
 def locked(context: BrowserContext) -> Iterator[WebTool]:
     """A web tool of a server that asks for a key."""

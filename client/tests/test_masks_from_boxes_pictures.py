@@ -1,0 +1,132 @@
+"""`sam2 masks-from-boxes`: which picture a COCO file means, and pictures that are missing or other ones."""
+
+import io
+from pathlib import Path
+
+import pytest
+from box_files import COMMAND, box_set, boxed, by_id, read, write
+from PIL import Image
+from pycocotools.coco import COCO
+
+from sam2_client.command import main
+from tests.fakes import picture
+from tests.oriented_files import oriented_files
+
+pytestmark = pytest.mark.usefixtures("commanded")
+
+
+@pytest.mark.parametrize("name", ["a.png", "./a.png", "elsewhere/a.png"])
+@pytest.mark.usefixtures("photos", "served")
+def test_two_entries_for_one_file_are_a_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, 8, [20, 20, 9, 9]))
+    before["images"].append({"id": 8, "file_name": name, "width": 60, "height": 40})
+    write(before)
+    code = main(COMMAND)
+    error = capsys.readouterr().err
+    if name.startswith("elsewhere"):  # not the same name: that is told as before
+        assert code == 1
+        assert "may be another one" in error
+    else:
+        assert code == 0
+        assert f"2 entries of images are one file, {Path('photos/a.png')}: a.png, {name}. " in error
+        assert all("segmentation" in each for each in read()["annotations"])
+
+
+def test_pictures_that_are_missing_or_other_ones_are_a_line_each(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = box_set(
+        boxed(1, 7, [1, 1, 9, 9]),
+        boxed(2, "b", [1, 1, 9, 9]),
+        boxed(3, 30, [1, 1, 9, 9]),
+        boxed(4, 99, [1, 1, 9, 9]),
+        boxed(5, [7], [1, 1, 9, 9]),
+    )
+    before["annotations"].append("no object")
+    before["images"][1]["width"] = 640
+    before["images"] += ["a.png", {"id": 99}, {"id": 7, "file_name": "a.png"}, {"id": [], "file_name": "x"}]
+    (photos / "a.png").unlink()
+    write(before)
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "sam2: a.png: no such picture; its 1 boxes are kept as they were\n" in error
+    assert (
+        "sam2: b.PNG: the file says 640 x 40 pixels, but the picture has 61 x 40: it was stretched" in error
+    )
+    assert "annotations 4, 5 are kept as they were: their picture is not one of images" in error
+    assert "entry 6 of annotations is not an object" in error
+    assert "entry 5 of images cannot be used: it has no 'file_name'" in error
+    assert "entry 6 of images cannot be used: its id 7 is that of another one" in error
+    assert "2 of 3 pictures failed; the same command tries only these again" in error
+    after = read()
+    assert after["annotations"][0] == before["annotations"][0]
+    assert after["annotations"][1] == before["annotations"][1]
+    assert after["annotations"][3:] == before["annotations"][3:]
+    assert "segmentation" in after["annotations"][2]
+    assert after["images"] == before["images"]
+
+
+def test_pictures_with_one_name_are_told_apart_by_their_folders(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, folder in enumerate(("one", "two", "three/one")):
+        (photos / folder).mkdir(parents=True)
+        (photos / folder / "same.png").write_bytes(picture(60, 50 + number, shade=number))
+    names = {
+        1: ("one/same.png", 50),
+        2: ("two\\same.png", 51),
+        3: ("/data/set/photos/three/one/same.png", 52),
+        4: ("same.png", None),
+        5: ("four/same.png", None),
+        6: ("elsewhere/a.png", 40),
+        7: ("../photos/b.PNG", 40),
+        8: ("", None),
+    }
+    write(
+        {
+            "images": [{"id": number, "file_name": name} for number, (name, _) in names.items()],
+            "annotations": [boxed(number, number, [10, 10, 9, 9]) for number in names],
+        }
+    )
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "same.png: it may be photos/one/same.png or photos/three/one/same.png or photos/two/same" in error
+    assert "four/same.png: no such picture" in error
+    for number, annotation in by_id(read()).items():
+        height = names[number][1]
+        assert ("segmentation" in annotation) == (height is not None)
+        if height is not None:
+            assert annotation["segmentation"]["size"][0] == height
+
+
+def test_one_file_is_not_taken_for_two_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        {
+            "images": [
+                {"id": 1, "file_name": "one/a.png"},
+                {"id": 2, "file_name": "two/a.png"},
+                {"id": 3, "file_name": "three/b.PNG"},
+            ],
+            "annotations": [boxed(number, number, [10, 10, 9, 9]) for number in (1, 2, 3)],
+        }
+    )
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "one/a.png: no such picture in its own folder; photos/a.png may be another one" in error
+    assert ["segmentation" in each for each in read()["annotations"]] == [False, False, True]
+
+
+def test_boxes_lie_on_the_picture_as_it_is_shown(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = oriented_files()["JPEG 6"].data
+    (photos / "turned.jpg").write_bytes(data)
+    width, height = Image.open(io.BytesIO(data)).size
+    entry = {"id": 1, "file_name": "turned.jpg", "width": height, "height": width}
+    write({"images": [entry], "annotations": [boxed(1, 1, [10, 100, 40, 40])]})
+    assert main(COMMAND) == 0
+    (annotation,) = read()["annotations"]
+    assert annotation["segmentation"]["size"] == [width, height]
+    assert COCO("out.json").annToMask(annotation)[120, 30]
+    entry |= {"width": width, "height": height}
+    write({"images": [entry], "annotations": [boxed(1, 1, [10, 10, 40, 40])]})
+    assert main(COMMAND) == 1
+    assert f"the picture has {height} x {width} (turned by EXIF, as it is shown)" in capsys.readouterr().err

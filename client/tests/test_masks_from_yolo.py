@@ -1,0 +1,80 @@
+"""`sam2 masks-from-boxes` of YOLO's labels: a COCO file with their boxes, masks and names."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from box_files import read
+from pycocotools.coco import COCO
+
+from sam2_client.command import main
+from tests.fakes import RADII, disc_mask
+
+pytestmark = pytest.mark.usefixtures("commanded")
+
+
+def test_labels_of_yolo_become_coco(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = Path("labels/more")
+    labels.mkdir(parents=True)
+    (labels.parent / "a.txt").write_text(
+        "2 0.5 0.5 0.25 0.5\n\n0 0.25 0.25 0.1 0.1 0.77\n7 0.9 0.5 0.5 0.5\n"
+    )
+    (labels.parent / "b.txt").write_text("")
+    (labels / "c.txt").write_text("0 0.5 0.5 0.5\n0 0.5 x 0.5 0.5\n1 0.5 0.5 0.2 0.2\n0 5 5 0.1 0.1\n")
+    (labels.parent / "gone.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    Path("data.yaml").write_text("train: images\nnames:\n  0: cat\n  1: 'big dog'\n  2: \"\\u00fc\"\nnc: 3\n")
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    error = capsys.readouterr().err
+    assert (
+        "labels/more/c.txt, line 1 is left out: it has 4 numbers, but a box is: category x y width" in error
+    )
+    assert (
+        "labels/more/c.txt, line 2 is left out: '0 0.5 x 0.5 0.5' is not: category x y width height" in error
+    )
+    assert "gone: no such picture; its 1 boxes are left out" in error
+    assert "more/c: boxes without area, or wholly outside" in error
+    data = COCO("out.json")
+    assert [image["file_name"] for image in data.imgs.values()] == [
+        "photos/a.png",
+        "photos/b.PNG",
+        "photos/more/c.png",
+    ]
+    assert {number: category["name"] for number, category in data.cats.items()} == {
+        0: "cat",
+        1: "big dog",
+        2: "ü",
+        7: "7",
+    }
+    first, second, third, fourth, outside = data.anns.values()
+    assert [first["category_id"], first["bbox"]] == [2, [22.5, 10, 15, 20]]
+    assert np.array_equal(data.annToMask(first), disc_mask(30, 20, RADII[1], height=40, width=60))
+    assert second["box_score"] == 0.77
+    assert third["bbox"] == [39, 10, 21, 20], "clipped"
+    assert fourth["image_id"] == 4
+    assert "segmentation" not in outside
+    assert outside["bbox"][0] > 62
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data.yaml", "names: [cat, 'big, dog', \"x\"]\n"),
+        ("data.yaml", "names:\n  - cat\n\n  - big, dog\n  - x # a comment\nnc: 3\n"),
+        ("data.yaml", "nc: 3\nnames: {0: cat, 1: 'big, dog',\n  2: x}\n"),
+        ("classes.txt", "cat\nbig, dog\nx\n"),
+        ("obj.names", "cat\nbig, dog\nx"),
+    ],
+)
+def test_names_of_categories(photos: Path, name: str, content: str) -> None:
+    Path("set/labels/train").mkdir(parents=True)
+    Path("set/labels/train/a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    Path("set", name).write_text(content)
+    assert main(["masks-from-boxes", "set/labels/train", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["cat", "big, dog", "x"]
+
+
+def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["masks-from-boxes", "photos/more", "photos", "-o", "out.json"]) == 1
+    assert (
+        "photos/more has no label files: name a COCO file, or the folder of YOLO's" in capsys.readouterr().err
+    )
