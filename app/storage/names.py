@@ -12,7 +12,7 @@ _OWN_ID = re.compile(rf"[0-9a-f]{{64}}(-({'|'.join(_UNUSUAL)}|[0-9a-f]{{16}}))?"
 
 
 def check_reserved(name: str, own_id: str, *, of: str = "image") -> None:
-    """Reject a name that looks like an id of the service's own making, but is not `own_id`. Raises ValidationFailed."""
+    """Reject a name that looks like an id that the service makes, but is not `own_id`. Raises ValidationFailed."""
     if name != own_id and _OWN_ID.fullmatch(name):
         thing, where = {"image": "picture"}.get(of, of), f"{of}_id"
         what = f"{name!r} looks like a SHA-256, but is not the one of this {thing}; use another name"
