@@ -26,7 +26,8 @@ MAX_OBJECTS = 16_384
 MAX_STRINGS = 131_072
 """Includes field names."""
 
-_PIECE = 2**20
+_PIECE = 2**18
+"""Bytes looked at, or copied, in one call: at most 0.2 ms."""
 _LONG = 4096
 """Strings of at least this many bytes are taken out."""
 _TOKEN = f"{secrets.token_hex(16)}:"

@@ -22,7 +22,7 @@ View: TypeAlias = memoryview
 MOST_MEMBERS = 131_072
 """Members of one object or list."""
 
-_PIECE = 2**20
+_PIECE = 2**18
 _SPACE = b" \t\r\n"
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _STEPS = np.zeros(256, np.int8)

@@ -3,7 +3,6 @@
 Within the limits, budgets and deadlines of our own endpoints. Does not know the tools.
 """
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
+from app.codecs.json_writing import write_json
 from app.codecs.long_text import Pieces
 from app.codecs.prompts import PromptRequest
 from app.middleware.callers import identify, share_of, tenant_of
@@ -148,7 +148,7 @@ async def json_of(request: Request, make: Callable[[], object]) -> Response:
     """Return a reply with what `make` returns. Made and written in a worker, because outlines are long."""
 
     def write() -> bytes:
-        return json.dumps(make()).encode()
+        return write_json(make())
 
     body = await service_of(request).work(write, share=share_of(request))
     return Response(body, media_type="application/json")

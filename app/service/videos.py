@@ -292,7 +292,9 @@ class Videos:
                     self._open_videos.forget(lost)
         except ImageIdConflict as error:  # another server was faster
             raise VideoIdConflict.for_id(name) from error
-        await self._files.save(content, data, while_named=self._register.while_named)
+        await self._files.save(
+            content, data, while_named=self._register.while_named, is_named=self._register.is_named
+        )
 
 
 def _checked_digest(data: bytes) -> str:

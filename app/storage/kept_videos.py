@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from time import time, time_ns
 from typing import BinaryIO
@@ -80,12 +81,17 @@ class KeptVideos:
         return file
 
     async def save(
-        self, content: str, data: bytes, *, while_named: Callable[[str, Callable[[], None]], Awaitable[bool]]
+        self,
+        content: str,
+        data: bytes,
+        *,
+        while_named: Callable[[str, Callable[[], None]], Awaitable[bool]],
+        is_named: Callable[[str], bool],
     ) -> None:
         """Keep a file, unless there is one.
 
         `while_named(content, action)` runs an action if the content has a name, so that a deleted video does not
-        appear afterwards.
+        appear afterwards. It may fail with the disk; `is_named(content)`, on the event loop, does not.
         """
         folder = self._folder
         if folder is None:
@@ -93,11 +99,12 @@ class KeptVideos:
             return
         try:
             made = await asyncio.to_thread(_write_beside, folder / content, data)
-            if made is not None and not await while_named(content, made.appear):
-                await asyncio.to_thread(made.discard)
+            if made is not None:
+                await _appear_or_discard(made, partial(while_named, content, made.appear))
         except (OSError, sqlite3.Error) as error:
             self._report("a video cannot be written", error)
-            self._hold(content, data)
+            if is_named(content):
+                self._hold(content, data)
             return
         if self._trouble is not None:
             self._trouble.over()
@@ -163,6 +170,16 @@ def _touch(file: Path | int) -> bool:
     except OSError:  # owned by another user, say: then it is removed a little earlier
         pass
     return True
+
+
+async def _appear_or_discard(made: Beside, appear: Callable[[], Awaitable[bool]]) -> None:
+    """Let a file appear, and remove it if that says False or fails. Raises OSError and sqlite3.Error."""
+    appeared = False
+    try:
+        appeared = await appear()
+    finally:
+        if not appeared:
+            await asyncio.to_thread(made.discard)
 
 
 def _write_beside(place: Path, data: bytes) -> Beside | None:

@@ -1,18 +1,21 @@
 """The names that a client may give its picture, and the key of its content. Does not know which names are taken."""
 
 import hashlib
+import re
 
 from app.codecs.deep import Stretch
 from app.errors import ValidationFailed
 
 _UNUSUAL: tuple[Stretch, ...] = ("percentile", "none")
+_OWN_ID = re.compile(rf"[0-9a-f]{{64}}(-({'|'.join(_UNUSUAL)}|[0-9a-f]{{16}}))?")
+"""Ids that are made of a file: of a picture, of a frame, and of a video, the last with a hash of its options."""
 
 
-def check_reserved(name: str, content: str, *, of: str = "image") -> None:
-    """Reject a name that looks like the content id of another picture, or video. Raises ValidationFailed."""
-    if len(name) == 64 and name != content and all(c in "0123456789abcdef" for c in name):
+def check_reserved(name: str, own_id: str, *, of: str = "image") -> None:
+    """Reject a name that looks like an id that the service makes, but is not `own_id`. Raises ValidationFailed."""
+    if name != own_id and _OWN_ID.fullmatch(name):
         thing, where = {"image": "picture"}.get(of, of), f"{of}_id"
-        what = f"{name!r} looks like a SHA-256, but is not that of this {thing}; use another name"
+        what = f"{name!r} looks like a SHA-256, but is not the one of this {thing}; use another name"
         raise ValidationFailed(f"{where}: {what}.", details=[{"where": where, "what": what}])
 
 

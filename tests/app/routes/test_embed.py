@@ -130,7 +130,15 @@ async def test_a_name_that_looks_like_a_content_id_is_refused() -> None:
         refused = await served.embed(data, "ab" * 32)
         assert error(refused) == (422, "validation_error")
         assert refused.json()["error"]["details"][0]["where"] == "image_id"
-        assert (await served.embed(data, hashlib.sha256(data).hexdigest())).status_code == 200
+        own_id = hashlib.sha256(data).hexdigest()
+        assert (await served.embed(data, own_id)).status_code == 200
+        for end in ("percentile", "none", "0123456789abcdef"):
+            refused = await served.embed(data, f"{own_id}-{end}")
+            assert error(refused) == (422, "validation_error"), end
+        fields = {"image_id": f"{own_id}-percentile", "stretch": "percentile"}
+        read_so = await served.client.post("/embed", content=data, params=fields, headers=PNG)
+        assert read_so.json()["image_id"] == f"{own_id}-percentile"
+        assert (await served.embed(data, f"{own_id}-truck")).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "é", "x" * 129, "a\n"])

@@ -74,6 +74,17 @@ async def test_ids_are_of_the_bytes_and_of_the_options_that_change_the_frames() 
         assert len((await served.client.get("/videos")).json()["videos"]) == 2
 
 
+async def test_a_name_that_looks_like_the_id_of_another_video_is_refused() -> None:
+    async with serving() as served:
+        slow = f"{DIGEST}-{hashlib.sha256(b'fps5').hexdigest()[:16]}"
+        for name in ("ab" * 32, slow, f"{DIGEST}-percentile"):
+            refused = await upload(served.client, video_id=name)
+            assert error(refused) == (422, "validation_error"), name
+            assert refused.json()["error"]["details"][0]["where"] == "video_id"
+        assert (await upload(served.client, video_id=slow, fps=5)).json()["video_id"] == slow
+        assert (await upload(served.client, video_id=f"{DIGEST}-slow")).status_code == 200
+
+
 async def test_a_name_belongs_to_one_video_unless_it_is_replaced() -> None:
     async with serving() as served:
         assert (await upload(served.client, video_id="clip")).json()["video_id"] == "clip"
