@@ -22,7 +22,7 @@ TOOLS ?= $(patsubst tests/tools/%.txt,%,$(wildcard tests/tools/*.txt))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test test-cluster test-tools check check-js bench gpu-bench-kit soak train said clean
+.PHONY: help serve test test-golden test-cluster test-tools check check-js bench gpu-bench-kit soak train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 test: check  ## Install, then run what CI runs: check, and the tests with coverage
 	@echo "Running the tests."
 	@OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --cov --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 30
+
+test-golden: $(VENV)/test.stamp  ## Install, then compare with all of Meta's numbers, those cases too that take minutes
+	@$(VENV_PYTHON) -m pytest -m "" tests/golden
 
 test-cluster: .cluster/installed.stamp  ## Test with a real Ray and fake devices in .cluster: a minute after the install
 	@.cluster/venv/bin/python -m pytest -m cluster

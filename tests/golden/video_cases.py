@@ -1,4 +1,4 @@
-"""Equal to Meta's SAM2VideoPredictor: masks, pointers, memories and scores of every case of the video goldens.
+"""The cases of the video goldens, played by our track and compared with what Meta's SAM2VideoPredictor answered.
 
 Frames take the way of Meta's folder of JPEG, resized by Pillow on 8 bits: the numbers were made so. A user's frames
 differ from that by the resize alone.
@@ -33,7 +33,6 @@ from tests.golden.test_golden import SAME_ROUNDING
 from tests.golden.video_recipe import frame, mask, weight
 
 FOLDER = Path(__file__).parent
-FILES = sorted(FOLDER.glob("video_sam2*.json"))
 SCORE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 
 
@@ -103,11 +102,10 @@ def with_golden_weights(module: nn.Module, shapes: dict[str, Any]) -> Any:
     return module.eval().requires_grad_(requires_grad=False)
 
 
-@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
-def golden(request: pytest.FixtureRequest) -> Golden:
+def load(variant: str) -> Golden:
+    """Read the golden file of a model, and make the model of its weights."""
     torch.set_num_threads(max(2, torch.get_num_threads()))
-    expected = json.loads(request.param.read_text())
-    variant = expected["variant"]
+    expected = json.loads((FOLDER / f"video_{variant}.json").read_text())
     shapes = json.loads((FOLDER / f"{variant}.json").read_text())["shapes"]
     with torch.device("meta"):
         model, memory = Sam2(VARIANTS[variant]), VideoMemory(VARIANTS[variant])
@@ -117,15 +115,16 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(expected, runner, with_golden_weights(memory, shapes))
 
 
-def test_the_frames_are_those_of_the_goldens(golden: Golden) -> None:
+def check_frames(golden: Golden) -> None:
+    """Assert that the frames are those of which the goldens were made."""
     video = golden.expected["video"]
     frames = [frame(i) for i in range(video["frames"])]
     assert [crc32(each.tobytes()) for each in frames] == video["crc32"]
     assert [crc32(resized(each).tobytes()) for each in frames] == video["resized_crc32"]
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
-def test_a_case_equals_metas(golden: Golden, name: str) -> None:
+def check_case(golden: Golden, name: str) -> None:
+    """Play one case, and assert that masks, pointers, memories and scores of every frame are those of Meta's."""
     (case,) = [each for each in golden.expected["cases"] if each["name"] == name]
     settings = golden.expected["settings"] | case["settings"]
     network = Watched(golden.runner.model, golden.memory, working=golden.runner._working)
