@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from sam2_client.error_replies import error_of_line, unexpected
+from sam2_client.errors import UnexpectedReply
 from sam2_client.pictures import Picture
 from sam2_client.replies import UNREADABLE, check_size
 from sam2_client.track_sources import StoredVideo
@@ -100,7 +101,10 @@ def read_frame(
             raise ValueError(f"a frame {index!r}")
         time = times[index] if index < len(times) else None
         if "error" in value:
-            return TrackedFrame(index, {}, time, error_of_line(value, response))
+            failure = error_of_line(value, response)
+            if isinstance(failure, UnexpectedReply):
+                raise failure
+            return TrackedFrame(index, {}, time, failure)
         masks = [TrackedMask.from_reply(each, size=size) for each in value["objects"] if each["masks"]]
         return TrackedFrame(index, {mask.object: mask for mask in masks}, time)
     except UNREADABLE as error:
