@@ -320,7 +320,9 @@ def test_everything_in_one_request_leaves_no_track(client: Client, served: Serve
     assert [frame.index for frame in frames] == [1, 2, 3, 4, 5, 0]
     assert [list(frame.masks) for frame in frames] == [[1, 2]] * 6
     one, two = (mask.to_numpy() for mask in frames[3].masks.values())
-    assert one.any() and two.any() and not (one & two).any()
+    assert one.any()
+    assert two.any()
+    assert not (one & two).any()
     ids = [client.embed(picture(shade=shade)).image_id for shade in range(3)]
     assert indexes(client.propagate(prompts=prompts[:1], image_ids=ids, start=1, end=2)) == [1, 2]
     with pytest.raises(sam2_client.ValidationFailed, match="prompts"):

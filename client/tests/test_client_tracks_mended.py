@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -25,7 +25,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits before retries, which are shorter than asked for."""
 
     class Hurry:
-        waited: list[float] = []
+        waited: ClassVar[list[float]] = []
 
         def sleep(self, seconds: float) -> None:
             self.waited.append(seconds)
@@ -126,7 +126,7 @@ def test_what_this_client_did_not_begin_it_cannot_make_again(client: Client) -> 
     video = client.video(client.upload_video(CLIP).video_id)
     client.find_track("elsewhere").delete()
     with pytest.raises(
-        sam2_client.TrackNotFound, match="It may have expired.* does not have what it was begun from"
+        sam2_client.TrackNotFound, match=r"It may have expired.* does not have what it was begun from"
     ):
         found.click(MIDDLE)
     video.delete()
@@ -256,7 +256,7 @@ def test_an_error_in_the_last_line_is_raised_or_waited_for(client: Client, serve
         served.trouble.replies += [busy_track(track), ends_with("overloaded")]
         assert indexes(track.propagate()) == [2, 3, 4, 5]
         served.trouble.replies += [busy_track(track), ends_with("inference_failed")]
-        with pytest.raises(sam2_client.InferenceFailed, match="So."):
+        with pytest.raises(sam2_client.InferenceFailed, match="So"):
             list(track.propagate())
 
 

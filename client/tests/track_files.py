@@ -13,7 +13,7 @@ MIDDLE = [(WIDTH / 2, HEIGHT / 2)]
 """A click."""
 CLICKED = disc_mask(*MIDDLE[0], RADII[2], height=HEIGHT, width=WIDTH)
 FOLLOWED = disc_mask(*MIDDLE[0], RADII[1], height=HEIGHT, width=WIDTH)
-"""What the fake makes of the click, and of the frames that follow: a smaller disc around the box of the one before."""
+"""What the fake makes of the click, and on the next frames of the box around it: a smaller disc."""
 
 
 def is_about(mask: np.ndarray, expected: np.ndarray) -> bool:
