@@ -180,8 +180,8 @@ class Client:
     ) -> Track:
         """Begin a track, through whose frames objects will be followed.
 
-        `frames` is a video: a path, the bytes of a file, or a Video. Or pictures of one size: a folder, in order of
-        file names, or a list of pictures as `embed` takes them and of embedded ones. `image_ids` are their ids
+        `frames` is a video: a path, the bytes of a file, or a Video. Or pictures of one size: a folder, 2.png
+        before 10.png, or a list of pictures as `embed` takes them and of embedded ones. `image_ids` are their ids
         instead. `track_id` is your own name. A prompt on a frame that was tracked before is kept when it
         is tracked again or, with "meta", lost as in Meta's predictor. `progress` shows a bar during uploads.
         """

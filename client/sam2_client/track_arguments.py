@@ -24,13 +24,13 @@ prompts: --frame, --object and --label hold for the --point, --not, --box and --
 correction of the first one on frame 30:
   sam2 track clip.mp4 --point 500,375 --object 2 --box 10,20,90,80 --object 1 --frame 30 --not 480,300 -o masks
 
-masks: FOLDER/OBJECT/FRAME.png, such as masks/001/00012.png, white on black, all black where the object is not
+masks: FOLDER/OBJECT/FRAME.png, such as masks/001/000012.png, white on black, all black where the object is not
 visible; so SAM 2's own script names them with --per_obj_png_file. Files that exist are replaced, others stay.
 
 COCO: a frame is an image with video_id and frame_index, a visible mask is an annotation with video_id and track_id,
 the object's number; "videos" and "tracks" list both. These are the names of the TAO data set. Tools that do not
 know them read the file as pictures, which they could not do with a list of masks for each object (YouTube-VIS).
-file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -i CLIP.mp4 -start_number 0 CLIP/%05d.jpg
+file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -i CLIP.mp4 -start_number 0 CLIP/%06d.jpg
 makes them.
 
 overlay: an MP4 of the frames that were tracked, with a colour for each object. It requires PyAV: pip install av
@@ -81,7 +81,7 @@ def add_track(
         "frames",
         nargs="+",
         metavar="VIDEO",
-        help="a video; or pictures as its frames, in order of their names: a folder, files, a pattern",
+        help="a video; or pictures as its frames, 2.png before 10.png: a folder, files, a pattern",
     )
     for option, kind, metavar, text in (
         ("--frame", number, "N", "frame of the prompts that follow, from 0; default 0"),

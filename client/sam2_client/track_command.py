@@ -15,6 +15,7 @@ from sam2_client.named_files import PICTURE_SUFFIXES, named_files
 from sam2_client.sync_track import Track
 from sam2_client.track_arguments import Prompts, prompts_of
 from sam2_client.track_outputs import Clip, CocoFile, MaskFiles, Output, OverlayFile, close
+from sam2_client.track_sources import in_order
 
 _PICTURES_FPS = 10.0
 
@@ -62,9 +63,9 @@ def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tup
         name = path.name
 
         def file_name(index: int) -> str:
-            return f"{path.stem}/{index:05d}.jpg"
+            return f"{path.stem}/{index:06d}.jpg"
     else:
-        files = [file.path for file in named_files(arguments.frames, suffixes=PICTURE_SUFFIXES)]
+        files = in_order(file.path for file in named_files(arguments.frames, suffixes=PICTURE_SUFFIXES))
         if not files:
             raise ValueError("there are no pictures in what is named")
         if arguments.fps is not None and arguments.overlay is None:

@@ -45,7 +45,7 @@ class MaskFiles:
     def add(self, frame: TrackedFrame) -> None:
         """Write the masks of a frame, each file at once or not at all."""
         for number, mask in frame.masks.items():
-            file = self._folder / f"{number:03d}" / f"{frame.index:05d}.png"
+            file = self._folder / f"{number:03d}" / f"{frame.index:06d}.png"
             file.parent.mkdir(exist_ok=True)
             new = file.with_suffix(".new")
             try:
@@ -72,11 +72,14 @@ class CocoFile:
     simplify: float | None
     _found: dict[int, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
     """Objects and annotations by frame."""
+    _times: dict[int, float] = field(default_factory=dict)
     _objects: dict[int, None] = field(default_factory=dict)
 
     def add(self, frame: TrackedFrame) -> None:
         """Keep the masks of a frame."""
         if frame.error is None:
+            if frame.time is not None:
+                self._times[frame.index] = frame.time
             self._objects |= dict.fromkeys(frame.masks)
             self._found[frame.index] = [
                 (number, self._annotation(mask))
@@ -100,7 +103,13 @@ class CocoFile:
 
     def _annotation(self, mask: TrackedMask) -> dict[str, Any]:
         shape = coco.shape(mask, simplify=self.simplify)
-        return {**shape, "iscrowd": 0, "score": mask.iou, "stability": mask.stability}
+        return {
+            **shape,
+            "iscrowd": 0,
+            "score": mask.iou,
+            "stability": mask.stability,
+            "object_score": mask.score,
+        }
 
     def _dataset(self) -> dict[str, Any]:
         clip = self.clip
@@ -135,6 +144,7 @@ class CocoFile:
                     **coco.image(index + 1, clip.file_names(index), clip.width, clip.height),
                     "video_id": 1,
                     "frame_index": index,
+                    **({"time_s": self._times[index]} if index in self._times else {}),
                 }
                 for index in frames
             ],

@@ -6,6 +6,7 @@ Does not know about requests.
 import math
 import operator
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,9 +202,19 @@ def joined(frames: Sequence[PictureSource | KnownImage], uploads: Sequence[Embed
     return Source(images=tuple(found))
 
 
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Return files in the order of their names, numbers in them by their value: 2.png before 10.png."""
+
+    def key(file: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"([0-9]+)", file.as_posix())
+        return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)]
+
+    return sorted(files, key=key)
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Return the pictures of a folder, in the order of their names. Raises ValueError if it has none."""
-    found = sorted(each for each in folder.iterdir() if each.suffix.lower() in PICTURE_SUFFIXES)
+    found = in_order(each for each in folder.iterdir() if each.suffix.lower() in PICTURE_SUFFIXES)
     if not found:
         raise ValueError(f"{folder} has no pictures: {', '.join(sorted(PICTURE_SUFFIXES))}")
     return found

@@ -37,7 +37,7 @@ def run(*arguments: str, frames: str = "clip.mp4") -> int:
 
 
 def mask(frame: int, *, folder: str = "masks", object_id: int = 1) -> np.ndarray:
-    return np.asarray(Image.open(f"{folder}/{object_id:03d}/{frame:05d}.png")) > 0
+    return np.asarray(Image.open(f"{folder}/{object_id:03d}/{frame:06d}.png")) > 0
 
 
 def written(folder: str = "masks") -> list[str]:
@@ -62,7 +62,7 @@ def test_masks_coco_and_an_overlay(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert said.out == "masks: 6 masks\nout.json: 6 images, 6 annotations, 1 tracks\nout.mp4: 6 frames\n"
     assert said.err == ""
-    assert written() == [f"001/{frame:05d}.png" for frame in range(6)]
+    assert written() == [f"001/{frame:06d}.png" for frame in range(6)]
     assert np.array_equal(mask(0), CLICKED)
     assert is_about(mask(5), FOLLOWED)
     data = read()
@@ -70,8 +70,9 @@ def test_masks_coco_and_an_overlay(capsys: pytest.CaptureFixture[str]) -> None:
         {"id": 1, "name": "clip.mp4", "width": WIDTH, "height": HEIGHT, "length": 6, "fps": pytest.approx(10)}
     ]
     assert [(each["file_name"], each["frame_index"], each["video_id"]) for each in data["images"]] == [
-        (f"clip/{frame:05d}.jpg", frame, 1) for frame in range(6)
+        (f"clip/{frame:06d}.jpg", frame, 1) for frame in range(6)
     ]
+    assert [each["time_s"] for each in data["images"]] == pytest.approx([frame / 10 for frame in range(6)])
     assert data["tracks"] == [{"id": 1, "category_id": 1, "video_id": 1}]
     assert data["categories"][0]["name"] == "object"
     loaded = COCO("out.json")
@@ -81,6 +82,7 @@ def test_masks_coco_and_an_overlay(capsys: pytest.CaptureFixture[str]) -> None:
         assert np.array_equal(loaded.annToMask(annotation) > 0, mask(frame))
         assert annotation["area"] == mask(frame).sum()
         assert 0 < annotation["stability"] < 1
+        assert annotation["object_score"] > 0
     frames = shown()
     assert [time for time, _ in frames] == pytest.approx([each / 10 for each in range(6)], abs=1e-3)
     with Client(os.environ["SAM2_URL"]) as client:
@@ -106,7 +108,7 @@ def test_several_objects_with_prompts_on_several_frames() -> None:
         "drawn.png",
     ]
     assert run(*prompts, "--label", "drawn", "-o", "masks", "--coco", "out.json") == 0
-    assert written() == [f"{each:03d}/{frame:05d}.png" for each in (1, 2, 3) for frame in range(6)]
+    assert written() == [f"{each:03d}/{frame:06d}.png" for each in (1, 2, 3) for frame in range(6)]
     assert is_about(mask(0), disc_mask(20, 20, RADII[1], height=HEIGHT, width=WIDTH))
     assert not mask(0, object_id=2).any()
     assert is_about(mask(1, object_id=2), disc_mask(50, 20, RADII[1], height=HEIGHT, width=WIDTH))
@@ -156,7 +158,7 @@ def test_what_the_order_of_options_means(served: Served) -> None:
 def test_ranges_and_directions(options: list[str], frames: list[int]) -> None:
     prompt = ["--frame", "2", *POINT]
     assert run(*prompt, *options, "-o", "masks", "--coco", "out.json", "--overlay", "out.mp4") == 0
-    assert written() == [f"001/{frame:05d}.png" for frame in frames]
+    assert written() == [f"001/{frame:06d}.png" for frame in frames]
     data = read()
     assert [each["frame_index"] for each in data["images"]] == frames
     count = len(data["annotations"])
@@ -202,7 +204,7 @@ def test_a_rate_for_videos_and_for_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "named", [["frames"], ["frames/*.png"], [f"frames/{n}.png" for n in range(4)]], ids=str
+    "named", [["frames"], ["frames/*.png"], [f"frames/{n}.png" for n in (10, 11, 8, 9)]], ids=str
 )
 def test_pictures_are_frames(tmp_path: Path, named: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     frames_in(tmp_path / "frames")
@@ -210,7 +212,9 @@ def test_pictures_are_frames(tmp_path: Path, named: list[str], capsys: pytest.Ca
     assert main(["track", *named, *options]) == 0
     assert ("left out" in capsys.readouterr().err) == (named == ["frames"])
     data = read()
-    assert [each["file_name"] for each in data["images"]] == [f"frames/{number}.png" for number in range(4)]
+    assert [each["file_name"] for each in data["images"]] == [
+        f"frames/{number}.png" for number in range(8, 12)
+    ]
     assert (data["videos"][0]["name"], data["videos"][0]["length"]) == ("frames", 4)
     assert len(written()) == len(shown()) == 4
 
@@ -348,11 +352,11 @@ def test_a_cut_before_the_first_frame_leaves_nothing(cut: Any, capsys: pytest.Ca
 
 def test_masks_that_exist_are_replaced_and_others_stay() -> None:
     Path("masks/001").mkdir(parents=True)
-    Path("masks/001/00000.png").write_text("old")
-    Path("masks/001/00009.png").write_text("other")
+    Path("masks/001/000000.png").write_text("old")
+    Path("masks/001/000009.png").write_text("other")
     assert run(*POINT, "-o", "masks", "--to", "1") == 0
     assert mask(0).any()
-    assert Path("masks/001/00009.png").read_text() == "other"
+    assert Path("masks/001/000009.png").read_text() == "other"
 
 
 def test_a_bar_is_shown_on_a_terminal(

@@ -22,10 +22,10 @@ def is_about(mask: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def frames_in(folder: Path, count: int = 4) -> Path:
-    """Write pictures of different shades, and return their folder."""
+    """Write pictures of different shades, 8.png and so on, and return their folder."""
     folder.mkdir()
     for number in range(count):
-        (folder / f"{number}.png").write_bytes(picture(shade=10 * number))
+        (folder / f"{number + 8}.png").write_bytes(picture(shade=10 * number))
     (folder / "notes.txt").write_text("no picture")
     return folder
 
