@@ -130,7 +130,7 @@ def test_ranges_that_the_track_does_not_have_are_refused_by_the_server(track: Tr
         track.click(MIDDLE, frame=9)
 
 
-@pytest.mark.parametrize("stop", range(6))
+@pytest.mark.parametrize("stop", [0, 3, 4, 5])
 def test_a_loop_that_is_left_goes_on_after_what_it_got(track: Track, stop: int) -> None:
     track.click(MIDDLE, frame=2)
     order = [2, 3, 4, 5, 1, 0]
@@ -335,3 +335,6 @@ def test_everything_in_one_request_leaves_no_track(client: Client, served: Serve
     assert indexes(client.propagate(prompts=prompts[:1], image_ids=ids, start=1, end=2)) == [1, 2]
     with pytest.raises(sam2_client.ValidationFailed, match="prompts"):
         next(client.propagate(CLIP))
+    for areas in ({"max_hole_area": -1}, {"max_sprinkle_area": -1}):
+        with pytest.raises(sam2_client.ValidationFailed, match="_area"):
+            next(client.propagate(CLIP, prompts, **areas))

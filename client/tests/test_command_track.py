@@ -314,11 +314,15 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]
 
 
 @pytest.mark.parametrize(
-    ("how", "code"),
-    [(KeyboardInterrupt(), 130), (sam2_client.ConnectionFailed("gone"), 1), (OSError("full"), 1)],
+    ("how", "code", "direction"),
+    [
+        (KeyboardInterrupt(), 130, "forward"),
+        (KeyboardInterrupt(), 130, "both"),
+        (sam2_client.ConnectionFailed("gone"), 1, "both"),
+        (OSError("full"), 1, "forward"),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("direction", ["forward", "both"])
 def test_a_cut_keeps_what_is_done_and_leaves_earlier_outputs(
     how: BaseException,
     code: int,
