@@ -36,7 +36,8 @@ export class EverythingView {
     this.#show("search", everything.searching);
     $("search-bar").value = everything.progress;
     $("search-text").textContent = `Looking for every object: ${Math.round(100 * everything.progress)} %`;
-    $("everything").disabled = !everything.session.current || !!everything.session.current.problem;
+    const { current } = everything.session;
+    $("everything").disabled = !current || !!current.problem || !!current.video;
     $("everything").setAttribute("aria-pressed", everything.searching || !!found);
     this.#show("everything-panel", !!found);
     this.#label();
