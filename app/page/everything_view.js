@@ -41,7 +41,7 @@ export class EverythingView {
     $("everything").setAttribute("aria-pressed", everything.searching || !!found);
     this.#show("everything-panel", !!found);
     this.#label();
-    $("hint").textContent = found ? HINT : this.#hint;
+    $("hint").textContent = found ? HINT : current?.hint ?? this.#hint;
     if (!found) return;
     const { length } = found.visible;
     Object.assign($("threshold"), { min: found.least, value: found.threshold });

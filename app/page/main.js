@@ -199,16 +199,16 @@ async function keepBitmap() {
   session.redraw();
 }
 
-/** Add pictures and videos. `asFrames`: the pictures are the frames of one video. */
+/** `asFrames`: the pictures are the frames of one video. */
 async function take(files, { asFrames = false } = {}) {
   const taken = [...files]; // the browser empties its list
   const maybeVideo = ({ name, type }) => /^(video\/|image\/gif)/.test(type) || (!type && !/\.(heic|avif)$/i.test(name));
   if (!taken.length) return;
   try {
     const any = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);
-    if (!any) notice.tell("There is no picture and no video among the files. Add pictures, such as JPEG, PNG or WebP, or videos, such as MP4, WebM, MOV or GIF.");
+    if (!any) notice.tell("There is no picture and no video among the files, such as JPEG, PNG, MP4 or WebM.");
   } catch (error) {
-    notice.tell(`The files are not added: this part of the page cannot be loaded (${error.message}). Try again.`);
+    notice.tell(`The files are not added: ${error.message}`);
   }
 }
 
@@ -230,10 +230,7 @@ function render() {
     $("bar").toggleAttribute("value", sent);
     if (sent) $("bar").value = picture.progress;
   }
-  const disable = { undo: !picture?.undoable, redo: !picture?.redoable, accept: !picture?.object?.masks, three: !picture?.object?.prompt.points.length, refine: !!picture?.video, hover: !!picture?.video };
-  const only = { polygons: !picture?.video, yolo: !picture?.video, overlay: !!picture?.video };
-  for (const [name, shown] of Object.entries(only)) document.querySelector(`[data-save=${name}]`).hidden = !shown;
-  $("all-pictures").parentElement.hidden = !!picture?.video;
+  const disable = { undo: !picture?.undoable, redo: !picture?.redoable, accept: !picture?.object?.masks, three: !picture?.object?.prompt.points.length };
   for (const [name, disabled] of Object.entries(disable)) $(name).disabled = disabled;
   for (const name of ["refine", "hover"]) $(name).setAttribute("aria-pressed", options[name]);
   for (const button of document.querySelectorAll("[data-label]")) button.setAttribute("aria-pressed", +button.dataset.label === options.label);

@@ -111,7 +111,7 @@ export class Picture {
     this.#go(this.#future, this.#past);
   }
 
-  /** Let a picture go that is no longer shown: a large one takes 100 MB. */
+  /** It is no longer shown. */
   release() {
     this.bitmap = void this.bitmap?.close();
   }

@@ -7,8 +7,8 @@ import { Picture } from "./pictures.js";
 import { retrying } from "./retries.js";
 
 /**
- * @import { Track } from "./tracks.js"
- * @import { Video } from "./videos.js"
+ * @import { TrackOptions } from "./tracks.js"
+ * @import { Video, VideoOptions } from "./videos.js"
  */
 
 /**
@@ -24,23 +24,6 @@ import { retrying } from "./retries.js";
  * @property {boolean} [replace] give an existing name to this picture
  * @property {"range" | "percentile" | "none"} [stretch] how more than 8 bits become 8
  * @property {(share: number) => void} [onProgress] gets the fraction sent, 0..1
- */
-
-/**
- * @typedef {object} VideoOptions
- * @property {string} [videoId] your own name for the video
- * @property {boolean} [replace] give an existing name to this video
- * @property {number} [fps] so many frames a second; left out: every frame of the file
- * @property {number} [startS] only frames from here, in seconds after the first
- * @property {number} [endS] only frames before this
- * @property {number} [maxFrames] only so many
- * @property {(share: number) => void} [onProgress] gets the fraction sent, 0..1
- */
-
-/**
- * @typedef {object} TrackOptions
- * @property {string} [trackId] your own name for the track
- * @property {"kept" | "meta"} [corrections] what becomes of a prompt on a frame that is tracked again: meta loses it
  */
 
 export class Client {
@@ -69,7 +52,7 @@ export class Client {
     /** @param {CallOptions} call */
     const send = (call) => this.call(async (signal) => {
       file ??= await fetched(/** @type {string | URL} */ (source), signal);
-      return this.#send(path, file, { onProgress, signal });
+      return this.send(path, file, { onProgress, signal });
     }, call);
     return new Picture(this, await send(options), () => send({}));
   }
@@ -80,7 +63,7 @@ export class Client {
    * @param {CallOptions} [options]
    */
   async open(imageId, options) {
-    return new Picture(this, await this.#get(`images/${encodeURIComponent(imageId)}`, options));
+    return new Picture(this, await this.get(`images/${encodeURIComponent(imageId)}`, options));
   }
 
   /**
@@ -89,56 +72,45 @@ export class Client {
    * @returns {Promise<any>}
    */
   model(options) {
-    return this.#get("model", options);
+    return this.get("model", options);
   }
+
+  // Loaded when the first video comes: most pages show pictures.
 
   /**
    * Upload a video, or an animated GIF. Its frames are decoded when they are needed.
    * @param {Blob} file
    * @param {VideoOptions & CallOptions} [options]
-   * @returns {Promise<Video>}
    */
-  async video(file, { videoId, replace, fps, startS, endS, maxFrames, onProgress, ...options } = {}) {
-    const path = withQuery("videos", { video_id: videoId, replace, fps, start_s: startS, end_s: endS, max_frames: maxFrames });
-    const { Video } = await import("./videos.js"); // loaded when they are needed, as tracks are: most pages show pictures
-    return new Video(this, await this.call((signal) => this.#send(path, file, { onProgress, signal }), options));
+  async video(file, options) {
+    return (await import("./videos.js")).uploadVideo(this, file, options);
   }
 
   /**
    * A video that the server already has.
    * @param {string} videoId
    * @param {CallOptions} [options]
-   * @returns {Promise<Video>}
    */
   async openVideo(videoId, options) {
-    const { Video } = await import("./videos.js");
-    return new Video(this, await this.#get(`videos/${encodeURIComponent(videoId)}`, options));
+    return (await import("./videos.js")).openVideo(this, videoId, options);
   }
 
   /**
    * Begin a track: objects will be followed through frames. Costs nothing until the first prompt.
    * @param {Video | (Picture | string)[]} frames a video, or pictures or their ids, all of one size
    * @param {TrackOptions & CallOptions} [options]
-   * @returns {Promise<Track>}
    */
-  async track(frames, { trackId, corrections, ...options } = {}) {
-    const which = Array.isArray(frames)
-      ? { frames: frames.map((frame) => (typeof frame === "string" ? frame : frame.imageId)) }
-      : { video_id: frames.videoId };
-    const { Track } = await import("./tracks.js");
-    const body = { ...which, track_id: trackId, corrections };
-    return new Track(this, await this.call(async (signal) => (await this.connection.post("tracks", body, { signal })).data, options));
+  async track(frames, options) {
+    return (await import("./tracks.js")).beginTrack(this, frames, options);
   }
 
   /**
    * A track that was begun before.
    * @param {string} trackId
    * @param {CallOptions} [options]
-   * @returns {Promise<Track>}
    */
   async openTrack(trackId, options) {
-    const { Track } = await import("./tracks.js");
-    return new Track(this, await this.#get(`tracks/${encodeURIComponent(trackId)}`, options));
+    return (await import("./tracks.js")).openTrack(this, trackId, options);
   }
 
   /** Previews under the pointer, over a connection of their own. */
@@ -151,30 +123,19 @@ export class Client {
    * @template T
    * @param {(signal: AbortSignal) => Promise<T>} task
    * @param {CallOptions} [options]
-   * @param {{once?: boolean}} [manner] once: not again where the server may have done it
+   * @param {{once?: boolean}} [manner] as in retries.js
    */
   call(task, { signal, deadlineS = this.deadlineS, onRetry } = {}, { once = false } = {}) {
     return retrying(task, { retries: this.retries, deadlineS, signal, onRetry, once });
   }
 
   /**
-   * DELETE. Returns the reply's text, which is mostly empty.
+   * The body of a reply to GET.
    * @param {string} path
    * @param {CallOptions} [options]
-   * @param {(task: () => Promise<string>, signal: AbortSignal) => Promise<string>} [through] repeats it as long as that may help
+   * @returns {Promise<any>}
    */
-  remove(path, options, through = (task) => task()) {
-    return this.call((signal) => through(async () => {
-      const reply = await this.connection.open(path, { method: "DELETE", signal });
-      return this.connection.heard(reply.text(), signal);
-    }, signal), options);
-  }
-
-  /**
-   * @param {string} path
-   * @param {CallOptions} [options]
-   */
-  #get(path, options) {
+  get(path, options) {
     return this.call(async (signal) => (await this.connection.request(path, { signal })).data, options);
   }
 
@@ -184,7 +145,7 @@ export class Client {
    * @param {Blob} file
    * @param {{onProgress?: (share: number) => void, signal: AbortSignal}} options
    */
-  async #send(path, file, { onProgress, signal }) {
+  async send(path, file, { onProgress, signal }) {
     if (onProgress) return (await this.connection.upload(path, file, { onProgress, signal })).data;
     return (await this.connection.request(path, { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal })).data;
   }
@@ -194,7 +155,7 @@ export class Client {
  * @param {string} path
  * @param {Record<string, string | number | boolean | undefined>} wishes those that are undefined are left out
  */
-function withQuery(path, wishes) {
+export function withQuery(path, wishes) {
   const stated = Object.entries(wishes).filter(([, wish]) => wish !== undefined);
   return stated.length ? `${path}?${new URLSearchParams(stated.map(([name, wish]) => [name, String(wish)]))}` : path;
 }

@@ -23,4 +23,6 @@ export { Video } from "./videos.js";
  * @typedef {import("./prompts.js").Prompt} Prompt
  * @typedef {import("./tracks.js").TrackedFrame} TrackedFrame
  * @typedef {import("./tracks.js").TrackedObject} TrackedObject
+ * @typedef {import("./tracks.js").TrackOptions} TrackOptions
+ * @typedef {import("./videos.js").VideoOptions} VideoOptions
  */

@@ -1,8 +1,7 @@
 /** Replies of a line of JSON for each step, as they arrive. Does not know what is in them. */
 
 /**
- * Each line, parsed. Throws as `connection.heard` if the reply is cut off within a line. Whoever stops reading closes the
- * connection, which ends the work of the server.
+ * Each line, parsed. Throws as `connection.heard`. Who stops reading closes the connection.
  * @param {import("./connection.js").Connection} connection
  * @param {Response} reply
  * @param {AbortSignal} [signal]

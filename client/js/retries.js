@@ -16,7 +16,7 @@ const JITTER = 0.25; // of a wait, at random: so many clients do not return at o
  * @property {number} deadlineS seconds for all tries together
  * @property {AbortSignal} [signal]
  * @property {(error: ApiError, seconds: number) => void} [onRetry] called before each wait
- * @property {boolean} [once] not again if the reply was lost: the server may have done it, and would do it twice
+ * @property {boolean} [once] not again if the reply was lost: it may be done
  */
 
 /**

@@ -7,7 +7,9 @@ import { maskFields, promptFields } from "./prompts.js";
 
 /**
  * @import { CallOptions, Client } from "./client.js"
+ * @import { Picture } from "./pictures.js"
  * @import { MaskOptions, Prompt } from "./prompts.js"
+ * @import { Video } from "./videos.js"
  */
 
 /** @typedef {{track_id: string, frames: number, width: number, height: number, tracker: "memory" | "mask_prompt"}} WireTrack */
@@ -44,6 +46,12 @@ import { maskFields, promptFields } from "./prompts.js";
  * @property {number} [from] left out: where a propagation was stopped or, if prompts have changed since, the earliest prompt
  * @property {number} [to] included; left out: the end that way
  * @property {"forward" | "backward" | "both"} [direction]
+ */
+
+/**
+ * @typedef {object} TrackOptions
+ * @property {string} [trackId] your own name for the track
+ * @property {"kept" | "meta"} [corrections] what becomes of a prompt on a frame that is tracked again: meta loses it
  */
 
 const BUSY_WAIT_MS = 100; // while a propagation that this client has left comes to its end
@@ -118,7 +126,7 @@ export class Track {
    * @returns {Promise<any>}
    */
   describe(options) {
-    return this.#client.call(async (signal) => (await this.#client.connection.request(this.#path, { signal })).data, options);
+    return this.#client.get(this.#path, options);
   }
 
   /**
@@ -145,15 +153,20 @@ export class Track {
    * @param {CallOptions} [options]
    */
   async delete(options) {
-    await this.#client.remove(this.#path, options);
+    await this.#client.call((signal) => this.#client.connection.open(this.#path, { method: "DELETE", signal }), options);
   }
 
   /**
+   * The reply's text, which is mostly empty.
    * @param {string} what
    * @param {CallOptions} [options]
    */
   #remove(what, options) {
-    return this.#client.remove(`${this.#path}/${what}`, options, unlessBusy);
+    const { connection } = this.#client;
+    return this.#client.call((signal) => unlessBusy(async () => {
+      const reply = await connection.open(`${this.#path}/${what}`, { method: "DELETE", signal });
+      return connection.heard(reply.text(), signal);
+    }, signal), options);
   }
 
   /**
@@ -204,4 +217,28 @@ async function unlessBusy(task, signal) {
     await new Promise((resolve) => setTimeout(resolve, BUSY_WAIT_MS));
     signal.throwIfAborted();
   }
+}
+
+/**
+ * See Client.track.
+ * @param {Client} client
+ * @param {Video | (Picture | string)[]} frames
+ * @param {TrackOptions & CallOptions} [options]
+ */
+export async function beginTrack(client, frames, { trackId, corrections, ...options } = {}) {
+  const which = Array.isArray(frames)
+    ? { frames: frames.map((frame) => (typeof frame === "string" ? frame : frame.imageId)) }
+    : { video_id: frames.videoId };
+  const body = { ...which, track_id: trackId, corrections };
+  return new Track(client, await client.call(async (signal) => (await client.connection.post("tracks", body, { signal })).data, options));
+}
+
+/**
+ * See Client.openTrack.
+ * @param {Client} client
+ * @param {string} trackId
+ * @param {CallOptions} [options]
+ */
+export async function openTrack(client, trackId, options) {
+  return new Track(client, await client.get(`tracks/${encodeURIComponent(trackId)}`, options));
 }

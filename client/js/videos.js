@@ -1,5 +1,6 @@
 /** A video that a server has stored: its frames as pictures. Does not know what is followed through them. */
 
+import { withQuery } from "./client.js";
 import { unexpectedReply } from "./errors.js";
 
 /**
@@ -7,6 +8,17 @@ import { unexpectedReply } from "./errors.js";
  */
 
 /** @typedef {{video_id: string, frames: number, width: number, height: number, fps: number, times: number[]}} WireVideo */
+
+/**
+ * @typedef {object} VideoOptions
+ * @property {string} [videoId] your own name for the video
+ * @property {boolean} [replace] give an existing name to this video
+ * @property {number} [fps] so many frames a second; left out: every frame of the file
+ * @property {number} [startS] only frames from here, in seconds after the first
+ * @property {number} [endS] only frames before this
+ * @property {number} [maxFrames] only so many
+ * @property {(share: number) => void} [onProgress] gets the fraction sent, 0..1
+ */
 
 export class Video {
   #client;
@@ -50,6 +62,28 @@ export class Video {
    * @param {CallOptions} [options]
    */
   async delete(options) {
-    await this.#client.remove(`videos/${encodeURIComponent(this.videoId)}`, options);
+    const path = `videos/${encodeURIComponent(this.videoId)}`;
+    await this.#client.call((signal) => this.#client.connection.open(path, { method: "DELETE", signal }), options);
   }
+}
+
+/**
+ * See Client.video.
+ * @param {Client} client
+ * @param {Blob} file
+ * @param {VideoOptions & CallOptions} [options]
+ */
+export async function uploadVideo(client, file, { videoId, replace, fps, startS, endS, maxFrames, onProgress, ...options } = {}) {
+  const path = withQuery("videos", { video_id: videoId, replace, fps, start_s: startS, end_s: endS, max_frames: maxFrames });
+  return new Video(client, await client.call((signal) => client.send(path, file, { onProgress, signal }), options));
+}
+
+/**
+ * See Client.openVideo.
+ * @param {Client} client
+ * @param {string} videoId
+ * @param {CallOptions} [options]
+ */
+export async function openVideo(client, videoId, options) {
+  return new Video(client, await client.get(`videos/${encodeURIComponent(videoId)}`, options));
 }

@@ -61,11 +61,20 @@ def test_its_part_of_the_page_is_loaded_when_a_video_comes(visitor: Visitor, mp4
 def test_frames_are_reached_by_keys_slider_and_number_and_played(watcher: Watcher) -> None:
     visitor = watcher.visitor
     shades = []
-    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 5), ("Home", 0), ("Shift+ArrowRight", 5)):
+    for key, frame in (
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("End", 5),
+        ("Home", 0),
+        ("Shift+ArrowRight", 5),
+    ):
         visitor.press(key)
         watcher.until_at(frame)
         shades.append(shade(visitor))
-    assert all(abs(found - (20 + 10 * frame)) <= 3 for found, frame in zip(shades, (1, 2, 1, 5, 0, 5), strict=True))
+    assert all(
+        abs(found - (20 + 10 * frame)) <= 3 for found, frame in zip(shades, (1, 2, 1, 5, 0, 5), strict=True)
+    )
     visitor.find("[aria-label='Frame number']").fill("3")
     visitor.press("Enter")
     watcher.until_at(2)
@@ -85,7 +94,9 @@ def shade(visitor: Visitor) -> int:
     x, y = visitor.place(WIDTH - 20, HEIGHT - 20)
     stage = visitor.find("#stage").bounding_box()
     assert stage is not None
-    script = "([x, y]) => document.getElementById('picture').getContext('2d').getImageData(x, y, 1, 1).data[0]"
+    script = (
+        "([x, y]) => document.getElementById('picture').getContext('2d').getImageData(x, y, 1, 1).data[0]"
+    )
     return int(visitor.page.evaluate(script, [x - stage["x"], y - stage["y"]]))
 
 

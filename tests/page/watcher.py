@@ -45,7 +45,7 @@ class Watcher:
     def until_ready(self) -> None:
         """Wait until the video can be clicked on."""
         self.timeline.wait_for()
-        self.visitor.until(lambda: not self.button("Track back").is_disabled() or not self.visitor.find("#progress").is_visible())
+        self.visitor.until(self.visitor.find("#progress").is_hidden)
         self.until_at(self.frame)
 
     @property

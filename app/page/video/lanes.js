@@ -2,7 +2,8 @@
 
 import { attributes, element } from "../panels.js";
 
-const [RULER, LANE, MARGIN, THUMB] = [22, 18, 4, 12]; // CSS pixels, as in video.css
+const [RULER, LANE, MARGIN, THUMB, KEY] = [22, 18, 4, 12, 18]; // CSS pixels, as in video.css
+const WRONG = "#e5484d";
 
 /** Runs of tracked frames, in which the object is there or is not. */
 function runsOf(masks, frames) {
@@ -26,7 +27,8 @@ export class Lanes {
     this.slider = attributes(element("input", { type: "range", min: 0, step: 1, oninput: () => this.#seek(+this.slider.value) }), { "aria-label": "Frame" });
     this.canvas = element("canvas", {});
     this.keys = element("div", { className: "keyframes" });
-    this.root = element("div", { className: "lanes" }, this.canvas, this.slider, this.keys);
+    this.head = element("div", { className: "playhead" });
+    this.root = element("div", { className: "lanes" }, this.canvas, this.head, this.slider, this.keys);
     const scrub = (event) => event.buttons & 1 && this.#seek(this.#frameAt(event.clientX));
     this.canvas.onpointerdown = (event) => (this.canvas.setPointerCapture(event.pointerId), scrub(event));
     this.canvas.onpointermove = scrub;
@@ -40,7 +42,8 @@ export class Lanes {
     attributes(this.slider, { "aria-valuetext": `Frame ${this.player.wanted + 1} of ${video.frames}` });
     this.width = this.root.clientWidth;
     const height = RULER + LANE * video.tracked.length + (video.tracked.length ? MARGIN : 0);
-    this.canvas.style.height = `${height}px`;
+    this.canvas.style.height = this.head.style.height = `${height}px`;
+    this.head.style.left = `${this.#x(this.player.wanted)}px`;
     const ratio = window.devicePixelRatio || 1;
     Object.assign(this.canvas, { width: Math.round(this.width * ratio), height: Math.round(height * ratio) });
     this.#draw(this.canvas.getContext("2d"), { ratio, height });
@@ -49,7 +52,6 @@ export class Lanes {
 
   #draw(context, { ratio, height }) {
     const { frames, tracked, errors } = this.#video, look = getComputedStyle(this.root);
-    const colour = (name) => look.getPropertyValue(name);
     const half = Math.max((this.width - THUMB) / Math.max(frames - 1, 1), 1) / 2;
     context.scale(ratio, ratio);
     tracked.forEach(({ colour: fill, masks, hidden }, lane) => {
@@ -65,10 +67,8 @@ export class Lanes {
       }
     });
     context.globalAlpha = 1;
-    context.fillStyle = colour("--error");
+    context.fillStyle = WRONG;
     for (const frame of errors.keys()) context.fillRect(this.#x(frame) - 1, RULER - 5, 3, height);
-    context.fillStyle = colour("--playhead");
-    context.fillRect(this.#x(this.player.wanted) - 1, RULER / 2, 2, height);
   }
 
   /** A button for each prompt: buttons stay while the prompts do, and so does the focus. */
@@ -86,7 +86,8 @@ export class Lanes {
       })));
     }
     for (const made of this.keys.children) {
-      made.style.left = `${this.#x(+made.dataset.frame)}px`;
+      const x = this.#x(+made.dataset.frame);
+      made.style.left = `${Math.min(Math.max(x, KEY / 2), this.width - KEY / 2)}px`;
       attributes(made, { "aria-current": +made.dataset.frame === this.player.wanted });
     }
   }

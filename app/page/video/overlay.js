@@ -27,18 +27,24 @@ export async function recordOverlay(video, { timeline }) {
   const ended = new Promise((resolve, reject) => Object.assign(recorder, { onstop: resolve, onerror: ({ error }) => reject(error) }));
   const work = timeline.begin("Recording", () => abort.abort());
   try {
+    let next = loading(frames, 0), due = null;
     for (let frame = 0; frame < video.frames; frame++) {
-      abort.signal.throwIfAborted();
-      draw(context, video, { frame, bitmap: await frames.get(frame).catch(() => null) });
-      if (recorder.state === "inactive") recorder.start();
-      else recorder.resume(); // waiting for frames takes no time in the video
+      draw(context, video, { frame, bitmap: await next.bitmap });
+      if (frame === 0) recorder.start();
       track.requestFrame();
-      frames.prepare(frame);
       work.show(frame + 1, video.frames);
-      await pause(video, frame);
-      recorder.pause();
+      due = (due ?? performance.now()) + 1000 * secondsOf(video, frame);
+      next = loading(frames, frame + 1 < video.frames ? frame + 1 : frame);
+      frames.prepare(frame + 1);
+      await new Promise((resolve) => setTimeout(resolve, due - performance.now()));
+      abort.signal.throwIfAborted();
+      if (next.loaded) continue;
+      const since = performance.now();
+      recorder.pause(); // waiting for a frame takes no time in the video
+      await next.bitmap;
+      recorder.resume();
+      due += performance.now() - since;
     }
-    recorder.resume();
     track.requestFrame(); // gives the last frame its time
     recorder.stop();
     await ended;
@@ -52,10 +58,17 @@ export async function recordOverlay(video, { timeline }) {
   return { name: `${video.name.replace(/\.\w+$/, "")}-overlay.${suffix}`, blob: new Blob(parts, { type }) };
 }
 
-/** As long as a frame is on screen. */
-function pause({ times }, frame) {
-  const seconds = (times[frame + 1] ?? times[frame] + (times[frame] - times[frame - 1] || LAST_FRAME_S)) - times[frame];
-  return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+/** A frame on its way: {bitmap, loaded}. The bitmap is null if the frame cannot be read. */
+function loading(frames, frame) {
+  const found = { loaded: false };
+  found.bitmap = frames.get(frame).catch(() => null).finally(() => (found.loaded = true));
+  return found;
+}
+
+/** How long a frame is on screen. */
+function secondsOf({ times }, frame) {
+  if (frame + 1 < times.length) return times[frame + 1] - times[frame];
+  return times[frame] - times[frame - 1] || LAST_FRAME_S;
 }
 
 /** A frame that cannot be read is white. */

@@ -13,6 +13,16 @@ let workspace = null;
 /** The one workspace of the page. */
 export const start = (page) => (workspace ??= new Workspace(page));
 
+const $ = (selector) => document.querySelector(selector);
+
+/** What is of use for videos only, or for pictures only. */
+function showFor(video) {
+  for (const kind of ["polygons", "yolo"]) $(`[data-save=${kind}]`).hidden = video;
+  $("[data-save=overlay]").hidden = !video;
+  $("#all-pictures").parentElement.hidden = video;
+  for (const option of ["refine", "hover"]) $(`#${option}`).disabled = video;
+}
+
 class Workspace {
   constructor({ session, requests, notice, canvas, stage, listHelp }) {
     Object.assign(this, { session, notice });
@@ -94,5 +104,6 @@ class Workspace {
       this.player.follow();
     }
     this.timeline.render(video);
+    showFor(!!video);
   }
 }

@@ -10,6 +10,7 @@ const FRAMES_A_SECOND = 10; // of pictures, which have no times of their own
 
 export class Video {
   video = true; // what a picture is not
+  hint = "Click: object · right click: background · drag: box · arrow keys: frames · Space: play · T: track · without a mouse: Enter, then arrow keys";
   progress = 0; // fraction of the upload that is sent, 0..1
   state = "Uploading"; // what the page waits for before the first click
   problem = ""; // why the video cannot be used
