@@ -36,7 +36,7 @@ class Machinery:
     encoder: Batcher[Pixels, Embedding]
     encodings: Encodings
     tracker: Batcher[Callable[[], Any], Any]
-    """Steps of tracks, one at a time: clicks and encodes go between two of them."""
+    """Steps of tracks, one at a time: clicks and encodes go before them, and pass one that runs."""
 
     def drain(self) -> None:
         """Reject new and waiting work."""
