@@ -44,7 +44,8 @@ class TrackFrames:
             video = await self._service.videos.describe(frames.video_id, tenant=tenant, share=share)
             count, size = video.frames, (video.height, video.width)
         else:
-            rows = [self._service.store.look_up(image_id, tenant=tenant) for image_id in frames.image_ids]
+            store = self._service.store
+            rows = [await store.look_up(image_id, tenant=tenant) for image_id in frames.image_ids]
             count, size = len(rows), (rows[0].height, rows[0].width)
             for number, row in enumerate(rows):
                 if (row.height, row.width) != size:

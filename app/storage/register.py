@@ -83,6 +83,9 @@ class Register:
         name = change.name if change is not None else self._read(lambda: self._file.find(key), None)
         return name if name is not None and name.created >= self._since() else None
 
+    async def catch_up(self) -> None:
+        """Do nothing: `find` reads what other processes did."""
+
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""
         self._used[name.key] = time()

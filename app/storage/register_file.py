@@ -71,11 +71,7 @@ class Change:
 
 
 class RegisterFile:
-    """An open register. Every method may raise sqlite3.Error; opening may also raise OSError.
-
-    Uses `synchronous = NORMAL`: a killed process loses nothing that was committed. After a power cut the last
-    moments may be missing, but the file is whole. FULL would wait for the disk at every upload.
-    """
+    """An open register. Every method may raise sqlite3.Error; opening may also raise OSError."""
 
     def __init__(self, path: Path | None) -> None:
         """Open or create the file; None for a register in memory."""
@@ -99,6 +95,8 @@ class RegisterFile:
 
     def _prepare(self) -> None:
         begin_wal(self._writer, patience_s=BUSY_MS / 1000)
+        # A killed process loses nothing that was committed. After a power cut the last moments may be missing, but
+        # the file is whole. FULL would wait for the disk at every upload.
         self._writer.execute("PRAGMA synchronous = NORMAL")
         columns = [name for _, name, *_ in self._writer.execute("PRAGMA table_info(names)").fetchall()]
         with self._transaction():
@@ -191,11 +189,10 @@ class RegisterFile:
 
         Returns the contents that lost their last name; `on_unnamed` is called as in `apply`.
         """
-        with self._alone:
-            [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
-        if count <= most and (oldest is None or oldest >= before):
+        if not self.has_old(before, most=most):
             return frozenset()
         with self._transaction():
+            [(count,)] = self._writer.execute("SELECT count(*) FROM names").fetchall()
             rows = self._writer.execute(
                 "SELECT tenant, image_id, content FROM names WHERE created < ?", (before,)
             ).fetchall()
@@ -209,6 +206,16 @@ class RegisterFile:
             for content in unnamed:
                 on_unnamed(content)
         return frozenset(unnamed)
+
+    def has_old(self, before: float, *, most: int) -> bool:
+        """Whether there are names that `expire` removes."""
+        with self._alone:
+            [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
+        return count > most or (oldest is not None and oldest < before)
+
+    def keys(self) -> set[Key]:
+        """Return the keys of all names."""
+        return {Key(*row) for row in self._read("SELECT tenant, image_id FROM names", ())}
 
     def use(self, used: Mapping[Key, float]) -> None:
         """Record when names were used."""
