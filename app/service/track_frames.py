@@ -8,7 +8,7 @@ from typing import Protocol
 
 from app.errors import InvalidFrame, InvalidPrompt
 from app.segmenter import Corrections, Segmenter
-from app.service.track_states import TrackState
+from app.service.track_state import TrackState
 from app.service.track_values import Frames
 from app.service.videos import Videos
 from app.storage.store import EmbeddingStore

@@ -144,10 +144,10 @@ class Videos:
             row = await self._find(video_id, tenant=tenant)
             return NamedVideo.of(video_id, await self._survey(video_id, row.content, share=share))
 
-    def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
+    async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
-        last = self._register.find(after, tenant=tenant) if after is not None else None
+        last = await self._known(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
         return self._register.newest(tenant=tenant, limit=limit, after=last)
@@ -159,7 +159,7 @@ class Videos:
         """
         async with self._deadline():
             self._check_ready()
-            row = self._register.find(video_id, tenant=tenant)
+            row = await self._known(video_id, tenant=tenant)
             frames = list[str]()
             if row is not None:
                 frames = await self._frames(video_id, row.content, share=share)
@@ -243,13 +243,18 @@ class Videos:
         return row.content, video
 
     async def _find(self, video_id: str, *, tenant: str) -> ImageName:
-        """Look up a name, among those that other servers have given a moment ago too. Raises VideoNotFound."""
+        """Look up a name. Raises VideoNotFound."""
+        row = await self._known(video_id, tenant=tenant)
+        if row is None:
+            raise VideoNotFound.for_id(video_id)
+        return row
+
+    async def _known(self, video_id: str, *, tenant: str) -> ImageName | None:
+        """Look up a name, among those that other servers have given a moment ago too."""
         row = self._register.find(video_id, tenant=tenant)
         if row is None:
             await self._register.catch_up()
             row = self._register.find(video_id, tenant=tenant)
-        if row is None:
-            raise VideoNotFound.for_id(video_id)
         return row
 
     async def _survey(self, video_id: str, content: str, *, share: str, data: bytes | None = None) -> Video:

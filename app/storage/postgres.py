@@ -28,7 +28,8 @@ STATEMENT_S = 5
 JOB_S = 10.0
 """Longest time for a job. After it the connection is cut: a server that is frozen, or a network, says nothing."""
 RETRY_S = 0.25
-"""Between two tries to connect."""
+"""Before the first try to connect again; doubled for each further one, up to MOST_RETRY_S."""
+MOST_RETRY_S = 2.0
 QUIET_S = 60.0
 """Between two log lines about the same trouble."""
 MARGIN_S = 0.5
@@ -147,7 +148,7 @@ class Postgres:
                 continue
             except _OURS:
                 raise
-            except psycopg.Error as error:
+            except (psycopg.Error, UnusableDatabase) as error:
                 if made == line.made > 0 and not is_second:  # its connection was old; a new one may work
                     is_second = True
                     continue
@@ -155,10 +156,6 @@ class Postgres:
                 raise self.unreachable() from error
             self._over()
             return done
-
-    async def run(self, job: Callable[[Connection], T], *, in_order: bool = False) -> T:
-        """Run a job, as `patiently` does."""
-        return await self.patiently(lambda: self.once(job, in_order=in_order))
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Repeat what raises NamesUnreachable as long as the deadline of the request allows, and then raise it."""
@@ -187,9 +184,8 @@ class Postgres:
         if now - self._last_said >= QUIET_S:
             self._last_said = now
             log.error(
-                "%s. Known pictures are served, new names wait; trying again every %g s.",
+                "%s. Known pictures are served, new names wait. The server goes on trying.",
                 self.problem,
-                RETRY_S,
             )
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe())
@@ -200,8 +196,10 @@ class Postgres:
             self._since, self._last_said = None, float("-inf")
 
     async def _probe(self) -> None:
+        pause_s = RETRY_S
         while True:
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_RETRY_S)
             try:
                 await self.names.run(lambda connection: connection.execute("SELECT 1"))
             except (psycopg.Error, UnusableDatabase) as error:

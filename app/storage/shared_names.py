@@ -175,13 +175,13 @@ class SharedNames:
         )
 
     def forget_removed(self, connection: Connection) -> None:
-        """Forget removals that every server has seen."""
+        """Forget removals of all kinds that every server has seen."""
         connection.execute(
-            "WITH old AS (DELETE FROM sam2_removed WHERE kind = %s AND removed < now() - %s::interval "
-            "RETURNING change) "
-            "UPDATE sam2_changes SET forgotten = greatest(forgotten, (SELECT max(change) FROM old)) "
-            "WHERE kind = %s AND EXISTS (SELECT FROM old)",
-            (self._kind, _FORGOTTEN_AFTER, self._kind),
+            "WITH old AS (DELETE FROM sam2_removed WHERE removed < now() - %s::interval RETURNING kind, change), "
+            "newest AS (SELECT kind, max(change) AS change FROM old GROUP BY kind) "
+            "UPDATE sam2_changes AS c SET forgotten = greatest(c.forgotten, newest.change) "
+            "FROM newest WHERE c.kind = newest.kind",
+            (_FORGOTTEN_AFTER,),
         )
 
     def _last(self, connection: Connection) -> tuple[int, int]:

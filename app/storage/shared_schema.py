@@ -7,9 +7,6 @@ import hashlib
 
 from app.storage.postgres import Connection, UnusableDatabase
 
-IMAGES, VIDEOS = "image", "video"
-"""Kinds of names."""
-
 # Ids are compared by their bytes ("C"): an index by another order breaks when the system's library changes it.
 _STEPS = (
     """
@@ -33,7 +30,13 @@ _STEPS = (
         last bigint NOT NULL,
         forgotten bigint NOT NULL  -- rows of sam2_removed up to this change may be gone
     );
-    INSERT INTO sam2_changes VALUES ('image', 0, 0), ('video', 0, 0);
+    INSERT INTO sam2_changes VALUES ('image', 0, 0), ('video', 0, 0), ('track', 0, 0);
+    CREATE TABLE sam2_tracks (
+        tenant text COLLATE "C" NOT NULL, id text COLLATE "C" NOT NULL, change bigint NOT NULL,
+        content text NOT NULL,  -- JSON
+        PRIMARY KEY (tenant, id)
+    );
+    CREATE INDEX sam2_tracks_by_change ON sam2_tracks (change);
     CREATE TABLE sam2_rates (share text COLLATE "C" PRIMARY KEY, full_at double precision NOT NULL);
     """,
 )

@@ -1,4 +1,4 @@
-"""What several servers share through PostgreSQL: names of images and videos, and the rates of clients.
+"""What several servers share through PostgreSQL: names of images and videos, tracks, and the rates of clients.
 
 Imported only where SAM2_REGISTER_URL is set. Does not know about requests.
 """
@@ -9,6 +9,7 @@ from app.storage.postgres import Postgres
 from app.storage.shared_rates import SharedRates
 from app.storage.shared_register import SharedRegister
 from app.storage.shared_schema import prepare
+from app.storage.shared_tracks import SharedTracks
 
 
 class Sharing:
@@ -34,6 +35,10 @@ class Sharing:
     def register(self, kind: str, *, ttl_s: float, on_unnamed: Callable[[str], None]) -> SharedRegister:
         """Return the names of a kind."""
         return SharedRegister(self._postgres, kind, ttl_s=ttl_s, on_unnamed=on_unnamed)
+
+    def tracks(self) -> SharedTracks:
+        """Return the tracks."""
+        return SharedTracks(self._postgres)
 
     def rates(self, per_minute: float) -> SharedRates:
         """Return the pictures a minute of all clients."""

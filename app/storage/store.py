@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import ImageIdConflict, ImageNotFound
-from app.names_errors import NamesUnreachable
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.embedding_files import EmbeddingFiles
@@ -191,7 +190,7 @@ class EmbeddingStore:
                 self._register.use(name)
             else:
                 await self._name(claim, content, embedding, replace=replace)
-        except (ImageNotFound, ImageIdConflict, NamesUnreachable):
+        except (ImageNotFound, ImageIdConflict):
             self._drop_unnamed(content)
             raise
         self._unnamed.pop(content, None)
@@ -205,6 +204,7 @@ class EmbeddingStore:
 
     async def delete_all(self, image_ids: Sequence[str], *, tenant: str) -> None:
         """Delete those names that are given or about to be given."""
+        await self._register.catch_up()
         for at in range(0, len(image_ids), _LOOKED_UP_AT_ONCE):
             keys = [Key(tenant, each) for each in image_ids[at : at + _LOOKED_UP_AT_ONCE]]
             there = [

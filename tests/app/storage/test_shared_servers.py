@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.settings import Settings
 from tests.app.storage.kept_images import on_disk
-from tests.fakes import Served, error, picture, serving, until
+from tests.fakes import LONG_S, Served, error, picture, serving, until
 from tests.postgres import PostgresServer, running_postgres
+from tests.small_videos import clip
 
 
 @pytest.fixture
@@ -117,3 +119,94 @@ async def test_without_the_database_known_pictures_are_served(tmp_path: Path) ->
             await until(lambda: not one.service.store.tiers._tasks)
             await other.service.store.tend()
             assert await names(other) == await names(one)
+
+
+CLICK = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
+
+
+async def begin_track(served: Served, track_id: str) -> httpx.Response:
+    return await served.post("/tracks", {"frames": ["f0", "f1", "f2"], "track_id": track_id})
+
+
+async def propagated(served: Served, track_id: str) -> str:
+    reply = await served.post(f"/tracks/{track_id}/propagate", {"from": 0})
+    assert reply.status_code == 200, reply.text
+    return reply.text
+
+
+async def test_a_track_goes_on_at_another_server(url: str, tmp_path: Path) -> None:
+    async with two(url, tmp_path) as (one, other):
+        for number in range(3):
+            await one.embed(picture(shade=number), f"f{number}")
+            await on_disk(one, f"f{number}")
+        assert (await begin_track(one, "walk")).status_code == 200
+        assert error(await begin_track(other, "walk")) == (409, "track_id_conflict")
+        assert (await one.post("/tracks/walk/prompts", CLICK)).status_code == 200
+        told = (await other.client.get("/tracks/walk")).json()
+        assert len(told["objects"]) == 1
+        first = await propagated(one, "walk")
+        assert await propagated(other, "walk") == first
+        second = {**CLICK, "object": 2, "point_coords": [[10, 10]]}
+        assert (await other.post("/tracks/walk/prompts", second)).status_code == 200
+        changed = await propagated(one, "walk")  # knows the other's prompt
+        assert changed != first
+        assert await propagated(other, "walk") == changed
+        assert (await other.client.delete("/tracks/walk")).status_code == 204
+        assert error(await one.post("/tracks/walk/prompts", CLICK)) == (404, "track_not_found")
+        assert (await one.client.get("/tracks")).json()["tracks"] == []
+        assert (await begin_track(one, "walk")).status_code == 200
+
+
+async def test_of_two_prompts_on_a_track_at_once_one_is_told_so(url: str, tmp_path: Path) -> None:
+    async with two(url, tmp_path) as (one, other):
+        for number in range(3):
+            await one.embed(picture(shade=number), f"f{number}")
+            await on_disk(one, f"f{number}")
+        await begin_track(one, "walk")
+        await other.client.get("/tracks/walk")
+        one.segmenter.gate.clear()
+        slow = asyncio.create_task(one.post("/tracks/walk/prompts", CLICK))
+        await until(lambda: bool(one.segmenter.decoded))
+        second = {**CLICK, "object": 2}
+        assert (await other.post("/tracks/walk/prompts", second)).status_code == 200
+        one.segmenter.gate.set()
+        assert error(await slow) == (409, "track_busy")
+        assert [each["object"] for each in (await one.client.get("/tracks/walk")).json()["objects"]] == [2]
+        assert (await one.post("/tracks/walk/prompts", CLICK)).status_code == 200
+        told = [(await each.client.get("/tracks/walk")).json()["objects"] for each in (one, other)]
+        assert told[0] == told[1]
+        assert len(told[0]) == 2
+
+
+async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp_path: Path) -> None:
+    with running_postgres() as server:
+        async with two(server.new_database(), tmp_path, deadline_s=5) as (one, other):
+            for number in range(3):
+                await one.embed(picture(shade=number), f"f{number}")
+            await begin_track(one, "walk")
+            server.kill()
+            assert (await one.post("/tracks/walk/prompts", CLICK)).status_code == 200
+            for reply in (await begin_track(one, "new"), await one.client.delete("/tracks/walk")):
+                assert error(reply) == (503, "names_unreachable")
+            assert error(await other.client.get("/tracks/walk")) == (503, "names_unreachable")
+            server.start()
+            async with asyncio.timeout(LONG_S):
+                while len((await other.client.get("/tracks/walk")).json().get("objects", ())) != 1:
+                    await one.service.tracks.states.tend()
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_video_of_one_server_is_read_at_another(url: str, tmp_path: Path) -> None:
+    async with two(url, tmp_path) as (one, other):
+        added = await one.client.post(
+            "/videos",
+            content=clip(frames=3),
+            params={"video_id": "walk"},
+            headers={"Content-Type": "video/mp4"},
+        )
+        assert added.status_code == 200, added.text
+        assert (await other.client.get("/videos/walk")).json()["frames"] == 3
+        assert (await other.client.delete("/videos/walk")).is_success
+        await one.service.videos.upkeep.tend()
+        assert error(await one.client.get("/videos/walk")) == (404, "video_not_found")
+        assert not list((tmp_path / "videos" / "files").iterdir())
