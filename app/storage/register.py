@@ -15,14 +15,13 @@ from time import monotonic, time
 from typing import TypeVar
 
 from app.errors import ImageIdConflict
+from app.storage.damaged_files import is_damage, move_aside
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import (
     Change,
     ImageName,
     Key,
     RegisterFile,
-    is_damage,
-    move_aside,
     open_register,
 )
 

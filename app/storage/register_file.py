@@ -8,10 +8,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.storage.damaged_files import is_damage, move_aside
 from app.storage.wal import begin_wal
 
 BUSY_MS = 5000
@@ -30,6 +32,7 @@ CREATE INDEX IF NOT EXISTS names_by_content ON names (content);
 CREATE INDEX IF NOT EXISTS names_by_age ON names (created);
 CREATE INDEX IF NOT EXISTS names_of_tenant_by_age ON names (tenant, created, image_id);
 """
+_PUT = "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Key(NamedTuple):
@@ -59,6 +62,10 @@ class ImageName:
     def key(self) -> Key:
         """The key of this name."""
         return Key(self.tenant, self.image_id)
+
+
+values_of: Callable[[ImageName], tuple[Any, ...]] = attrgetter(*(field.name for field in fields(ImageName)))
+"""The values of a row in the order of its columns; dataclasses.astuple takes ten times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +220,11 @@ class RegisterFile:
             [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
         return count > most or (oldest is not None and oldest < before)
 
+    def fill(self, names: Sequence[ImageName]) -> None:
+        """Put many names at once, which are new or those that are there."""
+        with self._transaction():
+            self._writer.executemany(_PUT, map(values_of, names))
+
     def keys(self) -> set[Key]:
         """Return the keys of all names."""
         return {Key(*row) for row in self._read("SELECT tenant, image_id FROM names", ())}
@@ -275,7 +287,7 @@ class RegisterFile:
         return ImageName(*rows[0]) if rows else None
 
     def _put(self, name: ImageName) -> None:
-        self._writer.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(name))
+        self._writer.execute(_PUT, values_of(name))
 
     def _delete(self, key: Key) -> None:
         self._writer.execute("DELETE FROM names WHERE tenant = ? AND image_id = ?", key)
@@ -298,21 +310,6 @@ def open_register(path: Path) -> tuple[RegisterFile, Path | None]:
     except sqlite3.DatabaseError:
         aside = move_aside(path)
         return RegisterFile(path), aside
-
-
-def move_aside(path: Path) -> Path:
-    """Rename a file that is no register or a damaged one. Returns its new path. Raises OSError."""
-    aside = path.with_name(f"{path.name}.unreadable")
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return aside
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file's content is damaged, which no later attempt will find mended."""
-    code = getattr(error, "sqlite_errorcode", None)  # missing if the error is not SQLite's own
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _connect(where: str) -> sqlite3.Connection:

@@ -6,12 +6,12 @@ and caches.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.storage.postgres import Connection
-from app.storage.register_file import Change, ImageName, Key
+from app.storage.register_file import Change, ImageName, Key, values_of
 from app.storage.shared_schema import lock
 
 MOST_AT_ONCE = 32
@@ -65,15 +65,18 @@ class SharedNames:
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
-    def load(self, connection: Connection) -> Iterator[list[ImageName] | int]:
-        """Yield the number of the newest change, then all rows, some at a time."""
-        with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield self._last(connection)[0]
-            with connection.cursor("sam2_names") as cursor:
-                cursor.execute(b"SELECT " + _COLUMNS + b" FROM sam2_names WHERE kind = %s", (self._kind,))
-                while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                    yield [ImageName(*row) for row in rows]
+    def last(self, connection: Connection) -> int:
+        """Return the number of the newest change."""
+        return self._last(connection)[0]
+
+    def page(self, connection: Connection, after: Key | None) -> list[ImageName]:
+        """Return some names that follow a key in the order of keys; none at the end."""
+        query = b"SELECT " + _COLUMNS + b" FROM sam2_names WHERE kind = %s "
+        if after is not None:
+            query += b"AND (tenant, id) > (%s, %s) "
+        query += b"ORDER BY tenant, id LIMIT %s"
+        rows = connection.execute(query, (self._kind, *(after or ()), _ROWS_AT_ONCE)).fetchall()
+        return [ImageName(*row) for row in rows]
 
     def since(self, connection: Connection, seen: int) -> Seen | None:
         """Return what has changed since; None if that is not known, and everything must be read again."""
@@ -232,7 +235,7 @@ class SharedNames:
                 (self._kind, number, *keys),
             )
         if rows:
-            columns = zip(*map(astuple, rows), strict=True)
+            columns = zip(*map(values_of, rows), strict=True)
             connection.execute(
                 _PUT,
                 (self._kind, number, *(list(column) for column in columns)),

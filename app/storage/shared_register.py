@@ -189,8 +189,23 @@ class SharedRegister:
         async with self._catching_up:
             if self._covered < wanted:  # the last holder of the lock may have begun after this was called
                 covers = self._wanted
-                await self._postgres.once(self._take_in, in_order=True)
+                while not await self._postgres.once(self._take_in, in_order=True):
+                    await self._read_all()
                 self._covered = covers
+
+    async def _read_all(self) -> None:
+        """Read all rows: the first time, and over a new connection, as the database may be another by then.
+
+        In pages, as many rows take longer than a job may. What changes meanwhile, `_take_in` hears of afterwards.
+        """
+        over, last, unseen = await self._postgres.once(self._begin_reading, in_order=True)
+        put = self._put if unseen else self._fill
+        after: Key | None = None
+        while rows := await self._postgres.once(partial(self._read_page, after, put), in_order=True):
+            unseen.difference_update(row.key for row in rows)
+            after = rows[-1].key
+        await self._postgres.once(lambda _: self._put([(key, None) for key in unseen]), in_order=True)
+        self._seen, self._read_over = last, over
 
     async def _drop_gone(self) -> None:
         """Remove what this server has of contents that another one took the last name of."""
@@ -220,28 +235,32 @@ class SharedRegister:
         self._names.use(connection, used)
         self._copy.use(used)
 
-    def _take_in(self, connection: Connection) -> None:
-        """Bring the copy up to date."""
-        over = self._postgres.names.made
-        seen = self._names.since(connection, self._seen) if over == self._read_over else None
+    def _take_in(self, connection: Connection) -> bool:
+        """Bring the copy up to date. Returns whether that is done: if not, everything must be read."""
+        if self._postgres.names.made != self._read_over:
+            return False
+        seen = self._names.since(connection, self._seen)
         if seen is None:
-            self._read_all(connection)
-            self._read_over = over
-        elif seen.last != self._seen:
+            return False
+        if seen.last != self._seen:
             self._put([(key, None) for key in seen.removed])
             self._put([(row.key, row) for row in seen.rows])
             self._seen = seen.last
+        return True
 
-    def _read_all(self, connection: Connection) -> None:
-        """Read all rows: the first time, and over a new connection, as the database may be another by then."""
-        unseen = self._copy.keys()
-        for part in self._names.load(connection):
-            if isinstance(part, int):
-                self._seen = part
-            else:
-                unseen.difference_update(row.key for row in part)
-                self._put([(row.key, row) for row in part])
-        self._put([(key, None) for key in unseen])
+    def _begin_reading(self, connection: Connection) -> tuple[int, int, set[Key]]:
+        return self._postgres.names.made, self._names.last(connection), self._copy.keys()
+
+    def _read_page(
+        self, after: Key | None, put: Callable[[list[tuple[Key, ImageName]]], None], connection: Connection
+    ) -> list[ImageName]:
+        rows = self._names.page(connection, after)
+        put([(row.key, row) for row in rows])
+        return rows
+
+    def _fill(self, rows: list[tuple[Key, ImageName]]) -> None:
+        """Put rows into a copy that was empty, so that there is nothing to compare."""
+        self._copy.fill([row for _, row in rows])
 
     def _put(self, rows: Sequence[tuple[Key, ImageName | None]]) -> None:
         """Put what other servers wrote into the copy."""

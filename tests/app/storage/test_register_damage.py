@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.register_file import is_damage
+from app.storage.damaged_files import is_damage
 from app.storage.registers import NameRegister
 from tests.app.storage.registers import name, opened
 
