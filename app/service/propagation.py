@@ -11,7 +11,7 @@ from app.errors import FrameNotFound, ImageNotFound, InvalidFrame, InvalidImage,
 from app.scheduling.deadlines import within
 from app.segmenter import ObjectTracks
 from app.service.live_tracks import Did, EmbeddingOf, LiveTracks
-from app.service.track_states import TrackState
+from app.service.track_state import TrackState
 from app.service.track_values import Range
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
