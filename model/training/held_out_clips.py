@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from model.errors import CheckpointError
 from model.masks.runs import runs
+from model.runner import Sam2Runner
 from model.training.clicks import central_click
 from model.training.clips import FRAMES, Clip, Clips
 from model.training.evaluate import add_model_options, label, load
+from model.training.memory_run import read_memory_run
 from model.training.pack import Mask, Pack, PackError, Pixels, read_pack
 from model.training.region_and_contour import contour, region
 from model.types import Embedding, Prompt
@@ -92,7 +94,8 @@ def follow(model: VideoModel, clip: Clip) -> list[Followed]:
     """Follow the object of a clip from each of `STARTS`, as objects of one track."""
     track = model.tracking.begin(num_frames=len(clip.frames))
     first = Frame(0, model.encode([clip.frames[0]])[0])
-    for number, prompt in enumerate((_click_on(clip.masks[0]), MaskPrompt(clip.masks[0]))):
+    prompts: tuple[TrackPrompt, ...] = (_click_on(clip.masks[0]), MaskPrompt(clip.masks[0]))
+    for number, prompt in enumerate(prompts):
         track.prompt(first, number, prompt)
     track.step(first)
     scores: list[list[tuple[float, float, bool]]] = [[] for _ in STARTS]
@@ -151,11 +154,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="held-out",
         help="which photographs clips are made of",
     )
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        metavar="RUN",
+        help="follow by what model.training.memory learnt in this folder",
+    )
     add_model_options(parser)
     said = parser.parse_args(arguments)
     try:
         clips = clips_of(read_pack(said.data), said.of, frames=said.frames, seed=said.seed)
-        runner = load(said)
+        model, runner, tracker = _model(said)
         followed = [
             each
             for clip in tqdm(
@@ -166,21 +175,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 disable=None,
                 leave=False,
             )
-            for each in follow(runner, clip)
+            for each in follow(model, clip)
         ]
     except (PackError, CheckpointError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     found = rows(followed)
     print(
-        f"{label(runner)}, tracker {runner.tracking.kind}: {said.clips} {said.of} clips of {said.frames} frames, "
+        f"{label(runner)}, {tracker}: {said.clips} {said.of} clips of {said.frames} frames, "
         f"seed {said.seed}\n\n{table(found)}"
     )
     if said.json is not None:
-        context = {"model": label(runner), "weights": runner.fingerprint, "tracker": runner.tracking.kind}
+        context = {"model": label(runner), "weights": runner.fingerprint, "tracker": tracker}
         by_name = {f"{start}, {kind}": asdict(row) for (start, kind), row in found.items()}
         said.json.write_text(json.dumps(context | {"of": said.of, "rows": by_name}, indent=1) + "\n")
     return 0
+
+
+def _model(said: argparse.Namespace) -> tuple[VideoModel, Sam2Runner, str]:
+    """What follows, the runner that encodes for it, and the tracker in words."""
+    if said.memory is not None:
+        run = read_memory_run(said.memory, side=said.side, weights_dir=said.weights_dir)
+        return run, run.runner, f"memory after {run.step:,} steps"
+    runner = load(said)
+    return runner, runner, f"tracker {runner.tracking.kind}"
 
 
 def _click_on(truth: Mask) -> Prompt:
