@@ -41,7 +41,7 @@ class Machinery:
     encoder: Batcher[Pixels, Embedding]
     encodings: Encodings
     tracker: Batcher[Callable[[], Any], Any]
-    """Steps of tracks, one at a time: clicks and encodes go between two of them."""
+    """Steps of tracks, one at a time: clicks and encodes go before them, and pass one that runs."""
     sharing: "Sharing | None"
     """What several servers share; not open yet."""
 
