@@ -15,7 +15,7 @@ from app.codecs.prompts import resolve_of_track
 from app.errors import InvalidPrompt, Overloaded, ServiceError
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Corrections, ObjectTracks, Segmenter
-from app.service.track_states import TrackState
+from app.service.track_state import TrackState
 from app.service.track_values import TrackPromptRequest
 from app.service.wiring import Machinery
 from app.telemetry.stages import StageTimes
