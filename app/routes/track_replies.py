@@ -14,7 +14,7 @@ from app.routes.track_fields import (
 )
 from app.service.live_tracks import MAX_OBJECTS
 from app.service.segmentation import Segmentation
-from app.service.track_states import MOST_PROMPTS
+from app.service.track_state import MOST_PROMPTS
 from app.service.track_values import FrameAnswer, TrackInfo, TrackPromptRequest
 
 
