@@ -27,7 +27,7 @@ from app.service.videos import Videos
 from app.service.wiring import wire
 from app.settings import Settings
 from app.storage.names import check_reserved, content_id, content_key, stretch_of
-from app.storage.opening import CacheLimits, open_store
+from app.storage.opening import CacheLimits, bucket_by, open_store
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
@@ -69,6 +69,7 @@ class SegmentationService:
         self._segmenter: Segmenter | None = None
         self._draining = False
         self._deadline = partial(within, settings.deadline_s)
+        self._bucket = bucket_by(settings, metrics)
         machinery = wire(
             settings, metrics, ready=self.ready, loaded=lambda: self._segmenter, store=lambda: self.store
         )
@@ -79,7 +80,14 @@ class SegmentationService:
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
         self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
-        self.videos = Videos(settings, metrics, machinery, check_ready=self.ready, store=lambda: self.store)
+        self.videos = Videos(
+            settings,
+            metrics,
+            machinery,
+            check_ready=self.ready,
+            store=lambda: self.store,
+            bucket=self._bucket,
+        )
         self.tracks = Tracks(settings, metrics, machinery, service=self)
         self._drain_queues = machinery.drain
 
@@ -117,6 +125,7 @@ class SegmentationService:
                 self.metrics,
                 limits=self.cache_limits,
                 adopt=partial(self._adopt, segmenter),
+                bucket=self._bucket,
             )
             await self.videos.open()
             await self.tracks.states.open()
@@ -268,7 +277,7 @@ class SegmentationService:
     def keeps(self, embedding_bytes: int) -> int:
         """Return how many embeddings of this size are kept before the first one is dropped."""
         limits = self.cache_limits
-        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.keeps_files else 0
         return max(limits.device_bytes + limits.host_bytes, disk_bytes) // embedding_bytes
 
     async def find_upload(self, image_id: str, *, tenant: str) -> tuple[bytes, Stretch] | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from app.codecs.upright import Pixels
 from app.codecs.video_containers import check_container
@@ -46,6 +46,9 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
 from model.types import Embedding
 
+if TYPE_CHECKING:  # it imports boto3
+    from app.storage.bucket import Bucket
+
 T = TypeVar("T")
 _UNREADABLE = (VideoNotFound, InvalidVideo, ValidationFailed, ImageTooLarge, VideoTooLarge)
 """Errors of a kept file that was evicted, or that stricter limits refuse now: then its frames are not known."""
@@ -65,6 +68,7 @@ class Videos:
         *,
         check_ready: Callable[[], object],
         store: Callable[[], EmbeddingStore],
+        bucket: "Bucket | None" = None,
     ) -> None:
         self._workers, self._encodings = machinery.workers, machinery.encodings
         self._metrics, self._check_ready, self._store = metrics, check_ready, store
@@ -74,8 +78,9 @@ class Videos:
         self._open_videos = OpenVideos(
             max_pixels=int(settings.max_image_megapixels * 1e6), max_frames=settings.max_video_frames
         )
-        self._files = KeptVideos(
-            folder / "files" if folder is not None else None,
+        self._files = KeptVideos.in_place(
+            bucket,
+            folder,
             capacity_bytes=settings.video_cache_mib * 2**20,
             trouble=trouble,
             on_evict=self._open_videos.forget,
@@ -97,6 +102,7 @@ class Videos:
         if await self.upkeep.stop():
             self._open_videos.close()
             await self._register.close()
+            await self._files.close()
 
     async def add(
         self,
@@ -161,6 +167,7 @@ class Videos:
             self._claims.delete(video_id, tenant=tenant)
             for content in await self._register.remove(video_id, tenant=tenant):
                 self._open_videos.forget(content)
+                await self._files.wait_removed(content)
                 shared = set[str]()
                 for other in self._register.contents(tenant=tenant, beginning=digest_of(content)):
                     shared.update(await self._frames(video_id, other, share=share))

@@ -6,6 +6,7 @@ Does not know what the store does.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from app.errors import Overloaded
 from app.segmenter import Segmenter
@@ -15,6 +16,13 @@ from app.storage.tiers import DEVICE, DISK, HOST
 from app.telemetry.metrics import Metrics
 from model.errors import DeviceOutOfMemory
 from model.types import Embedding
+
+if TYPE_CHECKING:
+    from app.storage.bucket import Bucket
+
+
+class CacheUrlError(Exception):
+    """SAM2_CACHE_URL cannot be used. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ async def open_store(
     *,
     limits: CacheLimits,
     adopt: Callable[[Embedding], Awaitable[Embedding]],
+    bucket: "Bucket | None" = None,
 ) -> EmbeddingStore:
     """Open the store of a model's embeddings. `adopt` moves one to the model's device."""
 
@@ -59,6 +68,7 @@ async def open_store(
         adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
+        bucket=bucket,
     )
     for tier in (DEVICE, HOST, DISK):
         metrics.cache_hits.labels(tier)
@@ -67,3 +77,32 @@ async def open_store(
         metrics.cache_images.labels(tier).set_function(partial(store.tiers.num_images, tier))
     await store.open()
     return store
+
+
+def bucket_by(settings: Settings, metrics: Metrics) -> "Bucket | None":
+    """Return the bucket of SAM2_CACHE_URL, not yet asked for anything; None without it. Raises CacheUrlError."""
+    if not settings.cache_url:
+        return None
+    try:
+        from app.storage.bucket import Bucket  # here, because few need boto3
+        from app.storage.bucket_errors import BucketError
+    except ImportError as error:
+        what = f"SAM2_CACHE_URL needs the extra 's3': pip install '.[s3]' ({error})"
+        raise CacheUrlError(what) from error
+    try:
+        return Bucket(settings.cache_url, on_request=metrics.observe_bucket)
+    except BucketError as error:
+        raise CacheUrlError(f"SAM2_CACHE_URL={settings.cache_url}: {error}") from error
+
+
+def check_bucket(settings: Settings) -> None:
+    """Write, read, list and delete a small object in the bucket of SAM2_CACHE_URL. Raises CacheUrlError."""
+    bucket = bucket_by(settings, Metrics())
+    if bucket is None:
+        return
+    try:
+        bucket.probe()
+    except OSError as error:
+        raise CacheUrlError(f"SAM2_CACHE_URL={settings.cache_url}: {error}") from error
+    finally:
+        bucket.close()

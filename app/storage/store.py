@@ -12,15 +12,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import ImageIdConflict, ImageNotFound
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import EmbeddingFiles
+from app.storage.kept import Kept
 from app.storage.register import Register
 from app.storage.register_file import ImageName, Key
 from app.storage.tiers import DISK, Tiers
 from model.types import Embedding
+
+if TYPE_CHECKING:  # it imports boto3
+    from app.storage.bucket import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class StoreLimits:
     """0: no host tier between device and disk."""
     disk_bytes: int
     folder: Path | None
-    """None: nothing is stored on disk."""
+    """Where names are kept, and embeddings without a bucket. None: nothing is stored on disk."""
     ttl_s: float
     """Names are removed this many seconds after they were given; 0: never."""
 
@@ -79,29 +83,29 @@ class EmbeddingStore:
         adopt: Callable[[Embedding], Awaitable[Embedding]],
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
+        bucket: "Bucket | None" = None,
     ) -> None:
         folder = limits.folder
-        files, trouble = None, None
-        if folder is not None:
-            trouble = DiskTrouble(folder)
-            files = EmbeddingFiles(
-                folder,
-                fingerprint=fingerprint,
-                capacity_bytes=limits.disk_bytes,
-                trouble=trouble,
-                on_evict=lambda: on_evict(DISK),
-            )
+        trouble = DiskTrouble(folder) if folder is not None else None
+        self._kept = kept = Kept.in_place(
+            bucket,
+            folder,
+            fingerprint=fingerprint,
+            capacity_bytes=limits.disk_bytes,
+            trouble=trouble,
+            on_evict=lambda: on_evict(DISK),
+        )
         self._register = Register(
             folder,
             ttl_s=limits.ttl_s,
             trouble=trouble,
-            on_unnamed=files.remove if files is not None else lambda _: None,
+            on_unnamed=kept.files.remove if kept.files is not None else lambda _: None,
         )
         self.tiers = Tiers(
             device_bytes=limits.device_bytes,
             host_bytes=limits.host_bytes,
-            files=files,
-            trouble=trouble,
+            files=kept.files,
+            trouble=kept.trouble,
             adopt=adopt,
             while_named=self._register.while_named,
             on_hit=on_hit,
@@ -123,6 +127,7 @@ class EmbeddingStore:
             tending.cancel()
             await asyncio.wait([tending])
             await self.tiers.close()
+            await self._kept.close()
             await self._register.close()
 
     def look_up(self, image_id: str, *, tenant: str) -> ImageName:
@@ -186,9 +191,8 @@ class EmbeddingStore:
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Remove a name, even one that is about to be given, and all data of a content that has no other name."""
-        self._claims.delete(image_id, tenant=tenant)
-        for content in await self._register.remove(image_id, tenant=tenant):
-            self._drop_unnamed(content)
+        gone = await self._delete(image_id, tenant=tenant)
+        await self._kept.wait_removed(gone)
 
     async def delete_all(self, image_ids: Sequence[str], *, tenant: str) -> None:
         """Delete those names that are given or about to be given."""
@@ -199,7 +203,8 @@ class EmbeddingStore:
                 for key in keys
                 if key in self._claims or self._register.find(key.image_id, tenant=tenant) is not None
             ]
-            await asyncio.gather(*(self.delete(each, tenant=tenant) for each in there))
+            gone = await asyncio.gather(*(self._delete(each, tenant=tenant) for each in there))
+            await self._kept.wait_removed(frozenset[str]().union(*gone))
             await asyncio.sleep(0)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
@@ -229,7 +234,16 @@ class EmbeddingStore:
         patience = time.monotonic() - UNNAMED_S
         for content in [each for each, since in self._unnamed.items() if since < patience]:
             self._drop_unnamed(content)
+        await self._kept.retry_removals(self._register.while_named)
         await self.tiers.tend()
+
+    async def _delete(self, image_id: str, *, tenant: str) -> frozenset[str]:
+        """Remove a name. Returns the contents that lost their last name by it."""
+        self._claims.delete(image_id, tenant=tenant)
+        gone = await self._register.remove(image_id, tenant=tenant)
+        for content in gone:
+            self._drop_unnamed(content)
+        return gone
 
     async def _name(self, claim: Claim, content: str, embedding: Embedding, *, replace: bool) -> None:
         now = time.time()
