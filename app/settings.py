@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PlainValidator, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.client_settings import ClientSettings
 from app.limits import whole_cpus
 from app.setting_checks import (
     check_bucket,
+    check_database,
     check_devices,
     check_model,
     check_size,
@@ -30,7 +31,9 @@ _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 class Settings(ClientSettings, BaseSettings):
     """Values from the environment. `sam2-serve --help` prints the descriptions."""
 
-    model_config = SettingsConfigDict(env_prefix="SAM2_", extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SAM2_", extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
 
     model: Annotated[str, AfterValidator(partial(check_model, known=VARIANTS))] = Field(
         BUILTIN,
@@ -65,7 +68,6 @@ class Settings(ClientSettings, BaseSettings):
         description="Precision of the model. auto: on a GPU bfloat16, or float16 below compute capability 8.0 "
         "(older than Ampere); on a CPU bfloat16 with AVX-512 BF16 or AMX, else float32.",
     )
-
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="On a GPU only. auto: replay captured graphs; on: compile kernels as well, which takes minutes "
@@ -88,11 +90,17 @@ class Settings(ClientSettings, BaseSettings):
         description="Folder that keeps embeddings and the names of images across restarts. Several servers may "
         "share it. Empty: they are kept in memory only.",
     )
+    register_url: Annotated[SecretStr, AfterValidator(check_database)] = Field(
+        SecretStr(""),
+        description="PostgreSQL that keeps names and counts pictures per minute for several servers, such as "
+        "postgresql://user@host/sam2. Requires the extra postgres. Empty: SAM2_CACHE_DIR has the names.",
+    )
     cache_url: Annotated[str, AfterValidator(check_bucket)] = Field(
         "",
         description="Bucket of an S3-compatible store that keeps embeddings, uploads and videos in place of "
-        "SAM2_CACHE_DIR, as s3://bucket/prefix; names stay in SAM2_CACHE_DIR. Requires the extra s3. Endpoint, "
-        "region and credentials: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and the like.",
+        "SAM2_CACHE_DIR, as s3://bucket/prefix; names stay in SAM2_CACHE_DIR or SAM2_REGISTER_URL. Requires the "
+        "extra s3. Endpoint, region and credentials: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and "
+        "the like.",
     )
     disk_cache_mib: int = Field(
         20480, ge=1, description="Space for embeddings and uploads in SAM2_CACHE_DIR or SAM2_CACHE_URL."
@@ -219,10 +227,11 @@ class Settings(ClientSettings, BaseSettings):
     @field_validator("cache_url")
     @classmethod
     def _has_a_register(cls, cache_url: str, info: ValidationInfo) -> str:
-        if cache_url and not info.data.get("cache_dir"):
+        register_url: SecretStr | None = info.data.get("register_url")  # None if it is wrong itself
+        if cache_url and not info.data.get("cache_dir") and register_url == SecretStr(""):
             raise ValueError(
-                "the names of what is in the bucket are kept in SAM2_CACHE_DIR, which is not set; set it too, to a "
-                "folder that outlives the server: without its names nothing in the bucket is found or deleted"
+                "the names of what is in the bucket are kept in SAM2_CACHE_DIR, a folder that outlives the "
+                "server, or by SAM2_REGISTER_URL; set one of them: without names nothing in it is found or deleted"
             )
         return cache_url
 

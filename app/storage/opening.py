@@ -19,10 +19,15 @@ from model.types import Embedding
 
 if TYPE_CHECKING:
     from app.storage.bucket import Bucket
+    from app.storage.sharing import Sharing
 
 
 class CacheUrlError(Exception):
     """SAM2_CACHE_URL cannot be used. The message says why, and what to do."""
+
+
+class SharingError(Exception):
+    """SAM2_REGISTER_URL cannot be used. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ async def open_store(
     limits: CacheLimits,
     adopt: Callable[[Embedding], Awaitable[Embedding]],
     bucket: "Bucket | None" = None,
+    sharing: "Sharing | None" = None,
 ) -> EmbeddingStore:
     """Open the store of a model's embeddings. `adopt` moves one to the model's device."""
 
@@ -69,6 +75,7 @@ async def open_store(
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
         bucket=bucket,
+        sharing=sharing,
     )
     for tier in (DEVICE, HOST, DISK):
         metrics.cache_hits.labels(tier)
@@ -106,3 +113,22 @@ def check_bucket(settings: Settings) -> None:
         raise CacheUrlError(f"SAM2_CACHE_URL={settings.cache_url}: {error}") from error
     finally:
         bucket.close()
+
+
+def sharing_by(settings: Settings) -> "Sharing | None":
+    """Return what servers share by SAM2_REGISTER_URL, not yet open; None without it.
+
+    Raises SharingError, which says what is missing.
+    """
+    url = settings.register_url.get_secret_value()
+    if not url:
+        return None
+    try:
+        from app.storage.sharing import Sharing  # here, because few need PostgreSQL's driver
+    except ImportError as error:
+        what = f"SAM2_REGISTER_URL needs the extra 'postgres': pip install '.[postgres]' ({error})"
+        raise SharingError(what) from error
+    try:
+        return Sharing(url)
+    except ValueError as error:
+        raise SharingError(str(error)) from None

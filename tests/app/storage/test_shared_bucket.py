@@ -170,7 +170,9 @@ def test_a_bucket_without_a_place_for_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="names of what is in the bucket are kept in SAM2_CACHE_DIR"):
         Settings(cache_url="s3://bucket")
     assert Settings(cache_url="s3://bucket/a/b/", cache_dir=str(tmp_path)).cache_url == "s3://bucket/a/b"
-    assert Settings(cache_url="s3://bucket", cache_dir=str(tmp_path), keep_uploads=True).keeps_files
+    shared = Settings(cache_url="s3://bucket", register_url="postgresql://db/sam2", keep_uploads=True)
+    assert shared.keeps_files
+    assert shared.cache_path is None
 
 
 @pytest.mark.parametrize(
