@@ -32,7 +32,7 @@ from app.service.exporting import export
 from app.service.loading import locate_weights
 from app.service.segmentation import Segmentation
 from app.settings import Settings, unknown_variables
-from app.storage.opening import SharingError
+from app.storage.opening import CacheUrlError, SharingError, check_bucket
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
 
@@ -139,9 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     running = ExitStack()
     try:
+        check_bucket(settings)
         locate_weights(settings)  # before the server starts: a download shows progress, a failure ends here
         running.enter_context(machine or nullcontext())
-    except (CheckpointError, ClusterError) as error:
+    except (CheckpointError, ClusterError, CacheUrlError) as error:
         log.critical("%s", error)
         for listener in listeners:
             listener.close()

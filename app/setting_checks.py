@@ -9,6 +9,8 @@ from typing import Literal, Protocol, TypeVar
 
 # Any scheme, because browser extensions and desktop tools have their own.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+# A prefix of letters that need no escapes anywhere, without empty parts.
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)*/?")
 _ADDRESS = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
 
 
@@ -80,6 +82,17 @@ def check_address(text: str) -> str:
     """Return the address of a server, without a slash at its end, or "". Raises ValueError."""
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
+    return text.rstrip("/")
+
+
+def check_bucket(text: str) -> str:
+    """Return the URL of a bucket, without a slash at its end, or "". Raises ValueError."""
+    if text and not _BUCKET.fullmatch(text):
+        raise ValueError(
+            "must be s3:// with a bucket's name and, if wanted, a prefix, such as s3://bucket/prefix; endpoint, "
+            "region and credentials come from AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
     return text.rstrip("/")
 
 

@@ -11,82 +11,30 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PlainValidator, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.client_settings import ClientSettings
 from app.limits import whole_cpus
 from app.setting_checks import (
-    check_address,
+    check_bucket,
     check_database,
     check_devices,
-    check_hosts,
     check_model,
-    check_origins,
     check_size,
-    check_tools,
-    split,
 )
 from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
-DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
-"""Names for SAM2_DOORS; app/doors has them."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""
 
 
-class Settings(BaseSettings):
+class Settings(ClientSettings, BaseSettings):
     """Values from the environment. `sam2-serve --help` prints the descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix="SAM2_", extra="forbid", validate_default=True, hide_input_in_errors=True
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(
-        "auto",
-        description="Host names that the server answers to: comma-separated, *.example.org for all names below it, "
-        "* for any. auto: localhost, 127.0.0.1 and [::1] if SAM2_HOST is a loopback address, otherwise any.",
-    )
-    api_keys: SecretStr = Field(
-        SecretStr(""),
-        description="Clients that may call: comma-separated name:key pairs, or the path of a file with lines "
-        "name:digest, where digest is the SHA-256 of the key in hex. SIGHUP reloads the file. Empty: any client "
-        "that can reach the port.",
-    )
-    open_metrics: bool = Field(False, description="Serve /metrics without a key.")
-    rate_requests_in_flight: int = Field(
-        0, ge=0, description="Concurrent requests of one client; more get 429. 0: any number."
-    )
-    rate_pictures_per_minute: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Pictures embedded per minute for one client; more get 429. 0: any number.",
-    )
-    cors_origins: Annotated[str, AfterValidator(check_origins)] = Field(
-        "",
-        description="Sites whose pages may call from a browser, comma-separated, such as https://tool.example. "
-        "*: all sites.",
-    )
-    doors: Annotated[str, AfterValidator(partial(check_tools, known=DOORS))] = Field(
-        "all",
-        description="Tools whose own protocols the server speaks, comma-separated: "
-        f"{', '.join(DOORS)}; or all, or none.",
-    )
-    cvat_answer: Literal["shapes", "crop"] = Field(
-        "shapes",
-        description="Form of the masks for CVAT: shapes; or crop, for releases before spring 2026.",
-    )
-    label_studio_url: Annotated[str, AfterValidator(check_address)] = Field(
-        "",
-        description="Address of Label Studio, such as http://label-studio:8080, to fetch its pictures from. Empty: "
-        "what Label Studio calls itself, if SAM2_ALLOW_URLS is set and allows that.",
-    )
-    label_studio_api_key: SecretStr = Field(
-        SecretStr(""),
-        description="Access token (personal or legacy) of an account of Label Studio; it is sent nowhere else. "
-        "Empty: the one that Label Studio sends.",
-    )
-    allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
+
     model: Annotated[str, AfterValidator(partial(check_model, known=VARIANTS))] = Field(
         BUILTIN,
         description="Model: "
@@ -142,18 +90,25 @@ class Settings(BaseSettings):
         description="Folder that keeps embeddings and the names of images across restarts. Several servers may "
         "share it. Empty: they are kept in memory only.",
     )
-    disk_cache_mib: int = Field(
-        20480, ge=1, description="Disk space for embeddings and uploads in SAM2_CACHE_DIR."
-    )
-    keep_uploads: bool = Field(
-        default=False,
-        description="Keep uploaded files in SAM2_CACHE_DIR too, and embed them again when their embedding is no "
-        "longer available.",
-    )
     register_url: Annotated[SecretStr, AfterValidator(check_database)] = Field(
         SecretStr(""),
         description="PostgreSQL that keeps names and counts pictures per minute for several servers, such as "
         "postgresql://user@host/sam2. Requires the extra postgres. Empty: SAM2_CACHE_DIR has the names.",
+    )
+    cache_url: Annotated[str, AfterValidator(check_bucket)] = Field(
+        "",
+        description="Bucket of an S3-compatible store that keeps embeddings, uploads and videos in place of "
+        "SAM2_CACHE_DIR, as s3://bucket/prefix; names stay in SAM2_CACHE_DIR or SAM2_REGISTER_URL. Requires the "
+        "extra s3. Endpoint, region and credentials: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and "
+        "the like.",
+    )
+    disk_cache_mib: int = Field(
+        20480, ge=1, description="Space for embeddings and uploads in SAM2_CACHE_DIR or SAM2_CACHE_URL."
+    )
+    keep_uploads: bool = Field(
+        default=False,
+        description="Keep uploaded files in SAM2_CACHE_DIR or SAM2_CACHE_URL too, and embed them again when their "
+        "embedding is no longer available.",
     )
     image_ttl_s: float = Field(
         0.0,
@@ -192,8 +147,8 @@ class Settings(BaseSettings):
     video_cache_mib: int = Field(
         1024,
         ge=1,
-        description="Space for video files, in SAM2_CACHE_DIR or, if that is not set, in memory; the least "
-        "recently used ones are evicted first.",
+        description="Space for video files, in SAM2_CACHE_URL, in SAM2_CACHE_DIR or, without both, in memory; the "
+        "least recently used ones are evicted first; in a bucket, the oldest.",
     )
     max_tracks: int = Field(1000, ge=1, description="Most tracks of one client. The oldest goes.")
     track_memory_mib: int = Field(
@@ -248,24 +203,6 @@ class Settings(BaseSettings):
         "times as long, the process exits with code 3, so that its supervisor restarts it. 0: disabled.",
     )
 
-    @property
-    def cors_origin_list(self) -> list[str]:
-        """The origins in SAM2_CORS_ORIGINS."""
-        return split(self.cors_origins)
-
-    @field_validator("label_studio_api_key")
-    @classmethod
-    def _has_an_address(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
-        if key.get_secret_value() and not info.data.get("label_studio_url"):
-            raise ValueError("it is sent to SAM2_LABEL_STUDIO_URL only, which is not set; set it too")
-        return key
-
-    @property
-    def open_doors(self) -> frozenset[str]:
-        """The tools in SAM2_DOORS."""
-        whole = {"all": frozenset(DOORS), "none": frozenset[str]()}
-        return whole.get(self.doors.strip(), frozenset(split(self.doors)))
-
     @field_validator("max_bodies_mib")
     @classmethod
     def _holds_an_upload(cls, max_bodies_mib: int, info: ValidationInfo) -> int:
@@ -283,9 +220,25 @@ class Settings(BaseSettings):
     @field_validator("keep_uploads")
     @classmethod
     def _has_a_folder(cls, keep_uploads: bool, info: ValidationInfo) -> bool:
-        if keep_uploads and not info.data.get("cache_dir"):
+        if keep_uploads and not info.data.get("cache_dir") and not info.data.get("cache_url"):
             raise ValueError("uploads are kept in SAM2_CACHE_DIR, which is not set; set it too")
         return keep_uploads
+
+    @field_validator("cache_url")
+    @classmethod
+    def _has_a_register(cls, cache_url: str, info: ValidationInfo) -> str:
+        register_url: SecretStr | None = info.data.get("register_url")  # None if it is wrong itself
+        if cache_url and not info.data.get("cache_dir") and register_url == SecretStr(""):
+            raise ValueError(
+                "the names of what is in the bucket are kept in SAM2_CACHE_DIR, a folder that outlives the "
+                "server, or by SAM2_REGISTER_URL; set one of them: without names nothing in it is found or deleted"
+            )
+        return cache_url
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether embeddings outlive the process, in a folder or a bucket."""
+        return bool(self.cache_dir or self.cache_url)
 
     @property
     def cache_path(self) -> Path | None:

@@ -15,6 +15,7 @@ from tests.server import ROOT
 
 JAVASCRIPT = json.loads((ROOT / "client/js/package.json").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_versions_agree() -> None:
@@ -41,38 +42,31 @@ def pins() -> dict[str, Requirement]:
     return {canonicalize_name(pin.name): pin for pin in map(Requirement, lines)}
 
 
+def applies(requirement: Requirement, extras: set[str]) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
+
+
 def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
     """For this platform: requirements for other platforms only are not checked."""
-    needed: set[str] = set()
-    waiting = [Requirement(line) for line in PROJECT["dependencies"]]
-    waiting += [
-        Requirement(line) for extra in ("dev", "train") for line in PROJECT["optional-dependencies"][extra]
-    ]
+    needed: set[tuple[str, str]] = set()
+    lines = [*PROJECT["dependencies"], *(line for extra in ("dev", "train") for line in EXTRAS[extra])]
+    waiting = [each for each in map(Requirement, lines) if applies(each, {""})]
     while waiting:
         requirement = waiting.pop()
-        extras = requirement.extras or {""}
-        if (
-            requirement.marker
-            and "extra" not in str(requirement.marker)
-            and not requirement.marker.evaluate()
-        ):
-            continue
         name = canonicalize_name(requirement.name)
-        if name in needed:
+        new = {(name, extra) for extra in {"", *requirement.extras}} - needed
+        if not new:
             continue
-        needed.add(name)
+        needed |= new
         try:
             asked = distribution(name).requires or []
         except PackageNotFoundError:
             pytest.fail(f"{name} is needed but not installed here")
-        waiting += [
-            each
-            for each in map(Requirement, asked)
-            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras)
-        ]
+        waiting += [each for each in map(Requirement, asked) if applies(each, {extra for _, extra in new})]
     # CUDA's libraries, if the installed torch has them: torch pins them itself.
-    needed = {name for name in needed if not name.startswith(("nvidia-", "cuda-")) and name != "triton"}
-    assert needed == set(pins())
+    names = {name for name, _ in needed if not name.startswith(("nvidia-", "cuda-")) and name != "triton"}
+    assert names == set(pins())
 
 
 def test_constraints_are_exact_and_public() -> None:

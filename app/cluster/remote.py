@@ -286,7 +286,7 @@ class RemoteSegmentation:
         """Return how many embeddings of this size all Devices keep before the first one is dropped."""
         limits = self._watch.limits
         memory_bytes = (limits.device_bytes + limits.host_bytes) * max(1, len(self._watch.states))
-        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.keeps_files else 0
         return max(memory_bytes, disk_bytes) // embedding_bytes
 
     async def work(self, job: Callable[[], T], *, share: str) -> T:

@@ -72,7 +72,7 @@ class SegmentationService:
         machinery = wire(
             settings, metrics, ready=self.ready, loaded=lambda: self._segmenter, store=lambda: self.store
         )
-        self._sharing = machinery.sharing
+        self._sharing, self._bucket = machinery.sharing, machinery.bucket
         self._device = machinery.device
         self._watchdog = machinery.watchdog
         self._workers = machinery.workers
@@ -125,6 +125,7 @@ class SegmentationService:
                 self.metrics,
                 limits=self.cache_limits,
                 adopt=partial(self._adopt, segmenter),
+                bucket=self._bucket,
                 sharing=self._sharing,
             )
             await self.videos.open()
@@ -279,7 +280,7 @@ class SegmentationService:
     def keeps(self, embedding_bytes: int) -> int:
         """Return how many embeddings of this size are kept before the first one is dropped."""
         limits = self.cache_limits
-        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.cache_path else 0
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.keeps_files else 0
         return max(limits.device_bytes + limits.host_bytes, disk_bytes) // embedding_bytes
 
     async def find_upload(self, image_id: str, *, tenant: str) -> tuple[bytes, Stretch] | None:

@@ -38,6 +38,7 @@ class VideoUpkeep:
         """Do it once."""
         await self._register.tend()
         gone = await self._register.expire()
+        await self._files.retry(self._register.while_named)
         await asyncio.to_thread(self._tend, gone, count_files=count_files)
 
     async def _tend_for_good(self) -> None:

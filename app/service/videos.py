@@ -74,11 +74,9 @@ class Videos:
         self._open_videos = OpenVideos(
             max_pixels=int(settings.max_image_megapixels * 1e6), max_frames=settings.max_video_frames
         )
-        self._files = KeptVideos(
-            folder / "files" if folder is not None else None,
-            capacity_bytes=settings.video_cache_mib * 2**20,
-            trouble=trouble,
-            on_evict=self._open_videos.forget,
+        capacity, forget = settings.video_cache_mib * 2**20, self._open_videos.forget
+        self._files = KeptVideos.in_place(
+            machinery.bucket, folder, capacity_bytes=capacity, trouble=trouble, on_evict=forget
         )
         self._register = register_in(
             machinery.sharing,
@@ -102,6 +100,7 @@ class Videos:
         if await self.upkeep.stop():
             self._open_videos.close()
             await self._register.close()
+            await self._files.close()
 
     async def add(
         self,
@@ -166,6 +165,7 @@ class Videos:
             self._claims.delete(video_id, tenant=tenant)
             for content in await self._register.remove(video_id, tenant=tenant):
                 self._open_videos.forget(content)
+                await self._files.wait_removed(content)
                 shared = set[str]()
                 for other in self._register.contents(tenant=tenant, beginning=digest_of(content)):
                     shared.update(await self._frames(video_id, other, share=share))

@@ -18,12 +18,13 @@ from app.service.decodings import Decodable, DecodeBatch, Shaped
 from app.service.encodings import Encodings
 from app.service.picture_rates import PictureRates
 from app.settings import Settings
-from app.storage.opening import sharing_by
+from app.storage.opening import bucket_by, sharing_by
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from model.types import Embedding, Pixels, Prediction, Prompt
 
 if TYPE_CHECKING:
+    from app.storage.bucket import Bucket
     from app.storage.sharing import Sharing
 
 _FEW_CORES = 2
@@ -44,6 +45,7 @@ class Machinery:
     """Steps of tracks, one at a time: clicks and encodes go before them, and pass one that runs."""
     sharing: "Sharing | None"
     """What several servers share; not open yet."""
+    bucket: "Bucket | None"
 
     def drain(self) -> None:
         """Reject new and waiting work."""
@@ -151,4 +153,5 @@ def wire(
     if sharing is not None:
         metrics.watch_names(lambda: not sharing.problem)
     watchdog = Watchdog(device, limit_s=settings.watchdog_s)
-    return Machinery(device, watchdog, workers, decoder, encoder, encodings, tracker, sharing)
+    bucket = bucket_by(settings, metrics)
+    return Machinery(device, watchdog, workers, decoder, encoder, encodings, tracker, sharing, bucket)

@@ -1,11 +1,10 @@
-"""Log messages about a failing disk: at once, then once a minute, and when it works again.
+"""Log messages about a failing disk or bucket: at once, then once a minute, and when it works again.
 
 A full disk fails a hundred times a second, and one log line says as much. Does not know what is on the disk.
 """
 
 import logging
 import threading
-from pathlib import Path
 from time import monotonic
 
 log = logging.getLogger(__name__)
@@ -15,10 +14,10 @@ QUIET_S = 60.0
 
 
 class DiskTrouble:
-    """Reports failures of one folder. Any thread may call it."""
+    """Reports failures of one folder or bucket, which a setting names. Any thread may call it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, place: object, *, setting: str = "SAM2_CACHE_DIR") -> None:
+        self._place, self._setting = place, setting
         self._lock = threading.Lock()
         self._failures = 0
         self._last_said = 0.0
@@ -34,8 +33,9 @@ class DiskTrouble:
             count = self._failures
         times = f" ({count} failures so far)" if count > 1 else ""
         log.error(
-            "SAM2_CACHE_DIR %s: %s: %s%s. The service continues from memory and retries.",
-            self._folder,
+            "%s %s: %s: %s%s. The service continues from memory and retries.",
+            self._setting,
+            self._place,
             what,
             error,
             times,
@@ -48,4 +48,4 @@ class DiskTrouble:
         with self._lock:
             failures, self._failures = self._failures, 0
         if failures:
-            log.warning("SAM2_CACHE_DIR %s works again, after %d failures.", self._folder, failures)
+            log.warning("%s %s works again, after %d failures.", self._setting, self._place, failures)

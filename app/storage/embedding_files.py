@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic, time
 
 from app.storage.disk_trouble import DiskTrouble
+from app.storage.surplus import surplus
 from model.checkpoints.embedding_bytes import BrokenEmbedding, from_bytes, to_bytes
 from model.types import Embedding
 
@@ -70,10 +71,12 @@ class _File:
 class EmbeddingFiles:
     """The files of one model in a folder. Files of other models are only counted, and are removed first.
 
-    A file's modification time is its last use. Beyond `capacity_bytes` the least recently used files are removed.
-    Uploads are removed after embeddings, because embeddings can be made again from them. But uploads beyond half of
-    the capacity are removed before embeddings.
+    A file's modification time is its last use. Beyond `capacity_bytes` the least recently used files are removed,
+    in the order of surplus.py.
     """
+
+    readers = 2
+    writers = 1
 
     def __init__(
         self,
@@ -164,17 +167,7 @@ class EmbeddingFiles:
         others = [file for folder in self._models() if folder != self._mine for file in _files(folder)]
         self.used_bytes = sum(file.size for file in (*uploads, *mine, *others))
         self.num_embeddings = len(mine) + len(others)
-        if self.used_bytes <= self._capacity_bytes:
-            return
-        goal = self._capacity_bytes * 15 // 16  # so that not every write scans the folder again
-        excess = sum(file.size for file in uploads) - self._capacity_bytes // 2
-        too_many = 0
-        while excess > 0:
-            excess -= uploads[too_many].size
-            too_many += 1
-        for file in (*others, *uploads[:too_many], *mine, *uploads[too_many:]):
-            if self.used_bytes <= goal:
-                break
+        for file in surplus(uploads, mine, others, capacity_bytes=self._capacity_bytes):
             file.path.unlink(missing_ok=True)
             self.used_bytes -= file.size
             if file.path.suffix == _SUFFIX:

@@ -18,7 +18,12 @@ from model.errors import DeviceOutOfMemory
 from model.types import Embedding
 
 if TYPE_CHECKING:
+    from app.storage.bucket import Bucket
     from app.storage.sharing import Sharing
+
+
+class CacheUrlError(Exception):
+    """SAM2_CACHE_URL cannot be used. The message says why, and what to do."""
 
 
 class SharingError(Exception):
@@ -41,6 +46,7 @@ async def open_store(
     *,
     limits: CacheLimits,
     adopt: Callable[[Embedding], Awaitable[Embedding]],
+    bucket: "Bucket | None" = None,
     sharing: "Sharing | None" = None,
 ) -> EmbeddingStore:
     """Open the store of a model's embeddings. `adopt` moves one to the model's device."""
@@ -68,6 +74,7 @@ async def open_store(
         adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
+        bucket=bucket,
         sharing=sharing,
     )
     for tier in (DEVICE, HOST, DISK):
@@ -77,6 +84,35 @@ async def open_store(
         metrics.cache_images.labels(tier).set_function(partial(store.tiers.num_images, tier))
     await store.open()
     return store
+
+
+def bucket_by(settings: Settings, metrics: Metrics) -> "Bucket | None":
+    """Return the bucket of SAM2_CACHE_URL, not yet asked for anything; None without it. Raises CacheUrlError."""
+    if not settings.cache_url:
+        return None
+    try:
+        from app.storage.bucket import Bucket  # here, because few need boto3
+        from app.storage.bucket_errors import BucketError
+    except ImportError as error:
+        what = f"SAM2_CACHE_URL needs the extra 's3': pip install '.[s3]' ({error})"
+        raise CacheUrlError(what) from error
+    try:
+        return Bucket(settings.cache_url, on_request=metrics.observe_bucket)
+    except BucketError as error:
+        raise CacheUrlError(f"SAM2_CACHE_URL={settings.cache_url}: {error}") from error
+
+
+def check_bucket(settings: Settings) -> None:
+    """Write, read, list and delete a small object in the bucket of SAM2_CACHE_URL. Raises CacheUrlError."""
+    bucket = bucket_by(settings, Metrics())
+    if bucket is None:
+        return
+    try:
+        bucket.probe()
+    except OSError as error:
+        raise CacheUrlError(f"SAM2_CACHE_URL={settings.cache_url}: {error}") from error
+    finally:
+        bucket.close()
 
 
 def sharing_by(settings: Settings) -> "Sharing | None":

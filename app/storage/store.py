@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from app.errors import ImageIdConflict, ImageNotFound
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import EmbeddingFiles
+from app.storage.kept import Kept
 from app.storage.register_file import ImageName, Key
 from app.storage.registers import register_in
 from app.storage.tiers import DISK, Tiers
 from model.types import Embedding
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import boto3 and psycopg
+    from app.storage.bucket import Bucket
     from app.storage.sharing import Sharing
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class StoreLimits:
     """0: no host tier between device and disk."""
     disk_bytes: int
     folder: Path | None
-    """None: nothing is stored on disk."""
+    """Where names are kept, and embeddings without a bucket. None: nothing is stored on disk."""
     ttl_s: float
     """Names are removed this many seconds after they were given; 0: never."""
 
@@ -83,33 +84,33 @@ class EmbeddingStore:
         adopt: Callable[[Embedding], Awaitable[Embedding]],
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
+        bucket: "Bucket | None" = None,
         sharing: "Sharing | None" = None,
     ) -> None:
         """Create it; `open` opens the register. With `sharing`, names are those of all servers."""
         folder = limits.folder
-        files, trouble = None, None
-        if folder is not None:
-            trouble = DiskTrouble(folder)
-            files = EmbeddingFiles(
-                folder,
-                fingerprint=fingerprint,
-                capacity_bytes=limits.disk_bytes,
-                trouble=trouble,
-                on_evict=lambda: on_evict(DISK),
-            )
+        trouble = DiskTrouble(folder) if folder is not None else None
+        self._kept = kept = Kept.in_place(
+            bucket,
+            folder,
+            fingerprint=fingerprint,
+            capacity_bytes=limits.disk_bytes,
+            trouble=trouble,
+            on_evict=lambda: on_evict(DISK),
+        )
         self._register = register_in(
             sharing,
             "image",
             folder,
             ttl_s=limits.ttl_s,
             trouble=trouble,
-            on_unnamed=files.remove if files is not None else lambda _: None,
+            on_unnamed=kept.files.remove if kept.files is not None else lambda _: None,
         )
         self.tiers = Tiers(
             device_bytes=limits.device_bytes,
             host_bytes=limits.host_bytes,
-            files=files,
-            trouble=trouble,
+            files=kept.files,
+            trouble=kept.trouble,
             adopt=adopt,
             while_named=self._register.while_named,
             on_hit=on_hit,
@@ -131,6 +132,7 @@ class EmbeddingStore:
             tending.cancel()
             await asyncio.wait([tending])
             await self.tiers.close()
+            await self._kept.close()
             await self._register.close()
 
     async def look_up(self, image_id: str, *, tenant: str) -> ImageName:
@@ -198,9 +200,8 @@ class EmbeddingStore:
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Remove a name, even one that is about to be given, and all data of a content that has no other name."""
-        self._claims.delete(image_id, tenant=tenant)
-        for content in await self._register.remove(image_id, tenant=tenant):
-            self._drop_unnamed(content)
+        gone = await self._delete(image_id, tenant=tenant)
+        await self._kept.wait_removed(gone)
 
     async def delete_all(self, image_ids: Sequence[str], *, tenant: str) -> None:
         """Delete those names that are given or about to be given."""
@@ -212,7 +213,8 @@ class EmbeddingStore:
                 for key in keys
                 if key in self._claims or self._register.find(key.image_id, tenant=tenant) is not None
             ]
-            await asyncio.gather(*(self.delete(each, tenant=tenant) for each in there))
+            gone = await asyncio.gather(*(self._delete(each, tenant=tenant) for each in there))
+            await self._kept.wait_removed(frozenset[str]().union(*gone))
             await asyncio.sleep(0)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
@@ -242,7 +244,16 @@ class EmbeddingStore:
         patience = time.monotonic() - UNNAMED_S
         for content in [each for each, since in self._unnamed.items() if since < patience]:
             self._drop_unnamed(content)
+        await self._kept.retry_removals(self._register.while_named)
         await self.tiers.tend()
+
+    async def _delete(self, image_id: str, *, tenant: str) -> frozenset[str]:
+        """Remove a name. Returns the contents that lost their last name by it."""
+        self._claims.delete(image_id, tenant=tenant)
+        gone = await self._register.remove(image_id, tenant=tenant)
+        for content in gone:
+            self._drop_unnamed(content)
+        return gone
 
     async def _find(self, image_id: str, *, tenant: str) -> ImageName | None:
         """Look up a name, among those that other servers have given a moment ago too."""

@@ -1,8 +1,8 @@
 """The tiers of embeddings: device memory, host memory, disk. The least recently used move one tier down.
 
-Every embedding that has a name is written to the disk at once, so that moving down to it costs nothing. On a CPU
-the device memory is host memory, and there is no host tier. Belongs to the event loop; slow work runs on worker
-threads. Identifies embeddings by content. Does not know about image names.
+The disk is a folder or a bucket. Every embedding that has a name is written to it at once, so that moving down
+costs nothing. On a CPU the device memory is host memory, and there is no host tier. Belongs to the event loop; slow
+work runs on worker threads. Identifies embeddings by content. Does not know about image names.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import Beside, EmbeddingFiles
+from app.storage.kept_embeddings import KeptEmbeddings
 from app.storage.memory_tier import MemoryTier
+from app.storage.written import WhileNamed, Written, appeared
 from model.types import Embedding
 
 T = TypeVar("T")
-
 DEVICE, HOST, DISK = "device", "host", "disk"
 
 MOST_MOVING = 4
@@ -51,10 +51,10 @@ class Tiers:
         *,
         device_bytes: int,
         host_bytes: int,
-        files: EmbeddingFiles | None,
+        files: KeptEmbeddings | None,
         trouble: DiskTrouble | None,
         adopt: Callable[[Embedding], Awaitable[Embedding]],
-        while_named: Callable[[str, Callable[[], None]], Awaitable[bool]],
+        while_named: WhileNamed,
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
     ) -> None:
@@ -72,8 +72,8 @@ class Tiers:
         self._unsaved, self._used = set[str](), set[str]()
         self._places = asyncio.Semaphore(MOST_SAVING)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reading = ThreadPoolExecutor(2, thread_name_prefix="tiers")
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._reading = ThreadPoolExecutor(files.readers if files else 2, thread_name_prefix="tiers")
+        self._writing = ThreadPoolExecutor(files.writers if files else 1, thread_name_prefix="disk")
         self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._settling = 0
 
@@ -271,17 +271,17 @@ class Tiers:
             self._on_evict(HOST)
 
     async def _save(
-        self, files: EmbeddingFiles, content: str, embedding: Embedding, upload: bytes | None
+        self, files: KeptEmbeddings, content: str, embedding: Embedding, upload: bytes | None
     ) -> None:
         """Write an upload and an embedding. The caller has acquired a place, which is released here."""
         try:
-            writes = [lambda: files.write_beside(content, embedding)]
+            run = partial(self._run, self._writing)
+            writes: list[Callable[[], Written | None]] = [lambda: files.write_beside(content, embedding)]
             if upload is not None:
                 writes.insert(0, lambda: files.write_upload_beside(content, upload))
             for write in writes:
-                made = await self._run(self._writing, write)
-                if made is not None and not await self._while_named(content, made.appear):
-                    await self._run(self._writing, made.discard)
+                is_there, made = await appeared(content, write, while_named=self._while_named, run=run)
+                if not is_there:
                     return
                 if made is not None and self._settling < MOST_SETTLING:
                     self._settling += 1
@@ -297,7 +297,7 @@ class Tiers:
             self._uploads.pop(content, None)
             self._places.release()
 
-    async def _settle(self, made: Beside) -> None:
+    async def _settle(self, made: Written) -> None:
         try:
             await self._run(self._syncing, made.settle)
         except OSError as error:

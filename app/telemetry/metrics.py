@@ -93,6 +93,19 @@ class Metrics:
             "sam2_cache_bytes", "Bytes of embeddings; on disk, also of uploads.", ["tier"], registry=registry
         )
         self.cache_images = Gauge("sam2_cache_images", "Embeddings in a tier.", ["tier"], registry=registry)
+        self.bucket_seconds = Histogram(
+            "sam2_bucket_request_seconds",
+            "Time of a request to the bucket of SAM2_CACHE_URL, whether it succeeds or not.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.bucket_failures = Counter(
+            "sam2_bucket_failures",
+            "Requests to the bucket of SAM2_CACHE_URL that failed.",
+            ["operation"],
+            registry=registry,
+        )
         self.video_frames = Counter(
             "sam2_video_frames",
             "Frames of videos that were asked for: decoded, or failed because their data are broken.",
@@ -177,6 +190,13 @@ class Metrics:
             self.tracked_frames.labels(outcome)
         for outcome in ("embedded", "known", "failed"):
             self.embedded_ahead.labels(outcome)
+
+    def observe_bucket(self, operation: str, seconds: float, succeeded: bool) -> None:
+        """Count a request to the bucket."""
+        self.bucket_seconds.labels(operation).observe(seconds)
+        failures = self.bucket_failures.labels(operation)
+        if not succeeded:
+            failures.inc()
 
     def describe(self, model: Model) -> None:
         """Export the model's properties, once it runs, and the memory of its device."""

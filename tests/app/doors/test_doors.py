@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
+from app.client_settings import DOORS
 from app.codecs.answers import MaskOptions
 from app.codecs.prompts import PromptRequest
 from app.doors import rings
@@ -19,7 +20,7 @@ from app.doors.doors import ALL, open_doors
 from app.doors.requests import ToolBody, admitted, masks_on, picture_file, reading
 from app.doors.rings import outermost, with_holes
 from app.middleware.callers import tenant_of
-from app.settings import DOORS, Settings
+from app.settings import Settings
 from tests.fakes import picture, serving
 
 KEYS = "anna:anna-0123456789abcdef,bert:bert-0123456789abcdef"

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import EmbeddingFiles
 from app.storage.tiers import Tiers
 from model.types import Embedding
+from tests.app.storage.places import Folder, Place
 from tests.fakes import LONG_S, until
 
 SIZE = 4 * 128
@@ -66,16 +66,14 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path | None = None, *, device: int = 2, host: int = 2) -> AsyncIterator[World]:
+async def world(place: Path | Place | None = None, *, device: int = 2, host: int = 2) -> AsyncIterator[World]:
     """Tiers with room for `device` embeddings on the device and `host` in host memory."""
     events: list[str] = []
     named: set[str] = set()
-    trouble = DiskTrouble(folder) if folder is not None else None
-    files = None
-    if folder is not None and trouble is not None:
-        files = EmbeddingFiles(
-            folder, fingerprint="1" * 64, capacity_bytes=2**20, trouble=trouble, on_evict=lambda: None
-        )
+    if isinstance(place, Path):
+        place = Folder(place)
+    trouble = DiskTrouble(place.name, setting=place.name) if place is not None else None
+    files = place.kept() if place is not None else None
 
     async def adopt(embedding: Embedding) -> Embedding:
         assert not isinstance(embedding, OnDevice)

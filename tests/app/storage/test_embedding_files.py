@@ -1,6 +1,5 @@
 """Embeddings and uploads on the disk: whole or missing, of one model, within the capacity."""
 
-import hashlib
 import logging
 import os
 import time
@@ -69,46 +68,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize(
-    "damage", ["torn", "empty", "altered", "foreign", "of another picture", "of another model"]
-)
-def test_a_file_that_is_not_what_it_should_be_is_a_miss_logged_and_removed(
-    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    files = files_in(tmp_path)
-    write(files, A)
-    write(files, B)
-    other = files_in(tmp_path, fingerprint="2" * 64)
-    write(other, A)
-    path, of_b = files._embedding_path(A), files._embedding_path(B)
-    data = path.read_bytes()
-    path.write_bytes(
-        {
-            "torn": data[:-100],
-            "empty": b"",
-            "altered": data[:-1] + b"x",
-            "foreign": b"%PDF-1.4",
-            "of another picture": of_b.read_bytes(),
-            "of another model": other._embedding_path(A).read_bytes(),
-        }[damage]
-    )
-    assert files.read(A) is None
-    assert not path.exists()
-    assert str(path) in caplog.text
-    assert files.read(B) is not None
-
-
-def test_another_model_never_gets_this_ones_embeddings(tmp_path: Path) -> None:
-    mine, other = files_in(tmp_path), files_in(tmp_path, fingerprint="2" * 64)
-    write(mine, A)
-    assert other.read(A) is None
-    assert other.held([A]) == set()
-    mine.remove(A)
-    write(other, A)
-    mine.remove(A)  # deleting a picture deletes it for every model
-    assert other.read(A) is None
-
-
 def test_beyond_the_bound_other_models_go_first_then_the_least_recently_used(tmp_path: Path) -> None:
     evicted: list[int] = []
     now = time.time()
@@ -129,40 +88,6 @@ def test_beyond_the_bound_other_models_go_first_then_the_least_recently_used(tmp
     assert files.held([A, B, C]) == {A, C}  # A was used later than B
     assert files.used_bytes <= 70_000
     assert files.num_embeddings == 3
-
-
-def test_uploads_outlive_embeddings_unless_they_take_more_than_half(tmp_path: Path) -> None:
-    files = files_in(tmp_path, capacity=100_000)
-    uploads = [bytes([i]) * 20_000 for i in range(4)]
-    names = [hashlib.sha256(upload).hexdigest() for upload in uploads]
-    for name, upload in zip(names, uploads, strict=True):
-        made = files.write_upload_beside(name, upload)
-        assert made is not None
-        made.appear()
-        os.utime(made.place, (names.index(name), names.index(name)))
-    write(files, A, cells=30_000 // 128)
-    files.trim()
-    assert [files.read_upload(name) is not None for name in names] == [False, True, True, True]
-    assert files.read(A) is not None
-    write(files, B, cells=30_000 // 128)
-    write(files, C, cells=30_000 // 128)
-    files.trim()
-    assert [files.read_upload(name) is not None for name in names] == [False, False, True, True]
-    assert len(files.held([A, B, C])) == 1
-
-
-def test_an_upload_is_what_its_name_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    files = files_in(tmp_path)
-    upload = b"a picture"
-    name = hashlib.sha256(upload).hexdigest()
-    made = files.write_upload_beside(name, upload)
-    assert made is not None
-    made.appear()
-    assert files.read_upload(name) == upload
-    made.place.write_bytes(b"a pictur")
-    assert files.read_upload(name) is None
-    assert not made.place.exists()
-    assert "SHA-256" in caplog.text
 
 
 def test_what_a_killed_server_left_beside_is_cleared_away(tmp_path: Path) -> None:

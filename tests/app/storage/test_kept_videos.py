@@ -8,6 +8,7 @@ import pytest
 
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept_videos import KeptVideos
+from app.storage.video_folder import VideoFolder
 
 A = "a" * 64
 
@@ -15,7 +16,10 @@ A = "a" * 64
 def kept(folder: Path) -> KeptVideos:
     """Files in a folder."""
     return KeptVideos(
-        folder / "files", capacity_bytes=1000, trouble=DiskTrouble(folder), on_evict=lambda _: None
+        VideoFolder(folder / "files"),
+        capacity_bytes=1000,
+        trouble=DiskTrouble(folder),
+        on_evict=lambda _: None,
     )
 
 

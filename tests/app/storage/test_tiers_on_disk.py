@@ -1,47 +1,45 @@
-"""Tiers with a disk: one read serves all waiting requests, and a full, slow or broken disk blocks nobody."""
+"""Tiers with a folder or a bucket: one read serves all who wait, and a full, slow or broken one blocks nobody."""
 
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.storage.embedding_files import Beside, EmbeddingFiles
+from app.storage.written import Written
 from model.types import Embedding
+from tests.app.storage.places import Place
 from tests.app.storage.small_tiers import on_device, plain, value_of, world
 from tests.fakes import LONG_S, until
 
 
-def files_under(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-async def test_a_hit_on_the_disk_moves_up_and_the_disk_keeps_it(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
+async def test_a_hit_on_the_disk_moves_up_and_the_disk_keeps_it(place: Place) -> None:
+    async with world(place) as w:
         await w.save("a", 1.0)
         assert await w.where("a") == ("device", "disk")
         assert w.tiers.num_images("disk") == 1
-    async with world(tmp_path) as w:
+    async with world(place) as w:
         assert value_of(await w.tiers.find("a")) == 1.0
         assert await w.where("a") == ("device", "disk")
         assert w.events == ["disk hit"]
         assert await w.tiers.find("b") is None
 
 
-async def test_many_who_ask_at_once_make_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with world(tmp_path) as w:
+async def test_many_who_ask_at_once_make_one_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(place) as w:
         await w.save("a", 1.0)
         w.tiers.device.pop("a")
         reads: list[str] = []
         gate = threading.Event()
-        read = EmbeddingFiles.read
+        read = place.kind.read
 
-        def slow(files: EmbeddingFiles, content: str) -> Embedding | None:
+        def slow(files: Any, content: str) -> Embedding | None:
             reads.append(content)
             assert gate.wait(LONG_S)
             return read(files, content)
 
-        monkeypatch.setattr(EmbeddingFiles, "read", slow)
+        monkeypatch.setattr(place.kind, "read", slow)
         finds = [asyncio.create_task(w.tiers.find("a")) for _ in range(10)]
         await until(lambda: bool(reads))
         finds[0].cancel()  # the others must not be affected
@@ -52,20 +50,20 @@ async def test_many_who_ask_at_once_make_one_read(tmp_path: Path, monkeypatch: p
 
 
 async def test_what_is_dropped_while_it_is_read_stays_dropped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with world(tmp_path) as w:
+    async with world(place) as w:
         await w.save("a", 1.0)
         w.tiers.device.pop("a")
         gate, entered = threading.Event(), threading.Event()
-        read = EmbeddingFiles.read
+        read = place.kind.read
 
-        def slow(files: EmbeddingFiles, content: str) -> Embedding | None:
+        def slow(files: Any, content: str) -> Embedding | None:
             entered.set()
             assert gate.wait(LONG_S)
             return read(files, content)
 
-        monkeypatch.setattr(EmbeddingFiles, "read", slow)
+        monkeypatch.setattr(place.kind, "read", slow)
         finding = asyncio.create_task(w.tiers.find("a"))
         await until(entered.is_set)
         w.tiers.drop("a")
@@ -74,27 +72,27 @@ async def test_what_is_dropped_while_it_is_read_stays_dropped(
         assert w.tiers.in_memory() == set()
 
 
-async def test_nothing_without_a_name_comes_to_the_disk(tmp_path: Path) -> None:
-    async with world(tmp_path) as w:
+async def test_nothing_without_a_name_comes_to_the_disk(place: Place) -> None:
+    async with world(place) as w:
         await w.tiers.save("a", plain(1.0), upload=b"picture")
         await w.settled()
         assert await w.where("a") == ()
-        assert files_under(tmp_path) == []
+        assert place.files() == []
 
 
 async def test_what_could_not_be_written_is_written_when_the_disk_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with world(tmp_path, device=9) as w:
+    async with world(place, device=9) as w:
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(EmbeddingFiles, "write_beside", full)
+        monkeypatch.setattr(place.kind, "write_beside", full)
         for content in "abc":
             await w.save(content, 1.0)
         assert caplog.text.count("No space left on device") == 1
-        assert files_under(tmp_path) == []
+        assert place.files() == []
         await w.tiers.tend()
         w.tiers.drop("c")
         monkeypatch.undo()
@@ -104,18 +102,18 @@ async def test_what_could_not_be_written_is_written_when_the_disk_works(
 
 
 async def test_a_disk_that_hangs_holds_nobody_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("app.storage.tiers.SLOW_DISK_S", 0.01)
     gate = threading.Event()
-    write = EmbeddingFiles.write_beside
+    write = place.kind.write_beside
 
-    def slow(files: EmbeddingFiles, content: str, embedding: Embedding) -> Beside | None:
+    def slow(files: Any, content: str, embedding: Embedding) -> Written | None:
         assert gate.wait(LONG_S)
         return write(files, content, embedding)
 
-    monkeypatch.setattr(EmbeddingFiles, "write_beside", slow)
-    async with world(tmp_path, device=9) as w:
+    monkeypatch.setattr(place.kind, "write_beside", slow)
+    async with world(place, device=9) as w:
         w.named |= set("abcdef")
         for content in "abcdef":
             w.tiers.put(content, on_device(1.0))
@@ -130,9 +128,9 @@ async def test_a_disk_that_hangs_holds_nobody_for_long(
 
 
 async def test_a_failure_to_bring_it_up_is_told_to_all_who_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with world(tmp_path) as w:
+    async with world(place) as w:
         await w.save("a", 1.0)
         w.tiers.device.pop("a")
 

@@ -1,0 +1,111 @@
+"""What is to be removed from a bucket: at once in the background, and again later if the bucket fails.
+
+A register calls `add` within a transaction, which must not wait for a network. Any thread may call it. Does not
+know what is removed.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+
+from app.storage.disk_trouble import DiskTrouble
+from app.storage.written import WhileNamed, nothing
+
+REMOVERS = 4
+"""Contents removed at once, so that thousands that expire together are gone soon."""
+
+AT_A_TIME = 64
+"""Contents that one `retry` asks the register about."""
+
+WAIT_S = 5.0
+"""Longest wait of a DELETE for its objects. After it they are removed as soon as the bucket can be reached."""
+
+
+class Removals:
+    """Contents that wait to be removed by `remove(content)`, which may raise OSError."""
+
+    def __init__(self, remove: Callable[[str], None], trouble: DiskTrouble) -> None:
+        self._remove, self._trouble = remove, trouble
+        self._changed = threading.Condition()
+        self._left: dict[str, None] = {}  # oldest first
+        self._queued = set[str]()
+        self._running = set[str]()
+        self._threads = ThreadPoolExecutor(REMOVERS, thread_name_prefix="removals")
+
+    def add(self, content: str, *, at_once: bool = True) -> None:
+        """Remove a content soon; with `at_once` false, only if `retry` finds it without a name."""
+        with self._changed:
+            self._left[content] = None
+        if at_once:
+            self._queue(content)
+
+    def complete(self, content: str) -> None:
+        """Remove a content now if it waits for that, because it is about to be written anew. Raises OSError."""
+        with self._changed:
+            self._changed.wait_for(lambda: content not in self._running)
+            if content not in self._left:
+                return
+            self._running.add(content)
+        self._run(content)
+
+    async def wait(self, contents: Collection[str]) -> None:
+        """Wait until it has been tried to remove these contents, for at most WAIT_S."""
+
+        def wait() -> None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queued.isdisjoint(contents), WAIT_S)
+
+        if not self._queued.isdisjoint(contents):
+            await asyncio.to_thread(wait)
+
+    async def retry(self, while_named: WhileNamed) -> None:
+        """Try again what failed, unless it has a name by now."""
+        with self._changed:
+            left = [content for content in self._left if content not in self._queued][:AT_A_TIME]
+        for content in left:
+            try:
+                is_named = await while_named(content, nothing)
+            except (OSError, sqlite3.Error):
+                return  # the register says so itself
+            if not is_named:
+                self._queue(content)
+                continue
+            with self._changed:
+                self._left.pop(content, None)
+
+    def close(self, *, patience_s: float) -> None:
+        """Finish what is queued, for at most `patience_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._queued, patience_s)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _queue(self, content: str) -> None:
+        with self._changed:
+            if content in self._queued:
+                return
+            self._queued.add(content)
+        self._threads.submit(self._try, content)
+
+    def _try(self, content: str) -> None:
+        try:
+            self.complete(content)
+        except OSError as error:
+            self._trouble.report("a deleted picture or video cannot be removed yet", error)
+        finally:
+            with self._changed:
+                self._queued.discard(content)
+                self._changed.notify_all()
+
+    def _run(self, content: str) -> None:
+        removed = False
+        try:
+            self._remove(content)
+            removed = True
+        finally:
+            with self._changed:
+                self._running.discard(content)
+                if removed:
+                    self._left.pop(content, None)
+                self._changed.notify_all()

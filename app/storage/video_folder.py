@@ -1,0 +1,92 @@
+"""Video files in a folder, which several servers may share. A file is whole or not there.
+
+Everything here is slow and belongs in worker threads. Does not know about the names of videos.
+"""
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from time import time, time_ns
+from typing import BinaryIO
+
+from app.storage.embedding_files import Beside
+
+_BESIDE = ".beside-"
+_STALE_S = 3600.0
+"""A partial file older than this is removed: its server was killed."""
+
+
+class VideoFolder:
+    """The videos of a folder. A file's modification time is its last use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def use(self, content: str) -> bool:
+        """Count a use of a file, which may be open for long. Returns whether it is there."""
+        return _touch(self._folder / content)
+
+    def open(self, content: str) -> BinaryIO | None:
+        """Open a file, which counts as a use; None if there is none. Raises OSError."""
+        try:
+            file = (self._folder / content).open("rb")
+        except FileNotFoundError:
+            return None
+        _touch(file.fileno())
+        return file
+
+    def write_beside(self, content: str, data: bytes) -> Beside | None:
+        """Write a file next to its final path; None if it is there already. Raises OSError."""
+        place = self._folder / content
+        if place.exists():
+            return None
+        # Videos are private: only this user may read them.
+        for folder in (self._folder.parent, self._folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = Beside(place.with_name(f"{_BESIDE}{uuid.uuid4().hex}"), place)
+        try:
+            with made.beside.open("xb") as file:
+                file.write(data)
+        except BaseException:
+            made.discard()
+            raise
+        return made
+
+    def remove(self, content: str) -> None:
+        """Remove a file, if it is there. Raises OSError."""
+        (self._folder / content).unlink(missing_ok=True)
+
+    def trim(self, capacity_bytes: int, on_evict: Callable[[str], None]) -> int:
+        """Remove files beyond the capacity, the least recently used first, and partial files of killed servers.
+
+        Returns the bytes of the others. Raises OSError; FileNotFoundError if nothing was written yet, or if another
+        server removed a file.
+        """
+        found: list[tuple[float, int, Path]] = []
+        for path in self._folder.iterdir():
+            state = path.stat()
+            if not path.name.startswith(_BESIDE):
+                found.append((state.st_mtime, state.st_size, path))
+            elif time() - state.st_mtime > _STALE_S:
+                path.unlink(missing_ok=True)
+        used = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found)[:-1]:  # the newest stays, even if it alone is larger
+            if used <= capacity_bytes:
+                break
+            path.unlink(missing_ok=True)
+            on_evict(path.name)
+            used -= size
+        return used
+
+
+def _touch(file: Path | int) -> bool:
+    """Make now the time of a file's last use. Returns whether it is there."""
+    now = time_ns()
+    try:
+        os.utime(file, ns=(now, now))
+    except FileNotFoundError:
+        return False
+    except OSError:  # owned by another user, say: then it is removed a little earlier
+        pass
+    return True
