@@ -138,7 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     running = ExitStack()
     try:
-        locate_weights(settings)  # before the server starts: a download shows progress, a failure ends here
+        if not settings.cluster:
+            locate_weights(
+                settings
+            )  # before the server starts: a download shows progress, a failure ends here
         running.enter_context(machine or nullcontext())
     except (CheckpointError, ClusterError) as error:
         log.critical("%s", error)

@@ -80,6 +80,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "app/__main__.py",
         "app/codecs/json_bodies.py",
         "app/doors/",
+        "app/setting_checks.py",
         "app/routes/",
         "app/settings.py",
     ),
