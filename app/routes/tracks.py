@@ -132,7 +132,7 @@ async def remove_object(
 async def clear_prompts(
     request: Request,
     track_id: TrackId,
-    object: Annotated[ObjectId, Path()],  # noqa: A002
+    object: Annotated[ObjectId, Path()],  # noqa: A002  # as on the wire
     frame: FrameInPath,
 ) -> ClearedReply:
     """Take an object's prompts on a frame back. An object without any other prompt is dropped."""
