@@ -4,6 +4,7 @@ Needs Debian's haproxy, which .ci/run installs.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from websockets.sync.client import connect
 
 from tests.fakes import LONG_S, picture
 from tests.server import ROOT, environment, free_port
+
+log = logging.getLogger(__name__)
 
 CONFIG = ROOT / "deploy/haproxy/haproxy.cfg"
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
@@ -82,9 +85,9 @@ def balanced(haproxy: str, folder: Path, ports: list[int]) -> Iterator[str]:
     for number, port in enumerate(ports):
         text = text.replace(f"sam2-{number}:8000", f"127.0.0.1:{port}")
     (folder / "haproxy.cfg").write_text(text)
-    with (folder / "haproxy.log").open("wb") as log:
+    with (folder / "haproxy.log").open("wb") as output:
         process = subprocess.Popen(
-            [haproxy, "-db", "-f", str(folder / "haproxy.cfg")], stdout=log, stderr=log
+            [haproxy, "-db", "-f", str(folder / "haproxy.cfg")], stdout=output, stderr=output
         )
     try:
         wait_until(lambda: answers(own) or process.poll() is not None)
@@ -311,14 +314,14 @@ def hits(port: int, tier: str) -> int:
 
 def test_kill_9_of_a_server_under_clicks(haproxy: str, tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
-    with (tmp_path / "log").open("wb") as log:
+    with (tmp_path / "log").open("wb") as output:
         servers = subprocess.Popen(
             [sys.executable, "-c", _TWO_SERVERS, str(tmp_path), *map(str, ports)],
             cwd=ROOT,
             env=environment() | {"FORWARDED_ALLOW_IPS": "*"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=output,
             text=True,
         )
     assert servers.stdout is not None
@@ -352,13 +355,14 @@ def test_kill_9_of_a_server_under_clicks(haproxy: str, tmp_path: Path) -> None:
             threads = [threading.Thread(target=clicking.run, args=(3 * i,)) for i in range(4)]
             for thread in threads:
                 thread.start()
-            wait_until(lambda: clicking.clicks > 40)
+            wait_until(lambda: clicking.clicks > 20)
             os.kill(children[0], signal.SIGKILL)
             before = clicking.clicks
-            wait_until(lambda: clicking.clicks > before + 200)
+            wait_until(lambda: clicking.clicks > before + 100)
             clicking.stop.set()
             for thread in threads:
                 thread.join()
+            log.info("%d clicks, the worst took %.2f s", clicking.clicks, clicking.worst_s)
             assert clicking.failures == []
             assert (tmp_path / "encodes").read_text().count("\n") == len(names)
     finally:

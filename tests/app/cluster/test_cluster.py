@@ -4,6 +4,7 @@ One cluster for all tests, in their order. Its Devices have no GPU and a fake mo
 (make test-cluster).
 """
 
+import logging
 import os
 import re
 import secrets
@@ -169,6 +170,7 @@ class Clicking:
         self.stop.set()
         for thread in self.threads:
             thread.join()
+        logging.getLogger(__name__).info("%d clicks, the worst took %.2f s", len(self.models), self.worst_s)
 
     def _run(self, number: int) -> None:
         with httpx.Client(trust_env=False, timeout=30) as client:
