@@ -118,6 +118,9 @@ class Recorder(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, str], int]] = []
         self.status = 200
+        self.gate = threading.Event()
+        """Requests wait until it is set."""
+        self.gate.set()
         super().__init__(("127.0.0.1", 0), _Recording)
 
 
@@ -131,6 +134,7 @@ class _Recording(BaseHTTPRequestHandler):
         size = len(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
         if self.path != "/readyz":
             recorder.seen.append((self.path, dict(self.headers), size))
+            recorder.gate.wait(LONG_S)
         self.send_response(200 if self.path == "/readyz" else recorder.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -207,6 +211,30 @@ def test_what_has_no_id_in_sight_is_balanced(recorded: Recorded) -> None:
     ]
     assert {server for server, _ in found} == {0, 1}
     assert not any("x-image-id" in heads for _, heads in found)
+
+
+def test_a_server_with_more_than_its_part_gives_to_the_other_one(recorded: Recorded) -> None:
+    before = [len(recorder.seen) for recorder in recorded.recorders]
+
+    def got() -> list[int]:
+        return [len(recorder.seen) - had for recorder, had in zip(recorded.recorders, before, strict=True)]
+
+    for recorder in recorded.recorders:
+        recorder.gate.clear()
+    threads = [
+        threading.Thread(target=recorded.client.post, args=("/decode",), kwargs={"json": {"image_id": "hot"}})
+        for _ in range(12)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: sum(got()) == len(threads))
+    finally:
+        for recorder in recorded.recorders:
+            recorder.gate.set()
+        for thread in threads:
+            thread.join()
+    assert min(got()) >= 4  # of 12, the owner has 8 at most
 
 
 def test_a_long_body_is_read_for_its_id_as_far_as_it_fits(recorded: Recorded) -> None:

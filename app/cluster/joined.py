@@ -77,12 +77,13 @@ class JoinedDevices(RayDevices):
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """See Devices."""
-        found: list[DeviceState] = []
         try:
             found = await super().states(patience_s=patience_s)
-        finally:
-            if not found:
-                await self._find_again()
+        except Exception:
+            await self._find_again()
+            raise
+        if not found:
+            await self._find_again()
         return found
 
     async def _find_again(self) -> None:

@@ -241,6 +241,18 @@ def test_an_update_to_another_model_goes_on_under_clicks(cluster: Cluster) -> No
     assert PICTURES <= cluster.encodes() - encodes <= 2 * PICTURES
 
 
+def test_devices_that_were_ended_and_deployed_anew_are_found(cluster: Cluster) -> None:
+    before, ready = cluster.devices(), f"{cluster.fronts[0].url}/readyz"
+    cluster.serve("shutdown", "--yes")
+    wait_until(lambda: httpx.get(ready, trust_env=False).status_code == 503)
+    cluster.deploy()
+    wait_until(lambda: httpx.get(ready, trust_env=False).status_code == 200)
+    wait_until(lambda: len(cluster.devices()) == 2)
+    assert not before.keys() & cluster.devices().keys()
+    with httpx.Client(base_url=cluster.fronts[0].url, trust_env=False, timeout=30) as client:
+        assert client.post("/decode", json=CLICK | {"image_id": "p0"}).status_code == 200
+
+
 def test_a_front_that_ends_leaves_the_devices(cluster: Cluster) -> None:
     devices = cluster.devices()
     cluster.fronts[0].process.send_signal(signal.SIGTERM)
