@@ -88,9 +88,8 @@ class JoinedDevices(RayDevices):
 
     async def _find_again(self) -> None:
         """Ask the Ray Serve that runs now, if it is not the one that this handle knows."""
-        with suppress(
-            Exception
-        ):  # there may be none yet, or no head that could say so: `states` is asked again
+        # There may be none yet, or no head that could say so: then `states` is asked again.
+        with suppress(Exception):
             controller = await asyncio.wait_for(asyncio.to_thread(_controller), _PATIENCE_S)
             if controller == self._controller:
                 return

@@ -174,7 +174,7 @@ class Clicking:
 
     def _run(self, number: int) -> None:
         with httpx.Client(trust_env=False, timeout=30) as client:
-            while not self.stop.is_set():
+            while not self.stop.wait(0.02):  # so that Devices that start have a core too
                 number += 1
                 started = time.monotonic()
                 self._click(client, number)
