@@ -61,6 +61,18 @@ def test_devices_get_settings_that_the_server_accepts() -> None:
     assert (ROOT / (application["import_path"].split(":")[0].replace(".", "/") + ".py")).is_file()
 
 
+def test_devices_know_where_names_are() -> None:
+    """Without it, SQLite would lie in a folder that all mount."""
+    (device,) = GROUPS[1]["template"]["spec"]["containers"]
+    (given,) = device["env"]
+    secret = given["valueFrom"]["secretKeyRef"]
+    assert given["name"] == "SAM2_REGISTER_URL"
+    assert f"secret generic {secret['name']} --from-literal={secret['key']}=postgresql://" in TEXT
+    extras = re.search(r'EXTRAS="(.*?)"', TEXT)
+    assert extras is not None
+    assert {"cluster", "postgres"} <= set(extras[1].split())
+
+
 def test_every_variable_is_a_setting_or_of_ray() -> None:
     said = (ROOT / "deploy/ray/environment").read_text()
     assert the("ConfigMap", "sam2-environment")["data"] == dict(

@@ -28,6 +28,10 @@ def devices_with(args: dict[str, Any], load: Load) -> serve.Application:
         raise ValueError(
             f"{', '.join(of_fronts)}: a setting of Fronts (sam2-serve --cluster), not of Devices"
         )
+    if "register_url" in args:
+        raise ValueError(
+            "register_url: Ray logs args; set SAM2_REGISTER_URL where 'ray start' runs, on each node"
+        )
     given = args | dict.fromkeys(SECRETS, "")
     return application(
         given, replicas=1, gpus=1, deadline_s=Settings(**given).deadline_s, load=load, is_divided=False

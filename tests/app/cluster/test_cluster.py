@@ -44,6 +44,7 @@ def variables(folder: Path, token: str, dashboard: int) -> dict[str, str]:
         | {
             "RAY_AUTH_TOKEN": token,
             "RAY_TMPDIR": str(folder),
+            "RAY_raylet_start_wait_time_s": str(int(START_S)),
             "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard}",
             "PYTHONPATH": str(ROOT),
         }
@@ -122,6 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     )
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version") or ray.poll() is not None)
+        assert ray.poll() is None, (folder / "log").read_text()
         cluster.deploy()
         for _ in range(2):
             port = free_port()
@@ -271,6 +273,8 @@ def test_a_wrong_setting_is_named() -> None:
         devices({"modle": "sam2.1_hiera_tiny"})
     with pytest.raises(ValueError, match="port: a setting of Fronts"):
         devices({"port": 8000})
+    with pytest.raises(ValueError, match="Ray logs args"):
+        devices({"register_url": "postgresql://db/sam2"})
 
 
 def test_a_ray_that_does_not_answer_is_named(tmp_path: Path) -> None:
