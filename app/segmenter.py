@@ -54,6 +54,10 @@ class Tracking(Protocol):
     def kind(self) -> TrackerKind:
         """SAM 2's memory, or the previous mask as the next frame's prompt. For any thread."""
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of what is remembered of one object on one frame. For any thread."""
+
     def begin(
         self, *, num_frames: int, corrections: Corrections, between: Callable[[], None]
     ) -> ObjectTracks:

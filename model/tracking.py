@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from model.checkpoints.halves import VideoSource
 from model.cpu.video_memory import CpuVideoMemory
+from model.network.memory import MEMORY_DTYPE
 from model.network.sam2 import Sam2
 from model.types import Embedding, Prediction, Prompt
 from model.video.mask_prompt import MaskPromptTrack
@@ -40,6 +41,16 @@ class Tracking:
     def kind(self) -> Literal["memory", "mask_prompt"]:
         """SAM 2's memory or, for a model that knows pictures only, the previous mask as the next frame's prompt."""
         return "memory" if self._model.config.video is not None else "mask_prompt"
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of what is remembered of one object on one frame: its mask and, with memory, memory and pointer."""
+        config = self._model.config
+        mask = 4 * config.mask_size**2
+        if config.video is None:
+            return mask
+        memory = MEMORY_DTYPE.itemsize * config.embedding_size**2 * config.video.memory_dim
+        return mask + memory + self._model.no_mem_embed.dtype.itemsize * config.embed_dim
 
     @property
     def is_loaded(self) -> bool:

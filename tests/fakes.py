@@ -63,6 +63,7 @@ class FakeSegmenter:
         self.fail_next: Exception | None = None
         self.fail_begin: Exception | None = None
         self.begun = 0
+        self.between_steps: Callable[[], None] = lambda: None
         """Tracks that were begun, or begun again."""
         self.gate = threading.Event()
         self.gate.set()
@@ -115,11 +116,18 @@ class FakeSegmenter:
         """See Tracking of app/segmenter.py."""
         return "mask_prompt"
 
+    @property
+    def frame_bytes(self) -> int:
+        """Of a mask's logits."""
+        height, width = self.mask_size
+        return 4 * height * width
+
     def begin(self, *, num_frames: int, corrections: str, between: Callable[[], None]) -> MaskPromptTrack:
         """Begin a track, which decodes as everything does: a disc stays where it is."""
         if self.fail_begin is not None:
             raise self.fail_begin
         self.begun += 1
+        self.between_steps = between
         return MaskPromptTrack(self.decode, num_frames=num_frames, mask_size=self.mask_size)
 
     def memory_bytes(self) -> int | None:

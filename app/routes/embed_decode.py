@@ -12,6 +12,7 @@ from app.routes import schemas
 from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
+from app.routes.track_replies import track_limits
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
 from app.service.segmentation import Embedded
 from app.telemetry.metrics import CONTENT_TYPE
@@ -187,6 +188,7 @@ async def get_model(request: Request) -> schemas.ModelReply:
             disk_cache_mib=settings.disk_cache_mib,
             image_ttl_s=settings.image_ttl_s,
         ),
+        tracks=track_limits(service),
     )
 
 

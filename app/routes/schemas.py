@@ -258,6 +258,18 @@ class LimitsReply(BaseModel):
     image_ttl_s: float = Field(description="Seconds after which an image is forgotten; 0: never.")
 
 
+class TrackLimits(BaseModel):
+    """How objects are followed through videos, and what a client may hold."""
+
+    tracker: Literal["memory", "mask_prompt"] = Field(description="As in the replies of /tracks.")
+    max_tracks: int = Field(description="Of one client; beyond, the one used longest ago is forgotten.")
+    max_frames: int
+    max_objects: int
+    max_prompts: int = Field(description="Of one track.")
+    bytes_per_object_and_frame: int = Field(description="Held of each frame that a later one can see.")
+    memory_mib: int = Field(description="For all tracks together.")
+
+
 class EverythingDefaults(BaseModel):
     """The options of /everything whose defaults are the model's own."""
 
@@ -277,6 +289,7 @@ class ModelReply(BaseModel):
     mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
     everything: EverythingDefaults
     limits: LimitsReply
+    tracks: TrackLimits | None = Field(description="null where the server has no tracks.")
 
 
 class StatusReply(BaseModel):

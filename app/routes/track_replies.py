@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+from app.errors import NotOffered
 from app.routes.replies import prompt_requests, write_mask
+from app.routes.schemas import TrackLimits
 from app.routes.track_fields import (
     NextReply,
     ObjectOfTrack,
@@ -10,6 +12,9 @@ from app.routes.track_fields import (
     PromptOfTrack,
     TrackDescription,
 )
+from app.service.live_tracks import MAX_OBJECTS
+from app.service.segmentation import Segmentation
+from app.service.track_state import MOST_PROMPTS
 from app.service.track_values import FrameAnswer, TrackInfo, TrackPromptRequest
 
 
@@ -62,3 +67,21 @@ def _described(number: int, prompts: list[TrackPromptRequest]) -> ObjectOfTrack:
         )
         by_frame.setdefault(each.frame, []).append(said)
     return ObjectOfTrack(object=number, prompts=by_frame)
+
+
+def track_limits(service: Segmentation) -> TrackLimits | None:
+    """What GET /model says of tracks; None where the server has none."""
+    try:
+        tracks = service.tracks
+    except NotOffered:
+        return None
+    settings = service.settings
+    return TrackLimits(
+        tracker=tracks.kind,
+        max_tracks=settings.max_tracks,
+        max_frames=settings.max_video_frames,
+        max_objects=MAX_OBJECTS,
+        max_prompts=MOST_PROMPTS,
+        bytes_per_object_and_frame=tracks.frame_bytes,
+        memory_mib=settings.track_memory_mib,
+    )

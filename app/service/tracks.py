@@ -73,6 +73,11 @@ class Tracks:
         """How objects are followed."""
         return self._ready().tracking.kind
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of what is remembered of one object on one frame."""
+        return self._ready().tracking.frame_bytes
+
     async def add(
         self,
         frames: Frames,

@@ -2,7 +2,8 @@
 
 - Values of memories are projected after the attention: weights of attention sum to one, so softmax(q k) (m W + b)
   is (softmax(q k) m) W + b. Memories have 64 channels and a head has 256: three eighths of the work. PyTorch's
-  kernel wants values as wide as keys, so this attention is in long_attention.py.
+  kernel wants values as wide as keys, so this attention is in long_attention.py. In bfloat16 the kernel is faster
+  all the same, and does it.
 - A rotation turns pairs of channels. Here the first of all pairs come first, then the second of all, in queries
   and keys alike, so that it is a few products of rows in cache. Scores do not depend on the order of channels.
 - In float32 the scores of three frames and more are made without keys (axial_keys.py).
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 
 from model.cpu.attention import KERNEL_QUERIES
 from model.cpu.axial_keys import LEAST_MAPS, AxialKeys
-from model.cpu.half_products import HalfProducts
 from model.cpu.long_attention import attend
 from model.cpu.packed import PackedLinear, can_pack
 from model.network.linear import rows_times
@@ -102,11 +102,7 @@ class _ToItself:
         q, k = self._q(x, between).to(self._dtype), self._k(x, between).to(self._dtype)
         v = _in_slices(self._v, x, between)
 
-        def attended(rows: Tensor) -> Tensor:
-            seen = F.scaled_dot_product_attention(rows[None, None], k[None, None], v[None, None])
-            return self._out(seen[0, 0])
-
-        return _in_slices(attended, q, between, most=KERNEL_QUERIES)
+        return _by_kernel(q, k, v, self._out, between)
 
 
 class _ToMemory:
@@ -115,9 +111,8 @@ class _ToMemory:
     def __init__(self, attention: RotaryAttention, turn: "_Turn") -> None:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
         self._v, self._out = product(attention.v_proj), product(attention.out_proj)
-        is_half = attention.v_proj.weight.dtype == torch.bfloat16
-        self._half = HalfProducts(enabled=is_half)
-        self._axial = None if is_half else turn.axial_keys(attention.k_proj)
+        self._dtype = attention.v_proj.weight.dtype
+        self._axial = turn.axial_keys(attention.k_proj) if self._dtype == torch.float32 else None
         self._cells = turn.cells
 
     def __call__(self, x: Tensor, remembered: Remembered, between: _Between) -> Tensor:
@@ -125,30 +120,23 @@ class _ToMemory:
         tokens, num_pointers = remembered.tokens.float(), remembered.num_pointers
         placed = tokens + remembered.positions
         queries = self._q(x, between)
-        recalled = self._without_keys(queries, placed, tokens, num_pointers, between)
+        if self._axial is None:
+            return self._by_kernel(queries, placed, tokens, num_pointers, between)
+        recalled: Tensor | None = None
+        cells = len(tokens) - num_pointers
+        if cells >= LEAST_MAPS * self._cells:
+            pointers = self._k(placed[cells:], between, unturned=num_pointers), tokens[cells:]
+            recalled = self._axial.attend(queries, placed[:cells], tokens[:cells], pointers, between)
         if recalled is None:
-            recalled = self._with_keys(queries, placed, tokens, num_pointers, between)
+            keys = self._k(placed, between, unturned=num_pointers)
+            recalled = attend(queries, keys, tokens, between)
         return _in_slices(lambda rows: self._out(self._v(rows)), recalled, between)
 
-    def _without_keys(
-        self, q: Tensor, placed: Tensor, tokens: Tensor, num_pointers: int, between: _Between
-    ) -> Tensor | None:
-        cells = len(tokens) - num_pointers
-        if self._axial is None or cells < LEAST_MAPS * self._cells:
-            return None
-        pointers = self._k(placed[cells:], between, unturned=num_pointers), tokens[cells:]
-        return self._axial.attend(q, placed[:cells], tokens[:cells], pointers, between)
-
-    def _with_keys(
+    def _by_kernel(
         self, q: Tensor, placed: Tensor, tokens: Tensor, num_pointers: int, between: _Between
     ) -> Tensor:
-        def pause() -> None:
-            with self._half.paused():
-                between()
-
-        keys = self._k(placed, between, unturned=num_pointers)
-        with self._half:
-            return attend(q, keys, tokens, pause)
+        k = self._k(placed, between, unturned=num_pointers).to(self._dtype)
+        return _by_kernel(q.to(self._dtype), k, _in_slices(self._v, tokens, between), self._out, between)
 
 
 class _Turn:
@@ -238,6 +226,16 @@ class _Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """Shape in, shape out."""
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+
+
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor, out: Callable[[Tensor], Tensor], between: _Between) -> Tensor:
+    """Attention of one head, from q (n, c) to k and v (m, c), and what `out` makes of it: (n, c)."""
+
+    def attended(rows: Tensor) -> Tensor:
+        seen = F.scaled_dot_product_attention(rows[None, None], k[None, None], v[None, None])
+        return out(seen[0, 0])
+
+    return _in_slices(attended, q, between, most=KERNEL_QUERIES)
 
 
 def _in_slices(

@@ -206,7 +206,7 @@ def test_a_server_that_is_gone_is_named(tool: WebTool) -> None:
         route.abort("connectionrefused")
 
     tool.page.route("**/model", drop)
-    tool.page.route("**/embed?", drop)
+    tool.page.route("**/embed", drop)
     script = """const once = new Client(location.origin, { retries: 0 });
     return Promise.all([once.model(), once.embed(file), once.embed(file, { onProgress() {} })].map(caught));"""
     for error in tool.run(script):

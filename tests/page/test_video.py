@@ -80,7 +80,13 @@ def test_frames_are_reached_by_keys_slider_and_number_and_played(watcher: Watche
     watcher.until_at(2)
     visitor.find("#timeline input[type=range]").fill("4")
     watcher.until_at(4)
+    visitor.press("Home")
+    watcher.until_at(0)
     visitor.find("#stage").focus()
+    visitor.press("Enter", "ArrowRight")  # moves the cross
+    assert watcher.frame == 0
+    visitor.press("Escape", "ArrowRight")
+    watcher.until_at(1)
     visitor.press("Home")
     watcher.until_at(0)
     visitor.press(" ")

@@ -12,8 +12,8 @@ const ROWS = [
 
 export const helpRows = () => ROWS;
 
-const isControl = (target) => target.matches("button, a, input, select, textarea, summary");
-const isField = (target) => target.matches("input, select, textarea");
+const isField = (target) => target.matches("input:not([type=range]), select, textarea");
+const isControl = (target) => isField(target) || target.matches("button, a, summary");
 
 /** Take keys before the page does, while `current()` is a video. The arrow keys belong to the cross where there is one. */
 export function listen({ stage, canvas, current, player, commands }) {

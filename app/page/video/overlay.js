@@ -30,8 +30,8 @@ export async function recordOverlay(video, { timeline }) {
     let next = loading(frames, 0), due = null;
     for (let frame = 0; frame < video.frames; frame++) {
       draw(context, video, { frame, bitmap: await next.bitmap });
-      if (frame === 0) recorder.start();
-      track.requestFrame();
+      if (frame === 0) await started(recorder, track);
+      else track.requestFrame();
       work.show(frame + 1, video.frames);
       due = (due ?? performance.now()) + 1000 * secondsOf(video, frame);
       next = loading(frames, frame + 1 < video.frames ? frame + 1 : frame);
@@ -56,6 +56,14 @@ export async function recordOverlay(video, { timeline }) {
   }
   const suffix = type.includes("mp4") ? "mp4" : "webm";
   return { name: `${video.name.replace(/\.\w+$/, "")}-overlay.${suffix}`, blob: new Blob(parts, { type }) };
+}
+
+/** Frames that are drawn before would be lost. */
+function started(recorder, track) {
+  const began = new Promise((resolve) => (recorder.onstart = resolve));
+  recorder.start();
+  track.requestFrame();
+  return began;
 }
 
 /** A frame on its way: {bitmap, loaded}. The bitmap is null if the frame cannot be read. */

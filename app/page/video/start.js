@@ -66,7 +66,10 @@ class Workspace {
   commands() {
     const { session, player, tracker } = this;
     return {
-      track: (direction) => this.current && tracker.propagate(this.current, direction, (frame) => this.#watch(frame)),
+      track: (direction) => {
+        const video = this.current;
+        if (video) tracker.propagate(video, direction, (frame) => video === this.current && this.#watch(frame));
+      },
       stop: () => this.current && tracker.stop(this.current),
       clearFrame: () => (this.current?.clearFrame(), session.changed()),
       keyframe: (way) => {

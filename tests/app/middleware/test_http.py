@@ -51,6 +51,15 @@ async def test_the_model_and_the_limits_are_told() -> None:
                 "disk_cache_mib": 20480,
                 "image_ttl_s": 0.0,
             },
+            "tracks": {
+                "tracker": "mask_prompt",
+                "max_tracks": 1000,
+                "max_frames": 10_000,
+                "max_objects": 64,
+                "max_prompts": 4096,
+                "bytes_per_object_and_frame": 4 * 32 * 32,
+                "memory_mib": Settings().track_memory_mib,
+            },
         }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from app.settings import Settings
 from app.telemetry.stages import StageTimes
 from model.masks.runs import runs
 from model.types import Prompt
+from model.video.mask_prompt import MaskPromptTrack
 from model.video.track import Track
 from model.video.values import Frame, ObjectMask
-from tests.fakes import FakeSegmenter, Served, picture, serving, until
+from tests.fakes import LONG_S, FakeSegmenter, Served, picture, serving, until
 from tests.model.video.small import small_runner
 
 CLICK = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
@@ -40,6 +42,37 @@ async def passed(served: Served, track_id: str, **wanted: Any) -> list[dict[str,
     reply = await served.post(f"/tracks/{track_id}/propagate", wanted)
     assert reply.status_code == 200, reply.text
     return [json.loads(line) for line in reply.text.splitlines()]
+
+
+async def test_a_click_passes_a_step_that_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step waits until the click is asked for, and then pauses."""
+    segmenter = FakeSegmenter()
+    async with serving(Settings(workers=2), segmenter) as served:
+        await begin(served, "walk")
+        loop, stepping = asyncio.get_running_loop(), asyncio.Event()
+        asked, order = threading.Event(), []
+        step = MaskPromptTrack.step
+
+        def slow(track: MaskPromptTrack, *frame: Any, **way: Any) -> list[ObjectMask]:
+            loop.call_soon_threadsafe(stepping.set)
+            assert asked.wait(LONG_S)
+            segmenter.between_steps()
+            order.append(len(segmenter.decoded))
+            return step(track, *frame, **way)
+
+        monkeypatch.setattr(MaskPromptTrack, "step", slow)
+        before = len(segmenter.decoded)
+        propagating = asyncio.create_task(passed(served, "walk", **{"from": 1, "to": 1}))
+        await stepping.wait()
+        clicking = asyncio.create_task(
+            served.post("/decode", {"image_id": "f0", "point_coords": [[5, 5]], "point_labels": [1]})
+        )
+        decoder = served.service._decoder
+        await until(lambda: decoder.waiting > 0)
+        asked.set()
+        assert (await clicking).status_code == 200
+        await propagating
+        assert order == [before + 1]
 
 
 async def test_a_track_survives_a_restart_and_gives_the_same_masks(tmp_path: Path) -> None:

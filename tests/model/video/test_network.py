@@ -151,6 +151,7 @@ def test_bytes_of_a_frame_are_what_the_track_says(small: tuple[Sam2Runner, Devic
     track.prompt(frame, 1, CLICK)
     track.step(frame)
     assert track.nbytes == 64 * 16 * 2 + 32 * 32 * 4 + 64 * 4  # 64 cells; 769 KiB at 1024 px and full width
+    assert track.nbytes == runner.tracking.frame_bytes
     released = VARIANTS["sam2.1_hiera_tiny"]
     assert released.video is not None
     cells, side = released.embedding_size**2, released.mask_size
