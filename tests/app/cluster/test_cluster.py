@@ -69,10 +69,14 @@ class Cluster:
 
     def serve(self, *arguments: str) -> str:
         """Run Ray's command `serve`, and return what it says."""
-        done = subprocess.run(
-            [*SERVE, *arguments], cwd=ROOT, env=self.node, capture_output=True, text=True, check=True
-        )
+        done = self.try_to_serve(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def try_to_serve(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run Ray's command `serve`."""
+        command = [*SERVE, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self.node, capture_output=True, text=True, check=False)
 
     def deploy(self, **settings: Any) -> None:
         """Deploy what is shipped, but with fake models on CPUs."""
@@ -123,6 +127,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     )
     try:
         wait_until(lambda: answers(f"http://127.0.0.1:{dashboard}/api/version") or ray.poll() is not None)
+        # The head takes connections before it can do anything.
+        wait_until(lambda: cluster.try_to_serve("status").returncode == 0 or ray.poll() is not None)
         assert ray.poll() is None, (folder / "log").read_text()
         cluster.deploy()
         for _ in range(2):
@@ -139,7 +145,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             front.process.terminate()
             front.process.wait(60)
         ray.terminate()
-        ray.wait(60)
+        ray.wait(START_S)
         log.close()
 
 
