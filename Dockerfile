@@ -16,11 +16,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /venv/bin/python install --constraint constraints.txt \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml ./
-# With the extra `otel`, so that traces need only the OTEL_* variables.
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt
+COPY constraints-cluster.txt ./
+# With the extra `otel`, so that traces need only the OTEL_* variables. With `otel cluster`, Ray too: docs/cluster.md.
+ARG EXTRAS=otel
+RUN EXTRAS="$EXTRAS" python -c "import os, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    extras = [p['optional-dependencies'][name] for name in os.environ['EXTRAS'].split()]; \
+    print(*p['dependencies'], *sum(extras, []), sep='\n')" > requirements.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m pip --python /venv/bin/python install --constraint constraints.txt --requirement requirements.txt
+    python -m pip --python /venv/bin/python install --constraint constraints.txt --constraint constraints-cluster.txt \
+    --requirement requirements.txt
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --create-home sam2 && install --directory --owner sam2 --group sam2 /weights /cache
@@ -29,7 +33,9 @@ WORKDIR /srv
 COPY model ./model
 COPY app ./app
 COPY client/js ./client/js
+# PYTHONPATH: `ray start` runs this code from other folders.
 ENV PATH=/venv/bin:$PATH \
+    PYTHONPATH=/srv \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \

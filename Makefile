@@ -39,7 +39,7 @@ test: check  ## Install, then run what CI runs: check, and the tests with covera
 test-golden: $(VENV)/test.stamp  ## Install, then compare with all of Meta's numbers, those cases too that take minutes
 	@$(VENV_PYTHON) -m pytest -m "" tests/golden
 
-test-cluster: .cluster/installed.stamp  ## Test with a real Ray and fake devices in .cluster: a minute after the install
+test-cluster: .cluster/installed.stamp  ## Test with a real Ray and fake devices in .cluster: three minutes after the install
 	@.cluster/venv/bin/python -m pytest -m cluster
 
 # One that fails does not keep the others from running.

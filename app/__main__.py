@@ -139,8 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     running = ExitStack()
     try:
-        check_bucket(settings)
-        locate_weights(settings)  # before the server starts: a download shows progress, a failure ends here
+        if not settings.cluster:
+            check_bucket(settings)
+            locate_weights(
+                settings
+            )  # a download shows progress, and a failure ends here, before the server starts
         running.enter_context(machine or nullcontext())
     except (CheckpointError, ClusterError, CacheUrlError) as error:
         log.critical("%s", error)

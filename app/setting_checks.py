@@ -1,4 +1,4 @@
-"""Checks of settings one by one: names, lists of names, addresses, sizes.
+"""Checks of settings: names, lists of names, addresses, sizes, and what a setting demands of another.
 
 Does not know the settings.
 """
@@ -6,6 +6,8 @@ Does not know the settings.
 import re
 from collections.abc import Collection
 from typing import Literal, Protocol, TypeVar
+
+from pydantic import ValidationInfo
 
 # Any scheme, because browser extensions and desktop tools have their own.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
@@ -114,3 +116,36 @@ def check_devices(text: str) -> str:
     if len(numbers := text.split(",")) != len(set(numbers)):
         raise ValueError("names a GPU twice")
     return text
+
+
+def check_cluster(text: str) -> str:
+    """Return the address of a Ray: auto, or a host and a port. Raises ValueError."""
+    text = text.strip()
+    if text and text != "auto" and not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", text):
+        raise ValueError(
+            "must be auto, or the address of the head of a Ray with its port, such as 10.0.0.5:6379"
+        )
+    return text
+
+
+def check_no_devices(cluster: str, info: ValidationInfo) -> str:
+    """Return the address of a Ray. Raises ValueError if devices are to be started too."""
+    if cluster and info.data.get("devices"):
+        raise ValueError(
+            "SAM2_DEVICES starts devices, and SAM2_CLUSTER asks those of others; set one of them"
+        )
+    return cluster
+
+
+def check_holds_an_upload(max_bodies_mib: int, info: ValidationInfo) -> int:
+    """Return most MiB of bodies. Raises ValueError if the largest upload is larger."""
+    if max_bodies_mib < info.data.get("max_upload_mib", 0):
+        raise ValueError("smaller than SAM2_MAX_UPLOAD_MIB: the largest upload would never be accepted")
+    return max_bodies_mib
+
+
+def check_holds_a_request(max_waiting_prompts: int, info: ValidationInfo) -> int:
+    """Return most waiting prompts. Raises ValueError if the largest request has more."""
+    if max_waiting_prompts < info.data.get("max_prompts", 0):
+        raise ValueError("smaller than SAM2_MAX_PROMPTS: the largest request would never be accepted")
+    return max_waiting_prompts

@@ -15,9 +15,13 @@ from app.client_settings import ClientSettings
 from app.limits import whole_cpus
 from app.setting_checks import (
     check_bucket,
+    check_cluster,
     check_database,
     check_devices,
+    check_holds_a_request,
+    check_holds_an_upload,
     check_model,
+    check_no_devices,
     check_size,
 )
 from model.checkpoints.download import RELEASE_URL
@@ -60,8 +64,14 @@ class Settings(ClientSettings, BaseSettings):
     )
     devices: Annotated[str, AfterValidator(check_devices)] = Field(
         "",
-        description="Several devices of this machine, each in a process of its own: all (GPUs), numbers of GPUs "
-        "such as 0,1, or cpu:2 for two parts of the CPUs. Requires the extra cluster. Empty: SAM2_DEVICE alone.",
+        description="Several devices of this machine, each in a process of its own: all (GPUs; if there is one, as "
+        "empty), numbers of GPUs such as 0,1, or cpu:2 for two parts of the CPUs. Requires the extra cluster. "
+        "Empty: SAM2_DEVICE alone.",
+    )
+    cluster: Annotated[str, AfterValidator(check_cluster), AfterValidator(check_no_devices)] = Field(
+        "",
+        description="Address of a Ray whose devices this server asks, such as 10.0.0.5:6379; auto: of the one that "
+        "runs on this machine. The server then has no device of its own. Requires the extra cluster.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -161,13 +171,13 @@ class Settings(ClientSettings, BaseSettings):
         description="Most pictures of one client that are being embedded or wait for it; of all clients together, "
         "a third more. Requests beyond this get 503.",
     )
-    max_waiting_prompts: int = Field(
+    max_waiting_prompts: Annotated[int, AfterValidator(check_holds_a_request)] = Field(
         1024,
         ge=1,
         description="Most prompts of one client that wait for the decoder; of all clients together, a third more. "
         "Requests beyond this get 503.",
     )
-    max_bodies_mib: int = Field(
+    max_bodies_mib: Annotated[int, AfterValidator(check_holds_an_upload)] = Field(
         1024,
         ge=1,
         description="Most memory for request bodies of one client; of all clients together, a third more. "
@@ -202,20 +212,6 @@ class Settings(ClientSettings, BaseSettings):
         description="Longest time a batch may run without a sign of life before /readyz returns 503. After three "
         "times as long, the process exits with code 3, so that its supervisor restarts it. 0: disabled.",
     )
-
-    @field_validator("max_bodies_mib")
-    @classmethod
-    def _holds_an_upload(cls, max_bodies_mib: int, info: ValidationInfo) -> int:
-        if max_bodies_mib < info.data.get("max_upload_mib", 0):
-            raise ValueError("smaller than SAM2_MAX_UPLOAD_MIB: the largest upload would never be accepted")
-        return max_bodies_mib
-
-    @field_validator("max_waiting_prompts")
-    @classmethod
-    def _holds_a_request(cls, max_waiting_prompts: int, info: ValidationInfo) -> int:
-        if max_waiting_prompts < info.data.get("max_prompts", 0):
-            raise ValueError("smaller than SAM2_MAX_PROMPTS: the largest request would never be accepted")
-        return max_waiting_prompts
 
     @field_validator("keep_uploads")
     @classmethod

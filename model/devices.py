@@ -41,6 +41,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def count_gpus() -> int:
+    """How many GPUs torch may use. Touches none of them."""
+    return torch.cuda.device_count()
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision that "auto" or a name stands for on this device."""
     if name == "auto":

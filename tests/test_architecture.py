@@ -83,6 +83,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "app/client_settings.py",
         "app/codecs/json_bodies.py",
         "app/doors/",
+        "app/setting_checks.py",
         "app/routes/",
         "app/settings.py",
     ),

@@ -54,6 +54,21 @@ def test_image_does_not_run_as_root() -> None:
     assert re.search(r"^USER sam2$", last_stage, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("extras", "has_ray"), [("otel", False), ("otel cluster", True)])
+def test_image_installs_the_extras_that_it_is_built_with(tmp_path: Path, extras: str, has_ray: bool) -> None:
+    step = re.search(r"^RUN (EXTRAS=.*?) > requirements.txt$", DOCKERFILE, re.MULTILINE | re.DOTALL)[1]
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "python").symlink_to(sys.executable)
+    variables = os.environ | {"EXTRAS": extras, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", step], cwd=tmp_path, env=variables, capture_output=True, text=True, check=True
+    )
+    wanted = done.stdout.splitlines()
+    assert "fastapi>=0.165" in wanted
+    assert any(each.startswith("opentelemetry-sdk") for each in wanted)
+    assert any(each.startswith("ray[serve]==") for each in wanted) is has_ray
+
+
 @contextmanager
 def answering(status: int) -> Iterator[int]:
     """Yield the port of a server that answers GET /readyz with this status, and everything else with 404."""
@@ -96,7 +111,9 @@ def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any
     services = compose["services"]
     (default,) = (name for name, service in services.items() if "profiles" not in service)
     (device,) = services[default]["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert services[default]["environment"]["SAM2_DEVICES"] == "all"
+    assert "cluster" in services[default]["build"]["args"]["EXTRAS"].split()
     assert services["sam2-cpu"]["profiles"] == ["cpu"]
     assert "deploy" not in services["sam2-cpu"]
     # With "auto", a host with an old driver would serve the large model on its CPU.
@@ -104,8 +121,41 @@ def test_compose_serves_with_a_gpu_unless_asked_otherwise(compose: dict[str, Any
     assert services["sam2-cpu"]["environment"]["SAM2_DEVICE"] == "cpu"
 
 
+def test_compose_gives_each_of_many_servers_a_gpu_of_its_own_and_opens_the_balancer_alone(
+    compose: dict[str, Any],
+) -> None:
+    many = {name: each for name, each in compose["services"].items() if each.get("profiles") == ["many"]}
+    balancer = many.pop("balancer")
+    assert balancer["depends_on"] == list(many)
+    assert "ports" in balancer
+    gpus = []
+    for service in many.values():
+        assert "ports" not in service
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        gpus += device["device_ids"]
+        assert service["environment"]["SAM2_DEVICES"] == ""
+        assert service["environment"]["FORWARDED_ALLOW_IPS"] == "*"
+        assert service["volumes"] == compose["services"]["sam2"]["volumes"]
+    assert gpus == [str(number) for number in range(len(many))]
+    (mounted,) = balancer["volumes"]
+    assert (ROOT / mounted.split(":")[0]).is_file()
+    assert mounted.endswith(":/usr/local/etc/haproxy/haproxy.cfg:ro")
+
+
+def test_compose_leaves_the_balancer_no_rights(compose: dict[str, Any]) -> None:
+    balancer = compose["services"]["balancer"]
+    assert balancer["read_only"] is True
+    assert balancer["cap_drop"] == ["ALL"]
+    assert balancer["security_opt"] == ["no-new-privileges:true"]
+    assert balancer["ports"] == ["127.0.0.1:8000:8000"]
+
+
+def servers_of(compose: dict[str, Any]) -> list[dict[str, Any]]:
+    return [service for service in compose["services"].values() if "build" in service]
+
+
 def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: dict[str, Any]) -> None:
-    for service in compose["services"].values():
+    for service in servers_of(compose):
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert "cap_add" not in service
@@ -119,15 +169,13 @@ def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: di
 
 
 def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
-    for service in compose["services"].values():
-        Settings(
-            **{name.removeprefix("SAM2_").lower(): value for name, value in service["environment"].items()}
-        )
+    for service in servers_of(compose):
+        given = {name: value for name, value in service["environment"].items() if name.startswith("SAM2_")}
+        Settings(**{name.removeprefix("SAM2_").lower(): value for name, value in given.items()})
         volumes = [volume.split(":")[1] for volume in service["volumes"]]
         assert volumes == [
             re.search(rf"SAM2_{name}_DIR=(\S+)", DOCKERFILE)[1] for name in ("WEIGHTS", "CACHE")
         ]
-        assert service["ports"] == [
-            "127.0.0.1:8000:8000"
-        ]  # there are no keys, so the operator must allow other machines
+        # There are no keys, so the operator must allow other machines.
+        assert service.get("ports", []) in ([], ["127.0.0.1:8000:8000"])
         assert {volume.split(":")[0] for volume in service["volumes"]} <= compose["volumes"].keys()

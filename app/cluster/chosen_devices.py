@@ -12,7 +12,7 @@ from app.settings import Settings
 
 SECRETS = {"api_keys", "label_studio_api_key"}
 """Settings that a Front alone needs."""
-OF_THE_FRONT = SECRETS | {"devices", "host", "port"}
+OF_THE_FRONT = SECRETS | {"cluster", "devices", "host", "port"}
 
 
 class ClusterError(Exception):

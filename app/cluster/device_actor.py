@@ -15,6 +15,7 @@ from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
 from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
+from app.cluster.of_a_node import settings_on_this_node
 from app.errors import NotReady
 from app.middleware.access import RequestIdFilter
 from app.process import spare_what_stays, tune
@@ -45,7 +46,11 @@ Load = Callable[[Settings], Segmenter]
 class Device:
     """One replica. It is made when its model is warm, so Ray sends it nothing before."""
 
-    async def __init__(self, given: dict[str, Any], load: Load) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, given: dict[str, Any], load: Load, *, is_divided: bool
+    ) -> None:
+        if not is_divided:
+            given = settings_on_this_node(given)
         settings = Settings(**given)
         _log_as_the_front_does(settings)
         tune()
@@ -88,9 +93,18 @@ class Device:
 
 
 def application(
-    given: dict[str, Any], *, replicas: int, gpus: int, deadline_s: float, load: Load = load_segmenter
+    given: dict[str, Any],
+    *,
+    replicas: int,
+    gpus: int,
+    deadline_s: float,
+    load: Load = load_segmenter,
+    is_divided: bool = True,
 ) -> serve.Application:
-    """Return what Ray Serve runs: `replicas` Devices with `gpus` GPUs each, with these settings."""
+    """Return what Ray Serve runs: `replicas` Devices with `gpus` GPUs each, with these settings.
+
+    If they are not divided, each Device takes its part of the node that it runs on.
+    """
     deployment = serve.deployment(
         Device,
         name=DEPLOYMENT,
@@ -108,7 +122,7 @@ def application(
             request_router_kwargs={"num_virtual_nodes": _POINTS, "num_fallback_replicas": 2},
         ),
     )
-    bound: serve.Application = deployment.bind(given, load)
+    bound: serve.Application = deployment.bind(given, load, is_divided=is_divided)
     return bound
 
 

@@ -1,15 +1,19 @@
-"""What runs the devices that SAM2_DEVICES names; without that setting nothing of an engine is imported.
+"""What runs the devices that SAM2_DEVICES names, or joins those of SAM2_CLUSTER.
 
-Does not know the engine, but for its name in an error.
+Without these settings nothing of an engine is imported. Does not know the engine, but for its name in an error.
 """
 
+import logging
 from types import TracebackType
 from typing import Protocol, Self
 
 from app.cluster import ray_environment
 from app.cluster.chosen_devices import Chosen, ClusterError
 from app.cluster.devices import Devices
+from app.service.loading import count_gpus
 from app.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class Machine(Protocol):
@@ -29,14 +33,21 @@ class Machine(Protocol):
 
 def machine_for(settings: Settings) -> Machine | None:
     """Return what will run the devices; None if this process has the one device. Raises ClusterError."""
-    if not settings.devices:
+    if not settings.devices and not settings.cluster:
         return None
-    ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=Chosen.of(settings.devices).gpus)
-    try:
-        from app.cluster.one_machine import OneMachine  # here, because Ray is large and few need it
+    if settings.devices == "all" and count_gpus() == 1:
+        log.info("There is one GPU, so this process has it itself")
+        return None
+    if settings.devices:
+        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=Chosen.of(settings.devices).gpus)
+    else:
+        ray_environment.prepare_to_join()
+    try:  # here, because Ray is large and few need it
+        from app.cluster.joined import JoinedCluster
+        from app.cluster.one_machine import OneMachine
     except ImportError as error:
         raise ClusterError(
-            "SAM2_DEVICES requires the extra 'cluster', which is not installed: "
-            f"pip install '.[cluster]' in the source tree ({error})"
+            f"{'SAM2_DEVICES' if settings.devices else 'SAM2_CLUSTER'} requires the extra 'cluster', which is not "
+            f"installed: pip install '.[cluster]' in the source tree ({error})"
         ) from error
-    return OneMachine(settings)
+    return OneMachine(settings) if settings.devices else JoinedCluster(settings)

@@ -19,6 +19,9 @@ class RayDevices:
     """Implements Devices. Must be made on the event loop, because Ray's router lives there."""
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._use(handle)
+
+    def _use(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle.options(request_serialization="pickle", response_serialization="pickle")
 
     async def ask(self, key: str, call: Call) -> Answer:

@@ -55,7 +55,8 @@ class Watch:
         try:
             self.states = await devices.states(patience_s=_PATIENCE_S)
         except Exception as error:  # the engine may be restarting anything; `model` tells when it lasts
-            log.info("No device says how it is: %s", error)
+            if self.states:  # once, not each second
+                log.info("No device says how it is: %s", error)
             self.states = []
         ready = 0
         for state in self.states:

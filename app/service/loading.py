@@ -8,6 +8,7 @@ from app.limits import whole_cpus
 from app.segmenter import Segmenter
 from app.settings import UNTRAINED, Settings
 from app.storage.opening import CacheLimits
+from model import devices
 from model.checkpoints.download import locate
 from model.checkpoints.parameters import recognise
 from model.errors import WeightsUnavailable
@@ -59,6 +60,11 @@ def choose_variant(settings: Settings) -> str:
         f", and is served as {variants[0]}" if len(variants) > 1 else "",
     )
     return variants[0]
+
+
+def count_gpus() -> int:
+    """Return how many GPUs this process may use."""
+    return devices.count_gpus()
 
 
 def load_segmenter(settings: Settings) -> Segmenter:

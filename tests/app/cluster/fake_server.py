@@ -2,29 +2,38 @@
 
     python -m tests.app.cluster.fake_server FOLDER OPTIONS
 
+test_cluster.py deploys `devices` with `serve deploy`.
+
 FOLDER/encodes gets a line for each picture that a device encodes. While FOLDER/hold exists, devices
 stand still, or the one whose process id it has;
 a batch takes as many seconds as FOLDER/slow says.
 """
 
+import hashlib
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from app.settings import Settings
-from model.types import Embedding, Pixels
+from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.fakes import FakeSegmenter
 
 
 class Counting(FakeSegmenter):
-    """Counts pictures in a file, which outlives the process."""
+    """Counts pictures in a file, which outlives the process. Decodes embeddings of its own model only."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variant: str) -> None:
         super().__init__(hold=self._stand_still)
         self._folder = folder
+        self._mark = float(len(variant))
+        self.name = f"fake {variant}"
+        self.variant = variant
+        self.fingerprint = hashlib.sha256(variant.encode()).hexdigest()
 
     def encode(
         self, images: Sequence[Pixels], *, between: Callable[[], None] = lambda: None
@@ -32,7 +41,13 @@ class Counting(FakeSegmenter):
         """As in Segmenter."""
         with (self._folder / "encodes").open("a") as file:
             file.write("encoded\n" * len(images))
-        return super().encode(images, between=between)
+        embeddings = super().encode(images, between=between)
+        return [replace(each, feat_s0_rows=each.feat_s0_rows * self._mark) for each in embeddings]
+
+    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        """As in Segmenter."""
+        assert {float(embedding.feat_s0_rows.max()) for embedding, _ in jobs} == {self._mark}
+        return super().decode(jobs)
 
     def _stand_still(self) -> None:
         with suppress(FileNotFoundError):
@@ -44,7 +59,15 @@ class Counting(FakeSegmenter):
 
 def load(settings: Settings) -> FakeSegmenter:
     """Return the model of a device."""
-    return Counting(Path(settings.cache_dir).parent)
+    return Counting(Path(settings.cache_dir).parent, settings.model)
+
+
+def devices(args: dict[str, Any]) -> Any:
+    """Return what `serve deploy` runs: app/cluster/deployed.py with this model."""
+    from app.cluster import deployed  # here, because it needs Ray
+    from tests.app.cluster import fake_server
+
+    return deployed.devices_with(args, fake_server.load)
 
 
 def main() -> int:

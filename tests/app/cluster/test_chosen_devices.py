@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app import __main__ as command
-from app.cluster import chosen_devices, ray_environment
+from app.cluster import chosen_devices, machine, ray_environment
 from app.cluster.chosen_devices import Chosen, settings_of_each
 from app.cluster.machine import machine_for
 from app.settings import Settings
@@ -126,6 +126,72 @@ def test_ray_asks_for_a_token_says_nothing_to_its_makers_and_sees_the_chosen_gpu
     assert "RAY_ADDRESS" not in said
     ray_environment.prepare(upload_mib=1, gpus=())
     assert os.environ["RAY_AUTH_TOKEN"] != said["RAY_AUTH_TOKEN"]
+
+
+def test_a_ray_that_is_joined_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_AUTH_TOKEN": "theirs", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"})
+    ray_environment.prepare_to_join()
+    assert os.environ["RAY_AUTH_TOKEN"] == "theirs"  # noqa: S105
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "0"
+
+
+def test_nodes_and_fronts_are_started_with_the_same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (ROOT / "deploy/ray/environment").read_text().splitlines()
+    said = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    monkeypatch.setattr(os, "environ", {})
+    ray_environment.prepare_to_join()
+    assert os.environ == said
+    assert ray_environment.differences() == []
+
+
+def test_what_a_node_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"})
+    lacking = ray_environment.differences()
+    assert [each.split("=")[0] for each in lacking] == [
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH",
+    ]
+
+
+@pytest.mark.parametrize("text", ["auto", " auto", "10.0.0.5:6379", "sam2-head-svc:6379", "[fd00::5]:6379"])
+def test_a_cluster_is_named_by_the_address_of_its_head(text: str) -> None:
+    assert Settings(cluster=text).cluster == text.strip()
+
+
+@pytest.mark.parametrize("text", ["10.0.0.5", "ray://10.0.0.5:10001", "http://head:8265", "all"])
+def test_other_addresses_are_refused_in_words(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"such as 10\.0\.0\.5:6379"):
+        Settings(cluster=text)
+
+
+def test_devices_are_started_or_joined() -> None:
+    with pytest.raises(ValidationError, match="set one of them"):
+        Settings(devices="all", cluster="auto")
+
+
+def test_a_front_of_a_cluster_needs_no_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unreachable:
+        """A cluster that cannot be joined."""
+
+        connect = None
+
+        def __enter__(self) -> None:
+            raise chosen_devices.ClusterError("no such cluster")
+
+        def __exit__(self, *_: object) -> None:
+            """Never entered."""
+
+    monkeypatch.setattr(command, "machine_for", lambda _: Unreachable())
+    assert command.main(["--cluster", "auto", "--port", "0", "--checkpoint", "/nowhere.pt"]) == 1
+    assert "no such cluster" in capsys.readouterr().err
+
+
+def test_one_gpu_is_a_plain_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "count_gpus", lambda: 1)
+    assert machine_for(Settings(devices="all")) is None
 
 
 def test_ray_is_pinned_with_all_that_it_needs() -> None:

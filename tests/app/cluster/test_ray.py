@@ -31,7 +31,7 @@ from tests.server import ROOT, environment
 pytest.importorskip("ray", reason="the extra cluster is not installed; make test-cluster does")
 pytestmark = pytest.mark.cluster
 
-START_S = 120.0
+START_S = 400.0
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
 
