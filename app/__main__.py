@@ -141,9 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not settings.cluster:
             check_bucket(settings)
-            locate_weights(
-                settings
-            )  # a download shows progress, and a failure ends here, before the server starts
+            # Before the server starts: a download shows progress, and a failure ends here.
+            locate_weights(settings)
         running.enter_context(machine or nullcontext())
     except (CheckpointError, ClusterError, CacheUrlError) as error:
         log.critical("%s", error)
