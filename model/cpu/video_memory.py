@@ -1,6 +1,6 @@
 """VideoMemory for CPUs: what a track asks of it, faster, and with pauses. Does not know about frames and prompts.
 
-Memories are made one object at a time, because a batch takes as long, and holds 150 MiB for each.
+Memories are made one object at a time, because each holds 49 MiB while it is made (1024 px, float32).
 """
 
 from collections.abc import Callable, Iterator, Sequence
