@@ -15,6 +15,7 @@ from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
 from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
+from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
 from app.middleware.access import RequestIdFilter
 from app.process import spare_what_stays, tune
@@ -32,12 +33,10 @@ APPLICATION, DEPLOYMENT = "sam2", "Device"
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 """Of Ray Serve: the Front logs requests, and a line for each call costs its time."""
 
-_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-"""Sends calls with one key to one replica. Ray calls it experimental, so its version is pinned."""
-_POINTS = 1000
-"""Of each replica on the ring: with 100 replicas the busiest has 15 % more than the mean, with 100 points 45 %."""
+_ROUTER = "app.cluster.ray_router.RingRouter"
+"""Sends calls with one key to one replica. Ray calls its interface alpha, so Ray's version is pinned."""
 _AT_A_TIME = 96
-"""Calls that a replica has at a time: three batches. Further ones go to its successors on the ring, or wait."""
+"""Calls that a replica has at a time, from all Fronts: three batches. Further ones go to successors, or wait."""
 
 Load = Callable[[Settings], Segmenter]
 
@@ -105,7 +104,7 @@ def application(
         logging_config=LOGGING,
         request_router_config=RequestRouterConfig(
             request_router_class=_ROUTER,
-            request_router_kwargs={"num_virtual_nodes": _POINTS, "num_fallback_replicas": 2},
+            request_router_kwargs={"always_taken": ALWAYS_TAKEN_ON_GPU if gpus else ALWAYS_TAKEN_ON_CPU},
         ),
     )
     bound: serve.Application = deployment.bind(given, load)
