@@ -3,6 +3,7 @@
 Ray starts it, watches it, and starts another one if it dies. Does not know about Fronts.
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -14,7 +15,7 @@ from ray import serve
 from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
-from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
+from app.cluster.calls import Answer, Answering, Call, Step, answer, answer_in_steps
 from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
 from app.middleware.access import RequestIdFilter
@@ -26,6 +27,7 @@ from app.service.segmentation import DeviceState
 from app.settings import Settings
 from app.telemetry.logs import formatter
 from app.telemetry.metrics import Metrics
+from app.telemetry.start_tracing import start_tracing
 
 LOOPBACK = "127.0.0.1"
 APPLICATION, DEPLOYMENT = "sam2", "Device"
@@ -50,19 +52,21 @@ class Device:
         tune()
         _listen_where_ray_does()
         self._name: str = serve.get_replica_context().replica_id.unique_id
+        self._traces = start_tracing()
         self._service = LocalSegmentation(settings, Metrics(), load=partial(load, settings))
         await self._service.start()
         if self._service.failure is not None:
             raise NotReady(f"The model could not be loaded: {self._service.failure}")
+        self._answering = Answering(self._service, self._name, self._traces)
         spare_what_stays()
 
     async def answer(self, call: Call) -> Answer:
         """See Devices.ask."""
-        return await answer(self._service, call)
+        return await answer(self._answering, call)
 
     async def answer_in_steps(self, call: Call) -> AsyncGenerator[Step | Answer, None]:
         """See Devices.ask_in_steps."""
-        steps = answer_in_steps(self._service, call)
+        steps = answer_in_steps(self._answering, call)
         try:
             async for step in steps:
                 yield step
@@ -84,6 +88,8 @@ class Device:
     async def __del__(self) -> None:
         """Called by Ray when the replica is stopped: what was promised is written."""
         await self._service.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
 
 def application(
