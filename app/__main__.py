@@ -32,6 +32,7 @@ from app.service.exporting import export
 from app.service.loading import locate_weights
 from app.service.segmentation import Segmentation
 from app.settings import Settings, unknown_variables
+from app.storage.opening import SharingError
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
 
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeysError as error:
         sys.stderr.write(f"SAM2_API_KEYS: {error}\n")
         return 2
-    except ClusterError as error:
+    except (ClusterError, SharingError) as error:
         log.critical("%s", error)
         return 1
     keys: ApiKeys = app.state.keys
@@ -189,8 +190,10 @@ def report(error: ValidationError) -> None:
     """Write a line for each bad setting."""
     for problem in error.errors():
         name = "_".join(map(str, problem["loc"])).upper()
-        # API keys are secret, and an error without a location has all settings as its input.
-        got = "" if problem["loc"] in ((), ("api_keys",)) else f" (got {problem['input']!r})"
+        # These are secret, and an error without a location has all settings as its input.
+        got = (
+            "" if problem["loc"] in ((), ("api_keys",), ("register_url",)) else f" (got {problem['input']!r})"
+        )
         sys.stderr.write(f"SAM2_{name}: {problem['msg']}{got}\n")
 
 

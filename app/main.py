@@ -43,6 +43,7 @@ from app.service.loading import load_segmenter
 from app.service.local import LocalSegmentation
 from app.service.segmentation import Segmentation
 from app.settings import Settings
+from app.storage.opening import sharing_by
 from app.telemetry.loop_lag import watch_loop
 from app.telemetry.metrics import Metrics
 from app.telemetry.start_tracing import start_tracing
@@ -61,9 +62,10 @@ def create_app(
 
     With `connect`, which returns Devices, it loads no model and asks those.
 
-    Raises KeysError if the API keys cannot be read.
+    Raises KeysError if the API keys cannot be read, and SharingError.
     """
     settings = settings or Settings()
+    sharing_by(settings)  # now, because a service is made when the server starts
     keys = ApiKeys(settings.api_keys.get_secret_value())
     metrics = Metrics()
     traces = start_tracing()

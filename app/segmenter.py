@@ -54,8 +54,13 @@ class Tracking(Protocol):
     def kind(self) -> TrackerKind:
         """SAM 2's memory, or the previous mask as the next frame's prompt. For any thread."""
 
-    def begin(self, *, num_frames: int, corrections: Corrections) -> ObjectTracks:
-        """Begin a track. Raises CheckpointError where the weights cannot follow objects."""
+    def begin(
+        self, *, num_frames: int, corrections: Corrections, between: Callable[[], None]
+    ) -> ObjectTracks:
+        """Begin a track. Raises CheckpointError where the weights cannot follow objects.
+
+        Its work on the device calls `between` every few milliseconds, which may decode.
+        """
 
 
 class Model(Protocol):

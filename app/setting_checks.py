@@ -5,11 +5,21 @@ Does not know the settings.
 
 import re
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 # Any scheme, because browser extensions and desktop tools have their own.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 _ADDRESS = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
+
+
+class Secret(Protocol):
+    """A value that is not shown."""
+
+    def get_secret_value(self) -> str:
+        """Return it."""
+
+
+SecretText = TypeVar("SecretText", bound=Secret)
 
 
 def split(text: str) -> list[str]:
@@ -71,6 +81,14 @@ def check_address(text: str) -> str:
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
     return text.rstrip("/")
+
+
+def check_database(url: SecretText) -> SecretText:
+    """Return the address of a PostgreSQL, or "". Raises ValueError, which does not quote it."""
+    text = url.get_secret_value()
+    if text and not re.match(r"postgres(ql)?://", text):
+        raise ValueError("must begin with postgresql://, such as postgresql://user@host/sam2")
+    return url
 
 
 def check_devices(text: str) -> str:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.limits import whole_cpus
 from app.setting_checks import (
     check_address,
+    check_database,
     check_devices,
     check_hosts,
     check_model,
@@ -35,11 +36,11 @@ _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 class Settings(BaseSettings):
     """Values from the environment. `sam2-serve --help` prints the descriptions."""
 
-    model_config = SettingsConfigDict(env_prefix="SAM2_", extra="forbid", validate_default=True)
-
+    model_config = SettingsConfigDict(
+        env_prefix="SAM2_", extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-
     allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(
         "auto",
         description="Host names that the server answers to: comma-separated, *.example.org for all names below it, "
@@ -86,7 +87,6 @@ class Settings(BaseSettings):
         "Empty: the one that Label Studio sends.",
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
-
     model: Annotated[str, AfterValidator(partial(check_model, known=VARIANTS))] = Field(
         BUILTIN,
         description="Model: "
@@ -120,7 +120,6 @@ class Settings(BaseSettings):
         description="Precision of the model. auto: on a GPU bfloat16, or float16 below compute capability 8.0 "
         "(older than Ampere); on a CPU bfloat16 with AVX-512 BF16 or AMX, else float32.",
     )
-
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="On a GPU only. auto: replay captured graphs; on: compile kernels as well, which takes minutes "
@@ -150,6 +149,11 @@ class Settings(BaseSettings):
         default=False,
         description="Keep uploaded files in SAM2_CACHE_DIR too, and embed them again when their embedding is no "
         "longer available.",
+    )
+    register_url: Annotated[SecretStr, AfterValidator(check_database)] = Field(
+        SecretStr(""),
+        description="PostgreSQL that keeps names and counts pictures per minute for several servers, such as "
+        "postgresql://user@host/sam2. Requires the extra postgres. Empty: SAM2_CACHE_DIR has the names.",
     )
     image_ttl_s: float = Field(
         0.0,

@@ -49,6 +49,14 @@ class TrackBusy(ServiceError):
             f"is done by then is kept. DELETE /tracks/{track_id} ends it too."
         )
 
+    @classmethod
+    def elsewhere(cls, track_id: str) -> "TrackBusy":
+        """A track that another server has changed at the same time."""
+        return cls(
+            f"track_id {track_id!r} was changed by another request at the same time, and that change counts. "
+            f"GET /tracks/{track_id} shows its prompts; send yours again."
+        )
+
 
 class TrackingUnavailable(ServiceError):
     """The weights of this server cannot follow objects."""

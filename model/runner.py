@@ -18,7 +18,7 @@ from torch import Tensor
 from model.checkpoints.halves import VideoSource, load_image_half
 from model.cpu.decoder import CpuDecoder, Floor
 from model.cpu.encoder import CpuEncoder
-from model.cpu.threads import Threads, limit_threads
+from model.cpu.threads import Threads, set_up_thread
 from model.devices import resolve_device, resolve_dtype
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
@@ -298,7 +298,7 @@ def load_runner(
         config = replace(config, image_size=image_size)
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
-    limit_threads(threads, cpus=cpus)
+    set_up_thread(threads, cpus=cpus)
     model, fingerprint = load_image_half(
         config, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
     )

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Literal, TypeAlias
 
 from model.checkpoints.halves import VideoSource
+from model.cpu.video_memory import CpuVideoMemory
 from model.network.sam2 import Sam2
 from model.types import Embedding, Prediction, Prompt
 from model.video.mask_prompt import MaskPromptTrack
@@ -15,6 +16,7 @@ from model.video.network import DeviceNetwork
 from model.video.track import Track
 
 Surrounding: TypeAlias = Callable[[], AbstractContextManager[object]]
+Working: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[Callable[[], None]]]
 
 
 class Tracking:
@@ -27,7 +29,7 @@ class Tracking:
         *,
         decode: Callable[[Sequence[tuple[Embedding, Prompt]]], list[Prediction]],
         named: Surrounding,
-        working: Surrounding,
+        working: Working,
     ) -> None:
         """`named` and `working` surround everything that runs on the device: see the runner."""
         self._model, self._source, self._decode = model, source, decode
@@ -50,14 +52,29 @@ class Tracking:
             model = self._model
             with self._named():
                 memory = self._source.load(device=model.no_mem_embed.device, dtype=model.no_mem_embed.dtype)
-            self._network = DeviceNetwork(model, memory, named=self._named, working=self._working)
+            self._network = DeviceNetwork(
+                model,
+                memory,
+                fast=CpuVideoMemory(memory) if model.no_mem_embed.device.type == "cpu" else None,
+                named=self._named,
+                working=self._working,
+            )
         return self._network
 
     def begin(
-        self, *, num_frames: int, corrections: Literal["kept", "plain"] = "kept"
+        self,
+        *,
+        num_frames: int,
+        corrections: Literal["kept", "plain"] = "kept",
+        between: Callable[[], None] = lambda: None,
     ) -> Track | MaskPromptTrack:
-        """Begin a track. Raises CheckpointError where the weights have no video half."""
+        """Begin a track. Raises CheckpointError where the weights have no video half.
+
+        On a CPU, whatever takes long of it calls `between` every few milliseconds, which may decode. Without memory
+        a step is no longer than a batch of clicks.
+        """
         if self.kind == "memory":
-            return Track(self.network(), num_frames=num_frames, corrections=corrections)
+            network = self.network().calling(between)
+            return Track(network, num_frames=num_frames, corrections=corrections)
         side = self._model.config.mask_size
         return MaskPromptTrack(self._decode, num_frames=num_frames, mask_size=(side, side))

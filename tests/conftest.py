@@ -4,8 +4,11 @@ import asyncio
 import gc
 import inspect
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests.postgres import PostgresServer, running_postgres
 
 
 def pytest_collection_finish() -> None:
@@ -47,3 +50,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.upper().startswith("SAM2_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL, for all tests of this process."""
+    with running_postgres() as server:
+        yield server

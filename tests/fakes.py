@@ -115,7 +115,7 @@ class FakeSegmenter:
         """See Tracking of app/segmenter.py."""
         return "mask_prompt"
 
-    def begin(self, *, num_frames: int, corrections: str) -> MaskPromptTrack:
+    def begin(self, *, num_frames: int, corrections: str, between: Callable[[], None]) -> MaskPromptTrack:
         """Begin a track, which decodes as everything does: a disc stays where it is."""
         if self.fail_begin is not None:
             raise self.fail_begin

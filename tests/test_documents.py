@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app import errors, track_errors
+from app import errors, names_errors, track_errors
 from app.main import create_app
 from app.settings import Settings
 from tests.server import ROOT
@@ -61,7 +61,8 @@ def test_the_http_page_lists_every_error_with_its_status() -> None:
     listed = {(int(status), code) for status, codes in table for code in re.findall(r"`(\w+)`", codes)}
     raised = {
         (error.status, error.code)
-        for error in (*vars(errors).values(), *vars(track_errors).values())
+        for module in (errors, names_errors, track_errors)
+        for error in vars(module).values()
         if isinstance(error, type)
         and issubclass(error, errors.ServiceError)
         and error is not errors.ServiceError

@@ -51,7 +51,11 @@ def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
     while waiting:
         requirement = waiting.pop()
         extras = requirement.extras or {""}
-        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+        if (
+            requirement.marker
+            and "extra" not in str(requirement.marker)
+            and not requirement.marker.evaluate()
+        ):
             continue
         name = canonicalize_name(requirement.name)
         if name in needed:
@@ -62,7 +66,9 @@ def test_constraints_pin_all_that_is_needed_and_nothing_else() -> None:
         except PackageNotFoundError:
             pytest.fail(f"{name} is needed but not installed here")
         waiting += [
-            r for r in map(Requirement, asked) if r.marker is None or r.marker.evaluate({"extra": ""})
+            each
+            for each in map(Requirement, asked)
+            if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras)
         ]
     # CUDA's libraries, if the installed torch has them: torch pins them itself.
     needed = {name for name in needed if not name.startswith(("nvidia-", "cuda-")) and name != "triton"}

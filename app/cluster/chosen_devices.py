@@ -52,8 +52,9 @@ def settings_of_each(settings: Settings, *, count: int, on_gpus: bool, cache_dir
     given |= dict.fromkeys(SECRETS, "")
     given["cache_dir"] = cache_dir
     given.setdefault("workers", max(2, whole_cpus() // count))
-    # A client's pictures are spread evenly.
-    given["rate_pictures_per_minute"] = settings.rate_pictures_per_minute / count
+    if not settings.register_url.get_secret_value():  # with it, all count together
+        # A client's pictures are spread evenly.
+        given["rate_pictures_per_minute"] = settings.rate_pictures_per_minute / count
     share_mib = max(1, memory_limit_bytes() // AUTO_SHARE // count // 2**20)
     if settings.host_cache_mib == "auto":
         given["host_cache_mib"] = share_mib

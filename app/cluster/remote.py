@@ -76,6 +76,11 @@ class RemoteSegmentation:
     tracks = videos
 
     @property
+    def names_problem(self) -> str:
+        """Why a Device cannot reach the names that servers share, at the last look."""
+        return next((state.names_problem for state in self._watch.states if state.names_problem), "")
+
+    @property
     def is_loaded(self) -> bool:
         """Whether a Device has been ready."""
         return self._watch.has_seen_one

@@ -22,7 +22,8 @@ View: TypeAlias = memoryview
 MOST_MEMBERS = 131_072
 """Members of one object or list."""
 
-_PIECE = 2**18
+_PIECE = 2**16
+"""Bytes looked at in one step. A thread that loses its processor meanwhile keeps the interpreter lock."""
 _SPACE = b" \t\r\n"
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _STEPS = np.zeros(256, np.int8)

@@ -212,9 +212,8 @@ def _check_blocks(data: bytes, check: Callable[[], None]) -> None:
     """Walk an animated GIF to its trailer. One without it is taken if it ends with a whole block."""
     blocks = 0
 
-    def count() -> (
-        None
-    ):  # before each block: one without data takes three bytes, and a file has millions of those
+    def count() -> None:
+        # Called before each block: one without data takes three bytes, and a file has millions of those.
         nonlocal blocks
         blocks += 1
         if blocks > MAX_GIF_VIDEO_BLOCKS:

@@ -71,13 +71,17 @@ class PicturesPerMinute:
         full_at = max(self._full_at.get(share, now), now) + count * a_token_s
         wait_s = full_at - now - max(60.0, count * a_token_s)
         if wait_s > _ROUNDING_S:
-            raise RateLimited(
-                f"You have sent more than {self._limit:g} new pictures a minute (SAM2_RATE_PICTURES_PER_MINUTE).",
-                retry_after_s=math.ceil(wait_s),
-            )
+            raise self.refusal(wait_s)
         if len(self._full_at) >= _MANY:
             self._full_at = {share: at for share, at in self._full_at.items() if at > now}
         self._full_at[share] = full_at
+
+    def refusal(self, wait_s: float) -> RateLimited:
+        """Return the error of a call that succeeds after `wait_s` seconds."""
+        return RateLimited(
+            f"You have sent more than {self._limit:g} new pictures a minute (SAM2_RATE_PICTURES_PER_MINUTE).",
+            retry_after_s=max(1, math.ceil(wait_s)),
+        )
 
 
 class LoopTime:

@@ -69,7 +69,7 @@ export class Everything {
     const { session } = this;
     if (this.searching) return this.stop();
     if (this.found) return this.clear();
-    if (!session.current || session.current.problem) return;
+    if (!session.current || session.current.problem || session.current.video) return;
     const before = this.#found.get(session.current);
     if (before) {
       before.shown = true;

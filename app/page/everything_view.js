@@ -36,11 +36,12 @@ export class EverythingView {
     this.#show("search", everything.searching);
     $("search-bar").value = everything.progress;
     $("search-text").textContent = `Looking for every object: ${Math.round(100 * everything.progress)} %`;
-    $("everything").disabled = !everything.session.current || !!everything.session.current.problem;
+    const { current } = everything.session;
+    $("everything").disabled = !current || !!current.problem || !!current.video;
     $("everything").setAttribute("aria-pressed", everything.searching || !!found);
     this.#show("everything-panel", !!found);
     this.#label();
-    $("hint").textContent = found ? HINT : this.#hint;
+    $("hint").textContent = found ? HINT : current?.hint ?? this.#hint;
     if (!found) return;
     const { length } = found.visible;
     Object.assign($("threshold"), { min: found.least, value: found.threshold });

@@ -23,6 +23,9 @@ const canvas = new Canvas(stage, session);
 const everything = new Everything(session, requests, notice);
 const everythingView = new EverythingView(everything, canvas, { stage });
 
+/** The part for videos, which is loaded when the first one comes. */
+const videos = async () => (await import("./video/start.js")).start({ session, requests, notice, canvas, stage, listHelp });
+
 /** Change the current picture, if there is one. */
 function edit(change) {
   if (!session.current?.bitmap) return;
@@ -72,8 +75,8 @@ const toggle = (option) => () => session.set(option, !session.options[option]);
 const commands = {
   undo: () => edit((picture) => picture.undo()),
   redo: () => edit((picture) => picture.redo()),
-  choose: (chosen) => edit((picture) => picture.object?.masks?.[chosen] && picture.change(picture.selected, { chosen })),
-  three: () => edit((picture) => picture.object && picture.point(withThree)),
+  choose: (chosen) => edit((picture) => !picture.video && picture.object?.masks?.[chosen] && picture.change(picture.selected, { chosen })),
+  three: () => edit((picture) => !picture.video && picture.object && picture.point(withThree)),
   accept: () => edit((picture) => picture.object && chosenMask(picture.object) && (picture.accept(), notice.say("Accepted."))),
   begin: () => edit((picture) => picture.select(null)),
   remove: () => edit((picture) => picture.object && picture.remove(picture.selected)),
@@ -85,6 +88,7 @@ const commands = {
   zoom: (factor) => canvas.zoom(factor),
   fit: () => canvas.fit(),
   open: () => $("files").click(),
+  openFrames: () => $("frames").click(),
   async sample() {
     try {
       const reply = await fetch("page/hats.jpg");
@@ -144,21 +148,34 @@ const commands = {
   },
 };
 
-async function save(kind) {
-  const all = $("all-pictures").checked ? session.pictures : [session.current];
+async function savePictures(kind) {
+  const all = $("all-pictures").checked ? session.pictures.filter(({ video }) => !video) : [session.current];
   const pictures = all.filter((picture) => picture && exports.exportable(picture).length);
-  if (!pictures.length) return notice.tell("There is nothing to export yet: click on an object first.");
+  if (pictures.length) return exports[kind](pictures);
+  return void notice.tell("There is nothing to export yet: click on an object first.");
+}
+
+async function save(kind) {
   let made;
   try {
-    made = await exports[kind](pictures);
+    made = session.current?.video ? await (await videos()).save(kind) : await savePictures(kind);
   } catch (error) {
     return notice.tell(`Nothing is exported. ${error.message}`);
   }
+  if (!made) return;
   const { name, blob } = made instanceof Blob ? { name: `${kind}.json`, blob: made } : made;
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   notice.say(`${name} is saved.`);
+}
+
+function listHelp(rows) {
+  $("help-rows").append(...rows.map(([key, what]) => {
+    const row = document.createElement("div");
+    for (const [tag, text] of [["dt", key], ["dd", what]]) row.append(Object.assign(document.createElement(tag), { textContent: text }));
+    return row;
+  }));
 }
 
 function setTheme(theme) {
@@ -168,9 +185,9 @@ function setTheme(theme) {
 /** Decode the current picture and release all others: a large one takes 100 MB. */
 async function keepBitmap() {
   for (const picture of session.pictures)
-    if (picture !== session.current) picture.bitmap = void picture.bitmap?.close();
+    if (picture !== session.current) picture.release();
   const picture = session.current;
-  if (!picture || picture.bitmap || picture.opening) return;
+  if (!picture || picture.bitmap || picture.opening || picture.video) return;
   picture.opening = true;
   try {
     picture.bitmap = await createImageBitmap(picture.file);
@@ -182,8 +199,17 @@ async function keepBitmap() {
   session.redraw();
 }
 
-function take(files) {
-  if (files.length && !session.add(files)) notice.tell("There is no picture among the files. Add pictures, such as JPEG, PNG or WebP.");
+/** `asFrames`: the pictures are the frames of one video. */
+async function take(files, { asFrames = false } = {}) {
+  const taken = [...files]; // the browser empties its list
+  const maybeVideo = ({ name, type }) => /^(video\/|image\/gif)/.test(type) || (!type && !/\.(heic|avif)$/i.test(name));
+  if (!taken.length) return;
+  try {
+    const any = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);
+    if (!any) notice.tell("There is no picture and no video among the files, such as JPEG, PNG, MP4 or WebM.");
+  } catch (error) {
+    notice.tell(`The files are not added: ${error.message}`);
+  }
 }
 
 function render() {
@@ -200,7 +226,7 @@ function render() {
   $("progress").hidden = !sending;
   if (sending) {
     const sent = picture.progress < 1;
-    $("progress-text").textContent = sent ? "Uploading" : "Embedding";
+    $("progress-text").textContent = picture.state ?? (sent ? "Uploading" : "Embedding");
     $("bar").toggleAttribute("value", sent);
     if (sent) $("bar").value = picture.progress;
   }
@@ -217,17 +243,14 @@ for (const button of document.querySelectorAll("[data-command]")) {
 }
 for (const button of document.querySelectorAll("[data-save]")) button.onclick = () => save(button.dataset.save);
 for (const button of document.querySelectorAll("[data-label]")) button.onclick = () => session.set("label", +button.dataset.label);
-$("help-rows").append(...keys.helpRows().map(([key, what]) => {
-  const row = document.createElement("div");
-  for (const [tag, text] of [["dt", key], ["dd", what]]) row.append(Object.assign(document.createElement(tag), { textContent: text }));
-  return row;
-}));
+listHelp(keys.helpRows());
 keys.listen(stage, commands);
 
-$("files").onchange = ({ target }) => {
-  take(target.files);
-  target.value = "";
-};
+for (const [id, asFrames] of [["files", false], ["frames", true]])
+  $(id).onchange = ({ target }) => {
+    take(target.files, { asFrames });
+    target.value = "";
+  };
 addEventListener("paste", (event) => take(event.clipboardData.files));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
@@ -237,4 +260,5 @@ addEventListener("drop", (event) => {
 
 session.addEventListener("change", render);
 await session.open(notice);
+if (session.pictures.some(({ video }) => video)) videos();
 $("model").textContent = (await requests.describe()).model;

@@ -6,7 +6,7 @@ import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 
-function element(tag, properties, ...children) {
+export function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
@@ -26,14 +26,15 @@ function each(list, items, make, update) {
   for (const child of kept.values()) child.remove();
 }
 
-function attributes(node, values) {
+export function attributes(node, values) {
   for (const [name, value] of Object.entries(values)) node.setAttribute(name, value);
+  return node;
 }
 
 export function thumbnails(session, requests) {
   const make = (picture) => {
     const canvas = element("canvas", { width: 0, height: 0 });
-    createImageBitmap(picture.file, { resizeHeight: 96, resizeQuality: "medium" }).then((small) => {
+    (picture.poster ?? createImageBitmap(picture.file, { resizeHeight: 96, resizeQuality: "medium" })).then((small) => {
       Object.assign(canvas, { width: small.width, height: small.height });
       canvas.getContext("2d").drawImage(small, 0, 0);
     }, () => {});
@@ -75,8 +76,8 @@ export function objects(session) {
     swatch.textContent = object.done ? "✓" : "";
     attributes(swatch, { "aria-pressed": selected, "aria-label": `Select ${object.name}${object.done ? ", accepted" : ""}` });
     if (document.activeElement !== name) name.value = object.name;
-    figure.textContent = mask ? mask.iou.toFixed(2) : "…";
-    figure.title = mask ? `Predicted IoU ${mask.iou}; ${mask.area} pixels` : "";
+    figure.textContent = mask ? (mask.visible === false ? "–" : mask.iou.toFixed(2)) : object.prompt.points.length || object.prompt.box ? "…" : "";
+    figure.title = mask ? mask.visible === false ? "Not visible on this frame" : `Predicted IoU ${mask.iou}; ${mask.area} pixels` : "";
     attributes(eye, { "aria-pressed": !object.hidden, "aria-label": `Show ${object.name}` });
     remove.setAttribute("aria-label", `Delete ${object.name}`);
   });
@@ -89,7 +90,7 @@ let drawn = null; // the masks that the candidates panel shows
 
 export function candidates(session, choose) {
   const picture = session.current, object = picture?.object;
-  const masks = (picture?.bitmap && object?.masks) || [];
+  const masks = (picture?.bitmap && !picture.video && object?.masks) || [];
   $("candidates-panel").hidden = !masks.length;
   if (drawn !== masks) {
     drawn = masks;

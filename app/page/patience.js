@@ -39,7 +39,7 @@ async function wayOut(error, { notice, signal, shown }) {
   } else if (error.retryAfterS !== null) {
     const seconds = Math.min(Math.max(error.retryAfterS, LEAST_COUNT_S), MOST_COUNT_S);
     await countDown(seconds, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`), { notice, signal });
-  } else if (error.status >= 500) {
+  } else if (error.status >= 500 && error.status !== 501) { // a server that cannot do it never will
     notice.show(shown, error.message);
     await notice.offerRetry(signal);
   } else {

@@ -111,6 +111,11 @@ export class Picture {
     this.#go(this.#future, this.#past);
   }
 
+  /** It is no longer shown. */
+  release() {
+    this.bitmap = void this.bitmap?.close();
+  }
+
   #begin(fields) {
     const id = ++this.made;
     const begun = { id, name: `object ${id}`, colour: COLOURS[(id - 1) % COLOURS.length], masks: null, chosen: 0, answered: null };

@@ -59,7 +59,7 @@ export class Requests {
   /** Upload one picture at a time, the current one first. */
   async #upload() {
     const { session, notice } = this;
-    const lacks = (picture) => picture && !picture.imageId && !picture.problem;
+    const lacks = (picture) => picture && !picture.imageId && !picture.problem && !picture.video;
     const picture = lacks(session.current) ? session.current : session.pictures.find(lacks);
     if (!picture || this.#uploading) return;
     this.#uploading = picture;
@@ -126,7 +126,7 @@ export class Requests {
   async #preview(point) {
     const { session, notice } = this;
     const picture = session.current;
-    if (this.#asked || notice.failing || !session.options.hover || !picture?.imageId || performance.now() < this.#quietUntil) return;
+    if (this.#asked || notice.failing || !session.options.hover || !picture?.imageId || picture.video || performance.now() < this.#quietUntil) return;
     const { objects, object, imageId, width, height } = picture;
     const open = object && !object.done;
     const previous = open && session.options.refine ? object.masks?.[object.chosen].logits ?? null : null;

@@ -5,6 +5,13 @@ import { Storage } from "./storage.js";
 
 const OPTIONS = "sam2-options";
 
+/** A picture or a video from a stored record. */
+async function revived(record) {
+  if (!record.video) return new Picture(record);
+  const { Video } = await import("./video/video.js");
+  return new Video(record);
+}
+
 export class Session extends EventTarget {
   pictures = [];
   current = null;
@@ -17,7 +24,7 @@ export class Session extends EventTarget {
   async open(notice) {
     try {
       this.#storage = await Storage.open();
-      this.pictures = (await this.#storage.load()).map((record) => new Picture(record));
+      this.pictures = await Promise.all((await this.#storage.load()).map(revived));
     } catch {
       notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
     }
@@ -32,15 +39,19 @@ export class Session extends EventTarget {
       const id = `${Date.now()}-${String(at).padStart(4, "0")}`; // sorts in this order when they are read back
       return new Picture({ id, name: file.name || "pasted.png", file });
     });
-    for (const picture of added) {
-      this.pictures.push(picture);
-      this.#storage?.add(picture.record, picture.file).catch(() => {}); // if the disk is full, only the reload is affected
-    }
+    for (const picture of added) this.keep(picture);
     if (added.length) this.show(added[0]);
     return added.length;
   }
 
+  /** Add a picture or a video, without showing it. */
+  keep(picture) {
+    this.pictures.push(picture);
+    this.#storage?.add(picture.record, picture.file).catch(() => {}); // if the disk is full, only the reload is affected
+  }
+
   remove(picture) {
+    picture.close?.();
     const at = this.pictures.indexOf(picture);
     this.pictures.splice(at, 1);
     this.#storage?.remove(picture.id);

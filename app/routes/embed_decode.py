@@ -190,17 +190,21 @@ async def get_model(request: Request) -> schemas.ModelReply:
     )
 
 
-@router.get("/healthz", response_model=schemas.StatusReply)
+@router.get("/healthz", response_model=schemas.StatusReply, response_model_exclude_none=True)
 async def healthz() -> schemas.StatusReply:
     """The process answers."""
     return schemas.StatusReply(status="ok")
 
 
-@router.get("/readyz", response_model=schemas.StatusReply)
+@router.get("/readyz", response_model=schemas.StatusReply, response_model_exclude_none=True)
 async def readyz(request: Request) -> schemas.StatusReply:
-    """200 if the model is loaded and warm; 503 while it loads, while the server shuts down, and after a failure."""
-    service_of(request).ready()
-    return schemas.StatusReply(status="ready")
+    """200 if the model is loaded and warm; 503 while it loads, while the server shuts down, and after a failure.
+
+    Also 200 while the database of names cannot be reached: known pictures are served, as by every other server.
+    """
+    service = service_of(request)
+    service.ready()
+    return schemas.StatusReply(status="ready", names="unreachable" if service.names_problem else None)
 
 
 @router.get("/metrics", response_class=Response)

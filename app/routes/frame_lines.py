@@ -52,9 +52,8 @@ class FrameLines(Response):
 
     async def _send_lines(self, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
         async def line(content: bytes, *, is_last: bool = False) -> None:
-            async with asyncio.timeout(
-                self._patience_s
-            ):  # a reader that sleeps must not hold the work for ever
+            # A reader that sleeps must not hold the work for ever.
+            async with asyncio.timeout(self._patience_s):
                 await send({"type": "http.response.body", "body": content + b"\n", "more_body": not is_last})
 
         try:

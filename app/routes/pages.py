@@ -58,7 +58,7 @@ def _file(content: bytes, suffix: str) -> _File:
 
 _FILES = {"client.js": _file(_ENTRY, ".js")} | {
     f"{name}/{path.name}": _file(path.read_bytes(), path.suffix)
-    for name, folder in (("page", _PAGE), ("client", _CLIENT))
+    for name, folder in (("page", _PAGE), ("page/video", _PAGE / "video"), ("client", _CLIENT))
     for path in sorted(folder.iterdir())
     if path.suffix in _MEDIA_TYPES
 }
@@ -74,6 +74,12 @@ async def page(request: Request) -> Response:
 async def page_file(request: Request, name: str) -> Response:
     """A script, the style sheet, the icon or the sample picture. 404 for everything else."""
     return _reply(request, f"page/{name}")
+
+
+@router.get("/page/video/{name}")
+async def video_file(request: Request, name: str) -> Response:
+    """A file of the page's part for videos, which it loads when the first one comes. 404 for everything else."""
+    return _reply(request, f"page/video/{name}")
 
 
 @router.get("/client.js")

@@ -283,6 +283,11 @@ class StatusReply(BaseModel):
     """Status of the server."""
 
     status: Literal["ok", "ready"]
+    names: Literal["unreachable"] | None = Field(
+        None,
+        description="unreachable while the database of SAM2_REGISTER_URL cannot be used: new pictures wait or get "
+        "503 names_unreachable, known ones are served.",
+    )
 
 
 class ErrorDetail(BaseModel):

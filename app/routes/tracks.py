@@ -94,7 +94,7 @@ async def add_track(request: Request, _: Annotated[NoFields, Query()]) -> Respon
 async def list_tracks(request: Request, query: Annotated[PageQuery, Query()]) -> TracksReply:
     """Tracks, newest first."""
     service = service_of(request)
-    infos = service.tracks.newest(tenant=tenant_of(request), limit=query.limit + 1, after=query.after)
+    infos = await service.tracks.newest(tenant=tenant_of(request), limit=query.limit + 1, after=query.after)
     page = infos[: query.limit]
     model, tracker = service.ready().name, service.tracks.kind
     return TracksReply(
@@ -107,7 +107,7 @@ async def list_tracks(request: Request, query: Annotated[PageQuery, Query()]) ->
 async def get_track(request: Request, track_id: TrackId) -> TrackDescription:
     """Describes a track: its objects, their prompts by frame, and what is done."""
     service = service_of(request)
-    info = service.tracks.describe(track_id, tenant=tenant_of(request))
+    info = await service.tracks.describe(track_id, tenant=tenant_of(request))
     return describe(info, model=service.ready().name, tracker=service.tracks.kind)
 
 
@@ -132,7 +132,7 @@ async def remove_object(
 async def clear_prompts(
     request: Request,
     track_id: TrackId,
-    object: Annotated[ObjectId, Path()],  # noqa: A002
+    object: Annotated[ObjectId, Path()],  # noqa: A002  # as on the wire
     frame: FrameInPath,
 ) -> ClearedReply:
     """Take an object's prompts on a frame back. An object without any other prompt is dropped."""

@@ -91,7 +91,7 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
 @router.get("/videos", response_model=VideosReply)
 async def list_videos(request: Request, query: Annotated[PageQuery, Query()]) -> VideosReply:
     """Stored videos, newest first."""
-    rows = service_of(request).videos.newest(
+    rows = await service_of(request).videos.newest(
         tenant=tenant_of(request), limit=query.limit + 1, after=query.after
     )
     page = rows[: query.limit]

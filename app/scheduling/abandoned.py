@@ -3,7 +3,7 @@
 A thread cannot be stopped from outside. So long jobs ask between their parts. Does not know what the jobs are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event
@@ -30,7 +30,3 @@ def check_wanted() -> None:
     event = _abandoned.get()
     if event is not None and event.is_set():
         raise Abandoned
-
-
-Check = Callable[[], None]
-"""What a long job calls between its parts: `check_wanted`, or nothing."""

@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 from app.codecs.deep import Stretch
 from app.codecs.images import claimed_pixels, decode_image
 from app.errors import Overloaded
-from app.middleware.rates import PicturesPerMinute
 from app.scheduling.batching import Batcher
 from app.scheduling.deadlines import left_s
 from app.scheduling.pace import Pace, has_become_late, is_late, too_late
 from app.scheduling.shares import Shares, Turns, Workers
+from app.service.picture_rates import PictureRates
 from app.storage.claims import Claim
 from app.storage.names import stretch_of
 from app.telemetry.stages import StageTimes
@@ -86,7 +86,7 @@ class Encodings:
         threads: int,
         batch: int,
         max_waiting: int,
-        max_per_minute: float,
+        rates: PictureRates,
         max_megapixels: float,
         check_ready: Callable[[], object],
         put: Callable[[str, Embedding], None],
@@ -96,7 +96,8 @@ class Encodings:
         self._check_ready, self._put = check_ready, put
         self._running: dict[str, _Encoding] = {}
         self._waiting_images = Shares(max_waiting)
-        self._pictures = PicturesPerMinute(max_per_minute)
+        self._rates = rates
+        self._counting: dict[str, asyncio.Future[None]] = {}
         more = max(0, min(threads - DECODED_AHEAD, SMALL_BYTES // (3 * SMALL_PIXELS)))
         self._decoded_ahead = Turns(DECODED_AHEAD + more, reserved=DECODED_FOR_NEWCOMERS)
         self._large_ahead = Turns(DECODED_AHEAD, reserved=DECODED_FOR_NEWCOMERS)
@@ -121,12 +122,11 @@ class Encodings:
         Raises ImageNotFound as soon as the claim, if given, is deleted; Overloaded if the queue is full or too
         slow.
         """
+        while (other := self._counting.get(content)) is not None:
+            await asyncio.wait([other])
         encoding = self._running.get(content)
         if encoding is None:
-            self._admit(share)
-            encoding = _Encoding(asyncio.create_task(self._encode(content, data, times, share)), share)
-            self._running[content] = encoding
-            self._waiting_images.add(share, 1)
+            encoding = await self._begin(content, data, times, share)
         with self._waiting_for(content, encoding) as refusal:
             either: list[asyncio.Future[Any]] = [encoding.task, refusal, *([claim.deleted] if claim else [])]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -138,6 +138,23 @@ class Encodings:
             # A copy for each caller, as in batching.py.
             raise copy.copy(failure) from failure.__cause__
         return encoding.task.result()
+
+    async def _begin(self, content: str, data: Source, times: StageTimes, share: str) -> _Encoding:
+        """Start an encoding, if the queue and the client's rate allow. Nobody else starts it meanwhile."""
+        self._admit(share)
+        self._counting[content] = is_counted = asyncio.get_running_loop().create_future()
+        self._waiting_images.add(share, 1)
+        try:
+            await self._rates.take(share)
+            encoding = _Encoding(asyncio.create_task(self._encode(content, data, times, share)), share)
+            self._running[content] = encoding
+        except BaseException:
+            self._waiting_images.remove(share, 1)
+            raise
+        finally:
+            del self._counting[content]
+            is_counted.set_result(None)
+        return encoding
 
     def _admit(self, share: str) -> None:
         now, waiting = monotonic(), self._waiting_images
@@ -152,7 +169,6 @@ class Encodings:
                 raise too_late("This picture", seconds, left_s=left_s(), all_s=all_s)
         else:
             self._done, self._measured_at = 0, now
-        self._pictures.take(share)
 
     @contextmanager
     def _waiting_for(self, content: str, encoding: _Encoding) -> Iterator["asyncio.Future[Overloaded]"]:
@@ -241,6 +257,6 @@ class Encodings:
         times.add_ran([ran])
         return ran.result
 
-    def count_pictures(self, share: str, count: int) -> None:
+    async def count_pictures(self, share: str, count: int) -> None:
         """Count pictures that will be encoded, or none of them and raise RateLimited: the client sent too many."""
-        self._pictures.take(share, count)
+        await self._rates.take(share, count)

@@ -1,6 +1,7 @@
 """What tracks remember, on the device: begun when it is needed, made again from prompts, bounded in bytes.
 
-A step is one piece of work for the device thread, and clicks go between two of them. Belongs to the event loop.
+A step is one piece of work for the device thread. Clicks and encodes pass it where it pauses. Belongs to the event
+loop.
 Does not know about names, files or HTTP.
 """
 
@@ -14,7 +15,7 @@ from app.codecs.prompts import resolve_of_track
 from app.errors import InvalidPrompt, Overloaded, ServiceError
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Corrections, ObjectTracks, Segmenter
-from app.service.track_states import TrackState
+from app.service.track_state import TrackState
 from app.service.track_values import TrackPromptRequest
 from app.service.wiring import Machinery
 from app.telemetry.stages import StageTimes
@@ -60,6 +61,7 @@ class LiveTracks:
         deadline_s: float,
     ) -> None:
         self._tracker, self._workers = machinery.tracker, machinery.workers
+        self._between = machinery.device.overtake
         self._ready, self._embedding = ready, embedding
         self._capacity_bytes, self._deadline_s = capacity_bytes, deadline_s
         self._live: OrderedDict[TrackState, None] = OrderedDict()  # least recently used first
@@ -112,7 +114,13 @@ class LiveTracks:
         """Begin a track, and give it its prompts again, each within a deadline of its own."""
         times = StageTimes()
         async with within(self._deadline_s):
-            begin = partial(_begin, self._ready(), num_frames=state.count, corrections=state.corrections)
+            begin = partial(
+                _begin,
+                self._ready(),
+                num_frames=state.count,
+                corrections=state.corrections,
+                between=self._between,
+            )
             live: ObjectTracks = await self._run(begin, times=times, share=share)
         for place, request in enumerate(state.history):
             try:
@@ -162,10 +170,12 @@ def prompting(
     return partial(_prompt, frame=frame, request=request, prompt=prompt)
 
 
-def _begin(segmenter: Segmenter, *, num_frames: int, corrections: Corrections) -> Any:
+def _begin(
+    segmenter: Segmenter, *, num_frames: int, corrections: Corrections, between: Callable[[], None]
+) -> Any:
     """On the device thread."""
     try:
-        return segmenter.tracking.begin(num_frames=num_frames, corrections=corrections)
+        return segmenter.tracking.begin(num_frames=num_frames, corrections=corrections, between=between)
     except CheckpointError as error:
         return TrackingUnavailable(str(error))
 

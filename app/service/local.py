@@ -157,6 +157,7 @@ class LocalSegmentation(SegmentationService):
             limits=self.cache_limits if self.is_loaded else None,
             waiting=self._decoder.waiting + len(self._encodings),
             images=self.store.tiers.num_images(DEVICE) if self.is_loaded else 0,
+            names_problem=self.names_problem,
         )
 
     async def devices(self) -> list[DeviceState]:

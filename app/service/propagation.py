@@ -11,7 +11,7 @@ from app.errors import FrameNotFound, ImageNotFound, InvalidFrame, InvalidImage,
 from app.scheduling.deadlines import within
 from app.segmenter import ObjectTracks
 from app.service.live_tracks import Did, EmbeddingOf, LiveTracks
-from app.service.track_states import TrackState
+from app.service.track_state import TrackState
 from app.service.track_values import Range
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
@@ -96,12 +96,16 @@ def plan(state: TrackState, wanted: Range, *, first: int) -> list[tuple[Directio
     for name, number in (("from", wanted.first), ("to", wanted.last)):
         if number is not None and number > last_frame:
             raise InvalidPrompt(f"{name} {number}: the track has frames 0 to {last_frame}.")
-    goes_on = state.goes_on_at if wanted.first is None else {}
+    stopped = state.goes_on_at if wanted.first is None else {}
+    # Behind the last frame that way there is nothing left to do, so it begins anew.
+    goes_on = {way: number for way, number in stopped.items() if 0 <= number <= last_frame}
     start = first if wanted.first is None else wanted.first
     if wanted.way == "both":
         if wanted.last is not None:
             raise InvalidPrompt("to needs a direction, 'forward' or 'backward': both ways go to the ends.")
-        starts = dict(goes_on) or {Direction.FORWARD: start, Direction.BACKWARD: start - 1}
+        starts = goes_on or {Direction.FORWARD: start}
+        if not goes_on and start > 0:
+            starts[Direction.BACKWARD] = start - 1
     else:
         way = Direction.FORWARD if wanted.way == "forward" else Direction.BACKWARD
         starts = {way: goes_on.get(way, start)}

@@ -144,7 +144,7 @@ class Searches:
         crops that cannot all be looked at in time.
         """
         wish, share = request.wish, request.share
-        self._encodings.count_pictures(share, sum(crop.layer > 0 for crop in request.crops))
+        await self._encodings.count_pictures(share, sum(crop.layer > 0 for crop in request.crops))
         request.report(0.0, 0)
         async with self._turns.turn(share):
             points = sum(len(crop.points) for crop in request.crops)

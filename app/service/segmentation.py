@@ -95,6 +95,8 @@ class DeviceState:
     """Prompts and pictures in its queues."""
     images: int
     """Embeddings in its memory."""
+    names_problem: str = ""
+    """Why names that servers share cannot be reached; empty if they can."""
 
 
 class Segmentation(Protocol):
@@ -121,6 +123,10 @@ class Segmentation(Protocol):
     @property
     def tracks(self) -> Tracks:
         """Objects that are followed through the frames of a video."""
+
+    @property
+    def names_problem(self) -> str:
+        """Why names that servers share cannot be reached; empty if they can, or are not shared."""
 
     @property
     def is_loaded(self) -> bool:

@@ -72,6 +72,7 @@ class SegmentationService:
         machinery = wire(
             settings, metrics, ready=self.ready, loaded=lambda: self._segmenter, store=lambda: self.store
         )
+        self._sharing = machinery.sharing
         self._device = machinery.device
         self._watchdog = machinery.watchdog
         self._workers = machinery.workers
@@ -99,6 +100,11 @@ class SegmentationService:
         return self._segmenter
 
     @property
+    def names_problem(self) -> str:
+        """Why names that servers share cannot be reached, in words; empty if they can, or are this server's."""
+        return self._sharing.problem if self._sharing is not None else ""
+
+    @property
     def is_loaded(self) -> bool:
         """Whether the model is loaded and warm."""
         return self._segmenter is not None
@@ -111,12 +117,15 @@ class SegmentationService:
             await self._device.run(segmenter.warm_up)
             memory_bytes = memory_limit_bytes()
             self.cache_limits = cache_limits(self.settings, segmenter, memory_bytes=memory_bytes)
+            if self._sharing is not None:
+                await self._sharing.open()
             self.store = await open_store(
                 self.settings,
                 segmenter,
                 self.metrics,
                 limits=self.cache_limits,
                 adopt=partial(self._adopt, segmenter),
+                sharing=self._sharing,
             )
             await self.videos.open()
             await self.tracks.states.open()
@@ -155,6 +164,8 @@ class SegmentationService:
             await self.tracks.states.close()
             await self.videos.close()
             await self.store.close()
+        if self._sharing is not None:
+            await self._sharing.close()
         self._workers.close()
 
     async def take_in(
@@ -187,7 +198,7 @@ class SegmentationService:
             check_reserved(name, own_id)
             content = content_key(own_id, tenant=tenant)
             with self.store.claim(name, tenant=tenant) as claim:
-                self.store.check_name(name, content, tenant=tenant, replace=replace)
+                await self.store.check_name(name, content, tenant=tenant, replace=replace)
                 embedding = await self.store.find(content)
                 outcome = "hit"
                 if embedding is None:
@@ -254,13 +265,13 @@ class SegmentationService:
         """
         async with self._deadline():
             self.ready()
-            content = self.store.look_up(image_id, tenant=tenant).content
+            content = (await self.store.look_up(image_id, tenant=tenant)).content
             if (embedding := await self.store.find(content)) is not None:
                 return embedding
             if (upload := await self.store.find_upload(content)) is None:
                 raise ImageNotFound.fallen_out(image_id)
             with self.store.claim(image_id, tenant=tenant) as claim:
-                self.store.look_up(image_id, tenant=tenant)  # it may have been deleted before the claim
+                await self.store.look_up(image_id, tenant=tenant)  # it may have been deleted before the claim
                 embedding = await self._encodings.join(content, upload, times, share, claim=claim)
                 await self.store.keep(claim, content, embedding, replace=False, upload=None)
             return embedding
@@ -278,7 +289,7 @@ class SegmentationService:
         """
         async with self._deadline():
             self.ready()
-            content = self.store.look_up(image_id, tenant=tenant).content
+            content = (await self.store.look_up(image_id, tenant=tenant)).content
             file = await self.store.find_upload(content)
             return (file, stretch_of(content)) if file is not None else None
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from app.errors import InvalidFrame, InvalidPrompt
 from app.segmenter import Corrections, Segmenter
-from app.service.track_states import TrackState
+from app.service.track_state import TrackState
 from app.service.track_values import Frames
 from app.service.videos import Videos
 from app.storage.store import EmbeddingStore
@@ -44,7 +44,8 @@ class TrackFrames:
             video = await self._service.videos.describe(frames.video_id, tenant=tenant, share=share)
             count, size = video.frames, (video.height, video.width)
         else:
-            rows = [self._service.store.look_up(image_id, tenant=tenant) for image_id in frames.image_ids]
+            store = self._service.store
+            rows = [await store.look_up(image_id, tenant=tenant) for image_id in frames.image_ids]
             count, size = len(rows), (rows[0].height, rows[0].width)
             for number, row in enumerate(rows):
                 if (row.height, row.width) != size:

@@ -19,7 +19,8 @@ from app.service.live_tracks import MAX_OBJECTS, LiveTracks, prompting
 from app.service.propagation import Propagation
 from app.service.track_frames import Pictures, TrackFrames
 from app.service.track_masks import shape_objects
-from app.service.track_states import TrackState, TrackStates, check_addition
+from app.service.track_state import TrackState, check_addition
+from app.service.track_states import TrackStates
 from app.service.track_values import FrameAnswer, Frames, Range, TrackInfo, TrackPromptRequest
 from app.service.wiring import Machinery
 from app.settings import Settings
@@ -45,7 +46,7 @@ class Tracks:
         self._workers = machinery.workers
         self._frames = TrackFrames(service, most=settings.max_video_frames)
         self._deadline = partial(within, settings.deadline_s)
-        folder = settings.cache_path
+        folder, sharing = settings.cache_path, machinery.sharing
         self._live = LiveTracks(
             machinery,
             ready=ready,
@@ -57,7 +58,9 @@ class Tracks:
             self._live, metrics, embedding=self._frames.embedding, deadline_s=settings.deadline_s
         )
         self.states = TrackStates(
-            KeptTracks(folder / "tracks" if folder is not None else None),
+            KeptTracks(folder / "tracks" if folder is not None else None)
+            if sharing is None
+            else sharing.tracks(),
             most=settings.max_tracks,
             ttl_s=settings.image_ttl_s,
             on_forget=self._live.forget,
@@ -84,28 +87,28 @@ class Tracks:
         Raises ImageNotFound, VideoNotFound, InvalidPrompt for frames of several sizes, and TrackIdConflict.
         """
         name = track_id or uuid.uuid4().hex
-        self.states.check_free(name, tenant=tenant)
+        await self.states.check_free(name, tenant=tenant)
         state = await self._frames.survey(
             frames, tenant=tenant, name=name, corrections=corrections, share=share
         )
         await self.states.add(state)
         return state.info()
 
-    def describe(self, track_id: str, *, tenant: str) -> TrackInfo:
+    async def describe(self, track_id: str, *, tenant: str) -> TrackInfo:
         """Return what is known of a track. Does not count as a use. Raises TrackNotFound."""
         self._ready()
-        return self.states.find(track_id, tenant=tenant).info()
+        return (await self.states.find(track_id, tenant=tenant)).info()
 
-    def newest(self, *, tenant: str, limit: int, after: str | None) -> list[TrackInfo]:
+    async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[TrackInfo]:
         """Return at most `limit` tracks that follow `after`, newest first. Raises TrackNotFound."""
         self._ready()
-        return [each.info() for each in self.states.newest(tenant=tenant, limit=limit, after=after)]
+        return [each.info() for each in await self.states.newest(tenant=tenant, limit=limit, after=after)]
 
     async def delete(self, track_id: str, *, tenant: str) -> None:
         """Forget a track, also while it is propagated. An unknown one is forgotten already."""
         self._ready()
         with suppress(TrackNotFound):
-            await self.states.forget(self.states.find(track_id, tenant=tenant))
+            await self.states.forget(await self.states.find(track_id, tenant=tenant))
 
     async def prompt(
         self,
@@ -123,7 +126,7 @@ class Tracks:
         Raises TrackNotFound, TrackBusy, InvalidPrompt, and what is wrong with the frame.
         """
         self._ready()
-        state = self.states.find(track_id, tenant=tenant)
+        state = await self.states.find(track_id, tenant=tenant)
         check_addition(state, request)
         async with self._alone(state):
             known = state.objects
@@ -146,7 +149,7 @@ class Tracks:
     async def remove_object(self, track_id: str, object_id: int, *, tenant: str, share: str) -> None:
         """Forget an object, and all prompts of it. An unknown one is forgotten already."""
         self._ready()
-        state = self.states.find(track_id, tenant=tenant)
+        state = await self.states.find(track_id, tenant=tenant)
         async with self._alone(state):
             if state.live is not None:
                 await self._changing(
@@ -162,7 +165,7 @@ class Tracks:
     ) -> str | None:
         """Take an object's prompts on a frame back; returns a sentence if the object is dropped by it."""
         self._ready()
-        state = self.states.find(track_id, tenant=tenant)
+        state = await self.states.find(track_id, tenant=tenant)
         async with self._alone(state):
             if not any((each.object_id, each.frame) == (object_id, frame) for each in state.history):
                 return None
@@ -195,7 +198,7 @@ class Tracks:
         meanwhile, and what the queues raise.
         """
         self._ready()
-        state = self.states.find(track_id, tenant=tenant)
+        state = await self.states.find(track_id, tenant=tenant)
         async with self._alone(state, propagates=True):
             found = self._followed(state, wanted, options, non_overlapping=non_overlapping, share=share)
             async with aclosing(found):

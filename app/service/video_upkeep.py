@@ -5,7 +5,7 @@ import logging
 
 from app.service.open_videos import OpenVideos
 from app.storage.kept_videos import KeptVideos
-from app.storage.register import Register
+from app.storage.registers import NameRegister
 from app.storage.store import TEND_S
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ _TRIM_EVERY = 60
 class VideoUpkeep:
     """Writes uses, removes old names, and closes decoders that nobody uses."""
 
-    def __init__(self, register: Register, open_videos: OpenVideos, files: KeptVideos) -> None:
+    def __init__(self, register: NameRegister, open_videos: OpenVideos, files: KeptVideos) -> None:
         self._register, self._open_videos, self._files = register, open_videos, files
         self._tending: asyncio.Task[None] | None = None
 

@@ -39,8 +39,8 @@ from app.storage.claims import Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept_videos import KeptVideos
 from app.storage.names import check_reserved, content_key
-from app.storage.register import Register
 from app.storage.register_file import ImageName
+from app.storage.registers import register_in
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
@@ -80,8 +80,13 @@ class Videos:
             trouble=trouble,
             on_evict=self._open_videos.forget,
         )
-        self._register = Register(
-            folder, ttl_s=settings.image_ttl_s, trouble=trouble, on_unnamed=self._files.remove
+        self._register = register_in(
+            machinery.sharing,
+            "video",
+            folder,
+            ttl_s=settings.image_ttl_s,
+            trouble=trouble,
+            on_unnamed=self._files.remove,
         )
         self._claims = Claims(VideoNotFound.deleted_meanwhile)
         self.upkeep = VideoUpkeep(self._register, self._open_videos, self._files)
@@ -124,7 +129,7 @@ class Videos:
             check_reserved(name, own_id, of="video")
             content = content_key(content_of(digest, sampling), tenant=tenant)
             with self._claims.claim(name, tenant=tenant) as claim:
-                self._check_name(name, content, tenant=tenant, replace=replace)
+                await self._check_name(name, content, tenant=tenant, replace=replace)
                 with times.during("video"):
                     video = await self._survey(name, content, share=share, data=data)
                 claim.check()
@@ -136,13 +141,13 @@ class Videos:
         """Return what is known of a video. Does not count as a use. Raises VideoNotFound."""
         async with self._deadline():
             self._check_ready()
-            row = self._find(video_id, tenant=tenant)
+            row = await self._find(video_id, tenant=tenant)
             return NamedVideo.of(video_id, await self._survey(video_id, row.content, share=share))
 
-    def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
+    async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
-        last = self._register.find(after, tenant=tenant) if after is not None else None
+        last = await self._known(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
         return self._register.newest(tenant=tenant, limit=limit, after=last)
@@ -154,7 +159,7 @@ class Videos:
         """
         async with self._deadline():
             self._check_ready()
-            row = self._register.find(video_id, tenant=tenant)
+            row = await self._known(video_id, tenant=tenant)
             frames = list[str]()
             if row is not None:
                 frames = await self._frames(video_id, row.content, share=share)
@@ -214,7 +219,7 @@ class Videos:
             image_id, store = frame_id(content, video, number), self._store()
             picture = content_key(image_id, tenant=tenant)
             try:
-                store.look_up(image_id, tenant=tenant)
+                await store.look_up(image_id, tenant=tenant)
                 embedding = await store.find(picture)
             except ImageNotFound:
                 embedding = None
@@ -230,17 +235,26 @@ class Videos:
             return image_id, embedding
 
     async def _numbered(self, video_id: str, number: int, *, tenant: str, share: str) -> tuple[str, Video]:
-        row = self._find(video_id, tenant=tenant)
+        row = await self._find(video_id, tenant=tenant)
         self._register.use(row)
         video = await self._survey(video_id, row.content, share=share)
         if not 0 <= number < len(video):
             raise FrameNotFound(f"There is no frame {number}: the video has frames 0 to {len(video) - 1}.")
         return row.content, video
 
-    def _find(self, video_id: str, *, tenant: str) -> ImageName:
-        row = self._register.find(video_id, tenant=tenant)
+    async def _find(self, video_id: str, *, tenant: str) -> ImageName:
+        """Look up a name. Raises VideoNotFound."""
+        row = await self._known(video_id, tenant=tenant)
         if row is None:
             raise VideoNotFound.for_id(video_id)
+        return row
+
+    async def _known(self, video_id: str, *, tenant: str) -> ImageName | None:
+        """Look up a name, among those that other servers have given a moment ago too."""
+        row = self._register.find(video_id, tenant=tenant)
+        if row is None:
+            await self._register.catch_up()
+            row = self._register.find(video_id, tenant=tenant)
         return row
 
     async def _survey(self, video_id: str, content: str, *, share: str, data: bytes | None = None) -> Video:
@@ -272,8 +286,11 @@ class Videos:
         except VideoGone as error:
             raise VideoNotFound.fallen_out(video_id) from error
 
-    def _check_name(self, name: str, content: str, *, tenant: str, replace: bool) -> None:
+    async def _check_name(self, name: str, content: str, *, tenant: str, replace: bool) -> None:
         row = self._register.find(name, tenant=tenant)
+        if row is None or row.content != content:
+            await self._register.catch_up()
+            row = self._register.find(name, tenant=tenant)
         if row is not None and row.content != content and not replace:
             raise VideoIdConflict.for_id(name)
 

@@ -6,7 +6,7 @@ Does not know about requests: service.py decides what goes through the queues, a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.scheduling.batching import Batcher
 from app.scheduling.device import DeviceThread
@@ -16,10 +16,15 @@ from app.scheduling.watchdog import Watchdog
 from app.segmenter import Segmenter
 from app.service.decodings import Decodable, DecodeBatch, Shaped
 from app.service.encodings import Encodings
+from app.service.picture_rates import PictureRates
 from app.settings import Settings
+from app.storage.opening import sharing_by
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from model.types import Embedding, Pixels, Prediction, Prompt
+
+if TYPE_CHECKING:
+    from app.storage.sharing import Sharing
 
 _FEW_CORES = 2
 """With at most this many decoder threads, masks are shaped between batches. More than 2 were not measured."""
@@ -36,7 +41,9 @@ class Machinery:
     encoder: Batcher[Pixels, Embedding]
     encodings: Encodings
     tracker: Batcher[Callable[[], Any], Any]
-    """Steps of tracks, one at a time: clicks and encodes go between two of them."""
+    """Steps of tracks, one at a time: clicks and encodes go before them, and pass one that runs."""
+    sharing: "Sharing | None"
+    """What several servers share; not open yet."""
 
     def drain(self) -> None:
         """Reject new and waiting work."""
@@ -57,6 +64,7 @@ def wire(
     `ready` returns the model or raises a ServiceError. `loaded` returns the model in any state of the server; None
     before it is loaded. `store` returns the embedding store, which exists once the model is loaded.
     """
+    sharing, per_minute = sharing_by(settings), settings.rate_pictures_per_minute
     device = DeviceThread()
     workers = Workers(settings.workers)
 
@@ -132,7 +140,7 @@ def wire(
         threads=settings.workers,
         batch=settings.batch_images,
         max_waiting=settings.max_waiting_images,
-        max_per_minute=settings.rate_pictures_per_minute,
+        rates=PictureRates(per_minute, sharing.rates(per_minute) if sharing is not None else None),
         max_megapixels=settings.max_image_megapixels,
         check_ready=ready,
         put=lambda content, embedding: store().put(content, embedding),
@@ -140,5 +148,7 @@ def wire(
     metrics.waiting_prompts.set_function(lambda: decoder.waiting)
     metrics.waiting_images.set_function(lambda: len(encodings))
     metrics.watch_readiness(ready)
+    if sharing is not None:
+        metrics.watch_names(lambda: not sharing.problem)
     watchdog = Watchdog(device, limit_s=settings.watchdog_s)
-    return Machinery(device, watchdog, workers, decoder, encoder, encodings, tracker)
+    return Machinery(device, watchdog, workers, decoder, encoder, encodings, tracker, sharing)

@@ -6,6 +6,7 @@ Does not know what the store does.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from app.errors import Overloaded
 from app.segmenter import Segmenter
@@ -15,6 +16,13 @@ from app.storage.tiers import DEVICE, DISK, HOST
 from app.telemetry.metrics import Metrics
 from model.errors import DeviceOutOfMemory
 from model.types import Embedding
+
+if TYPE_CHECKING:
+    from app.storage.sharing import Sharing
+
+
+class SharingError(Exception):
+    """SAM2_REGISTER_URL cannot be used. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ async def open_store(
     *,
     limits: CacheLimits,
     adopt: Callable[[Embedding], Awaitable[Embedding]],
+    sharing: "Sharing | None" = None,
 ) -> EmbeddingStore:
     """Open the store of a model's embeddings. `adopt` moves one to the model's device."""
 
@@ -59,6 +68,7 @@ async def open_store(
         adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
+        sharing=sharing,
     )
     for tier in (DEVICE, HOST, DISK):
         metrics.cache_hits.labels(tier)
@@ -67,3 +77,22 @@ async def open_store(
         metrics.cache_images.labels(tier).set_function(partial(store.tiers.num_images, tier))
     await store.open()
     return store
+
+
+def sharing_by(settings: Settings) -> "Sharing | None":
+    """Return what servers share by SAM2_REGISTER_URL, not yet open; None without it.
+
+    Raises SharingError, which says what is missing.
+    """
+    url = settings.register_url.get_secret_value()
+    if not url:
+        return None
+    try:
+        from app.storage.sharing import Sharing  # here, because few need PostgreSQL's driver
+    except ImportError as error:
+        what = f"SAM2_REGISTER_URL needs the extra 'postgres': pip install '.[postgres]' ({error})"
+        raise SharingError(what) from error
+    try:
+        return Sharing(url)
+    except ValueError as error:
+        raise SharingError(str(error)) from None

@@ -15,14 +15,13 @@ from time import monotonic, time
 from typing import TypeVar
 
 from app.errors import ImageIdConflict
+from app.storage.damaged_files import is_damage, move_aside
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import (
     Change,
     ImageName,
     Key,
     RegisterFile,
-    is_damage,
-    move_aside,
     open_register,
 )
 
@@ -82,6 +81,9 @@ class Register:
         change = self._unsaved.get(key)
         name = change.name if change is not None else self._read(lambda: self._file.find(key), None)
         return name if name is not None and name.created >= self._since() else None
+
+    async def catch_up(self) -> None:
+        """Do nothing: `find` reads what other processes did."""
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""

@@ -8,10 +8,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.storage.damaged_files import is_damage, move_aside
 from app.storage.wal import begin_wal
 
 BUSY_MS = 5000
@@ -30,6 +32,7 @@ CREATE INDEX IF NOT EXISTS names_by_content ON names (content);
 CREATE INDEX IF NOT EXISTS names_by_age ON names (created);
 CREATE INDEX IF NOT EXISTS names_of_tenant_by_age ON names (tenant, created, image_id);
 """
+_PUT = "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Key(NamedTuple):
@@ -61,6 +64,10 @@ class ImageName:
         return Key(self.tenant, self.image_id)
 
 
+values_of: Callable[[ImageName], tuple[Any, ...]] = attrgetter(*(field.name for field in fields(ImageName)))
+"""The values of a row in the order of its columns; dataclasses.astuple takes ten times as long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change to a name: its new row, or None to remove it."""
@@ -71,11 +78,7 @@ class Change:
 
 
 class RegisterFile:
-    """An open register. Every method may raise sqlite3.Error; opening may also raise OSError.
-
-    Uses `synchronous = NORMAL`: a killed process loses nothing that was committed. After a power cut the last
-    moments may be missing, but the file is whole. FULL would wait for the disk at every upload.
-    """
+    """An open register. Every method may raise sqlite3.Error; opening may also raise OSError."""
 
     def __init__(self, path: Path | None) -> None:
         """Open or create the file; None for a register in memory."""
@@ -99,6 +102,8 @@ class RegisterFile:
 
     def _prepare(self) -> None:
         begin_wal(self._writer, patience_s=BUSY_MS / 1000)
+        # A killed process loses nothing that was committed. After a power cut the last moments may be missing, but
+        # the file is whole. FULL would wait for the disk at every upload.
         self._writer.execute("PRAGMA synchronous = NORMAL")
         columns = [name for _, name, *_ in self._writer.execute("PRAGMA table_info(names)").fetchall()]
         with self._transaction():
@@ -191,11 +196,10 @@ class RegisterFile:
 
         Returns the contents that lost their last name; `on_unnamed` is called as in `apply`.
         """
-        with self._alone:
-            [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
-        if count <= most and (oldest is None or oldest >= before):
+        if not self.has_old(before, most=most):
             return frozenset()
         with self._transaction():
+            [(count,)] = self._writer.execute("SELECT count(*) FROM names").fetchall()
             rows = self._writer.execute(
                 "SELECT tenant, image_id, content FROM names WHERE created < ?", (before,)
             ).fetchall()
@@ -209,6 +213,21 @@ class RegisterFile:
             for content in unnamed:
                 on_unnamed(content)
         return frozenset(unnamed)
+
+    def has_old(self, before: float, *, most: int) -> bool:
+        """Whether there are names that `expire` removes."""
+        with self._alone:
+            [(count, oldest)] = self._writer.execute("SELECT count(*), min(created) FROM names").fetchall()
+        return count > most or (oldest is not None and oldest < before)
+
+    def fill(self, names: Sequence[ImageName]) -> None:
+        """Put many names at once, which are new or those that are there."""
+        with self._transaction():
+            self._writer.executemany(_PUT, map(values_of, names))
+
+    def keys(self) -> set[Key]:
+        """Return the keys of all names."""
+        return {Key(*row) for row in self._read("SELECT tenant, image_id FROM names", ())}
 
     def use(self, used: Mapping[Key, float]) -> None:
         """Record when names were used."""
@@ -268,7 +287,7 @@ class RegisterFile:
         return ImageName(*rows[0]) if rows else None
 
     def _put(self, name: ImageName) -> None:
-        self._writer.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(name))
+        self._writer.execute(_PUT, values_of(name))
 
     def _delete(self, key: Key) -> None:
         self._writer.execute("DELETE FROM names WHERE tenant = ? AND image_id = ?", key)
@@ -291,21 +310,6 @@ def open_register(path: Path) -> tuple[RegisterFile, Path | None]:
     except sqlite3.DatabaseError:
         aside = move_aside(path)
         return RegisterFile(path), aside
-
-
-def move_aside(path: Path) -> Path:
-    """Rename a file that is no register or a damaged one. Returns its new path. Raises OSError."""
-    aside = path.with_name(f"{path.name}.unreadable")
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return aside
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file's content is damaged, which no later attempt will find mended."""
-    code = getattr(error, "sqlite_errorcode", None)  # missing if the error is not SQLite's own
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _connect(where: str) -> sqlite3.Connection:

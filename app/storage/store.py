@@ -12,15 +12,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import ImageIdConflict, ImageNotFound
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.embedding_files import EmbeddingFiles
-from app.storage.register import Register
 from app.storage.register_file import ImageName, Key
+from app.storage.registers import register_in
 from app.storage.tiers import DISK, Tiers
 from model.types import Embedding
+
+if TYPE_CHECKING:
+    from app.storage.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +83,9 @@ class EmbeddingStore:
         adopt: Callable[[Embedding], Awaitable[Embedding]],
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
+        sharing: "Sharing | None" = None,
     ) -> None:
+        """Create it; `open` opens the register. With `sharing`, names are those of all servers."""
         folder = limits.folder
         files, trouble = None, None
         if folder is not None:
@@ -91,7 +97,9 @@ class EmbeddingStore:
                 trouble=trouble,
                 on_evict=lambda: on_evict(DISK),
             )
-        self._register = Register(
+        self._register = register_in(
+            sharing,
+            "image",
             folder,
             ttl_s=limits.ttl_s,
             trouble=trouble,
@@ -125,9 +133,9 @@ class EmbeddingStore:
             await self.tiers.close()
             await self._register.close()
 
-    def look_up(self, image_id: str, *, tenant: str) -> ImageName:
-        """Look up a name, which counts as a use of it. Raises ImageNotFound."""
-        name = self._register.find(image_id, tenant=tenant)
+    async def look_up(self, image_id: str, *, tenant: str) -> ImageName:
+        """Look up a name, which counts as a use of it. At once if this server knows it. Raises ImageNotFound."""
+        name = await self._find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
         self._register.use(name)
@@ -154,11 +162,15 @@ class EmbeddingStore:
         """Announce that a name will be given once its picture is embedded, so that `delete` finds it."""
         return self._claims.claim(image_id, tenant=tenant)
 
-    def check_name(self, image_id: str, content: str, *, tenant: str, replace: bool) -> None:
-        """Raise ImageIdConflict if the id belongs to another content and may not be replaced."""
+    async def check_name(self, image_id: str, content: str, *, tenant: str, replace: bool) -> None:
+        """Raise ImageIdConflict if the id belongs to another content and may not be replaced.
+
+        With a register that servers share, raise NamesUnreachable if a new name cannot be given now.
+        """
         name = self._register.find(image_id, tenant=tenant)
-        if name is not None and name.content != content and not replace:
-            raise ImageIdConflict.for_id(image_id)
+        if name is None or name.content != content:
+            await self._register.catch_up()
+            self._check_known(image_id, content, tenant=tenant, replace=replace)
 
     async def keep(
         self, claim: Claim, content: str, embedding: Embedding, *, replace: bool, upload: bytes | None
@@ -170,7 +182,7 @@ class EmbeddingStore:
         """
         try:
             claim.check()
-            self.check_name(claim.name, content, tenant=claim.tenant, replace=replace)
+            self._check_known(claim.name, content, tenant=claim.tenant, replace=replace)
             if not self.tiers.holds(content):
                 self.put(content, embedding)  # it was evicted before its request got a reply
             name = self._register.find(claim.name, tenant=claim.tenant)
@@ -192,6 +204,7 @@ class EmbeddingStore:
 
     async def delete_all(self, image_ids: Sequence[str], *, tenant: str) -> None:
         """Delete those names that are given or about to be given."""
+        await self._register.catch_up()
         for at in range(0, len(image_ids), _LOOKED_UP_AT_ONCE):
             keys = [Key(tenant, each) for each in image_ids[at : at + _LOOKED_UP_AT_ONCE]]
             there = [
@@ -204,7 +217,7 @@ class EmbeddingStore:
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a picture. Does not count as a use. Raises ImageNotFound."""
-        name = self._register.find(image_id, tenant=tenant)
+        name = await self._find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
         [record] = await self._records([name])
@@ -212,7 +225,7 @@ class EmbeddingStore:
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
         """Return at most `limit` pictures that follow `after`, newest name first. Raises ImageNotFound."""
-        last = self._register.find(after, tenant=tenant) if after is not None else None
+        last = await self._find(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise ImageNotFound(f"after={after!r} names no stored picture. Start again without it.")
         return await self._records(self._register.newest(tenant=tenant, limit=limit, after=last))
@@ -230,6 +243,19 @@ class EmbeddingStore:
         for content in [each for each, since in self._unnamed.items() if since < patience]:
             self._drop_unnamed(content)
         await self.tiers.tend()
+
+    async def _find(self, image_id: str, *, tenant: str) -> ImageName | None:
+        """Look up a name, among those that other servers have given a moment ago too."""
+        name = self._register.find(image_id, tenant=tenant)
+        if name is None:
+            await self._register.catch_up()
+            name = self._register.find(image_id, tenant=tenant)
+        return name
+
+    def _check_known(self, image_id: str, content: str, *, tenant: str, replace: bool) -> None:
+        name = self._register.find(image_id, tenant=tenant)
+        if name is not None and name.content != content and not replace:
+            raise ImageIdConflict.for_id(image_id)
 
     async def _name(self, claim: Claim, content: str, embedding: Embedding, *, replace: bool) -> None:
         now = time.time()

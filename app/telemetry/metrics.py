@@ -134,6 +134,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.names_reachable = Gauge(
+            "sam2_names_reachable",
+            "1 if names can be read and written; 0 while the database of SAM2_REGISTER_URL cannot be used.",
+            registry=registry,
+        )
+        self.names_reachable.set(1)
         self.loop_lag = Histogram(
             "sam2_event_loop_lag_seconds",
             "Delay of a timer on the event loop: how long it stood still.",
@@ -193,6 +199,10 @@ class Metrics:
             return 1
 
         self.ready.set_function(read)
+
+    def watch_names(self, works: Callable[[], bool]) -> None:
+        """Export 1 while names that servers share can be used."""
+        self.names_reachable.set_function(works)
 
     def observe_loop_lag(self, seconds: float) -> None:
         """Record how long the event loop stood still."""

@@ -1,10 +1,15 @@
-/** A server, as a web tool uses it: pictures in, with retries and a deadline for each call. Does not draw. */
+/** A server, as a web tool uses it: pictures and videos in, with retries and a deadline for each call. Does not draw. */
 
 import { Connection, contentType } from "./connection.js";
 import { ApiError } from "./errors.js";
 import { Hover } from "./hover.js";
 import { Picture } from "./pictures.js";
 import { retrying } from "./retries.js";
+
+/**
+ * @import { TrackOptions } from "./tracks.js"
+ * @import { Video, VideoOptions } from "./videos.js"
+ */
 
 /**
  * @typedef {object} CallOptions of every call
@@ -43,13 +48,11 @@ export class Client {
   async embed(source, options = {}) {
     let file = source instanceof Blob ? source : null;
     const { imageId, replace, stretch, onProgress } = options;
-    const wishes = Object.entries({ image_id: imageId, replace, stretch }).filter(([, wish]) => wish !== undefined);
-    const path = `embed?${new URLSearchParams(wishes.map(([name, wish]) => [name, String(wish)]))}`;
+    const path = withQuery("embed", { image_id: imageId, replace, stretch });
     /** @param {CallOptions} call */
     const send = (call) => this.call(async (signal) => {
       file ??= await fetched(/** @type {string | URL} */ (source), signal);
-      const sent = { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal };
-      return (onProgress ? await this.connection.upload(path, file, { onProgress, signal }) : await this.connection.request(path, sent)).data;
+      return this.send(path, file, { onProgress, signal });
     }, call);
     return new Picture(this, await send(options), () => send({}));
   }
@@ -60,7 +63,7 @@ export class Client {
    * @param {CallOptions} [options]
    */
   async open(imageId, options) {
-    return new Picture(this, await this.#get(`images/${encodeURIComponent(imageId)}`, options));
+    return new Picture(this, await this.get(`images/${encodeURIComponent(imageId)}`, options));
   }
 
   /**
@@ -69,7 +72,45 @@ export class Client {
    * @returns {Promise<any>}
    */
   model(options) {
-    return this.#get("model", options);
+    return this.get("model", options);
+  }
+
+  // Loaded when the first video comes: most pages show pictures.
+
+  /**
+   * Upload a video, or an animated GIF. Its frames are decoded when they are needed.
+   * @param {Blob} file
+   * @param {VideoOptions & CallOptions} [options]
+   */
+  async video(file, options) {
+    return (await import("./videos.js")).uploadVideo(this, file, options);
+  }
+
+  /**
+   * A video that the server already has.
+   * @param {string} videoId
+   * @param {CallOptions} [options]
+   */
+  async openVideo(videoId, options) {
+    return (await import("./videos.js")).openVideo(this, videoId, options);
+  }
+
+  /**
+   * Begin a track: objects will be followed through frames. Costs nothing until the first prompt.
+   * @param {Video | (Picture | string)[]} frames a video, or pictures or their ids, all of one size
+   * @param {TrackOptions & CallOptions} [options]
+   */
+  async track(frames, options) {
+    return (await import("./tracks.js")).beginTrack(this, frames, options);
+  }
+
+  /**
+   * A track that was begun before.
+   * @param {string} trackId
+   * @param {CallOptions} [options]
+   */
+  async openTrack(trackId, options) {
+    return (await import("./tracks.js")).openTrack(this, trackId, options);
   }
 
   /** Previews under the pointer, over a connection of their own. */
@@ -82,18 +123,41 @@ export class Client {
    * @template T
    * @param {(signal: AbortSignal) => Promise<T>} task
    * @param {CallOptions} [options]
+   * @param {{once?: boolean}} [manner] as in retries.js
    */
-  call(task, { signal, deadlineS = this.deadlineS, onRetry } = {}) {
-    return retrying(task, { retries: this.retries, deadlineS, signal, onRetry });
+  call(task, { signal, deadlineS = this.deadlineS, onRetry } = {}, { once = false } = {}) {
+    return retrying(task, { retries: this.retries, deadlineS, signal, onRetry, once });
   }
 
   /**
+   * The body of a reply to GET.
    * @param {string} path
    * @param {CallOptions} [options]
+   * @returns {Promise<any>}
    */
-  #get(path, options) {
+  get(path, options) {
     return this.call(async (signal) => (await this.connection.request(path, { signal })).data, options);
   }
+
+  /**
+   * POST a file. Returns the body of the reply.
+   * @param {string} path
+   * @param {Blob} file
+   * @param {{onProgress?: (share: number) => void, signal: AbortSignal}} options
+   */
+  async send(path, file, { onProgress, signal }) {
+    if (onProgress) return (await this.connection.upload(path, file, { onProgress, signal })).data;
+    return (await this.connection.request(path, { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal })).data;
+  }
+}
+
+/**
+ * @param {string} path
+ * @param {Record<string, string | number | boolean | undefined>} wishes those that are undefined are left out
+ */
+export function withQuery(path, wishes) {
+  const stated = Object.entries(wishes).filter(([, wish]) => wish !== undefined);
+  return stated.length ? `${path}?${new URLSearchParams(stated.map(([name, wish]) => [name, String(wish)]))}` : path;
 }
 
 /**

@@ -31,9 +31,10 @@ export class ApiError extends Error {
   }
 }
 
-/** The statuses of errors in answers that carry none: those of /decode/stream. */
+/** The statuses of errors in answers that carry none: those of /decode/stream and of propagations. */
 const STATUS = /** @type {Record<string, number>} */ ({
-  bad_request: 400, image_not_found: 404, validation_error: 422, invalid_prompt: 422, rate_limited: 429,
+  bad_request: 400, image_not_found: 404, video_not_found: 404, track_not_found: 404, track_busy: 409, validation_error: 422,
+  invalid_prompt: 422, invalid_frame: 422, rate_limited: 429,
   overloaded: 503, not_ready: 503, shutting_down: 503, deadline_exceeded: 504,
 });
 

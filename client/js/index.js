@@ -10,6 +10,8 @@ export { joined, outline } from "./outline.js";
 export { Picture } from "./pictures.js";
 export { paint, pixel } from "./raster.js";
 export { decodeRuns, toBitmap } from "./rle.js";
+export { Track } from "./tracks.js";
+export { Video } from "./videos.js";
 
 /**
  * @typedef {import("./client.js").CallOptions} CallOptions
@@ -19,4 +21,8 @@ export { decodeRuns, toBitmap } from "./rle.js";
  * @typedef {import("./outline.js").Outline} Outline
  * @typedef {import("./prompts.js").MaskOptions} MaskOptions
  * @typedef {import("./prompts.js").Prompt} Prompt
+ * @typedef {import("./tracks.js").TrackedFrame} TrackedFrame
+ * @typedef {import("./tracks.js").TrackedObject} TrackedObject
+ * @typedef {import("./tracks.js").TrackOptions} TrackOptions
+ * @typedef {import("./videos.js").VideoOptions} VideoOptions
  */

@@ -1,5 +1,5 @@
 /**
- * When to try again, and how long to wait before. Every call can be repeated safely: embedding the same content gives the
+ * When to try again, and how long to wait before. Most calls can be repeated safely: embedding the same content gives the
  * same result, and decoding changes nothing. Does not know about requests.
  */
 
@@ -16,6 +16,7 @@ const JITTER = 0.25; // of a wait, at random: so many clients do not return at o
  * @property {number} deadlineS seconds for all tries together
  * @property {AbortSignal} [signal]
  * @property {(error: ApiError, seconds: number) => void} [onRetry] called before each wait
+ * @property {boolean} [once] not again if the reply was lost: it may be done
  */
 
 /**
@@ -25,7 +26,7 @@ const JITTER = 0.25; // of a wait, at random: so many clients do not return at o
  * @param {Patience} patience
  * @returns {Promise<T>}
  */
-export async function retrying(task, { retries, deadlineS, signal, onRetry }) {
+export async function retrying(task, { retries, deadlineS, signal, onRetry, once = false }) {
   const ends = performance.now() + deadlineS * 1000;
   const deadline = new AbortController();
   const timer = timeout(() => deadline.abort(late(deadlineS)), deadlineS);
@@ -37,7 +38,7 @@ export async function retrying(task, { retries, deadlineS, signal, onRetry }) {
         return await task(either);
       } catch (error) {
         either.throwIfAborted();
-        const seconds = error instanceof ApiError ? waitS(error, tried) : null;
+        const seconds = error instanceof ApiError && !(once && error.code === "connection_failed") ? waitS(error, tried) : null;
         // Who would be late anyway is told now, and why.
         if (!(error instanceof ApiError) || seconds === null || tried > retries || performance.now() + seconds * 1000 >= ends) throw error;
         onRetry?.(error, seconds);

@@ -10,21 +10,26 @@
 Needs neither torch nor the service's own code.
 """
 
-from sam2_client.async_client import AsyncClient, AsyncImage
-from sam2_client.client import Client, Image
+from sam2_client.async_client import AsyncClient
+from sam2_client.async_image import AsyncImage
+from sam2_client.async_track import AsyncTrack, AsyncVideo
+from sam2_client.client import Client
 from sam2_client.errors import (
     BadRequest,
     ConnectionFailed,
     DeadlineExceeded,
     Detail,
+    FrameNotFound,
     HostNotAllowed,
     ImageIdConflict,
     ImageNotFound,
     ImageTooLarge,
     InferenceFailed,
     InternalError,
+    InvalidFrame,
     InvalidImage,
     InvalidPrompt,
+    InvalidVideo,
     NotReady,
     OriginRefused,
     Overloaded,
@@ -34,10 +39,17 @@ from sam2_client.errors import (
     Sam2Error,
     ShuttingDown,
     TimedOut,
+    TrackBusy,
+    TrackIdConflict,
+    TrackingUnavailable,
+    TrackNotFound,
     Unauthorized,
     UnexpectedReply,
     UnsupportedMediaType,
     ValidationFailed,
+    VideoIdConflict,
+    VideoNotFound,
+    VideoTooLarge,
 )
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
@@ -45,12 +57,17 @@ from sam2_client.images import EmbedResult, Model
 from sam2_client.masks import Mask
 from sam2_client.outlines import Outlines
 from sam2_client.pictures import LargePictureWarning, PictureSource
-from sam2_client.prompts import Prompt
+from sam2_client.prompts import Prompt, TrackPrompt
+from sam2_client.sync_image import Image
+from sam2_client.sync_track import Track, Video
+from sam2_client.tracked import TrackedFrame, TrackedMask
 from sam2_client.version import __version__
 
 __all__ = [
     "AsyncClient",
     "AsyncImage",
+    "AsyncTrack",
+    "AsyncVideo",
     "BadRequest",
     "Client",
     "ConnectionFailed",
@@ -59,6 +76,7 @@ __all__ = [
     "EmbedResult",
     "EverythingOptions",
     "FoundMask",
+    "FrameNotFound",
     "HostNotAllowed",
     "Image",
     "ImageIdConflict",
@@ -66,8 +84,10 @@ __all__ = [
     "ImageTooLarge",
     "InferenceFailed",
     "InternalError",
+    "InvalidFrame",
     "InvalidImage",
     "InvalidPrompt",
+    "InvalidVideo",
     "LargePictureWarning",
     "Mask",
     "Model",
@@ -83,9 +103,21 @@ __all__ = [
     "Sam2Error",
     "ShuttingDown",
     "TimedOut",
+    "Track",
+    "TrackBusy",
+    "TrackIdConflict",
+    "TrackNotFound",
+    "TrackPrompt",
+    "TrackedFrame",
+    "TrackedMask",
+    "TrackingUnavailable",
     "Unauthorized",
     "UnexpectedReply",
     "UnsupportedMediaType",
     "ValidationFailed",
+    "Video",
+    "VideoIdConflict",
+    "VideoNotFound",
+    "VideoTooLarge",
     "__version__",
 ]

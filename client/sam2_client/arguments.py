@@ -4,7 +4,6 @@ Does not know what the commands do.
 """
 
 import argparse
-import math
 import os
 import re
 import sys
@@ -18,8 +17,11 @@ from sam2_client.data_set_arguments import (
     add_masks_from_boxes,
     add_polygons,
     at_least_1,
+    box,
+    point,
     size,
 )
+from sam2_client.track_arguments import add_track
 from sam2_client.version import __version__
 
 _EPILOG = """\
@@ -49,24 +51,6 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def _point(text: str) -> list[float]:
-    return _numbers(text, 2, "X,Y")
-
-
-def _box(text: str) -> list[float]:
-    return _numbers(text, 4, "X0,Y0,X1,Y1")
-
-
-def _numbers(text: str, count: int, form: str) -> list[float]:
-    try:
-        numbers = [float(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
-    return numbers
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,18 +94,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("picture", type=Path)
     one.add_argument(
-        "--point", type=_point, action="append", default=[], metavar="X,Y", help="on the object; repeatable"
+        "--point", type=point, action="append", default=[], metavar="X,Y", help="on the object; repeatable"
     )
     one.add_argument(
         "--not",
         dest="not_point",
-        type=_point,
+        type=point,
         action="append",
         default=[],
         metavar="X,Y",
         help="not on the object; repeatable",
     )
-    one.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="around the object")
+    one.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="around the object")
     one.add_argument(
         "-o",
         "--output",
@@ -167,4 +151,5 @@ def _parser() -> argparse.ArgumentParser:
     add_polygons(one)
     add_everything(commands, server)
     add_masks_from_boxes(commands, server)
+    add_track(commands, server, clean_up)
     return parser

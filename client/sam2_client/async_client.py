@@ -4,23 +4,29 @@ Only sends, waits and reads files. stories.py and holdings.py define what is sen
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Literal, Self, TypeVar
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Self, TypeVar
 
 import httpx
 
-from sam2_client import bodies, holdings, stories
-from sam2_client.asking import Attempt, Story
+from sam2_client import bodies, following, holdings, stories, track_stories
+from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
+from sam2_client.async_image import AsyncImage
+from sam2_client.async_track import AsyncTrack, AsyncVideo
 from sam2_client.connection import DEFAULT_URL, options
-from sam2_client.everything_options import EverythingOptions, Order
-from sam2_client.found_masks import FoundMask
-from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
+from sam2_client.following import Direction, Span
+from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
+from sam2_client.mending import Corrections
 from sam2_client.pictures import Picture, PictureSource, Stretch
-from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
+from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries
-from sam2_client.step_lines import OnStep, watched
+from sam2_client.step_lines import is_lines
+from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out
+from sam2_client.tracked import TrackedFrame
 
 T = TypeVar("T")
 
@@ -118,6 +124,72 @@ class AsyncClient:
         """See Client.model."""
         return await self._tell(holdings.model(retries=self._retries))
 
+    async def upload_video(
+        self,
+        video: str | os.PathLike[str] | bytes,
+        video_id: str | None = None,
+        *,
+        replace: bool = False,
+        fps: float | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        max_frames: int | None = None,
+    ) -> AsyncVideo:
+        """See Client.upload_video."""
+        options = VideoOptions(video_id, replace, fps, start_s, end_s, max_frames)
+        story = track_stories.upload_video(Picture(video), options, retries=self._retries)
+        return AsyncVideo(await self._tell(story), self)
+
+    async def video(self, video_id: str) -> AsyncVideo:
+        """See Client.video."""
+        return AsyncVideo(await self._tell(track_stories.find_video(video_id, retries=self._retries)), self)
+
+    async def track(
+        self,
+        frames: FrameSources | None = None,
+        *,
+        image_ids: Sequence[str] | None = None,
+        track_id: str | None = None,
+        corrections: Corrections = "kept",
+        progress: bool = False,
+    ) -> AsyncTrack:
+        """See Client.track."""
+        source = await self._source(frames, image_ids, progress=progress)
+        story = track_stories.begin(source, track_id, corrections, retries=self._retries)
+        return AsyncTrack(await self._tell(story), self)
+
+    async def find_track(self, track_id: str) -> AsyncTrack:
+        """See Client.find_track."""
+        return AsyncTrack(await self._tell(track_stories.find(track_id, retries=self._retries)), self)
+
+    async def propagate(
+        self,
+        frames: FrameSources | None = None,
+        prompts: Sequence[TrackPrompt] = (),
+        *,
+        image_ids: Sequence[str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        direction: Direction = "forward",
+        non_overlapping: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+        progress: bool = False,
+    ) -> AsyncGenerator[TrackedFrame, None]:
+        """See Client.propagate."""
+        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
+        story = following.follow_once(
+            await self._source(frames, image_ids, progress=progress),
+            prompts,
+            Span(start, end, direction),
+            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            progress=progress,
+            retries=self._retries,
+        )
+        async with aclosing(self._follow(story)) as found:
+            async for frame in found:
+                yield frame
+
     def _image(self, embedded: Embedded) -> "AsyncImage":
         return AsyncImage(embedded, self)
 
@@ -126,6 +198,18 @@ class AsyncClient:
             return EmbedResult(source, await self.embed(source), None)
         except Exception as error:  # any exception is the result of this picture
             return EmbedResult(source, None, error)
+
+    async def _source(
+        self, frames: FrameSources | None, image_ids: Sequence[str] | None, *, progress: bool
+    ) -> Source:
+        found = sorted_out(frames, image_ids)
+        if isinstance(found, Picture):
+            story = track_stories.upload_video(found, VideoOptions(), retries=self._retries)
+            return Source(await self._tell(story))
+        if isinstance(found, Source):
+            return found
+        pictures = [each for each in found if not isinstance(each, KnownImage)]
+        return joined(found, await self.embed_many(pictures, progress=progress))
 
     async def _tell(self, story: Story[T]) -> T:
         try:
@@ -141,6 +225,36 @@ class AsyncClient:
             result: T = end.value
             return result
 
+    async def _follow(self, story: FrameStory) -> AsyncGenerator[TrackedFrame, None]:
+        reply: httpx.Response | None = None
+        pieces: AsyncIterator[bytes] | None = None
+        try:
+            step = next(story)
+            while True:
+                if isinstance(step, TrackedFrame):
+                    yield step
+                    step = next(story)
+                    continue
+                answer: httpx.Response | bytes
+                try:
+                    if isinstance(step, NextPiece):
+                        answer = await anext(pieces, b"") if pieces is not None else b""
+                    else:
+                        if reply is not None:
+                            await reply.aclose()
+                        answer = reply = await self._send(step)
+                        pieces = reply.aiter_bytes()
+                except httpx.RequestError as error:
+                    step = story.throw(error)
+                else:
+                    step = story.send(answer)
+        except StopIteration:
+            return
+        finally:
+            story.close()
+            if reply is not None:
+                await reply.aclose()
+
     async def _send(self, attempt: Attempt) -> httpx.Response:
         if attempt.wait_s:
             await asyncio.sleep(attempt.wait_s)
@@ -149,107 +263,9 @@ class AsyncClient:
         else:
             request = await asyncio.to_thread(attempt.call.request, self._http)
         response = await self._http.send(request, stream=True)
+        if attempt.call.is_stream and is_lines(response):
+            return response  # _follow reads and closes it
         try:
             return await bodies.aread(response, on_step=attempt.call.on_step)
         finally:
             await response.aclose()
-
-
-class AsyncImage(KnownImage):
-    """An embedded picture to click on: Image with `await`."""
-
-    def __init__(self, embedded: Embedded, client: AsyncClient) -> None:
-        super().__init__(embedded)
-        self._client = client
-
-    async def decode(
-        self,
-        points: Points | None = None,
-        labels: Labels | None = None,
-        *,
-        box: Box | None = None,
-        mask: MaskPrompt | None = None,
-        multimask: bool | None = None,
-        logits: bool = False,
-        max_hole_area: float = 0.0,
-        max_sprinkle_area: float = 0.0,
-    ) -> list[Mask]:
-        """See Image.decode."""
-        prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
-        (masks,) = await self.decode_many(
-            [prompt], logits=logits, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
-        )
-        return masks
-
-    async def decode_many(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        logits: bool = False,
-        max_hole_area: float = 0.0,
-        max_sprinkle_area: float = 0.0,
-    ) -> list[list[Mask]]:
-        """See Image.decode_many."""
-        options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
-        retries = self._client._retries
-        return await self._client._tell(
-            stories.decode(self._embedded, prompts, options=options, retries=retries)
-        )
-
-    async def everything(
-        self,
-        *,
-        points_per_side: int | None = None,
-        points: Points | None = None,
-        region: Box | None = None,
-        pred_iou_thresh: float | None = None,
-        stability_score_thresh: float | None = None,
-        stability_score_offset: float | None = None,
-        mask_threshold: float | None = None,
-        box_nms_thresh: float | None = None,
-        crop_n_layers: int | None = None,
-        crop_nms_thresh: float | None = None,
-        crop_overlap_ratio: float | None = None,
-        crop_n_points_downscale_factor: int | None = None,
-        min_mask_region_area: float | None = None,
-        use_m2m: bool | None = None,
-        multimask_output: bool | None = None,
-        max_masks: int | None = None,
-        order: Order | None = None,
-        logits: bool = False,
-        progress: bool | OnStep = False,
-    ) -> list[FoundMask]:
-        """See Image.everything."""
-        options = EverythingOptions(
-            points_per_side=points_per_side,
-            points=points,
-            region=region,
-            pred_iou_thresh=pred_iou_thresh,
-            stability_score_thresh=stability_score_thresh,
-            stability_score_offset=stability_score_offset,
-            mask_threshold=mask_threshold,
-            box_nms_thresh=box_nms_thresh,
-            crop_n_layers=crop_n_layers,
-            crop_nms_thresh=crop_nms_thresh,
-            crop_overlap_ratio=crop_overlap_ratio,
-            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
-            min_mask_region_area=min_mask_region_area,
-            use_m2m=use_m2m,
-            multimask_output=multimask_output,
-            max_masks=max_masks,
-            order=order,
-            logits=logits,
-        )
-        retries = self._client._retries
-        with watched(progress) as on_step:
-            story = stories.everything(self._embedded, options=options, on_step=on_step, retries=retries)
-            return await self._client._tell(story)
-
-    async def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
-        """See Image.feature_maps."""
-        retries = self._client._retries
-        return await self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
-
-    async def delete(self) -> None:
-        """See Image.delete."""
-        await self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

@@ -5,7 +5,8 @@ Does not know what the replies mean.
 
 import httpx
 
-from sam2_client.errors import UnexpectedReply, error_of_transport
+from sam2_client.error_replies import error_of_transport
+from sam2_client.errors import UnexpectedReply
 from sam2_client.step_lines import OnStep, StepLines, is_lines
 
 MAX_REPLY_BYTES = 512 * 2**20

@@ -3,25 +3,30 @@
 Only sends, waits and reads files. stories.py and holdings.py define what is sent and what replies mean.
 """
 
+import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 
-from sam2_client import bodies, holdings, stories
-from sam2_client.asking import Attempt, Story
+from sam2_client import bodies, following, holdings, stories, track_stories
+from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.connection import DEFAULT_URL, options
-from sam2_client.everything_options import EverythingOptions, Order
-from sam2_client.found_masks import FoundMask
-from sam2_client.images import EmbedResult, Floats, KnownImage, Model, Progress, check_concurrency
+from sam2_client.following import Direction, Span
+from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
+from sam2_client.mending import Corrections
 from sam2_client.pictures import Picture, PictureSource, Stretch
-from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
+from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries
-from sam2_client.step_lines import OnStep, watched
+from sam2_client.step_lines import is_lines
+from sam2_client.sync_image import Image
+from sam2_client.sync_track import Track, Video
+from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out
+from sam2_client.tracked import TrackedFrame
 
 T = TypeVar("T")
 
@@ -139,6 +144,85 @@ class Client:
         """Look up the server's model and limits."""
         return self._tell(holdings.model(retries=self._retries))
 
+    def upload_video(
+        self,
+        video: str | os.PathLike[str] | bytes,
+        video_id: str | None = None,
+        *,
+        replace: bool = False,
+        fps: float | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        max_frames: int | None = None,
+    ) -> Video:
+        """Upload a video: a path, or the bytes of a file.
+
+        `fps` takes so many frames a second, by time; without it every frame of the file counts. `start_s` and
+        `end_s` leave out what is before and after, and `max_frames` keeps the first ones. `video_id` is your own
+        name for it, and `replace` takes that name from another video. Raises InvalidVideo and VideoTooLarge.
+        """
+        options = VideoOptions(video_id, replace, fps, start_s, end_s, max_frames)
+        story = track_stories.upload_video(Picture(video), options, retries=self._retries)
+        return Video(self._tell(story), self)
+
+    def video(self, video_id: str) -> Video:
+        """Look up a stored video by its id. Raises VideoNotFound."""
+        return Video(self._tell(track_stories.find_video(video_id, retries=self._retries)), self)
+
+    def track(
+        self,
+        frames: FrameSources | None = None,
+        *,
+        image_ids: Sequence[str] | None = None,
+        track_id: str | None = None,
+        corrections: Corrections = "kept",
+        progress: bool = False,
+    ) -> Track:
+        """Begin a track, through whose frames objects will be followed.
+
+        `frames` is a video: a path, the bytes of a file, or a Video. Or pictures of one size: a folder, 2.png
+        before 10.png, or a list of pictures as `embed` takes them and of embedded ones. `image_ids` are their ids
+        instead. `track_id` is your own name. A prompt on a frame that was tracked before is kept when it
+        is tracked again or, with "meta", lost as in Meta's predictor. `progress` shows a bar during uploads.
+        """
+        source = self._source(frames, image_ids, progress=progress)
+        story = track_stories.begin(source, track_id, corrections, retries=self._retries)
+        return Track(self._tell(story), self)
+
+    def find_track(self, track_id: str) -> Track:
+        """Look up a track that was begun before. If the server loses it, this client cannot make it again."""
+        return Track(self._tell(track_stories.find(track_id, retries=self._retries)), self)
+
+    def propagate(
+        self,
+        frames: FrameSources | None = None,
+        prompts: Sequence[TrackPrompt] = (),
+        *,
+        image_ids: Sequence[str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        direction: Direction = "forward",
+        non_overlapping: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+        progress: bool = False,
+    ) -> Generator[TrackedFrame, None, None]:
+        """Follow objects in a single request, which leaves no track: yields each frame when it is done.
+
+        `frames` and `image_ids` are as in `track`, the rest as in Track.propagate. Videos and pictures stay stored.
+        If the connection breaks, the call fails: a track would go on where it was.
+        """
+        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
+        story = following.follow_once(
+            self._source(frames, image_ids, progress=progress),
+            prompts,
+            Span(start, end, direction),
+            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            progress=progress,
+            retries=self._retries,
+        )
+        return self._follow(story)
+
     def _image(self, embedded: Embedded) -> "Image":
         return Image(embedded, self)
 
@@ -147,6 +231,18 @@ class Client:
             return EmbedResult(source, self.embed(source), None)
         except Exception as error:  # any exception is the result of this picture
             return EmbedResult(source, None, error)
+
+    def _source(
+        self, frames: FrameSources | None, image_ids: Sequence[str] | None, *, progress: bool
+    ) -> Source:
+        found = sorted_out(frames, image_ids)
+        if isinstance(found, Picture):
+            story = track_stories.upload_video(found, VideoOptions(), retries=self._retries)
+            return Source(self._tell(story))
+        if isinstance(found, Source):
+            return found
+        pictures = [each for each in found if not isinstance(each, KnownImage)]
+        return joined(found, self.embed_many(pictures, progress=progress))
 
     def _tell(self, story: Story[T]) -> T:
         try:
@@ -162,129 +258,43 @@ class Client:
             result: T = end.value
             return result
 
+    def _follow(self, story: FrameStory) -> Generator[TrackedFrame, None, None]:
+        reply: httpx.Response | None = None
+        pieces: Iterator[bytes] = iter(())
+        try:
+            step = next(story)
+            while True:
+                if isinstance(step, TrackedFrame):
+                    yield step
+                    step = next(story)
+                    continue
+                answer: httpx.Response | bytes
+                try:
+                    if isinstance(step, NextPiece):
+                        answer = next(pieces, b"")
+                    else:
+                        if reply is not None:
+                            reply.close()
+                        answer = reply = self._send(step)
+                        pieces = reply.iter_bytes()
+                except httpx.RequestError as error:
+                    step = story.throw(error)
+                else:
+                    step = story.send(answer)
+        except StopIteration:
+            return
+        finally:
+            story.close()
+            if reply is not None:
+                reply.close()
+
     def _send(self, attempt: Attempt) -> httpx.Response:
         if attempt.wait_s:
             time.sleep(attempt.wait_s)
         response = self._http.send(attempt.call.request(self._http), stream=True)
+        if attempt.call.is_stream and is_lines(response):
+            return response  # _follow reads and closes it
         try:
             return bodies.read(response, on_step=attempt.call.on_step)
         finally:
             response.close()
-
-
-class Image(KnownImage):
-    """An embedded picture to click on."""
-
-    def __init__(self, embedded: Embedded, client: Client) -> None:
-        super().__init__(embedded)
-        self._client = client
-
-    def decode(
-        self,
-        points: Points | None = None,
-        labels: Labels | None = None,
-        *,
-        box: Box | None = None,
-        mask: MaskPrompt | None = None,
-        multimask: bool | None = None,
-        logits: bool = False,
-        max_hole_area: float = 0.0,
-        max_sprinkle_area: float = 0.0,
-    ) -> list[Mask]:
-        """Return the masks of one prompt, best predicted IoU first. The prompt's fields are those of Prompt.
-
-        `mask` refines an earlier mask by sending its logits. If that mask's reply came without logits, the client
-        requests them first. `logits=True` requests them with the masks, which saves that request but makes the
-        reply large.
-
-        `max_hole_area` fills holes and `max_sprinkle_area` removes specks of at most that many pixels, as
-        SAM2ImagePredictor does. 0 leaves all of them. The pixels are those of the model's own small mask, before
-        it is enlarged. If that is 256 x 256 (`client.model().mask_size`), one of them is
-        width / 256 x height / 256 pixels of the picture. Refining starts from the logits before any clean-up.
-        """
-        prompt = Prompt(points=points, labels=labels, box=box, mask=mask, multimask=multimask)
-        (masks,) = self.decode_many(
-            [prompt], logits=logits, max_hole_area=max_hole_area, max_sprinkle_area=max_sprinkle_area
-        )
-        return masks
-
-    def decode_many(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        logits: bool = False,
-        max_hole_area: float = 0.0,
-        max_sprinkle_area: float = 0.0,
-    ) -> list[list[Mask]]:
-        """Return the masks of each prompt, in order. Sends up to 64 prompts in a request. See decode."""
-        options = MaskOptions(logits, max_hole_area, max_sprinkle_area)
-        retries = self._client._retries
-        return self._client._tell(stories.decode(self._embedded, prompts, options=options, retries=retries))
-
-    def everything(
-        self,
-        *,
-        points_per_side: int | None = None,
-        points: Points | None = None,
-        region: Box | None = None,
-        pred_iou_thresh: float | None = None,
-        stability_score_thresh: float | None = None,
-        stability_score_offset: float | None = None,
-        mask_threshold: float | None = None,
-        box_nms_thresh: float | None = None,
-        crop_n_layers: int | None = None,
-        crop_nms_thresh: float | None = None,
-        crop_overlap_ratio: float | None = None,
-        crop_n_points_downscale_factor: int | None = None,
-        min_mask_region_area: float | None = None,
-        use_m2m: bool | None = None,
-        multimask_output: bool | None = None,
-        max_masks: int | None = None,
-        order: Order | None = None,
-        logits: bool = False,
-        progress: bool | OnStep = False,
-    ) -> list[FoundMask]:
-        """Return every object of the picture, best predicted IoU first. EverythingOptions describes the options.
-
-        `progress=True` shows a bar on standard error. A function is called instead with how far the work is, 0..1,
-        and how many masks are found; what it raises ends the work. If the connection breaks after the first such
-        step, the call fails with ConnectionFailed and is not repeated. Raises TypeError or ValueError for options
-        of a wrong type or shape.
-        """
-        options = EverythingOptions(
-            points_per_side=points_per_side,
-            points=points,
-            region=region,
-            pred_iou_thresh=pred_iou_thresh,
-            stability_score_thresh=stability_score_thresh,
-            stability_score_offset=stability_score_offset,
-            mask_threshold=mask_threshold,
-            box_nms_thresh=box_nms_thresh,
-            crop_n_layers=crop_n_layers,
-            crop_nms_thresh=crop_nms_thresh,
-            crop_overlap_ratio=crop_overlap_ratio,
-            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
-            min_mask_region_area=min_mask_region_area,
-            use_m2m=use_m2m,
-            multimask_output=multimask_output,
-            max_masks=max_masks,
-            order=order,
-            logits=logits,
-        )
-        retries = self._client._retries
-        with watched(progress) as on_step:
-            story = stories.everything(self._embedded, options=options, on_step=on_step, retries=retries)
-            return self._client._tell(story)
-
-    def feature_maps(self, *, dtype: Literal["float16", "float32"] = "float32") -> dict[str, Floats]:
-        """Return the encoder's output for the picture, for your own decoder or model.
-
-        Arrays by name, channels first: image_embed (1, 256, 64, 64), high_res_feats_0 (1, 32, 256, 256) and
-        high_res_feats_1 (1, 64, 128, 128) for the released models.
-        """
-        retries = self._client._retries
-        return self._client._tell(stories.feature_maps(self._embedded, dtype=dtype, retries=retries))
-
-    def delete(self) -> None:
-        """Delete this picture from the server. Succeeds also if the server does not have it."""
-        self._client._tell(holdings.delete(self.image_id, retries=self._client._retries))

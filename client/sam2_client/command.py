@@ -22,6 +22,7 @@ from sam2_client.masks_from_boxes import masks_from_boxes
 from sam2_client.messages import complain, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
+from sam2_client.track_command import track
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit codes other than 0."""
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export": export,
         "everything": everything,
         "masks-from-boxes": masks_from_boxes,
+        "track": track,
     }[parsed.command]
     try:
         with Client(parsed.url, parsed.api_key or None) as client:

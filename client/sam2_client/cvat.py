@@ -17,10 +17,11 @@ from cvat_sdk import models
 from cvat_sdk.masks import encode_mask
 from PIL import Image as Pillow
 
-from sam2_client.client import Client, Image
+from sam2_client.client import Client
 from sam2_client.connection import DEFAULT_URL
 from sam2_client.errors import Sam2Error
 from sam2_client.pictures import LargePictureWarning
+from sam2_client.sync_image import Image
 
 log = logging.getLogger(__name__)
 

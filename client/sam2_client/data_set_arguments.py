@@ -135,6 +135,41 @@ def at_least_1(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Parse a number above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def point(text: str) -> list[float]:
+    """Parse X,Y."""
+    return _numbers(text, 2, "X,Y")
+
+
+def box(text: str) -> list[float]:
+    """Parse X0,Y0,X1,Y1."""
+    return _numbers(text, 4, "X0,Y0,X1,Y1")
+
+
+def _numbers(text: str, count: int, form: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {form}")
+    return numbers
+
+
 def _share(text: str) -> float:
     number = _number(text)
     if not 0 <= number <= 1:

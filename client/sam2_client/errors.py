@@ -1,14 +1,10 @@
 """Exceptions: one for each error code of the service, and the client's own.
 
-Reads error replies. Does not know when to retry.
+Does not know about replies, and when to retry.
 """
 
-import email.utils
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
-
-import httpx
+from typing import ClassVar, TypedDict
 
 
 class Detail(TypedDict):
@@ -164,6 +160,66 @@ class DeadlineExceeded(Sam2Error):
     default_code = "deadline_exceeded"
 
 
+class VideoNotFound(Sam2Error):
+    """The server has no video with that id, and the client has no file to upload again."""
+
+    default_code = "video_not_found"
+
+
+class FrameNotFound(Sam2Error):
+    """The video has fewer frames."""
+
+    default_code = "frame_not_found"
+
+
+class TrackNotFound(Sam2Error):
+    """The server has no track with that id, and this client cannot begin it again."""
+
+    default_code = "track_not_found"
+
+
+class VideoIdConflict(Sam2Error):
+    """The id belongs to another video, or to this one with other options."""
+
+    default_code = "video_id_conflict"
+
+
+class TrackIdConflict(Sam2Error):
+    """The id belongs to another track."""
+
+    default_code = "track_id_conflict"
+
+
+class TrackBusy(Sam2Error):
+    """The track is being propagated, and nothing else can use it meanwhile."""
+
+    default_code = "track_busy"
+
+
+class VideoTooLarge(Sam2Error):
+    """The video has more bytes or frames than the server accepts."""
+
+    default_code = "video_too_large"
+
+
+class InvalidVideo(Sam2Error):
+    """The upload is cut off, is not a video, or no frame of it can be decoded."""
+
+    default_code = "invalid_video"
+
+
+class InvalidFrame(Sam2Error):
+    """A frame of a video cannot be decoded; others may be."""
+
+    default_code = "invalid_frame"
+
+
+class TrackingUnavailable(Sam2Error):
+    """The server's weights cannot follow objects."""
+
+    default_code = "tracking_unavailable"
+
+
 class ConnectionFailed(Sam2Error):
     """The server could not be reached, or the connection broke during the request."""
 
@@ -210,76 +266,16 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
         NotReady,
         ShuttingDown,
         DeadlineExceeded,
+        VideoNotFound,
+        FrameNotFound,
+        TrackNotFound,
+        VideoIdConflict,
+        TrackIdConflict,
+        TrackBusy,
+        VideoTooLarge,
+        InvalidVideo,
+        InvalidFrame,
+        TrackingUnavailable,
     )
 }
 """The service's errors, by the code in the reply's body."""
-
-_SHOWN = 200
-"""Characters of a body that is not the service's: the most that a message quotes."""
-
-
-def error_of(response: httpx.Response) -> Sam2Error:
-    """Return the exception for a reply that is not 2xx."""
-    try:
-        return _of_body(response.json(), response)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        text = " ".join(response.text.split())
-        shown = f": {text[:_SHOWN]}" if text else ""
-        where = f"{response.request.method} {response.request.url}"
-        return UnexpectedReply(
-            f"{where}: {response.status_code} {response.reason_phrase}{shown}", **_facts(response)
-        )
-
-
-def error_of_line(value: dict[str, Any], response: httpx.Response) -> Sam2Error:
-    """Return the exception for an error in a line of a reply that began as 2xx, which stays its `status`."""
-    try:
-        return _of_body(value, response)
-    except (LookupError, TypeError, AttributeError) as error:
-        return unexpected(response, error)
-
-
-def error_of_transport(error: httpx.RequestError) -> Sam2Error:
-    """Return the exception for a request without a complete reply."""
-    url = error.request.url
-    server = f"{url.scheme}://{url.netloc.decode()}"
-    why = str(error) or type(error).__name__
-    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-        return TimedOut(f"{server} did not reply in time ({type(error).__name__}).")
-    return ConnectionFailed(f"The connection to {server} failed: {why}.")
-
-
-def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
-    """Return the exception for a 2xx reply that cannot be read."""
-    return UnexpectedReply(
-        f"{response.request.method} {response.request.url}: this is not a reply of a SAM 2 service ({why!r})",
-        status=response.status_code,
-        request_id=response.headers.get("X-Request-ID"),
-    )
-
-
-def _of_body(value: Any, response: httpx.Response) -> Sam2Error:
-    error = value["error"]
-    code, message = str(error["code"]), str(error["message"])
-    details = list(error.get("details") or ())
-    return BY_CODE.get(code, Sam2Error)(message, code=code, details=details, **_facts(response))
-
-
-def _facts(response: httpx.Response) -> dict[str, Any]:
-    return {
-        "status": response.status_code,
-        "request_id": response.headers.get("X-Request-ID"),
-        "retry_after_s": _retry_after_s(response.headers.get("Retry-After")),
-    }
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    """Return the seconds until a Retry-After header, which is a number of seconds or a date (RFC 9110, 10.2.3)."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError, OSError):
-        return None

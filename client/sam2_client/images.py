@@ -81,8 +81,8 @@ class EmbedResult(Generic[ImageT]):
 class Progress:
     """A progress bar on standard error. `with` closes it."""
 
-    def __init__(self, total: int, *, shown: bool, done: int = 0) -> None:
-        self._bar = tqdm(total=total, initial=done, unit="picture", disable=not shown)
+    def __init__(self, total: int, *, shown: bool, done: int = 0, unit: str = "picture") -> None:
+        self._bar = tqdm(total=total, initial=done, unit=unit, disable=not shown)
         self._failed = 0
 
     def __enter__(self) -> "Progress":
@@ -93,7 +93,7 @@ class Progress:
         self._bar.close()
 
     def count(self, error: Exception | None) -> None:
-        """Count one more picture as done, or failed."""
+        """Count one more picture or frame as done, or failed."""
         if error is not None:
             self._failed += 1
             self._bar.set_postfix(failed=self._failed, refresh=False)

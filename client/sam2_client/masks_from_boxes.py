@@ -15,7 +15,7 @@ from typing import Any
 
 from sam2_client import box_sets, coco, picture_names
 from sam2_client.box_sets import BoxedPicture, BoxSet, in_pixels
-from sam2_client.client import Client, Image
+from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.journal import Journal
 from sam2_client.long_runs import close, stamp, work_through
@@ -24,6 +24,7 @@ from sam2_client.messages import complain, named, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
 from sam2_client.prompts import Prompt
 from sam2_client.stories import PROMPTS_PER_REQUEST
+from sam2_client.sync_image import Image
 from sam2_client.yolo_boxes import read_yolo
 
 

@@ -38,6 +38,16 @@ class Prompt:
     """True for three masks, False for one. Default: three for a single click, one otherwise."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackPrompt(Prompt):
+    """Where an object is on a frame of a track. A mask is a prompt of its own; an empty one says: not here."""
+
+    frame: int = 0
+    """The frame's number, from 0."""
+    object: int = 1
+    """Your own number for the object."""
+
+
 def to_wire(prompt: Prompt) -> dict[str, Any]:
     """Return the prompt as JSON, but without a mask of type Mask: its logits may have to be requested first.
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 
 from sam2_client.bodies import MAX_REPLY_BYTES
-from sam2_client.errors import unexpected
+from sam2_client.error_replies import unexpected
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
 from sam2_client.images import Floats, Model
@@ -18,9 +18,10 @@ from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask, Origin
 from sam2_client.pictures import Picture
 
-_UNREADABLE = (
+UNREADABLE = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
+"""What reading a reply raises if it is not one of the service."""
 _MAX_SIDE_PX = 65_535
 _MAX_PIXELS = 2**30
 """The service accepts no side above 65,535 px. Arrays of masks stay within 1 GiB."""
@@ -30,7 +31,7 @@ def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded
     """Read the picture that a reply is about. Raises UnexpectedReply, as all functions here do."""
     try:
         return _embedded(response.json(), picture)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise unexpected(response, error) from error
 
 
@@ -45,7 +46,7 @@ def read_masks(
             list(_masks(prediction, embedded, wire, options))
             for prediction, wire in zip(reply["predictions"], wires, strict=True)
         ]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise unexpected(response, error) from error
 
 
@@ -61,7 +62,7 @@ def read_everything(
                 f"a picture of {size[1]} x {size[0]} pixels, which had {embedded.width} x {embedded.height}"
             )
         return [_found(value, embedded, options) for value in reply["masks"]]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise unexpected(response, error) from error
 
 
@@ -70,7 +71,7 @@ def read_page(response: httpx.Response) -> tuple[list[Embedded], str | None]:
     try:
         reply = response.json()
         return [_embedded(value, None) for value in reply["images"]], reply["next"]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise unexpected(response, error) from error
 
 
@@ -88,7 +89,7 @@ def read_model(response: httpx.Response) -> Model:
             mask_size=(int(height), int(width)),
             limits=dict(reply["limits"]),
         )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise unexpected(response, error) from error
 
 
@@ -103,14 +104,19 @@ def read_maps(response: httpx.Response) -> dict[str, Floats]:
         if not all(isinstance(each, np.ndarray) and each.dtype.kind == "f" for each in maps.values()):
             raise TypeError("it has something other than arrays of floats")
         return maps
-    except (*_UNREADABLE, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*UNREADABLE, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise unexpected(response, error) from error
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError for a picture that no service has accepted."""
+    if not (0 < width <= _MAX_SIDE_PX and 0 < height <= _MAX_SIDE_PX and width * height <= _MAX_PIXELS):
+        raise ValueError(f"a picture of {width} x {height} pixels")
 
 
 def _embedded(reply: dict[str, Any], picture: Picture | None) -> Embedded:
     width, height = int(reply["width"]), int(reply["height"])
-    if not (0 < width <= _MAX_SIDE_PX and 0 < height <= _MAX_SIDE_PX and width * height <= _MAX_PIXELS):
-        raise ValueError(f"a picture of {width} x {height} pixels")
+    check_size(width, height)
     return Embedded(
         image_id=str(reply["image_id"]),
         width=width,

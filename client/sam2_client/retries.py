@@ -1,7 +1,8 @@
 """When to retry, and how long to wait before.
 
 Every call of the service can be repeated safely: embedding the same content gives the same result, decoding changes
-nothing, and deleting twice is the same as once. Does not know how to wait.
+nothing, and deleting twice is the same as once. Clicks on a track add to those before, so they are repeated as all
+clicks in place of those before. Does not know how to wait.
 """
 
 import random
@@ -25,11 +26,13 @@ class Retries:
 
     def wait_s(self, failure: Sam2Error, *, tried: int) -> float | None:
         """Return the seconds to wait after attempt `tried` (from 1) failed; None if there is no further retry."""
-        if tried > self.most or not (failure.status in (429, 503) or isinstance(failure, ConnectionFailed)):
+        if not (failure.status in (429, 503) or isinstance(failure, ConnectionFailed)):
             return None
-        wait = failure.retry_after_s
-        if wait is None:
-            wait = min(FIRST_WAIT_S * 2 ** (tried - 1), LONGEST_WAIT_S)
-        if wait > LONGEST_WAIT_S:
+        return self.pause_s(tried, asked_s=failure.retry_after_s)
+
+    def pause_s(self, tried: int, *, asked_s: float | None = None) -> float | None:
+        """Return the seconds to wait after attempt `tried` failed, whatever its failure, as `wait_s` does."""
+        wait = min(FIRST_WAIT_S * 2 ** (tried - 1), LONGEST_WAIT_S) if asked_s is None else asked_s
+        if tried > self.most or wait > LONGEST_WAIT_S:
             return None
         return wait * (1 + JITTER * random.random())  # noqa: S311  # not for security

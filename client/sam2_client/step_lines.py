@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import httpx
 from tqdm import tqdm
 
-from sam2_client.errors import Sam2Error, error_of_line, unexpected
+from sam2_client.error_replies import error_of_line, unexpected
+from sam2_client.errors import Sam2Error
 
 MEDIA_TYPE = "application/x-ndjson"
 

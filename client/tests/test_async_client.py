@@ -12,7 +12,17 @@ import pytest
 from client_server import Trouble
 
 import sam2_client
-from sam2_client import AsyncClient, AsyncImage, Client, Image, Prompt
+from sam2_client import (
+    AsyncClient,
+    AsyncImage,
+    AsyncTrack,
+    AsyncVideo,
+    Client,
+    Image,
+    Prompt,
+    Track,
+    Video,
+)
 from tests.fakes import RADII, disc_mask, picture, serving
 
 
@@ -107,7 +117,10 @@ async def test_one_request_clean_up_and_what_the_server_holds(truck: Path) -> No
         assert await client.images() == []
 
 
-@pytest.mark.parametrize(("plain", "awaited"), [(Client, AsyncClient), (Image, AsyncImage)])
+@pytest.mark.parametrize(
+    ("plain", "awaited"),
+    [(Client, AsyncClient), (Image, AsyncImage), (Track, AsyncTrack), (Video, AsyncVideo)],
+)
 def test_both_clients_have_the_same_methods(plain: type, awaited: type) -> None:
     def methods(of: type) -> dict[str, list[tuple[str, object]]]:
         return {
@@ -117,4 +130,4 @@ def test_both_clients_have_the_same_methods(plain: type, awaited: type) -> None:
         }
 
     assert methods(plain) == methods(awaited)
-    assert len(methods(plain)) > 3
+    assert len(methods(plain)) > 2

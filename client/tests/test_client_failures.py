@@ -12,6 +12,7 @@ from client_server import Served, real_server
 
 import sam2_client
 from app import errors as service_errors
+from app import track_errors
 from app.settings import Settings
 from sam2_client import Client
 from sam2_client.errors import BY_CODE, Sam2Error
@@ -139,8 +140,7 @@ def test_every_error_of_the_service_has_its_exception() -> None:
             yield from below(child)
 
     codes = {error.code for error in below(service_errors.ServiceError)} - {"not_offered"}  # of doors only
-    of_videos = {code for code in codes if any(part in code for part in ("video", "frame", "track"))}
-    codes -= of_videos  # the client calls none of their endpoints
+    assert track_errors.TrackBusy.code in codes
     assert codes <= BY_CODE.keys()
     assert {error.__name__ for error in BY_CODE.values()} <= set(sam2_client.__all__)
 

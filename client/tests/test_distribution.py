@@ -1,6 +1,7 @@
 """The package as it is distributed: its dependencies, its content, the examples of its README."""
 
 import ast
+import os
 import re
 import shlex
 import shutil
@@ -17,9 +18,11 @@ from packaging.requirements import Requirement
 import sam2_client
 from sam2_client import command
 from tests.server import ROOT
+from tests.small_videos import clip
 
 CLIENT = ROOT / "client"
 README = (CLIENT / "README.md").read_text()
+TRACKING = (ROOT / "docs/tracking.md").read_text()
 DATA_SETS = (ROOT / "docs/data-sets.md").read_text()
 PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
 FILES = sorted((CLIENT / "sam2_client").glob("*.py"))
@@ -45,6 +48,7 @@ def test_importing_it_imports_neither_torch_nor_the_service() -> None:
         "model",
         "pycocotools",
         "cvat_sdk",
+        "av",
     }
 
 
@@ -64,14 +68,18 @@ def test_a_file_says_what_it_is_and_imports_only_what_is_asked_for(path: Path) -
             else []
         )
     }
-    of_the_tool = {"cvat_sdk"} if path.name == "cvat.py" else set()  # only cvat-cli imports that file
-    assert imported - sys.stdlib_module_names <= NEEDED | {"sam2_client"} | of_the_tool
+    optional = {"cvat.py": {"cvat_sdk"}, "overlay_video.py": {"av"}}  # cvat-cli imports cvat.py, and has it
+    allowed = NEEDED | {"sam2_client"} | optional.get(path.name, set())
+    assert imported - sys.stdlib_module_names <= allowed
     assert "os.environ" not in path.read_text() or path.name == "arguments.py"
 
 
 def test_constraints_pin_what_it_needs() -> None:
     needed = {Requirement(line).name for line in PROJECT["dependencies"]}
     assert needed == {"httpx", "numpy", "pillow", "tqdm"}
+    needed |= {
+        Requirement(line).name for lines in PROJECT["optional-dependencies"].values() for line in lines
+    }
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert needed <= set(pinned)
 
@@ -127,6 +135,25 @@ def test_what_the_page_about_data_sets_shows_works(
     for line in block.splitlines():
         _, *arguments = shlex.split(line, comments=True)
         assert command.main(arguments) == 0, line
+
+
+def test_what_the_page_about_tracking_shows_works(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM2_URL", served.url)
+    Path("clip.mp4").write_bytes(clip(frames=6))
+    (example,) = re.findall(r"^```python\n(.*?)^```", TRACKING, re.MULTILINE | re.DOTALL)
+    exec(example.replace("http://127.0.0.1:8000", served.url), {})  # noqa: S102  # our own page
+    (block,) = re.findall(r"^```bash\n(.*?)^```", TRACKING, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        _, *arguments = shlex.split(line)
+        assert command.main(arguments) == 0, line
+    assert {"last.png", "masks", "out.json", "out.mp4", "two.json", "more"} <= set(os.listdir())  # noqa: PTH208
+    named = set(re.findall(r"`(?:client|track)\.(\w+)", TRACKING))
+    offered = {each for kind in (sam2_client.Client, sam2_client.Track) for each in dir(kind)}
+    assert named <= offered
+    assert {"track", "find_track", "video", "upload_video", "propagate", "click", "clear"} <= named
 
 
 def test_make_installs_it_where_the_tests_run() -> None:

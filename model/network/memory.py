@@ -57,7 +57,14 @@ class VideoMemory(nn.Module):
         `features` (1, c, h, w) are without the "no memory" embedding, `masks` (b, 1, 16 h, 16 w) of 0..1,
         `present` (b,).
         """
-        memories = self.memory_encoder(features, (masks * _SCALE + _SHIFT).to(self.dtype))
+        return self.as_kept(self.memory_encoder(features, self.as_encoded(masks)), present)
+
+    def as_encoded(self, masks: Tensor) -> Tensor:
+        """Masks of 0..1 as the memory encoder takes them."""
+        return (masks * _SCALE + _SHIFT).to(self.dtype)
+
+    def as_kept(self, memories: Tensor, present: Tensor) -> Tensor:
+        """Memories (b, m, h, w) of the memory encoder to what is kept of them, (b, h * w, m)."""
         cells = memories.flatten(2).transpose(1, 2)
         if self.video.says_absence:
             cells = cells + ~present[:, None, None] * self.no_obj_embed_spatial

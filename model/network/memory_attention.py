@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from model.network.config import VideoConfig
 from model.network.linear import Linear
-from model.network.long_attention import attend_with_projected_values
 from model.network.positions import axial_rotations, rotate, sine_map
 
-_POSITION_WEIGHT = 0.1
+POSITION_WEIGHT = 0.1
 """How much of the sine encoding is added to the features."""
 
 
@@ -47,8 +46,9 @@ class RotaryAttention(nn.Module):
         cells = k.shape[1] - num_pointers
         k = self.k_proj(k)
         k = torch.cat([rotate(k[:, :cells], rotations), k[:, cells:]], dim=1)
-        x = attend_with_projected_values(rotate(self.q_proj(q), rotations), k, v, self.v_proj)
-        return self.out_proj(x)
+        q, v = rotate(self.q_proj(q), rotations), self.v_proj(v)
+        x = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])  # one head
+        return self.out_proj(x[:, 0])
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -108,7 +108,7 @@ class MemoryAttention(nn.Module):
         channels, device = features.shape[1], features.device
         rotations = axial_rotations(side, channels, device=device)
         positions = sine_map(side, channels, device=device).to(features.dtype)
-        x = (features + _POSITION_WEIGHT * positions)[None]
+        x = (features + POSITION_WEIGHT * positions)[None]
         for layer in self.layers:
             x = layer(x, remembered, rotations=rotations)
         return self.norm(x)

@@ -5,6 +5,8 @@ Does not know which frames there are, or what is kept of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from model.network.config import VideoConfig
 from model.network.mask_decoder import choose_masks
 from model.network.memory import VideoMemory
+from model.network.memory_attention import Remembered
 from model.network.point_tokens import point_tokens
 from model.network.prompt_encoder import PADDING
 from model.network.sam2 import Sam2
@@ -27,6 +30,24 @@ _LIMIT = 32.0
 """Logits are clamped to +-this when they are handed back as a mask."""
 
 
+_TOGETHER = 4
+"""Objects that a CPU decodes between two pauses."""
+
+_Between = Callable[[], None]
+
+
+class FastVideoMemory(Protocol):
+    """What VideoMemory does, as a device does it fastest. Calls `between` every few milliseconds."""
+
+    def condition(self, features: Tensor, remembered: Sequence[Remembered], between: _Between) -> Tensor:
+        """See VideoMemory."""
+
+    def remember(
+        self, features: Tensor, masks: Iterator[Tensor], present: Tensor, between: _Between
+    ) -> list[Tensor]:
+        """Memories (h * w, m) of objects whose masks (16 h, 16 w) are drawn when they are needed."""
+
+
 class DeviceNetwork:
     """Sam2 and VideoMemory on one device. Not thread-safe: the thread that owns the device calls it."""
 
@@ -35,12 +56,16 @@ class DeviceNetwork:
         model: Sam2,
         memory: VideoMemory,
         *,
+        fast: FastVideoMemory | None = None,
         named: Callable[[], AbstractContextManager[object]] = nullcontext,
-        working: Callable[[], AbstractContextManager[object]] = nullcontext,
+        working: Callable[[_Between], AbstractContextManager[_Between]] = nullcontext,
     ) -> None:
-        """`named` and `working` surround everything that runs on the device: see the runner."""
-        self._model, self._memory = model, memory
+        """`fast` works in the place of `memory`, with its weights. `named` and `working` surround everything that
+        runs on the device: see the runner.
+        """
+        self._model, self._memory, self._fast = model, memory, fast
         self._named, self._working = named, working
+        self._between: _Between = lambda: None
         self._config = model.config
         self._device, self._dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
 
@@ -54,27 +79,40 @@ class DeviceNetwork:
         """Height and width of the logits."""
         return self._config.mask_size, self._config.mask_size
 
+    def calling(self, between: _Between) -> "DeviceNetwork":
+        """The same network, which calls `between` every few milliseconds, if it has a `fast` one."""
+        other = copy(self)
+        other._between = between
+        return other
+
     @contextmanager
-    def _running(self) -> Iterator[None]:
-        with torch.inference_mode(), self._named(), self._working():
-            yield
+    def _running(self) -> Iterator[_Between]:
+        with torch.inference_mode(), self._named(), self._working(self._between) as pause:
+            yield pause
 
     def decode(self, embedding: Embedding, requests: Sequence[Request]) -> list[Output]:
         """Several objects on one frame, whose clicks are equally many, as one batch."""
-        with self._running():
-            features = self._conditioned(embedding, [request.seen for request in requests])
-            coords, labels = self._points(embedding, [request.clicks for request in requests])
-            earlier = [
-                None if each.earlier is None else each.earlier.clamp(-_LIMIT, _LIMIT) for each in requests
-            ]
-            return self._ask_decoder(
-                embedding,
-                features,
-                coords=coords,
-                labels=labels,
-                masks=earlier,
-                multimask=wants_best_of_three(requests),
-            )
+        with self._running() as pause:
+            features = self._conditioned(embedding, [request.seen for request in requests], pause)
+            together = len(requests) if self._fast is None else _TOGETHER
+            outputs: list[Output] = []
+            for start in range(0, len(requests), together):
+                some = slice(start, start + together)
+                outputs += self._decoded(embedding, features[some], requests[some])
+                pause()
+            return outputs
+
+    def _decoded(self, embedding: Embedding, features: Tensor, requests: Sequence[Request]) -> list[Output]:
+        coords, labels = self._points(embedding, [request.clicks for request in requests])
+        earlier = [None if each.earlier is None else each.earlier.clamp(-_LIMIT, _LIMIT) for each in requests]
+        return self._ask_decoder(
+            embedding,
+            features,
+            coords=coords,
+            labels=labels,
+            masks=earlier,
+            multimask=wants_best_of_three(requests),
+        )
 
     def take_mask(self, embedding: Embedding, prompt: MaskPrompt) -> Output:
         """The user's mask as the answer; the decoder is asked for the object pointer alone."""
@@ -98,14 +136,24 @@ class DeviceNetwork:
 
     def remember(self, embedding: Embedding, outputs: Sequence[Output], *, prompted: bool) -> list[Tensor]:
         """Memories of several objects on one frame. Of a prompted one, only the sign of the mask is remembered."""
-        with self._running():
-            logits = torch.stack([output.logits for output in outputs if output.logits is not None])[:, None]
-            masks = _resized(logits, self._config.image_size, antialias=False)
-            masks = (masks > 0).float() if prompted else masks.sigmoid()
+        with self._running() as pause:
             present = torch.tensor([output.present for output in outputs], device=self._device)
             features = self._plain(embedding).T.unflatten(1, (self._config.embedding_size, -1))[None]
+            masks = (
+                self._drawn(output.logits, prompted=prompted)
+                for output in outputs
+                if output.logits is not None
+            )
+            if self._fast is not None:
+                return self._fast.remember(features, masks, present, pause)
             # Tensors of their own: a view would keep all objects' memories alive for as long as one.
-            return [each.clone() for each in self._memory.remember(features, masks, present)]
+            memories = self._memory.remember(features, torch.stack(list(masks))[:, None], present)
+            return [each.clone() for each in memories]
+
+    def _drawn(self, logits: Tensor, *, prompted: bool) -> Tensor:
+        """Logits (h, w) to a mask of 0..1 in pixels of the model's picture."""
+        mask = _resized(logits[None, None], self._config.image_size, antialias=False)[0, 0]
+        return (mask > 0).float() if prompted else mask.sigmoid()
 
     def _plain(self, embedding: Embedding) -> Tensor:
         """Features (h * w, c) without the "no memory" embedding, which is part of a stored embedding.
@@ -115,12 +163,14 @@ class DeviceNetwork:
         """
         return (embedding.image_rows.float() - self._model.no_mem_embed[0].float()).to(self._dtype)
 
-    def _conditioned(self, embedding: Embedding, seen: Sequence[Seen | None]) -> Tensor:
+    def _conditioned(self, embedding: Embedding, seen: Sequence[Seen | None], pause: _Between) -> Tensor:
         """Features (b, c, h, w) for the decoder, one for each object."""
         remembered = [self._memory.gather(each.memories, each.pointers) for each in seen if each is not None]
         if not remembered:
             side = self._config.embedding_size
             return embedding.image_rows.T.unflatten(1, (side, side)).expand(len(seen), -1, -1, -1)
+        if self._fast is not None:
+            return self._fast.condition(self._plain(embedding), remembered, pause)
         return self._memory.condition(self._plain(embedding), remembered)
 
     def _points(self, embedding: Embedding, clicks: Sequence[Prompt | None]) -> tuple[Tensor, Tensor]:

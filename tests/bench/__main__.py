@@ -20,6 +20,7 @@ from tests.bench.everything_section import everything
 from tests.bench.picture_sections import masks
 from tests.bench.report import Row
 from tests.bench.served_sections import busy, http, memory
+from tests.bench.video_section import video
 from tests.bench.workbench import Workbench
 
 OUTPUT = Path(__file__).parents[2] / ".bench"
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
     "memory": memory,
     "doors": doors,
     "everything": everything,
+    "video": video,
 }
 
 

@@ -3,6 +3,8 @@
 Does not know what is measured.
 """
 
+import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -40,9 +42,20 @@ def load_average() -> str:
     return ", ".join(f"{load:.2f}" for load in os.getloadavg())
 
 
-def peak_resident_mib(pid: int) -> float:
-    """Return the peak resident memory of a process in MiB. Linux only."""
-    return _status_mib(pid, "VmHWM")
+def peak_resident_mib(pid: int | None = None) -> float:
+    """Return the peak resident memory of a process in MiB; without `pid`, of this one. Linux only."""
+    return _status_mib(os.getpid() if pid is None else pid, "VmHWM")
+
+
+def forget_peak() -> float:
+    """Let the peak of this process start anew, at the resident memory in MiB, which is returned. Linux only.
+
+    Memory that was freed goes back to the system before.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident_mib()
 
 
 def resident_mib() -> float:

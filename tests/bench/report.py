@@ -22,6 +22,7 @@ FLOORS = ("floor float32", "floor bfloat16")
 """See tests/bench/floor.py."""
 WHOLE = "1800 x 1200"
 ONE_THREAD = f"{WHOLE}, CPU time of one thread"
+TRACK_GROWTH = "4 objects through many frames of 256 px"
 
 SEND_PICTURES = ("CVAT", "Roboflow", "X-AnyLabeling", "QuPath")
 """Tools that send the picture with every click."""
@@ -109,6 +110,13 @@ TARGETS = (
             ("a click of somebody else meanwhile", "ratio", 5.0),
         )
     ),
+    *(
+        Target("video", f"{objects}, a frame", side, f"vs {TRANSFORMERS}", at_most=most)
+        for objects in ("1 object", "4 objects")
+        for side, most in zip(OURS, (0.6, 0.4), strict=True)
+    ),
+    Target("video", TRACK_GROWTH, OURS[0], "held bytes, growth", at_most=0),
+    Target("video", TRACK_GROWTH, OURS[0], "process, growth MiB", at_most=10.0),
 )
 
 

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.network.config import VARIANTS
+from model.network.memory import VideoMemory
 from model.network.sam2 import Sam2
+from tests.golden import video_recipe
 from tests.golden.recipe import weight
 
 VARIANT = "sam2.1_hiera_tiny"
@@ -34,12 +36,45 @@ _RENAMES = (
     (r"^no_mem_embed$", "no_memory_embedding"),
 )
 
+_VIDEO_RENAMES = (
+    (r"mask_downsampler\.encoder\.12\.", "mask_downsampler.final_conv."),
+    (r"\.pix_feat_proj\.", ".feature_projection."),
+    (r"^memory_encoder\.out_proj\.", "memory_encoder.projection."),
+    (r"\.fuser\.", ".memory_fuser."),
+    (r"\.dwconv\.", ".depthwise_conv."),
+    (r"\.pwconv(\d)\.", r".pointwise_conv\1."),
+    (r"\.gamma$", ".scale"),
+    (r"\.norm\.", ".layer_norm."),
+    (r"^obj_ptr_proj\.", "object_pointer_proj."),
+    (r"^obj_ptr_tpos_proj\.", "temporal_positional_encoding_projection_layer."),
+    (r"^maskmem_tpos_enc$", "memory_temporal_positional_encoding"),
+    (r"^no_obj_ptr$", "no_object_pointer"),
+    (r"^no_mem_pos_enc$", "no_memory_positional_encoding"),
+    (r"^no_obj_embed_spatial$", "occlusion_spatial_embedding_parameter"),
+)
+"""Applied before the others."""
+
+_VIDEO_ONLY = ("memory_", "obj_ptr_", "maskmem_", "no_obj_", "no_mem_pos_enc", "mask_downsample.")
+_MASK_STEP, _MASK_STEPS = 3, 4
+"""The mask downsampler has four steps of a convolution, a norm and an activation, then a convolution."""
+
 
 def golden_state(variant: str = VARIANT) -> dict[str, Tensor]:
     """Return the golden weights of the image half: float32 tensors by name, as in released checkpoints."""
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in Sam2(VARIANTS[variant]).state_dict().items()}
     return {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()}
+
+
+def video_state(variant: str = VARIANT) -> dict[str, Tensor]:
+    """Return the golden weights of both halves for videos, under their names in released checkpoints."""
+    config = VARIANTS[variant]
+    with torch.device("meta"):
+        tensors = Sam2(config).state_dict() | VideoMemory(config).state_dict()
+    return {
+        name: torch.from_numpy(video_recipe.weight(name, tuple(tensor.shape)))
+        for name, tensor in tensors.items()
+    }
 
 
 def save_checkpoint(state: Mapping[str, Tensor], path: Path) -> Path:
@@ -75,6 +110,24 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "prompt_encoder.shared_embedding.positional_embedding"
     ]
     return converted
+
+
+def transformers_video_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of both halves under the names of transformers' Sam2VideoModel."""
+    return transformers_state({_video_name(name): tensor for name, tensor in state.items()})
+
+
+def _video_name(name: str) -> str:
+    """Names of the image half stay, for `transformers_state`."""
+    if not name.startswith(_VIDEO_ONLY):
+        return name
+    if match := re.match(r"(.*\.mask_downsampler)\.encoder\.(\d+)\.(\w+)$", name):
+        step, kind = divmod(int(match[2]), _MASK_STEP)
+        if step < _MASK_STEPS:
+            return f"{match[1]}.layers.{step}.{('conv', 'layer_norm')[kind]}.{match[3]}"
+    for pattern, replacement in _VIDEO_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _mlp_depths(state: Mapping[str, Tensor]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from model.cpu.threads import set_up_thread
 from model.runner import Sam2Runner, load_runner
 from model.types import Embedding, Pixels, Prompt
 from tests.bench.discs import disc_state
@@ -39,7 +40,7 @@ class Workbench:
         self.quick = quick
         self.num_threads = num_threads
         self.before = before
-        torch.set_num_threads(self.num_threads)
+        set_up_thread(num_threads, cpus=None)  # for the peers too
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sam2-bench-")))
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from model.cpu.video_memory import CpuVideoMemory
 from model.network.config import VARIANTS
 from model.network.memory import VideoMemory
 from model.network.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
@@ -127,7 +128,12 @@ def check_case(golden: Golden, name: str) -> None:
     """Play one case, and assert that masks, pointers, memories and scores of every frame are those of Meta's."""
     (case,) = [each for each in golden.expected["cases"] if each["name"] == name]
     settings = golden.expected["settings"] | case["settings"]
-    network = Watched(golden.runner.model, golden.memory, working=golden.runner._working)
+    network = Watched(
+        golden.runner.model,
+        golden.memory,
+        fast=CpuVideoMemory(golden.memory),
+        working=golden.runner._working,
+    )
     bias = golden.runner.model.get_parameter(SCORE_BIAS)
     kept = bias.detach().clone()
     bias.data.fill_(case.get("object_score_bias", float(kept)))

@@ -17,7 +17,7 @@ PACKAGE = json.loads((CLIENT / "package.json").read_text())
 TYPESCRIPT = f"typescript@{PACKAGE['devDependencies']['typescript']}"
 
 RIGHT = """
-import { ApiError, Client, Mask, type Prompt } from "sam2-client";
+import { ApiError, Client, Mask, Track, Video, type Prompt, type TrackedFrame } from "sam2-client";
 
 const client = new Client(new URL("https://sam2.example.com/"), { key: () => "secret", retries: 2 });
 
@@ -36,6 +36,20 @@ export async function clicked(file: File, signal: AbortSignal): Promise<ImageDat
   }
   return path ? mask.toImageData({ colour: "#ff0000" }) : null;
 }
+
+export async function followed(file: File, signal: AbortSignal): Promise<[number, string][]> {
+  const video: Video = await client.video(file, { fps: 12, onProgress: (share: number) => void share, signal });
+  const track: Track = await client.track(video, { trackId: "walk", corrections: "kept" });
+  const first: TrackedFrame = await track.click([500, 375], { frame: 0, object: 1, label: 1 });
+  await track.prompt({ box: [0, 0, 9, 9] }, { frame: 1, clear: true, nonOverlapping: true, maxHoleArea: 4 });
+  const found: [number, string][] = first.objects.map(({ object, mask }) => [object, mask?.rle.counts ?? ""]);
+  for await (const { frame, objects, error } of track.propagate({ from: 0, direction: "both", signal }))
+    if (!error && objects.every(({ visible }) => visible)) found.push([frame, objects[0].mask?.rle.counts ?? ""]);
+  const dropped: string | null = await track.clearPrompts({ frame: 1, object: 1 });
+  const blob: Blob = await video.frame(3, { type: "image/png" });
+  await (await client.track([await client.embed(blob), "another"])).delete();
+  return dropped ? [] : found;
+}
 """
 SHORT = (
     f'import {{ Client }} from "{PACKAGE["name"]}"; const client = new Client("https://sam2.example.com");\n'
@@ -46,6 +60,8 @@ WRONG = {
     "an unknown option": "await picture.click([1, 2], { signl: null });",
     "an unknown field of a prompt": "await picture.decode({ point: [1, 2] });",
     "the masks of a hover that may be null": "(await client.hover().click(picture, [1, 2])).length;",
+    "a prompt of a track without a frame": "await (await client.track(['a'])).click([1, 2], { object: 1 });",
+    "a way that is not there": "(await client.openTrack('a')).propagate({ direction: 'up' });",
     "a key that is a number": "new Client('https://sam2.example.com', { key: 7 });",
 }
 CONFIGURATION = {

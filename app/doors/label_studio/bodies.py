@@ -23,7 +23,7 @@ from app.routes.uploads import parse_json
 
 _SHORT = 64 * 2**10
 """Most bytes of an id or an address."""
-_SLICE = 2**20
+_SLICE = 2**18
 
 
 class SetupBody(ToolBody):

@@ -18,8 +18,8 @@ _LONGEST = 2**16
 """Most bytes in one code; a longer run is several codes."""
 _WORD_SIZES = (2, 3, 7, 15)
 """Bits of the four kinds of run lengths, less one each."""
-_AT_ONCE = 2**16
-"""Codes that become bits in one step: 1.5 million bits."""
+_AT_ONCE = 2**12
+"""Codes that become bits in one step: a hundred thousand bits."""
 
 
 def encode_brush(lengths: Integers) -> bytes:

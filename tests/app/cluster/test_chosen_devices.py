@@ -89,7 +89,7 @@ def test_without_the_extra_it_says_what_to_install(
     assert "pip install '.[cluster]'" in capsys.readouterr().err
 
 
-def test_without_the_setting_nothing_of_ray_is_imported() -> None:
+def test_without_the_settings_nothing_of_ray_and_postgresql_is_imported() -> None:
     assert machine_for(Settings()) is None
     script = """
 import sys
@@ -99,7 +99,8 @@ from app.main import create_app
 from app.settings import Settings
 machine_for(Settings())
 create_app()
-print([name for name in sys.modules if name.split(".")[0] in ("ray", "grpc") or name == "app.cluster.one_machine"])
+unwanted = ("ray", "grpc", "psycopg")
+print([name for name in sys.modules if name.split(".")[0] in unwanted or name == "app.cluster.one_machine"])
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -190,6 +190,16 @@ async def test_without_a_ready_device_it_is_not_ready(monkeypatch: pytest.Monkey
             assert "No device answers" in reply.text
 
 
+async def test_a_front_says_that_its_devices_cannot_reach_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    async with front(devices=2) as (served, _devices):
+        assert (await served.client.get("/readyz")).json() == {"status": "ready"}
+        monkeypatch.setattr("app.service.local.LocalSegmentation.names_problem", "PostgreSQL is away")
+        service: RemoteSegmentation = served.app.state.service
+        await until(lambda: bool(service.names_problem))
+        assert (await served.client.get("/readyz")).json() == {"status": "ready", "names": "unreachable"}
+
+
 async def test_devices_that_cannot_be_started_are_a_failure() -> None:
     async def connect() -> FakeDevices:
         raise RuntimeError("no GPU here")

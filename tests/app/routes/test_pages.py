@@ -18,11 +18,18 @@ from tests.small_videos import clip
 PAGE, CLIENT = ROOT / "app/page", ROOT / "client/js"
 SAMPLE = "app/page/hats.jpg"
 """A picture to try, which is loaded only on request."""
-FILES = {path.relative_to(ROOT).as_posix(): path for path in [*PAGE.iterdir(), *CLIENT.glob("*.js")]}
+FILES = {
+    path.relative_to(ROOT).as_posix(): path
+    for path in sorted([*PAGE.rglob("*"), *CLIENT.glob("*.js")])
+    if path.is_file()
+}
 FILES.pop(SAMPLE)
+LATE = {name for name in FILES if "/video/" in name} | {"client/js/videos.js", "client/js/tracks.js"}
+"""What the page loads when the first video comes; tests/page/test_video.py looks that it does."""
 ENTRY = """export * from "./client/index.js";"""
 ELSEWHERE_ORIGIN = "https://tool.example.com"
 MOST_BYTES = 60_000
+MOST_LATE_BYTES = 30_000
 ELSEWHERE = re.compile(r"https?:\\?/\\?/(?!www\.w3\.org/2000/svg)[\w.]+")
 
 
@@ -39,6 +46,8 @@ def path_of(name: str) -> str:
         ("app/page/page.css", "text/css; charset=utf-8"),
         ("app/page/main.js", "text/javascript; charset=utf-8"),
         ("app/page/icon.svg", "image/svg+xml"),
+        ("app/page/video/start.js", "text/javascript; charset=utf-8"),
+        ("app/page/video/video.css", "text/css; charset=utf-8"),
         ("client/js/index.js", "text/javascript; charset=utf-8"),
         (SAMPLE, "image/jpeg"),
     ],
@@ -107,12 +116,12 @@ async def test_page_and_client_weigh_less_than_60_kb_as_sent_and_readme_says_how
         packed = {name: await bytes_on_the_wire(served, name, "gzip") for name in FILES}
         plain = {name: await bytes_on_the_wire(served, name, "identity") for name in FILES}
     assert {name: gzip.decompress(sent) for name, sent in packed.items()} == plain
-    sent, unpacked = (sum(map(len, files.values())) for files in (packed, plain))
-    assert 10_000 < sent < MOST_BYTES
-    assert (
-        f"{len(FILES)} files, {sent / 1000:.0f} kB as they travel (gzip) and {unpacked / 1000:.0f} kB unpacked"
-        in (" ".join((ROOT / "docs/performance.md").read_text().split()))
-    )
+    said = " ".join((ROOT / "docs/performance.md").read_text().split())
+    for names, most in ((FILES.keys() - LATE, MOST_BYTES), (LATE, MOST_LATE_BYTES)):
+        sent, unpacked = (sum(len(files[name]) for name in names) for files in (packed, plain))
+        assert 10_000 < sent < most
+        weight = f"{sent / 1000:.0f} kB as they travel (gzip) and {unpacked / 1000:.0f} kB unpacked"
+        assert f"{len(names)} files, {weight}" in said
 
 
 async def test_a_client_that_cannot_unpack_gets_it_plain() -> None:
@@ -125,7 +134,8 @@ async def test_a_client_that_cannot_unpack_gets_it_plain() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/page/", "/page/nothing.js", "/page/..%2Fpages.py", "/page/main.js/x", "/page/client.js",
+        "/page/", "/page/video/", "/page/video", "/page/video/nothing.js", "/page/nothing.js",
+        "/page/..%2Fpages.py", "/page/main.js/x", "/page/client.js",
         "/client/", "/client/nothing.js", "/client/package.json", "/client/client.js/x",
     ],
 )  # fmt: skip
@@ -159,11 +169,15 @@ def test_every_module_and_element_that_is_named_exists() -> None:
     page = (PAGE / "index.html").read_text()
     for path in (path for path in FILES.values() if path.suffix == ".js"):
         text = path.read_text()
-        for module in re.findall(r'from "(\.[^"]+)"', text):
+        for module in re.findall(r'(?:from |import\()"(\.[^"]+)"', text):
             # The page's modules are served at /page/ and the client's at /client/, so ../client/ is beside both.
             folder, _, name = module.rpartition("/")
-            assert ({".": path.parent, "../client": CLIENT}[folder] / name).is_file(), (path, module)
-            assert folder == "." or path.parent == PAGE
+            known = {
+                CLIENT: {".": CLIENT},
+                PAGE: {".": PAGE, "../client": CLIENT, "./video": PAGE / "video"},
+                PAGE / "video": {".": PAGE / "video", "..": PAGE, "../../client": CLIENT},
+            }[path.parent]
+            assert (known[folder] / name).is_file(), (path, module)
         for element in re.findall(r'\$\("([\w-]+)"\)', text):
             assert f'id="{element}"' in page
 

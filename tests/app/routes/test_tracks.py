@@ -136,6 +136,25 @@ async def test_both_ways_go_on_where_they_were_stopped(served: Served) -> None:
     assert numbers(await lines(served, track, direction="both")) == [2, 3, 4, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("way", "stop", "then"), [("both", 0, "backward"), ("forward", 3, "forward"), ("both", 3, "both")]
+)
+@with_service
+async def test_a_propagation_that_was_stopped_at_its_end_begins_anew(
+    served: Served, way: Any, stop: int, then: str
+) -> None:
+    track = await begin(served)
+    await click(served, track)
+    fields = {"options": MaskOptions(), "non_overlapping": False, "tenant": "", "share": ""}
+    stream = served.service.tracks.propagate(track, Range(way=way), **fields)  # type: ignore[arg-type]
+    while (await anext(stream)).frame != stop:
+        pass
+    await stream.aclose()
+    assert numbers(await lines(served, track, direction=then)) == (
+        [0] if then == "backward" else [0, 1, 2, 3]
+    )
+
+
 @with_service
 async def test_a_propagation_needs_an_object(served: Served) -> None:
     track = await begin(served)

@@ -55,7 +55,7 @@ async def test_an_embedding_that_comes_back_may_find_the_device_lost(tmp_path: P
     async with serving(Settings(cache_dir=str(tmp_path), workers=2), Lost()) as served:
         await served.embed(picture(), "truck")
         store = served.service.store
-        content = store.look_up("truck", tenant="").content
+        content = (await store.look_up("truck", tenant="")).content
         while "disk" not in (await store.describe("truck", tenant="")).tiers:
             await served.client.get("/healthz")
         store.tiers.drop(content)

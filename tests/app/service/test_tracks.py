@@ -98,7 +98,7 @@ async def test_tracks_expire_as_images_do() -> None:
         await begin(served, "old")
         await begin(served, "new")
         states = served.service.tracks.states
-        states.find("old", tenant="").created -= 2000
+        (await states.find("old", tenant="")).created -= 2000
         await states.tend()
         assert (await served.client.get("/tracks/old")).status_code == 404
         assert (await served.client.get("/tracks/new")).status_code == 200
@@ -128,7 +128,7 @@ async def test_a_prompt_whose_caller_goes_is_not_part_of_the_track() -> None:
         await begin(served, "walk")
         served.segmenter.gate.clear()
         tracks, decoded = served.service.tracks, len(served.segmenter.decoded)
-        (request,) = tracks.states.find("walk", tenant="").history
+        (request,) = (await tracks.states.find("walk", tenant="")).history
         second = TrackPromptRequest(1, 2, request.prompt)
         story = tracks.prompt(
             "walk",

@@ -8,6 +8,8 @@ from pathlib import Path
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register import Register
 from app.storage.register_file import ImageName
+from app.storage.registers import NameRegister
+from app.storage.sharing import Sharing
 
 A = "a" * 64
 """A content."""
@@ -21,10 +23,22 @@ def name(image_id: str, content: str = A, *, tenant: str = "", created: float | 
 
 @asynccontextmanager
 async def opened(
-    folder: Path | None, *, ttl_s: float = 0, unnamed: list[str] | None = None
-) -> AsyncIterator[Register]:
-    """A register that is open until the block ends."""
+    place: Path | str | None, *, ttl_s: float = 0, unnamed: list[str] | None = None
+) -> AsyncIterator[NameRegister]:
+    """A register that is open until the block ends: in a folder, in memory, or in PostgreSQL by its URL."""
     heard = unnamed if unnamed is not None else []
+    if isinstance(place, str):
+        sharing = Sharing(place)
+        await sharing.open()
+        shared = sharing.register("image", ttl_s=ttl_s, on_unnamed=heard.append)
+        await shared.open()
+        try:
+            yield shared
+        finally:
+            await shared.close()
+            await sharing.close()
+        return
+    folder = place
     trouble = DiskTrouble(folder) if folder is not None else None
     register = Register(folder, ttl_s=ttl_s, trouble=trouble, on_unnamed=heard.append)
     await register.open()

@@ -33,7 +33,7 @@ async def test_the_coldest_leave_for_what_comes_back(tmp_path: Path, full_for: i
         for shade, name in enumerate(["truck", "one", "other"]):
             await served.embed(picture(shade=shade), name)
         store = served.service.store
-        content = store.look_up("truck", tenant="").content
+        content = (await store.look_up("truck", tenant="")).content
         while "disk" not in (await store.describe("truck", tenant="")).tiers:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         store.tiers.drop(content)

@@ -14,17 +14,33 @@ import pytest
 from app.errors import ImageIdConflict
 from app.storage.register_file import Change, ImageName, RegisterFile
 from tests.app.storage.registers import A, name, opened
+from tests.postgres import PostgresServer
 from tests.server import ROOT
 
 B = "b" * 64
 
 
-@pytest.fixture(params=["disk", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+Place = Path | str | None
+
+
+@pytest.fixture(params=["disk", "memory", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.new_database()
     return tmp_path if request.param == "disk" else None
 
 
-async def test_names_are_those_of_a_tenant(place: Path | None) -> None:
+@pytest.fixture(params=["disk", "postgres"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place that outlives a process, and that several share."""
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.new_database()
+    return tmp_path
+
+
+async def test_names_are_those_of_a_tenant(place: Place) -> None:
     async with opened(place) as register:
         await register.add(name("truck", A, tenant="ann"), replace=False)
         await register.add(name("truck", B, tenant="bob"), replace=False)
@@ -39,15 +55,15 @@ async def test_names_are_those_of_a_tenant(place: Path | None) -> None:
         assert register.find("truck", tenant="bob") is not None
 
 
-async def test_names_survive_the_process(tmp_path: Path) -> None:
-    async with opened(tmp_path) as register:
+async def test_names_survive_the_process(kept: Place) -> None:
+    async with opened(kept) as register:
         truck = name("truck")
         await register.add(truck, replace=False)
         await register.add(name("car"), replace=False)
         await register.remove("car", tenant="")
         before = register.used(truck)
         register.use(truck)
-    async with opened(tmp_path) as register:
+    async with opened(kept) as register:
         found = register.find("truck", tenant="")
         assert found is not None
         assert (found.content, found.height, found.width, found.created) == (A, 40, 60, truck.created)
@@ -55,7 +71,7 @@ async def test_names_survive_the_process(tmp_path: Path) -> None:
         assert register.find("car", tenant="") is None
 
 
-async def test_a_content_is_unnamed_with_its_last_name(place: Path | None) -> None:
+async def test_a_content_is_unnamed_with_its_last_name(place: Place) -> None:
     unnamed: list[str] = []
     async with opened(place, unnamed=unnamed) as register:
         await register.add(name("one"), replace=False)
@@ -69,29 +85,34 @@ async def test_a_content_is_unnamed_with_its_last_name(place: Path | None) -> No
         assert not register.is_named(A)
 
 
-async def test_a_name_that_another_process_took_is_a_conflict(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ours, opened(tmp_path) as theirs:
+async def test_a_name_that_another_process_took_is_a_conflict(kept: Place) -> None:
+    async with opened(kept) as ours, opened(kept) as theirs:
         results = await asyncio.gather(
             ours.add(name("truck", A), replace=False),
             theirs.add(name("truck", B), replace=False),
             return_exceptions=True,
         )
         assert sorted(map(type, results), key=str) == [ImageIdConflict, frozenset]
+        await asyncio.gather(ours.catch_up(), theirs.catch_up())
         assert ours.find("truck", tenant="") == theirs.find("truck", tenant="")
 
 
-async def test_what_another_process_does_is_seen_at_once(tmp_path: Path) -> None:
-    async with opened(tmp_path) as ours, opened(tmp_path) as theirs:
-        await ours.add(name("truck"), replace=False)
+async def test_what_another_process_does_is_seen(kept: Place) -> None:
+    async with opened(kept) as ours, opened(kept) as theirs:
         assert not await ours.changed_elsewhere()
+        await ours.add(name("truck"), replace=False)
+        await ours.catch_up()
+        assert not await ours.changed_elsewhere()
+        await theirs.catch_up()  # a file is read each time
         assert theirs.find("truck", tenant="") is not None
         await theirs.remove("truck", tenant="")
+        await ours.catch_up()
         assert ours.find("truck", tenant="") is None
         assert await ours.changed_elsewhere()
         assert not await ours.changed_elsewhere()
 
 
-async def test_old_names_are_gone_before_anybody_clears_them_away(place: Path | None) -> None:
+async def test_old_names_are_gone_before_anybody_clears_them_away(place: Place) -> None:
     unnamed: list[str] = []
     async with opened(place, ttl_s=60, unnamed=unnamed) as register:
         await register.add(name("old", A, created=time.time() - 61), replace=False)
@@ -106,9 +127,10 @@ async def test_old_names_are_gone_before_anybody_clears_them_away(place: Path | 
 
 
 async def test_of_too_many_names_the_least_recently_used_are_forgotten(
-    place: Path | None, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.storage.register.MOST_NAMES", 2)
+    monkeypatch.setattr("app.storage.shared_register.MOST_NAMES", 2)
     async with opened(place) as register:
         for i, image_id in enumerate("abc"):
             await register.add(name(image_id, image_id * 64, created=float(i)), replace=False)
@@ -224,7 +246,7 @@ async def test_a_register_of_a_newer_server_is_left_alone(
         await register.add(name("truck"), replace=False)  # works in memory
 
 
-async def test_nothing_is_done_for_a_content_without_a_name(place: Path | None) -> None:
+async def test_nothing_is_done_for_a_content_without_a_name(place: Place) -> None:
     done: list[str] = []
     async with opened(place) as register:
         assert not await register.while_named(A, lambda: done.append(A))

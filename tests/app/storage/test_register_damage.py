@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.register import Register
-from app.storage.register_file import is_damage
+from app.storage.damaged_files import is_damage
+from app.storage.registers import NameRegister
 from tests.app.storage.registers import name, opened
 
 FILE = "register.sqlite"
 _PAGE = 4096
 
 
-def names(register: Register) -> set[str]:
+def names(register: NameRegister) -> set[str]:
     return {each.image_id for each in register.newest(tenant="", limit=1000, after=None)}
 
 

@@ -1,13 +1,14 @@
 """Threads of a forward: fewer while other processes have the cores, all of them again when these are gone."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 import torch
 
-from model.cpu.threads import FIRST_PATIENCE_S, MOST_PATIENCE_S, WINDOW_S, Spent, Threads
+from model.cpu.threads import FIRST_PATIENCE_S, MOST_PATIENCE_S, WINDOW_S, Spent, Threads, set_up_thread
 from model.runner import load_runner
 
 
@@ -190,3 +191,18 @@ def test_a_runner_has_a_thread_for_each_core_that_its_container_allows(
         "builtin", checkpoint=None, device="cpu", dtype="float32", threads=threads, cpus=cpus
     )
     assert runner.cpu_threads == torch.get_num_threads() == expected
+
+
+def test_denormal_numbers_are_zero_to_all_threads_of_a_runner() -> None:
+    """A softmax with a sharp maximum makes them by the thousand, and they made a click ten times as slow."""
+    denormal = torch.full((2**20,), 1e-40)
+    found: list[int] = []
+
+    def work() -> None:
+        set_up_thread(2, cpus=None)
+        found.append(int((denormal * 1.0).view(torch.int32).count_nonzero()))
+
+    thread = threading.Thread(target=work)  # of its own: the others of the tests keep their arithmetic
+    thread.start()
+    thread.join()
+    assert found == [0]

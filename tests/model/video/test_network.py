@@ -10,6 +10,7 @@ import torch
 
 from model.checkpoints.halves import VideoSource, video_shapes
 from model.checkpoints.parameters import load_parameters, shapes_of
+from model.cpu.video_memory import CpuVideoMemory
 from model.errors import CheckpointError
 from model.network.config import VARIANTS
 from model.network.memory import VideoMemory
@@ -30,7 +31,7 @@ def small() -> Iterator[tuple[Sam2Runner, DeviceNetwork]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     runner, memory = small_runner()
-    yield runner, DeviceNetwork(runner.model, memory)
+    yield runner, DeviceNetwork(runner.model, memory, fast=CpuVideoMemory(memory))
     torch.set_num_threads(threads)
 
 
@@ -74,6 +75,25 @@ def test_objects_together_equal_objects_alone(small: tuple[Sam2Runner, DeviceNet
         assert np.abs(alone - together).max() < 1e-3 * np.abs(alone).max()
 
 
+def test_the_cpus_own_way_is_that_of_the_paper_and_pauses(small: tuple[Sam2Runner, DeviceNetwork]) -> None:
+    runner, network = small
+    video, calls = frames(runner, 5), []
+    shown: list[np.ndarray] = []
+    for each in (DeviceNetwork(runner.model, network._memory), network.calling(lambda: calls.append(None))):
+        track = Track(each, num_frames=5)
+        for object_id in range(5):  # more than are decoded together
+            track.prompt(video[0], object_id, CLICK)
+        assert not shown or calls
+        calls.clear()
+        steps = [track.step(frame) for frame in video]
+        shown.append(np.stack([mask.logits for step in steps for mask in step if mask.logits is not None]))
+    assert len(calls) > 4 * 5 * 10
+    assert np.abs(shown[0] - shown[1]).max() < 1e-3 * np.abs(shown[0]).max()
+    calls.clear()
+    Track(network, num_frames=5).prompt(video[0], 1, CLICK)
+    assert not calls  # those of another track
+
+
 def seen_by(network: DeviceNetwork, embedding: Embedding, *, memories: int) -> Seen:
     (output,) = network.decode(embedding, [Request(None, CLICK)])
     (memory,) = network.remember(embedding, [output], prompted=True)
@@ -111,7 +131,7 @@ def test_plain_features_are_the_embedding_without_what_says_no_memory(
 def test_half_precision_tracks_too(small: tuple[Sam2Runner, DeviceNetwork], dtype: torch.dtype) -> None:
     _, exact = small
     runner, memory = small_runner(dtype)
-    network = DeviceNetwork(runner.model, memory)
+    network = DeviceNetwork(runner.model, memory, fast=CpuVideoMemory(memory))
     sign = []
     for each, model in ((exact, small[0]), (network, runner)):
         video = frames(model, 4)

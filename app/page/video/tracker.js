@@ -1,0 +1,229 @@
+/**
+ * Keeps server and video in step: uploads it, begins its track, sends the prompts that differ, and propagates. A server that has
+ * forgotten something is given it again. Does not know how frames are shown.
+ */
+
+import { client } from "../api.js";
+import { patiently } from "../patience.js";
+import { asked } from "../prompts.js";
+import { Prompts } from "./sent_prompts.js";
+
+const MIB = 2 ** 20;
+const FORGOTTEN = "The server has forgotten this video twice in a row. Click on its thumbnail to try again. If that does not help, its " +
+  "SAM2_VIDEO_CACHE_MIB or SAM2_MAX_TRACKS is too small, or several servers behind this address do not share a SAM2_CACHE_DIR.";
+const LOST = ["video_not_found", "track_not_found", "image_not_found"];
+
+/** What the page stores of a mask. */
+const kept = ({ mask, score, visible }) => ({ counts: mask.rle.counts, iou: mask.iou, area: mask.area, bbox: mask.bbox, score, visible });
+
+export class Tracker {
+  #remotes = new WeakMap(); // by video: what the server has of it, and what is under way
+
+  constructor(session, requests, notice) {
+    Object.assign(this, { session, requests, notice });
+  }
+
+  /** Send what the server lacks of the current video. Resolves once it has everything. */
+  follow(video) {
+    const remote = this.#remote(video);
+    const complete = video.ready && !remote.prompts.next(video);
+    if (video.problem || (complete && !remote.working)) return Promise.resolve();
+    if (remote.streaming && !complete) remote.propagation.abort(); // prompts go first
+    return (remote.working ??= this.#follow(video, remote).finally(() => (remote.working = null)));
+  }
+
+  /** Give the server what it no longer has. Returns whether that may help. */
+  recover(video, { code }) {
+    const remote = this.#remote(video);
+    if (!LOST.includes(code)) return false;
+    if (++remote.forgotten > 2) {
+      remote.forgotten = 0;
+      return false;
+    }
+    Object.assign(remote, { track: null, prompts: new Prompts(), stopped: null });
+    if (code === "video_not_found") Object.assign(video, { videoId: null });
+    if (code === "image_not_found") video.imageIds = [];
+    if (code !== "track_not_found") video.ready = false;
+    return true;
+  }
+
+  /** Follow the objects: "forward" and "backward" from the keyframe that is next that way, or "both". */
+  async propagate(video, direction, onFrame) {
+    const remote = this.#remote(video);
+    if (remote.propagation || !video.tracked.length) return;
+    const abort = (remote.propagation = new AbortController()), { signal } = abort;
+    const resumed = remote.stopped?.direction === direction;
+    video.working = resumed ? remote.stopped : planned(video, direction);
+    if (resumed) delete video.working.passes[0].from; // the server knows where it was
+    this.session.redraw();
+    try {
+      while (video.working.passes.length) {
+        try {
+          await this.follow(video);
+          signal.throwIfAborted();
+          if (!remote.track) return; // the reason is told
+          remote.streaming = true;
+          await patiently(() => this.#pass(video, remote.track, { signal, onFrame }), { notice: this.notice, signal });
+          video.working.passes.shift();
+        } catch (error) {
+          remote.streaming = false;
+          if (signal.aborted || !this.recover(video, error)) throw error;
+          video.working = planned(video, direction);
+        }
+      }
+      remote.stopped = null;
+      this.notice.say(`${video.working.done} frames are tracked.`);
+      if (video.errors.size) this.notice.tell(unread(video.errors));
+    } catch (error) {
+      if (!signal.aborted) this.notice.tell(`Tracking has ended. ${error.message}`);
+      remote.stopped = remote.prompts.next(video) ? null : video.working;
+    } finally {
+      video.working = remote.propagation = null;
+      remote.streaming = false;
+      this.session.changed(video);
+    }
+  }
+
+  /** End a propagation. Returns whether there was one. */
+  stop(video) {
+    const { propagation } = this.#remote(video);
+    propagation?.abort();
+    if (propagation) this.notice.say("Tracking is stopped. What is done is kept.");
+    return !!propagation;
+  }
+
+  /** A video that leaves the page: its track is of no use to others. */
+  close(video) {
+    const { track, propagation } = this.#remote(video);
+    propagation?.abort();
+    track?.delete().catch(() => {}); // it expires
+  }
+
+  #remote(video) {
+    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: 0, working: null, propagation: null, streaming: false, stopped: null });
+    return this.#remotes.get(video);
+  }
+
+  async #follow(video, remote) {
+    await null; // so that those who are told of changes find it at work
+    for (;;) {
+      let step = null;
+      try {
+        if (!video.ready) await this.#upload(video);
+        step = remote.prompts.next(video);
+        if (!step) return;
+        remote.track ??= await patiently(() => client.track(video.sequence ? video.imageIds : { videoId: video.videoId }), { notice: this.notice });
+        remote.stopped = null;
+        await patiently(() => this.#send(video, remote, step), { notice: this.notice });
+        remote.forgotten = 0;
+        this.session.changed(video);
+      } catch (error) {
+        if (this.recover(video, error)) continue;
+        if (step && !LOST.includes(error.code)) this.#refuse(video, remote, step);
+        else video.problem = LOST.includes(error.code) ? FORGOTTEN : error.message;
+        this.notice.tell(step ? error.message : `${video.name}: ${video.problem}`);
+        this.session.changed(video);
+        if (video.problem) return;
+      }
+    }
+  }
+
+  async #send(video, { track, prompts }, { id, frame, prompt }) {
+    if (frame === undefined) await track.removeObject(id);
+    else if (!prompt) await track.clearPrompts({ frame, object: id });
+    else {
+      const { objects } = await track.prompt(asked(prompt), { frame, object: id, clear: true });
+      const found = objects.find(({ object, mask }) => object === id && mask);
+      if (found) video.answer(id, { frame, prompt, mask: kept(found) });
+      if (found) this.notice.say(describe(video, id, found));
+    }
+    prompts.sent(id, frame, prompt);
+  }
+
+  /** A prompt that makes no sense to the server leaves the video. */
+  #refuse(video, { prompts }, { id, frame, prompt }) {
+    prompts.refuse(id, frame, prompt);
+    const object = video.tracked.find((one) => one.id === id);
+    if (prompt && object?.prompts.get(frame) === prompt) video.undo();
+  }
+
+  /** One way through the frames. After a failure another try goes on where this one was. */
+  async #pass(video, track, { signal, onFrame }) {
+    const { working } = video, [pass] = working.passes, { from, direction, accepts } = pass;
+    for await (const { frame, objects, error } of track.propagate({ from, direction, signal })) {
+      if (LOST.includes(error?.code)) throw error;
+      delete pass.from;
+      working.done++;
+      if (error) video.errors.set(frame, error.message);
+      else video.track(frame, objects.filter(({ object, mask }) => mask && accepts(object, frame)).map((each) => [each.object, kept(each)]));
+      this.session.redraw();
+      onFrame(frame);
+    }
+  }
+
+  async #upload(video) {
+    const { notice, session } = this;
+    if (video.sequence) await this.#embed(video);
+    else if (video.videoId) Object.assign(video, sizes(await patiently(() => client.openVideo(video.videoId), { notice })));
+    else {
+      const { limits } = await this.requests.describe();
+      if (video.file.size > limits.max_video_mib * MIB) // browsers lose a rejection that arrives during an upload
+        throw new Error(`The file has ${(video.file.size / MIB).toFixed(1)} MiB, but the server accepts at most ${limits.max_video_mib} MiB.`);
+      const onProgress = (share) => {
+        Object.assign(video, { progress: share, state: share < 1 ? "Uploading" : "Reading the video" });
+        session.redraw();
+      };
+      const stored = await patiently(() => client.video(video.file, { onProgress }), { notice });
+      Object.assign(video, sizes(stored), { videoId: stored.videoId });
+    }
+    video.ready = true;
+    session.changed(video);
+    notice.say(`${video.name} is ready: ${video.frames} frames of ${video.width} by ${video.height} pixels.`);
+  }
+
+  /** Pictures are frames once they are embedded. */
+  async #embed(video) {
+    for (let at = video.imageIds.length; at < video.file.length; at++) {
+      const file = video.file[at];
+      Object.assign(video, { progress: at / video.file.length, state: `Embedding frame ${at + 1} of ${video.file.length}` });
+      this.session.redraw();
+      const { imageId, width, height } = await patiently(() => client.embed(file), { notice: this.notice });
+      if (at && (width !== video.width || height !== video.height))
+        throw new Error(`Frames must have one size: ${file.name} has ${width} x ${height} pixels, and ${video.file[0].name} has ${video.width} x ${video.height}.`);
+      Object.assign(video, { width, height });
+      video.imageIds.push(imageId);
+    }
+  }
+}
+
+const sizes = (stored) => ({ width: stored.width, height: stored.height, times: stored.times, load: (frame) => stored.frame(frame) });
+
+/**
+ * What is to be done: {direction, done, of, passes: [{direction, from, accepts(object, frame)}]}. One way begins at the keyframe
+ * at the current frame or before it that way. Both: each object forward from its first keyframe, and backward from there.
+ */
+function planned({ frame, frames, keyframes, tracked }, direction) {
+  const all = () => true, [first] = keyframes;
+  const firsts = new Map(tracked.map(({ id, prompts }) => [id, Math.min(...prompts.keys())]));
+  const passes = {
+    forward: [{ direction, from: keyframes.findLast((each) => each <= frame) ?? first, accepts: all }],
+    backward: [{ direction, from: keyframes.find((each) => each >= frame) ?? keyframes.at(-1), accepts: all }],
+    both: [
+      { direction: "forward", from: first, accepts: all },
+      { direction: "backward", from: Math.max(...firsts.values()), accepts: (object, at) => at < firsts.get(object) },
+    ],
+  }[direction].filter((pass) => pass.direction === "forward" || pass.from > 0 || direction === "backward");
+  const of = passes.reduce((sum, pass) => sum + (pass.direction === "forward" ? frames - pass.from : pass.from + 1), 0);
+  return { direction, passes, done: 0, of };
+}
+
+function describe({ tracked, width, height, frame }, id, { mask, visible }) {
+  const name = tracked.find((object) => object.id === id)?.name ?? "It";
+  if (!visible) return `${name} is not visible on frame ${frame + 1}.`;
+  return `${name}: ${+(100 * mask.area / (width * height)).toPrecision(2)} % of frame ${frame + 1}, predicted IoU ${mask.iou.toFixed(2)}.`;
+}
+
+function unread(errors) {
+  const [[first, message]] = errors, more = errors.size - 1;
+  return `Frame ${first + 1} cannot be read${more ? `, nor can ${more} other${more > 1 ? "s" : ""}` : ""}; the rest is tracked. ${message}`;
+}

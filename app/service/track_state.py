@@ -1,0 +1,117 @@
+"""A track: its frames, its prompts, and what it remembers. Does not know of other tracks, or where it is kept."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.codecs.prompts import check_whole
+from app.errors import InvalidPrompt
+from app.segmenter import Corrections, ObjectTracks
+from app.service.track_values import Frames, TrackInfo, TrackPromptRequest, ranges
+from app.storage.register_file import Key
+from model.video.values import Direction
+
+MOST_PROMPTS = 4096
+"""Prompts of one track."""
+_MOST_PROMPT_BYTES = 16 * 2**20
+"""Of one track; masks are large."""
+
+
+@dataclass(slots=True, eq=False)
+class TrackState:
+    """A track: what is known of it, and what it remembers at this moment."""
+
+    tenant: str
+    track_id: str
+    frames: Frames
+    count: int
+    height: int
+    width: int
+    corrections: Corrections
+    created: float
+    used: float
+    number: int = 0
+    """Of the change that servers have seen of each other; 0 if they do not share tracks, or not yet this one."""
+    history: list[TrackPromptRequest] = field(default_factory=list)
+    """All prompts that still count, in the order given: a track is made again by giving them again."""
+    done: set[int] = field(default_factory=set)
+    goes_on_at: dict[Direction, int] = field(default_factory=dict)
+    live: ObjectTracks | None = None
+    nbytes: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_propagating: bool = False
+    is_deleted: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Tenant and name."""
+        return Key(self.tenant, self.track_id)
+
+    @property
+    def objects(self) -> dict[int, list[TrackPromptRequest]]:
+        """Objects in the order added, each with its prompts."""
+        found: dict[int, list[TrackPromptRequest]] = {}
+        for each in self.history:
+            found.setdefault(each.object_id, []).append(each)
+        return found
+
+    def info(self) -> TrackInfo:
+        """Describe it."""
+        return TrackInfo(
+            track_id=self.track_id,
+            frames=self.count,
+            height=self.height,
+            width=self.width,
+            video_id=self.frames.video_id,
+            corrections=self.corrections,
+            objects=self.objects,
+            done=ranges(self.done),
+            next_forward=self.goes_on_at.get(Direction.FORWARD),
+            next_backward=self.goes_on_at.get(Direction.BACKWARD),
+            nbytes=self.nbytes,
+            created=self.created,
+            used=self.used,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file, beside tenant and name."""
+        return {
+            "image_ids": list(self.frames.image_ids),
+            "video_id": self.frames.video_id,
+            "count": self.count,
+            "size": [self.height, self.width],
+            "corrections": self.corrections,
+            "created": self.created,
+            "used": self.used,
+            "prompts": [each.to_json() for each in self.history],
+        }
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> "TrackState":
+        """From a file. Raises KeyError, TypeError and ValueError."""
+        height, width = content["size"]
+        return cls(
+            content["tenant"],
+            content["name"],
+            Frames(tuple(content["image_ids"]), content["video_id"]),
+            int(content["count"]),
+            int(height),
+            int(width),
+            "plain" if content["corrections"] == "plain" else "kept",
+            created=float(content["created"]),
+            used=float(content["used"]),
+            history=[TrackPromptRequest.of_json(each) for each in content["prompts"]],
+        )
+
+
+def check_addition(state: TrackState, request: TrackPromptRequest) -> None:
+    """Check what does not depend on the frame's picture. Raises InvalidPrompt."""
+    check_whole([request.prompt])
+    if request.frame >= state.count:
+        raise InvalidPrompt(f"frame {request.frame}: the track has frames 0 to {state.count - 1}.")
+    if len(state.history) >= MOST_PROMPTS:
+        raise InvalidPrompt(f"A track has {MOST_PROMPTS} prompts at most. DELETE objects or their prompts.")
+    if sum(each.nbytes for each in (*state.history, request)) > _MOST_PROMPT_BYTES:
+        raise InvalidPrompt(
+            f"The prompts of a track take {_MOST_PROMPT_BYTES // 2**20} MiB at most. DELETE objects or prompts."
+        )

@@ -1,0 +1,146 @@
+"""Tracks in a PostgreSQL that several servers share: their prompts, as JSON.
+
+A server writes a track only if it has seen what the others wrote. Does not know what is in a track.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from app.names_errors import NamesUnreachable
+from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackRow
+from app.storage.postgres import Connection, Postgres
+from app.storage.register_file import Key
+from app.storage.shared_schema import lock
+
+_PUT = b"""
+    INSERT INTO sam2_tracks (tenant, id, change, content) VALUES (%s, %s, %s, %s)
+    ON CONFLICT (tenant, id) DO UPDATE SET change = excluded.change, content = excluded.content
+"""
+
+
+class SharedTracks:
+    """A TrackKeeper. Its numbers are those of changes, which have the order of the commits (shared_names.py)."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        self._seen = -1
+        self._read_over = 0  # the connection over which all tracks were read, by its number
+        self._found = deque[TrackChanges]()  # survives a caller who goes away
+
+    async def catch_up(self, *, waits: bool) -> list[TrackChanges]:
+        """Return what other servers did. Without the database, nothing, or raise NamesUnreachable after a wait."""
+
+        async def look() -> None:
+            await self._postgres.once(self._look, in_order=True)
+
+        try:
+            await (self._postgres.patiently(look) if waits else look())
+        except NamesUnreachable:
+            if waits:
+                raise
+        return [self._found.popleft() for _ in range(len(self._found))]
+
+    async def save(
+        self, key: Key, content: dict[str, Any], number: int, *, is_wanted: Callable[[], bool], waits: bool
+    ) -> int:
+        """Write a track, unless it is not wanted any more by then. Returns its new number.
+
+        `number` is what the last `save` returned or `catch_up` told; 0 for a new track. Raises ChangedElsewhere if
+        the database has another one, and NamesUnreachable.
+        """
+        text = json.dumps(content)
+
+        async def write() -> int:
+            return await self._postgres.once(
+                lambda connection: self._write(connection, key, text, number, is_wanted), in_order=True
+            )
+
+        return await (self._postgres.patiently(write) if waits else write())
+
+    async def remove(self, key: Key) -> None:
+        """Remove a track, if there is one. Raises NamesUnreachable, for a request after a wait."""
+
+        async def remove() -> None:
+            await self._postgres.once(lambda connection: self._remove(connection, key), in_order=True)
+
+        await self._postgres.patiently(remove)
+
+    # On a thread of Postgres.
+
+    def _look(self, connection: Connection) -> None:
+        over = self._postgres.names.made
+        last, forgotten = _last(connection)
+        if over == self._read_over and last == self._seen:
+            return
+        is_all = over != self._read_over or not forgotten <= self._seen < last
+        since = -1 if is_all else self._seen
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            last, _ = _last(connection)
+            rows = connection.execute(
+                "SELECT tenant, id, content, change FROM sam2_tracks WHERE change > %s", (since,)
+            ).fetchall()
+            removed = connection.execute(
+                "SELECT tenant, id, change FROM sam2_removed WHERE kind = 'track' AND change > %s", (since,)
+            ).fetchall()
+        self._found.append(
+            TrackChanges(
+                [
+                    TrackRow(Key(tenant, name), json.loads(text), number)
+                    for tenant, name, text, number in rows
+                ],
+                {Key(tenant, name): number for tenant, name, number in removed},
+                all_until=last if is_all else None,
+            )
+        )
+        self._seen, self._read_over = last, over
+
+    def _write(
+        self, connection: Connection, key: Key, text: str, number: int, is_wanted: Callable[[], bool]
+    ) -> int:
+        with connection.transaction():
+            lock(connection, [_subject(key)])
+            rows = connection.execute(
+                "SELECT change, content FROM sam2_tracks WHERE tenant = %s AND id = %s", key
+            ).fetchall()
+            if not is_wanted():
+                return number
+            if rows and rows[0][1] == text:
+                return int(rows[0][0])  # by this server, which did not hear that it was done
+            if (rows[0][0] if rows else 0) != number:
+                raise ChangedElsewhere(TrackRow(key, json.loads(rows[0][1]), rows[0][0]) if rows else None)
+            new = _next(connection)
+            connection.execute(_PUT, (*key, new, text))
+            return new
+
+    def _remove(self, connection: Connection, key: Key) -> None:
+        with connection.transaction():
+            lock(connection, [_subject(key)])
+            known = connection.execute("SELECT 1 FROM sam2_tracks WHERE tenant = %s AND id = %s", key)
+            if not known.fetchall():
+                return
+            connection.execute(
+                "INSERT INTO sam2_removed (kind, change, tenant, id) VALUES ('track', %s, %s, %s)",
+                (_next(connection), *key),
+            )
+            connection.execute("DELETE FROM sam2_tracks WHERE tenant = %s AND id = %s", key)
+
+
+def _subject(key: Key) -> str:
+    return f"track {key.tenant}\0{key.image_id}"
+
+
+def _last(connection: Connection) -> tuple[int, int]:
+    [(last, forgotten)] = connection.execute(
+        "SELECT last, forgotten FROM sam2_changes WHERE kind = 'track'"
+    ).fetchall()
+    return int(last), int(forgotten)
+
+
+def _next(connection: Connection) -> int:
+    [(number,)] = connection.execute(
+        "UPDATE sam2_changes SET last = last + 1 WHERE kind = 'track' RETURNING last"
+    ).fetchall()
+    return int(number)

@@ -1,0 +1,130 @@
+"""AsyncVideo and AsyncTrack: a stored video and objects that are followed through frames, of AsyncClient.
+
+Only sends. track_stories.py and following.py define what is sent and what replies mean.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Self
+
+from PIL import Image
+
+from sam2_client import following, track_stories
+from sam2_client.errors import Sam2Error
+from sam2_client.following import Direction, Span
+from sam2_client.known_tracks import KnownTrack
+from sam2_client.mask_options import MaskOptions
+from sam2_client.mending import TrackState
+from sam2_client.pictures import open_picture
+from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
+from sam2_client.track_sources import KnownVideo, StoredVideo
+from sam2_client.tracked import TrackedFrame
+
+if TYPE_CHECKING:
+    from sam2_client.async_client import AsyncClient
+
+
+class AsyncVideo(KnownVideo):
+    """A video that the server has stored: Video with `await`."""
+
+    def __init__(self, stored: StoredVideo, client: "AsyncClient") -> None:
+        super().__init__(stored)
+        self._client = client
+
+    async def frame(self, index: int) -> Image.Image:
+        """See Video.frame."""
+        story = track_stories.frame_file(self._stored, index, retries=self._client._retries)
+        return open_picture(await self._client._tell(story))
+
+    async def delete(self) -> None:
+        """See Video.delete."""
+        await self._client._tell(track_stories.delete_video(self.video_id, retries=self._client._retries))
+
+
+class AsyncTrack(KnownTrack):
+    """Objects that are followed through frames: Track with `await`, and `async for` over propagations."""
+
+    def __init__(self, state: TrackState, client: "AsyncClient") -> None:
+        super().__init__(state)
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            await self.delete()
+        except Sam2Error:
+            if kind is None:  # otherwise the first failure is the one to tell
+                raise
+
+    async def click(
+        self,
+        points: Points | None = None,
+        labels: Labels | None = None,
+        *,
+        frame: int = 0,
+        object: int = 1,  # noqa: A002  # as on the wire
+        box: Box | None = None,
+        mask: MaskPrompt | None = None,
+        clear: bool = False,
+        non_overlapping: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+    ) -> TrackedFrame:
+        """See Track.click."""
+        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
+        story = track_stories.prompt(
+            self._state,
+            Prompt(points=points, labels=labels, box=box, mask=mask),
+            frame=frame,
+            object_id=object,
+            clear=clear,
+            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            retries=self._client._retries,
+        )
+        return await self._client._tell(story)
+
+    def propagate(
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        direction: Direction = "forward",
+        *,
+        non_overlapping: bool = False,
+        max_hole_area: float = 0.0,
+        max_sprinkle_area: float = 0.0,
+        progress: bool = False,
+    ) -> AsyncGenerator[TrackedFrame, None]:
+        """See Track.propagate. To stop at once, leave the loop within contextlib.aclosing."""
+        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
+        story = following.follow(
+            self._state,
+            Span(start, end, direction),
+            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            progress=progress,
+            retries=self._client._retries,
+        )
+        return self._client._follow(story)
+
+    async def remove(self, object: int) -> None:  # noqa: A002
+        """See Track.remove."""
+        await self._client._tell(track_stories.remove(self._state, object, retries=self._client._retries))
+
+    async def clear(self, *, frame: int, object: int = 1) -> str | None:  # noqa: A002
+        """See Track.clear."""
+        story = track_stories.clear(self._state, object, frame, retries=self._client._retries)
+        return await self._client._tell(story)
+
+    async def prompts(self) -> dict[int, list[int]]:
+        """See Track.prompts."""
+        now = await self._client._tell(track_stories.describe(self._state, retries=self._client._retries))
+        return {each: list(frames) for each, frames in now.prompted.items()}
+
+    async def picture(self, index: int) -> Image.Image:
+        """See Track.picture."""
+        story = track_stories.picture(self._state, index, retries=self._client._retries)
+        return await self._client._tell(story)
+
+    async def delete(self) -> None:
+        """See Track.delete."""
+        await self._client._tell(track_stories.delete(self._state, retries=self._client._retries))

@@ -1,0 +1,56 @@
+"""Replies of a line of JSON for each frame of a track.
+
+Lines come from servers that are not trusted: limited in size. Does not know what is in them.
+"""
+
+import json
+from typing import Any
+
+import httpx
+
+from sam2_client.error_replies import unexpected
+from sam2_client.step_lines import is_lines
+
+MOST_LINE_BYTES = 64 * 2**20
+"""The most that one frame may have: 64 objects with a mask of a megabyte each."""
+
+
+class FrameLines:
+    """Takes the pieces of a body as they come, and returns its lines. Raises UnexpectedReply for others."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._unfinished: list[bytes] = []
+        self._size = 0
+        if not is_lines(response):
+            raise unexpected(response, ValueError("it is not lines of JSON"))
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            raise unexpected(response, ValueError(f"it is compressed ({encoding[:40]})"))
+
+    def add(self, piece: bytes) -> list[dict[str, Any]]:
+        """Return the lines that end in the next piece."""
+        *ended, rest = piece.split(b"\n")
+        found = []
+        for part in ended:
+            self._keep(part)
+            found.append(b"".join(self._unfinished))
+            self._unfinished, self._size = [], 0
+        self._keep(rest)
+        return [self._parse(line) for line in found if line.strip()]
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > MOST_LINE_BYTES:
+            why = f"a line is larger than {MOST_LINE_BYTES // 2**20} MiB"
+            raise unexpected(self._response, ValueError(why))
+        self._unfinished.append(part)
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise unexpected(self._response, ValueError(f"{line[:80]!r} is not a line of it"))
+        return value

@@ -1,0 +1,61 @@
+"""Writes pictures as an MP4 with PyAV, which is optional. Does not know what is on them."""
+
+import importlib.util
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_TICKS = 90_000
+"""A second in units of time stamps, as is usual for videos."""
+
+
+def require() -> None:
+    """Raise ValueError if PyAV is not installed."""
+    if importlib.util.find_spec("av") is None:
+        raise ValueError("an overlay requires PyAV, which is not installed: pip install av")
+
+
+class OverlayVideo:
+    """An MP4 (H.264) that every player shows. It is complete once it is closed."""
+
+    def __init__(self, file: Path, *, rate: float) -> None:
+        """`rate` is about how many frames a second there will be. Raises OSError, and ValueError as `require`."""
+        require()
+        import av
+
+        self._output = av.open(str(file), "w", format="mp4")
+        self._stream = self._output.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._stream.options = {"crf": "18"}
+        self._last: int | None = None
+        self._start = 0.0
+        self.count = 0
+        """Frames so far."""
+
+    def add(self, picture: Image.Image, time: float) -> None:
+        """Add a picture in RGB, all of one size, shown from `time` on, in seconds after any start."""
+        import av
+
+        pixels = np.asarray(picture)
+        height, width = pixels.shape[:2]
+        if height % 2 or width % 2:  # the colours of H.264 have half the size
+            pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self._last is None:
+            self._stream.height, self._stream.width = pixels.shape[:2]
+            self._start = time
+        stamp = round((time - self._start) * _TICKS)
+        stamp = stamp if self._last is None else max(stamp, self._last + 1)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame.pts, frame.time_base = stamp, Fraction(1, _TICKS)
+        self._output.mux(self._stream.encode(frame))
+        self._last = stamp
+        self.count += 1
+
+    def close(self) -> None:
+        """Write the rest. A file without a picture is not a video: delete it."""
+        if self.count:
+            self._output.mux(self._stream.encode())
+        self._output.close()

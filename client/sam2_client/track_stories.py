@@ -1,0 +1,181 @@
+"""The requests of each call about a video or a track, in order, and what their replies mean.
+
+Each function is a story (see asking.py). following.py has those of propagations.
+"""
+
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from sam2_client import mending
+from sam2_client.asking import Call, Story, ask
+from sam2_client.errors import VideoNotFound
+from sam2_client.holdings import check_id
+from sam2_client.mask_options import MaskOptions
+from sam2_client.masks import Mask
+from sam2_client.mending import Corrections, TrackState, ask_about, track_path
+from sam2_client.pictures import Picture, open_picture
+from sam2_client.prompts import Prompt, to_wire
+from sam2_client.retries import Retries
+from sam2_client.track_replies import Begun, read_dropped, read_frame, read_track, read_video
+from sam2_client.track_sources import Source, StoredVideo, VideoOptions
+from sam2_client.tracked import TrackedFrame
+
+
+def upload_video(file: Picture, options: VideoOptions, *, retries: Retries) -> Story[StoredVideo]:
+    """Upload a video."""
+    query = options.to_query()
+    response = yield from ask(Call("POST", "videos", query=query, picture=file), retries)
+    return read_video(response, file, query)
+
+
+def find_video(video_id: str, *, retries: Retries) -> Story[StoredVideo]:
+    """Look up a stored video."""
+    response = yield from ask(Call("GET", _video_path(video_id)), retries)
+    return read_video(response, None, {})
+
+
+def delete_video(video_id: str, *, retries: Retries) -> Story[None]:
+    """Delete a stored video."""
+    yield from ask(Call("DELETE", _video_path(video_id)), retries)
+
+
+def frame_file(video: StoredVideo | str, index: int, *, retries: Retries) -> Story[bytes]:
+    """Return a frame of a video as a picture file. The video is uploaded again if the server has lost it."""
+    video_id = video if isinstance(video, str) else video.video_id
+    call = Call("GET", f"{_video_path(video_id)}/frames/{index}")
+    try:
+        response = yield from ask(call, retries)
+    except VideoNotFound:
+        if isinstance(video, str) or video.file is None:
+            raise
+        yield from mending.upload_again(video, retries)
+        response = yield from ask(call, retries)
+    return response.content
+
+
+def begin(
+    source: Source, track_id: str | None, corrections: Corrections, *, retries: Retries
+) -> Story[TrackState]:
+    """Begin a track."""
+    if track_id is not None:
+        check_id(track_id)
+    response = yield from mending.begin(source, track_id, corrections, retries)
+    return TrackState(read_track(response), source, corrections)
+
+
+def find(track_id: str, *, retries: Retries) -> Story[TrackState]:
+    """Look up a track that was begun before, maybe elsewhere."""
+    response = yield from ask(Call("GET", track_path(track_id)), retries)
+    return TrackState(read_track(response), None, "kept")
+
+
+def describe(state: TrackState, *, retries: Retries, wait_s: float = 0.0) -> Story[Begun]:
+    """Return the track as it is now."""
+    response = yield from ask_about(state, Call("GET", state.path), retries=retries, wait_s=wait_s)
+    return read_track(response)
+
+
+def prompt(
+    state: TrackState,
+    given: Prompt,
+    *,
+    frame: int,
+    object_id: int,
+    clear: bool,
+    options: dict[str, Any],
+    retries: Retries,
+) -> Story[TrackedFrame]:
+    """Say where an object is on a frame."""
+    wire = prompt_to_wire(given, frame=frame, object_id=object_id, clear=clear)
+    call = Call("POST", f"{state.path}/prompts", json={**wire, **options})
+    again = Call("POST", f"{state.path}/prompts", json={**_all_at_once(state.prompts, wire), **options})
+    response = yield from ask_about(
+        state, call, retries=retries, frames={frame, *state.prompted}, again=again
+    )
+    state.prompts.append(wire)
+    state.goes_on.clear()
+    value = response.json() if response.content[:1] == b"{" else {}
+    return read_frame(value, response, size=state.begun.size, times=state.times)
+
+
+def remove(state: TrackState, object_id: int, *, retries: Retries) -> Story[None]:
+    """Forget an object."""
+    yield from ask_about(state, Call("DELETE", f"{state.path}/objects/{object_id}"), retries=retries)
+    state.prompts = [each for each in state.prompts if each["object"] != object_id]
+    state.goes_on.clear()
+
+
+def clear(state: TrackState, object_id: int, frame: int, *, retries: Retries) -> Story[str | None]:
+    """Take an object's prompts on a frame back. Returns a sentence if the object is dropped by it."""
+    call = Call("DELETE", f"{state.path}/objects/{object_id}/prompts/{frame}")
+    response = yield from ask_about(state, call, retries=retries)
+    said = read_dropped(response)
+    state.goes_on.clear()
+    state.prompts = [
+        each
+        for each in state.prompts
+        if each["object"] != object_id or (said is None and each["frame"] != frame)
+    ]
+    return said
+
+
+def picture(state: TrackState, index: int, *, retries: Retries) -> Story[Image.Image]:
+    """Return a frame as a picture in RGB. Raises ValueError if neither the client nor the server has it."""
+    if not 0 <= index < state.begun.frames:
+        raise ValueError(f"frame {index}: the track has frames 0 to {state.begun.frames - 1}")
+    source = state.source
+    if source is not None and (held := source.picture(index)) is not None:
+        return open_picture(held.read())
+    video = source.video if source is not None and source.video is not None else state.begun.video_id
+    if video is None:
+        raise ValueError(f"frame {index} is an embedded picture, which the server does not send back")
+    return open_picture((yield from frame_file(video, index, retries=retries)))
+
+
+def shown_to_wire(options: MaskOptions, *, non_overlapping: bool) -> dict[str, Any]:
+    """Return the fields for the form of masks."""
+    if not isinstance(non_overlapping, bool):
+        raise TypeError(f"non_overlapping is {non_overlapping!r}, but must be True or False")
+    return {**options.to_wire(), **({"non_overlapping": True} if non_overlapping else {})}
+
+
+def delete(state: TrackState, *, retries: Retries) -> Story[None]:
+    """Forget the track, and what it would be made again from."""
+    yield from ask(Call("DELETE", state.path), retries)
+    state.source = None
+
+
+def prompt_to_wire(given: Prompt, *, frame: int, object_id: int, clear: bool) -> dict[str, Any]:
+    """Return a prompt as it is sent. Raises TypeError or ValueError for a wrong type, shape or value."""
+    wire = to_wire(given)
+    if isinstance(given.mask, Mask):
+        wire["mask_input"] = given.mask.rle
+    for name, value in (("frame", frame), ("object", object_id)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is {value!r}, but must be a whole number")
+    return {**wire, "frame": frame, "object": object_id, **({"clear": True} if clear else {})}
+
+
+def _video_path(video_id: str) -> str:
+    check_id(video_id)
+    return f"videos/{quote(video_id, safe='')}"
+
+
+def _all_at_once(before: list[dict[str, Any]], wire: dict[str, Any]) -> dict[str, Any]:
+    """Return a prompt that can be sent twice: with all clicks of its object and frame, in place of those before."""
+    if "mask_input" in wire or wire.get("clear"):
+        return wire
+    merged: dict[str, Any] = {"point_coords": [], "point_labels": []}
+    for each in (*before, wire):
+        if (each["frame"], each["object"]) != (wire["frame"], wire["object"]):
+            continue
+        if each.get("clear") or "mask_input" in each:
+            merged = {"point_coords": [], "point_labels": []}
+        for name in ("point_coords", "point_labels"):
+            merged[name] = merged[name] + each.get(name, [])
+        if "box" in each:
+            merged["box"] = each["box"]
+    given = {name: value for name, value in merged.items() if value}
+    return {**given, "frame": wire["frame"], "object": wire["object"], "clear": True}

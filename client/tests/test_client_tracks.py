@@ -1,0 +1,340 @@
+"""Videos, tracks and propagations of Client against the real service with a fake model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from client_server import Served
+from track_files import CLICKED, FOLLOWED, MIDDLE, frames_in, is_about
+
+import sam2_client
+from sam2_client import Client, Track, TrackPrompt
+from sam2_client.masks import Mask
+from tests.fakes import RADII, disc_mask, picture
+from tests.small_videos import HEIGHT, WIDTH, clip, number_of, with_broken_packet
+
+CLIP = clip(frames=6)
+
+
+@pytest.fixture
+def track(client: Client) -> Iterator[Track]:
+    with client.track(CLIP) as track:
+        yield track
+
+
+def indexes(frames: Iterator[Any]) -> list[int]:
+    return [frame.index for frame in frames]
+
+
+def test_a_click_is_answered_and_followed(track: Track) -> None:
+    assert (track.frames, track.width, track.height, track.model) == (6, WIDTH, HEIGHT, "fake")
+    assert track.tracker == "mask_prompt"
+    first = track.click(MIDDLE, object=5)
+    assert (first.index, first.time, first.error, list(first.masks)) == (0, 0, None, [5])
+    assert np.array_equal(first.masks[5].to_numpy(), CLICKED)
+    followed = list(track.propagate())
+    assert [(each.index, each.time) for each in followed] == [(n, n / 10) for n in range(6)]
+    for frame in followed[1:]:
+        mask = frame.masks[5]
+        assert is_about(mask.to_numpy(), FOLLOWED)
+        assert (mask.object, mask.visible, mask.score > 0) == (5, True, True)
+        assert mask.to_dict()["object"] == 5
+        assert np.array_equal(Mask.from_dict(mask.to_dict()).to_numpy(), mask.to_numpy())
+
+
+def test_boxes_masks_and_several_clicks_are_prompts(track: Track) -> None:
+    boxed = track.click(box=(10, 10, 30, 30), frame=1, object=1).masks[1]
+    assert np.array_equal(boxed.to_numpy(), disc_mask(20, 20, RADII[1], height=HEIGHT, width=WIDTH))
+    drawn = np.zeros((HEIGHT, WIDTH), bool)
+    drawn[8:40, 8:40] = True
+    assert is_about(track.click(mask=drawn, frame=2, object=2).masks[2].to_numpy(), drawn)
+    again = track.click(mask=boxed, frame=3, object=3).masks[3]
+    assert is_about(again.to_numpy(), boxed.to_numpy())
+    gone = track.click(mask=np.zeros_like(drawn), frame=4, object=2).masks[2]
+    assert (gone.visible, gone.area, gone.score < 0) == (False, 0, True)
+    two = track.click([(20, 20), (40, 20)], [1, 0], frame=5, object=4)
+    assert list(two.masks) == [1, 2, 3, 4]
+    assert track.prompts() == {1: [1], 2: [2, 4], 3: [3], 4: [5]}
+
+
+def test_clicks_add_to_those_before_or_replace_them(track: Track, served: Served) -> None:
+    track.click([(20, 20)])
+    track.click([(50, 20)])
+    with pytest.raises(sam2_client.InvalidPrompt):
+        track.click(box=(10, 10, 30, 30))
+    replaced = track.click(box=(30, 10, 50, 30), clear=True).masks[1]
+    assert np.array_equal(replaced.to_numpy(), disc_mask(40, 20, RADII[1], height=HEIGHT, width=WIDTH))
+
+
+def test_objects_and_prompts_are_taken_back(track: Track) -> None:
+    track.click(MIDDLE, object=1)
+    track.click(MIDDLE, object=2, frame=1)
+    track.click(MIDDLE, object=2, frame=3)
+    track.remove(1)
+    assert track.clear(frame=3, object=2) is None
+    assert track.prompts() == {2: [1]}
+    assert "Object 2 is dropped" in str(track.clear(frame=1, object=2))
+    with pytest.raises(sam2_client.InvalidPrompt, match="no object to follow"):
+        next(track.propagate())
+
+
+@pytest.mark.parametrize(
+    ("asked", "passed"),
+    [
+        ({}, [2, 3, 4, 5]),
+        ({"start": 4}, [4, 5]),
+        ({"end": 3}, [2, 3]),
+        ({"start": 1, "end": 1}, [1]),
+        ({"direction": "backward"}, [2, 1, 0]),
+        ({"direction": "backward", "start": 3, "end": 2}, [3, 2]),
+        ({"direction": "both"}, [2, 3, 4, 5, 1, 0]),
+        ({"direction": "both", "start": 4}, [4, 5, 3, 2, 1, 0]),
+        ({"direction": "both", "start": 0}, [0, 1, 2, 3, 4, 5]),
+    ],
+    ids=str,
+)
+def test_ranges_and_directions(
+    track: Track, asked: dict[str, Any], passed: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    track.click(MIDDLE, frame=2)
+    assert indexes(track.propagate(**asked)) == passed
+    assert capsys.readouterr().err == ""
+    assert indexes(track.propagate(**asked, progress=True)) == passed
+    assert f"{len(passed)}/{len(passed)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ({"direction": "up"}, "direction is 'up'"),
+        ({"start": -1}, "start is -1"),
+        ({"end": True}, "end is True"),
+        ({"end": 3, "direction": "both"}, "both ends"),
+        ({"start": 3, "end": 2}, "lies before"),
+        ({"non_overlapping": 1}, "non_overlapping is 1"),
+    ],
+)
+def test_ranges_that_are_none(track: Track, asked: dict[str, Any], what: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=what):
+        track.propagate(**asked)
+
+
+def test_ranges_that_the_track_does_not_have_are_refused_by_the_server(track: Track) -> None:
+    track.click(MIDDLE, frame=2)
+    for asked in ({"start": 9}, {"end": 9}, {"end": 1}):
+        with pytest.raises(sam2_client.InvalidPrompt):
+            list(track.propagate(**asked))
+    with pytest.raises(sam2_client.InvalidPrompt, match="frame 9"):
+        track.click(MIDDLE, frame=9)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 4, 5])
+def test_a_loop_that_is_left_goes_on_after_what_it_got(track: Track, stop: int) -> None:
+    track.click(MIDDLE, frame=2)
+    order = [2, 3, 4, 5, 1, 0]
+    frames = track.propagate(direction="both")
+    assert [next(frames).index for _ in range(stop + 1)] == order[: stop + 1]
+    frames.close()
+    assert indexes(track.propagate(direction="both")) == (order[stop + 1 :] or order)
+    frames = track.propagate()
+    next(frames)
+    frames.close()
+    track.click(MIDDLE, frame=1)
+    assert indexes(track.propagate()) == [1, 2, 3, 4, 5]
+
+
+def test_options_reach_the_server(client: Client) -> None:
+    with client.track(CLIP, track_id="own", corrections="meta") as track:
+        assert track.track_id == "own"
+        track.click(MIDDLE, object=1)
+        near = [(MIDDLE[0][0] + 4, MIDDLE[0][1])]
+        for apart in (False, True):
+            shown = track.click(near, object=2, clear=True, non_overlapping=apart)
+            for frame in (shown, *track.propagate(end=1, non_overlapping=apart)):
+                one, two = (mask.to_numpy() for mask in frame.masks.values())
+                assert (one & two).any() != apart
+        for areas in ({"max_hole_area": -1}, {"max_sprinkle_area": -1}):
+            for asked in (lambda a=areas: track.click(near, **a), lambda a=areas: list(track.propagate(**a))):
+                with pytest.raises(sam2_client.ValidationFailed):
+                    asked()
+        with pytest.raises(sam2_client.TrackIdConflict):
+            client.track(CLIP, track_id="own")
+    with pytest.raises(sam2_client.ValidationFailed, match="corrections"):
+        client.track(CLIP, corrections="lost")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({}, [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+        ({"fps": 5}, [0, 0.2, 0.4]),
+        ({"start_s": 0.25}, [0.3, 0.4, 0.5]),
+        ({"end_s": 0.2}, [0, 0.1]),
+        ({"max_frames": 2}, [0, 0.1]),
+    ],
+    ids=str,
+)
+def test_options_of_a_video(client: Client, options: dict[str, Any], times: list[float]) -> None:
+    video = client.upload_video(CLIP, **options)
+    assert list(video.times) == pytest.approx(times)
+    assert (video.frames, video.width, video.height, video.fps) == (
+        len(times),
+        WIDTH,
+        HEIGHT,
+        options.get("fps", pytest.approx(10)),
+    )
+    assert number_of(np.asarray(video.frame(1))) == round(10 * times[1])
+    found = client.video(video.video_id)
+    assert (found.video_id, found.times) == (video.video_id, video.times)
+    with client.track(video) as track:
+        track.click(MIDDLE)
+        assert [frame.time for frame in track.propagate()] == pytest.approx(times)
+    video.delete()
+    with pytest.raises(sam2_client.VideoNotFound):
+        client.video(video.video_id)
+
+
+def test_names_of_videos(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(CLIP)
+    assert client.upload_video(file, "named").video_id == "named"
+    with pytest.raises(sam2_client.VideoIdConflict):
+        client.upload_video(file, "named", fps=5)
+    assert client.upload_video(file, "named", fps=5, replace=True).frames == 3
+    with client.track(str(file)) as track:
+        assert track.frames == 6
+    client.video("named").delete()
+    with pytest.raises(sam2_client.InvalidVideo):
+        client.upload_video(b"<html>")
+    with pytest.raises(ValueError, match="fps is nan"):
+        client.upload_video(file, fps=float("nan"))
+    with pytest.raises(sam2_client.FrameNotFound):
+        client.upload_video(CLIP).frame(6)
+
+
+def test_pictures_are_frames(client: Client, tmp_path: Path) -> None:
+    folder = frames_in(tmp_path / "frames")
+    images = [client.embed(folder / f"{number}.png") for number in range(8, 12)]
+    given: list[dict[str, Any]] = [
+        {"frames": folder},
+        {"frames": [str(folder / f"{number}.png") for number in range(8, 12)]},
+        {"frames": [images[0], (folder / "9.png").read_bytes(), images[2], folder / "11.png"]},
+        {"image_ids": [image.image_id for image in images]},
+    ]
+    for each in given:
+        with client.track(**each) as track:
+            track.click([(30, 20)])
+            assert indexes(track.propagate()) == [0, 1, 2, 3]
+            if "image_ids" in each:
+                with pytest.raises(ValueError, match="does not send back"):
+                    track.picture(0)
+            else:
+                shades = [int(np.asarray(track.picture(number)).mean()) for number in range(4)]
+                assert shades == [0, 10, 20, 30], "2.png is before 10.png"
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({}, "either frames or image_ids"),
+        ({"frames": "clip.mp4", "image_ids": ["a"]}, "either frames or image_ids"),
+        ({"frames": []}, "at least one frame"),
+        ({"image_ids": "abc"}, "a list of ids"),
+        ({"frames": 5}, "neither a video nor"),
+        ({"frames": ["no-such.png"]}, "no-such.png"),
+        ({"frames": "no-such.mp4"}, "no-such.mp4"),
+        ({"frames": [b"<html>"]}, "frame 0: "),
+        ({"frames": ["README.txt"]}, "frame 0 .*README.txt"),
+        ({"frames": "."}, "has no pictures"),
+    ],
+    ids=str,
+)
+def test_what_are_no_frames(
+    client: Client, given: dict[str, Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.txt").write_text("<html>")
+    with pytest.raises((ValueError, TypeError, OSError, sam2_client.InvalidImage), match=what):
+        client.track(**given)
+
+
+def test_uploads_have_a_bar(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = frames_in(tmp_path / "frames")
+    for progress in (False, True):
+        with client.track(folder, progress=progress):
+            assert ("4/4" in capsys.readouterr().err) == progress
+
+
+def test_an_image_is_not_a_list_of_frames(client: Client, truck: Path) -> None:
+    with pytest.raises(TypeError, match="Image is neither"):
+        client.track(client.embed(truck))  # type: ignore[arg-type]
+
+
+def test_pictures_of_frames_with_objects_in_colour(track: Track) -> None:
+    shown = track.click(MIDDLE)
+    plain = track.picture(0)
+    assert plain.size == (WIDTH, HEIGHT)
+    changed = (np.asarray(shown.overlay(plain)) != np.asarray(plain)).any(axis=2)
+    assert np.array_equal(changed, CLICKED)
+    with pytest.raises(ValueError, match="frames 0 to 5"):
+        track.picture(6)
+
+
+def test_a_frame_that_cannot_be_decoded_is_an_error_of_that_frame(client: Client) -> None:
+    broken = with_broken_packet(clip(group=20, b_frames=0, codec="mpeg4"), "mp4", 4)
+    with client.track(broken) as track:
+        track.click(MIDDLE)
+        frames = list(track.propagate())
+    assert [frame.index for frame in frames] == list(range(20))
+    failed = [frame for frame in frames if frame.error is not None]
+    assert [type(frame.error) for frame in failed] == [sam2_client.InvalidFrame] * len(failed)
+    assert failed
+    assert all(not frame.masks for frame in failed)
+    assert frames[-1].masks
+
+
+def test_a_track_is_found_by_its_id_and_deleted(client: Client) -> None:
+    track = client.track(CLIP, track_id="found")
+    track.click(MIDDLE, object=3)
+    found = client.find_track("found")
+    assert (found.frames, found.width, found.prompts()) == (6, WIDTH, {3: [0]})
+    assert indexes(found.propagate(end=2)) == [0, 1, 2]
+    assert found.picture(2).size == (WIDTH, HEIGHT)
+    found.delete()
+    found.delete()
+    with pytest.raises(sam2_client.TrackNotFound):
+        client.find_track("found")
+    with pytest.raises(ValueError, match="lost in a URL"):
+        client.find_track("..")
+
+
+def test_with_deletes_and_the_first_error_is_the_one_told(client: Client) -> None:
+    with pytest.raises(ZeroDivisionError), client.track(CLIP, track_id="brief"):
+        raise ZeroDivisionError
+    with pytest.raises(sam2_client.TrackNotFound):
+        client.find_track("brief")
+
+
+def test_everything_in_one_request_leaves_no_track(client: Client, served: Served) -> None:
+    prompts = [
+        TrackPrompt(points=MIDDLE, frame=1),
+        TrackPrompt(box=(10, 10, 30, 30), frame=2, object=2),
+    ]
+    served.trouble.asked.clear()
+    frames = list(client.propagate(CLIP, prompts, direction="both", non_overlapping=True))
+    assert served.trouble.asked == ["POST /videos", "POST /propagate"]
+    assert [frame.index for frame in frames] == [1, 2, 3, 4, 5, 0]
+    assert [list(frame.masks) for frame in frames] == [[1, 2]] * 6
+    one, two = (mask.to_numpy() for mask in frames[3].masks.values())
+    assert one.any()
+    assert two.any()
+    assert not (one & two).any()
+    ids = [client.embed(picture(shade=shade)).image_id for shade in range(3)]
+    assert indexes(client.propagate(prompts=prompts[:1], image_ids=ids, start=1, end=2)) == [1, 2]
+    with pytest.raises(sam2_client.ValidationFailed, match="prompts"):
+        next(client.propagate(CLIP))
+    for areas in ({"max_hole_area": -1}, {"max_sprinkle_area": -1}):
+        with pytest.raises(sam2_client.ValidationFailed, match="_area"):
+            next(client.propagate(CLIP, prompts, **areas))

@@ -1,0 +1,64 @@
+"""Attention of thousands of queries to tens of thousands of keys, with one head, block by block in float32.
+
+FlashAttention (arXiv 2205.14135) by plain products. Values may be narrower than keys, which PyTorch's kernel does
+not allow. Exponentials are taken of the scores as they are; where that overflows, which takes scores above 80,
+relative to the largest score. Knows nothing of frames and memories.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+QUERIES, KEYS = 512, 512
+"""In a block: their scores, 1 MiB, stay in a core's cache."""
+
+PAUSE = 4
+"""Blocks between two calls of `between`: 6 ms in float32 on one core."""
+
+LEAST_TOTAL = 1e-30
+"""The sum of exponentials must be larger: far below, float32 loses digits."""
+
+_Between = Callable[[], None]
+
+
+def attend(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
+    """From q (n, c) to k (m, c) and values (m, d): (n, d). All float32."""
+    q = q * q.shape[1] ** -0.5
+    return torch.cat([_attend_some(rows, k, values, between) for rows in q.split(QUERIES)])
+
+
+def _attend_some(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
+    scores = q.new_empty(len(q) * KEYS)
+    sums, totals = q.new_zeros(len(q), values.shape[1]), q.new_zeros(len(q), 1)
+    for i, (keys, block) in enumerate(zip(k.split(KEYS), values.split(KEYS), strict=True)):
+        weights = torch.mm(q, keys.T, out=scores[: len(q) * len(keys)].view(len(q), -1)).exp_()
+        totals += weights.sum(1, keepdim=True)
+        sums += weights @ block
+        if i % PAUSE == PAUSE - 1:
+            between()
+    between()
+    if is_sound(sums, totals):
+        return sums.div_(totals)
+    return attend_relatively(q, k, values, between)
+
+
+def is_sound(sums: Tensor, totals: Tensor) -> bool:
+    """Whether sums of exponentials, and of values weighted by them, are within what float32 can say."""
+    return bool(totals.amin() > LEAST_TOTAL and totals.isfinite().all() and sums.isfinite().all())
+
+
+def attend_relatively(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
+    """The same for scores of any size, for few q, which are scaled already."""
+    most = q.new_full((len(q), 1), -torch.inf)
+    sums, totals = q.new_zeros(len(q), values.shape[1]), q.new_zeros(len(q), 1)
+    for i, (keys, block) in enumerate(zip(k.split(KEYS), values.split(KEYS), strict=True)):
+        scores = q @ keys.T
+        higher = torch.maximum(most, scores.amax(1, keepdim=True))
+        weights, fade = scores.sub_(higher).exp_(), (most - higher).exp_()
+        totals.mul_(fade).add_(weights.sum(1, keepdim=True))
+        sums.mul_(fade).add_(weights @ block)
+        most = higher
+        if i % PAUSE == PAUSE - 1:
+            between()
+    return sums.div_(totals)

@@ -1,0 +1,67 @@
+"""Section video: objects followed through frames that are encoded already, by us and by transformers.
+
+The weights are those of the goldens for videos, which damp rounding, so that masks can be compared to the last
+frame. Does not know about encoding, HTTP or files of videos.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.runner import Sam2Runner, load_runner
+from tests.bench.peer_tracker import TransformersTracker
+from tests.bench.report import OURS, TRACK_GROWTH, TRANSFORMERS, Row
+from tests.bench.trackers import OurTracker, Tracker, follow, grow
+from tests.bench.weights import VARIANT, save_checkpoint, video_state
+from tests.bench.workbench import Workbench
+from tests.golden.video_recipe import frame as picture
+
+FRAMES, QUICK_FRAMES = 20, 10
+"""After eight frames, a step sees seven memories."""
+CLICKS = ((90.0, 120.0), (235.0, 70.0), (240.0, 185.0), (160.0, 30.0))
+"""On the disc, the box, what leaves the picture, and the texture."""
+PEERS = {TRANSFORMERS: torch.float32, f"{TRANSFORMERS} bfloat16": torch.bfloat16}
+
+LONG_FRAMES, QUICK_LONG_FRAMES, SETTLED = 500, 100, 40
+LONG_IMAGE_SIZE = 256
+"""Where a step takes a hundredth of the time, and remembers as many frames."""
+
+
+def video(bench: Workbench) -> list[Row]:
+    """Time steps of 1 and 4 objects, compare masks and memory, and follow 4 objects through many frames."""
+    state = video_state(VARIANT)
+    checkpoint = save_checkpoint(state, bench.folder / "video.safetensors")
+    return _against_peers(state, checkpoint, quick=bench.quick) + _many_frames(checkpoint, quick=bench.quick)
+
+
+def _against_peers(state: dict[str, torch.Tensor], checkpoint: Path, *, quick: bool) -> list[Row]:
+    pictures = [picture(i) for i in range(QUICK_FRAMES if quick else FRAMES)]
+    runners = {name: _runner(checkpoint, name) for name in OURS}
+    embeddings = {name: [runner.encode([each])[0] for each in pictures] for name, runner in runners.items()}
+    maps = [each.to_arrays(np.float32) for each in embeddings[OURS[0]]]
+    height, width, _ = pictures[0].shape
+    sides: dict[str, Tracker] = {
+        name: TransformersTracker(state, maps, dtype=dtype, size=(height, width))
+        for name, dtype in PEERS.items()
+    }
+    sides |= {name: OurTracker(runners[name], embeddings[name]) for name in OURS}
+    rows: list[Row] = []
+    for count in (1,) if quick else (1, len(CLICKS)):
+        rows += follow(sides, CLICKS[:count], num_frames=len(pictures))
+    return rows
+
+
+def _many_frames(checkpoint: Path, *, quick: bool) -> list[Row]:
+    """Whether memory grows while 4 objects are followed. Few embeddings repeat."""
+    runner = _runner(checkpoint, OURS[0], image_size=LONG_IMAGE_SIZE)
+    few = [runner.encode([picture(i)])[0] for i in range(4)]
+    count = QUICK_LONG_FRAMES if quick else LONG_FRAMES
+    side = OurTracker(runner, [few[i % len(few)] for i in range(count)])
+    values = grow(side, CLICKS, num_frames=count, settled=SETTLED)
+    return [Row("video", TRACK_GROWTH, OURS[0], values)]
+
+
+def _runner(checkpoint: Path, name: str, *, image_size: int | None = None) -> Sam2Runner:
+    dtype = name.removeprefix("ours ")
+    return load_runner(VARIANT, checkpoint=checkpoint, device="cpu", dtype=dtype, image_size=image_size)

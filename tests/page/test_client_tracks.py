@@ -1,0 +1,148 @@
+"""Videos and tracks of the JavaScript client: upload, frames, prompts, propagations that go on, errors."""
+
+import base64
+import json
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Route
+
+from tests.page.conftest import PageServer
+from tests.page.visitor import HEIGHT, WIDTH
+from tests.page.web_tools import WebTool
+from tests.small_videos import clip
+
+FRAMES = 5
+BEGIN = """const bytes = Uint8Array.from(atob(given[0]), (c) => c.charCodeAt(0));
+  const video = await client.video(new Blob([bytes], { type: "video/mp4" }));
+  const track = await client.track(video);
+  const first = await track.click([200, 150], { frame: 1 });
+"""
+
+
+@pytest.fixture(scope="module")
+def mp4() -> str:
+    return base64.b64encode(clip(frames=FRAMES, size=(WIDTH, HEIGHT))).decode()
+
+
+def test_a_video_has_frames_and_options(tool: WebTool, mp4: str) -> None:
+    reply = tool.run(
+        """const shares = [], bytes = Uint8Array.from(atob(given[0]), (c) => c.charCodeAt(0));
+        const onProgress = (share) => shares.push(share);
+        const wishes = { videoId: "few", replace: true, startS: 0.1, maxFrames: 2, onProgress };
+        const video = await client.video(new Blob([bytes]), wishes);
+        const { type } = await video.frame(1), png = await video.frame(1, { type: "image/png" });
+        const { width } = await createImageBitmap(png), again = await client.openVideo("few");
+        await video.delete();
+        const gone = await caught(client.openVideo("few"));
+        return [video.frames, video.times, type, png.type, width, again.frames, shares.at(-1), gone.code];""",
+        mp4,
+    )
+    assert reply == [2, [0.1, 0.2], "image/jpeg", "image/png", WIDTH, 2, 1, "video_not_found"]
+
+
+def test_objects_are_followed_both_ways_and_taken_back(tool: WebTool, mp4: str) -> None:
+    reply = tool.run(
+        f"""{BEGIN}
+        const {{ object, mask, visible }} = first.objects[0], frames = [];
+        await track.prompt({{ box: [10, 10, 90, 90] }}, {{ frame: 1, object: 2 }});
+        for await (const {{ frame, objects }} of track.propagate({{ direction: "both" }}))
+          frames.push([frame, objects.length]);
+        await track.removeObject(2);
+        const dropped = await track.clearPrompts({{ frame: 1 }});
+        const {{ objects }} = await (await client.openTrack(track.trackId)).describe();
+        await track.delete();
+        const gone = await caught(track.click([1, 1], {{ frame: 0 }}));
+        return [object, mask.area > 0, visible, frames, dropped, objects, gone.code,
+          track.tracker, track.frames];""",
+        mp4,
+    )
+    assert reply[:4] == [1, True, True, [[1, 2], [2, 2], [3, 2], [4, 2], [0, 2]]]
+    assert "Object 1 is dropped" in reply[4]
+    assert reply[5:] == [[], "track_not_found", "mask_prompt", FRAMES]
+
+
+def test_a_propagation_that_is_left_goes_on_and_other_calls_wait_for_its_end(
+    tool: WebTool, tool_server: PageServer, mp4: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permits, decode = threading.Semaphore(2), tool_server.segmenter.decode
+
+    def permitted(jobs: Any) -> Any:
+        permits.acquire()
+        return decode(jobs)
+
+    monkeypatch.setattr(tool_server.segmenter, "decode", permitted)
+    begun = f"""{BEGIN}
+        window.track = track;
+        const frames = [];
+        for await (const {{ frame }} of track.propagate()) if (frames.push(frame) === 2) break;
+        return frames;"""
+    assert tool.run(begun, mp4) == [1, 2]
+    going_on = """window.rest = (async () => {
+          const frames = [];
+          for await (const { frame } of track.propagate()) frames.push(frame);
+          return frames;
+        })();"""
+    tool.run(going_on)
+    permits.release(100)
+    assert tool.run("return window.rest;") in ([3, 4], [4])
+    aborted = """const abort = new AbortController(), { signal } = abort;
+        const all = async () => {
+          for await (const _ of track.propagate({ from: 1, signal })) abort.abort(new RangeError("enough"));
+        };
+        return [(await caught(all())).message, (await track.click([210, 150], { frame: 2 })).frame];"""
+    assert tool.run(aborted) in (["enough", 2], [None, 2])
+
+
+def test_pictures_are_frames_and_one_that_is_gone_is_an_error_of_its_frame(
+    tool: WebTool, tool_server: PageServer
+) -> None:
+    tool.run(
+        """const names = ["a", "b", "c"];
+        const pictures = await Promise.all(names.map((imageId) => client.embed(file, { imageId })));
+        window.track = await client.track([pictures[0], "b", "c"]);
+        await track.click([200, 150], { frame: 0 });"""
+    )
+    httpx.delete(f"{tool_server.url}images/b", trust_env=False)
+    frames = tool.run(
+        """const frames = [];
+        for await (const { frame, objects, error } of track.propagate())
+          frames.push([frame, objects.length, error ? [error.name, error.status, error.code] : null]);
+        return frames;"""
+    )
+    assert frames == [[0, 1, None], [1, 0, ["ApiError", 404, "image_not_found"]], [2, 1, None]]
+
+
+def test_the_end_of_a_propagation_is_told_from_a_cut(tool: WebTool, mp4: str) -> None:
+    replies = iter(
+        ['{"frame": 1, "objects": []}\n', '{"error": {"code": "overloaded", "message": "Too much."}}\n']
+    )
+    tool.page.route(
+        "**/propagate", lambda route: route.fulfill(body=next(replies), content_type="application/x-ndjson")
+    )
+    cut, failed = tool.run(
+        f"""{BEGIN}
+        const all = async () => {{ for await (const _ of track.propagate()); }};
+        return [await caught(all()), await caught(all())];""",
+        mp4,
+    )
+    assert (cut["status"], cut["code"]) == (0, "connection_failed")
+    assert (failed["status"], failed["code"], failed["message"]) == (503, "overloaded", "Too much.")
+
+
+def test_a_click_whose_reply_was_lost_is_not_sent_twice(tool: WebTool, mp4: str) -> None:
+    bodies: list[dict[str, object]] = []
+
+    def lose(route: Route) -> None:
+        bodies.append(json.loads(route.request.post_data or ""))
+        route.abort()
+
+    tool.run(f"{BEGIN} window.track = track;", mp4)
+    tool.page.route("**/prompts", lose)
+    script = "return (await caught(track.click([9, 9], { frame: 0, clear: given[0], deadlineS: 0.4 }))).code;"
+    assert tool.run(script, False) == "connection_failed"
+    assert len(bodies) == 1
+    tool.run(script, True)
+    assert len(bodies) > 2, "replacing is the same twice"
