@@ -122,7 +122,9 @@ class Course:
 
         Frames that the caller has are then passed once more, but not given again.
         """
-        done = {frame for first, last in track.done for frame in range(first, min(last, track.frames) + 1)}
+        done = {
+            frame for first, last in track.done for frame in range(max(first, 0), min(last, track.frames) + 1)
+        }
         if not self._tracked <= done:
             self.legs = list(self._whole)
 
@@ -148,8 +150,8 @@ def follow(
     course = Course(span, known)
     if not known.prompted or not course.legs:  # the server says what is missing
         call = Call("POST", f"{state.path}/propagate", json={**span.to_wire(), **options})
-        yield from ask_about(state, call, retries=retries)
-        return
+        response = yield from ask_about(state, call, retries=retries)
+        raise unexpected(response, ValueError("there was nothing to follow"))
     with Progress(course.total, shown=progress, unit="frame") as bar:
         try:
             yield from _pass_all(state, course, options, bar, retries)

@@ -3,10 +3,12 @@
 import importlib.util
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
+_CODEC: Final = "libx264"
 _TICKS = 90_000
 """A second in units of time stamps, as is usual for videos."""
 
@@ -26,7 +28,14 @@ class OverlayVideo:
         import av
 
         self._output = av.open(str(file), "w", format="mp4")
-        self._stream = self._output.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        try:
+            self._stream = self._output.add_stream(_CODEC, rate=Fraction(rate).limit_denominator(1000))
+        except ValueError as error:
+            self._output.close()
+            file.unlink(missing_ok=True)
+            raise ValueError(
+                f"this PyAV was built without {_CODEC}, which writes H.264; that of PyPI has it: pip install av"
+            ) from error
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
         self._stream.options = {"crf": "18"}

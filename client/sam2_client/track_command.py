@@ -46,6 +46,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for option, file in (("--coco", arguments.coco), ("--overlay", arguments.overlay)):
         if file is not None and file.is_dir():
             raise Misuse(f"{option} {file} is a folder: name a file")
+        if file is not None and not file.parent.is_dir():
+            raise Misuse(f"{option} {file}: there is no folder {file.parent}")
     if arguments.overlay is not None:
         if arguments.overlay.suffix.lower() != ".mp4":
             raise Misuse(f"--overlay {arguments.overlay}: name a file that ends in .mp4")

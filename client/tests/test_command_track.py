@@ -242,6 +242,8 @@ def test_a_picture_of_odd_size_is_shown_too(tmp_path: Path) -> None:
         ([*POINT, "-o", "masks", "--direction", "both", "--to", "3"], "--to requires"),
         ([*POINT, "--coco", "."], "is a folder"),
         ([*POINT, "--overlay", "out.webm"], "ends in .mp4"),
+        ([*POINT, "--coco", "no/out.json"], "there is no folder no"),
+        ([*POINT, "--overlay", "no/out.mp4"], "there is no folder no"),
         ([*POINT, "-o", "clip.mp4"], "is a file"),
         ([*POINT, "-o", "masks", "--frame", "-1"], "-1"),
         ([*POINT, "--overlay", "a.mp4", "--fps", "0"], "not a number above 0"),
@@ -276,6 +278,10 @@ def test_what_fails_is_said_in_a_line(
     Path("empty").mkdir()
     assert run(*POINT, "-o", "masks", frames="empty") == 1
     assert "no pictures" in capsys.readouterr().err
+    monkeypatch.setattr(overlay_video, "_CODEC", "imagined")
+    assert run(*POINT, "--overlay", "out.mp4") == 1
+    assert "built without imagined" in capsys.readouterr().err
+    assert not Path("out.partial.mp4").exists()
     monkeypatch.setattr(overlay_video.importlib.util, "find_spec", lambda _: None)
     assert run(*POINT, "--overlay", "out.mp4") == 1
     assert "pip install av" in capsys.readouterr().err
