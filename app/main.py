@@ -12,7 +12,7 @@ from app.cluster.devices import Devices
 from app.cluster.remote import RemoteSegmentation
 from app.doors.doors import open_doors
 from app.doors.errors import DoorErrorsMiddleware
-from app.middleware.access import QUIET, AccessMiddleware, Traces
+from app.middleware.access import QUIET, AccessMiddleware
 from app.middleware.browsers import CorsMiddleware, SecurityHeadersMiddleware
 from app.middleware.callers import FREE, METRICS, CallersMiddleware
 from app.middleware.head_requests import HeadMiddleware
@@ -42,10 +42,11 @@ from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
 from app.service.local import LocalSegmentation
 from app.service.segmentation import Segmentation
-from app.settings import Settings, wants_traces
+from app.settings import Settings
 from app.storage.opening import sharing_by
 from app.telemetry.loop_lag import watch_loop
 from app.telemetry.metrics import Metrics
+from app.telemetry.start_tracing import start_tracing
 from app.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def create_app(
     sharing_by(settings)  # now, because a service is made when the server starts
     keys = ApiKeys(settings.api_keys.get_secret_value())
     metrics = Metrics()
-    traces = _start_tracing() if wants_traces() else None
+    traces = start_tracing()
     load: Callable[[], Segmenter] = (
         partial(load_segmenter, settings) if segmenter is None else lambda: segmenter
     )
@@ -158,15 +159,3 @@ def create_app(
         app.add_middleware(CorsMiddleware, origins=settings.cors_origin_list, refuse=refuse)
     app.openapi = partial(describe_api, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
-
-
-def _start_tracing() -> Traces | None:
-    try:
-        from app.telemetry.tracing import Tracing  # here, because the SDK is large and few need it
-    except ImportError as error:
-        log.warning(
-            "OTEL_* variables enable traces, but the extra 'otel' is not installed: pip install '.[otel]' (%s)",
-            error,
-        )
-        return None
-    return Tracing()

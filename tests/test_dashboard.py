@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
+from tests import fakes
 from tests.fakes import picture, serving
 from tests.promql import PromqlError, parse
 from tests.server import ROOT
@@ -30,7 +32,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, Exported]:
-    """Every name that a server exports after it has answered some requests and rejected one."""
+    """Every name that a server exports after it has answered some requests and rejected one; a Front has more."""
 
     async def story() -> str:
         async with serving() as served:
@@ -40,14 +42,21 @@ def exported() -> dict[str, Exported]:
             return (await served.client.get("/metrics")).text
 
     found: dict[str, Exported] = {}
-    for family in text_string_to_metric_families(asyncio.run(story())):
-        for sample in family.samples:
-            if sample.name.endswith("_created"):
-                continue
-            grows = family.type in ("counter", "histogram")
-            labels = frozenset(sample.labels) | (found[sample.name].labels if sample.name in found else set())
-            found[sample.name] = Exported(grows, labels)
+    with pytest.MonkeyPatch.context() as patch:
+        for is_front in (False, True):
+            patch.setattr(fakes, "devices_are_elsewhere", is_front)
+            for family in text_string_to_metric_families(asyncio.run(story())):
+                _take(family, found)
     return found
+
+
+def _take(family: Metric, found: dict[str, Exported]) -> None:
+    for sample in family.samples:
+        if sample.name.endswith("_created"):
+            continue
+        grows = family.type in ("counter", "histogram")
+        labels = frozenset(sample.labels) | (found[sample.name].labels if sample.name in found else set())
+        found[sample.name] = Exported(grows, labels)
 
 
 TARGETS = [

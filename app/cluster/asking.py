@@ -9,9 +9,11 @@ from typing import Any
 from app.cluster.calls import Answer, Call
 from app.cluster.devices import Devices
 from app.cluster.errors_as_values import from_plain
+from app.cluster.moves import Moves
 from app.errors import NotReady, Overloaded, ShuttingDown
-from app.middleware.access import request_id
+from app.middleware.access import request_id, trace_context
 from app.scheduling.deadlines import left_s
+from app.telemetry.cluster_metrics import ClusterMetrics
 from app.telemetry.stages import StageTimes
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,12 @@ class DeviceBug(Exception):
 
 
 class Asking:
-    """Turns calls into values and errors. `count` is called for each call that is asked again."""
+    """Turns calls into values and errors."""
 
-    def __init__(self, devices: Devices, *, count: Callable[[], None]) -> None:
+    def __init__(self, devices: Devices, figures: ClusterMetrics) -> None:
         self._devices = devices
-        self._count = count
+        self._figures = figures
+        self._moves = Moves()
 
     async def ask(
         self,
@@ -55,7 +58,9 @@ class Asking:
         while True:
             started = perf_counter()
             try:
-                found = await ask(key, Call(method, arguments, left_s(), request_id.get()))
+                found = await ask(
+                    key, Call(method, arguments, left_s(), request_id.get(), trace_context.get())
+                )
             except (
                 Exception
             ) as error:  # engines have errors of their own; what is neither lost nor full goes on
@@ -71,14 +76,17 @@ class Asking:
                     raise NotReady(what, retry_after_s=5) from error
                 pause_s = _FIRST_PAUSE_S * 2 ** (losses - 1)
             else:
+                self._figures.device_calls.labels(found.device).inc()
                 is_refused = found.error is not None and found.error[1] in _ELSEWHERE
                 if not is_refused or detours == _DETOURS:
+                    if own_key and self._moves.has_moved(own_key, found.device):
+                        self._figures.moved_calls.inc()
                     return _opened(found, times, started)
                 detours += 1
                 if own_key:  # the Device is alive, so its pictures would go to it again
                     key = f"{own_key}/{detours}"
                 pause_s = _DETOUR_PAUSE_S
-            self._count()
+            self._figures.asked_again.inc()
             await asyncio.sleep(pause_s)
 
 
@@ -88,7 +96,7 @@ def _opened(found: Answer, times: StageTimes, started: float) -> Any:
     at_device_s = max((before for _, before, _ in found.stages), default=0.0)
     times.add("way", max(0.0, now - started - at_device_s))
     for name, started_s, ended_s in found.stages:
-        times.add(name, started_s - ended_s, ended_at=now - ended_s)
+        times.add(name, started_s - ended_s, ended_at=now - ended_s, is_traced=found.is_traced)
     times.batch_size = max(times.batch_size, found.batch_size)
     if found.error is not None:
         raise from_plain(found.error)

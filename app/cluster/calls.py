@@ -6,19 +6,19 @@ know what carries them.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from app.cluster.errors_as_values import PlainError, to_plain
 from app.errors import ServiceError
 from app.middleware.access import request_id
 from app.scheduling.deadlines import within
 from app.service.segmentation import Segmentation
-from app.telemetry.stages import StageTimes
+from app.telemetry.stages import Stage, StageTimes
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class Call:
     left_s: float
     """Seconds until the Front gives up. Clocks of two machines differ, so it is no point in time."""
     request_id: str
+    trace: dict[str, str] | None = None
+    """The headers by which the trace goes on, if the request is traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,35 @@ class Answer:
     stages: tuple[tuple[str, float, float], ...] = ()
     """Name, start and end of each stage, in seconds before the answer."""
     batch_size: int = 0
+    device: str = ""
+    """Who has answered."""
+    is_traced: bool = False
+    """Whether the Device sends spans of its stages."""
+
+
+class Traces(Protocol):
+    """The part of Tracing (app/telemetry/tracing.py) that answering uses."""
+
+    def end_call(
+        self,
+        context: Mapping[str, str],
+        name: str,
+        stages: Sequence[Stage],
+        *,
+        started_at: float,
+        attributes: Mapping[str, str],
+        batch_size: int,
+    ) -> None:
+        """Add a call to the trace of its request, with its stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A Device as it answers calls."""
+
+    service: Segmentation
+    name: str
+    traces: Traces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +90,16 @@ class Step:
     found: int
 
 
-async def answer(service: Segmentation, call: Call) -> Answer:
+async def answer(device: Answering, call: Call) -> Answer:
     """Let the service of a Device do what a call says."""
     assert call.method in ASKED, call.method  # noqa: S101  # a Front asks for nothing else
     times = StageTimes()
     timed = {"times": times} if call.method in _TIMED else {}
-    return await _answered(call, lambda: getattr(service, call.method)(**call.arguments, **timed), times)
+    method = getattr(device.service, call.method)
+    return await _answered(device, call, lambda: method(**call.arguments, **timed), times)
 
 
-async def answer_in_steps(service: Segmentation, call: Call) -> AsyncGenerator[Step | Answer, None]:
+async def answer_in_steps(device: Answering, call: Call) -> AsyncGenerator[Step | Answer, None]:
     """Let the service search for everything. Yield the newest step whenever there is one, and the answer last."""
     times, changed = StageTimes(), asyncio.Event()
     newest: list[Step] = []
@@ -76,8 +108,8 @@ async def answer_in_steps(service: Segmentation, call: Call) -> AsyncGenerator[S
         newest[:] = [Step(progress, found)]
         changed.set()
 
-    search = partial(service.everything, **call.arguments, times=times, report=report)
-    work = asyncio.create_task(_answered(call, search, times))
+    search = partial(device.service.everything, **call.arguments, times=times, report=report)
+    work = asyncio.create_task(_answered(device, call, search, times))
     work.add_done_callback(lambda _: changed.set())
     try:
         while not work.done():
@@ -92,8 +124,11 @@ async def answer_in_steps(service: Segmentation, call: Call) -> AsyncGenerator[S
             await work
 
 
-async def _answered(call: Call, story: Callable[[], Awaitable[Any]], times: StageTimes) -> Answer:
+async def _answered(
+    device: Answering, call: Call, story: Callable[[], Awaitable[Any]], times: StageTimes
+) -> Answer:
     token = request_id.set(call.request_id)
+    started = perf_counter()
     value, error, bug = None, None, ""
     try:
         async with within(call.left_s):
@@ -109,4 +144,14 @@ async def _answered(call: Call, story: Callable[[], Awaitable[Any]], times: Stag
         request_id.reset(token)
     now = perf_counter()
     stages = tuple((stage.name, now - stage.started_at, now - stage.ended_at) for stage in times.stages)
-    return Answer(value, error, bug, stages, times.batch_size)
+    if device.traces is None or not call.trace:
+        return Answer(value, error, bug, stages, times.batch_size, device.name)
+    device.traces.end_call(
+        call.trace,
+        f"Device {call.method}",
+        times.stages,
+        started_at=started,
+        attributes={"sam2.request_id": call.request_id, "sam2.device": device.name},
+        batch_size=times.batch_size,
+    )
+    return Answer(value, error, bug, stages, times.batch_size, device.name, is_traced=True)

@@ -3,6 +3,7 @@
 Ray starts it, watches it, and starts another one if it dies. Does not know about Fronts.
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -14,8 +15,9 @@ from ray import serve
 from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
-from app.cluster.calls import Answer, Call, Step, answer, answer_in_steps
+from app.cluster.calls import Answer, Answering, Call, Step, answer, answer_in_steps
 from app.cluster.of_a_node import settings_on_this_node
+from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
 from app.middleware.access import RequestIdFilter
 from app.process import spare_what_stays, tune
@@ -26,6 +28,7 @@ from app.service.segmentation import DeviceState
 from app.settings import Settings
 from app.telemetry.logs import formatter
 from app.telemetry.metrics import Metrics
+from app.telemetry.start_tracing import start_tracing
 
 LOOPBACK = "127.0.0.1"
 APPLICATION, DEPLOYMENT = "sam2", "Device"
@@ -33,12 +36,10 @@ APPLICATION, DEPLOYMENT = "sam2", "Device"
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 """Of Ray Serve: the Front logs requests, and a line for each call costs its time."""
 
-_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-"""Sends calls with one key to one replica. Ray calls it experimental, so its version is pinned."""
-_POINTS = 1000
-"""Of each replica on the ring: with 100 replicas the busiest has 15 % more than the mean, with 100 points 45 %."""
+_ROUTER = "app.cluster.ray_router.RingRouter"
+"""Sends calls with one key to one replica. Ray calls its interface alpha, so Ray's version is pinned."""
 _AT_A_TIME = 96
-"""Calls that a replica has at a time: three batches. Further ones go to its successors on the ring, or wait."""
+"""Calls that a replica has at a time, from all Fronts: three batches. Further ones go to successors, or wait."""
 
 Load = Callable[[Settings], Segmenter]
 
@@ -56,19 +57,21 @@ class Device:
         tune()
         _listen_where_ray_does()
         self._name: str = serve.get_replica_context().replica_id.unique_id
+        self._traces = start_tracing()
         self._service = LocalSegmentation(settings, Metrics(), load=partial(load, settings))
         await self._service.start()
         if self._service.failure is not None:
             raise NotReady(f"The model could not be loaded: {self._service.failure}")
+        self._answering = Answering(self._service, self._name, self._traces)
         spare_what_stays()
 
     async def answer(self, call: Call) -> Answer:
         """See Devices.ask."""
-        return await answer(self._service, call)
+        return await answer(self._answering, call)
 
     async def answer_in_steps(self, call: Call) -> AsyncGenerator[Step | Answer, None]:
         """See Devices.ask_in_steps."""
-        steps = answer_in_steps(self._service, call)
+        steps = answer_in_steps(self._answering, call)
         try:
             async for step in steps:
                 yield step
@@ -90,6 +93,8 @@ class Device:
     async def __del__(self) -> None:
         """Called by Ray when the replica is stopped: what was promised is written."""
         await self._service.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
 
 def application(
@@ -119,7 +124,7 @@ def application(
         logging_config=LOGGING,
         request_router_config=RequestRouterConfig(
             request_router_class=_ROUTER,
-            request_router_kwargs={"num_virtual_nodes": _POINTS, "num_fallback_replicas": 2},
+            request_router_kwargs={"always_taken": ALWAYS_TAKEN_ON_GPU if gpus else ALWAYS_TAKEN_ON_CPU},
         ),
     )
     bound: serve.Application = deployment.bind(given, load, is_divided=is_divided)

@@ -108,7 +108,7 @@ class RemoteSegmentation:
             )
             self.failure = error
             return
-        self._asking = Asking(self._devices, count=self._figures.asked_again.inc)
+        self._asking = Asking(self._devices, self._figures)
         self._watching = asyncio.create_task(self._watch.keep_looking(self._devices))
 
     def drain(self) -> None:

@@ -21,6 +21,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the current request. Log records carry it."""
 
+trace_context: ContextVar[dict[str, str] | None] = ContextVar("trace_context", default=None)
+"""The headers by which another process continues the trace of the current request; None without one."""
+
 ANYONE = ""
 """The tenant of all requests on a server without keys."""
 
@@ -45,6 +48,9 @@ class Traces(Protocol):
 
     def end_request(self, stages: Sequence[Stage], *, request_id: str, batch_size: int) -> str:
         """Add the stages of a request to its span. Return its trace id, or "" without a span."""
+
+    def context(self) -> dict[str, str]:
+        """Return the headers by which another process continues the trace of the current span."""
 
     def close(self) -> None:
         """Send the spans that have not been sent yet."""
@@ -72,6 +78,7 @@ class AccessMiddleware:
         sent = dict(scope["headers"]).get(b"x-request-id", b"")
         this_id = sent if _USABLE_ID.fullmatch(sent) else uuid.uuid4().hex.encode()
         token = request_id.set(this_id.decode())
+        traced = trace_context.set(self.traces.context() if self.traces is not None else None)
         status = NO_ANSWER
         received = sent_out = 0
         started = perf_counter()
@@ -100,6 +107,7 @@ class AccessMiddleware:
         finally:
             seconds = perf_counter() - started
             self._record(scope, status, seconds, received=received, sent=sent_out)
+            trace_context.reset(traced)
             request_id.reset(token)
 
     def _record(self, scope: Scope, status: int, seconds: float, *, received: int, sent: int) -> None:

@@ -3,9 +3,12 @@
 Does not know what a Front asks of a Device.
 """
 
+import re
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+_OWN_LABEL = re.compile('(?:(?<=,)|^)device(?==")')
 
 
 class ClusterMetrics:
@@ -14,8 +17,18 @@ class ClusterMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.devices = Gauge("sam2_devices", "Devices that answer.", registry=registry)
         self.ready_devices = Gauge("sam2_ready_devices", "Of these, those that are ready.", registry=registry)
+        self.device_calls = Counter(
+            "sam2_device_calls", "Calls that a device answered.", ["device"], registry=registry
+        )
+        self.moved_calls = Counter(
+            "sam2_moved_calls",
+            "Of these, those that another device answered than the call before on the same picture or name.",
+            registry=registry,
+        )
         self.asked_again = Counter(
-            "sam2_asked_again", "Calls that were asked again, because a device was lost.", registry=registry
+            "sam2_asked_again",
+            "Calls that were asked again: a device was lost, or refused them.",
+            registry=registry,
         )
 
 
@@ -41,8 +54,9 @@ def merged(own: bytes, of_devices: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def _labelled(line: str, device: str) -> str:
+    """Return a line with the label. One that it has of that name is renamed as Prometheus itself would."""
     name, brace, rest = line.partition("{")
     if brace:
-        return f'{name}{{device="{device}",{rest}'
+        return f'{name}{{device="{device}",{_OWN_LABEL.sub("exported_device", rest)}'
     name, _, value = line.partition(" ")
     return f'{name}{{device="{device}"}} {value}'

@@ -21,6 +21,8 @@ class Stage:
     name: str
     started_at: float
     ended_at: float
+    is_traced: bool = False
+    """Whether another process, where it ran, sends a span of it."""
 
 
 @dataclass(slots=True)
@@ -39,10 +41,12 @@ class StageTimes:
             total[stage.name] = total.get(stage.name, 0.0) + stage.ended_at - stage.started_at
         return total
 
-    def add(self, stage: str, seconds: float, *, ended_at: float | None = None) -> None:
+    def add(
+        self, stage: str, seconds: float, *, ended_at: float | None = None, is_traced: bool = False
+    ) -> None:
         """Record a stage that ended at `ended_at`, by default now."""
         end = perf_counter() if ended_at is None else ended_at
-        self.stages.append(Stage(stage, end - seconds, end))
+        self.stages.append(Stage(stage, end - seconds, end, is_traced))
 
     @contextmanager
     def during(self, stage: str) -> Iterator[None]:

@@ -6,17 +6,20 @@ endpoint, headers, sampler, service name. Does not know what a stage does.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from app.telemetry.stages import Stage
 from app.version import VERSION
 
+REQUEST_ID = "sam2.request_id"
+_W3C = TraceContextTextMapPropagator()
 _LAST_SPANS_S = 3.0
 """Longest wait at shutdown for a collector that does not answer. The exporter alone would try for 10 s."""
 
@@ -44,17 +47,46 @@ class Tracing:
         context = request.get_span_context()
         if not context.is_valid:
             return ""
-        parent = trace.set_span_in_context(request)
-        now, now_ns = time.perf_counter(), time.time_ns()
+        self._add(request, stages, request_id=request_id, batch_size=batch_size)
+        return trace.format_trace_id(context.trace_id)
+
+    def context(self) -> dict[str, str]:
+        """Return the headers by which another process continues the trace of the current span; none without one."""
+        headers: dict[str, str] = {}
+        _W3C.inject(headers)
+        return headers
+
+    def end_call(
+        self,
+        context: Mapping[str, str],
+        name: str,
+        stages: Sequence[Stage],
+        *,
+        started_at: float,
+        attributes: Mapping[str, str],
+        batch_size: int,
+    ) -> None:
+        """Add what this process has done for another one, whose headers `context` has, with its stages."""
+        call = self._tracer.start_span(
+            name,
+            _W3C.extract(context),
+            kind=trace.SpanKind.SERVER,
+            start_time=_ns(started_at),
+            attributes=attributes,
+        )
+        self._add(call, stages, request_id=attributes.get(REQUEST_ID, ""), batch_size=batch_size)
+        call.end()
+
+    def _add(self, parent: trace.Span, stages: Sequence[Stage], *, request_id: str, batch_size: int) -> None:
+        within = trace.set_span_in_context(parent)
         for stage in stages:
-            span = self._tracer.start_span(
-                stage.name, parent, start_time=now_ns - round(1e9 * (now - stage.started_at))
-            )
-            span.set_attribute("sam2.request_id", request_id)
+            if stage.is_traced:
+                continue
+            span = self._tracer.start_span(stage.name, within, start_time=_ns(stage.started_at))
+            span.set_attribute(REQUEST_ID, request_id)
             if stage.name == "device":
                 span.set_attribute("sam2.batch_size", batch_size)
-            span.end(now_ns - round(1e9 * (now - stage.ended_at)))
-        return trace.format_trace_id(context.trace_id)
+            span.end(_ns(stage.ended_at))
 
     def close(self) -> None:
         """Send the remaining spans, if the collector accepts them in time."""
@@ -63,3 +95,8 @@ class Tracing:
         sending.join(_LAST_SPANS_S)
         if sending.is_alive():
             self._exporter.shutdown()  # stops its retries
+
+
+def _ns(at: float) -> int:
+    """Return a value of time.perf_counter() as nanoseconds of the clock."""
+    return time.time_ns() - round(1e9 * (time.perf_counter() - at))

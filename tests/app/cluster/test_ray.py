@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,33 @@ def test_who_leaves_frees_the_device(cluster: Cluster) -> None:
             wait_until(lambda: not waiting.search(client.get("/metrics").text), 10)
     finally:
         hold.unlink()
+
+
+def batches(client: httpx.Client) -> dict[str, float]:
+    """Return how many batches of prompts each device has run."""
+    text = client.get("/metrics").text
+    found = re.findall(r'sam2_batch_size_count{device="(\w+)",queue="decode"} (\S+)', text)
+    return {device: float(number) for device, number in found}
+
+
+def test_clicks_that_are_too_many_for_the_owner_go_to_its_successor(cluster: Cluster) -> None:
+    encodes = cluster.encodes()
+    (cluster.folder / "slow").write_text("0.1")
+    with cluster.client() as client:
+        before = batches(client)
+
+        def click() -> None:
+            for _ in range(3):
+                assert client.post("/decode", json=CLICK | {"image_id": "p0"}).status_code == 200
+
+        with ThreadPoolExecutor(12) as clients:
+            for done in [clients.submit(click) for _ in range(12)]:
+                done.result()
+        after = batches(client)
+    (cluster.folder / "slow").unlink()
+    assert len(before) == 2
+    assert all(after[device] > before[device] for device in before)
+    assert cluster.encodes() == encodes
 
 
 def listening(pid: int) -> Iterator[tuple[str, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.cluster.asking import ASKED_AT_MOST
 from app.cluster.remote import RemoteSegmentation
@@ -266,10 +267,41 @@ async def test_a_scrape_has_the_metrics_of_every_device() -> None:
             assert f'sam2_cache_lookups_total{{device="{device}",outcome="miss"}} ' in "\n".join(lines)
             assert any(line.startswith(f'sam2_waiting_prompts{{device="{device}"}} ') for line in lines)
         assert "sam2_ready_devices 2.0" in lines
+        built = [
+            sample.labels
+            for family in text_string_to_metric_families("\n".join(lines) + "\n")
+            for sample in family.samples
+            if sample.name == "sam2_build_info"
+        ]
+        assert [(each["device"], each["exported_device"]) for each in built] == [
+            ("0", "imagined"),
+            ("1", "imagined"),
+        ]
         metrics = [line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")]
         runs = [name for i, name in enumerate(metrics) if i == 0 or metrics[i - 1] != name]
         alone = [name for name in runs if not name.endswith(("_bucket", "_count", "_sum", "_created"))]
         assert len(alone) == len(set(alone))  # the lines of a metric stand together
+
+
+async def test_a_scrape_says_who_answered_and_what_moved(tmp_path: Path) -> None:
+    async with front(folder=tmp_path, devices=2) as (served, devices):
+        await served.embed(picture(), "truck")
+        for service in devices.services:
+            await until(lambda tiers=service.store.tiers: not tiers._tasks)  # type: ignore[misc]
+        owner = devices.asked[0][1]
+        await served.click("truck")
+        await served.client.get("/images")  # any device: nothing moves
+        text = (await served.client.get("/metrics")).text
+        assert "sam2_moved_calls_total 0.0" in text
+        devices.dead.add(owner)
+        for _ in range(3):
+            assert (await served.click("truck")).status_code == 200
+        lines = (await served.client.get("/metrics")).text.splitlines()
+        assert "sam2_moved_calls_total 1.0" in lines
+        calls = {device: sum(each == device for _, each in devices.asked) for device in (0, 1)}
+        for device, count in calls.items():
+            assert f'sam2_device_calls_total{{device="{device}"}} {float(count)}' in lines
+        assert f'sam2_cache_hits_total{{device="{1 - owner}",tier="disk"}} 1.0' in lines
 
 
 async def test_videos_are_refused_in_words() -> None:

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from app import main
 from app.settings import wants_traces
+from tests import fakes
 from tests.fakes import LONG_S, picture, serving
 from tests.server import ROOT
 
@@ -32,6 +33,7 @@ def _no_telemetry_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """Receives the spans instead of a collector. The environment names a collector to the server."""
     memory = InMemorySpanExporter()
+    monkeypatch.setattr(memory, "shutdown", lambda: None)  # a Front and its device share it
     monkeypatch.setattr("app.telemetry.tracing.OTLPSpanExporter", lambda: memory)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     return memory
@@ -80,6 +82,59 @@ async def test_a_request_is_a_span_with_its_stages_in_order(
     assert by_name(spans, unknown) == {}
     (line,) = [r for r in caplog.records if getattr(r, "fields", {}).get("trace_id") == TRACE]
     assert "POST /decode 200" in line.getMessage()
+
+
+@pytest.mark.parametrize("method", ["decode", "everything"])
+async def test_a_device_continues_the_trace_of_its_front(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(fakes, "devices_are_elsewhere", True)
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        body = (
+            {"point_coords": [[3, 2]], "point_labels": [1]} if method == "decode" else {"points_per_side": 2}
+        )
+        reply = await served.client.post(
+            f"/{method}",
+            json={"image_id": "truck"} | body,
+            headers={
+                "traceparent": f"00-{TRACE}-{PARENT}-01",
+                "X-Request-ID": "job-1",
+                "tracestate": "rojo=1",
+            },
+        )
+        assert reply.status_code == 200
+    spans = [s for s in exporter.get_finished_spans() if s.context and f"{s.context.trace_id:032x}" == TRACE]
+    assert len({span.context.span_id for span in spans if span.context}) == len(spans)
+    (front,) = [span for span in spans if span.parent and f"{span.parent.span_id:016x}" == PARENT]
+    assert (front.name, front.kind.name) == (f"POST /{method}", "SERVER")
+    below = by_name(spans, front)
+    assert set(below) == {"way", f"Device {method}"}
+    device = below[f"Device {method}"]
+    assert device.kind.name == "SERVER"
+    assert device.attributes == {"sam2.request_id": "job-1", "sam2.device": "0"}
+    assert device.context
+    assert device.context.trace_state.get("rojo") == "1"
+    stages = by_name(spans, device)
+    assert {"queue", "device"} <= set(stages)
+    assert (
+        stages["device"].attributes == {"sam2.request_id": "job-1", "sam2.batch_size": 1}
+        or method != "decode"
+    )
+    assert len(spans) == 3 + len([span for span in spans if span.parent == device.context])  # no stage twice
+    slack = 1_000_000
+    assert front.start_time - slack <= device.start_time <= device.end_time <= front.end_time + slack
+
+
+async def test_without_a_trace_of_its_request_a_device_begins_none(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fakes, "devices_are_elsewhere", True)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        assert (await served.click("truck")).status_code == 200
+    assert exporter.get_finished_spans() == ()
 
 
 async def test_the_environment_names_the_service(
