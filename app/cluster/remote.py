@@ -71,7 +71,7 @@ class RemoteSegmentation:
     @property
     def videos(self) -> NoReturn:
         """Raises NotOffered."""
-        raise NotOffered("A server with --devices has no videos and tracks yet. Use one without --devices.")
+        raise NotOffered("A server with --devices or --cluster has no videos and tracks yet. Use one without.")
 
     tracks = videos
 

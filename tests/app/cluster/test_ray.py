@@ -249,7 +249,7 @@ def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Clu
     assert len(replicas) == 2
     (cluster.folder / "slow").write_text("0.1")  # so that some clicks are with the device when it dies
     failures: list[str] = []
-    slowest, stop = [0.0], threading.Event()
+    slowest, stop, answered = [0.0], threading.Event(), [0]
 
     def click(first: int) -> None:
         with cluster.client() as client:
@@ -260,13 +260,14 @@ def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Clu
                 slowest[0] = max(slowest[0], time.monotonic() - started)
                 if reply.status_code != 200:
                     failures.append(reply.text)
+                answered[0] += 1
                 i += 1
 
     threads = [threading.Thread(target=click, args=(2 * i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     with cluster.client() as client:
-        time.sleep(0.5)
+        wait_until(lambda: answered[0] >= 40)  # all threads click, and so some clicks are with each device
         os.kill(min(replicas), signal.SIGKILL)
         wait_until(lambda: len(cluster.replicas() - replicas) == 1)
         wait_until(lambda: listed(client) == 2)
