@@ -33,4 +33,6 @@ async def while_connected(receive: Receive, story: Coroutine[Any, Any, T]) -> T:
             finally:
                 watching.cancel()
     except TimeoutError as error:
+        if not patience.expired():
+            raise  # the story's own
         raise ClientGone from error

@@ -12,7 +12,8 @@ from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.everything_fields import EverythingBody, EverythingFields, EverythingReply
 from app.routes.image_ids import IMAGE_ID_SCHEMA
-from app.routes.progress_lines import MEDIA_TYPE, ProgressLines, Steps, wants_lines
+from app.routes.line_replies import MEDIA_TYPE, begin_lines
+from app.routes.progress_lines import Steps, wants_lines
 from app.routes.replies import format_options, timed_json, write_everything
 from app.routes.segment_forms import parse_picture_form
 from app.routes.state import begin_stages, budget_of, service_of
@@ -87,11 +88,12 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
             )
 
         if not wants_lines(request):
-            content = await while_connected(request.receive, story(Steps().report))
+            content = await while_connected(request.receive, story(lambda _progress, _found: None))
             return timed_json(content.encode(), times)
-        steps = Steps()
-        await while_connected(request.receive, steps.begin(story(steps.report)))
-        return ProgressLines(request, steps, held.pop_all())
+        steps = Steps(story)
+        return await begin_lines(
+            request, steps.lines(), held.pop_all(), last=steps.result, patience_s=settings.deadline_s
+        )
 
 
 def _parse(body: bytes, *, content_type: str, max_bytes: int) -> tuple[str | NewPicture, EverythingFields]:

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
-from app.routes.frame_lines import begin_lines
-from app.routes.progress_lines import MEDIA_TYPE
+from app.routes.line_replies import MEDIA_TYPE, begin_lines
 from app.routes.replies import mask_options, timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, budget_of, refusal_of, service_of
@@ -203,7 +202,12 @@ async def _streamed(
 ) -> Response:
     service = service_of(request)
     lines = _lines(request, service, answers)
-    return await begin_lines(request, lines, held.pop_all(), patience_s=service.settings.deadline_s)
+    patience_s = service.settings.deadline_s
+    return await begin_lines(request, lines, held.pop_all(), last=_done, patience_s=patience_s)
+
+
+async def _done() -> str:
+    return '{"done":true}'
 
 
 async def _lines(

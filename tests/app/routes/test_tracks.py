@@ -1,63 +1,14 @@
-"""/tracks and /propagate over HTTP: prompts, lines, stopping and going on, names, and every error."""
+"""/tracks over HTTP: prompts and their masks, names, and every error. test_propagation.py has the rest."""
 
-import functools
-import inspect
-import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
 import pytest
 from pycocotools import mask as coco
 
-from app.codecs.answers import MaskOptions
-from app.service.track_values import Range
 from app.settings import Settings
 from model.errors import CheckpointError
+from tests.app.routes.track_requests import CLICK, HEIGHT, WIDTH, begin, click, lines, numbers, with_service
 from tests.fakes import Served, disc_mask, error, picture, serving
-from tests.small_videos import clip
-
-HEIGHT, WIDTH = 40, 60
-CLICK = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
-
-
-def with_service(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Run a test with a service of its own as its first argument."""
-
-    @functools.wraps(test)
-    async def run(**fields: Any) -> None:
-        async with serving() as served:
-            await test(served, **fields)
-
-    signature = inspect.signature(test)
-    run.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
-    return run
-
-
-async def begin(served: Served, frames: int = 4, **fields: Any) -> str:
-    """Embed frames f0, f1, ..., and begin a track of them."""
-    for number in range(frames):
-        await served.embed(picture(shade=number), f"f{number}")
-    reply = await served.post("/tracks", {"frames": [f"f{n}" for n in range(frames)], **fields})
-    assert reply.status_code == 200, reply.text
-    track_id: str = reply.json()["track_id"]
-    return track_id
-
-
-async def click(served: Served, track: str, **fields: Any) -> httpx.Response:
-    return await served.post(f"/tracks/{track}/prompts", CLICK | fields)
-
-
-async def lines(served: Served, track: str, **fields: Any) -> list[dict[str, Any]]:
-    reply = await served.post(f"/tracks/{track}/propagate", fields)
-    assert reply.status_code == 200, reply.text
-    assert reply.headers["content-type"] == "application/x-ndjson"
-    return [json.loads(each) for each in reply.text.splitlines()]
-
-
-def numbers(found: list[dict[str, Any]]) -> list[int]:
-    assert found[-1] == {"done": True}
-    return [each["frame"] for each in found[:-1]]
 
 
 @with_service
@@ -86,79 +37,6 @@ async def test_a_click_is_answered_at_once_and_followed_through_all_frames(serve
     metrics = (await served.client.get("/metrics")).text
     assert 'sam2_tracked_frames_total{outcome="tracked"} 4.0' in metrics
     assert "sam2_tracks 1.0" in metrics
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        ({}, [2, 3, 4]),
-        ({"to": 3}, [2, 3]),
-        ({"from": 1, "to": 1}, [1]),
-        ({"direction": "backward"}, [2, 1, 0]),
-        ({"direction": "backward", "from": 4, "to": 3}, [4, 3]),
-        ({"direction": "both"}, [2, 3, 4, 1, 0]),
-        ({"direction": "both", "from": 1}, [1, 2, 3, 4, 0]),
-    ],
-)
-@with_service
-async def test_the_range_says_which_frames_in_which_order(
-    served: Served, wanted: dict[str, Any], expected: list[int]
-) -> None:
-    track = await begin(served, 5)
-    await click(served, track, frame=2)
-    assert numbers(await lines(served, track, **wanted)) == expected
-
-
-@pytest.mark.parametrize(
-    "wanted", [{"from": 5}, {"to": 5}, {"from": 2, "to": 1}, {"direction": "both", "to": 3}]
-)
-@with_service
-async def test_ranges_that_are_not_there_are_refused(served: Served, wanted: dict[str, Any]) -> None:
-    track = await begin(served, 5)
-    await click(served, track)
-    assert error(await served.post(f"/tracks/{track}/propagate", wanted)) == (422, "invalid_prompt")
-    assert (await served.client.get(f"/tracks/{track}")).json()["next"] == {"forward": None, "backward": None}
-
-
-@with_service
-async def test_both_ways_go_on_where_they_were_stopped(served: Served) -> None:
-    track = await begin(served, 5)
-    await click(served, track, frame=2)
-    fields = {"options": MaskOptions(), "non_overlapping": False, "tenant": "", "share": ""}
-    for stop, left in ((3, [4, 1, 0]), (1, [0])):
-        stream = served.service.tracks.propagate(track, Range(way="both"), **fields)  # type: ignore[arg-type]
-        while (await anext(stream)).frame != stop:
-            pass
-        await stream.aclose()
-        if stop == 1:
-            assert numbers(await lines(served, track, direction="both")) == left
-    await click(served, track, frame=2)
-    assert numbers(await lines(served, track, direction="both")) == [2, 3, 4, 1, 0]
-
-
-@pytest.mark.parametrize(
-    ("way", "stop", "then"), [("both", 0, "backward"), ("forward", 3, "forward"), ("both", 3, "both")]
-)
-@with_service
-async def test_a_propagation_that_was_stopped_at_its_end_begins_anew(
-    served: Served, way: Any, stop: int, then: str
-) -> None:
-    track = await begin(served)
-    await click(served, track)
-    fields = {"options": MaskOptions(), "non_overlapping": False, "tenant": "", "share": ""}
-    stream = served.service.tracks.propagate(track, Range(way=way), **fields)  # type: ignore[arg-type]
-    while (await anext(stream)).frame != stop:
-        pass
-    await stream.aclose()
-    assert numbers(await lines(served, track, direction=then)) == (
-        [0] if then == "backward" else [0, 1, 2, 3]
-    )
-
-
-@with_service
-async def test_a_propagation_needs_an_object(served: Served) -> None:
-    track = await begin(served)
-    assert error(await served.post(f"/tracks/{track}/propagate", {})) == (422, "invalid_prompt")
 
 
 @with_service
@@ -246,72 +124,6 @@ async def test_frames_are_of_one_size_and_given_in_one_way(served: Served) -> No
 
 
 @with_service
-async def test_a_video_is_tracked_and_its_frames_are_embedded_once(served: Served) -> None:
-    await served.client.post(
-        "/videos?video_id=clip", content=clip(frames=5), headers={"Content-Type": "video/mp4"}
-    )
-    reply = await served.post("/tracks", {"video_id": "clip"})
-    assert reply.json()["frames"] == 5
-    track = reply.json()["track_id"]
-    await click(served, track)
-    for _ in range(2):
-        assert numbers(await lines(served, track)) == [0, 1, 2, 3, 4]
-    assert len(served.segmenter.encoded) == 5
-
-
-@with_service
-async def test_a_frame_that_is_gone_is_an_error_of_that_frame(served: Served) -> None:
-    track = await begin(served)
-    await click(served, track)
-    await served.client.delete("/images/f2")
-    found = await lines(served, track)
-    assert numbers(found) == [0, 1, 2, 3]
-    assert found[2]["error"]["code"] == "image_not_found"
-    assert found[3]["objects"][0]["visible"]
-    assert (await served.client.get(f"/tracks/{track}")).json()["done"] == [[0, 1], [3, 3]]
-
-
-@with_service
-async def test_a_failure_ends_the_lines_with_its_error_and_the_next_call_goes_on(served: Served) -> None:
-    track = await begin(served)
-    await click(served, track)
-    assert numbers(await lines(served, track, to=1)) == [0, 1]
-    service = served.service.tracks
-    seen = service._frames.embedding
-
-    async def failing(state: Any, number: int, **fields: Any) -> Any:
-        if number == 2:
-            served.segmenter.fail_next = RuntimeError("the model broke")
-        return await seen(state, number, **fields)
-
-    service._propagation._embedding = failing  # type: ignore[assignment]
-    found = await lines(served, track)
-    assert [each.get("frame") for each in found] == [0, 1, None]
-    assert found[-1]["error"]["code"] == "inference_failed"
-    assert (await served.client.get(f"/tracks/{track}")).json()["next"] == {"forward": 2, "backward": None}
-    service._propagation._embedding = seen
-    assert numbers(await lines(served, track)) == [2, 3]
-    assert numbers(await lines(served, track)) == [0, 1, 2, 3]
-
-
-@with_service
-async def test_a_track_that_is_propagated_refuses_others_and_a_delete_ends_it(served: Served) -> None:
-    track = await begin(served)
-    await click(served, track)
-    stream = served.service.tracks.propagate(
-        track, Range(), options=MaskOptions(), non_overlapping=False, tenant="", share=""
-    )
-    assert (await anext(stream)).frame == 0
-    for path, body in (("propagate", {}), ("prompts", CLICK)):
-        assert error(await served.post(f"/tracks/{track}/{path}", body)) == (409, "track_busy")
-    assert error(await served.client.delete(f"/tracks/{track}/objects/1")) == (409, "track_busy")
-    await stream.aclose()
-    assert numbers(await lines(served, track)) == [1, 2, 3]
-    assert (await served.client.delete(f"/tracks/{track}")).status_code == 204
-    assert (await served.client.delete(f"/tracks/{track}")).status_code == 204
-
-
-@with_service
 async def test_objects_and_prompts_are_taken_back(served: Served) -> None:
     track = await begin(served)
     await click(served, track)
@@ -363,22 +175,6 @@ async def test_weights_without_a_video_half_are_named(served: Served) -> None:
     reply = await click(served, track)
     assert error(reply) == (501, "tracking_unavailable")
     assert "no video half" in reply.text
-
-
-@with_service
-async def test_propagate_once_leaves_nothing(served: Served) -> None:
-    await begin(served, 3)
-    kept = (await served.client.get("/tracks")).json()
-    body = {"frames": ["f0", "f1", "f2"], "prompts": [CLICK, CLICK | {"object": 7}]}
-    reply = await served.post("/propagate", body)
-    found = [json.loads(each) for each in reply.text.splitlines()]
-    assert numbers(found) == [0, 1, 2]
-    assert [each["object"] for each in found[2]["objects"]] == [1, 7]
-    assert (await served.client.get("/tracks")).json() == kept
-    assert "sam2_track_bytes 0.0" in (await served.client.get("/metrics")).text
-    bad = await served.post("/propagate", body | {"prompts": [CLICK, CLICK | {"point_coords": [[999, 1]]}]})
-    assert error(bad) == (422, "invalid_prompt")
-    assert "prompts[1]" in bad.text
 
 
 async def test_tenants_see_only_their_own_tracks() -> None:
