@@ -1,4 +1,4 @@
-"""Replies of a line of JSON at a time, each sent when it is there, and a last one: the result, or what ended the work.
+"""Replies of a line of JSON at a time, each sent when it is there, and a last one: the result, or the error.
 
 A reader that is gone ends the work, and one that sleeps too. Does not know what is done.
 """
@@ -75,7 +75,9 @@ class LineReply(Response):
     async def _send(self, send: Send, message: dict[str, object]) -> None:
         """Raises ClientGone. Errors of the connection must not be taken for those of the work, which is logged."""
         try:
-            async with asyncio.timeout(self._patience_s):  # a reader that sleeps must not hold the work for ever
+            async with asyncio.timeout(
+                self._patience_s
+            ):  # a reader that sleeps must not hold the work for ever
                 await send(message)
         except OSError as error:
             raise ClientGone from error

@@ -30,7 +30,7 @@ class Steps:
         self._running: asyncio.Task[str]
 
     async def lines(self) -> AsyncGenerator[str, None]:
-        """Do the work, and yield its steps. It ends when this is closed. Raises what it raises before its first step."""
+        """Do the work, and yield its steps. Closing ends it. Raises what it raises before its first step."""
         self._running = asyncio.create_task(self._work(self._report))
         self._running.add_done_callback(lambda _: self._changed.set())
         try:

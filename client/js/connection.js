@@ -172,9 +172,9 @@ function timed(text, started, header, from) {
 /**
  * @param {string} text
  * @param {string} from
- * @returns {object}
+ * @returns {any}
  */
-function parsed(text, from) {
+export function parsed(text, from) {
   try {
     const value = JSON.parse(text);
     if (value instanceof Object) return value;

@@ -1,7 +1,9 @@
 /** Replies of a line of JSON for each step, as they arrive. Does not know what is in them. */
 
+import { parsed } from "./connection.js";
+
 /**
- * Each line, parsed. Throws as `connection.heard`. Who stops reading closes the connection.
+ * Each line, parsed. Throws ApiErrors. Who stops reading closes the connection.
  * @param {import("./connection.js").Connection} connection
  * @param {Response} reply
  * @param {AbortSignal} [signal]
@@ -16,7 +18,7 @@ export async function* linesOf(connection, reply, signal) {
       const { value, done } = await connection.heard(reader.read(), signal);
       const lines = decoder.decode(value, { stream: !done }).split("\n");
       for (const end of lines.slice(0, -1)) {
-        yield JSON.parse(parts.join("") + end);
+        yield parsed(parts.join("") + end, reply.url);
         parts = [];
       }
       parts.push(/** @type {string} */ (lines.at(-1)));

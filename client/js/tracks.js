@@ -230,7 +230,19 @@ export async function beginTrack(client, frames, { trackId, corrections, ...opti
     ? { frames: frames.map((frame) => (typeof frame === "string" ? frame : frame.imageId)) }
     : { video_id: frames.videoId };
   const body = { ...which, track_id: trackId, corrections };
-  return new Track(client, await client.call(async (signal) => (await client.connection.post("tracks", body, { signal })).data, options));
+  let lost = false; // a reply: the track may be begun then
+  const onRetry = (/** @type {ApiError} */ error, /** @type {number} */ seconds) => {
+    lost ||= !error.status;
+    options.onRetry?.(error, seconds);
+  };
+  try {
+    return new Track(client, await client.call(async (signal) => (await client.connection.post("tracks", body, { signal })).data, { ...options, onRetry }));
+  } catch (error) {
+    if (!lost || /** @type {ApiError} */ (error).code !== "track_id_conflict") throw error;
+    const mine = await client.get(`tracks/${trackId}`, options);
+    if (mine.objects.length || mine.frames !== (frames.length ?? frames.frames) || (mine.video_id ?? undefined) !== which.video_id) throw error;
+    return new Track(client, mine);
+  }
 }
 
 /**

@@ -91,12 +91,13 @@ def ask(
 ) -> Story[httpx.Response]:
     """Send a request until it succeeds, as often as `retries` allows. Raises Sam2Error.
 
-    `again` is sent instead once it is not known whether the server got the call.
+    `again` is sent instead once it is not known whether the server got the call. What is raised then has the
+    failure of the connection as its cause.
     """
     sent, tried = call, 0
+    cause: httpx.RequestError | None = None
     while True:
         tried += 1
-        cause: httpx.RequestError | None = None
         try:
             response = yield Attempt(sent, wait_s)
         except httpx.RequestError as error:

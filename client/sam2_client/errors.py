@@ -154,6 +154,12 @@ class ShuttingDown(Sam2Error):
     default_code = "shutting_down"
 
 
+class NamesUnreachable(Sam2Error):
+    """The server cannot reach the database that it shares with others, and all retries failed too."""
+
+    default_code = "names_unreachable"
+
+
 class DeadlineExceeded(Sam2Error):
     """The server did not finish the request within its own deadline."""
 
@@ -265,6 +271,7 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
         Overloaded,
         NotReady,
         ShuttingDown,
+        NamesUnreachable,
         DeadlineExceeded,
         VideoNotFound,
         FrameNotFound,

@@ -14,6 +14,7 @@ from sam2_client.error_replies import error_of_line, error_of_transport, unexpec
 from sam2_client.errors import (
     ConnectionFailed,
     ImageNotFound,
+    NamesUnreachable,
     NotReady,
     Overloaded,
     RateLimited,
@@ -35,7 +36,8 @@ from sam2_client.tracked import TrackedFrame
 Direction = Literal["forward", "backward", "both"]
 
 _PASSING = (
-    ConnectionFailed, Overloaded, NotReady, RateLimited, ShuttingDown, TrackNotFound, VideoNotFound,
+    ConnectionFailed, NamesUnreachable, NotReady, Overloaded, RateLimited, ShuttingDown, TrackNotFound,
+    VideoNotFound,
 )  # fmt: skip
 """Failures in the middle after which the rest may be had: the server comes back, or what it lost is mended."""
 
@@ -130,7 +132,7 @@ class Course:
 
 
 class _Cut(Exception):
-    """A reply ended before its last line."""
+    """A reply ended before its last line, or stopped coming."""
 
     def __init__(self, failure: Sam2Error) -> None:
         self.failure = failure
@@ -242,12 +244,12 @@ def _pass(
 
 
 def _next_lines(lines: FrameLines, response: httpx.Response) -> Story[list[dict[str, Any]]]:
-    """Read on. Raises _Cut if the connection breaks."""
+    """Read on. Raises _Cut if the connection breaks, or is silent for too long."""
     try:
         piece: Any = yield NextPiece()  # type: ignore[misc]  # the only step of its kind
     except httpx.RequestError as error:
         failure = error_of_transport(error)
-        raise (_Cut(failure) if isinstance(failure, ConnectionFailed) else failure) from error
+        raise _Cut(failure) from error
     if not piece:
         url = response.request.url
         server = f"{url.scheme}://{url.netloc.decode()}"

@@ -13,10 +13,17 @@ import httpx
 
 from sam2_client import stories
 from sam2_client.asking import Call, Story, ask
-from sam2_client.errors import ImageNotFound, Sam2Error, TrackBusy, TrackNotFound, VideoNotFound
+from sam2_client.errors import (
+    ImageNotFound,
+    Sam2Error,
+    TrackBusy,
+    TrackIdConflict,
+    TrackNotFound,
+    VideoNotFound,
+)
 from sam2_client.holdings import check_id
 from sam2_client.retries import Retries
-from sam2_client.track_replies import Begun
+from sam2_client.track_replies import Begun, read_track
 from sam2_client.track_sources import Source, StoredVideo
 
 Corrections = Literal["kept", "meta"]
@@ -106,16 +113,32 @@ def embed_again(source: Source | None, index: int, retries: Retries) -> Story[bo
 def begin(
     source: Source, track_id: str | None, corrections: Corrections, retries: Retries
 ) -> Story[httpx.Response]:
-    """Begin a track of frames, which are uploaded again if they are lost."""
+    """Begin a track of frames, which are uploaded again if they are lost. Its id may come from a try before."""
     body = {**source.to_wire(), "corrections": corrections}
     if track_id is not None:
         body["track_id"] = track_id
     call = Call("POST", "tracks", json=body)
     try:
-        return (yield from ask(call, retries))
+        return (yield from _begin_once(source, call, retries))
     except (VideoNotFound, ImageNotFound) as error:
         yield from _upload_what_is_lost(source, range(len(source.images)), error, retries)
+        return (yield from _begin_once(source, call, retries))
+
+
+def _begin_once(source: Source, call: Call, retries: Retries) -> Story[httpx.Response]:
+    """Begin a track. If a reply was lost, a track without prompts that the next try meets is taken for its own."""
+    try:
         return (yield from ask(call, retries))
+    except TrackIdConflict as error:
+        lost = error.__cause__
+        if lost is None or isinstance(lost, httpx.ConnectError | httpx.ConnectTimeout) or call.json is None:
+            raise
+        response = yield from ask(Call("GET", track_path(call.json["track_id"])), retries)
+        found = read_track(response)
+        is_own = (found.frames, found.video_id) == (source.count, call.json.get("video_id"))
+        if found.prompted or not is_own:
+            raise
+        return response
 
 
 def _make_again(state: TrackState, error: TrackNotFound, retries: Retries) -> Story[None]:
@@ -128,9 +151,17 @@ def _make_again(state: TrackState, error: TrackNotFound, retries: Retries) -> St
             request_id=error.request_id,
         ) from error
     yield from begin(state.source, state.begun.track_id, state.corrections, retries)
-    for wire in state.prompts:
-        call = Call("POST", f"{state.path}/prompts", json=wire)
-        yield from ask_about(state, call, retries=retries, frames=[wire["frame"]], makes_again=False)
+    path = f"{state.path}/prompts"
+    for place, wire in enumerate(state.prompts):
+        again = Call("POST", path, json=all_at_once(state.prompts[:place], wire))
+        yield from ask_about(
+            state,
+            Call("POST", path, json=wire),
+            retries=retries,
+            frames=[wire["frame"]],
+            again=again,
+            makes_again=False,
+        )
 
 
 def _upload_what_is_lost(
@@ -155,8 +186,27 @@ def _upload_what_is_lost(
 
 
 def upload_again(video: StoredVideo, retries: Retries) -> Story[None]:
+    """Upload a video's file again, with its options."""
     query = {name: value for name, value in video.query.items() if name != "replace"}
     yield from ask(Call("POST", "videos", query=query, picture=video.file), retries)
+
+
+def all_at_once(before: list[dict[str, Any]], wire: dict[str, Any]) -> dict[str, Any]:
+    """Return a prompt that can be sent twice: with all clicks of its object and frame, in place of those before."""
+    if "mask_input" in wire or wire.get("clear"):
+        return wire
+    merged: dict[str, Any] = {"point_coords": [], "point_labels": []}
+    for each in (*before, wire):
+        if (each["frame"], each["object"]) != (wire["frame"], wire["object"]):
+            continue
+        if each.get("clear") or "mask_input" in each:
+            merged = {"point_coords": [], "point_labels": []}
+        for name in ("point_coords", "point_labels"):
+            merged[name] = merged[name] + each.get(name, [])
+        if "box" in each:
+            merged["box"] = each["box"]
+    given = {name: value for name, value in merged.items() if value}
+    return {**given, "frame": wire["frame"], "object": wire["object"], "clear": True}
 
 
 def track_path(track_id: str) -> str:

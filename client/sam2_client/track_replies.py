@@ -111,6 +111,17 @@ def read_frame(
         raise unexpected(response, error) from error
 
 
+def read_shown(response: httpx.Response, *, size: tuple[int, int], times: Sequence[float]) -> TrackedFrame:
+    """Read all objects on the frame of a prompt."""
+    try:
+        value = response.json()
+        if not isinstance(value, dict):
+            raise TypeError(f"{type(value).__name__} in place of a frame")
+    except UNREADABLE as error:
+        raise unexpected(response, error) from error
+    return read_frame(value, response, size=size, times=times)
+
+
 def read_dropped(response: httpx.Response) -> str | None:
     """Read what became of an object whose prompts were taken back: a sentence if it was dropped."""
     try:

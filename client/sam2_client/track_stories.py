@@ -14,11 +14,11 @@ from sam2_client.errors import VideoNotFound
 from sam2_client.holdings import check_id
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Mask
-from sam2_client.mending import Corrections, TrackState, ask_about, track_path
+from sam2_client.mending import Corrections, TrackState, all_at_once, ask_about, track_path
 from sam2_client.pictures import Picture, open_picture
 from sam2_client.prompts import Prompt, to_wire
 from sam2_client.retries import Retries
-from sam2_client.track_replies import Begun, read_dropped, read_frame, read_track, read_video
+from sam2_client.track_replies import Begun, read_dropped, read_shown, read_track, read_video
 from sam2_client.track_sources import Source, StoredVideo, VideoOptions
 from sam2_client.tracked import TrackedFrame
 
@@ -90,14 +90,13 @@ def prompt(
     """Say where an object is on a frame."""
     wire = prompt_to_wire(given, frame=frame, object_id=object_id, clear=clear)
     call = Call("POST", f"{state.path}/prompts", json={**wire, **options})
-    again = Call("POST", f"{state.path}/prompts", json={**_all_at_once(state.prompts, wire), **options})
+    again = Call("POST", f"{state.path}/prompts", json={**all_at_once(state.prompts, wire), **options})
     response = yield from ask_about(
         state, call, retries=retries, frames={frame, *state.prompted}, again=again
     )
     state.prompts.append(wire)
     state.goes_on.clear()
-    value = response.json() if response.content[:1] == b"{" else {}
-    return read_frame(value, response, size=state.begun.size, times=state.times)
+    return read_shown(response, size=state.begun.size, times=state.times)
 
 
 def remove(state: TrackState, object_id: int, *, retries: Retries) -> Story[None]:
@@ -161,21 +160,3 @@ def prompt_to_wire(given: Prompt, *, frame: int, object_id: int, clear: bool) ->
 def _video_path(video_id: str) -> str:
     check_id(video_id)
     return f"videos/{quote(video_id, safe='')}"
-
-
-def _all_at_once(before: list[dict[str, Any]], wire: dict[str, Any]) -> dict[str, Any]:
-    """Return a prompt that can be sent twice: with all clicks of its object and frame, in place of those before."""
-    if "mask_input" in wire or wire.get("clear"):
-        return wire
-    merged: dict[str, Any] = {"point_coords": [], "point_labels": []}
-    for each in (*before, wire):
-        if (each["frame"], each["object"]) != (wire["frame"], wire["object"]):
-            continue
-        if each.get("clear") or "mask_input" in each:
-            merged = {"point_coords": [], "point_labels": []}
-        for name in ("point_coords", "point_labels"):
-            merged[name] = merged[name] + each.get(name, [])
-        if "box" in each:
-            merged["box"] = each["box"]
-    given = {name: value for name, value in merged.items() if value}
-    return {**given, "frame": wire["frame"], "object": wire["object"], "clear": True}

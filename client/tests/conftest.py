@@ -1,7 +1,9 @@
 """Shared by the client's tests: async tests as in tests/conftest.py, a real server, no settings from outside."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from client_server import Served, real_server
@@ -22,6 +24,22 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def served() -> Iterator[Served]:
     with real_server() as served:
         yield served
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits before retries, which are shorter than asked for."""
+
+    class Hurry:
+        waited: ClassVar[list[float]] = []
+
+        def sleep(self, seconds: float) -> None:
+            self.waited.append(seconds)
+            time.sleep(min(seconds, 0.02))
+
+    Hurry.waited = []
+    monkeypatch.setattr("sam2_client.client.time", Hurry())
+    return Hurry.waited
 
 
 @pytest.fixture

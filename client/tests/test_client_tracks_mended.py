@@ -4,42 +4,18 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from client_server import Served
-from track_files import FOLLOWED, MIDDLE, Breaking, frames_in, is_about
+from track_files import CLIP, FOLLOWED, MIDDLE, Breaking, begun, frames_in, is_about
 
 import sam2_client
 from sam2_client import Client, Sam2Error, Track, frame_lines
-from tests.small_videos import clip
 
-CLIP = clip(frames=6)
+pytestmark = pytest.mark.usefixtures("waited")
 ORDER = [2, 3, 4, 5, 1, 0]
-
-
-@pytest.fixture(autouse=True)
-def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits before retries, which are shorter than asked for."""
-
-    class Hurry:
-        waited: ClassVar[list[float]] = []
-
-        def sleep(self, seconds: float) -> None:
-            self.waited.append(seconds)
-            time.sleep(min(seconds, 0.02))
-
-    Hurry.waited = []
-    monkeypatch.setattr("sam2_client.client.time", Hurry())
-    return Hurry.waited
-
-
-def begun(client: Client, **options: Any) -> Track:
-    track = client.track(CLIP, **options)
-    track.click(MIDDLE, frame=2)
-    return track
 
 
 def indexes(frames: Iterator[Any]) -> list[int]:
@@ -59,6 +35,16 @@ def test_after_a_cut_it_goes_on_where_it_was(
         assert all(0.25 <= each <= 0.7 for each in waited)
         asked = transport.asked.count("POST propagate")
         assert asked >= len(cuts) + (sum(cuts) < len(ORDER))
+
+
+def test_a_reply_that_stops_coming_goes_on_too(served: Served) -> None:
+    transport = Breaking(2, 0, how=httpx.ReadTimeout)
+    with Client(served.url, transport=transport) as client, begun(client) as track:
+        assert indexes(track.propagate()) == [2, 3, 4, 5]
+    transport = Breaking(2, how=httpx.ReadTimeout)
+    client = Client(served.url, transport=transport, retries=0)
+    with client, begun(client) as track, pytest.raises(sam2_client.TimedOut):
+        list(track.propagate())
 
 
 def test_ranges_go_on_too(served: Served) -> None:
@@ -187,56 +173,6 @@ def test_pictures_of_which_only_ids_are_known_are_errors_of_their_frames(
             track.click([(20, 20)])
 
 
-class Deaf(httpx.BaseTransport):
-    """Loses the reply to the first request for prompts after `listen` is False."""
-
-    def __init__(self) -> None:
-        self.real, self.listens = httpx.HTTPTransport(), True
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        response = self.real.handle_request(request)
-        if request.url.path.endswith("prompts") and not self.listens:
-            self.listens = True
-            response.read()
-            raise httpx.ReadError("lost", request=request)
-        return response
-
-    def close(self) -> None:
-        self.real.close()
-
-
-@pytest.mark.parametrize(
-    "then",
-    [{"points": [(40, 20)]}, {"box": (10, 10, 30, 30), "clear": True}, {"points": [(40, 20)], "clear": True}],
-)
-def test_a_click_whose_reply_is_lost_does_not_count_twice(served: Served, then: dict[str, Any]) -> None:
-    transport, clicks = Deaf(), []
-    with Client(served.url, transport=transport) as client:
-        for listens in (True, False):
-            with client.track(CLIP) as track:
-                track.click(box=(5, 5, 40, 40))
-                track.click([(20, 20)], [0])
-                transport.listens = listens
-                track.click(**then)
-                prompt = httpx.get(f"{served.url}/tracks/{track.track_id}", trust_env=False).json()[
-                    "objects"
-                ][0]
-                shown = track.click([(1, 1)], [0]).masks[1].to_numpy()
-                clicks.append((prompt["prompts"]["0"][-1], shown))
-    (once, mask), (twice, same) = clicks
-    assert np.array_equal(mask, same)
-    if not then.get("clear"):
-        assert twice == {
-            "point_coords": [[20, 20], [40, 20]],
-            "point_labels": [0, 1],
-            "box": [5, 5, 40, 40],
-            "has_mask": False,
-            "clear": True,
-        }
-    else:
-        assert once == twice
-
-
 def test_one_request_for_all_cannot_go_on(served: Served) -> None:
     prompts = [sam2_client.TrackPrompt(points=MIDDLE)]
     with Client(served.url, transport=Breaking(2)) as client:
@@ -333,6 +269,7 @@ def test_tracks_and_videos_that_are_none(client: Client, served: Served, change:
         served.trouble.replies.append((200, {}, b"[]"))
         with pytest.raises(sam2_client.UnexpectedReply):
             track.clear(frame=0)
-        served.trouble.replies.append((200, {}, b"[]"))
-        with pytest.raises(sam2_client.UnexpectedReply):
-            track.click(MIDDLE)
+        for body in (b"[]", b"{nonsense", b'{"frame": 0}'):
+            served.trouble.replies.append((200, {}, body))
+            with pytest.raises(sam2_client.UnexpectedReply):
+                track.click(MIDDLE)

@@ -2,18 +2,28 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 
+from sam2_client import Client, Track
 from tests.fakes import RADII, disc_mask, picture
-from tests.small_videos import HEIGHT, WIDTH
+from tests.small_videos import HEIGHT, WIDTH, clip
 
+CLIP = clip(frames=6)
 MIDDLE = [(WIDTH / 2, HEIGHT / 2)]
 """A click."""
 CLICKED = disc_mask(*MIDDLE[0], RADII[2], height=HEIGHT, width=WIDTH)
 FOLLOWED = disc_mask(*MIDDLE[0], RADII[1], height=HEIGHT, width=WIDTH)
 """What the fake makes of the click, and on the next frames of the box around it: a smaller disc."""
+
+
+def begun(client: Client, **options: Any) -> Track:
+    """Begin a track of CLIP with a click on frame 2."""
+    track = client.track(CLIP, **options)
+    track.click(MIDDLE, frame=2)
+    return track
 
 
 def is_about(mask: np.ndarray, expected: np.ndarray) -> bool:
@@ -33,8 +43,13 @@ def frames_in(folder: Path, count: int = 4) -> Path:
 class Breaking(httpx.BaseTransport):
     """Sends requests, and breaks the connection after so many lines of each reply of a propagation."""
 
-    def __init__(self, *cuts: int, on_cut: Callable[[], object] = lambda: None) -> None:
-        self.cuts = list(cuts)
+    def __init__(
+        self,
+        *cuts: int,
+        on_cut: Callable[[], object] = lambda: None,
+        how: type[httpx.RequestError] = httpx.ReadError,
+    ) -> None:
+        self.cuts, self.how = list(cuts), how
         self.asked: list[str] = []
         self.real = httpx.HTTPTransport()
         self._on_cut = on_cut
@@ -44,7 +59,8 @@ class Breaking(httpx.BaseTransport):
         self.asked.append(f"{request.method} {request.url.path.rpartition('/')[2]}")
         response = self.real.handle_request(request)
         if request.url.path.endswith("propagate") and self.cuts:
-            stream = _Cut(response.stream, self.cuts.pop(0), request, self._on_cut)
+            failure = self.how("broken", request=request)
+            stream = _Cut(response.stream, self.cuts.pop(0), failure, self._on_cut)
             return httpx.Response(response.status_code, headers=response.headers, stream=stream)
         return response
 
@@ -55,10 +71,10 @@ class Breaking(httpx.BaseTransport):
 
 class _Cut(httpx.SyncByteStream):
     def __init__(
-        self, stream: object, lines: int, request: httpx.Request, on_cut: Callable[[], object]
+        self, stream: object, lines: int, failure: httpx.RequestError, on_cut: Callable[[], object]
     ) -> None:
         assert isinstance(stream, httpx.SyncByteStream)
-        self._stream, self._lines, self._request, self._on_cut = stream, lines, request, on_cut
+        self._stream, self._lines, self._failure, self._on_cut = stream, lines, failure, on_cut
 
     def __iter__(self) -> Iterator[bytes]:
         left = self._lines
@@ -67,7 +83,7 @@ class _Cut(httpx.SyncByteStream):
                 if not left:
                     self._stream.close()
                     self._on_cut()
-                    raise httpx.ReadError("broken", request=self._request)
+                    raise self._failure
                 yield line
                 left -= line.endswith(b"\n")
 

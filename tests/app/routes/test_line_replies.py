@@ -1,10 +1,10 @@
-"""Replies of lines: readers that sleep or are gone, and what the work raises, which is no error of the connection."""
+"""Replies of lines: readers that sleep or are gone, and errors of the work, which are none of the connection."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, MutableMapping
 from typing import Any
 
-import asyncio
 import pytest
 
 from app.middleware.connection import while_connected

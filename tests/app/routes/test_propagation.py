@@ -170,9 +170,7 @@ async def test_propagate_once_leaves_nothing(served: Served) -> None:
 @with_service
 async def test_a_frame_that_cannot_be_decoded_is_an_error_of_that_frame(served: Served) -> None:
     broken = with_broken_packet(clip(frames=6, group=1, b_frames=0), "mov", 3)
-    await served.client.post(
-        "/videos?video_id=clip", content=broken, headers={"Content-Type": "video/mp4"}
-    )
+    await served.client.post("/videos?video_id=clip", content=broken, headers={"Content-Type": "video/mp4"})
     track = (await served.post("/tracks", {"video_id": "clip"})).json()["track_id"]
     await click(served, track)
     found = await lines(served, track)
