@@ -21,7 +21,7 @@ export function coco(pictures) {
   const annotations = pictures.flatMap((picture, at) => exportable(picture).map((object) => {
     const { counts, area, bbox, iou } = chosenMask(object);
     const segmentation = { size: [picture.height, picture.width], counts };
-    return { image_id: at + 1, category_id: names.indexOf(object.name) + 1, segmentation, area, bbox, iscrowd: 0, predicted_iou: iou };
+    return { image_id: at + 1, category_id: names.indexOf(object.name) + 1, segmentation, area, bbox, iscrowd: 0, score: iou };
   }));
   const info = { description: MADE_WITH, url: "", version: "1.0", year: now.getFullYear(), contributor: "", date_created: now.toISOString() };
   const unknown = { license: 0, flickr_url: "", coco_url: "", date_captured: "" };

@@ -87,8 +87,10 @@ export class Track {
    */
   async prompt(prompt, { frame, object = 1, clear = false, ...options }) {
     const body = { frame, object, clear, ...promptFields(prompt), ...shownFields(options) };
+    const post = (/** @type {AbortSignal} */ signal) =>
+      unlessBusy(() => this.#client.connection.post(`${this.#path}/prompts`, body, { signal }), signal);
     const once = !clear; // clicks that arrive twice are added twice
-    return frameOf(await this.#post("prompts", body, options, { once }));
+    return frameOf((await this.#client.call(post, options, { once })).data);
   }
 
   /**
@@ -168,18 +170,6 @@ export class Track {
       return connection.heard(reply.text(), signal);
     }, signal), options);
   }
-
-  /**
-   * @param {string} what
-   * @param {object} body
-   * @param {CallOptions} options
-   * @param {{once: boolean}} manner
-   */
-  async #post(what, body, options, manner) {
-    const post = (/** @type {AbortSignal} */ signal) =>
-      unlessBusy(() => this.#client.connection.post(`${this.#path}/${what}`, body, { signal }), signal);
-    return (await this.#client.call(post, options, manner)).data;
-  }
 }
 
 /** @param {ShownOptions & MaskOptions} options logits are left out unless asked for: there are many frames */
@@ -231,16 +221,17 @@ export async function beginTrack(client, frames, { trackId, corrections, ...opti
     : { video_id: frames.videoId };
   const body = { ...which, track_id: trackId, corrections };
   let lost = false; // a reply: the track may be begun then
-  const onRetry = (/** @type {ApiError} */ error, /** @type {number} */ seconds) => {
+  /** @type {CallOptions["onRetry"]} */
+  const onRetry = (error, seconds) => {
     lost ||= !error.status;
     options.onRetry?.(error, seconds);
   };
   try {
     return new Track(client, await client.call(async (signal) => (await client.connection.post("tracks", body, { signal })).data, { ...options, onRetry }));
   } catch (error) {
-    if (!lost || /** @type {ApiError} */ (error).code !== "track_id_conflict") throw error;
-    const mine = await client.get(`tracks/${trackId}`, options);
-    if (mine.objects.length || mine.frames !== (frames.length ?? frames.frames) || (mine.video_id ?? undefined) !== which.video_id) throw error;
+    if (!lost || !(error instanceof ApiError) || error.code !== "track_id_conflict") throw error;
+    const mine = await client.get(`tracks/${trackId}`, options), { length } = body.frames ?? { length: mine.frames };
+    if (mine.objects.length || mine.frames !== length || mine.video_id !== (body.video_id ?? null)) throw error;
     return new Track(client, mine);
   }
 }

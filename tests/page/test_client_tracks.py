@@ -117,19 +117,24 @@ def test_pictures_are_frames_and_one_that_is_gone_is_an_error_of_its_frame(
 
 def test_the_end_of_a_propagation_is_told_from_a_cut(tool: WebTool, mp4: str) -> None:
     replies = iter(
-        ['{"frame": 1, "objects": []}\n', '{"error": {"code": "overloaded", "message": "Too much."}}\n']
+        [
+            '{"frame": 1, "objects": []}\n',
+            '{"error": {"code": "overloaded", "message": "Too much."}}\n',
+            "<html>A page of a proxy</html>\n",
+        ]
     )
     tool.page.route(
         "**/propagate", lambda route: route.fulfill(body=next(replies), content_type="application/x-ndjson")
     )
-    cut, failed = tool.run(
+    cut, failed, foreign = tool.run(
         f"""{BEGIN}
         const all = async () => {{ for await (const _ of track.propagate()); }};
-        return [await caught(all()), await caught(all())];""",
+        return [await caught(all()), await caught(all()), await caught(all())];""",
         mp4,
     )
     assert (cut["status"], cut["code"]) == (0, "connection_failed")
     assert (failed["status"], failed["code"], failed["message"]) == (503, "overloaded", "Too much.")
+    assert foreign["code"] == "unexpected_reply"
 
 
 def test_a_click_whose_reply_was_lost_is_not_sent_twice(tool: WebTool, mp4: str) -> None:
@@ -146,3 +151,27 @@ def test_a_click_whose_reply_was_lost_is_not_sent_twice(tool: WebTool, mp4: str)
     assert len(bodies) == 1
     tool.run(script, True)
     assert len(bodies) > 2, "replacing is the same twice"
+
+
+def test_a_track_whose_reply_was_lost_is_its_own(tool: WebTool, mp4: str) -> None:
+    lost: list[str] = []
+
+    def lose(route: Route) -> None:
+        if lost or route.request.method != "POST":
+            route.continue_()
+            return
+        lost.append(route.fetch().text())
+        route.abort()
+
+    tool.page.route("**/tracks", lose)
+    again, conflict, retried = tool.run(
+        """const bytes = Uint8Array.from(atob(given[0]), (c) => c.charCodeAt(0)), retried = [];
+        const video = await client.video(new Blob([bytes], { type: "video/mp4" }));
+        const onRetry = ({ code }) => retried.push(code);
+        const track = await client.track(video, { trackId: "mine", onRetry });
+        await track.click([200, 150], { frame: 1 });
+        return [track.trackId, (await caught(client.track(video, { trackId: "mine" }))).code, retried];""",
+        mp4,
+    )
+    assert len(lost) == 1
+    assert (again, conflict, retried) == ("mine", "track_id_conflict", ["connection_failed"])

@@ -25,7 +25,7 @@ def test_a_click_takes_an_object_once_and_it_is_exported(visitor: Visitor, serve
     _, path = visitor.download(lambda: visitor.press("e"))
     exported = COCO(str(path)).dataset["annotations"]
     assert [each["segmentation"]["counts"] for each in exported] == [INNER.counts, BESIDE.counts]
-    assert [each["predicted_iou"] for each in exported] == [0.7, 0.85]
+    assert [each["score"] for each in exported] == [0.7, 0.85]
     visitor.press("z", "z")
     visitor.until_seen(NOTHING)
     visitor.until(lambda: colour_at(visitor, 200, 160) == colour)

@@ -1,9 +1,11 @@
 """Videos on the page: dropped, scrubbed, clicked on, tracked, corrected, stopped, undone, forgotten."""
 
+import json
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Route
 
 from tests.fakes import RADII, disc_mask, picture
 from tests.page.conftest import PageServer
@@ -233,3 +235,39 @@ def test_work_is_there_after_a_reload(watcher: Watcher) -> None:
     visitor.click(420, 300)
     watcher.track()
     assert visitor.alert() == ""
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_after_a_cut_tracking_goes_on_or_begins_anew_if_the_frames_before_are_forgotten(
+    watcher: Watcher, forgotten: bool
+) -> None:
+    visitor = watcher.visitor
+    visitor.click(200, 150)
+    visitor.until_seen(DISC)
+    visitor.press("End")
+    watcher.until_at(FRAMES - 1)
+    visitor.click(200, 150)
+    visitor.until_seen(DISC)
+    asked: list[dict[str, Any]] = []
+
+    def cut(route: Route) -> None:
+        asked.append(json.loads(route.request.post_data or ""))
+        if len(asked) > 1:
+            route.continue_()
+            return
+        lines = route.fetch().text().splitlines(keepends=True)
+        route.fulfill(body="".join(lines[:2]), content_type="application/x-ndjson")
+
+    visitor.page.route("**/propagate", cut)
+    if forgotten:
+        known = {"done": [], "next": {"forward": None, "backward": None}}
+        visitor.page.route("**/tracks/*", lambda route: route.fulfill(json=known))
+    watcher.track("Track back")
+    assert [each["from"] for each in asked] == [FRAMES - 1, FRAMES - 1 if forgotten else FRAMES - 3]
+    assert {each["direction"] for each in asked} == {"backward"}
+    assert visitor.alert() == ""
+    watcher.until_at(0)
+    for frame in range(1, FRAMES - 1):
+        visitor.press("ArrowRight")
+        watcher.until_at(frame)
+        visitor.until_seen(HELD)

@@ -18,6 +18,11 @@ from tests.small_videos import clip
 
 FRAMES = 4
 DISC = disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH)
+AS_THE_COMMAND = {
+    "id", "image_id", "video_id", "track_id", "category_id", "segmentation", "area", "bbox", "iscrowd",
+    "score", "stability", "object_score",
+}  # fmt: skip
+"""The fields of an annotation, as `sam2 track --coco` writes them."""
 
 
 @pytest.fixture
@@ -46,11 +51,16 @@ def test_coco_has_the_video_and_the_index_of_each_frame(
     coco.info()
     written = json.loads(path.read_text())
     (video,) = written["videos"]
-    assert (video["name"], video["width"], video["frames"]) == ("my walk.mp4", WIDTH, FRAMES)
+    assert video == {
+        "id": 1, "name": "my walk.mp4", "width": WIDTH, "height": HEIGHT, "length": FRAMES, "fps": 10.0,
+    }  # fmt: skip
     assert [image["frame_index"] for image in written["images"]] == list(range(FRAMES))
     assert {image["video_id"] for image in written["images"]} == {video["id"]}
     assert written["images"][1]["file_name"] == "my walk/000001.jpg"
+    assert [image["time_s"] for image in written["images"]] == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert [each["track_id"] for each in written["annotations"]] == [1] * FRAMES
+    assert written["annotations"][0].keys() == AS_THE_COMMAND
+    assert 0 < written["annotations"][0]["score"] <= 1
     assert written["tracks"] == [{"id": 1, "video_id": 1, "category_id": 1, "name": "dog"}]
     assert np.array_equal(coco.annToMask(coco.anns[1]), DISC)
     assert capsys.readouterr()

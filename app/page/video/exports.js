@@ -19,25 +19,23 @@ export async function exportVideo(kind, video, { notice, timeline }) {
   return { coco, masks, overlay: recordOverlay }[kind](video, { timeline });
 }
 
-/**
- * COCO with videos, as TAO and its tools have it: an image is a frame (`video_id`, `frame_index` from 0), an annotation has the
- * `track_id` of its object. https://github.com/TAO-Dataset/tao/blob/master/docs/annotations.md
- */
+/** COCO with videos, in the words of `sam2 track` and TAO: https://github.com/TAO-Dataset/tao/blob/master/docs/annotations.md */
 function coco(video) {
-  const { name, width, height, times, tracked } = video, frames = framesOf(video), now = new Date();
+  const { name, width, height, fps, times, tracked } = video, frames = framesOf(video), now = new Date();
   const names = [...new Set(tracked.map((object) => object.name))], category = (object) => names.indexOf(object.name) + 1;
   const annotations = frames.flatMap((frame, at) => tracked.flatMap((object, track) => {
     const mask = object.masks.get(frame);
     if (!mask?.area || !mask.visible) return [];
-    const { counts, area, bbox, iou, score } = mask, segmentation = { size: [height, width], counts };
-    return [{ image_id: at + 1, video_id: 1, track_id: track + 1, category_id: category(object), segmentation, area, bbox, iscrowd: 0, predicted_iou: iou, object_score: score }];
+    const { counts, area, bbox, iou: score, stability, score: object_score } = mask, segmentation = { size: [height, width], counts };
+    return [{ image_id: at + 1, video_id: 1, track_id: track + 1, category_id: category(object), segmentation, area, bbox, iscrowd: 0, score, stability, object_score }];
   }));
   const written = {
     info: { description: "Made with SAM 2", url: "", version: "1.0", year: now.getFullYear(), contributor: "", date_created: now.toISOString() },
     licenses: [{ id: 0, name: "", url: "" }],
-    videos: [{ id: 1, name, width, height, frames: video.frames }],
+    videos: [{ id: 1, name, width, height, length: video.frames, fps }],
     images: frames.map((frame, at) => ({
-      id: at + 1, file_name: fileOf(video, frame), width, height, video_id: 1, frame_index: frame, time_s: times[frame],
+      id: at + 1, file_name: fileOf(video, frame), width, height, video_id: 1, frame_index: frame,
+      time_s: video.sequence ? undefined : times[frame],
       license: 0, flickr_url: "", coco_url: "", date_captured: "",
     })),
     tracks: tracked.map((object, track) => ({ id: track + 1, video_id: 1, category_id: category(object), name: object.name })),

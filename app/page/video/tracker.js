@@ -14,7 +14,7 @@ const FORGOTTEN = "The server has forgotten this video twice in a row. Click on 
 const LOST = ["video_not_found", "track_not_found", "image_not_found"];
 
 /** What the page stores of a mask. */
-const kept = ({ mask, score, visible }) => ({ counts: mask.rle.counts, iou: mask.iou, area: mask.area, bbox: mask.bbox, score, visible });
+const kept = ({ mask, score, visible }) => ({ counts: mask.rle.counts, iou: mask.iou, stability: mask.stability, area: mask.area, bbox: mask.bbox, score, visible });
 
 export class Tracker {
   #remotes = new WeakMap(); // by video: what the server has of it, and what is under way
@@ -54,7 +54,6 @@ export class Tracker {
     const abort = (remote.propagation = new AbortController()), { signal } = abort;
     const resumed = remote.stopped?.direction === direction;
     video.working = resumed ? remote.stopped : planned(video, direction);
-    if (resumed) delete video.working.passes[0].from; // the server knows where it was
     this.session.redraw();
     try {
       while (video.working.passes.length) {
@@ -147,12 +146,20 @@ export class Tracker {
     if (prompt && object?.prompts.get(frame) === prompt) video.undo();
   }
 
-  /** One way through the frames. After a failure another try goes on where this one was. */
+  /** One way through the frames. Another try goes on there, or begins anew if the server has forgotten these frames. */
   async #pass(video, track, { signal, onFrame }) {
-    const { working } = video, [pass] = working.passes, { from, direction, accepts } = pass;
-    for await (const { frame, objects, error } of track.propagate({ from, direction, signal })) {
+    const { working } = video, [pass] = working.passes, { direction, from, accepts } = pass;
+    if (pass.done && !(pass.next in video.times)) return; // only its end was not heard of
+    const known = pass.done ? (await track.describe({ signal })).done : [];
+    if (!known.some(([first, last]) => first <= pass.tracked && pass.tracked <= last)) {
+      working.done -= pass.done;
+      Object.assign(pass, { done: 0, next: from });
+    }
+    for await (const { frame, objects, error } of track.propagate({ from: pass.next, direction, signal })) {
       if (LOST.includes(error?.code)) throw error;
-      delete pass.from;
+      pass.done++;
+      pass.next = direction === "forward" ? frame + 1 : frame - 1;
+      if (!error) pass.tracked = frame;
       working.done++;
       if (error) video.errors.set(frame, error.message);
       else video.track(frame, objects.filter(({ object, mask }) => mask && accepts(object, frame)).map((each) => [each.object, kept(each)]));
@@ -196,21 +203,21 @@ export class Tracker {
   }
 }
 
-const sizes = (stored) => ({ width: stored.width, height: stored.height, times: stored.times, load: (frame) => stored.frame(frame) });
+const sizes = (stored) => ({ width: stored.width, height: stored.height, fps: stored.fps, times: stored.times, load: (frame) => stored.frame(frame) });
 
 /**
- * What is to be done: {direction, done, of, passes: [{direction, from, accepts(object, frame)}]}. One way begins at the keyframe
+ * What is to be done: {direction, done, of, passes: [{direction, from, done, accepts(object, frame)}]}. One way begins at the keyframe
  * at the current frame or before it that way. Both: each object forward from its first keyframe, and backward from there.
  */
 function planned({ frame, frames, keyframes, tracked }, direction) {
   const all = () => true, [first] = keyframes;
   const firsts = new Map(tracked.map(({ id, prompts }) => [id, Math.min(...prompts.keys())]));
   const passes = {
-    forward: [{ direction, from: keyframes.findLast((each) => each <= frame) ?? first, accepts: all }],
-    backward: [{ direction, from: keyframes.find((each) => each >= frame) ?? keyframes.at(-1), accepts: all }],
+    forward: [{ direction, from: keyframes.findLast((each) => each <= frame) ?? first, done: 0, accepts: all }],
+    backward: [{ direction, from: keyframes.find((each) => each >= frame) ?? keyframes.at(-1), done: 0, accepts: all }],
     both: [
-      { direction: "forward", from: first, accepts: all },
-      { direction: "backward", from: Math.max(...firsts.values()), accepts: (object, at) => at < firsts.get(object) },
+      { direction: "forward", from: first, done: 0, accepts: all },
+      { direction: "backward", from: Math.max(...firsts.values()), done: 0, accepts: (object, at) => at < firsts.get(object) },
     ],
   }[direction].filter((pass) => pass.direction === "forward" || pass.from > 0 || direction === "backward");
   const of = passes.reduce((sum, pass) => sum + (pass.direction === "forward" ? frames - pass.from : pass.from + 1), 0);

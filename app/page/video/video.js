@@ -29,17 +29,18 @@ export class Video {
    * From a stored record; see `record`. `files`: one video, or pictures in order. Sizes and ids come from the server.
    * Objects are {id, name, colour, hidden, done, prompts: Map(frame, prompt), masks: Map(frame, mask)}.
    */
-  constructor({ id, name, file, sequence = false, videoId = null, imageIds = [], width = null, height = null, times = [], frame = 0, objects = [], selected = null, made = 0 }) {
-    Object.assign(this, { id, name, file, sequence, videoId, imageIds, width, height, times, frame, tracked: objects, selected, made });
+  constructor({ id, name, file, sequence = false, videoId = null, imageIds = [], width = null, height = null, fps = null, times = [], frame = 0, objects = [], selected = null, made = 0 }) {
+    Object.assign(this, { id, name, file, sequence, videoId, imageIds, width, height, fps, times, frame, tracked: objects, selected, made });
     if (!sequence) return;
+    this.fps = FRAMES_A_SECOND;
     this.times = file.map((_, at) => at / FRAMES_A_SECOND);
     this.load = async (frame) => file[frame];
   }
 
   /** What is kept across a reload. */
   get record() {
-    const { id, name, sequence, videoId, imageIds, width, height, times, frame, tracked: objects, selected, made } = this;
-    return { id, name, video: true, sequence, videoId, imageIds, width, height, times, frame, objects, selected, made };
+    const { id, name, sequence, videoId, imageIds, width, height, fps, times, frame, tracked: objects, selected, made } = this;
+    return { id, name, video: true, sequence, videoId, imageIds, width, height, fps, times, frame, objects, selected, made };
   }
 
   get frames() {
