@@ -154,10 +154,7 @@ class FakeSegmenter:
 
     def _predict(self, embedding: Embedding, prompt: Prompt) -> Prediction:
         radii, iou = (RADII, IOUS) if prompt.multimask_output else (RADII[1:2], (SINGLE_IOU,))
-        is_followed = (
-            prompt.box is not None and prompt.mask_logits is not None
-        )  # as a track without memory asks
-        if prompt.points and not is_followed:
+        if prompt.points:
             x, y = prompt.points[0]
         elif prompt.box is not None:
             x, y = (prompt.box[0] + prompt.box[2]) / 2, (prompt.box[1] + prompt.box[3]) / 2
