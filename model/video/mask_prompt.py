@@ -225,8 +225,7 @@ def _prompt_of(last: Logits, embedding: Embedding) -> Prompt:
     """The mask before, the box around it and its innermost point, in pixels of the picture.
 
     The point keeps what was found from one click: on 25 clips of the training photographs (model/training/clips.py)
-    J is 0.42 instead of 0.35, and from a mask on the first frame 0.50 instead of 0.51. No margin: a box that was
-    5 or 10 % wider took in more of the background from frame to frame.
+    J is 0.42 instead of 0.35, and from a mask on the first frame 0.50 instead of 0.51. No margin: a box that was 5 or 10 % wider took in more of the background from frame to frame.
     """
     rows, columns = (np.flatnonzero((last > 0).any(axis=axis)) for axis in (1, 0))
     if not rows.size:
