@@ -38,7 +38,9 @@ class TrackState:
     """What it is made again from. None if it was begun elsewhere, or is deleted."""
     corrections: Corrections
     prompts: list[dict[str, Any]] = field(default_factory=list)
-    """The prompts of this client that still count, as they were sent, in order."""
+    """The prompts that still count, as they were sent, in order.
+
+    They are those of this client and, of a track that was found, those that it had then."""
     is_left: bool = False
     """Whether a propagation was left before its end, so that the server may be busy with it for a moment."""
 

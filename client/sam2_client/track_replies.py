@@ -30,6 +30,8 @@ class Begun:
     video_id: str | None = None
     prompted: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """Frames with prompts, by object."""
+    given: Sequence[dict[str, Any]] = ()
+    """The prompts as they were sent, but for the content of masks."""
     done: Sequence[tuple[int, int]] = ()
     """Ranges of frames that were tracked, first and last."""
     forward: int | None = None
@@ -83,6 +85,12 @@ def read_track(response: httpx.Response) -> Begun:
                 int(each["object"]): [int(frame) for frame in each["prompts"]]
                 for each in reply.get("objects", ())
             },
+            given=[
+                _given(prompt, object_id=int(each["object"]), frame=int(frame))
+                for each in reply.get("objects", ())
+                for frame, prompts in each["prompts"].items()
+                for prompt in prompts
+            ],
             done=[(int(first), int(last)) for first, last in reply.get("done", ())],
             forward=_or_none(goes_on.get("forward")),
             backward=_or_none(goes_on.get("backward")),
@@ -129,6 +137,14 @@ def read_dropped(response: httpx.Response) -> str | None:
         return None if said is None else str(said)
     except UNREADABLE as error:
         raise unexpected(response, error) from error
+
+
+def _given(prompt: dict[str, Any], *, object_id: int, frame: int) -> dict[str, Any]:
+    names = ("point_coords", "point_labels", "box", "clear")
+    wire = {name: prompt[name] for name in names if prompt.get(name)}
+    if prompt.get("has_mask"):
+        wire["mask_input"] = None
+    return {**wire, "frame": frame, "object": object_id}
 
 
 def _count(value: Any) -> int:

@@ -68,7 +68,8 @@ def begin(
 def find(track_id: str, *, retries: Retries) -> Story[TrackState]:
     """Look up a track that was begun before, maybe elsewhere."""
     response = yield from ask(Call("GET", track_path(track_id)), retries)
-    return TrackState(read_track(response), None, "kept")
+    begun = read_track(response)
+    return TrackState(begun, None, "kept", prompts=list(begun.given))
 
 
 def describe(state: TrackState, *, retries: Retries, wait_s: float = 0.0) -> Story[Begun]:

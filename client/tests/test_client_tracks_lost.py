@@ -100,6 +100,19 @@ def test_a_click_is_not_given_twice_when_a_track_is_made_again_either(served: Se
         assert [each["point_coords"] for each in told if each["clear"]] == [[[20, 20]]]
 
 
+def test_a_click_on_a_track_of_others_whose_reply_is_lost_keeps_theirs(
+    served: Served, client: Client
+) -> None:
+    transport = Deaf()
+    with Client(served.url, transport=transport) as other, client.track(CLIP, track_id="shared") as track:
+        track.click([(20, 20)])
+        found = other.find_track("shared")
+        transport.listens = False
+        found.click([(40, 20)], [0])
+        told = httpx.get(f"{served.url}/tracks/shared", trust_env=False).json()["objects"][0]["prompts"]["0"]
+        assert told[-1]["point_coords"] == [[20, 20], [40, 20]]
+
+
 def test_a_track_whose_reply_is_lost_is_its_own(served: Served, client: Client, tmp_path: Path) -> None:
     for frames in (CLIP, frames_in(tmp_path / "frames")):
         transport = Deaf("tracks")
