@@ -66,12 +66,17 @@ class TrackState:
             corrections=self.corrections,
             objects=self.objects,
             done=ranges(self.done),
-            next_forward=self.goes_on_at.get(Direction.FORWARD),
-            next_backward=self.goes_on_at.get(Direction.BACKWARD),
+            next_forward=self._goes_on(Direction.FORWARD),
+            next_backward=self._goes_on(Direction.BACKWARD),
             nbytes=self.nbytes,
             created=self.created,
             used=self.used,
         )
+
+    def _goes_on(self, way: Direction) -> int | None:
+        """None too if it was stopped after its last frame: the next one begins anew."""
+        number = self.goes_on_at.get(way)
+        return number if number is not None and 0 <= number < self.count else None
 
     def to_json(self) -> dict[str, Any]:
         """For a file, beside tenant and name."""

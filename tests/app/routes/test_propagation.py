@@ -74,6 +74,8 @@ async def test_a_propagation_that_was_stopped_at_its_end_begins_anew(
     while (await anext(stream)).frame != stop:
         pass
     await stream.aclose()
+    said = (await served.client.get(f"/tracks/{track}")).json()
+    assert said["next"] == {"forward": None if stop == 3 else 1, "backward": None}
     assert numbers(await lines(served, track, direction=then)) == (
         [0] if then == "backward" else [0, 1, 2, 3]
     )
