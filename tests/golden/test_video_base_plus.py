@@ -7,8 +7,8 @@ import pytest
 
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
-LONG = {"click", "two_objects"}
-"""Two minutes each on two cores; the tiny model plays them in `make test` too."""
+LONG = {"click", "two_objects", "mask", "vanish"}
+"""One to two minutes each on two cores, most of it encodes; the tiny model plays all but the first in `make test`."""
 
 
 @pytest.fixture(scope="module")
