@@ -8,7 +8,7 @@ import pytest
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
 LONG = {"click", "two_objects", "mask", "vanish"}
-"""One to two minutes each on two cores, most of it encodes; the tiny model plays all but the first in `make test`."""
+"""A minute or two each on two cores. `make test` plays all but the first with the tiny model."""
 
 
 @pytest.fixture(scope="module")
