@@ -4,11 +4,12 @@ Without these settings nothing of an engine is imported. Does not know the engin
 """
 
 import logging
+import os
 from types import TracebackType
 from typing import Protocol, Self
 
 from app.cluster import ray_environment
-from app.cluster.chosen_devices import Chosen, ClusterError
+from app.cluster.chosen_devices import Chosen, ClusterError, names_of
 from app.cluster.devices import Devices
 from app.service.loading import count_gpus
 from app.settings import Settings
@@ -39,7 +40,11 @@ def machine_for(settings: Settings) -> Machine | None:
         log.info("There is one GPU, so this process has it itself")
         return None
     if settings.devices:
-        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=Chosen.of(settings.devices).gpus)
+        gpus = Chosen.of(settings.devices).gpus
+        if gpus:
+            visible = os.environ.get(ray_environment.VISIBLE_GPUS, "")
+            gpus = names_of(gpus, count=count_gpus(), visible=visible)
+        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=gpus)
     else:
         ray_environment.prepare_to_join()
     try:  # here, because Ray is large and few need it
