@@ -3,10 +3,10 @@
 Does not know the engine.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.cluster.ray_environment import GPU
 from app.limits import memory_limit_bytes, whole_cpus
 from app.service.loading import AUTO_SHARE
 from app.settings import Settings
@@ -44,21 +44,6 @@ class Chosen:
         return not self.cpus
 
 
-def names_of(gpus: Sequence[str], *, count: int, visible: str) -> tuple[str, ...]:
-    """Return how CUDA_VISIBLE_DEVICES names GPUs: like torch's, their numbers count those that it lets through.
-
-    `count` is how many that are, and `visible` is its value; empty: all. Raises ClusterError for one that is not
-    there.
-    """
-    if missing := [number for number in gpus if int(number) >= count]:
-        raise ClusterError(
-            f"SAM2_DEVICES names GPU {', '.join(missing)}, but torch can use {count} here, numbered from 0. "
-            "CUDA_VISIBLE_DEVICES may hide some; SAM2_DEVICES=cpu:2 tries it with the CPUs."
-        )
-    names = visible.split(",") if visible else []
-    return tuple(names[int(number)].strip() if names else number for number in gpus)
-
-
 def settings_of_each(settings: Settings, *, count: int, on_gpus: bool, cache_dir: str) -> dict[str, Any]:
     """Return the settings of each of `count` devices: what the machine has is divided, unless a setting says more.
 
@@ -77,7 +62,7 @@ def settings_of_each(settings: Settings, *, count: int, on_gpus: bool, cache_dir
     if on_gpus:
         # Each sees its own GPU alone, which is number 0. If torch cannot use it, the device says so and ends, where
         # "auto" would take the CPUs.
-        given["device"] = "cuda" if settings.device == "auto" else settings.device.partition(":")[0]
+        given["device"] = GPU if settings.device == "auto" else settings.device.partition(":")[0]
         return given
     given["device"] = "cpu"
     if settings.device_cache_mib == "auto":

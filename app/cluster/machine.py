@@ -4,12 +4,11 @@ Without these settings nothing of an engine is imported. Does not know the engin
 """
 
 import logging
-import os
 from types import TracebackType
 from typing import Protocol, Self
 
 from app.cluster import ray_environment
-from app.cluster.chosen_devices import Chosen, ClusterError, names_of
+from app.cluster.chosen_devices import Chosen, ClusterError
 from app.cluster.devices import Devices
 from app.service.loading import count_gpus
 from app.settings import Settings
@@ -41,9 +40,12 @@ def machine_for(settings: Settings) -> Machine | None:
         return None
     if settings.devices:
         gpus = Chosen.of(settings.devices).gpus
-        if gpus:
-            visible = os.environ.get(ray_environment.VISIBLE_GPUS, "")
-            gpus = names_of(gpus, count=count_gpus(), visible=visible)
+        count = count_gpus() if gpus else 0
+        if missing := [number for number in gpus if int(number) >= count]:
+            raise ClusterError(
+                f"SAM2_DEVICES names GPU {', '.join(missing)}, but torch can use {count} here, numbered from 0. "
+                "SAM2_DEVICES=cpu:2 tries it with the CPUs."
+            )
         ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=gpus)
     else:
         ray_environment.prepare_to_join()

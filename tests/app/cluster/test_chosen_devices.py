@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from app import __main__ as command
 from app.cluster import chosen_devices, machine, ray_environment
-from app.cluster.chosen_devices import Chosen, names_of, settings_of_each
+from app.cluster.chosen_devices import Chosen, settings_of_each
 from app.cluster.machine import machine_for
 from app.settings import Settings
 from tests.app.test_command import _restore_process
@@ -58,24 +58,21 @@ def test_the_machine_is_divided() -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "count", "named"),
-    [
-        ("", 4, ("3", "1")),
-        ("4,5,6,7", 4, ("7", "5")),
-        ("GPU-a, GPU-b, MIG-c, GPU-d", 4, ("GPU-d", "GPU-b")),
-    ],
+    ("visible", "named"),
+    [("", "3,1"), ("4,5,6,7", "7,5"), ("GPU-a, GPU-b, MIG-c, GPU-d", "GPU-d,GPU-b")],
 )
 def test_numbers_count_the_gpus_that_cuda_lets_through(
-    visible: str, count: int, named: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, visible: str, named: str
 ) -> None:
-    assert names_of(("3", "1"), count=count, visible=visible) == named
+    monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": visible} if visible else {})
+    ray_environment.prepare(upload_mib=1, gpus=("3", "1"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == named
 
 
 @pytest.mark.parametrize(("devices", "said"), [("0,2", "GPU 2, but torch can use 2"), ("5", "GPU 5")])
 def test_a_gpu_that_is_not_there_is_named(
     monkeypatch: pytest.MonkeyPatch, devices: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     monkeypatch.setattr(machine, "count_gpus", lambda: 2)
     assert command.main(["--devices", devices, "--port", "0"]) == 1
     assert said in capsys.readouterr().err
@@ -85,7 +82,7 @@ def test_a_gpu_that_is_not_there_is_named(
     monkeypatch.delitem(sys.modules, "app.cluster.one_machine", raising=False)
     with pytest.raises(chosen_devices.ClusterError, match=r"\[cluster\]"):
         machine_for(Settings(devices="1"))
-    assert prepared == [("5",)]
+    assert prepared == [("1",)]
 
 
 @pytest.mark.usefixtures("_machine_of_8_cpus")
