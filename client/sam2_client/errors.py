@@ -154,12 +154,6 @@ class ShuttingDown(Sam2Error):
     default_code = "shutting_down"
 
 
-class NamesUnreachable(Sam2Error):
-    """The server cannot reach the database that it shares with others, and all retries failed too."""
-
-    default_code = "names_unreachable"
-
-
 class DeadlineExceeded(Sam2Error):
     """The server did not finish the request within its own deadline."""
 
@@ -277,7 +271,6 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
         Overloaded,
         NotReady,
         ShuttingDown,
-        NamesUnreachable,
         DeadlineExceeded,
         VideoNotFound,
         FrameNotFound,
