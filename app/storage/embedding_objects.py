@@ -87,6 +87,7 @@ class EmbeddingObjects:
         """Counts of the last listing plus the writes since then. The bytes include uploads."""
         self._lock = threading.Lock()
         self._known = set[str]()  # contents with an embedding of this model, as of the last listing and since
+        self._fresh = set[str]()  # those of them that were written since the last listing began
         self._listing = threading.Lock()
         self._looked = float("-inf")
 
@@ -159,18 +160,18 @@ class EmbeddingObjects:
         try:
             with self._lock:
                 self._looked = monotonic()
-                self._known.clear()  # what is written from here on stays known
+                self._fresh.clear()
             uploads, embeddings = self._bucket.listing(_UPLOADS), self._bucket.listing(_EMBEDDINGS)
             mine = [each for each in embeddings if each.key.startswith(self._mine)]
             others = [each for each in embeddings if not each.key.startswith(self._mine)]
             going = surplus(uploads, mine, others, capacity_bytes=self._capacity_bytes)
             gone = {each.key for each in going}
             with self._lock:
-                self._known.update(
+                self._known = self._fresh | {
                     each.key.removeprefix(self._mine).removesuffix(_SUFFIX)
                     for each in mine
                     if each.key not in gone
-                )
+                }
             self.used_bytes = sum(each.size for each in (*uploads, *embeddings))
             self.num_embeddings = len(embeddings)
             for each in going:
@@ -186,6 +187,7 @@ class EmbeddingObjects:
         """Remove all objects of a content. Raises OSError."""
         with self._lock:
             self._known.discard(content)
+            self._fresh.discard(content)
         self._bucket.delete(_UPLOADS + content)
         for folder in self._bucket.folders(_EMBEDDINGS):
             self._bucket.delete(f"{folder}{content}{_SUFFIX}")
@@ -203,6 +205,7 @@ class EmbeddingObjects:
             if key.endswith(_SUFFIX):
                 self.num_embeddings += 1
                 self._known.add(content)
+                self._fresh.add(content)
         return InPlace(self._bucket, key, content, self.removals)
 
     def _embedding_key(self, content: str) -> str:
