@@ -1,0 +1,71 @@
+"""Tracks that two servers share: what one hears of the other, and that one server does not meet itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.codecs.prompts import PromptRequest
+from app.service.track_state import TrackState
+from app.service.track_states import TrackStates
+from app.service.track_values import Frames, TrackPromptRequest
+from app.storage.sharing import Sharing
+from tests.postgres import PostgresServer
+
+
+@asynccontextmanager
+async def states_in(url: str) -> AsyncIterator[TrackStates]:
+    """The tracks as one server knows them."""
+    sharing = Sharing(url)
+    await sharing.open()
+    try:
+        yield TrackStates(sharing.tracks(), most=9, ttl_s=0, on_forget=lambda _: None)
+    finally:
+        await sharing.close()
+
+
+def new() -> TrackState:
+    """A track without prompts."""
+    now = time.time()
+    return TrackState("", "walk", Frames(("f0",), None), 1, 40, 60, "kept", created=now, used=now)
+
+
+def click(on: int) -> TrackPromptRequest:
+    """A prompt for an object."""
+    return TrackPromptRequest(0, on, PromptRequest([[1.0, 2.0]], [1]))
+
+
+async def test_what_another_server_did_during_work_that_writes_nothing_is_heard_of_afterwards(
+    postgres: PostgresServer,
+) -> None:
+    url = postgres.new_database()
+    async with states_in(url) as ours, states_in(url) as theirs:
+        await ours.add(new())
+        followed = await theirs.find("walk", tenant="")
+        own = await ours.find("walk", tenant="")
+        async with followed.lock:  # it is propagated, which changes no prompt
+            own.history.append(click(1))
+            await ours.save(own)
+            assert (await theirs.find("walk", tenant="")).history == []
+        assert (await theirs.find("walk", tenant="")).history == own.history
+        async with followed.lock:
+            own.history.append(click(2))
+            await ours.save(own)
+            await theirs.find("walk", tenant="")
+            await ours.forget(own)
+        assert await theirs.newest(tenant="", limit=9, after=None) == []
+        assert await theirs.newest(tenant="", limit=9, after=None) == []
+
+
+async def test_two_writes_of_one_server_at_once_are_no_conflict(postgres: PostgresServer) -> None:
+    """The maintenance writes what an outage held up, or a write goes on whose request has gone away."""
+    async with states_in(postgres.new_database()) as ours:
+        state = new()
+        await ours.add(state)
+        state.history.append(click(1))
+        first = asyncio.create_task(ours.save(state))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        state.history.append(click(2))
+        await asyncio.gather(first, ours.save(state))
+        assert len((await ours.find("walk", tenant="")).history) == 2
