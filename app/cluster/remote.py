@@ -71,7 +71,9 @@ class RemoteSegmentation:
     @property
     def videos(self) -> NoReturn:
         """Raises NotOffered."""
-        raise NotOffered("A server with --devices or --cluster has no videos and tracks yet. Use one without.")
+        raise NotOffered(
+            "A server with --devices or --cluster has no videos and tracks yet. Use one without."
+        )
 
     tracks = videos
 

@@ -288,9 +288,9 @@ class Videos:
 
     async def _check_name(self, name: str, content: str, *, tenant: str, replace: bool) -> None:
         row = self._register.find(name, tenant=tenant)
-        if row is None or row.content != content:
-            await self._register.catch_up()
-            row = self._register.find(name, tenant=tenant)
+        # A name that another server has deleted a moment ago must be given anew.
+        await self._register.catch_up(waits=row is None or row.content != content)
+        row = self._register.find(name, tenant=tenant)
         if row is not None and row.content != content and not replace:
             raise VideoIdConflict.for_id(name)
 

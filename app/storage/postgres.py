@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 5
 STATEMENT_S = 5
+LOCK_S = 3
+"""Shorter than STATEMENT_S, which would otherwise end the wait as a failure of the database."""
 JOB_S = 10.0
 """Longest time for a job. After it the connection is cut: a server that is frozen, or a network, says nothing."""
 RETRY_S = 0.25
@@ -47,7 +49,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _SESSION = {
     "statement_timeout": STATEMENT_S * 1000,
-    "lock_timeout": STATEMENT_S * 1000,
+    "lock_timeout": LOCK_S * 1000,
     # Locks of a server that was stopped in the middle of a transaction.
     "idle_in_transaction_session_timeout": int(JOB_S) * 1000,
 }
@@ -251,26 +253,27 @@ class Line:
                 cut.cancel()
 
     def _work(self, job: Callable[[Connection], T]) -> T:
-        if self._connection is None:
-            self._connection = self._connect()
+        connection = self._connection or self._connect()
         try:
-            return job(self._connection)
+            return job(connection)
         except psycopg.Error as error:
             # Whatever the error left behind, the next job begins with a new connection.
-            if not isinstance(error, (*_MEET_AGAIN, *_OURS)) or self._connection.closed:
-                self._connection.close()
+            if not isinstance(error, (*_MEET_AGAIN, *_OURS)) or connection.closed:
+                connection.close()
                 self._connection = None
             raise
 
     def _connect(self) -> Connection:
         # Prepared statements do not survive a pooler such as PgBouncer.
         connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        self._connection = connection  # from here on `_cut` ends what hangs
         try:
             wanted = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
             connection.execute(f"SELECT {wanted}".encode())
             self._prepare(connection)
         except BaseException:
             connection.close()
+            self._connection = None
             raise
         self.made += 1
         return connection
@@ -279,7 +282,7 @@ class Line:
         """Make the thread's read end, on the event loop: libpq itself waits for ever."""
         connection = self._connection
         if connection is None:
-            return  # it is being made, for which libpq has a limit
+            return  # libpq is connecting, for which it has a limit
         with (
             suppress(OSError, psycopg.Error),  # it has ended by itself
             socket.socket(fileno=socket.dup(connection.fileno())) as ours,
