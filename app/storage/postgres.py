@@ -93,6 +93,7 @@ class Postgres:
         self._since: float | None = None
         self._reason = ""
         self._last_said = float("-inf")
+        self._is_said = False  # since the trouble began
 
     @property
     def problem(self) -> str:
@@ -107,6 +108,9 @@ class Postgres:
         """Connect. If that fails, go on trying: the database may start later. Raises UnusableDatabase."""
         try:
             await self.names.run(lambda _: None)
+        except UnusableDatabase as error:
+            what = f"SAM2_REGISTER_URL: PostgreSQL at {self.place} cannot be used: {error}"
+            raise UnusableDatabase(what) from error
         except psycopg.Error as error:
             self._lost(error)
         else:
@@ -184,7 +188,7 @@ class Postgres:
         if self._since is None:
             self._since = now
         if now - self._last_said >= QUIET_S:
-            self._last_said = now
+            self._last_said, self._is_said = now, True
             log.error(
                 "%s. Known pictures are served, new names wait. The server goes on trying.",
                 self.problem,
@@ -193,9 +197,11 @@ class Postgres:
             self._probing = asyncio.create_task(self._probe())
 
     def _over(self) -> None:
-        if self._since is not None:
+        if self._since is None:
+            return
+        if self._is_said:  # one that is read-only works and fails many times a second
             log.warning("PostgreSQL at %s works again, after %.0f s.", self.place, monotonic() - self._since)
-            self._since, self._last_said = None, float("-inf")
+        self._since, self._is_said = None, False
 
     async def _probe(self) -> None:
         pause_s = RETRY_S

@@ -5,6 +5,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from app.codecs.prompts import PromptRequest
 from app.service.track_state import TrackState
 from app.service.track_states import TrackStates
@@ -24,10 +26,10 @@ async def states_in(url: str) -> AsyncIterator[TrackStates]:
         await sharing.close()
 
 
-def new() -> TrackState:
+def new(name: str = "walk") -> TrackState:
     """A track without prompts."""
     now = time.time()
-    return TrackState("", "walk", Frames(("f0",), None), 1, 40, 60, "kept", created=now, used=now)
+    return TrackState("", name, Frames(("f0",), None), 1, 40, 60, "kept", created=now, used=now)
 
 
 def click(on: int) -> TrackPromptRequest:
@@ -69,3 +71,23 @@ async def test_two_writes_of_one_server_at_once_are_no_conflict(postgres: Postgr
         state.history.append(click(2))
         await asyncio.gather(first, ours.save(state))
         assert len((await ours.find("walk", tenant="")).history) == 2
+
+
+async def test_many_tracks_are_read_in_pages(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one query they may take longer than it may, after which names would count as unreachable too."""
+    monkeypatch.setattr("app.storage.shared_tracks._ROWS_AT_ONCE", 2)
+    url, ids = postgres.new_database(), [f"t{i}" for i in range(5)]
+    async with states_in(url) as ours, states_in(url) as theirs:
+        for each in ids:
+            await ours.add(new(each))
+        assert {each.track_id for each in await theirs.newest(tenant="", limit=9, after=None)} == set(ids)
+        changed = [await ours.find(each, tenant="") for each in ids]
+        for state in changed[1:]:
+            state.history.append(click(1))
+            await ours.save(state)
+        await ours.forget(changed[0])
+        found = await theirs.newest(tenant="", limit=9, after=None)
+        assert {each.track_id for each in found} == set(ids[1:])
+        assert all(len(each.history) == 1 for each in found)

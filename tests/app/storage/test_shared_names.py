@@ -7,6 +7,8 @@ import time
 import psycopg
 import pytest
 
+from app.names_errors import NamesUnreachable
+from app.scheduling.deadlines import within
 from app.storage import postgres as postgres_module
 from app.storage.postgres import Connection, Postgres
 from tests.app.storage.registers import A, name, opened
@@ -14,6 +16,10 @@ from tests.fakes import LONG_S
 from tests.postgres import PostgresServer
 
 B = "b" * 64
+END_OTHERS = b"""
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND datname = current_database()
+"""
 
 
 @pytest.fixture
@@ -116,3 +122,23 @@ async def test_a_new_connection_that_is_never_answered_is_given_up_too(
     with pytest.raises(psycopg.OperationalError):
         await postgres.names.run(lambda _: None)
     await postgres.close()
+
+
+async def test_a_database_that_may_be_read_only_is_said_once(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A standby, say: each look for news works, and each new name fails."""
+    async with opened(url) as ours:
+        await ours.add(name("truck"), replace=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            database = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
+            connection.execute(END_OTHERS)
+        for _ in range(2):
+            with pytest.raises(NamesUnreachable):
+                async with within(0.9):
+                    await ours.add(name("car"), replace=False)
+            async with within(LONG_S):
+                await ours.catch_up()
+        assert caplog.text.count("cannot be used") == caplog.text.count("works again") == 1
+        assert "read-only" in caplog.text
