@@ -146,7 +146,8 @@ class Videos:
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
-        last = await self._known(after, tenant=tenant) if after is not None else None
+        async with self._deadline():
+            last = await self._known(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
         return self._register.newest(tenant=tenant, limit=limit, after=last)
