@@ -4,6 +4,7 @@ A room is a package below app/ or model/, or one of the few files that lie direc
 """
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -125,10 +126,16 @@ def room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, wherever in the file."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -138,7 +145,7 @@ def imports(path: Path) -> set[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in MODULES else node.module)
-    return found
+    return frozenset(found)
 
 
 def complaint(path: Path, module: str) -> str | None:
@@ -171,13 +178,14 @@ def test_every_room_is_in_the_table() -> None:
     assert all((ROOT / place).exists() for places in ONLY_IN.values() for place in places)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_imports_go_down(path: Path) -> None:
-    if module_of(path) in ("app", "model"):  # docstrings, of which every room is below
-        assert imports(path) == set()
-        return
-    ours = sorted(module for module in imports(path) if module.split(".")[0] in ("app", "model"))
-    complaints = [said for module in ours if (said := complaint(path, module))]
+def test_imports_go_down() -> None:
+    complaints = []
+    for path in FILES:
+        if module_of(path) in ("app", "model"):  # docstrings, of which every room is below
+            assert imports(path) == set()
+            continue
+        ours = sorted(module for module in imports(path) if module.split(".")[0] in ("app", "model"))
+        complaints += [said for module in ours if (said := complaint(path, module))]
     assert not complaints, "\n".join(complaints)
 
 
@@ -191,46 +199,54 @@ def test_no_circle_within_a_room() -> None:
         )
 
 
-@pytest.mark.parametrize("path", SERVING, ids=name)
-def test_a_subject_has_one_place(path: Path) -> None:
-    top_levels = {module.split(".")[0] for module in imports(path)}
-    for package in top_levels & set(ONLY_IN):
-        places = ONLY_IN[package]
-        here = any(
-            name(path) == place or (place[-1] == "/" and name(path).startswith(place)) for place in places
-        )
-        assert here, f"{name(path)} imports {package}, which belongs to {', '.join(places)}."
+def test_a_subject_has_one_place() -> None:
+    complaints = []
+    for path in SERVING:
+        for package in {module.split(".")[0] for module in imports(path)} & set(ONLY_IN):
+            places = ONLY_IN[package]
+            if not any(
+                name(path) == place or (place[-1] == "/" and name(path).startswith(place)) for place in places
+            ):
+                complaints.append(f"{name(path)} imports {package}, which belongs to {', '.join(places)}.")
+    assert not complaints, "\n".join(complaints)
 
 
-@pytest.mark.parametrize("path", SERVING, ids=name)
-def test_the_environment_is_read_in_one_place(path: Path) -> None:
-    if name(path) in ("app/settings.py", "app/cluster/ray_environment.py"):  # which sets it, for Ray
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        said = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None)
-        assert said not in ("environ", "environb", "getenv")
+def test_the_environment_is_read_in_one_place() -> None:
+    places = ("app/settings.py", "app/cluster/ray_environment.py")  # the second sets it, for Ray
+    words = {"environ", "environb", "getenv"}
+    assert [name(path) for path in SERVING if name(path) not in places and words & words_of(path)] == []
 
 
-@pytest.mark.parametrize("path", SERVING, ids=name)
-def test_one_file_knows_cuda_and_the_runner_chooses_it(path: Path) -> None:
-    if name(path) not in (
+def words_of(path: Path) -> set[str]:
+    """Every name that a file's code mentions."""
+    nodes = ast.walk(tree_of(path))
+    return {
+        getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "name", None) or ""
+        for node in nodes
+    }
+
+
+def test_one_file_knows_cuda_and_the_runner_chooses_it() -> None:
+    places = (
         "app/cluster/ray_environment.py",  # which GPUs are seen, before any is used
         "model/gpu/cuda.py",
         "model/devices.py",
         "model/runner.py",
-    ):
-        said = path.read_text().lower().replace("cuda.py", "").replace("no-cudagraphs", "")
-        assert "cuda" not in said
+    )
+    others = [path for path in SERVING if name(path) not in places]
+    said = {
+        name(path): path.read_text().lower().replace("cuda.py", "").replace("no-cudagraphs", "")
+        for path in others
+    }
+    assert [file for file, text in said.items() if "cuda" in text] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_file_has_one_subject(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 320
+def test_a_file_has_one_subject() -> None:
+    assert {name(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 320} == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_file_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_a_file_says_what_it_is() -> None:
+    assert [name(path) for path in FILES if not ast.get_docstring(tree_of(path))] == []
 
 
 @pytest.mark.parametrize("package", ["app", "model"])

@@ -42,7 +42,7 @@ def frame(index: int) -> Frame:
 CLICK = Prompt(points=((1.0, 1.0),), labels=(1,))
 
 
-def test_each_frame_is_asked_with_the_mask_before_a_box_around_it_and_a_point_in_it() -> None:
+def test_each_frame_is_asked_with_the_mask_before_and_a_box_around_it() -> None:
     decoder = Decoder()
     track = MaskPromptTrack(decoder, num_frames=8, mask_size=(SIDE, SIDE))
     track.prompt(frame(2), 1, CLICK)
@@ -50,27 +50,12 @@ def test_each_frame_is_asked_with_the_mask_before_a_box_around_it_and_a_point_in
         (shown,) = track.step(frame(index), direction=direction)
         (asked,) = decoder.asked
         assert asked.box == (8, 8, 24, 16)
-        assert asked.points == ((14, 13),)
-        assert asked.labels == (1,)
         assert asked.mask_logits is not None
         assert (asked.mask_logits > 0).nonzero()[1].min() == 2
         assert shown.visible
         assert shown.logits is not None
         assert (shown.logits > 0).nonzero()[1].min() == index
     assert track.shown(7)[0].visible is False
-
-
-def test_the_point_is_in_the_mask_where_it_is_widest() -> None:
-    """Of a ring with a bulge the middle of its box is no part."""
-    logits = np.full((SIDE, SIDE), -5, np.float32)
-    logits[1:15, 1:15], logits[3:13, 3:13], logits[4:9, 9:15] = 5, -5, 5
-    track = MaskPromptTrack(decoder := Decoder(), num_frames=3, mask_size=(SIDE, SIDE))
-    track.prompt(frame(0), 1, MaskPrompt(logits > 0))
-    track.step(frame(1))
-    ((x, y),) = decoder.asked[0].points
-    row, column = int(y / 2), int(x / 4)
-    assert 5 <= row <= 7
-    assert 10 <= column <= 13
 
 
 def test_what_the_decoder_doubts_is_not_visible_and_is_looked_for_on() -> None:
