@@ -89,7 +89,7 @@ class TrackStates:
             for oldest in idle[: max(0, len(own) + 1 - self._most)]:
                 await self.forget(oldest)
             await self._write(state, waits=True)
-        except NamesUnreachable:
+        except (NamesUnreachable, asyncio.CancelledError):
             self._let_go(state)
             raise
         except ChangedElsewhere as error:

@@ -33,6 +33,9 @@ RESCAN_S = 300.0
 FEW = 16
 """Contents that are looked up one by one; for more, a listing is cheaper."""
 
+LOOK_S = 10.0
+"""Least seconds between two listings for that: of many objects each takes seconds, and many clients may ask."""
+
 _EMBEDDINGS, _UPLOADS, _SUFFIX = "embeddings/", "uploads/", ".safetensors"
 
 
@@ -131,7 +134,8 @@ class EmbeddingObjects:
     def held(self, contents: Collection[str]) -> set[str]:
         """Return those contents that have an embedding here, as far as the bucket answers."""
         try:
-            if len(set(contents) - self._known) > FEW:
+            is_old = monotonic() - self._looked >= LOOK_S
+            if is_old and len(set(contents) - self._known) > FEW:
                 self._look()
             for content in set(contents) - self._known:
                 if len(contents) <= FEW and self._bucket.exists(self._embedding_key(content)):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,24 @@ async def test_many_tracks_are_read_in_pages(
         found = await theirs.newest(tenant="", limit=9, after=None)
         assert {each.track_id for each in found} == set(ids[1:])
         assert all(len(each.history) == 1 for each in found)
+
+
+async def test_a_track_whose_caller_leaves_before_it_is_written_does_not_take_the_name(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with states_in(postgres.new_database()) as ours:
+        entered, leave, save = asyncio.Event(), asyncio.Event(), ours._keeper.save
+
+        async def slow(*given: Any, **more: Any) -> int:
+            entered.set()
+            await leave.wait()
+            return await save(*given, **more)
+
+        monkeypatch.setattr(ours._keeper, "save", slow)
+        leaving = asyncio.create_task(ours.add(new()))
+        await entered.wait()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        leave.set()
+        await ours.add(new())
+        assert len(await ours.newest(tenant="", limit=9, after=None)) == 1

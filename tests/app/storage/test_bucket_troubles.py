@@ -170,3 +170,17 @@ def test_what_is_there_is_known_while_the_bucket_is_listed(
     files.trim()
     assert seen == [contents, contents]
     assert files.held(contents) == contents
+
+
+def test_many_pictures_that_are_gone_do_not_have_the_bucket_listed_each_time(
+    in_bucket: InBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = list[str]()
+    listing = in_bucket.bucket.listing
+    monkeypatch.setattr(
+        in_bucket.bucket, "listing", lambda beginning: listed.append(beginning) or listing(beginning)
+    )
+    files = in_bucket.kept()
+    for _ in range(3):
+        assert files.held({f"{i:064x}" for i in range(FEW + 2)}) == set()
+    assert listed == ["uploads/", "embeddings/"]
