@@ -24,7 +24,6 @@ from app.routes import (
     embed_decode,
     everything,
     pages,
-    schemas,
     segment,
     stored_images,
     stream,
@@ -32,6 +31,7 @@ from app.routes import (
     videos,
 )
 from app.routes.error_replies import add_error_handlers
+from app.routes.error_schemas import ErrorReply
 from app.routes.field_errors import check_query
 from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
@@ -120,7 +120,7 @@ def create_app(
             "auto_configure": False,
             "exclude": lambda scope: scope["path"] in QUIET,
         },
-        responses={"default": {"description": "Any error.", "model": schemas.ErrorReply}},
+        responses={"default": {"description": "Any error.", "model": ErrorReply}},
     )
     app.state.keys = keys
     app.state.in_flight = in_flight = InFlight(settings.rate_requests_in_flight)

@@ -74,9 +74,8 @@ class ObjectStore:
 
     def files(self, url: str) -> list[Path]:
         """Return the files of a bucket's objects."""
-        return sorted(
-            path for path in self._folder(url).rglob("*") if path.is_file() and ".nanio" not in str(path)
-        )
+        found = (Path(folder) / name for folder, _, names in os.walk(self._folder(url)) for name in names)
+        return sorted(path for path in found if ".nanio" not in str(path))  # walk: folders vanish under it
 
     def keys(self, url: str) -> list[str]:
         """Return the keys of a bucket's objects, below the prefix of its URL."""

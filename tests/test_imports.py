@@ -14,7 +14,7 @@ ROOTS = {"app": ROOT, "model": ROOT, "tests": ROOT, "sam2_client": ROOT / "clien
 FILES = [
     *(
         path
-        for top in ("app", "model", "tests", "client", "examples")
+        for top in ("tests/bench", "tests/soak", "tests/tools", "examples")
         for path in sorted((ROOT / top).rglob("*.py"))
     )
 ]

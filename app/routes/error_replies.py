@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from app.errors import Detail, ServiceError
 from app.middleware.access import NO_ANSWER, App, Receive, Scope, Send
 from app.middleware.connection import ClientGone
-from app.routes.schemas import ErrorReply
+from app.routes.error_schemas import ErrorReply
 from app.telemetry.metrics import Metrics
 
 

@@ -6,8 +6,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from app.routes.error_schemas import ErrorReply
 from app.routes.everything_fields import EverythingBody
-from app.routes.schemas import DecodeBody, EmbedBody, ErrorReply
+from app.routes.schemas import DecodeBody, EmbedBody
 from app.routes.stream_messages import SkippedReply, StreamErrorReply, StreamPrompt
 from app.routes.track_fields import PropagateBody, PropagateOnceBody, TrackBody, TrackPromptBody
 

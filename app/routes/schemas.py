@@ -1,4 +1,4 @@
-"""The wire format: requests, replies, and the body of every error.
+"""The wire format: requests and replies.
 
 Types and ranges only; codecs/prompts.py checks prompts against their picture.
 """
@@ -301,27 +301,6 @@ class StatusReply(BaseModel):
         description="unreachable while the database of SAM2_REGISTER_URL cannot be used: new pictures wait or get "
         "503 names_unreachable, known ones are served.",
     )
-
-
-class ErrorDetail(BaseModel):
-    """One thing that is wrong with a request."""
-
-    where: str
-    what: str
-
-
-class ErrorBody(BaseModel):
-    """What is wrong, and what to do."""
-
-    code: str = Field(examples=["image_not_found"])
-    message: str
-    details: list[ErrorDetail] | None = None
-
-
-class ErrorReply(BaseModel):
-    """The body of every reply that is not 2xx."""
-
-    error: ErrorBody
 
 
 def schema_ref(model: type[BaseModel]) -> dict[str, Any]:

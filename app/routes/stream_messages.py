@@ -7,9 +7,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.routes.error_schemas import ErrorBody
 from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
-from app.routes.schemas import ErrorBody, PromptBody
+from app.routes.schemas import PromptBody
 
 _SAFE = 2**53 - 1  # the largest integer that JavaScript represents exactly
 

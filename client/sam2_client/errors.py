@@ -196,6 +196,12 @@ class TrackBusy(Sam2Error):
     default_code = "track_busy"
 
 
+class NamesUnreachable(Sam2Error):
+    """The server does not reach the database of its names, which the request needs. Asked again a few times."""
+
+    default_code = "names_unreachable"
+
+
 class VideoTooLarge(Sam2Error):
     """The video has more bytes or frames than the server accepts."""
 
@@ -272,6 +278,7 @@ BY_CODE: Mapping[str, type[Sam2Error]] = {
         VideoIdConflict,
         TrackIdConflict,
         TrackBusy,
+        NamesUnreachable,
         VideoTooLarge,
         InvalidVideo,
         InvalidFrame,

@@ -44,10 +44,22 @@ class Trouble:
             return
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
+        runs = True
+
+        def ends() -> None:
+            nonlocal runs
+            self._at_once -= runs
+            runs = False
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                ends()  # before the client can have it, and send the next request
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, sent)
         finally:
-            self._at_once -= 1
+            ends()
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,14 @@ def test_the_kit_has_all_that_a_server_imports() -> None:
     of_a_server = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     imported = {module for room in ("app", "model") for module in _imports(ROOT / room)}
     of_module = packages_distributions()
-    of_a_server |= {canonicalize_name(of_module[module][0]) for module in imported if module in of_module}
+    lines = [
+        line for extra, lines in project["optional-dependencies"].items() if extra != "dev" for line in lines
+    ]
+    of_extras = {canonicalize_name(Requirement(line).name) for line in lines} & {
+        canonicalize_name(each[0]) for each in of_module.values()
+    }
+    found = {canonicalize_name(of_module[module][0]) for module in imported if module in of_module}
+    of_a_server |= found - _with_what_they_need(of_extras)
     there = _with_what_they_need(ON_THE_MACHINE)
     of_a_server.remove("av")  # imported with the first video; its wheels are most of what a kit may weigh
     missing = _with_what_they_need(of_a_server - there) - there - kit
@@ -237,7 +244,7 @@ def test_the_kit_has_all_that_a_server_imports() -> None:
 
 
 def _imports(folder: Path) -> set[str]:
-    """Top-level modules that a folder's files import; training, traces, HEIC and ONNX are options."""
+    """Top-level modules that a folder's files import; what extras bring is left out."""
     found = set()
     for path in folder.rglob("*.py"):
         if "training" in path.parts or path.name == "tracing.py":
@@ -247,7 +254,7 @@ def _imports(folder: Path) -> set[str]:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"app", "model", "onnx", "pillow_heif"}
+    return found - set(sys.stdlib_module_names) - {"app", "model"}
 
 
 def _with_what_they_need(names: set[str]) -> set[str]:

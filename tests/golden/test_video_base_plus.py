@@ -7,8 +7,8 @@ import pytest
 
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
-LONG = {"click", "two_objects"}
-"""Two minutes each on two cores; the tiny model plays them in `make test` too."""
+LONG = {"click", "two_objects", "mask", "vanish"}
+"""A minute or two each on two cores. `make test` plays all but the first with the tiny model."""
 
 
 @pytest.fixture(scope="module")

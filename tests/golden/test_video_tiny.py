@@ -7,6 +7,9 @@ import pytest
 
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
+LONG = {"click"}
+"""Two minutes on two cores; two_objects has all that it has."""
+
 
 @pytest.fixture(scope="module")
 def golden() -> Golden:
@@ -17,6 +20,8 @@ def test_the_frames_are_those_of_the_goldens(golden: Golden) -> None:
     check_frames(golden)
 
 
-@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in TOLERANCE]
+)
 def test_a_case_equals_metas(golden: Golden, name: str) -> None:
     check_case(golden, name)

@@ -334,12 +334,20 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
 @proves("GET", "/docs")
 @proves("GET", "/")
 @proves("GET", "/page/{name}")
+@proves("GET", "/page/video/{name}")
 @proves("GET", "/client.js")
 @proves("GET", "/client/{name}")
 async def _says_nothing_of_pictures(tenants: Tenants) -> None:
     """Endpoints about the server name no pictures, and metrics name no tenants."""
     about_the_server = ("/model", "/cluster", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs")
-    for path in (*about_the_server, "/", "/page/main.js", "/client.js", "/client/index.js"):
+    for path in (
+        *about_the_server,
+        "/",
+        "/page/main.js",
+        "/page/video/start.js",
+        "/client.js",
+        "/client/index.js",
+    ):
         await _tells_nothing(tenants, path)
 
 
