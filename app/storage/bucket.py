@@ -9,7 +9,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, BinaryIO, TypeVar
@@ -153,8 +153,11 @@ class Bucket:
                     f"{'none' if found is None else len(found)} for {len(data)}"
                 )
             self.listing(key)
-        finally:
-            self.delete(key)
+        except BucketError:
+            with suppress(BucketError):  # the first one says more
+                self.delete(key)
+            raise
+        self.delete(key)
 
     def close(self) -> None:
         """Close the connections."""

@@ -43,7 +43,13 @@ class Troubled(BaseHTTPRequestHandler):
             server.ended.wait(20)
             self.close_connection = True
             return
-        if server.trouble == "denies":
+        if server.trouble == "only takes" and self.command == "PUT":
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if server.trouble in ("denies", "only takes"):
             self.send_response(403)
             self.send_header("Content-Type", "application/xml")
             self.send_header("Content-Length", str(len(DENIED)))
@@ -60,7 +66,7 @@ class Troubled(BaseHTTPRequestHandler):
                     break
         self.close_connection = True
 
-    do_PUT = do_GET  # noqa: N815  # the names of http.server
+    do_PUT = do_DELETE = do_GET  # noqa: N815  # the names of http.server
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -142,6 +148,12 @@ def test_a_refusal_says_what_is_not_allowed_and_where(store: Store, tmp_path: Pa
         with pytest.raises(BucketError, match="may not read objects"):
             bucket.get("a")
         assert not bucket.is_paused  # other objects may be allowed
+
+
+def test_the_probe_names_the_first_of_two_refusals(store: Store, tmp_path: Path) -> None:
+    store.trouble = "only takes"
+    with pytest.raises(CacheUrlError, match="may not read objects"):
+        check_bucket(Settings(cache_url="s3://bucket/x", cache_dir=str(tmp_path)))
 
 
 @pytest.fixture
