@@ -17,7 +17,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY pyproject.toml ./
 COPY constraints-cluster.txt ./
-# With the extra `otel`, so that traces need only the OTEL_* variables. With `otel cluster`, Ray too: docs/cluster.md.
+# With the extra `otel`, so that traces need only the OTEL_* variables. "otel cluster postgres s3" has Ray too, and the
+# drivers of SAM2_REGISTER_URL and SAM2_CACHE_URL: docs/scaling.md.
 ARG EXTRAS=otel
 RUN EXTRAS="$EXTRAS" python -c "import os, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
     extras = [p['optional-dependencies'][name] for name in os.environ['EXTRAS'].split()]; \

@@ -54,7 +54,7 @@ def test_image_does_not_run_as_root() -> None:
     assert re.search(r"^USER sam2$", last_stage, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("extras", "has_ray"), [("otel", False), ("otel cluster", True)])
+@pytest.mark.parametrize(("extras", "has_ray"), [("otel", False), ("otel cluster postgres s3", True)])
 def test_image_installs_the_extras_that_it_is_built_with(tmp_path: Path, extras: str, has_ray: bool) -> None:
     step = re.search(r"^RUN (EXTRAS=.*?) > requirements.txt$", DOCKERFILE, re.MULTILINE | re.DOTALL)[1]
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -66,7 +66,9 @@ def test_image_installs_the_extras_that_it_is_built_with(tmp_path: Path, extras:
     wanted = done.stdout.splitlines()
     assert "fastapi>=0.165" in wanted
     assert any(each.startswith("opentelemetry-sdk") for each in wanted)
-    assert any(each.startswith("ray[serve]==") for each in wanted) is has_ray
+    for package in ("ray[serve]==", "psycopg", "boto3"):
+        assert any(each.startswith(package) for each in wanted) is has_ray
+    assert f'"{extras}"' in DOCKERFILE or f"ARG EXTRAS={extras}" in DOCKERFILE
 
 
 @contextmanager

@@ -123,6 +123,8 @@ def test_selectors_choose_pods_and_ports_are_open() -> None:
     assert [port["targetPort"] for port in service["ports"]] == names
     for budget in [each for each in OBJECTS if each["kind"] == "PodDisruptionBudget"]:
         (template,) = chosen(budget["spec"]["selector"]["matchLabels"])
+        # The only form that counts where no Deployment or the like has the pods, as with those of KubeRay.
+        assert type(budget["spec"]["minAvailable"]) is int
     assert len(chosen(the("NetworkPolicy", "sam2-ray")["spec"]["podSelector"]["matchLabels"])) == len(
         TEMPLATES
     )

@@ -76,7 +76,7 @@ class Asking:
                     raise NotReady(what, retry_after_s=5) from error
                 pause_s = _FIRST_PAUSE_S * 2 ** (losses - 1)
             else:
-                self._figures.device_calls.labels(found.device).inc()
+                self._figures.count_call(found.device)
                 is_refused = found.error is not None and found.error[1] in _ELSEWHERE
                 if not is_refused or detours == _DETOURS:
                     if own_key and self._moves.has_moved(own_key, found.device):

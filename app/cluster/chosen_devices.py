@@ -6,6 +6,7 @@ Does not know the engine.
 from dataclasses import dataclass
 from typing import Any
 
+from app.cluster.ray_environment import GPU
 from app.limits import memory_limit_bytes, whole_cpus
 from app.service.loading import AUTO_SHARE
 from app.settings import Settings
@@ -59,7 +60,9 @@ def settings_of_each(settings: Settings, *, count: int, on_gpus: bool, cache_dir
     if settings.host_cache_mib == "auto":
         given["host_cache_mib"] = share_mib
     if on_gpus:
-        given["device"] = settings.device.partition(":")[0]  # each sees its own GPU alone, which is number 0
+        # Each sees its own GPU alone, which is number 0. If torch cannot use it, the device says so and ends, where
+        # "auto" would take the CPUs.
+        given["device"] = GPU if settings.device == "auto" else settings.device.partition(":")[0]
         return given
     given["device"] = "cpu"
     if settings.device_cache_mib == "auto":

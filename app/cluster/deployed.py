@@ -33,6 +33,12 @@ def devices_with(args: dict[str, Any], load: Load) -> serve.Application:
             "register_url: Ray logs args; set SAM2_REGISTER_URL where 'ray start' runs, on each node"
         )
     given = args | dict.fromkeys(SECRETS, "")
+    settings = Settings(**given)
     return application(
-        given, replicas=1, gpus=1, deadline_s=Settings(**given).deadline_s, load=load, is_divided=False
+        given,
+        replicas=1,
+        gpus=int(settings.device != "cpu"),
+        deadline_s=settings.deadline_s,
+        load=load,
+        is_divided=False,
     )

@@ -40,6 +40,8 @@ _ROUTER = "app.cluster.ray_router.RingRouter"
 """Sends calls with one key to one replica. Ray calls its interface alpha, so Ray's version is pinned."""
 _AT_A_TIME = 96
 """Calls that a replica has at a time, from all Fronts: three batches. Further ones go to successors, or wait."""
+_WAITING = 1000
+"""Calls that wait in a Front for Devices that all have as many as they take. It refuses further ones."""
 
 Load = Callable[[Settings], Segmenter]
 
@@ -115,6 +117,7 @@ def application(
         name=DEPLOYMENT,
         num_replicas=replicas,
         max_ongoing_requests=_AT_A_TIME,
+        max_queued_requests=_WAITING,
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_period_s=2,
         health_check_timeout_s=30,

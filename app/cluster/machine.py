@@ -39,7 +39,14 @@ def machine_for(settings: Settings) -> Machine | None:
         log.info("There is one GPU, so this process has it itself")
         return None
     if settings.devices:
-        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=Chosen.of(settings.devices).gpus)
+        gpus = Chosen.of(settings.devices).gpus
+        count = count_gpus() if gpus else 0
+        if missing := [number for number in gpus if int(number) >= count]:
+            raise ClusterError(
+                f"SAM2_DEVICES names GPU {', '.join(missing)}, but torch can use {count} here, numbered from 0. "
+                "SAM2_DEVICES=cpu:2 tries it with the CPUs."
+            )
+        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=gpus)
     else:
         ray_environment.prepare_to_join()
     try:  # here, because Ray is large and few need it

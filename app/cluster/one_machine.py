@@ -51,23 +51,14 @@ class OneMachine:
         self._is_running = False
 
     def __enter__(self) -> Self:
-        """Start Ray on 127.0.0.1. Raises ClusterError if there are no such devices."""
+        """Start Ray on 127.0.0.1. Raises ClusterError if it does not start, or if there are no such devices."""
         self._folder = Path(tempfile.mkdtemp(prefix="sam2-ray-"))
         if sys.platform == "linux":  # elsewhere, Ray itself ends what it started
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             # Ray would take this machine's address in its network, and listen there.
             services.resolve_ip_for_localhost = lambda host: host
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                num_cpus=1,
-                num_gpus=0 if self._chosen.cpus else None,
-                configure_logging=False,
-                _node_ip_address=LOOPBACK,
-                _temp_dir=str(self._folder),
-            )
+            self._start_ray()
             if not self._count():
                 raise ClusterError(
                     "Ray finds no GPU on this machine. SAM2_DEVICES=cpu:2 tries it with the CPUs."
@@ -106,6 +97,24 @@ class OneMachine:
             raise ClusterError(f"A device did not start; its lines above say why. ({error})") from error
         self._is_running = True
         return RayDevices(serve.get_deployment_handle(DEPLOYMENT, APPLICATION))
+
+    def _start_ray(self) -> None:
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                num_cpus=1,
+                num_gpus=0 if self._chosen.cpus else None,
+                configure_logging=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(self._folder),
+            )
+        except Exception as error:  # Ray's errors have no common type; each says what it waited for
+            raise ClusterError(
+                f"Ray does not start on this machine: {error} It gives up after 30 s, so try again when the "
+                "machine is less busy, and see that it has memory, and room in /tmp and /dev/shm."
+            ) from error
 
     def _count(self) -> int:
         return self._chosen.cpus or int(ray.cluster_resources().get("GPU", 0))

@@ -68,5 +68,10 @@ class RayDevices:
 
     async def _all(self, method: str, patience_s: float) -> list[Any]:
         asked = self._handle.broadcast(method)
-        found = await asked.results_async(timeout_s=patience_s, return_exceptions=True)
+        # Not by `results_async`: for one that does not answer in time, it drops what the others have answered.
+        async with asyncio.timeout(patience_s):
+            replies = await asked._fetch_replica_results_async()
+        found = await asyncio.gather(
+            *(asyncio.wait_for(reply.get_async(), patience_s) for reply in replies), return_exceptions=True
+        )
         return [each for each in found if not isinstance(each, BaseException)]

@@ -22,12 +22,14 @@ _AWAY_S = 600
 """So long do Fronts and nodes go on while the head is away. Ray's own 60 s end all of them then."""
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+GPU = "cuda"
+"""How torch names the one GPU that a Device sees."""
 
 
 def prepare(*, upload_mib: int, gpus: tuple[str, ...]) -> None:
     """Set the variables for a Ray that this command starts.
 
-    `gpus` are those that may be used; none given: all that are visible.
+    `gpus` are those that may be used, numbered as torch does; none given: all that are visible.
     """
     os.environ |= OF_ALL | {
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # of this run
@@ -38,7 +40,13 @@ def prepare(*, upload_mib: int, gpus: tuple[str, ...]) -> None:
     for others in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH", "RAY_NAMESPACE"):  # of another Ray on this machine
         os.environ.pop(others, None)
     if gpus:
-        os.environ[_VISIBLE_GPUS] = ",".join(gpus)
+        os.environ[_VISIBLE_GPUS] = ",".join(_named(gpus, os.environ.get(_VISIBLE_GPUS, "")))
+
+
+def _named(gpus: tuple[str, ...], visible: str) -> list[str]:
+    """Return how CUDA names these GPUs. Torch's numbers count those that it lets through: `visible`, or all."""
+    names = visible.split(",") if visible else []
+    return [names[int(number)].strip() if names else number for number in gpus]
 
 
 def for_joining() -> dict[str, str]:

@@ -4,17 +4,22 @@ Does not know what a Front asks of a Device.
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+_MOST_DEVICES = 1000
+"""Whose calls are told: those that answered last. Each one that is replaced leaves a name, for ever else."""
 _OWN_LABEL = re.compile('(?:(?<=,)|^)device(?==")')
 
 
 class ClusterMetrics:
     """What only a server with many Devices has."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, most: int = _MOST_DEVICES) -> None:
+        self._most = most
+        self._called: OrderedDict[str, None] = OrderedDict()
         self.devices = Gauge("sam2_devices", "Devices that answer.", registry=registry)
         self.ready_devices = Gauge("sam2_ready_devices", "Of these, those that are ready.", registry=registry)
         self.device_calls = Counter(
@@ -30,6 +35,14 @@ class ClusterMetrics:
             "Calls that were asked again: a device was lost, or refused them.",
             registry=registry,
         )
+
+    def count_call(self, device: str) -> None:
+        """Count a call that a device answered."""
+        self.device_calls.labels(device).inc()
+        self._called[device] = None
+        self._called.move_to_end(device)
+        if len(self._called) > self._most:
+            self.device_calls.remove(self._called.popitem(last=False)[0])
 
 
 def merged(own: bytes, of_devices: Sequence[tuple[str, bytes]]) -> bytes:

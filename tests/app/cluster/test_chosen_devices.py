@@ -54,7 +54,35 @@ def test_the_machine_is_divided() -> None:
     on_a_gpu = Settings(**settings_of_each(Settings(), count=2, on_gpus=True, cache_dir="/cache"))
     numbered = settings_of_each(Settings(device="cuda:1"), count=2, on_gpus=True, cache_dir="/cache")
     assert numbered["device"] == "cuda"
-    assert (on_a_gpu.device, on_a_gpu.device_cache_mib, on_a_gpu.host_cache_mib) == ("auto", "auto", 8192)
+    assert (on_a_gpu.device, on_a_gpu.device_cache_mib, on_a_gpu.host_cache_mib) == ("cuda", "auto", 8192)
+
+
+@pytest.mark.parametrize(
+    ("visible", "named"),
+    [("", "3,1"), ("4,5,6,7", "7,5"), ("GPU-a, GPU-b, MIG-c, GPU-d", "GPU-d,GPU-b")],
+)
+def test_numbers_count_the_gpus_that_cuda_lets_through(
+    monkeypatch: pytest.MonkeyPatch, visible: str, named: str
+) -> None:
+    monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": visible} if visible else {})
+    ray_environment.prepare(upload_mib=1, gpus=("3", "1"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == named
+
+
+@pytest.mark.parametrize(("devices", "said"), [("0,2", "GPU 2, but torch can use 2"), ("5", "GPU 5")])
+def test_a_gpu_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, devices: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "count_gpus", lambda: 2)
+    assert command.main(["--devices", devices, "--port", "0"]) == 1
+    assert said in capsys.readouterr().err
+    prepared: list[tuple[str, ...]] = []
+    monkeypatch.setattr(ray_environment, "prepare", lambda *, gpus, **_: prepared.append(gpus))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "app.cluster.one_machine", raising=False)
+    with pytest.raises(chosen_devices.ClusterError, match=r"\[cluster\]"):
+        machine_for(Settings(devices="1"))
+    assert prepared == [("1",)]
 
 
 @pytest.mark.usefixtures("_machine_of_8_cpus")

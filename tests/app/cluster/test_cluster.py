@@ -283,6 +283,28 @@ def test_a_wrong_setting_is_named() -> None:
         devices({"register_url": "postgresql://db/sam2"})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's imports
+@pytest.mark.parametrize(("args", "gpus"), [({}, 1), ({"device": "cpu"}, 0), ({"device": "cuda"}, 1)])
+def test_devices_on_cpus_ask_for_no_gpu_and_have_the_bound_of_cpus(
+    monkeypatch: pytest.MonkeyPatch, args: dict[str, Any], gpus: int
+) -> None:
+    from app.cluster import deployed
+
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(deployed, "application", lambda _given, **rest: asked.update(rest))
+    deployed.devices(args)
+    assert asked["gpus"] == gpus
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's imports
+def test_calls_that_wait_in_a_front_are_bounded() -> None:
+    from app.cluster.device_actor import application
+
+    deployment = application({}, replicas=1, gpus=0, deadline_s=30)._bound_deployment
+    assert 0 < deployment.max_queued_requests < 10_000
+    assert deployment.max_ongoing_requests == 96  # as in deploy/ray/sam2.yaml
+
+
 def test_a_ray_that_does_not_answer_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app", "--cluster", f"127.0.0.1:{free_port()}", "--port", "0"]
     done = subprocess.run(

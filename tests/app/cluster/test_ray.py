@@ -181,6 +181,21 @@ def test_who_leaves_frees_the_device(cluster: Cluster) -> None:
         hold.unlink()
 
 
+def test_a_device_that_hangs_hides_no_other_one(cluster: Cluster) -> None:
+    hanging = min(cluster.replicas())
+    with cluster.client() as client:
+        os.kill(hanging, signal.SIGSTOP)
+        try:
+            wait_until(lambda: listed(client) < 2, 30)
+            devices = client.get("/cluster").json()["devices"]
+            named = set(re.findall(r'sam2_waiting_prompts{device="(\w+)"', client.get("/metrics").text))
+        finally:
+            os.kill(hanging, signal.SIGCONT)
+        assert {each["id"] for each in devices} == named
+        assert [each["pid"] for each in devices] == list(cluster.replicas() - {hanging})
+        wait_until(lambda: listed(client) == 2)
+
+
 def batches(client: httpx.Client) -> dict[str, float]:
     """Return how many batches of prompts each device has run."""
     text = client.get("/metrics").text
@@ -282,6 +297,27 @@ def test_kill_9_of_a_device_under_load_costs_no_error_and_no_encode(cluster: Clu
     assert float(again[1]) > 0
     assert failures == []
     assert cluster.encodes() == encodes
+
+
+_SLOW_RAY = """
+import sys
+import ray
+def init(**_):
+    raise Exception("The current node timed out during startup.")
+ray.init = init
+from app.__main__ import main
+sys.exit(main(["--devices", "cpu:2", "--port", "0", "--checkpoint", "untrained"]))
+"""
+
+
+def test_a_ray_that_does_not_start_is_said_in_words() -> None:
+    command = [sys.executable, "-c", _SLOW_RAY]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=START_S
+    )
+    assert done.returncode == 1
+    assert "Ray does not start on this machine: The current node timed out" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_ctrl_c_leaves_no_process_and_keeps_what_was_promised(cluster: Cluster) -> None:
