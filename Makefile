@@ -22,7 +22,7 @@ TOOLS ?= $(patsubst tests/tools/%.txt,%,$(wildcard tests/tools/*.txt))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve test test-golden test-cluster test-tools check check-js bench gpu-bench-kit soak train said clean
+.PHONY: help serve test coverage test-golden test-cluster test-tools check check-js bench gpu-bench-kit soak train said clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,9 +32,14 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 	@exec $(VENV_PYTHON) -m app
 
 # Fixtures are shared within a file, so a file stays with one process. Processes that wait for each other's threads must not spin.
-test: check  ## Install, then run what CI runs: check, and the tests with coverage
+TESTS := OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test: check  ## Install, then run what CI runs: check, and the tests
 	@echo "Running the tests."
-	@OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --cov --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 30
+	@$(TESTS) --durations 30
+
+coverage: $(VENV)/test.stamp  ## Install, then run the tests, and fail if they reach less than 95 % of the code
+	@$(TESTS) --cov
 
 test-golden: $(VENV)/test.stamp  ## Install, then compare with all of Meta's numbers, those cases too that take minutes
 	@$(VENV_PYTHON) -m pytest -m "" tests/golden

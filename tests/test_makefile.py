@@ -183,6 +183,7 @@ def test_make_alone_lists_the_targets(sandbox: Sandbox) -> None:
         "help",
         "serve",
         "test",
+        "coverage",
         "test-golden",
         "test-cluster",
         "test-tools",

@@ -133,12 +133,14 @@ class LocalSegmentation(SegmentationService):
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture. Raises ImageNotFound."""
         self.ready()
-        return await self.store.describe(image_id, tenant=tenant)
+        async with within(self.settings.deadline_s):
+            return await self.store.describe(image_id, tenant=tenant)
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
         """Return at most `limit` stored pictures, newest name first. Raises ImageNotFound."""
         self.ready()
-        return await self.store.describe_all(tenant=tenant, limit=limit, after=after)
+        async with within(self.settings.deadline_s):
+            return await self.store.describe_all(tenant=tenant, limit=limit, after=after)
 
     def state(self, *, name: str = "0") -> DeviceState:
         """Return how the device is."""

@@ -266,8 +266,9 @@ class SegmentationService:
         """
         async with self._deadline():
             self.ready()
-            content = (await self.store.look_up(image_id, tenant=tenant)).content
-            if (embedding := await self.store.find(content)) is not None:
+            name = await self.store.look_up(image_id, tenant=tenant)
+            content = name.content
+            if (embedding := await self.store.find_named(name)) is not None:
                 return embedding
             if (upload := await self.store.find_upload(content)) is None:
                 raise ImageNotFound.fallen_out(image_id)

@@ -39,6 +39,9 @@ class TrackState:
     live: ObjectTracks | None = None
     nbytes: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who works on it."""
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is written, which may outlast the work."""
     is_propagating: bool = False
     is_deleted: bool = False
 

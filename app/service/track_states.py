@@ -29,6 +29,7 @@ class TrackStates:
         self._keeper, self._most, self._ttl_s, self._on_forget = keeper, most, ttl_s, on_forget
         self._states: dict[Key, TrackState] = {}
         self._unsaved: set[TrackState] = set()
+        self._missed: dict[Key, TrackRow] = {}  # of tracks that were worked on when other servers' rows came
         self._tending: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -88,7 +89,7 @@ class TrackStates:
             for oldest in idle[: max(0, len(own) + 1 - self._most)]:
                 await self.forget(oldest)
             await self._write(state, waits=True)
-        except NamesUnreachable:
+        except (NamesUnreachable, asyncio.CancelledError):
             self._let_go(state)
             raise
         except ChangedElsewhere as error:
@@ -140,16 +141,23 @@ class TrackStates:
         """Write, to its end even if the request goes away: the number of the change must be known."""
 
         async def write() -> None:
-            state.number = await self._keeper.save(
-                state.key, state.to_json(), state.number, is_wanted=partial(_is_wanted, state), waits=waits
-            )
+            async with state.writing:  # else the second of two would not know the number of the first
+                state.number = await self._keeper.save(
+                    state.key,
+                    state.to_json(),
+                    state.number,
+                    is_wanted=partial(_is_wanted, state),
+                    waits=waits,
+                )
 
         writing = asyncio.create_task(write())
         writing.add_done_callback(_hear)
         await asyncio.shield(writing)
 
     async def _catch_up(self, *, waits: bool) -> None:
-        for changes in await self._keeper.catch_up(waits=waits):
+        found = await self._keeper.catch_up(waits=waits)
+        missed, self._missed = self._missed, {}
+        for changes in (TrackChanges(list(missed.values()), {}), *found):
             self._take(changes)
 
     def _take(self, changes: TrackChanges) -> None:
@@ -159,14 +167,16 @@ class TrackStates:
             if known is None:
                 if (state := _read(row)) is not None:
                     self._states[row.key] = state
-            elif (
-                known.number < row.number and not known.lock.locked()
-            ):  # who works on it hears of it when it writes
-                self._renew(known, row)
+            elif known.number < row.number:
+                if known.lock.locked():  # who works on it hears of it when it writes, and others afterwards
+                    self._missed[row.key] = row
+                else:
+                    self._renew(known, row)
         gone = dict(changes.removed)
         if changes.all_until is not None:
             gone |= dict.fromkeys(self._states, changes.all_until)
         for key in gone.keys() - {row.key for row in changes.rows}:
+            self._missed.pop(key, None)
             state = self._states.get(key)
             if state is not None and 0 < state.number <= gone[key]:
                 self._let_go(state)
@@ -180,6 +190,7 @@ class TrackStates:
     def _let_go(self, state: TrackState) -> None:
         state.is_deleted = True
         self._unsaved.discard(state)
+        self._missed.pop(state.key, None)
         if self._states.get(state.key) is state:
             del self._states[state.key]
         if not state.lock.locked():

@@ -24,7 +24,7 @@ from app.service.track_states import TrackStates
 from app.service.track_values import FrameAnswer, Frames, Range, TrackInfo, TrackPromptRequest
 from app.service.wiring import Machinery
 from app.settings import Settings
-from app.storage.kept_tracks import KeptTracks
+from app.storage.kept_tracks import KeptTracks, TrackKeeper
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
 from app.track_errors import TrackBusy, TrackNotFound
@@ -57,13 +57,9 @@ class Tracks:
         self._propagation = Propagation(
             self._live, metrics, embedding=self._frames.embedding, deadline_s=settings.deadline_s
         )
+        kept: TrackKeeper = sharing.tracks() if sharing else KeptTracks(folder and folder / "tracks")
         self.states = TrackStates(
-            KeptTracks(folder / "tracks" if folder is not None else None)
-            if sharing is None
-            else sharing.tracks(),
-            most=settings.max_tracks,
-            ttl_s=settings.image_ttl_s,
-            on_forget=self._live.forget,
+            kept, most=settings.max_tracks, ttl_s=settings.image_ttl_s, on_forget=self._live.forget
         )
         metrics.tracks.set_function(lambda: len(self.states))
         metrics.track_bytes.set_function(lambda: self._live.used_bytes)
@@ -92,17 +88,17 @@ class Tracks:
         Raises ImageNotFound, VideoNotFound, InvalidPrompt for frames of several sizes, and TrackIdConflict.
         """
         name = track_id or uuid.uuid4().hex
-        await self.states.check_free(name, tenant=tenant)
-        state = await self._frames.survey(
-            frames, tenant=tenant, name=name, corrections=corrections, share=share
-        )
-        await self.states.add(state)
-        return state.info()
+        async with self._deadline():
+            await self.states.check_free(name, tenant=tenant)
+            state = await self._frames.survey(
+                frames, tenant=tenant, name=name, corrections=corrections, share=share
+            )
+            await self.states.add(state)
+            return state.info()
 
     async def describe(self, track_id: str, *, tenant: str) -> TrackInfo:
         """Return what is known of a track. Does not count as a use. Raises TrackNotFound."""
-        self._ready()
-        return (await self.states.find(track_id, tenant=tenant)).info()
+        return (await self._found(track_id, tenant=tenant)).info()
 
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[TrackInfo]:
         """Return at most `limit` tracks that follow `after`, newest first. Raises TrackNotFound."""
@@ -111,9 +107,9 @@ class Tracks:
 
     async def delete(self, track_id: str, *, tenant: str) -> None:
         """Forget a track, also while it is propagated. An unknown one is forgotten already."""
-        self._ready()
-        with suppress(TrackNotFound):
-            await self.states.forget(await self.states.find(track_id, tenant=tenant))
+        async with self._deadline():
+            with suppress(TrackNotFound):
+                await self.states.forget(await self._found(track_id, tenant=tenant))
 
     async def prompt(
         self,
@@ -130,8 +126,7 @@ class Tracks:
 
         Raises TrackNotFound, TrackBusy, InvalidPrompt, and what is wrong with the frame.
         """
-        self._ready()
-        state = await self.states.find(track_id, tenant=tenant)
+        state = await self._found(track_id, tenant=tenant)
         check_addition(state, request)
         async with self._alone(state):
             known = state.objects
@@ -153,8 +148,7 @@ class Tracks:
 
     async def remove_object(self, track_id: str, object_id: int, *, tenant: str, share: str) -> None:
         """Forget an object, and all prompts of it. An unknown one is forgotten already."""
-        self._ready()
-        state = await self.states.find(track_id, tenant=tenant)
+        state = await self._found(track_id, tenant=tenant)
         async with self._alone(state):
             if state.live is not None:
                 await self._changing(
@@ -169,8 +163,7 @@ class Tracks:
         self, track_id: str, object_id: int, frame: int, *, tenant: str, share: str
     ) -> str | None:
         """Take an object's prompts on a frame back; returns a sentence if the object is dropped by it."""
-        self._ready()
-        state = await self.states.find(track_id, tenant=tenant)
+        state = await self._found(track_id, tenant=tenant)
         async with self._alone(state):
             if not any((each.object_id, each.frame) == (object_id, frame) for each in state.history):
                 return None
@@ -202,8 +195,7 @@ class Tracks:
         is an answer with its error. Raises TrackBusy while another one runs, TrackNotFound if the track is deleted
         meanwhile, and what the queues raise.
         """
-        self._ready()
-        state = await self.states.find(track_id, tenant=tenant)
+        state = await self._found(track_id, tenant=tenant)
         async with self._alone(state, propagates=True):
             found = self._followed(state, wanted, options, non_overlapping=non_overlapping, share=share)
             async with aclosing(found):
@@ -296,6 +288,12 @@ class Tracks:
         )
         with times.during("masks"):
             return await self._workers.run(shape, share=share)
+
+    async def _found(self, track_id: str, *, tenant: str) -> TrackState:
+        """Return a track, also one that another server has begun. Raises TrackNotFound and NamesUnreachable."""
+        self._ready()
+        async with self._deadline():
+            return await self.states.find(track_id, tenant=tenant)
 
     @asynccontextmanager
     async def _alone(self, state: TrackState, *, propagates: bool = False) -> AsyncIterator[None]:

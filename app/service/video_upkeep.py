@@ -11,7 +11,7 @@ from app.storage.store import TEND_S
 log = logging.getLogger(__name__)
 
 _TRIM_EVERY = 60
-"""Runs between two that count the files in the folder."""
+"""Runs between two that count the files, and write those that the disk did not take."""
 
 
 class VideoUpkeep:
@@ -39,6 +39,8 @@ class VideoUpkeep:
         await self._register.tend()
         gone = await self._register.expire()
         await self._files.retry(self._register.while_named)
+        if count_files:
+            await self._files.write_held(self._register.while_named)
         await asyncio.to_thread(self._tend, gone, count_files=count_files)
 
     async def _tend_for_good(self) -> None:

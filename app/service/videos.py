@@ -146,7 +146,8 @@ class Videos:
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
-        last = await self._known(after, tenant=tenant) if after is not None else None
+        async with self._deadline():
+            last = await self._known(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
         return self._register.newest(tenant=tenant, limit=limit, after=last)
@@ -288,9 +289,9 @@ class Videos:
 
     async def _check_name(self, name: str, content: str, *, tenant: str, replace: bool) -> None:
         row = self._register.find(name, tenant=tenant)
-        if row is None or row.content != content:
-            await self._register.catch_up()
-            row = self._register.find(name, tenant=tenant)
+        # A name that another server has deleted a moment ago must be given anew.
+        await self._register.catch_up(waits=row is None or row.content != content)
+        row = self._register.find(name, tenant=tenant)
         if row is not None and row.content != content and not replace:
             raise VideoIdConflict.for_id(name)
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, BinaryIO, TypeVar
@@ -33,7 +34,8 @@ PAUSE_S = 2.0
 """Seconds after an outage during which requests fail at once: threads must not all wait for one that is gone."""
 CONNECTIONS = 24
 
-_CHUNK = 2**20
+_CHUNK = 2**16
+"""Bytes read at a time: the time is looked at between two, and a slow link needs seconds for each."""
 
 logging.getLogger("botocore").setLevel(logging.WARNING)  # else it says at each start where credentials are
 
@@ -86,7 +88,7 @@ class Bucket:
             began = monotonic()
             reply = client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             within = SLOW_S + reply["ContentLength"] / LEAST_BYTES_PER_S
-            with reply["Body"] as body:
+            with closing(reply["Body"]) as body:  # entered itself, it is a stream that checks nothing
                 while chunk := body.read(_CHUNK):  # raises if bytes are missing at the end
                     file.write(chunk)
                     if monotonic() - began > within:
@@ -151,8 +153,11 @@ class Bucket:
                     f"{'none' if found is None else len(found)} for {len(data)}"
                 )
             self.listing(key)
-        finally:
-            self.delete(key)
+        except BucketError:
+            with suppress(BucketError):  # the first one says more
+                self.delete(key)
+            raise
+        self.delete(key)
 
     def close(self) -> None:
         """Close the connections."""

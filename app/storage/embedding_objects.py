@@ -33,6 +33,9 @@ RESCAN_S = 300.0
 FEW = 16
 """Contents that are looked up one by one; for more, a listing is cheaper."""
 
+LOOK_S = 10.0
+"""Least seconds between two listings for that: of many objects each takes seconds, and many clients may ask."""
+
 _EMBEDDINGS, _UPLOADS, _SUFFIX = "embeddings/", "uploads/", ".safetensors"
 
 
@@ -87,6 +90,7 @@ class EmbeddingObjects:
         """Counts of the last listing plus the writes since then. The bytes include uploads."""
         self._lock = threading.Lock()
         self._known = set[str]()  # contents with an embedding of this model, as of the last listing and since
+        self._fresh = set[str]()  # those of them that were written since the last listing began
         self._listing = threading.Lock()
         self._looked = float("-inf")
 
@@ -130,7 +134,8 @@ class EmbeddingObjects:
     def held(self, contents: Collection[str]) -> set[str]:
         """Return those contents that have an embedding here, as far as the bucket answers."""
         try:
-            if len(set(contents) - self._known) > FEW:
+            is_old = monotonic() - self._looked >= LOOK_S
+            if is_old and len(set(contents) - self._known) > FEW:
                 self._look()
             for content in set(contents) - self._known:
                 if len(contents) <= FEW and self._bucket.exists(self._embedding_key(content)):
@@ -159,18 +164,18 @@ class EmbeddingObjects:
         try:
             with self._lock:
                 self._looked = monotonic()
-                self._known.clear()  # what is written from here on stays known
+                self._fresh.clear()
             uploads, embeddings = self._bucket.listing(_UPLOADS), self._bucket.listing(_EMBEDDINGS)
             mine = [each for each in embeddings if each.key.startswith(self._mine)]
             others = [each for each in embeddings if not each.key.startswith(self._mine)]
             going = surplus(uploads, mine, others, capacity_bytes=self._capacity_bytes)
             gone = {each.key for each in going}
             with self._lock:
-                self._known.update(
+                self._known = self._fresh | {
                     each.key.removeprefix(self._mine).removesuffix(_SUFFIX)
                     for each in mine
                     if each.key not in gone
-                )
+                }
             self.used_bytes = sum(each.size for each in (*uploads, *embeddings))
             self.num_embeddings = len(embeddings)
             for each in going:
@@ -186,6 +191,7 @@ class EmbeddingObjects:
         """Remove all objects of a content. Raises OSError."""
         with self._lock:
             self._known.discard(content)
+            self._fresh.discard(content)
         self._bucket.delete(_UPLOADS + content)
         for folder in self._bucket.folders(_EMBEDDINGS):
             self._bucket.delete(f"{folder}{content}{_SUFFIX}")
@@ -203,6 +209,7 @@ class EmbeddingObjects:
             if key.endswith(_SUFFIX):
                 self.num_embeddings += 1
                 self._known.add(content)
+                self._fresh.add(content)
         return InPlace(self._bucket, key, content, self.removals)
 
     def _embedding_key(self, content: str) -> str:

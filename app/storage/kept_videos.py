@@ -17,7 +17,7 @@ from app.storage.disk_trouble import DiskTrouble
 from app.storage.tiers import CLOSE_S
 from app.storage.video_folder import VideoFolder
 from app.storage.video_objects import VideoObjects
-from app.storage.written import WhileNamed, appeared
+from app.storage.written import NamesAway, WhileNamed, appeared
 
 if TYPE_CHECKING:  # it imports boto3
     from app.storage.bucket import Bucket
@@ -120,9 +120,7 @@ class KeptVideos:
 
     def remove(self, content: str) -> None:
         """Remove a file; from a bucket in the background. A failure is logged."""
-        with self._lock:
-            if (data := self._held.pop(content, None)) is not None:
-                self._held_bytes -= len(data)
+        self._let_go(content)
         if self._place is not None:
             try:
                 self._place.remove(content)
@@ -138,6 +136,27 @@ class KeptVideos:
         """Remove what a bucket that failed still has, unless it has a name by now."""
         if isinstance(self._place, VideoObjects):
             await self._place.removals.retry(while_named)
+
+    async def write_held(self, while_named: WhileNamed) -> None:
+        """Write what is held in memory because the disk or the bucket failed, until it fails again."""
+        if (place := self._place) is None:
+            return
+        with self._lock:
+            held = list(self._held.items())
+        for content, data in held:
+            try:
+                await appeared(
+                    content,
+                    partial(place.write_beside, content, data),
+                    while_named=while_named,
+                    run=asyncio.to_thread,
+                )
+            except (OSError, sqlite3.Error) as error:
+                self._report("a video cannot be written", error)
+                return
+            self._let_go(content)
+            if self._trouble is not None:
+                self._trouble.over()
 
     def trim(self) -> None:
         """Remove files beyond the capacity."""
@@ -164,6 +183,11 @@ class KeptVideos:
                 self._held_bytes -= len(evicted)
                 self._on_evict(oldest)
 
+    def _let_go(self, content: str) -> None:
+        with self._lock:
+            if (data := self._held.pop(content, None)) is not None:
+                self._held_bytes -= len(data)
+
     def _report(self, what: str, error: Exception) -> None:
-        if self._trouble is not None:
+        if self._trouble is not None and not isinstance(error, NamesAway):
             self._trouble.report(what, error)

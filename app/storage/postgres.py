@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 5
 STATEMENT_S = 5
+LOCK_S = 3
+"""Shorter than STATEMENT_S, which would otherwise end the wait as a failure of the database."""
 JOB_S = 10.0
 """Longest time for a job. After it the connection is cut: a server that is frozen, or a network, says nothing."""
 RETRY_S = 0.25
@@ -47,7 +49,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _SESSION = {
     "statement_timeout": STATEMENT_S * 1000,
-    "lock_timeout": STATEMENT_S * 1000,
+    "lock_timeout": LOCK_S * 1000,
     # Locks of a server that was stopped in the middle of a transaction.
     "idle_in_transaction_session_timeout": int(JOB_S) * 1000,
 }
@@ -91,6 +93,7 @@ class Postgres:
         self._since: float | None = None
         self._reason = ""
         self._last_said = float("-inf")
+        self._is_said = False  # since the trouble began
 
     @property
     def problem(self) -> str:
@@ -105,6 +108,9 @@ class Postgres:
         """Connect. If that fails, go on trying: the database may start later. Raises UnusableDatabase."""
         try:
             await self.names.run(lambda _: None)
+        except UnusableDatabase as error:
+            what = f"SAM2_REGISTER_URL: PostgreSQL at {self.place} cannot be used: {error}"
+            raise UnusableDatabase(what) from error
         except psycopg.Error as error:
             self._lost(error)
         else:
@@ -182,7 +188,7 @@ class Postgres:
         if self._since is None:
             self._since = now
         if now - self._last_said >= QUIET_S:
-            self._last_said = now
+            self._last_said, self._is_said = now, True
             log.error(
                 "%s. Known pictures are served, new names wait. The server goes on trying.",
                 self.problem,
@@ -191,9 +197,11 @@ class Postgres:
             self._probing = asyncio.create_task(self._probe())
 
     def _over(self) -> None:
-        if self._since is not None:
+        if self._since is None:
+            return
+        if self._is_said:  # one that is read-only works and fails many times a second
             log.warning("PostgreSQL at %s works again, after %.0f s.", self.place, monotonic() - self._since)
-            self._since, self._last_said = None, float("-inf")
+        self._since, self._is_said = None, False
 
     async def _probe(self) -> None:
         pause_s = RETRY_S
@@ -251,26 +259,27 @@ class Line:
                 cut.cancel()
 
     def _work(self, job: Callable[[Connection], T]) -> T:
-        if self._connection is None:
-            self._connection = self._connect()
+        connection = self._connection or self._connect()
         try:
-            return job(self._connection)
+            return job(connection)
         except psycopg.Error as error:
             # Whatever the error left behind, the next job begins with a new connection.
-            if not isinstance(error, (*_MEET_AGAIN, *_OURS)) or self._connection.closed:
-                self._connection.close()
+            if not isinstance(error, (*_MEET_AGAIN, *_OURS)) or connection.closed:
+                connection.close()
                 self._connection = None
             raise
 
     def _connect(self) -> Connection:
         # Prepared statements do not survive a pooler such as PgBouncer.
         connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        self._connection = connection  # from here on `_cut` ends what hangs
         try:
             wanted = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
             connection.execute(f"SELECT {wanted}".encode())
             self._prepare(connection)
         except BaseException:
             connection.close()
+            self._connection = None
             raise
         self.made += 1
         return connection
@@ -279,7 +288,7 @@ class Line:
         """Make the thread's read end, on the event loop: libpq itself waits for ever."""
         connection = self._connection
         if connection is None:
-            return  # it is being made, for which libpq has a limit
+            return  # libpq is connecting, for which it has a limit
         with (
             suppress(OSError, psycopg.Error),  # it has ended by itself
             socket.socket(fileno=socket.dup(connection.fileno())) as ours,

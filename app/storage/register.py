@@ -82,7 +82,7 @@ class Register:
         name = change.name if change is not None else self._read(lambda: self._file.find(key), None)
         return name if name is not None and name.created >= self._since() else None
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, *, waits: bool = True) -> None:
         """Do nothing: `find` reads what other processes did."""
 
     def use(self, name: ImageName) -> None:

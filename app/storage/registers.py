@@ -27,8 +27,8 @@ class NameRegister(Protocol):
     def find(self, image_id: str, *, tenant: str) -> ImageName | None:
         """Look up a name; None if it is unknown, as far as this server knows, or expired."""
 
-    async def catch_up(self) -> None:
-        """See to it that `find` knows what other servers did. Raises NamesUnreachable."""
+    async def catch_up(self, *, waits: bool = True) -> None:
+        """See to it that `find` knows what other servers did. Raises NamesUnreachable, unless it need not wait."""
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from time import monotonic, time
@@ -19,11 +20,15 @@ from app.storage.postgres import Connection, Postgres
 from app.storage.register import MOST_NAMES
 from app.storage.register_file import Change, ImageName, Key, RegisterFile
 from app.storage.shared_names import MOST_AT_ONCE, Asked, SharedNames
+from app.storage.written import NamesAway
 
 log = logging.getLogger(__name__)
 
 _FORGET_S = 600.0
 """Between two times that old removals are forgotten."""
+
+_USES_AT_ONCE = 5000
+"""In one statement, which has 5 s. After an outage a server may have a use of every name to tell."""
 
 
 class SharedRegister:
@@ -64,10 +69,18 @@ class SharedRegister:
         name = self._copy.find(Key(tenant, image_id))
         return name if name is not None and name.created >= self._since() else None
 
-    async def catch_up(self) -> None:
-        """Take in what other servers did before this call. Waits for the database; raises NamesUnreachable."""
+    async def catch_up(self, *, waits: bool = True) -> None:
+        """Take in what other servers did before this call.
+
+        Without the database, wait for it and raise NamesUnreachable, or, if `waits` is false, do nothing.
+        """
         self._wanted += 1
-        await self._postgres.patiently(partial(self._catch_up, self._wanted))
+        look = partial(self._catch_up, self._wanted)
+        if waits:
+            await self._postgres.patiently(look)
+            return
+        with suppress(NamesUnreachable):
+            await look()
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""
@@ -105,14 +118,14 @@ class SharedRegister:
     async def while_named(self, content: str, action: Callable[[], None]) -> bool:
         """Run an action on a thread if a content has a name. Returns whether it has one.
 
-        Raises OSError, also without the database: who has an action tries again later.
+        Raises OSError, without the database NamesAway: who has an action tries again later.
         """
         try:
             return await self._postgres.once(
                 lambda connection: self._names.while_named(connection, content, action)
             )
         except NamesUnreachable as error:
-            raise ConnectionError(error.message) from error
+            raise NamesAway(error.message) from error
 
     async def unnamed(self, contents: Collection[str]) -> set[str]:
         """Return those contents that have no name."""
@@ -149,8 +162,10 @@ class SharedRegister:
         used, self._used = self._used, {}
         try:
             await self._drop_gone()
-            if used:
-                await self._postgres.once(partial(self._write_used, used), in_order=True)
+            while used:
+                some = dict(islice(used.items(), _USES_AT_ONCE))
+                await self._postgres.once(partial(self._write_used, some), in_order=True)
+                used = {key: moment for key, moment in used.items() if key not in some}
             if monotonic() >= self._forget_at:
                 self._forget_at = monotonic() + _FORGET_S
                 await self._postgres.once(self._names.forget_removed, in_order=True)
@@ -182,7 +197,6 @@ class SharedRegister:
                 some = list(islice(self._asked, MOST_AT_ONCE))
                 await self._postgres.once(partial(self._apply, some), in_order=True)
                 for each in some:
-                    each.is_done = True
                     self._asked.pop(each, None)
 
     async def _catch_up(self, wanted: int) -> None:
@@ -223,6 +237,10 @@ class SharedRegister:
         self._names.drop_unnamed(connection, contents, self._on_unnamed)
 
     def _apply(self, asked: list[Asked], connection: Connection) -> None:
+        # Some may have been applied for a request that went away before it heard of it.
+        asked = [each for each in asked if not each.is_done]
+        if not asked:
+            return
         number, changed = self._names.apply(
             connection, asked, since=self._since(), on_unnamed=self._on_unnamed
         )
@@ -230,6 +248,8 @@ class SharedRegister:
         self._copy.apply(own, since=-math.inf, on_unnamed=lambda _: None)
         if number == self._seen + 1:
             self._seen = number
+        for each in asked:
+            each.is_done = True
 
     def _write_used(self, used: dict[Key, float], connection: Connection) -> None:
         self._names.use(connection, used)

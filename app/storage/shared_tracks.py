@@ -3,10 +3,12 @@
 A server writes a track only if it has seen what the others wrote. Does not know what is in a track.
 """
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from app.names_errors import NamesUnreachable
 from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackRow
@@ -19,6 +21,20 @@ _PUT = b"""
     ON CONFLICT (tenant, id) DO UPDATE SET change = excluded.change, content = excluded.content
 """
 
+_ROWS_AT_ONCE = 20
+"""Tracks in one query, which has 5 s: each may have thousands of frames, and masks."""
+
+
+class _Look(NamedTuple):
+    """What a look at the database reads."""
+
+    over: int
+    """The connection, by its number."""
+    last: int
+    """The newest change."""
+    since: int
+    is_all: bool
+
 
 class SharedTracks:
     """A TrackKeeper. Its numbers are those of changes, which have the order of the commits (shared_names.py)."""
@@ -27,16 +43,13 @@ class SharedTracks:
         self._postgres = postgres
         self._seen = -1
         self._read_over = 0  # the connection over which all tracks were read, by its number
+        self._looking = asyncio.Lock()
         self._found = deque[TrackChanges]()  # survives a caller who goes away
 
     async def catch_up(self, *, waits: bool) -> list[TrackChanges]:
         """Return what other servers did. Without the database, nothing, or raise NamesUnreachable after a wait."""
-
-        async def look() -> None:
-            await self._postgres.once(self._look, in_order=True)
-
         try:
-            await (self._postgres.patiently(look) if waits else look())
+            await (self._postgres.patiently(self._look) if waits else self._look())
         except NamesUnreachable:
             if waits:
                 raise
@@ -67,35 +80,48 @@ class SharedTracks:
 
         await self._postgres.patiently(remove)
 
+    async def _look(self) -> None:
+        """Find what has changed. In pages, as many tracks take longer than a job may.
+
+        A track that is written meanwhile comes on a later page; one that is removed, with the next look.
+        """
+        async with self._looking:
+            look = await self._postgres.once(self._begin, in_order=True)
+            if look is None:
+                return
+            rows, after = list[TrackRow](), look.since
+            while page := await self._postgres.once(partial(self._page, after), in_order=True):
+                rows += page
+                after = page[-1].number
+            removed = await self._postgres.once(partial(self._removed, look.since), in_order=True)
+            self._found.append(TrackChanges(rows, removed, all_until=look.last if look.is_all else None))
+            self._seen, self._read_over = look.last, look.over
+
     # On a thread of Postgres.
 
-    def _look(self, connection: Connection) -> None:
+    def _begin(self, connection: Connection) -> _Look | None:
+        """Return what is to be read; None if nothing has changed."""
         over = self._postgres.names.made
         last, forgotten = _last(connection)
         if over == self._read_over and last == self._seen:
-            return
+            return None
         is_all = over != self._read_over or not forgotten <= self._seen < last
-        since = -1 if is_all else self._seen
-        with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            last, _ = _last(connection)
-            rows = connection.execute(
-                "SELECT tenant, id, content, change FROM sam2_tracks WHERE change > %s", (since,)
-            ).fetchall()
-            removed = connection.execute(
-                "SELECT tenant, id, change FROM sam2_removed WHERE kind = 'track' AND change > %s", (since,)
-            ).fetchall()
-        self._found.append(
-            TrackChanges(
-                [
-                    TrackRow(Key(tenant, name), json.loads(text), number)
-                    for tenant, name, text, number in rows
-                ],
-                {Key(tenant, name): number for tenant, name, number in removed},
-                all_until=last if is_all else None,
-            )
-        )
-        self._seen, self._read_over = last, over
+        return _Look(over, last, -1 if is_all else self._seen, is_all)
+
+    @staticmethod
+    def _page(after: int, connection: Connection) -> list[TrackRow]:
+        rows = connection.execute(
+            "SELECT tenant, id, content, change FROM sam2_tracks WHERE change > %s ORDER BY change LIMIT %s",
+            (after, _ROWS_AT_ONCE),
+        ).fetchall()
+        return [TrackRow(Key(tenant, name), json.loads(text), number) for tenant, name, text, number in rows]
+
+    @staticmethod
+    def _removed(since: int, connection: Connection) -> dict[Key, int]:
+        rows = connection.execute(
+            "SELECT tenant, id, change FROM sam2_removed WHERE kind = 'track' AND change > %s", (since,)
+        ).fetchall()
+        return {Key(tenant, name): number for tenant, name, number in rows}
 
     def _write(
         self, connection: Connection, key: Key, text: str, number: int, is_wanted: Callable[[], bool]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import ImageIdConflict, ImageNotFound
+from app.storage.arriving import arrived
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept import Kept
@@ -117,6 +118,7 @@ class EmbeddingStore:
             on_evict=on_evict,
         )
         self._claims = Claims(ImageNotFound.deleted_meanwhile)
+        self._shares_all = sharing is not None and kept.files is not None
         self._unnamed: dict[str, float] = {}  # when they were added, oldest first
         self._tending: asyncio.Task[None] | None = None
 
@@ -147,6 +149,10 @@ class EmbeddingStore:
         """Return the embedding of a content, on the device, or None. At once if it is already there."""
         return await self.tiers.find(content)
 
+    async def find_named(self, name: ImageName) -> Embedding | None:
+        """As `find`. One that another server has named a moment ago and not written yet is waited for."""
+        return await (arrived(name, self.find) if self._shares_all else self.find(name.content))
+
     async def find_upload(self, content: str) -> bytes | None:
         """Return the picture file of a content; None if it was not kept."""
         return await self.tiers.find_upload(content)
@@ -170,9 +176,9 @@ class EmbeddingStore:
         With a register that servers share, raise NamesUnreachable if a new name cannot be given now.
         """
         name = self._register.find(image_id, tenant=tenant)
-        if name is None or name.content != content:
-            await self._register.catch_up()
-            self._check_known(image_id, content, tenant=tenant, replace=replace)
+        # A name that another server has deleted a moment ago must be given anew.
+        await self._register.catch_up(waits=name is None or name.content != content)
+        self._check_known(image_id, content, tenant=tenant, replace=replace)
 
     async def keep(
         self, claim: Claim, content: str, embedding: Embedding, *, replace: bool, upload: bytes | None

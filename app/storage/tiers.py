@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept_embeddings import KeptEmbeddings
 from app.storage.memory_tier import MemoryTier
-from app.storage.written import WhileNamed, Written, appeared
+from app.storage.written import NamesAway, WhileNamed, Written, appeared
 from model.types import Embedding
 
 T = TypeVar("T")
@@ -308,7 +308,7 @@ class Tiers:
 
     def _not_saved(self, content: str, error: Exception) -> None:
         self._unsaved.add(content)
-        if self._trouble is not None:
+        if self._trouble is not None and not isinstance(error, NamesAway):
             self._trouble.report("an embedding cannot be written", error)
 
     def _start(self, story: Coroutine[Any, Any, None], *, name: str) -> None:

@@ -12,6 +12,10 @@ WhileNamed = Callable[[str, Callable[[], None]], Awaitable[bool]]
 """Runs an action if a content has a name, and returns whether it has one."""
 
 
+class NamesAway(ConnectionError):
+    """Whether a content has a name cannot be asked now. Who keeps the names has reported that."""
+
+
 class Run(Protocol):
     """Runs slow work on another thread."""
 

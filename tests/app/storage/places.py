@@ -47,6 +47,11 @@ class Folder:
         """Make a file as old as that."""
         os.utime(path, (time.time() - seconds, time.time() - seconds))
 
+    @staticmethod
+    def damage(path: Path, data: bytes) -> None:
+        """Give a file another content."""
+        path.write_bytes(data)
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -78,6 +83,11 @@ class InBucket:
         )
         self.made.append(kept)
         return kept
+
+    def damage(self, path: Path, data: bytes) -> None:
+        """Give an object another content, of which the store knows the length."""
+        path.write_bytes(data)
+        self.grow_old(path, 0)
 
     def close(self) -> None:
         """End the threads that remove."""

@@ -92,7 +92,8 @@ def test_a_file_that_is_not_what_it_should_be_is_a_miss_logged_and_removed(
     write(place.kept(fingerprint="2" * 64), A)
     path, of_b = file_of(place, A), file_of(place, B)
     data = path.read_bytes()
-    path.write_bytes(
+    place.damage(
+        path,
         {
             "torn": data[:-100],
             "empty": b"",
@@ -100,7 +101,7 @@ def test_a_file_that_is_not_what_it_should_be_is_a_miss_logged_and_removed(
             "foreign": b"%PDF-1.4",
             "of another picture": of_b.read_bytes(),
             "of another model": file_of(place, A, model="2").read_bytes(),
-        }[damage]
+        }[damage],
     )
     assert files.read(A) is None
     assert not path.exists()
@@ -173,7 +174,7 @@ def test_an_upload_is_what_its_name_says(place: Place, caplog: pytest.LogCapture
     name = write_upload(files, b"a picture")
     assert files.read_upload(name) == b"a picture"
     path = file_of(place, name)
-    path.write_bytes(b"a pictur")
+    place.damage(path, b"a pictur")
     assert files.read_upload(name) is None
     assert not path.exists()
     assert "SHA-256" in caplog.text

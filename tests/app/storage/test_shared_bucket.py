@@ -12,6 +12,8 @@ from app.settings import Settings
 from tests.app.storage.kept_images import on_disk, saved
 from tests.fakes import Served, error, picture, serving, until
 from tests.object_store import ObjectStore
+from tests.postgres import PostgresServer
+from tests.small_videos import clip
 
 
 def settings(url: str, folder: Path, **more: object) -> Settings:
@@ -190,3 +192,36 @@ def test_a_bucket_without_a_place_for_names_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_bucket_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="must be s3:// with a bucket's name"):
         Settings(cache_url=url, cache_dir=str(tmp_path))
+
+
+async def test_servers_that_share_a_bucket_and_a_database_need_no_folder(
+    object_store: ObjectStore, postgres: PostgresServer
+) -> None:
+    url = object_store.new_bucket()
+    settings = Settings(workers=2, cache_url=url, register_url=postgres.new_database(), keep_uploads=True)
+    async with serving(settings) as one, serving(settings) as two:
+        assert (await one.embed(picture(), "truck")).is_success
+        assert (await two.click("truck")).json() == (
+            await one.click("truck")
+        ).json()  # it waits for the bucket
+        assert two.segmenter.encoded == []
+        await saved(one)
+        added = await one.client.post(
+            "/videos",
+            content=clip(frames=3),
+            params={"video_id": "walk"},
+            headers={"Content-Type": "video/mp4"},
+        )
+        assert added.is_success, added.text
+        assert (await two.client.get("/videos/walk/frames/1")).is_success
+        assert sorted(kinds(object_store, url)) == ["embeddings", "uploads", "videos"]
+        assert (await two.client.delete("/images/truck")).is_success
+        assert (await two.client.delete("/videos/walk")).is_success
+        assert kinds(object_store, url) == []  # by the time of the replies
+        assert (await one.embed(picture(), "truck")).is_success  # before it has heard of that
+        await one.service.store.tend()
+        await saved(one)
+        await until(lambda: sorted(kinds(object_store, url)) == ["embeddings", "uploads"])
+    async with serving(settings) as three:  # after a restart
+        assert (await three.click("truck")).is_success
+        assert three.segmenter.encoded == []

@@ -1,6 +1,9 @@
 """Servers that share names and rates through PostgreSQL, as their clients see it."""
 
 import asyncio
+import shutil
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +12,8 @@ import httpx
 import pytest
 
 from app.settings import Settings
+from app.storage.written import Written
+from model.types import Embedding
 from tests.app.storage.kept_images import on_disk
 from tests.fakes import LONG_S, Served, error, picture, serving, until
 from tests.postgres import PostgresServer, running_postgres
@@ -180,15 +185,21 @@ async def test_of_two_prompts_on_a_track_at_once_one_is_told_so(url: str, tmp_pa
 
 async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp_path: Path) -> None:
     with running_postgres() as server:
-        async with two(server.new_database(), tmp_path, deadline_s=5) as (one, other):
+        async with two(server.new_database(), tmp_path, deadline_s=2) as (one, other):
             for number in range(3):
                 await one.embed(picture(shade=number), f"f{number}")
             await begin_track(one, "walk")
             server.kill()
             assert (await one.post("/tracks/walk/prompts", CLICK)).status_code == 200
-            for reply in (await begin_track(one, "new"), await one.client.delete("/tracks/walk")):
+            began = time.monotonic()
+            for reply in await asyncio.gather(
+                begin_track(one, "new"),
+                one.client.delete("/tracks/walk"),
+                other.client.get("/tracks/walk"),
+                other.client.get("/images/unheard"),
+            ):
                 assert error(reply) == (503, "names_unreachable")
-            assert error(await other.client.get("/tracks/walk")) == (503, "names_unreachable")
+            assert time.monotonic() - began > 1  # they waited for it, as their deadline allowed
             server.start()
             async with asyncio.timeout(LONG_S):
                 while len((await other.client.get("/tracks/walk")).json().get("objects", ())) != 1:
@@ -210,3 +221,98 @@ async def test_a_video_of_one_server_is_read_at_another(url: str, tmp_path: Path
         await one.service.videos.upkeep.tend()
         assert error(await one.client.get("/videos/walk")) == (404, "video_not_found")
         assert not list((tmp_path / "videos" / "files").iterdir())
+
+
+async def test_a_picture_that_was_deleted_elsewhere_a_moment_ago_can_be_sent_again(
+    url: str, tmp_path: Path
+) -> None:
+    async with two(url, tmp_path) as (one, other):
+        assert (await one.embed(picture(), "truck")).status_code == 200
+        await on_disk(other, "truck")
+        assert (await other.client.delete("/images/truck")).is_success
+        assert (await one.embed(picture(), "truck")).status_code == 200  # it has not looked since
+        await one.service.store.tend()
+        assert (await one.click("truck")).status_code == 200
+        assert (await other.client.get("/images/truck")).status_code == 200
+
+
+async def test_a_video_that_was_deleted_elsewhere_a_moment_ago_can_be_sent_again(
+    url: str, tmp_path: Path
+) -> None:
+    async def add(served: Served) -> httpx.Response:
+        kind = {"Content-Type": "video/mp4"}
+        return await served.client.post(
+            "/videos", content=clip(frames=3), params={"video_id": "walk"}, headers=kind
+        )
+
+    async with two(url, tmp_path) as (one, other):
+        assert (await add(one)).is_success
+        assert (await other.client.delete("/videos/walk")).is_success
+        assert (await add(one)).is_success
+        await one.service.videos.upkeep.tend()
+        assert (await one.client.get("/videos/walk")).is_success
+        assert (await other.client.get("/videos/walk/frames/0")).is_success
+
+
+async def test_a_click_at_another_server_waits_for_the_embedding(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is known at once, the embedding up to a second later."""
+    async with two(url, tmp_path) as (one, other):
+        files, begin = one.service.store.tiers.files, threading.Event()
+        assert files is not None
+        write = files.write_beside
+
+        def late(content: str, embedding: Embedding) -> Written | None:
+            assert begin.wait(LONG_S)
+            return write(content, embedding)
+
+        monkeypatch.setattr(files, "write_beside", late)
+        assert (await one.embed(picture(), "truck")).status_code == 200
+        looked = list[str]()
+        theirs = other.service.store.tiers.files
+        assert theirs is not None
+        read = theirs.read
+
+        def look(content: str) -> Embedding | None:
+            looked.append(content)
+            return read(content)
+
+        monkeypatch.setattr(theirs, "read", look)
+        clicking = asyncio.create_task(other.click("truck"))
+        await until(lambda: bool(looked))
+        begin.set()
+        assert (await clicking).status_code == 200
+        assert other.segmenter.encoded == []
+
+
+async def test_a_picture_of_another_server_that_never_arrives_is_not_found(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.arriving.WAIT_S", 0.2)
+    async with two(url, tmp_path / "one") as (one, _), two(url, tmp_path / "two") as (other, _):
+        await one.embed(picture(), "truck")
+        assert error(await other.click("truck")) == (404, "image_not_found")
+
+
+async def test_embeddings_that_wait_for_the_database_are_no_trouble_of_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_postgres() as server:
+        async with two(server.new_database(), tmp_path) as (one, _):
+            await one.embed(picture(), "truck")
+            await on_disk(one, "truck")
+            shutil.rmtree(tmp_path / "embeddings")
+            tiers = one.service.store.tiers
+            tiers.save_all()
+            server.kill()
+            await tiers.tend()
+            assert tiers._unsaved
+            assert "SAM2_CACHE_DIR" not in caplog.text
+            assert "PostgreSQL" in caplog.text
+            server.start()
+            async with asyncio.timeout(LONG_S):
+                while tiers._unsaved:
+                    await tiers.tend()
+                    await asyncio.sleep(0.05)
+            await on_disk(one, "truck")

@@ -114,7 +114,11 @@ async def test_what_a_bucket_that_is_gone_does_not_take_is_held_and_removals_com
     assert len(caplog.messages) == 1
     assert caplog.text.count("cannot be reached") == 1
     object_store.start()
-    w.named = {back}
+    w.named = {back, held}
     w.bucket._paused_until = 0.0
     await w.files.retry(w.while_named)
-    await until(lambda: object_store.keys(w.bucket.url) == [f"videos/{back}"])
+    await w.files.write_held(w.while_named)  # for other servers, and after a restart
+    there = sorted(f"videos/{each}" for each in w.named)
+    await until(lambda: object_store.keys(w.bucket.url) == there)
+    assert w.files._held == {}
+    assert w.read(held) == b"held"

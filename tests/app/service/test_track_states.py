@@ -1,0 +1,115 @@
+"""Tracks that two servers share: what one hears of the other, and that one server does not meet itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from app.codecs.prompts import PromptRequest
+from app.service.track_state import TrackState
+from app.service.track_states import TrackStates
+from app.service.track_values import Frames, TrackPromptRequest
+from app.storage.sharing import Sharing
+from tests.postgres import PostgresServer
+
+
+@asynccontextmanager
+async def states_in(url: str) -> AsyncIterator[TrackStates]:
+    """The tracks as one server knows them."""
+    sharing = Sharing(url)
+    await sharing.open()
+    try:
+        yield TrackStates(sharing.tracks(), most=9, ttl_s=0, on_forget=lambda _: None)
+    finally:
+        await sharing.close()
+
+
+def new(name: str = "walk") -> TrackState:
+    """A track without prompts."""
+    now = time.time()
+    return TrackState("", name, Frames(("f0",), None), 1, 40, 60, "kept", created=now, used=now)
+
+
+def click(on: int) -> TrackPromptRequest:
+    """A prompt for an object."""
+    return TrackPromptRequest(0, on, PromptRequest([[1.0, 2.0]], [1]))
+
+
+async def test_what_another_server_did_during_work_that_writes_nothing_is_heard_of_afterwards(
+    postgres: PostgresServer,
+) -> None:
+    url = postgres.new_database()
+    async with states_in(url) as ours, states_in(url) as theirs:
+        await ours.add(new())
+        followed = await theirs.find("walk", tenant="")
+        own = await ours.find("walk", tenant="")
+        async with followed.lock:  # it is propagated, which changes no prompt
+            own.history.append(click(1))
+            await ours.save(own)
+            assert (await theirs.find("walk", tenant="")).history == []
+        assert (await theirs.find("walk", tenant="")).history == own.history
+        async with followed.lock:
+            own.history.append(click(2))
+            await ours.save(own)
+            await theirs.find("walk", tenant="")
+            await ours.forget(own)
+        assert await theirs.newest(tenant="", limit=9, after=None) == []
+        assert await theirs.newest(tenant="", limit=9, after=None) == []
+
+
+async def test_two_writes_of_one_server_at_once_are_no_conflict(postgres: PostgresServer) -> None:
+    """The maintenance writes what an outage held up, or a write goes on whose request has gone away."""
+    async with states_in(postgres.new_database()) as ours:
+        state = new()
+        await ours.add(state)
+        state.history.append(click(1))
+        first = asyncio.create_task(ours.save(state))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        state.history.append(click(2))
+        await asyncio.gather(first, ours.save(state))
+        assert len((await ours.find("walk", tenant="")).history) == 2
+
+
+async def test_many_tracks_are_read_in_pages(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one query they may take longer than it may, after which names would count as unreachable too."""
+    monkeypatch.setattr("app.storage.shared_tracks._ROWS_AT_ONCE", 2)
+    url, ids = postgres.new_database(), [f"t{i}" for i in range(5)]
+    async with states_in(url) as ours, states_in(url) as theirs:
+        for each in ids:
+            await ours.add(new(each))
+        assert {each.track_id for each in await theirs.newest(tenant="", limit=9, after=None)} == set(ids)
+        changed = [await ours.find(each, tenant="") for each in ids]
+        for state in changed[1:]:
+            state.history.append(click(1))
+            await ours.save(state)
+        await ours.forget(changed[0])
+        found = await theirs.newest(tenant="", limit=9, after=None)
+        assert {each.track_id for each in found} == set(ids[1:])
+        assert all(len(each.history) == 1 for each in found)
+
+
+async def test_a_track_whose_caller_leaves_before_it_is_written_does_not_take_the_name(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with states_in(postgres.new_database()) as ours:
+        entered, leave, save = asyncio.Event(), asyncio.Event(), ours._keeper.save
+
+        async def slow(*given: Any, **more: Any) -> int:
+            entered.set()
+            await leave.wait()
+            return await save(*given, **more)
+
+        monkeypatch.setattr(ours._keeper, "save", slow)
+        leaving = asyncio.create_task(ours.add(new()))
+        await entered.wait()
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        leave.set()
+        await ours.add(new())
+        assert len(await ours.newest(tenant="", limit=9, after=None)) == 1
