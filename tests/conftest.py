@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import inspect
+import logging
 import os
+from collections.abc import Iterator
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +46,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     asyncio.run(story())
     assert complaints == []
     return True
+
+
+@pytest.fixture(autouse=True)
+def _no_log_on_a_closed_stream() -> Iterator[None]:
+    """Undo what `sam2-serve` sets up for its log, which would write to this test's captured stderr in later tests."""
+    root = logging.getLogger()
+    before, level = set(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - before:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

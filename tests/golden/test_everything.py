@@ -63,7 +63,13 @@ def everything(
     return best_of_crops(found, thresholds=thresholds) if len(crops) > 1 else found
 
 
-@pytest.mark.parametrize("run", GOLDEN["runs"], ids=lambda run: f"{run['options']['crop_n_layers']} layers")
+def _marked(run: dict[str, Any]) -> Any:
+    """Crops are encoded each, which takes a minute."""
+    layers = run["options"]["crop_n_layers"]
+    return pytest.param(run, id=f"{layers} layers", marks=pytest.mark.long if layers else ())
+
+
+@pytest.mark.parametrize("run", [_marked(run) for run in GOLDEN["runs"]])
 def test_the_same_points_find_the_same_masks(runner: Sam2Runner, run: dict[str, Any]) -> None:
     thresholds, pattern = (
         kind(**{f.name: run["options"][f.name] for f in fields(kind) if f.name in run["options"]})

@@ -7,8 +7,7 @@ import pytest
 
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
-LONG = {"click", "two_objects", "mask", "vanish"}
-"""A minute or two each on two cores. `make test` plays all but the first with the tiny model."""
+pytestmark = pytest.mark.long  # five minutes, most of it encodes; make test plays the tiny model's cases
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,6 @@ def test_the_frames_are_those_of_the_goldens(golden: Golden) -> None:
     check_frames(golden)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in TOLERANCE]
-)
+@pytest.mark.parametrize("name", TOLERANCE)
 def test_a_case_equals_metas(golden: Golden, name: str) -> None:
     check_case(golden, name)
