@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator
-from collections.abc import Iterator
 
 import pytest
 
@@ -50,7 +49,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def _no_log_on_a_closed_stream() -> Iterator[None]:
-    """Undo what `sam2-serve` sets up for its log, which would write to this test's captured stderr in later tests."""
+    """Undo what `sam2-serve` sets up for its log: it would write to this test's captured stderr in later ones."""
     root = logging.getLogger()
     before, level = set(root.handlers), root.level
     yield
