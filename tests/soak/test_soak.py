@@ -31,7 +31,7 @@ def test_a_second_of_an_attack_is_judged(tmp_path: Path) -> None:
     """Times need a quiet machine; `make soak` checks them."""
     seen = attacks.run("deep_nesting", Effort(tmp_path, quick=True), seconds=1)
     assert seen.outcomes["422"] > 0
-    assert seen.outcomes.keys() <= {"422", "closed"}  # the server is stopped while the attack runs
+    assert seen.outcomes.keys() <= {"422", "closed", "ConnectionRefusedError"}  # it is stopped meanwhile
     assert {reply.status for reply in seen.clicks} == {200}
     assert 0 < seen.memory_before_mib < seen.memory_peak_mib
     assert 0 < seen.lag_p99_s < 10

@@ -304,8 +304,8 @@ async def test_embeddings_that_wait_for_the_database_are_no_trouble_of_the_folde
             await on_disk(one, "truck")
             shutil.rmtree(tmp_path / "embeddings")
             tiers = one.service.store.tiers
+            server.kill()  # before anything is written
             tiers.save_all()
-            server.kill()
             await tiers.tend()
             assert tiers._unsaved
             assert "SAM2_CACHE_DIR" not in caplog.text
