@@ -79,7 +79,7 @@ class JoinedDevices(RayDevices):
         """See Devices."""
         try:
             found = await super().states(patience_s=patience_s)
-        except Exception:
+        except Exception:  # Ray's errors have no common type; the caller sees it too
             await self._find_again()
             raise
         if not found:

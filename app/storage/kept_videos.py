@@ -39,6 +39,7 @@ class KeptVideos:
     ) -> None:
         """Begin with what is in the place. `on_evict` gets the content of each evicted file, on any thread."""
         self._place = place
+        self._removals = place.removals if isinstance(place, VideoObjects) else None
         self._capacity_bytes = capacity_bytes
         self._trouble, self._on_evict = trouble, on_evict
         self._lock = threading.Lock()
@@ -102,21 +103,10 @@ class KeptVideos:
         if place is None:
             await while_named(content, lambda: self._hold(content, data))
             return
-        try:
-            await appeared(
-                content,
-                partial(place.write_beside, content, data),
-                while_named=while_named,
-                run=asyncio.to_thread,
-            )
-        except (OSError, sqlite3.Error) as error:
-            self._report("a video cannot be written", error)
-            if is_named(content):
-                self._hold(content, data)
-            return
-        if self._trouble is not None:
-            self._trouble.over()
-        await asyncio.to_thread(self.trim)
+        if await self._write(place, content, data, while_named):
+            await asyncio.to_thread(self.trim)
+        elif is_named(content):
+            self._hold(content, data)
 
     def remove(self, content: str) -> None:
         """Remove a file; from a bucket in the background. A failure is logged."""
@@ -129,13 +119,13 @@ class KeptVideos:
 
     async def wait_removed(self, content: str) -> None:
         """Wait until it has been tried to remove a file from a bucket."""
-        if isinstance(self._place, VideoObjects):
-            await self._place.removals.wait([content])
+        if self._removals is not None:
+            await self._removals.wait([content])
 
     async def retry(self, while_named: WhileNamed) -> None:
         """Remove what a bucket that failed still has, unless it has a name by now."""
-        if isinstance(self._place, VideoObjects):
-            await self._place.removals.retry(while_named)
+        if self._removals is not None:
+            await self._removals.retry(while_named)
 
     async def write_held(self, while_named: WhileNamed) -> None:
         """Write what is held in memory because the disk or the bucket failed, until it fails again."""
@@ -144,19 +134,27 @@ class KeptVideos:
         with self._lock:
             held = list(self._held.items())
         for content, data in held:
-            try:
-                await appeared(
-                    content,
-                    partial(place.write_beside, content, data),
-                    while_named=while_named,
-                    run=asyncio.to_thread,
-                )
-            except (OSError, sqlite3.Error) as error:
-                self._report("a video cannot be written", error)
+            if not await self._write(place, content, data, while_named):
                 return
             self._let_go(content)
-            if self._trouble is not None:
-                self._trouble.over()
+
+    async def _write(
+        self, place: VideoFolder | VideoObjects, content: str, data: bytes, while_named: WhileNamed
+    ) -> bool:
+        """Write a file if it has a name, and return True. Return False where the disk or the bucket fails."""
+        try:
+            await appeared(
+                content,
+                partial(place.write_beside, content, data),
+                while_named=while_named,
+                run=asyncio.to_thread,
+            )
+        except (OSError, sqlite3.Error) as error:
+            self._report("a video cannot be written", error)
+            return False
+        if self._trouble is not None:
+            self._trouble.over()
+        return True
 
     def trim(self) -> None:
         """Remove files beyond the capacity."""
@@ -171,8 +169,8 @@ class KeptVideos:
 
     async def close(self) -> None:
         """Finish the removals from a bucket, for at most CLOSE_S."""
-        if isinstance(self._place, VideoObjects):
-            await asyncio.to_thread(partial(self._place.removals.close, patience_s=CLOSE_S))
+        if self._removals is not None:
+            await asyncio.to_thread(partial(self._removals.close, patience_s=CLOSE_S))
 
     def _hold(self, content: str, data: bytes) -> None:
         with self._lock:
