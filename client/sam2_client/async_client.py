@@ -177,12 +177,13 @@ class AsyncClient:
         progress: bool = False,
     ) -> AsyncGenerator[TrackedFrame, None]:
         """See Client.propagate."""
-        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
         story = following.follow_once(
             await self._source(frames, image_ids, progress=progress),
             prompts,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            options=track_stories.shown_to_wire(
+                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
+            ),
             progress=progress,
             retries=self._retries,
         )

@@ -3,18 +3,16 @@
 Only sends. track_stories.py and following.py define what is sent and what replies mean.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Self
 
 from PIL import Image
 
 from sam2_client import following, track_stories
-from sam2_client.errors import Sam2Error
 from sam2_client.following import Direction, Span
 from sam2_client.known_tracks import KnownTrack
-from sam2_client.mask_options import MaskOptions
 from sam2_client.mending import TrackState
-from sam2_client.pictures import open_picture
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.track_sources import KnownVideo, StoredVideo
 from sam2_client.tracked import TrackedFrame
@@ -33,7 +31,7 @@ class AsyncVideo(KnownVideo):
     async def frame(self, index: int) -> Image.Image:
         """See Video.frame."""
         story = track_stories.frame_file(self._stored, index, retries=self._client._retries)
-        return open_picture(await self._client._tell(story))
+        return await asyncio.to_thread((await self._client._tell(story)).open)
 
     async def delete(self) -> None:
         """See Video.delete."""
@@ -51,11 +49,7 @@ class AsyncTrack(KnownTrack):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            await self.delete()
-        except Sam2Error:
-            if kind is None:  # otherwise the first failure is the one to tell
-                raise
+        await self._client._tell(track_stories.leave(self._state, kind, retries=self._client._retries))
 
     async def click(
         self,
@@ -72,14 +66,15 @@ class AsyncTrack(KnownTrack):
         max_sprinkle_area: float = 0.0,
     ) -> TrackedFrame:
         """See Track.click."""
-        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
         story = track_stories.prompt(
             self._state,
             Prompt(points=points, labels=labels, box=box, mask=mask),
             frame=frame,
             object_id=object,
             clear=clear,
-            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            options=track_stories.shown_to_wire(
+                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
+            ),
             retries=self._client._retries,
         )
         return await self._client._tell(story)
@@ -96,11 +91,12 @@ class AsyncTrack(KnownTrack):
         progress: bool = False,
     ) -> AsyncGenerator[TrackedFrame, None]:
         """See Track.propagate. To stop at once, leave the loop within contextlib.aclosing."""
-        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
         story = following.follow(
             self._state,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            options=track_stories.shown_to_wire(
+                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
+            ),
             progress=progress,
             retries=self._client._retries,
         )
@@ -117,13 +113,13 @@ class AsyncTrack(KnownTrack):
 
     async def prompts(self) -> dict[int, list[int]]:
         """See Track.prompts."""
-        now = await self._client._tell(track_stories.describe(self._state, retries=self._client._retries))
-        return {each: list(frames) for each, frames in now.prompted.items()}
+        story = track_stories.prompted(self._state, retries=self._client._retries)
+        return await self._client._tell(story)
 
     async def picture(self, index: int) -> Image.Image:
         """See Track.picture."""
-        story = track_stories.picture(self._state, index, retries=self._client._retries)
-        return await self._client._tell(story)
+        story = track_stories.picture_file(self._state, index, retries=self._client._retries)
+        return await asyncio.to_thread((await self._client._tell(story)).open)
 
     async def delete(self) -> None:
         """See Track.delete."""

@@ -212,12 +212,13 @@ class Client:
         `frames` and `image_ids` are as in `track`, the rest as in Track.propagate. Videos and pictures stay stored.
         If the connection breaks, the call fails: a track would go on where it was.
         """
-        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
         story = following.follow_once(
             self._source(frames, image_ids, progress=progress),
             prompts,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            options=track_stories.shown_to_wire(
+                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
+            ),
             progress=progress,
             retries=self._retries,
         )

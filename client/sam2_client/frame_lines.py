@@ -3,13 +3,12 @@
 Lines come from servers that are not trusted: limited in size. Does not know what is in them.
 """
 
-import json
 from typing import Any
 
 import httpx
 
 from sam2_client.error_replies import unexpected
-from sam2_client.step_lines import is_lines
+from sam2_client.step_lines import is_lines, parsed
 
 MOST_LINE_BYTES = 64 * 2**20
 """The most that one frame may have: 64 objects with a mask of a megabyte each."""
@@ -37,7 +36,7 @@ class FrameLines:
             found.append(b"".join(self._unfinished))
             self._unfinished, self._size = [], 0
         self._keep(rest)
-        return [self._parse(line) for line in found if line.strip()]
+        return [parsed(line, self._response) for line in found if line.strip()]
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
@@ -45,12 +44,3 @@ class FrameLines:
             why = f"a line is larger than {MOST_LINE_BYTES // 2**20} MiB"
             raise unexpected(self._response, ValueError(why))
         self._unfinished.append(part)
-
-    def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise unexpected(self._response, ValueError(f"{line[:80]!r} is not a line of it"))
-        return value

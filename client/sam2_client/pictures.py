@@ -83,6 +83,10 @@ class Picture:
         self._digest = digest
         return data
 
+    def open(self) -> Image.Image:
+        """Return the picture in RGB, as open_picture does. Raises as `read`."""
+        return open_picture(self.read())
+
 
 def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.

@@ -57,7 +57,7 @@ class StepLines:
             raise self._unexpected("it ended before its result")
         if len(self._result) > _MOST_STEP_BYTES and not self._result.startswith(b'{"error"'):
             return self._result  # parsed once only, where its content is read
-        value = self._parse(self._result)
+        value = parsed(self._result, self._response)
         if "error" in value:
             raise error_of_line(value, self._response)
         return self._result
@@ -72,7 +72,7 @@ class StepLines:
         if len(line) > _MOST_STEP_BYTES:
             self._result = line
             return
-        value = self._parse(line)
+        value = parsed(line, self._response)
         if "progress" not in value:
             self._result = line
             return
@@ -81,17 +81,19 @@ class StepLines:
             raise self._unexpected(f"{line[:80]!r} is not a step")
         self._on_step(float(progress), found)
 
-    def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise self._unexpected(f"{line[:80]!r} is not a line of it")
-        return value
-
     def _unexpected(self, why: str) -> Sam2Error:
         return unexpected(self._response, ValueError(why))
+
+
+def parsed(line: bytes, response: httpx.Response) -> dict[str, Any]:
+    """Read a line. Raises UnexpectedReply for what is not a JSON object."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise unexpected(response, ValueError(f"{line[:80]!r} is not a line of it"))
+    return value
 
 
 @contextmanager

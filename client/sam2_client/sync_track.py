@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Self
 from PIL import Image
 
 from sam2_client import following, track_stories
-from sam2_client.errors import Sam2Error
 from sam2_client.following import Direction, Span
 from sam2_client.known_tracks import KnownTrack
-from sam2_client.mask_options import MaskOptions
 from sam2_client.mending import TrackState
-from sam2_client.pictures import open_picture
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
 from sam2_client.track_sources import KnownVideo, StoredVideo
 from sam2_client.tracked import TrackedFrame
@@ -33,7 +30,7 @@ class Video(KnownVideo):
     def frame(self, index: int) -> Image.Image:
         """Return a frame in RGB, upright and with square pixels. Raises FrameNotFound and InvalidFrame."""
         story = track_stories.frame_file(self._stored, index, retries=self._client._retries)
-        return open_picture(self._client._tell(story))
+        return self._client._tell(story).open()
 
     def delete(self) -> None:
         """Delete the video and the embeddings of its frames. Succeeds also if the server does not have it."""
@@ -55,11 +52,7 @@ class Track(KnownTrack):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self.delete()
-        except Sam2Error:
-            if kind is None:  # otherwise the first failure is the one to tell
-                raise
+        self._client._tell(track_stories.leave(self._state, kind, retries=self._client._retries))
 
     def click(
         self,
@@ -83,14 +76,15 @@ class Track(KnownTrack):
         `non_overlapping` gives each pixel to one object. `max_hole_area` and `max_sprinkle_area` are as in
         Image.decode. On a frame that was tracked before, this is a correction.
         """
-        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
         story = track_stories.prompt(
             self._state,
             Prompt(points=points, labels=labels, box=box, mask=mask),
             frame=frame,
             object_id=object,
             clear=clear,
-            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            options=track_stories.shown_to_wire(
+                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
+            ),
             retries=self._client._retries,
         )
         return self._client._tell(story)
@@ -117,11 +111,12 @@ class Track(KnownTrack):
         the client goes on where it was. If the server has lost the track meanwhile, the frames before are tracked
         once more, but not yielded again. Raises Sam2Error if that fails too.
         """
-        options = MaskOptions(False, max_hole_area, max_sprinkle_area)
         story = following.follow(
             self._state,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(options, non_overlapping=non_overlapping),
+            options=track_stories.shown_to_wire(
+                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
+            ),
             progress=progress,
             retries=self._client._retries,
         )
@@ -138,13 +133,13 @@ class Track(KnownTrack):
 
     def prompts(self) -> dict[int, list[int]]:
         """Look up the objects of the track, each with the frames on which it has prompts."""
-        now = self._client._tell(track_stories.describe(self._state, retries=self._client._retries))
-        return {each: list(frames) for each, frames in now.prompted.items()}
+        story = track_stories.prompted(self._state, retries=self._client._retries)
+        return self._client._tell(story)
 
     def picture(self, index: int) -> Image.Image:
         """Return a frame in RGB. Raises ValueError for a picture of which the client knows only the id."""
-        story = track_stories.picture(self._state, index, retries=self._client._retries)
-        return self._client._tell(story)
+        story = track_stories.picture_file(self._state, index, retries=self._client._retries)
+        return self._client._tell(story).open()
 
     def delete(self) -> None:
         """Forget the track. Its video or pictures stay. Succeeds also if the server does not have it."""

@@ -6,16 +6,14 @@ Each function is a story (see asking.py). following.py has those of propagations
 from typing import Any
 from urllib.parse import quote
 
-from PIL import Image
-
 from sam2_client import mending
 from sam2_client.asking import Call, Story, ask
-from sam2_client.errors import VideoNotFound
+from sam2_client.errors import Sam2Error, VideoNotFound
 from sam2_client.holdings import check_id
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Mask
 from sam2_client.mending import Corrections, TrackState, all_at_once, ask_about, track_path
-from sam2_client.pictures import Picture, open_picture
+from sam2_client.pictures import Picture
 from sam2_client.prompts import Prompt, to_wire
 from sam2_client.retries import Retries
 from sam2_client.track_replies import Begun, read_dropped, read_shown, read_track, read_video
@@ -41,8 +39,8 @@ def delete_video(video_id: str, *, retries: Retries) -> Story[None]:
     yield from ask(Call("DELETE", _video_path(video_id)), retries)
 
 
-def frame_file(video: StoredVideo | str, index: int, *, retries: Retries) -> Story[bytes]:
-    """Return a frame of a video as a picture file. The video is uploaded again if the server has lost it."""
+def frame_file(video: StoredVideo | str, index: int, *, retries: Retries) -> Story[Picture]:
+    """Return the file of a frame of a video. The video is uploaded again if the server has lost it."""
     video_id = video if isinstance(video, str) else video.video_id
     call = Call("GET", f"{_video_path(video_id)}/frames/{index}")
     try:
@@ -52,7 +50,7 @@ def frame_file(video: StoredVideo | str, index: int, *, retries: Retries) -> Sto
             raise
         yield from mending.upload_again(video, retries)
         response = yield from ask(call, retries)
-    return response.content
+    return Picture(response.content)
 
 
 def begin(
@@ -76,6 +74,12 @@ def describe(state: TrackState, *, retries: Retries, wait_s: float = 0.0) -> Sto
     """Return the track as it is now."""
     response = yield from ask_about(state, Call("GET", state.path), retries=retries, wait_s=wait_s)
     return read_track(response)
+
+
+def prompted(state: TrackState, *, retries: Retries) -> Story[dict[int, list[int]]]:
+    """Return the objects of the track as it is now, each with the frames of its prompts."""
+    now = yield from describe(state, retries=retries)
+    return {each: list(frames) for each, frames in now.prompted.items()}
 
 
 def prompt(
@@ -121,23 +125,24 @@ def clear(state: TrackState, object_id: int, frame: int, *, retries: Retries) ->
     return said
 
 
-def picture(state: TrackState, index: int, *, retries: Retries) -> Story[Image.Image]:
-    """Return a frame as a picture in RGB. Raises ValueError if neither the client nor the server has it."""
+def picture_file(state: TrackState, index: int, *, retries: Retries) -> Story[Picture]:
+    """Return the file of a frame. Raises ValueError if neither the client nor the server has it."""
     if not 0 <= index < state.begun.frames:
         raise ValueError(f"frame {index}: the track has frames 0 to {state.begun.frames - 1}")
     source = state.source
     if source is not None and (held := source.picture(index)) is not None:
-        return open_picture(held.read())
+        return held
     video = source.video if source is not None and source.video is not None else state.begun.video_id
     if video is None:
         raise ValueError(f"frame {index} is an embedded picture, which the server does not send back")
-    return open_picture((yield from frame_file(video, index, retries=retries)))
+    return (yield from frame_file(video, index, retries=retries))
 
 
-def shown_to_wire(options: MaskOptions, *, non_overlapping: bool) -> dict[str, Any]:
+def shown_to_wire(max_hole_area: float, max_sprinkle_area: float, *, non_overlapping: bool) -> dict[str, Any]:
     """Return the fields for the form of masks."""
     if not isinstance(non_overlapping, bool):
         raise TypeError(f"non_overlapping is {non_overlapping!r}, but must be True or False")
+    options = MaskOptions(False, max_hole_area, max_sprinkle_area)
     return {**options.to_wire(), **({"non_overlapping": True} if non_overlapping else {})}
 
 
@@ -145,6 +150,15 @@ def delete(state: TrackState, *, retries: Retries) -> Story[None]:
     """Forget the track, and what it would be made again from."""
     yield from ask(Call("DELETE", state.path), retries)
     state.source = None
+
+
+def leave(state: TrackState, failure: type[BaseException] | None, *, retries: Retries) -> Story[None]:
+    """Forget the track at the end of `with`. If that ends in a failure, it is the one to tell, not another one."""
+    try:
+        yield from delete(state, retries=retries)
+    except Sam2Error:
+        if failure is None:
+            raise
 
 
 def prompt_to_wire(given: Prompt, *, frame: int, object_id: int, clear: bool) -> dict[str, Any]:

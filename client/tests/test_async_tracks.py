@@ -1,5 +1,6 @@
 """Tracks of AsyncClient against the real service on a port. They differ from Client's only in `await`."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -8,10 +9,12 @@ import httpx
 import numpy as np
 import pytest
 from client_server import Served
+from PIL import Image
 from track_files import CLICKED, MIDDLE, frames_in
 
 import sam2_client
 from sam2_client import AsyncClient, AsyncTrack, TrackedFrame, TrackPrompt
+from sam2_client.pictures import Picture
 from tests.small_videos import WIDTH, clip
 
 CLIP = clip(frames=6)
@@ -73,6 +76,27 @@ async def test_a_track_is_prompted_followed_and_deleted(
         with pytest.raises(sam2_client.TrackNotFound):
             await client.find_track(track.track_id)
         await (await client.video("awaited")).delete()
+
+
+async def test_frames_are_read_and_decoded_in_threads(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work: list[threading.Thread] = []
+    real = Picture.open
+
+    def opened(self: Picture) -> Image.Image:
+        at_work.append(threading.current_thread())
+        return real(self)
+
+    monkeypatch.setattr(Picture, "open", opened)
+    async with AsyncClient(served.url) as client:
+        async with await client.track(CLIP) as track:
+            await track.picture(0)
+        async with await client.track(frames_in(tmp_path / "frames")) as track:
+            await track.picture(0)
+        await (await client.upload_video(CLIP)).frame(0)
+    assert len(at_work) == 3
+    assert threading.current_thread() not in at_work
 
 
 async def test_a_loop_that_is_left_ends_the_work_and_the_next_goes_on(served: Served) -> None:
