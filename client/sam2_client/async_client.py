@@ -177,13 +177,12 @@ class AsyncClient:
         progress: bool = False,
     ) -> AsyncGenerator[TrackedFrame, None]:
         """See Client.propagate."""
+        shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = following.follow_once(
             await self._source(frames, image_ids, progress=progress),
             prompts,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(
-                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
-            ),
+            options=shown,
             progress=progress,
             retries=self._retries,
         )

@@ -66,15 +66,14 @@ class AsyncTrack(KnownTrack):
         max_sprinkle_area: float = 0.0,
     ) -> TrackedFrame:
         """See Track.click."""
+        shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = track_stories.prompt(
             self._state,
             Prompt(points=points, labels=labels, box=box, mask=mask),
             frame=frame,
             object_id=object,
             clear=clear,
-            options=track_stories.shown_to_wire(
-                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
-            ),
+            options=shown,
             retries=self._client._retries,
         )
         return await self._client._tell(story)
@@ -91,12 +90,11 @@ class AsyncTrack(KnownTrack):
         progress: bool = False,
     ) -> AsyncGenerator[TrackedFrame, None]:
         """See Track.propagate. To stop at once, leave the loop within contextlib.aclosing."""
+        shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = following.follow(
             self._state,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(
-                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
-            ),
+            options=shown,
             progress=progress,
             retries=self._client._retries,
         )

@@ -212,13 +212,12 @@ class Client:
         `frames` and `image_ids` are as in `track`, the rest as in Track.propagate. Videos and pictures stay stored.
         If the connection breaks, the call fails: a track would go on where it was.
         """
+        shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = following.follow_once(
             self._source(frames, image_ids, progress=progress),
             prompts,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(
-                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
-            ),
+            options=shown,
             progress=progress,
             retries=self._retries,
         )

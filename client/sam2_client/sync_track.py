@@ -76,15 +76,14 @@ class Track(KnownTrack):
         `non_overlapping` gives each pixel to one object. `max_hole_area` and `max_sprinkle_area` are as in
         Image.decode. On a frame that was tracked before, this is a correction.
         """
+        shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = track_stories.prompt(
             self._state,
             Prompt(points=points, labels=labels, box=box, mask=mask),
             frame=frame,
             object_id=object,
             clear=clear,
-            options=track_stories.shown_to_wire(
-                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
-            ),
+            options=shown,
             retries=self._client._retries,
         )
         return self._client._tell(story)
@@ -111,12 +110,11 @@ class Track(KnownTrack):
         the client goes on where it was. If the server has lost the track meanwhile, the frames before are tracked
         once more, but not yielded again. Raises Sam2Error if that fails too.
         """
+        shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = following.follow(
             self._state,
             Span(start, end, direction),
-            options=track_stories.shown_to_wire(
-                max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping
-            ),
+            options=shown,
             progress=progress,
             retries=self._client._retries,
         )

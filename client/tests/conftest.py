@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 from client_server import Served, real_server
+from track_files import CLIP
 
 from sam2_client import Client
 from tests.conftest import _no_settings_from_outside, pytest_pyfunc_call  # noqa: F401  # found by name
@@ -64,6 +65,12 @@ def commanded(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     served.trouble.replies.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAM2_URL", served.url)
+
+
+@pytest.fixture
+def clip_file(commanded: None) -> None:
+    """Run a test as `commanded`, with clip.mp4 in its folder."""
+    Path("clip.mp4").write_bytes(CLIP)
 
 
 @pytest.fixture

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from client_server import Served
 from PIL import Image
-from track_files import CLICKED, MIDDLE, frames_in
+from track_files import CLICKED, CLIP, MIDDLE, frames_in
 
 import sam2_client
 from sam2_client import AsyncClient, AsyncTrack, TrackedFrame, TrackPrompt
 from sam2_client.pictures import Picture
-from tests.small_videos import WIDTH, clip
-
-CLIP = clip(frames=6)
+from tests.small_videos import WIDTH
 
 
 class Breaking(httpx.AsyncBaseTransport):

@@ -1,31 +1,24 @@
-"""Videos, tracks and propagations of Client against the real service with a fake model."""
+"""Tracks and propagations of Client against the real service with a fake model."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from client_server import Served
-from track_files import CLICKED, FOLLOWED, MIDDLE, frames_in, is_about
+from track_files import CLICKED, CLIP, FOLLOWED, MIDDLE, indexes, is_about
 
 import sam2_client
 from sam2_client import Client, Track, TrackPrompt
 from sam2_client.masks import Mask
 from tests.fakes import RADII, disc_mask, picture
-from tests.small_videos import HEIGHT, WIDTH, clip, number_of, with_broken_packet
-
-CLIP = clip(frames=6)
+from tests.small_videos import HEIGHT, WIDTH
 
 
 @pytest.fixture
 def track(client: Client) -> Iterator[Track]:
     with client.track(CLIP) as track:
         yield track
-
-
-def indexes(frames: Iterator[Any]) -> list[int]:
-    return [frame.index for frame in frames]
 
 
 def test_a_click_is_answered_and_followed(track: Track) -> None:
@@ -165,136 +158,6 @@ def test_options_reach_the_server(client: Client) -> None:
         client.track(CLIP, corrections="lost")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("options", "times"),
-    [
-        ({}, [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
-        ({"fps": 5}, [0, 0.2, 0.4]),
-        ({"start_s": 0.25}, [0.3, 0.4, 0.5]),
-        ({"end_s": 0.2}, [0, 0.1]),
-        ({"max_frames": 2}, [0, 0.1]),
-    ],
-    ids=str,
-)
-def test_options_of_a_video(client: Client, options: dict[str, Any], times: list[float]) -> None:
-    video = client.upload_video(CLIP, **options)
-    assert list(video.times) == pytest.approx(times)
-    assert (video.frames, video.width, video.height, video.fps) == (
-        len(times),
-        WIDTH,
-        HEIGHT,
-        options.get("fps", pytest.approx(10)),
-    )
-    assert number_of(np.asarray(video.frame(1))) == round(10 * times[1])
-    found = client.video(video.video_id)
-    assert (found.video_id, found.times) == (video.video_id, video.times)
-    with client.track(video) as track:
-        track.click(MIDDLE)
-        assert [frame.time for frame in track.propagate()] == pytest.approx(times)
-    video.delete()
-    with pytest.raises(sam2_client.VideoNotFound):
-        client.video(video.video_id)
-
-
-def test_names_of_videos(client: Client, tmp_path: Path) -> None:
-    file = tmp_path / "clip.mp4"
-    file.write_bytes(CLIP)
-    assert client.upload_video(file, "named").video_id == "named"
-    with pytest.raises(sam2_client.VideoIdConflict):
-        client.upload_video(file, "named", fps=5)
-    assert client.upload_video(file, "named", fps=5, replace=True).frames == 3
-    with client.track(str(file)) as track:
-        assert track.frames == 6
-    client.video("named").delete()
-    with pytest.raises(sam2_client.InvalidVideo):
-        client.upload_video(b"<html>")
-    with pytest.raises(ValueError, match="fps is nan"):
-        client.upload_video(file, fps=float("nan"))
-    with pytest.raises(sam2_client.FrameNotFound):
-        client.upload_video(CLIP).frame(6)
-
-
-def test_pictures_are_frames(client: Client, tmp_path: Path) -> None:
-    folder = frames_in(tmp_path / "frames")
-    images = [client.embed(folder / f"{number}.png") for number in range(8, 12)]
-    given: list[dict[str, Any]] = [
-        {"frames": folder},
-        {"frames": [str(folder / f"{number}.png") for number in range(8, 12)]},
-        {"frames": [images[0], (folder / "9.png").read_bytes(), images[2], folder / "11.png"]},
-        {"image_ids": [image.image_id for image in images]},
-    ]
-    for each in given:
-        with client.track(**each) as track:
-            track.click([(30, 20)])
-            assert indexes(track.propagate()) == [0, 1, 2, 3]
-            if "image_ids" in each:
-                with pytest.raises(ValueError, match="does not send back"):
-                    track.picture(0)
-            else:
-                shades = [int(np.asarray(track.picture(number)).mean()) for number in range(4)]
-                assert shades == [0, 10, 20, 30], "2.png is before 10.png"
-
-
-@pytest.mark.parametrize(
-    ("given", "what"),
-    [
-        ({}, "either frames or image_ids"),
-        ({"frames": "clip.mp4", "image_ids": ["a"]}, "either frames or image_ids"),
-        ({"frames": []}, "at least one frame"),
-        ({"image_ids": "abc"}, "a list of ids"),
-        ({"frames": 5}, "neither a video nor"),
-        ({"frames": ["no-such.png"]}, "no-such.png"),
-        ({"frames": "no-such.mp4"}, "no-such.mp4"),
-        ({"frames": [b"<html>"]}, "frame 0: "),
-        ({"frames": ["README.txt"]}, "frame 0 .*README.txt"),
-        ({"frames": "."}, "has no pictures"),
-    ],
-    ids=str,
-)
-def test_what_are_no_frames(
-    client: Client, given: dict[str, Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.txt").write_text("<html>")
-    with pytest.raises((ValueError, TypeError, OSError, sam2_client.InvalidImage), match=what):
-        client.track(**given)
-
-
-def test_uploads_have_a_bar(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = frames_in(tmp_path / "frames")
-    for progress in (False, True):
-        with client.track(folder, progress=progress):
-            assert ("4/4" in capsys.readouterr().err) == progress
-
-
-def test_an_image_is_not_a_list_of_frames(client: Client, truck: Path) -> None:
-    with pytest.raises(TypeError, match="Image is neither"):
-        client.track(client.embed(truck))  # type: ignore[arg-type]
-
-
-def test_pictures_of_frames_with_objects_in_colour(track: Track) -> None:
-    shown = track.click(MIDDLE)
-    plain = track.picture(0)
-    assert plain.size == (WIDTH, HEIGHT)
-    changed = (np.asarray(shown.overlay(plain)) != np.asarray(plain)).any(axis=2)
-    assert np.array_equal(changed, CLICKED)
-    with pytest.raises(ValueError, match="frames 0 to 5"):
-        track.picture(6)
-
-
-def test_a_frame_that_cannot_be_decoded_is_an_error_of_that_frame(client: Client) -> None:
-    broken = with_broken_packet(clip(group=20, b_frames=0, codec="mpeg4"), "mp4", 4)
-    with client.track(broken) as track:
-        track.click(MIDDLE)
-        frames = list(track.propagate())
-    assert [frame.index for frame in frames] == list(range(20))
-    failed = [frame for frame in frames if frame.error is not None]
-    assert [type(frame.error) for frame in failed] == [sam2_client.InvalidFrame] * len(failed)
-    assert failed
-    assert all(not frame.masks for frame in failed)
-    assert frames[-1].masks
-
-
 def test_a_track_is_found_by_its_id_and_deleted(client: Client) -> None:
     track = client.track(CLIP, track_id="found")
     track.click(MIDDLE, object=3)
@@ -310,11 +173,19 @@ def test_a_track_is_found_by_its_id_and_deleted(client: Client) -> None:
         client.find_track("..")
 
 
-def test_with_deletes_and_the_first_error_is_the_one_told(client: Client) -> None:
+def test_with_deletes_and_the_first_error_is_the_one_told(client: Client, served: Served) -> None:
     with pytest.raises(ZeroDivisionError), client.track(CLIP, track_id="brief"):
         raise ZeroDivisionError
     with pytest.raises(sam2_client.TrackNotFound):
         client.find_track("brief")
+    refusal = (500, {}, b'{"error": {"code": "internal_error", "message": "Broken."}}')
+    with pytest.raises(sam2_client.Sam2Error, match="Broken"), client.track(CLIP):
+        served.trouble.replies.append(refusal)
+    track = client.track(CLIP)
+    served.trouble.replies.append(refusal)
+    with pytest.raises(ZeroDivisionError), track:
+        raise ZeroDivisionError
+    assert not served.trouble.replies
 
 
 def test_everything_in_one_request_leaves_no_track(client: Client, served: Served) -> None:
@@ -325,7 +196,7 @@ def test_everything_in_one_request_leaves_no_track(client: Client, served: Serve
     served.trouble.asked.clear()
     frames = list(client.propagate(CLIP, prompts, direction="both", non_overlapping=True))
     assert served.trouble.asked == ["POST /videos", "POST /propagate"]
-    assert [frame.index for frame in frames] == [1, 2, 3, 4, 5, 0]
+    assert indexes(frames) == [1, 2, 3, 4, 5, 0]
     assert [list(frame.masks) for frame in frames] == [[1, 2]] * 6
     one, two = (mask.to_numpy() for mask in frames[3].masks.values())
     assert one.any()

@@ -2,24 +2,19 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from client_server import Served
-from track_files import CLIP, FOLLOWED, MIDDLE, Breaking, begun, frames_in, is_about
+from track_files import CLIP, FOLLOWED, MIDDLE, Breaking, begun, frames_in, indexes, is_about
 
 import sam2_client
 from sam2_client import Client, Sam2Error, Track, frame_lines
 
 pytestmark = pytest.mark.usefixtures("waited")
 ORDER = [2, 3, 4, 5, 1, 0]
-
-
-def indexes(frames: Iterator[Any]) -> list[int]:
-    return [frame.index for frame in frames]
 
 
 @pytest.mark.parametrize("cuts", [(0,), (1,), (3,), (4,), (5,), (6,), (1, 0, 2), (2, 2, 2)], ids=str)
@@ -29,7 +24,7 @@ def test_after_a_cut_it_goes_on_where_it_was(
     transport = Breaking(*cuts)
     with Client(served.url, transport=transport) as client, begun(client) as track:
         frames = list(track.propagate(direction="both"))
-        assert indexes(iter(frames)) == ORDER
+        assert indexes(frames) == ORDER
         assert all(is_about(frame.masks[1].to_numpy(), FOLLOWED) for frame in frames[1:])
         assert not transport.cuts
         assert all(0.25 <= each <= 0.7 for each in waited)
@@ -83,7 +78,7 @@ def test_what_the_server_loses_in_the_middle_is_made_again(client: Client, serve
         video_id = track._state.begun.video_id or other.upload_video(CLIP).video_id
         transport.asked.clear()
         frames = list(track.propagate(direction="both"))
-        assert indexes(iter(frames)) == ORDER
+        assert indexes(frames) == ORDER
         assert all(frame.error is None for frame in frames)
         assert all(is_about(frame.masks[1].to_numpy(), FOLLOWED) for frame in frames[1:])
         assert transport.asked.count("POST videos") == (lost != "track")

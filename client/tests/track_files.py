@@ -1,13 +1,13 @@
 """What the tests of tracks share: videos of a few frames, and a connection that breaks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
-from sam2_client import Client, Track
+from sam2_client import Client, Track, TrackedFrame
 from tests.fakes import RADII, disc_mask, picture
 from tests.small_videos import HEIGHT, WIDTH, clip
 
@@ -24,6 +24,11 @@ def begun(client: Client, **options: Any) -> Track:
     track = client.track(CLIP, **options)
     track.click(MIDDLE, frame=2)
     return track
+
+
+def indexes(frames: Iterable[TrackedFrame]) -> list[int]:
+    """Return the numbers of frames, in order."""
+    return [frame.index for frame in frames]
 
 
 def is_about(mask: np.ndarray, expected: np.ndarray) -> bool:
