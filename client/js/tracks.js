@@ -104,7 +104,8 @@ export class Track {
 
   /**
    * Follow the objects from frame to frame: yields each when it is done, in the order of the work. To stop, leave the loop or
-   * abort the signal: what is done is kept, and the next call without `from` goes on there. The deadline counts until the first frame.
+   * abort the signal: what is done is kept, and the next call without `from` goes on where the server stopped, which may be a frame
+   * or more after the last that you got. The deadline counts until the first frame.
    * @param {RangeOptions & ShownOptions & MaskOptions & CallOptions} [options]
    * @returns {AsyncGenerator<TrackedFrame, void, void>}
    */

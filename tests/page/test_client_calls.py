@@ -1,7 +1,7 @@
 """Calls of the JavaScript client: embed and click, retries, keys, aborts, errors."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,9 @@ import pytest
 from playwright.sync_api import Route
 from pycocotools import mask as coco_mask
 
+from app.errors import ServiceError
+from app.names_errors import NamesUnreachable
+from app.track_errors import TrackBusy
 from tests.fakes import RADII, disc_mask
 from tests.page.conftest import PageServer
 from tests.page.visitor import HEIGHT, WIDTH
@@ -43,6 +46,21 @@ def test_embed_and_click(tool: WebTool) -> None:
     assert reply["size"] == [WIDTH, HEIGHT]
     assert np.array_equal(coco_mask.decode(reply["rle"]), DISC)
     assert (reply["area"], reply["iou"], reply["logits"]) == (DISC.sum(), 1, "string")
+
+
+def test_an_error_in_a_line_has_the_status_of_its_code(tool: WebTool) -> None:
+    def below(error: type[ServiceError]) -> Iterator[type[ServiceError]]:
+        for child in error.__subclasses__():
+            yield child
+            yield from below(child)
+
+    known = {
+        error.code: error.status for error in below(ServiceError) if error.code != "not_offered"
+    }  # of doors
+    assert TrackBusy.code in known
+    assert NamesUnreachable.code in known
+    script = "const { statusOf } = await import('/client/errors.js'); return given[0].map(statusOf);"
+    assert dict(zip(known, tool.run(script, list(known)), strict=True)) == known
 
 
 def test_a_picture_comes_from_an_address_and_has_a_name_and_progress(tool: WebTool) -> None:
