@@ -1,6 +1,7 @@
 """Videos on the page: dropped, scrubbed, clicked on, tracked, corrected, stopped, undone, forgotten."""
 
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -140,22 +141,37 @@ def test_a_click_is_tracked_and_corrected_with_several_objects(watcher: Watcher,
     assert points_of(server) == {1: {"1": [[200, 150]]}, 2: {"3": [[420, 300], [300, 300]]}}
 
 
-def test_a_propagation_is_stopped_and_goes_on(watcher: Watcher, server: PageServer) -> None:
+def test_a_propagation_is_stopped_and_goes_on(
+    watcher: Watcher, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     visitor = watcher.visitor
+    permits, decode = threading.Semaphore(3), server.segmenter.decode  # of the click, and of frames 1 and 2
+
+    def permitted(jobs: Any) -> Any:
+        permits.acquire()
+        return decode(jobs)
+
+    monkeypatch.setattr(server.segmenter, "decode", permitted)
+    asked: list[int] = []
+    visitor.page.on(
+        "request",
+        lambda sent: asked.append(sent.post_data_json["from"]) if sent.url.endswith("/propagate") else None,
+    )
     visitor.click(200, 150)
     visitor.until_seen(DISC)
-    server.segmenter.gate.clear()
     watcher.button("Track forward").click()
     stop = watcher.button("Stop")
     stop.wait_for()
     visitor.until(lambda: stop.evaluate("(button) => button === document.activeElement"))
+    watcher.until_at(2)
     visitor.press("Escape")
     watcher.until_tracked()
-    server.segmenter.gate.set()
+    permits.release(100)
     assert visitor.alert() == ""
     watcher.track()
     watcher.until_at(FRAMES - 1)
     visitor.until_seen(HELD)
+    assert asked == [0, 3]
     assert visitor.alert() == ""
 
 

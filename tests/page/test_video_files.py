@@ -1,6 +1,7 @@
 """Which files become videos on the page, frames that cannot be read, and what is said of files that are refused."""
 
 import io
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
@@ -64,8 +65,7 @@ def test_frames_of_two_sizes_are_refused_by_name(watcher: Watcher) -> None:
 
 def test_a_frame_that_cannot_be_read_is_named_and_the_rest_is_tracked(watcher: Watcher) -> None:
     visitor = watcher.visitor
-    options = {"b_frames": 0, "group": 1}
-    broken = with_broken_packet(clip(frames=5, size=(WIDTH, HEIGHT), **options), "mp4", 2)  # type: ignore[arg-type]
+    broken = with_broken_packet(clip(frames=5, size=(WIDTH, HEIGHT), b_frames=0, group=1), "mp4", 2)
     watcher.open(broken)
     visitor.click(200, 150)
     visitor.until(lambda: visitor.colour(200, 152) != (0, 0, 0))
@@ -84,7 +84,7 @@ def test_what_is_no_video_is_refused_in_words(watcher: Watcher, name: str, kind:
     watcher.visitor.until(lambda: said in watcher.visitor.alert())
 
 
-def test_a_file_that_is_too_large_is_not_sent(open_page, watcher: Watcher) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_too_large_is_not_sent(open_page: Callable[[PageServer], Visitor]) -> None:
     server = PageServer(Settings(workers=2, max_video_mib=1))
     try:
         small = Watcher(open_page(server))
