@@ -22,6 +22,8 @@ FLOORS = ("floor float32", "floor bfloat16")
 """See tests/bench/floor.py."""
 WHOLE = "1800 x 1200"
 ONE_THREAD = f"{WHOLE}, CPU time of one thread"
+MASKS_FOUND = "masks found"
+THEIRS_FOUND, OURS_FOUND = "mean best IoU of theirs", "mean best IoU of ours"
 TRACK_GROWTH = "4 objects through many frames of 256 px"
 
 SEND_PICTURES = ("CVAT", "Roboflow", "X-AnyLabeling", "QuPath")
@@ -109,6 +111,11 @@ TARGETS = (
             ("memory", "over a click MiB", 300.0),
             ("a click of somebody else meanwhile", "ratio", 5.0),
         )
+    ),
+    *(
+        Target("everything", MASKS_FOUND, side, value, at_least=0.9)
+        for side in OURS
+        for value in (THEIRS_FOUND, OURS_FOUND)
     ),
     *(
         Target("video", f"{objects}, a frame", side, f"vs {TRANSFORMERS}", at_most=most)
