@@ -1,6 +1,8 @@
 """Checks that the sides compared for speed give the same answers. If decoders do not, the run is void.
 
-All objects of a picture are chosen by thresholds, which a mask passes on one side only: their likeness is a target.
+What grows out of many decodes, as all objects of a picture or a track, differs by more than a decode: how much is a
+target of the report.
+
 Does not know about time. The first side is the reference for the others.
 """
 

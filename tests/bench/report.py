@@ -38,6 +38,16 @@ BODIES = (
 Number = int | float
 
 
+def track_case(objects: int) -> str:
+    """The case of a step of a track with so many objects."""
+    return f"{objects} object{'s' if objects > 1 else ''}, a frame"
+
+
+def track_agreement(case: str) -> str:
+    """The case of what masks of a track have in common."""
+    return f"video, {case}, against {TRANSFORMERS}"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Measurements of one side in one case. The names of the values contain the units."""
@@ -112,15 +122,23 @@ TARGETS = (
             ("a click of somebody else meanwhile", "ratio", 5.0),
         )
     ),
+    # Below, the sides have not done the same work; or, in bfloat16, others of near duplicates are the best, because
+    # rounding moves a predicted IoU by about as much as two of them differ.
     *(
         Target("everything", MASKS_FOUND, side, value, at_least=0.9)
         for side in OURS
         for value in (THEIRS_FOUND, OURS_FOUND)
     ),
     *(
-        Target("video", f"{objects}, a frame", side, f"vs {TRANSFORMERS}", at_most=most)
-        for objects in ("1 object", "4 objects")
-        for side, most in zip(OURS, (0.6, 0.4), strict=True)
+        target
+        for case in map(track_case, (1, 4))
+        for side, most, pixels in zip(OURS, (0.6, 0.4), (1e-3, 1e-2), strict=True)
+        for target in (
+            Target("video", case, side, f"vs {TRANSFORMERS}", at_most=most),
+            # The goldens' weights draw ragged masks, with 64 % of all pixels beside an outline: transformers itself
+            # differs from its float32 by 0.7 % in bfloat16.
+            Target("agreement", track_agreement(case), side, "pixels", at_most=pixels),
+        )
     ),
     Target("video", TRACK_GROWTH, OURS[0], "held bytes, growth", at_most=0),
     Target("video", TRACK_GROWTH, OURS[0], "process, growth MiB", at_most=10.0),
