@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     validate = partial(validation_figures, pack, side=said.side, device=said.device)
     is_done = trainer.run(
-        said.out, validate=validate, note=partial(_append, said.out / "log.jsonl"), stop=signalled()
+        said.out, validate=validate, note=partial(append_line, said.out / "log.jsonl"), stop=signalled()
     )
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
@@ -129,7 +129,8 @@ def signalled() -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _append(path: Path, values: dict[str, object]) -> None:
+def append_line(path: Path, values: dict[str, object]) -> None:
+    """Add a line of JSON to a run's log."""
     with path.open("a") as file:
         file.write(json.dumps(values) + "\n")
 
