@@ -18,6 +18,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from model.cpu.threads import set_up_thread
 from model.devices import resolve_device, resolve_dtype
 from model.network.config import BUILTIN
 from model.training.discs import DiscsFirst
@@ -37,9 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
     said = _parser().parse_args(arguments)
     keep_freed_memory()
-    torch.set_flush_denormal(True)
     cv2.setNumThreads(1)  # its calls are small; callers with many of them have their own threads
-    torch.set_num_threads(said.threads or max(1, (os.cpu_count() or 1) - said.workers))
+    set_up_thread(said.threads or max(1, (os.cpu_count() or 1) - said.workers), cpus=None)
     said.out.mkdir(parents=True, exist_ok=True)
     try:
         state = State.load(said.out)

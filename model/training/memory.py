@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints.download import locate
+from model.cpu.threads import set_up_thread
 from model.errors import CheckpointError
 from model.network.config import BUILTIN
 from model.training.__main__ import append_line, keep_freed_memory, signalled
@@ -125,9 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
     said = _parser().parse_args(arguments)
     keep_freed_memory()
-    torch.set_flush_denormal(True)
     cv2.setNumThreads(1)
-    torch.set_num_threads(said.threads)
+    set_up_thread(said.threads, cpus=None)
     said.out.mkdir(parents=True, exist_ok=True)
 
     def clips() -> Clips:
