@@ -18,6 +18,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from model.cpu.threads import set_up_thread
 from model.devices import resolve_device, resolve_dtype
 from model.network.config import BUILTIN
 from model.training.discs import DiscsFirst
@@ -37,9 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
     said = _parser().parse_args(arguments)
     keep_freed_memory()
-    torch.set_flush_denormal(True)
     cv2.setNumThreads(1)  # its calls are small; callers with many of them have their own threads
-    torch.set_num_threads(said.threads or max(1, (os.cpu_count() or 1) - said.workers))
+    set_up_thread(said.threads or max(1, (os.cpu_count() or 1) - said.workers), cpus=None)
     said.out.mkdir(parents=True, exist_ok=True)
     try:
         state = State.load(said.out)
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     validate = partial(validation_figures, pack, side=said.side, device=said.device)
     is_done = trainer.run(
-        said.out, validate=validate, note=partial(_append, said.out / "log.jsonl"), stop=signalled()
+        said.out, validate=validate, note=partial(append_line, said.out / "log.jsonl"), stop=signalled()
     )
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
@@ -129,7 +129,8 @@ def signalled() -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _append(path: Path, values: dict[str, object]) -> None:
+def append_line(path: Path, values: dict[str, object]) -> None:
+    """Add a line of JSON to a run's log."""
     with path.open("a") as file:
         file.write(json.dumps(values) + "\n")
 

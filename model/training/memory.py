@@ -6,10 +6,10 @@ loss is made.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -19,9 +19,10 @@ import torch
 from tqdm import tqdm
 
 from model.checkpoints.download import locate
+from model.cpu.threads import set_up_thread
 from model.errors import CheckpointError
 from model.network.config import BUILTIN
-from model.training.__main__ import keep_freed_memory, signalled
+from model.training.__main__ import append_line, keep_freed_memory, signalled
 from model.training.attention import PlainAttention
 from model.training.clips import Clips
 from model.training.frozen_clips import FrozenClips
@@ -30,7 +31,7 @@ from model.training.memory_rounds import MemoryRounds
 from model.training.optimiser import Optimiser
 from model.training.pack import PackError, read_pack
 from model.training.state import FILE_NAME, Plan, PlanDiffers, State
-from model.training.trainer import AVERAGE_DECAY, LOSS_DECAY, MAX_GRADIENT_NORM, learning_rate
+from model.training.trainer import LOSS_DECAY, MAX_GRADIENT_NORM, follow_average, learning_rate
 
 FRAMES = 8
 """Of a clip: the first, and seven that remember up to four frames."""
@@ -106,9 +107,7 @@ class MemoryTrainer:
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         self._optimiser.step(learning_rate(self.plan, self.step))
         self.step += 1
-        with torch.no_grad():
-            decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(list(self._average.values()), self._weights, 1 - decay)
+        follow_average(list(self._average.values()), self._weights, step=self.step)
 
     def state(self) -> State:
         """All that is needed to go on as if nothing had happened."""
@@ -127,9 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
     said = _parser().parse_args(arguments)
     keep_freed_memory()
-    torch.set_flush_denormal(True)
     cv2.setNumThreads(1)
-    torch.set_num_threads(said.threads)
+    set_up_thread(said.threads, cpus=None)
     said.out.mkdir(parents=True, exist_ok=True)
 
     def clips() -> Clips:
@@ -153,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trainer = MemoryTrainer(plan, model, FrozenClips(clips, model.pictures, folder), state=state)
         is_done = trainer.run(
             said.out,
-            note=lambda values: _append(said.out / "log.jsonl", values),
+            note=partial(append_line, said.out / "log.jsonl"),
             stop=signalled(),
             save_every_s=60 * said.save_every_min,
             stop_after_s=60 * said.stop_after_min,
@@ -164,11 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
     return 0
-
-
-def _append(path: Path, values: dict[str, object]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import torch
 
 from model.checkpoints.download import locate
 from model.checkpoints.halves import load_image_half
+from model.cpu.video_memory import CpuVideoMemory
 from model.network.config import BUILTIN, BUILTIN_IMAGE_SIZE
 from model.runner import Sam2Runner
 from model.training.memory_half import video_config, with_video
@@ -64,4 +65,5 @@ def read_memory_run(folder: Path, *, side: int | None, weights_dir: Path) -> Mem
         raise ValueError(f"{folder} was trained beside another picture half than the shipped one.")
     runner = Sam2Runner(pictures, name=BUILTIN, weights_fingerprint=fingerprint)
     memory = with_video(pictures, state.average, config)
-    return MemoryRun(runner, RunTracking(DeviceNetwork(pictures, memory)), state.step)
+    network = DeviceNetwork(pictures, memory, fast=CpuVideoMemory(memory))
+    return MemoryRun(runner, RunTracking(network), state.step)

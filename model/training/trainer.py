@@ -173,7 +173,7 @@ class Trainer:
         self._optimiser.step(learning_rate(self.plan, self.step))
         self._copy.follow()
         self.step += 1
-        self._follow_average()
+        follow_average(list(self._average.values()), self._weights, step=self.step)
         self._fresh_losses.append({"loss": loss.total.detach(), "gradient": norm, **loss.parts})
 
     def report(self) -> Report:
@@ -201,11 +201,6 @@ class Trainer:
             seconds=self._seconds,
         )
 
-    @torch.no_grad()
-    def _follow_average(self) -> None:
-        decay = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self._average.values()), self._weights, 1 - decay)
-
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         workers = self._pace.workers
         indices = range(self.step * self.plan.batch, self.plan.steps * self.plan.batch)
@@ -228,6 +223,13 @@ def learning_rate(plan: Plan, step: int) -> float:
         return plan.learning_rate * (step + 1) / plan.warm_up
     progress = (step - plan.warm_up) / max(1, plan.steps - plan.warm_up)
     return plan.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+@torch.no_grad()
+def follow_average(average: list[Tensor], weights: list[Tensor], *, step: int) -> None:
+    """Let the moving average of the weights see them after so many steps; at first it is nearly their mean."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(average, weights, 1 - decay)
 
 
 def _collate(scenes: Sequence[SceneLike]) -> tuple[Tensor, Tensor]:

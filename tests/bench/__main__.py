@@ -43,7 +43,7 @@ SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
 
 
 def main() -> int:
-    """Measure, print and write the tables. If the answers of two sides differ, the run ends with an error."""
+    """Measure, print and write the tables. If two decoders' answers differ, the run ends with an error."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME")

@@ -1,9 +1,12 @@
-"""Checks that the sides compared for speed give the same answers. If they do not, the run is void.
+"""Checks that the sides compared for speed give the same answers. If decoders do not, the run is void.
+
+What grows out of many decodes, as all objects of a picture or a track, differs by more than a decode: how much is a
+target of the report.
 
 Does not know about time. The first side is the reference for the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
@@ -11,8 +14,11 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from model.types import Prompt
-from tests.bench.report import Row
+from tests.bench.report import OURS_FOUND, THEIRS_FOUND, Row
 from tests.bench.sides import Decoded, Side
+
+Rle = Mapping[str, object]
+"""As pycocotools has them."""
 
 
 class Disagreement(Exception):
@@ -74,6 +80,17 @@ def check(
             )
         rows.append(Row("agreement", f"{case}, against {reference.name}", side.name, asdict(differences)))
     return rows
+
+
+def best_iou(ours: Sequence[Rle], theirs: Sequence[Rle]) -> dict[str, float]:
+    """Return how many masks we found, and how well each side's have a like among the other's, as mean IoU."""
+    iou = np.asarray(coco_mask.iou(ours, theirs, [0] * len(theirs))).reshape(len(ours), len(theirs))
+    of_theirs, of_ours = (iou.max(axis=axis, initial=0) for axis in (0, 1))
+    return {
+        "masks": len(ours),
+        THEIRS_FOUND: float(of_theirs.sum() / max(1, len(theirs))),
+        OURS_FOUND: float(of_ours.sum() / max(1, len(ours))),
+    }
 
 
 def _masks(

@@ -1,26 +1,25 @@
 """Section everything: all objects of a picture, against transformers' pipeline with the same weights.
 
 Our side is the served application: an upload of a new picture, answered with RLE. The pipeline gets decoded pixels.
-Both encode the picture. Does not know what is found, only how far the sides agree.
+Both encode the picture. Does not know what is found, only how far the sides agree: too little is a missed target.
 """
 
 import json
 import threading
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter, sleep
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco
 
 from tests.bench import machine
+from tests.bench.agreement import Rle, best_iou
 from tests.bench.load import Load, numbered, run
 from tests.bench.peer_generator import Generator
-from tests.bench.report import OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.report import MASKS_FOUND, OURS, TRANSFORMERS, Row, timed_rows
 from tests.bench.server import RunningServer, serve
 from tests.bench.timing import percentile
 from tests.bench.traffic import HEIGHT, WIDTH, clickers
@@ -32,15 +31,9 @@ PRED_IOU_THRESH, STABILITY_THRESH = 0.56, 0.3
 """The bench's weights predict low IoU. With these, half of the points have a mask that passes."""
 _BATCH = 64
 """Prompts that the pipeline decodes at once: its default."""
-LEAST_AGREEMENT = 0.9
-"""Mean best IoU, either way. Below, the sides have not done the same work."""
 CLICKS_IDLE_S = 8.0
 _PATIENCE_S = 3600
 """For a crowded machine, where the service would say that it cannot be done in time."""
-
-
-class Disagreement(Exception):
-    """The sides find different objects."""
 
 
 def everything(bench: Workbench) -> list[Row]:
@@ -51,7 +44,7 @@ def everything(bench: Workbench) -> list[Row]:
     decoded = Image.open(BytesIO(jpeg)).convert("RGB")
     generator = Generator(bench.state)
     began = perf_counter()
-    theirs = generator.masks(
+    masks = generator.masks(
         decoded,
         points_per_side=side,
         pred_iou_thresh=PRED_IOU_THRESH,
@@ -60,7 +53,8 @@ def everything(bench: Workbench) -> list[Row]:
     )
     seconds = {TRANSFORMERS: [perf_counter() - began]}
     del generator
-    rows: list[Row] = [_row("masks found", TRANSFORMERS, {"masks": len(theirs)})]
+    theirs = [coco.encode(np.asfortranarray(mask).view(np.uint8)) for mask in masks]
+    rows: list[Row] = [_row(MASKS_FOUND, TRANSFORMERS, {"masks": len(theirs)})]
     for name in OURS:
         settings = {
             "model": VARIANT,
@@ -76,13 +70,13 @@ def everything(bench: Workbench) -> list[Row]:
             )  # first: the server keeps memory that it had once
             rounds = [_search(server, numbered(jpeg, i), side=side) for i in range(1 if bench.quick else 3)]
             seconds[name] = [took for took, _ in rounds]
-            rows.append(_agreement(name, rounds[0][1], theirs))
+            rows.append(_row(MASKS_FOUND, name, best_iou(rounds[0][1], theirs)))
             rows.append(_beside(server, name, jpeg, side=side))
     case = f"{side} x {side} points on {WIDTH} x {HEIGHT}"
     return timed_rows("everything", case, seconds) + rows
 
 
-def _search(server: RunningServer, jpeg: bytes, *, side: int) -> tuple[float, list[dict[str, object]]]:
+def _search(server: RunningServer, jpeg: bytes, *, side: int) -> tuple[float, list[Rle]]:
     """Upload a picture and search it. Return the seconds and the masks."""
     options = {
         "points_per_side": side,
@@ -99,22 +93,7 @@ def _search(server: RunningServer, jpeg: bytes, *, side: int) -> tuple[float, li
         trust_env=False,
     )
     took = perf_counter() - began
-    return took, list(reply.raise_for_status().json()["masks"])
-
-
-def _agreement(name: str, found: Sequence[dict[str, object]], theirs: npt.NDArray[np.bool_]) -> Row:
-    """Compare what was found. Raises Disagreement."""
-    ours = [mask["rle"] for mask in found]
-    others = [coco.encode(np.asfortranarray(mask).view(np.uint8)) for mask in theirs]
-    iou = np.asarray(coco.iou(ours, others, [0] * len(others))).reshape(len(ours), len(others))
-    values = {
-        "masks": len(ours),
-        "mean best IoU of theirs": float(iou.max(axis=0, initial=0).mean()),
-        "mean best IoU of ours": float(iou.max(axis=1, initial=0).mean()),
-    }
-    if min(list(values.values())[1:]) < LEAST_AGREEMENT:
-        raise Disagreement(f"{name} against {TRANSFORMERS}, which has {len(others)} masks: {values}")
-    return _row("masks found", name, values)
+    return took, [mask["rle"] for mask in reply.raise_for_status().json()["masks"]]
 
 
 def _beside(server: RunningServer, name: str, jpeg: bytes, *, side: int) -> Row:

@@ -6,15 +6,28 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco
 
 from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
 from tests.bench import load, report
+from tests.bench.agreement import best_iou
 from tests.bench.discs import draw_discs
 from tests.bench.load import Load, Stream, UnexpectedReply
-from tests.bench.report import ONNX, OURS, TRANSFORMERS, Row, Target, timed_rows
+from tests.bench.report import (
+    MASKS_FOUND,
+    ONNX,
+    OURS,
+    OURS_FOUND,
+    THEIRS_FOUND,
+    TRANSFORMERS,
+    Row,
+    Target,
+    timed_rows,
+)
 from tests.bench.timing import Effort, percentile, summarise, take_turns
 from tests.bench.weights import VARIANT, plain_model, transformers_state
 from tests.golden.recipe import weight
@@ -75,6 +88,31 @@ def test_the_report_says_which_targets_are_missed(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "bench.json").read_text())
     assert content["machine"] == {"commit": "abc"}
     assert content["rows"][-1]["values"] == {"n": 3, "p50_ms": 4.0}
+
+
+def test_a_side_that_finds_other_masks_misses_a_target_and_keeps_its_row(tmp_path: Path) -> None:
+    masks = np.zeros((3, 8, 8), np.uint8)
+    masks[0, :4], masks[1, 4:], masks[2, 4:, 4:] = 1, 1, 1
+    top, bottom, corner = (coco.encode(np.asfortranarray(mask)) for mask in masks)
+    rows = [
+        Row("everything", MASKS_FOUND, side, best_iou(found, [top, bottom]))
+        for side, found in zip(OURS, ([bottom, top], [corner]), strict=True)
+    ]
+    report.write(rows, machine={}, folder=tmp_path)
+    text = (tmp_path / "bench.md").read_text()
+    assert "| masks found | ours bfloat16 | 1 | 0.250 | 0.500 |" in text
+    for side, of_theirs, of_ours, verdict in (
+        (OURS[0], "1.00", "1.00", "met"),
+        (OURS[1], "0.250", "0.500", "missed"),
+    ):
+        for value, measured in ((THEIRS_FOUND, of_theirs), (OURS_FOUND, of_ours)):
+            assert f"| everything: masks found | {side} | {value} | >= 0.9 | {measured} | {verdict} |" in text
+
+
+def test_a_side_that_finds_nothing_agrees_with_nothing() -> None:
+    mask = coco.encode(np.asfortranarray(np.ones((4, 4), np.uint8)))
+    for ours, theirs in (([], [mask]), ([mask], [])):
+        assert best_iou(ours, theirs) == {"masks": len(ours), THEIRS_FOUND: 0, OURS_FOUND: 0}
 
 
 def test_another_benchmark_has_targets_of_its_own(tmp_path: Path) -> None:

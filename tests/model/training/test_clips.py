@@ -37,7 +37,6 @@ def test_the_camera_moves_and_the_mask_is_where_the_object_is() -> None:
     for clip in clips().first(5):
         assert (clip.frames[0] != clip.frames[-1]).any(axis=-1).mean() > 0.3
         inner = clip.frames[0][clip.masks[0]].astype(int)
-        assert np.median(np.ptp(inner, axis=0)) < 256
         assert (inner.max(axis=1) - inner.min(axis=1) > 100).mean() > 0.8  # red or green, as the things are
 
 

@@ -154,11 +154,15 @@ def test_what_is_trained_is_what_a_track_runs(run: Path) -> None:
     """The first sought frame after a mask, of training's story and of model/video's."""
     tracker = read_memory_run(run / "run", side=SIDE, weights_dir=Path("weights"))
     clip = clips()[0]
-    track = tracker.tracking.begin(num_frames=3)
+    calls: list[None] = []
+    network = tracker.tracking.network.calling(lambda: calls.append(None))
+    track = replace(tracker.tracking, network=network).begin(num_frames=3)
     frames = [Frame(at, tracker.encode([clip.frames[at]])[0]) for at in range(2)]
     track.prompt(frames[0], 1, MaskPrompt(clip.masks[0]))
     track.step(frames[0])
+    calls.clear()
     (shown,) = track.step(frames[1])
+    assert len(calls) > 10  # by the attention that serves, which pauses
     state = State.load(run / "run")
     assert state is not None
     model = learning()
