@@ -1,6 +1,6 @@
-"""AsyncClient and AsyncImage: the client for asyncio.
+"""AsyncClient: the client for asyncio.
 
-Only sends, waits and reads files. stories.py and holdings.py define what is sent and what replies mean.
+Only sends, waits and reads files. The modules of stories (see asking.py) define what is sent and what replies mean.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ class AsyncClient:
         *,
         replace: bool = False,
         stretch: Stretch = "range",
-    ) -> "AsyncImage":
+    ) -> AsyncImage:
         """See Client.embed."""
         ready = await asyncio.to_thread(Picture, picture, stretch=stretch)
         story = stories.embed(ready, image_id=image_id, replace=replace, retries=self._retries)
@@ -91,13 +91,13 @@ class AsyncClient:
 
     async def embed_many(
         self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
-    ) -> list[EmbedResult["AsyncImage"]]:
+    ) -> list[EmbedResult[AsyncImage]]:
         """See Client.embed_many."""
         sources = check_concurrency(pictures, concurrency)
         free = asyncio.Semaphore(concurrency)
         with Progress(len(sources), shown=progress) as bar:
 
-            async def embed_one(source: PictureSource) -> EmbedResult["AsyncImage"]:
+            async def embed_one(source: PictureSource) -> EmbedResult[AsyncImage]:
                 async with free:
                     result = await self._embed_one(source)
                 bar.count(result.error)
@@ -107,11 +107,11 @@ class AsyncClient:
                 tasks = [group.create_task(embed_one(source)) for source in sources]
         return [task.result() for task in tasks]
 
-    async def image(self, image_id: str) -> "AsyncImage":
+    async def image(self, image_id: str) -> AsyncImage:
         """See Client.image."""
         return self._image(await self._tell(holdings.find(image_id, retries=self._retries)))
 
-    async def images(self) -> list["AsyncImage"]:
+    async def images(self) -> list[AsyncImage]:
         """See Client.images."""
         held = await self._tell(holdings.find_all(retries=self._retries))
         return [self._image(embedded) for embedded in held]
@@ -190,10 +190,10 @@ class AsyncClient:
             async for frame in found:
                 yield frame
 
-    def _image(self, embedded: Embedded) -> "AsyncImage":
+    def _image(self, embedded: Embedded) -> AsyncImage:
         return AsyncImage(embedded, self)
 
-    async def _embed_one(self, source: PictureSource) -> EmbedResult["AsyncImage"]:
+    async def _embed_one(self, source: PictureSource) -> EmbedResult[AsyncImage]:
         try:
             return EmbedResult(source, await self.embed(source), None)
         except Exception as error:  # any exception is the result of this picture

@@ -23,9 +23,7 @@ class Body:
         self._response = response
         self._pieces: list[bytes] = []
         self._size = 0
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":  # not requested; a kilobyte may decompress to a gigabyte
-            raise _unexpected(response, f"it is compressed ({encoding[:40]})")
+        refuse_compressed(response)
         self._lines = StepLines(response, on_step) if on_step is not None and is_lines(response) else None
 
     def add(self, piece: bytes) -> None:
@@ -75,6 +73,13 @@ async def aread(response: httpx.Response, *, on_step: OnStep | None = None) -> h
     except httpx.RequestError as error:
         raise body.broken(error) from error.__cause__
     return body.response()
+
+
+def refuse_compressed(response: httpx.Response) -> None:
+    """Raise UnexpectedReply for a compressed body, which nobody requested: a kilobyte may become a gigabyte."""
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise _unexpected(response, f"it is compressed ({encoding[:40]})")
 
 
 def _unexpected(response: httpx.Response, why: str) -> UnexpectedReply:

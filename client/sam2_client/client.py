@@ -1,6 +1,6 @@
-"""Client and Image: the synchronous client.
+"""Client: the synchronous client.
 
-Only sends, waits and reads files. stories.py and holdings.py define what is sent and what replies mean.
+Only sends, waits and reads files. The modules of stories (see asking.py) define what is sent and what replies mean.
 """
 
 import os
@@ -70,7 +70,7 @@ class Client:
         *,
         replace: bool = False,
         stretch: Stretch = "range",
-    ) -> "Image":
+    ) -> Image:
         """Upload a picture: a path, the bytes of a file, a PIL image or an array.
 
         `image_id` is your own name for it. `replace` assigns that name to this picture even if it belongs to
@@ -110,7 +110,7 @@ class Client:
 
     def embed_many(
         self, pictures: Iterable[PictureSource], *, concurrency: int = 4, progress: bool = True
-    ) -> list[EmbedResult["Image"]]:
+    ) -> list[EmbedResult[Image]]:
         """Upload many pictures, `concurrency` at a time, with a progress bar on standard error.
 
         Returns one result for each picture, in order. If a picture fails, its result has the exception, and the
@@ -127,11 +127,11 @@ class Client:
                 raise
         return [future.result() for future in futures]
 
-    def image(self, image_id: str) -> "Image":
+    def image(self, image_id: str) -> Image:
         """Look up an embedded picture by its id. Raises ImageNotFound."""
         return self._image(self._tell(holdings.find(image_id, retries=self._retries)))
 
-    def images(self) -> list["Image"]:
+    def images(self) -> list[Image]:
         """Look up all pictures that the server has stored for this key, newest first."""
         held = self._tell(holdings.find_all(retries=self._retries))
         return [self._image(embedded) for embedded in held]
@@ -223,10 +223,10 @@ class Client:
         )
         return self._follow(story)
 
-    def _image(self, embedded: Embedded) -> "Image":
+    def _image(self, embedded: Embedded) -> Image:
         return Image(embedded, self)
 
-    def _embed_one(self, source: PictureSource) -> EmbedResult["Image"]:
+    def _embed_one(self, source: PictureSource) -> EmbedResult[Image]:
         try:
             return EmbedResult(source, self.embed(source), None)
         except Exception as error:  # any exception is the result of this picture

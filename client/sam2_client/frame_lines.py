@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from sam2_client.bodies import refuse_compressed
 from sam2_client.error_replies import unexpected
 from sam2_client.step_lines import is_lines, parsed
 
@@ -23,9 +24,7 @@ class FrameLines:
         self._size = 0
         if not is_lines(response):
             raise unexpected(response, ValueError("it is not lines of JSON"))
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
-            raise unexpected(response, ValueError(f"it is compressed ({encoding[:40]})"))
+        refuse_compressed(response)
 
     def add(self, piece: bytes) -> list[dict[str, Any]]:
         """Return the lines that end in the next piece."""
