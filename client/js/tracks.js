@@ -56,6 +56,7 @@ import { maskFields, promptFields } from "./prompts.js";
 
 const BUSY_WAIT_MS = 100; // while a propagation that this client has left comes to its end
 const BUSY_TRIES = 100;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer one fires at once
 
 export class Track {
   #client;
@@ -105,20 +106,29 @@ export class Track {
   /**
    * Follow the objects from frame to frame: yields each when it is done, in the order of the work. To stop, leave the loop or
    * abort the signal: what is done is kept, and the next call without `from` goes on where the server stopped, which may be a frame
-   * or more after the last that you got. The deadline counts until the first frame.
+   * or more after the last that you got. The deadline is for each wait for a frame.
    * @param {RangeOptions & ShownOptions & MaskOptions & CallOptions} [options]
    * @returns {AsyncGenerator<TrackedFrame, void, void>}
    */
   async *propagate({ from, to, direction = "forward", ...options } = {}) {
-    const { connection } = this.#client, { signal } = options;
+    const { connection } = this.#client, { deadlineS = this.#client.deadlineS } = options, silence = new AbortController();
+    const signal = options.signal ? AbortSignal.any([options.signal, silence.signal]) : silence.signal;
     const body = JSON.stringify({ from, to, direction, ...shownFields(options) });
     const reply = await this.#client.call((either) => unlessBusy(() => connection.open(`${this.#path}/propagate`, {
       method: "POST", body, headers: { "Content-Type": "application/json", Accept: "application/x-ndjson" }, signal: either,
-    }), either), options);
-    for await (const line of linesOf(connection, reply, signal)) {
-      if (line.done) return;
-      if (line.error && line.frame === undefined) throw new ApiError(statusOf(line.error.code), line.error);
-      yield frameOf(line);
+    }), either), { ...options, signal });
+    const wait = () => setTimeout(() => silence.abort(noFrame(deadlineS)), Math.min(deadlineS * 1000, LONGEST_TIMER_MS));
+    let timer = wait();
+    try {
+      for await (const line of linesOf(connection, reply, signal)) {
+        clearTimeout(timer); // who reads may take their time
+        if (line.done) return;
+        if (line.error && line.frame === undefined) throw new ApiError(statusOf(line.error.code), line.error);
+        yield frameOf(line);
+        timer = wait();
+      }
+    } finally {
+      clearTimeout(timer);
     }
     throw connection.silent(); // cut off
   }
@@ -172,6 +182,10 @@ export class Track {
     }, signal), options);
   }
 }
+
+/** @param {number} seconds */
+const noFrame = (seconds) =>
+  new ApiError(0, { code: "timed_out", message: `There was no frame within ${seconds} s, the deadline for each. What is done is kept.` });
 
 /** @param {ShownOptions & MaskOptions} options logits are left out unless asked for: there are many frames */
 const shownFields = ({ nonOverlapping = false, logits = false, ...options }) =>
