@@ -123,7 +123,7 @@ export class Track {
       for await (const line of linesOf(connection, reply, signal)) {
         clearTimeout(timer); // who reads may take their time
         if (line.done) return;
-        if (line.error && line.frame === undefined) throw new ApiError(statusOf(line.error.code), line.error);
+        if (line.error && line.frame === undefined) throw errorOfLine(line.error);
         yield frameOf(line);
         timer = wait();
       }
@@ -191,6 +191,17 @@ const noFrame = (seconds) =>
 const shownFields = ({ nonOverlapping = false, logits = false, ...options }) =>
   ({ non_overlapping: nonOverlapping, ...maskFields({ ...options, logits }) });
 
+/** What errors.js lacks: the statuses of errors that only lines of a propagation have, or none has. */
+const STATUS = /** @type {Record<string, number>} */ ({
+  unauthorized: 401, origin_refused: 403, frame_not_found: 404, track_not_found: 404, video_not_found: 404,
+  image_id_conflict: 409, track_busy: 409, track_id_conflict: 409, video_id_conflict: 409,
+  image_too_large: 413, video_too_large: 413, unsupported_media_type: 415, host_not_allowed: 421,
+  invalid_frame: 422, invalid_image: 422, invalid_video: 422, request_head_too_large: 431, tracking_unavailable: 501,
+});
+
+/** @param {{code: string, message: string}} error of a line */
+export const errorOfLine = (error) => new ApiError(STATUS[error.code] ?? statusOf(error.code), error);
+
 /**
  * @param {any} line
  * @returns {TrackedFrame}
@@ -199,7 +210,7 @@ function frameOf({ frame, objects = [], error }) {
   try {
     const found = objects.map((/** @type {any} */ { object, masks: [mask], score, visible }) =>
       ({ object, mask: mask ? new Mask(mask) : null, score, visible }));
-    return { frame, objects: found, ...(error && { error: new ApiError(statusOf(error.code), error) }) };
+    return { frame, objects: found, ...(error && { error: errorOfLine(error) }) };
   } catch {
     throw unexpectedReply("The frame");
   }
