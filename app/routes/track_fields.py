@@ -166,7 +166,9 @@ class ObjectOfTrack(BaseModel):
     """An object and its prompts."""
 
     object: int
-    prompts: dict[int, list[PromptOfTrack]] = Field(description="By frame, in the order given.")
+    prompts: dict[int, list[PromptOfTrack]] = Field(
+        description="By frame, in the order given; without those that were replaced."
+    )
 
 
 class NextReply(BaseModel):
