@@ -20,7 +20,7 @@ import pytest
 
 from app import __main__ as command
 from app.service.loading import load_segmenter, locate_weights
-from app.settings import Settings
+from app.settings import HIDDEN, Settings
 from tests.app.server_process import ready
 from tests.fakes import LONG_S, FakeSegmenter
 
@@ -53,6 +53,20 @@ def test_bad_settings_end_it_with_2_and_a_line_for_each(
     assert any(line.startswith("SAM2_DEADLINE_S: ") and "got '-1'" in line for line in lines)
     assert any(line.startswith("SAM2_PORT: ") and "got 'eighty'" in line for line in lines)
     assert any(line.startswith("SAM2_MODEL: ") and "sam2.1_hiera_large" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("label_studio_api_key", "geheim"), ("register_url", "mysql://user:geheim@host")]
+)
+def test_a_secret_that_is_refused_is_not_shown(
+    name: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SAM2_{name.upper()}", value)
+    assert command.main([]) == 2
+    said = capsys.readouterr()
+    assert f"SAM2_{name.upper()}: " in said.err
+    assert "geheim" not in said.err + said.out
+    assert {each for each, field in Settings.model_fields.items() if "Secret" in repr(field)} == HIDDEN
 
 
 def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
