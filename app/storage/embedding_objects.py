@@ -136,7 +136,9 @@ class EmbeddingObjects:
         unknown = set(contents) - self._known
         try:
             if len(unknown) <= FEW:
-                self._known.update(each for each in unknown if self._bucket.exists(self._embedding_key(each)))
+                found = {each for each in unknown if self._bucket.exists(self._embedding_key(each))}
+                with self._lock:
+                    self._known |= found
             elif monotonic() - self._looked >= LOOK_S:
                 self._look()
         except OSError as error:
