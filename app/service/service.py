@@ -165,6 +165,8 @@ class SegmentationService:
             await self.tracks.states.close()
             await self.videos.close()
             await self.store.close()
+        if self._bucket is not None:
+            self._bucket.close()
         if self._sharing is not None:
             await self._sharing.close()
         self._workers.close()
