@@ -1,4 +1,4 @@
-"""The first connection to a PostgreSQL: its tables, databases that are refused, and passwords that are not shown."""
+"""The first connection to a PostgreSQL: its tables, databases that are refused, passwords that are not shown."""
 
 import logging
 import sys
