@@ -2,16 +2,12 @@
 
 import gc
 import logging
-import os
 import platform
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -21,26 +17,11 @@ import pytest
 from app import __main__ as command
 from app.service.loading import load_segmenter, locate_weights
 from app.settings import HIDDEN, Settings
+from tests.app.command_here import serve_until
 from tests.app.server_process import ready
 from tests.fakes import LONG_S, FakeSegmenter
 
-
-@pytest.fixture(autouse=True)
-def _restore_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets up logging, signals and the garbage collection for its whole process; undo that."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    caught = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    chatty = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.error")}
-    yield
-    gc.unfreeze()
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in chatty.items():
-        logging.getLogger(name).setLevel(before)
-    for number, handler in caught.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("restored_process")
 
 
 def test_bad_settings_end_it_with_2_and_a_line_for_each(
@@ -122,39 +103,6 @@ def test_all_addresses_of_a_host_have_one_port(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [elsewhere])
     with pytest.raises(OSError, match="assign"):
         command.bind("elsewhere", 0)
-
-
-def serve_until(
-    story: Callable[[str], None], arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str]:
-    """Run the command, call `story` with its address in a thread, then send SIGTERM. Return exit code and log."""
-    log: list[str] = []
-    failures: list[BaseException] = []
-
-    def watch() -> None:
-        try:
-            end = time.monotonic() + LONG_S
-            while time.monotonic() < end:
-                log.append(capsys.readouterr().err)
-                if found := re.search(r"Listening on (http://\S+);", "".join(log)):
-                    story(found[1])
-                    return
-                time.sleep(0.01)
-            raise TimeoutError("the server never listened")
-        except BaseException as failure:
-            failures.append(failure)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    watcher = threading.Thread(target=watch)
-    # Ignore the signal until Uvicorn catches it. It does so before it logs the line that starts the story.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    watcher.start()
-    code = command.main(["--port", "0", "--checkpoint", "untrained", *arguments])
-    watcher.join()
-    if failures:
-        raise failures[0]
-    return code, "".join(log) + capsys.readouterr().err
 
 
 def test_a_signal_is_a_clean_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,7 @@ from app.storage.bucket import Bucket
 from app.storage.bucket_errors import BucketError
 from app.storage.embedding_objects import FEW
 from app.storage.opening import CacheUrlError, check_bucket
-from tests.app.storage.places import InBucket
-from tests.app.storage.test_kept_embeddings import write
+from tests.app.storage.places import InBucket, write
 from tests.object_store import ObjectStore, opened_bucket, sibling
 
 DENIED = b"""<?xml version="1.0" encoding="UTF-8"?>
