@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -37,6 +38,8 @@ from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
 
 EXPORT_DECODER = "export-decoder"
+_USER_OF_A_URL = re.compile(r"(?<=//)[^\s'\"]+(?=@)")
+"""A name and a password, which may have slashes as AWS's have."""
 
 log = logging.getLogger("app")
 
@@ -196,7 +199,8 @@ def report(error: ValidationError) -> None:
         # An error without a location has all settings as its input, secrets among them.
         shows = bool(name) and name not in HIDDEN
         got = f" (got {problem['input']!r})" if shows else ""
-        sys.stderr.write(f"SAM2_{name.upper()}: {problem['msg']}{got}\n")
+        line = f"SAM2_{name.upper()}: {problem['msg']}{got}\n"
+        sys.stderr.write(_USER_OF_A_URL.sub("***", line))
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -37,7 +37,13 @@ def test_bad_settings_end_it_with_2_and_a_line_for_each(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("label_studio_api_key", "geheim"), ("register_url", "mysql://user:geheim@host")]
+    ("name", "value"),
+    [
+        ("label_studio_api_key", "geheim"),
+        ("register_url", "mysql://user:geheim@host"),
+        ("label_studio_url", "http://user:geheim@host"),
+        ("cache_url", "s3://key:a/geheim@bucket"),
+    ],
 )
 def test_a_secret_that_is_refused_is_not_shown(
     name: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
