@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from app.storage.beside import Beside, is_stale
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import Beside
 from app.storage.register_file import Key
 
 log = logging.getLogger(__name__)
@@ -110,19 +109,18 @@ class KeptTracks:
         if self._folder is None or self._trouble is None:
             return
         place = self._place(self._folder, tenant, name)
-        made = Beside(place.with_name(f".{uuid.uuid4().hex}"), place)
+        text = json.dumps({"tenant": tenant, "name": name, **content})
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made.beside.write_text(json.dumps({"tenant": tenant, "name": name, **content}))
-            with self._lock:
-                if is_wanted():
-                    made.appear()
-                else:
-                    made.discard()
+            made = Beside.written(place, text.encode())
+            try:
+                with self._lock:
+                    if is_wanted():
+                        made.appear()
+            finally:
+                made.discard()  # does nothing if it has appeared
         except OSError as error:
             self._trouble.report("a track cannot be written", error)
-            with suppress(OSError):
-                made.discard()
         else:
             self._trouble.over()
 
@@ -141,9 +139,10 @@ class KeptTracks:
             return []
         found: list[dict[str, Any]] = []
         for path in sorted(self._folder.iterdir()):
-            if path.suffix != _SUFFIX:
+            if path.suffix != _SUFFIX:  # partial; another server may be writing it
                 with suppress(OSError):
-                    path.unlink()  # half-written: its server was killed
+                    if is_stale(path.stat().st_mtime):
+                        path.unlink()
                 continue
             try:
                 content = json.loads(path.read_text())
