@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.storage.beside import Beside, is_stale
+from app.storage.beside import Beside
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import Key
 
@@ -109,18 +110,19 @@ class KeptTracks:
         if self._folder is None or self._trouble is None:
             return
         place = self._place(self._folder, tenant, name)
-        text = json.dumps({"tenant": tenant, "name": name, **content})
+        made = Beside(place.with_name(f".{uuid.uuid4().hex}"), place)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made = Beside.written(place, text.encode())
-            try:
-                with self._lock:
-                    if is_wanted():
-                        made.appear()
-            finally:
-                made.discard()  # does nothing if it has appeared
+            made.beside.write_text(json.dumps({"tenant": tenant, "name": name, **content}))
+            with self._lock:
+                if is_wanted():
+                    made.appear()
+                else:
+                    made.discard()
         except OSError as error:
             self._trouble.report("a track cannot be written", error)
+            with suppress(OSError):
+                made.discard()
         else:
             self._trouble.over()
 
@@ -139,10 +141,9 @@ class KeptTracks:
             return []
         found: list[dict[str, Any]] = []
         for path in sorted(self._folder.iterdir()):
-            if path.suffix != _SUFFIX:  # partial; another server may be writing it
+            if path.suffix != _SUFFIX:
                 with suppress(OSError):
-                    if is_stale(path.stat().st_mtime):
-                        path.unlink()
+                    path.unlink()  # half-written: its server was killed
                 continue
             try:
                 content = json.loads(path.read_text())
