@@ -47,12 +47,15 @@ class Attention:
             return out
         each = max(1, MOST_SCORES // (heads * n * k.shape[2]))
         attend_windows = _windows_by_products if self._by_products else F.scaled_dot_product_attention
-        parts = []
-        for qkv in zip(*(t.split(each) for t in (q, k, v)), strict=True):
-            # PyTorch's kernel leaves the heads of a query beside each other already.
-            parts.append(attend_windows(*qkv).transpose(1, 2))
+        if each >= windows:  # PyTorch's kernel leaves the heads of a query beside each other already
+            out = attend_windows(q, k, v).transpose(1, 2).contiguous()
             between()
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
+            return out
+        out = q.new_empty(windows, n, heads, d)
+        for part, *qkv in zip(*(t.split(each) for t in (out, q, k, v)), strict=True):
+            part.copy_(attend_windows(*qkv).transpose(1, 2))
+            between()
+        return out
 
     def _everywhere_by_products(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, between: Callable[[], None]

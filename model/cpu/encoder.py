@@ -22,6 +22,7 @@ from torch import Tensor
 from model.cpu.attention import Attention, prefers_products
 from model.cpu.folded_neck import FoldedNeck
 from model.cpu.packed import can_pack, pack
+from model.cpu.packed_exact import can_pack_exactly, pack_exactly
 from model.network.hiera import MultiScaleBlock, join_windows, partition_windows
 from model.network.linear import MIN_ROWS
 from model.network.sam2 import Sam2
@@ -57,6 +58,8 @@ class CpuEncoder:
         if packs:
             for part in filter(None, (self._trunk, self._neck)):
                 pack(part)
+        elif model.no_mem_embed.dtype == torch.float32 and can_pack_exactly():
+            pack_exactly(self._trunk)
         if by_products is None:
             by_products = multiplies_in_half and prefers_products()
         self._attention = Attention(by_products=by_products)
@@ -71,8 +74,7 @@ class CpuEncoder:
         """
         between()
         # Convolved in this order the patches come as the blocks want them, and bits stay.
-        pixels = image[None].to(self._model.encoder_dtype, memory_format=torch.channels_last)
-        x = self._trunk.embed(pixels)
+        x = self._trunk.embed(image[None].to(self._model.encoder_dtype, memory_format=torch.channels_last))
         between()
         count = self._num_nested()
         stages, x = self._nested(x, self._blocks[:count], between)

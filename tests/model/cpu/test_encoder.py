@@ -78,7 +78,8 @@ def plain(model: Sam2, picture: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", SHORT)
 def test_it_equals_the_plain_encoder(name: str, size: int) -> None:
     model, picture = make_model(config_of(name, size)), noise(size)
-    actual, expected = CpuEncoder(model)(picture), plain(model, picture)
+    expected = plain(model, picture)  # first, because the encoder packs weights
+    actual = CpuEncoder(model)(picture)
     assert [maps.shape for maps in actual] == [maps.shape for maps in expected]
     assert max(errors(actual, expected)) < 1e-5
     # Maps of fewer rows are multiplied by MKL, some of whose kernels round by the number of rows.
@@ -166,7 +167,7 @@ def test_patches_come_in_the_order_of_the_maps(dtype: torch.dtype) -> None:
     trunk.patch_embed.register_forward_hook(lambda module, inputs, patches: found.append(patches))
     trunk.embed(picture[None])
     CpuEncoder(model)(picture)
-    assert torch.equal(*found)
+    assert max(errors(tuple(found[1:]), tuple(each.float() for each in found[:1]))) < 5e-3
     assert [patches.is_contiguous() for patches in found] == [False, True]
     assert trunk._resized_positions.is_contiguous()
 
