@@ -26,8 +26,8 @@ MOST_MEMBERS = 131_072
 _PIECE = 2**18
 """Bytes looked at in one step, which takes about half a millisecond."""
 _HAND_OVER_S = 50e-6
-"""Sleep after a step with numpy, which releases the interpreter lock for microseconds, many times. Each time a waiting
-thread wakes, finds the lock taken again and waits anew, so it never comes to ask for it, as it would after
+"""Sleep after a step with numpy, which releases the interpreter lock for microseconds, many times. Each time a
+waiting thread wakes, finds the lock taken again and waits anew, so it never comes to ask for it, as it would after
 sys.getswitchinterval(): without this sleep 30 MB held the event loop for 100 ms."""
 _SPACE = b" \t\r\n"
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
