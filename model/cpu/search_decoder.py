@@ -80,16 +80,17 @@ class SearchDecoder:
         positions = torch.cat([weights.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         tokens, v_1, clicks = self._first_layer(positions, picture)
         tokens, v_2 = self._second_layer(tokens, positions, v_1, clicks, picture)
-        tokens = self._last_read(tokens, positions, (v_1, v_2), clicks, picture)
-        kernels, (iou, object_score) = weights.heads(tokens)
-        values = torch.stack([v_1, v_2]).permute(1, 0, 3, 2, 4)  # b 2 heads n d
+        values = torch.stack([v_1, v_2], dim=1)
+        scored = self._last_read(tokens[:, :2], positions[:, :2], values, clicks, picture)
+        iou, object_score = weights.scores(scored)
+        floors = torch.tensor([prompt.iou_floor for _, prompt in jobs])
+        of_click, mask = (iou[:, 1:] > floors[:, None]).nonzero(as_tuple=True)
+        kernels = self._kernels(of_click, mask + 1, tokens, positions, values, clicks, picture)
         predictions = []
-        each_click = zip(jobs, clicks, values, kernels, iou.numpy(), object_score.tolist(), strict=True)
-        for (_, prompt), click, v, kernel, of_masks, score in each_click:
-            assert prompt.iou_floor is not None  # noqa: S101  # see `takes`
-            kept = [i for i in range(1, len(of_masks)) if of_masks[i] > prompt.iou_floor]
-            logits = self._logits(embedding, picture, click, v, kernel[kept])
-            predictions.append(Prediction(logits.numpy(), of_masks[kept], score))
+        for i, (click, score) in enumerate(zip(clicks, object_score.tolist(), strict=True)):
+            is_own = of_click == i
+            logits = self._logits(picture, click, values[i], kernels[is_own])
+            predictions.append(Prediction(logits.numpy(), iou[i, mask[is_own] + 1].numpy(), score))
         return predictions
 
     def _first_layer(
@@ -184,20 +185,22 @@ class SearchDecoder:
         self,
         tokens: Tensor,
         positions: Tensor,
-        values: tuple[Tensor, Tensor],
+        values: Tensor,
         clicks: Sequence[_Click],
         picture: SearchedPicture,
     ) -> Tensor:
-        """Tokens (b, n, c) to those that masks and scores are made of."""
+        """Any n tokens of each click (b, n, c) to those that masks and scores are made of."""
         weights = self._weights
         read = weights.transformer.final_attn_token_to_image
         k_3, v_3, k_place = map(self._by_head_of_cells, (picture.k_3, picture.v_3, weights.k_3_of_place))
         q = self._by_head(read.q_proj(tokens + positions) * weights.scale)
-        n, half = q.shape[1], q.shape[1] * q.shape[2]
-        among = torch.cat([between(q, w, v) for w, v in zip(weights.k_3, values, strict=True)], dim=2)
-        among[:, :, half : half + n] += (q * weights.k_3_shift).sum(3).transpose(1, 2).flatten(1)[..., None]
-        mixed = torch.cat([through(w, v) for w, v in zip(weights.v_3, values, strict=True)], dim=2)
-        mixed[:, :, half : half + n] += weights.v_3_shift[:, None]
+        both = values.unbind(1)
+        # What is the same for all cells: see the second layer.
+        first = slice(values.shape[2] * values.shape[3], values.shape[2] * (values.shape[3] + 1))
+        among = torch.cat([between(q, w, v) for w, v in zip(weights.k_3, both, strict=True)], dim=2)
+        among[:, :, first] += (q * weights.k_3_shift).sum(3).transpose(1, 2).flatten(1)[..., None]
+        mixed = torch.cat([through(w, v) for w, v in zip(weights.v_3, both, strict=True)], dim=2)
+        mixed[:, :, first] += weights.v_3_shift[:, None]
         q = q.transpose(1, 2)
         seen = []
         for i, click in enumerate(clicks):
@@ -210,33 +213,51 @@ class SearchDecoder:
         out = read.out_proj(_joined(seen) + weights.v_3_bias)
         return weights.transformer.norm_final_attn(tokens + out)
 
-    def _logits(
-        self, embedding: Embedding, picture: SearchedPicture, click: _Click, values: Tensor, kernels: Tensor
+    def _kernels(
+        self,
+        of_click: Tensor,
+        mask: Tensor,
+        tokens: Tensor,
+        positions: Tensor,
+        values: Tensor,
+        clicks: Sequence[_Click],
+        picture: SearchedPicture,
     ) -> Tensor:
-        """Masks (k, 4 h, 4 w) of kernels (k, c / 8), for values (2, heads, n, d) of the two layers."""
+        """The kernels (m, c / 8) of m masks: the places of their clicks, and which of the four each is."""
+        weights = self._weights
+        if not len(mask):
+            return tokens.new_empty(0, tokens.shape[2] // 8)
+        own = of_click, mask + 2
+        own_clicks = [clicks[i] for i in of_click.tolist()]
+        read = self._last_read(
+            tokens[own][:, None], positions[own][:, None], values[of_click], own_clicks, picture
+        )
+        perceptrons = zip(mask.tolist(), read, strict=True)
+        return torch.cat([weights.kernels[i](each) for i, each in perceptrons])
+
+    def _logits(self, picture: SearchedPicture, click: _Click, values: Tensor, kernels: Tensor) -> Tensor:
+        """Masks (k, 4 h, 4 w) of kernels (k, c / 8), for values (2, n, heads, d) of the two layers."""
         side = self._model.config.embedding_size
         if not len(kernels):
             return torch.empty(0, 4 * side, 4 * side)
-        features = self._upscaled(embedding, picture, click, values)
-        logits = torch.mm(features, kernels.to(features.dtype).T).float().T.contiguous()
+        features = self._upscaled(picture, click, values)
+        logits = torch.mm(kernels.to(features.dtype), features.T).float()
         return join_subpixels(logits.unflatten(1, (-1, 16)), side)
 
-    def _upscaled(
-        self, embedding: Embedding, picture: SearchedPicture, click: _Click, values: Tensor
-    ) -> Tensor:
+    def _upscaled(self, picture: SearchedPicture, click: _Click, values: Tensor) -> Tensor:
         """(cells * 16, c / 8)."""
         weights = self._weights
         gelu_ = torch.ops.aten.gelu_  # in place: torch.nn.functional has none
-        added = (values @ weights.up_of_values).flatten(0, 2)
-        half, n = len(added) // 2, values.shape[2]
+        added = (values.transpose(1, 2) @ weights.up_of_values).flatten(0, 2)
+        half, n = len(added) // 2, values.shape[1]
         added[half : half + n] += weights.up_shift
         x = torch.addcmul(picture.feat_s1, (click.scale_1 * click.scale_2)[:, None], picture.up)
-        x = x.addmm_((click.added * click.scale_2).T, added).view_as(embedding.feat_s1_rows)
+        x = x.addmm_((click.added * click.scale_2).T, added).view(4 * len(x), -1)
         norm = weights.up_norm
         x = F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-        x = gelu_(x).flatten(0, 1).to(embedding.feat_s0_rows.dtype)
-        x = rows_times(x, *weights.up_2).view_as(embedding.feat_s0_rows)
-        return gelu_(x.add_(embedding.feat_s0_rows)).flatten(0, 2)
+        x = gelu_(x).to(picture.feat_s0.dtype)
+        x = rows_times(x, weights.up_2).add_(picture.feat_s0)
+        return gelu_(x).view(4 * len(x), -1)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(b, n, inner) to (b, n, heads, d)."""

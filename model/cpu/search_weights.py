@@ -10,8 +10,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from model.cpu.decoder import Heads, subpixel_product
-from model.network.layers import LayerNorm2d
+from model.cpu.decoder import subpixel_product
+from model.network.layers import LayerNorm2d, Mlp
 from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock, TwoWayTransformer
 
@@ -26,7 +26,8 @@ class SearchWeights:
         self.transformer: TwoWayTransformer = decoder.transformer
         self.layers: list[TwoWayAttentionBlock] = list(decoder.transformer.layers)  # type: ignore[arg-type]
         self.output_tokens = decoder.output_tokens()
-        self.heads = Heads(decoder)
+        self.scores = decoder.scores
+        self.kernels: list[Mlp] = list(decoder.output_hypernetworks_mlps)  # type: ignore[arg-type]
         self.prompts = prompts
         self.positions = prompts.image_positions().flatten(1).T.contiguous()
         self.no_mask = prompts.embed_no_mask().flatten()
@@ -83,7 +84,9 @@ class SearchWeights:
             ]
         )
         """(2, heads, d, c)."""
-        self.up_2 = tuple(each.to(model.no_mem_embed.dtype) for each in subpixel_product(up_2))
+        up_2_weight, up_2_bias = subpixel_product(up_2)
+        dtype = model.no_mem_embed.dtype
+        self.up_2, self.up_2_bias = up_2_weight.to(dtype), up_2_bias.to(dtype)
 
     def _of_heads(self, x: Tensor) -> Tensor:
         """(inner,) to (heads, d)."""

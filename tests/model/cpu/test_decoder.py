@@ -246,7 +246,7 @@ def test_only_masks_that_a_prompt_is_answered_with_make_it_upscaled(
         return heads(tokens)[0], (iou, torch.zeros(1))
 
     monkeypatch.setattr(decoder, "_heads", with_iou)
-    monkeypatch.setattr(runner._search_decoder._weights, "heads", with_iou)
+    monkeypatch.setattr(runner._search_decoder._weights, "scores", lambda tokens: (iou, torch.zeros(1)))
     click = replace(PROMPTS["click"], iou_floor=0.5)
     (several,) = runner.decode([(embeddings[0], click)])
     assert (len(several.iou), len(upscaled)) == ((0, 0) if better == "the single mask" else (1, 1))
