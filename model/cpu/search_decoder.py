@@ -251,11 +251,12 @@ class SearchDecoder:
         added = (values.transpose(1, 2) @ weights.up_of_values).flatten(0, 2)
         half, n = len(added) // 2, values.shape[1]
         added[half : half + n] += weights.up_shift
-        x = torch.addcmul(picture.feat_s1, (click.scale_1 * click.scale_2)[:, None], picture.up)
-        x = x.addmm_((click.added * click.scale_2).T, added).view(4 * len(x), -1)
+        dtype = picture.up.dtype
+        scale = (click.scale_1 * click.scale_2).to(dtype)
+        x = torch.addcmul(picture.feat_s1, scale[:, None], picture.up)
+        x = x.addmm_((click.added * click.scale_2).to(dtype).T, added.to(dtype)).view(4 * len(x), -1)
         norm = weights.up_norm
-        x = F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-        x = gelu_(x).to(picture.feat_s0.dtype)
+        x = gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = rows_times(x, weights.up_2).add_(picture.feat_s0)
         return gelu_(x).view(4 * len(x), -1)
 

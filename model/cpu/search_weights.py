@@ -73,7 +73,9 @@ class SearchWeights:
 
         up_1, up_norm, _, up_2, _ = decoder.output_upscaling
         weight, bias = subpixel_product(up_1)
-        self.up_norm: LayerNorm2d = up_norm  # type: ignore[assignment]  # nn.Sequential is not generic
+        dtype = model.no_mem_embed.dtype
+        assert isinstance(up_norm, LayerNorm2d)  # noqa: S101  # nn.Sequential is not generic
+        self.up_norm = copy.deepcopy(up_norm).to(dtype)
         self.up_bias = weight @ shift_2 + bias
         self.up = weight * scale_2
         self.up_shift = self.up @ self.shift
@@ -85,7 +87,6 @@ class SearchWeights:
         )
         """(2, heads, d, c)."""
         up_2_weight, up_2_bias = subpixel_product(up_2)
-        dtype = model.no_mem_embed.dtype
         self.up_2, self.up_2_bias = up_2_weight.to(dtype), up_2_bias.to(dtype)
 
     def _of_heads(self, x: Tensor) -> Tensor:

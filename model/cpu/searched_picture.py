@@ -38,9 +38,10 @@ class SearchedPicture:
         self.scaled_by_first, self.by_second, self.k_3, self.v_3 = (weights.of_scaled_cells @ scaled.T).chunk(
             4
         )
-        self.up = scaled @ weights.up.T
+        dtype = embedding.feat_s1_rows.dtype
+        self.up = (scaled @ weights.up.T).to(dtype)
         """(cells, c)."""
-        self.feat_s1 = embedding.feat_s1_rows.flatten(1) + weights.up_bias
+        self.feat_s1 = (embedding.feat_s1_rows.flatten(1) + weights.up_bias).to(dtype)
         """(cells, c), with all that is added to `up` and is the same for all clicks."""
         # With a bias, oneDNN's product takes half as long again.
         self.feat_s0 = embedding.feat_s0_rows.flatten(2).flatten(0, 1) + weights.up_2_bias
