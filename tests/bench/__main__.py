@@ -5,7 +5,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
 
@@ -25,7 +25,7 @@ from tests.bench.workbench import Workbench
 
 OUTPUT = Path(__file__).parents[2] / ".bench"
 
-SECTIONS: dict[str, Callable[[Workbench], list[Row]]] = {
+SECTIONS: dict[str, Callable[[Workbench], Iterable[Row]]] = {
     "click": click,
     "boxes": boxes,
     "crowd": crowd,
@@ -68,7 +68,10 @@ def main() -> int:
     try:
         for name in options.sections:
             started = perf_counter()
-            rows += SECTIONS[name](bench)
+            try:
+                rows.extend(SECTIONS[name](bench))  # keeps what a section yields before a part of it fails
+            finally:
+                report.write(rows, machine=head, folder=options.output)
             sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
             head["load average at the end"] = machine.load_average()
             # After every section, so that an interrupted run keeps its results so far.

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pycocotools import mask as coco
 
 from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
+from tests.bench import __main__ as command
 from tests.bench import load, report
 from tests.bench.agreement import best_iou
 from tests.bench.discs import draw_discs
@@ -107,6 +109,21 @@ def test_a_side_that_finds_other_masks_misses_a_target_and_keeps_its_row(tmp_pat
     ):
         for value, measured in ((THEIRS_FOUND, of_theirs), (OURS_FOUND, of_ours)):
             assert f"| everything: masks found | {side} | {value} | >= 0.9 | {measured} | {verdict} |" in text
+
+
+def test_rows_before_a_part_that_fails_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def section(_: object) -> Iterator[Row]:
+        yield Row("everything", "memory", OURS[0], {"over a click MiB": 12.0})
+        raise UnexpectedReply("503")
+
+    monkeypatch.setitem(command.SECTIONS, "everything", section)
+    monkeypatch.setattr("sys.argv", ["bench", "--sections", "everything", "--output", str(tmp_path)])
+    with pytest.raises(UnexpectedReply):
+        command.main()
+    assert (
+        "| everything: memory | ours float32 | over a click MiB | <= 300.0 | 12.0 | met |"
+        in (tmp_path / "bench.md").read_text()
+    )
 
 
 def test_a_side_that_finds_nothing_agrees_with_nothing() -> None:
