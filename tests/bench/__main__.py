@@ -68,10 +68,7 @@ def main() -> int:
     try:
         for name in options.sections:
             started = perf_counter()
-            try:
-                rows.extend(SECTIONS[name](bench))  # keeps what a section yields before a part of it fails
-            finally:
-                report.write(rows, machine=head, folder=options.output)
+            report.add(SECTIONS[name](bench), rows, machine=head, folder=options.output)
             sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
             head["load average at the end"] = machine.load_average()
             # After every section, so that an interrupted run keeps its results so far.

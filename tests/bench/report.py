@@ -187,6 +187,15 @@ def write(
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
 
 
+def add(measured: Iterable[Row], rows: list[Row], *, machine: Mapping[str, object], folder: Path) -> None:
+    """Add what a section measures to the rows. If a part of it fails, what it yielded before is written."""
+    try:
+        rows.extend(measured)
+    except BaseException:
+        write(rows, machine=machine, folder=folder)
+        raise
+
+
 def _target_lines(rows: Sequence[Row], targets: Sequence[Target]) -> list[str]:
     found = {(row.section, row.case, row.side): row.values for row in rows}
     table = []
