@@ -57,11 +57,16 @@ class TrackStates:
             raise TrackNotFound.for_id(track_id)
         return state
 
-    async def check_free(self, track_id: str, *, tenant: str) -> None:
-        """Raise TrackIdConflict if there is a track of that name, and NamesUnreachable."""
+    async def check_free(self, track_id: str, *, tenant: str, mark: str = "") -> TrackState | None:
+        """Return None if there is no track of that name, or the one that was begun with this mark.
+
+        Raises TrackIdConflict for another one, and NamesUnreachable.
+        """
         await self._catch_up(waits=True)
-        if Key(tenant, track_id) in self._states:
+        known = self._states.get(Key(tenant, track_id))
+        if known is not None and (not mark or known.mark != mark):
             raise TrackIdConflict.for_id(track_id)
+        return known
 
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[TrackState]:
         """Return at most `limit` tracks that follow `after`, newest first. Raises TrackNotFound."""

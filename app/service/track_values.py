@@ -32,6 +32,8 @@ class TrackPromptRequest:
     prompt: PromptRequest
     clear: bool = False
     """Replace the clicks that the object has on this frame."""
+    mark: str = ""
+    """Who asks again for what may have been done marks it, so that it counts once."""
 
     @property
     def nbytes(self) -> int:
@@ -55,6 +57,7 @@ class TrackPromptRequest:
             "box": list(given.box) if given.box is not None else None,
             "mask_input": mask_input,
             "clear": self.clear,
+            "mark": self.mark,
         }
 
     @classmethod
@@ -70,7 +73,13 @@ class TrackPromptRequest:
             box=content["box"],
             mask_input=mask,
         )
-        return cls(int(content["frame"]), int(content["object"]), prompt, clear=bool(content["clear"]))
+        return cls(
+            int(content["frame"]),
+            int(content["object"]),
+            prompt,
+            clear=bool(content["clear"]),
+            mark=str(content.get("mark", "")),  # a file of an earlier version has none
+        )
 
 
 @dataclass(frozen=True, slots=True)
