@@ -65,7 +65,7 @@ class RemoteSegmentation:
         self._draining = False
         self._watching: asyncio.Task[None] | None = None
         self.videos = RemoteVideos(self._ask, self._workers, deadline=partial(within, settings.deadline_s))
-        self.tracks = RemoteTracks(self._ask, self._follow, ready=self.ready)
+        self.tracks = RemoteTracks(self._ask, self._follow, self._watch)
         metrics.watch_readiness(self.ready)
 
     @property

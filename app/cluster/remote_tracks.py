@@ -6,50 +6,54 @@ the engine.
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
 from app.cluster.asking import Ask, Follow
 from app.cluster.keys import of_one_call, of_track
+from app.cluster.watch import Watch
 from app.codecs.answers import MaskOptions
+from app.errors import ImageNotFound, VideoNotFound
 from app.segmenter import Corrections, TrackerKind
-from app.service.segmentation import ModelCard
 from app.service.track_values import FrameAnswer, Frames, Range, TrackInfo, TrackPromptRequest
 from app.telemetry.stages import StageTimes
 from app.track_errors import TrackNotFound
 
 _DESCRIBED_AT_A_TIME = 16
+_APART = (
+    "These devices share no folder, so each has only the pictures, videos and tracks that it was sent itself: set "
+    "SAM2_CACHE_DIR to a folder that all of them see (cache_dir under args), or SAM2_CACHE_URL."
+)
 
 
 class RemoteTracks:
     """A TrackService."""
 
-    def __init__(self, ask: Ask, follow: Follow, *, ready: Callable[[], ModelCard]) -> None:
-        self._ask, self._follow, self._ready = ask, follow, ready
+    def __init__(self, ask: Ask, follow: Follow, watch: Watch) -> None:
+        self._ask, self._follow, self._watch = ask, follow, watch
 
     @property
     def kind(self) -> TrackerKind:
         """How objects are followed."""
-        return self._ready().tracker
+        return self._watch.model().tracker
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of what is remembered of one object on one frame."""
-        return self._ready().track_frame_bytes
+        return self._watch.model().track_frame_bytes
 
     async def add(
         self, frames: Frames, *, tenant: str, track_id: str | None, corrections: Corrections, share: str
     ) -> TrackInfo:
         """Begin a track. It has its name before it is asked for, and a mark, so that it may be asked for again."""
         name = track_id or uuid.uuid4().hex
-        found = await self._ask(
-            of_track(name, tenant),
-            "tracks.add",
+        found = await self._of(
+            name,
+            "add",
             frames=frames,
             tenant=tenant,
-            track_id=name,
             corrections=corrections,
             share=share,
             mark=uuid.uuid4().hex,
@@ -183,11 +187,10 @@ class RemoteTracks:
     async def _of(
         self, track_id: str, method: str, times: StageTimes | None = None, *, tenant: str, **arguments: Any
     ) -> Any:
-        return await self._ask(
-            of_track(track_id, tenant),
-            f"tracks.{method}",
-            times,
-            track_id=track_id,
-            tenant=tenant,
-            **arguments,
-        )
+        key, name = of_track(track_id, tenant), f"tracks.{method}"
+        try:
+            return await self._ask(key, name, times, track_id=track_id, tenant=tenant, **arguments)
+        except (ImageNotFound, VideoNotFound, TrackNotFound) as error:
+            if self._watch.are_apart:
+                raise type(error)(f"{error.message} {_APART}", details=error.details) from error
+            raise

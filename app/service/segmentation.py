@@ -102,6 +102,8 @@ class DeviceState:
     """Embeddings in its memory."""
     names_problem: str = ""
     """Why names that servers share cannot be reached; empty if they can."""
+    keeps_files: bool = True
+    """Whether other devices may have what it knows, from a folder or a bucket."""
 
 
 class Segmentation(Protocol):

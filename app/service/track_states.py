@@ -173,7 +173,11 @@ class TrackStates:
                 if (state := _read(row)) is not None:
                     self._states[row.key] = state
             elif known.number < row.number:
-                if known.lock.locked():  # who works on it hears of it when it writes, and others afterwards
+                new = _read(row)
+                if new is not None and new.created != known.created:  # deleted, and begun anew under its name
+                    self._let_go(known)
+                    self._states[row.key] = new
+                elif known.lock.locked():  # who works on it hears of it when it writes, and others afterwards
                     self._missed[row.key] = row
                 else:
                     self._renew(known, row)
