@@ -150,5 +150,11 @@ def _log_as_the_front_does(settings: Settings) -> None:
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_farewell)
     for chatty in ("httpx", "httpcore", "ray"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's says more than that a client left while its lines waited for the connection."""
+    return "ExecuteBatchError" not in record.getMessage()
