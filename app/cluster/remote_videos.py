@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import cast
+from typing import TypeAlias, cast
 
 from app.cluster.asking import ASKED_AT_MOST, Ask
 from app.cluster.keys import of_video
@@ -20,7 +20,7 @@ from app.service.named_videos import NamedVideo, checked_digest
 from app.storage.register_file import ImageName
 from app.telemetry.stages import StageTimes
 
-Deadline = Callable[[], AbstractAsyncContextManager[None]]
+Deadline: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class RemoteVideos:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from app.cluster.calls import Answer, Answering, Call, answer, answer_in_steps
+from app.codecs.answers import MaskOptions
+from app.service.track_values import Range
+from model.video.values import Direction
 from tests.app.cluster.test_remote import encodes, front
 from tests.app.routes.track_requests import CLICK, begin, click, lines, numbers
 from tests.fake_devices import FakeDevices
-from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
+from tests.fakes import Served, error, picture, serving, until
 
 
 @pytest.fixture(autouse=True)
@@ -177,13 +182,13 @@ async def test_who_leaves_ends_the_work_at_the_device() -> None:
         served.segmenter.gate.clear()
         following = asyncio.create_task(lines(served, "walk"))
         state = await devices.services[0].tracks.states.find("walk", tenant="")
-        await until(lambda: state.is_propagating)
+        await until(lambda: state.goes_on_at.get(Direction.FORWARD) == 1)  # which needs the device
         following.cancel()
         await asyncio.wait([following])
         served.segmenter.gate.set()
         await until(lambda: not state.lock.locked())
         assert not state.is_propagating
-        assert numbers(await lines(served, "walk")) == [0, 1, 2, 3, 4]
+        assert numbers(await lines(served, "walk")) == [1, 2, 3, 4]
 
 
 async def test_a_frame_is_begun_when_the_one_before_was_taken() -> None:
@@ -200,9 +205,6 @@ async def test_a_frame_is_begun_when_the_one_before_was_taken() -> None:
 
 
 def wanted_by_a_route() -> dict[str, Any]:
-    from app.codecs.answers import MaskOptions
-    from app.service.track_values import Range
-
     return {"wanted": Range(), "options": MaskOptions(), "non_overlapping": False}
 
 
@@ -234,9 +236,72 @@ async def alone_at_one(served: Served, devices: FakeDevices) -> tuple[str, str]:
     raise AssertionError
 
 
-async def test_a_track_that_dies_with_every_device_is_an_error_in_words(tmp_path: Path) -> None:
+async def test_a_track_that_kills_every_device_is_an_error_in_words(tmp_path: Path) -> None:
     async with followed(tmp_path) as (served, devices):
         devices.dying = [1_000_000] + [0] * 9
-        reply = await served.post("/tracks/walk/propagate", {})
-        assert error(reply) == (503, "not_ready")
-        assert isinstance(served.segmenter, FakeSegmenter)
+        assert error(await served.post("/tracks/walk/propagate", {})) == (503, "not_ready")
+
+
+async def test_deadlines_and_queues_are_those_of_other_calls(tmp_path: Path) -> None:
+    async with front(folder=tmp_path, devices=1, deadline_s=0.2) as (served, devices):
+        await begin(served, 2, track_id="walk")
+        await click(served, "walk")
+        served.segmenter.gate.clear()
+        assert error(await click(served, "walk")) == (504, "deadline_exceeded")
+        assert error(await served.post("/tracks/walk/propagate", {})) == (504, "deadline_exceeded")
+        served.segmenter.gate.set()
+        devices.full = True
+        for path, body in (("prompts", CLICK), ("propagate", {})):
+            assert error(await served.post(f"/tracks/walk/{path}", body)) == (503, "overloaded")
+
+
+async def test_a_bug_on_the_way_is_told_as_one_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with followed(tmp_path) as (served, devices):
+        for service in devices.services:
+            monkeypatch.setattr(service.tracks._propagation, "run", None)
+        assert error(await served.post("/tracks/walk/propagate", {})) == (500, "internal_error")
+        assert "DeviceBug" in caplog.text
+
+
+class Spans:
+    """What a device would send of traces."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def end_call(self, context: Any, name: str, *_: Any, attributes: dict[str, str], **__: Any) -> None:
+        self.names.append(f"{context['traceparent']} {name} {attributes['sam2.request_id']}")
+
+
+@pytest.mark.parametrize("taken", [1, 9])
+async def test_a_propagation_is_one_span_also_if_it_is_left(taken: int) -> None:
+    async with serving() as served:
+        await begin(served, 3, track_id="walk")
+        await click(served, "walk")
+        spans = Spans()
+        arguments = {"track_id": "walk", **wanted_by_a_route(), "tenant": "", "share": ""}
+        call = Call("tracks.propagate", arguments, math.inf, "r1", {"traceparent": "00-1"})
+        steps = answer_in_steps(Answering(served.service, "d0", spans), call)
+        found = [step async for step, _ in zip_with(steps, range(taken))]
+        await steps.aclose()
+        assert spans.names == ["00-1 Device tracks.propagate r1"]
+        assert isinstance(found[-1], Answer) is (taken == 9)
+
+
+async def zip_with(steps: AsyncIterator[Any], numbers: range) -> AsyncIterator[tuple[Any, int]]:
+    for number in numbers:
+        try:
+            yield await anext(steps), number
+        except StopAsyncIteration:
+            return
+
+
+async def test_what_no_front_asks_is_refused() -> None:
+    async with serving() as served:
+        device = Answering(served.service, "d0")
+        with pytest.raises(ValueError, match=r"tracks\.kind"):
+            await answer(device, Call("tracks.kind", {}, 1.0, "r1"))
+        with pytest.raises(ValueError, match=r"tracks\.delete"):
+            await anext(answer_in_steps(device, Call("tracks.delete", {}, 1.0, "r1")))

@@ -34,6 +34,8 @@ async def test_a_click_is_answered_at_once_and_followed_through_all_frames(serve
     assert (said["frames"], said["width"], said["height"]) == (4, WIDTH, HEIGHT)
     assert (said["tracker"], said["model"]) == ("mask_prompt", "fake")
     assert said["done"] == [[0, 3]]
+    limits = (await served.client.get("/model")).json()["tracks"]
+    assert (limits["tracker"], limits["bytes_per_object_and_frame"]) == ("mask_prompt", 4 * 32 * 32)
     (known,) = said["objects"]
     assert known["prompts"]["0"][0]["point_coords"] == [[30, 20]]
     metrics = served.service.metrics.render().decode()
