@@ -7,6 +7,7 @@ that all share, later. Does not know the engine.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -294,11 +295,15 @@ class RemoteSegmentation:
             self.ready()  # admission comes before any work
             return await self._asking.ask(key, method, arguments, self._devices.ask, times or StageTimes())
 
-    def _follow(
+    async def _follow(
         self, key: str, method: str, *, is_anew: bool, **arguments: Any
     ) -> AsyncGenerator[FrameStep, None]:
         self.ready()
-        return self._asking.follow(key, method, arguments, is_anew=is_anew)
+        async with aclosing(self._asking.follow(key, method, arguments, is_anew=is_anew)) as steps:
+            async for step in steps:
+                yield step
+                if self._draining:  # it may take minutes more
+                    raise ShuttingDown()
 
     async def _own_id(self, data: bytes, stretch: Stretch, times: StageTimes, share: str) -> str:
         """Return the id that a picture without a name will get."""

@@ -13,6 +13,7 @@ import pytest
 
 from app.cluster.calls import Answer, Answering, Call, answer, answer_in_steps
 from app.codecs.answers import MaskOptions
+from app.errors import ShuttingDown
 from app.service.track_values import Range
 from model.video.values import Direction
 from tests.app.cluster.test_remote import encodes, front
@@ -234,6 +235,19 @@ async def alone_at_one(served: Served, devices: FakeDevices) -> tuple[str, str]:
         if devices.owner(f"/f{number % 6}") == devices.owner(f"held:/track/t{number}"):
             return f"f{number % 6}", f"t{number}"
     raise AssertionError
+
+
+async def test_a_front_that_is_stopped_ends_its_propagations_with_an_error_in_words() -> None:
+    async with front(devices=1) as (served, devices):
+        await begin(served, 5, track_id="walk")
+        await click(served, "walk")
+        service = served.app.state.service
+        stream = service.tracks.propagate("walk", **wanted_by_a_route(), tenant="", share="")
+        assert (await anext(stream)).frame == 0
+        service.drain()
+        with pytest.raises(ShuttingDown):
+            await anext(stream)
+        assert not (await devices.services[0].tracks.states.find("walk", tenant="")).is_propagating
 
 
 async def test_a_track_that_kills_every_device_is_an_error_in_words(tmp_path: Path) -> None:
