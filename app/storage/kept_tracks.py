@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from app.storage.beside import Beside
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import Beside
 from app.storage.register_file import Key
 
 if sys.platform != "win32":
