@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from app.storage.beside import Beside
+from app.storage.beside import Beside, is_stale
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import Key
 
@@ -30,10 +29,6 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
-_BESIDE = "."
-"""Prefix of a file's name until the file is whole."""
-_STALE_NS = 600 * 10**9
-"""A partial file older than this is removed. No write takes that long."""
 _LOCK = "lock"
 _PATIENCE_S = 2.0
 _TICK_NS = 100 * 10**6
@@ -138,26 +133,24 @@ class KeptTracks:
         if self._folder is None or self._trouble is None:
             return number
         place = _place(self._folder, key)
-        made = Beside(place.with_name(f"{_BESIDE}{uuid.uuid4().hex}"), place)
         try:
             is_lost = not self._folder.is_dir()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = max(time.time_ns(), number + 1)
             given = {"tenant": key.tenant, "name": key.image_id, "change": new}
-            made.beside.write_text(json.dumps(given | content))
-            with self._alone(self._folder):
-                if not is_wanted():
-                    made.discard()
-                    return number
-                if not is_lost and self._number(place) != number:
-                    made.discard()
-                    raise ChangedElsewhere(_read(place))
-                made.appear()
-                self._seen[place] = _Seen(_mark(place.stat()), key, new)
+            made = Beside.written(place, json.dumps(given | content).encode())
+            try:
+                with self._alone(self._folder):
+                    if not is_wanted():
+                        return number
+                    if not is_lost and self._number(place) != number:
+                        raise ChangedElsewhere(_read(place))
+                    made.appear()
+                    self._seen[place] = _Seen(_mark(place.stat()), key, new)
+            finally:
+                made.discard()  # does nothing if it has appeared
         except OSError as error:
             self._trouble.report("a track cannot be written", error)
-            with suppress(OSError):
-                made.discard()
             return number
         self._trouble.over()
         return new
@@ -268,7 +261,7 @@ def _read(place: Path) -> TrackRow | None:
 def _remove_stale(marks: Mapping[Path, tuple[int, int, int]]) -> None:
     """Remove half-written files, whose servers were killed."""
     for place, (_, modified_ns, _) in marks.items():
-        if place.name.startswith(_BESIDE) and time.time_ns() - modified_ns > _STALE_NS:
+        if place.suffix != _SUFFIX and place.name != _LOCK and is_stale(modified_ns / 1e9):
             with suppress(OSError):
                 place.unlink()
 
