@@ -34,6 +34,8 @@ class TrackPromptRequest:
     """Replace the clicks that the object has on this frame."""
     mark: str = ""
     """Who asks again for what may have been done marks it, so that it counts once."""
+    anew: bool = False
+    """Do not build on the mask that the frame has so far."""
 
     @property
     def nbytes(self) -> int:
@@ -58,6 +60,7 @@ class TrackPromptRequest:
             "mask_input": mask_input,
             "clear": self.clear,
             "mark": self.mark,
+            "anew": self.anew,
         }
 
     @classmethod
@@ -79,6 +82,7 @@ class TrackPromptRequest:
             prompt,
             clear=bool(content["clear"]),
             mark=str(content.get("mark", "")),  # a file of an earlier version has none
+            anew=bool(content.get("anew", False)),  # tracks of earlier versions lack it
         )
 
 
