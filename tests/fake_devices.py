@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
-from app.cluster.calls import Answer, Answering, Call, Step, answer, answer_in_steps
+from app.cluster.calls import Answer, Answering, Call, FrameStep, Step, answer, answer_in_steps
 from app.segmenter import Segmenter
 from app.service.local import LocalSegmentation
 from app.service.segmentation import DeviceState
@@ -39,7 +39,9 @@ class FakeDevices:
         self.dying: list[int] = []
         """For each of the next calls, the steps after which its device dies; a call has one step."""
         self.full = False
-        self._traces = start_tracing()
+        traces = start_tracing()
+        self._traces = traces
+        self._answering = [Answering(each, str(i), traces) for i, each in enumerate(self.services)]
 
     async def connect(self) -> "FakeDevices":
         """Load all models."""
@@ -57,17 +59,17 @@ class FakeDevices:
     async def ask(self, key: str, call: Call) -> Answer:
         """See Devices."""
         chosen = self._choose(key, call)
-        found = await answer(self._answering(chosen), _travelled(call))
+        found = await answer(self._answering[chosen], _travelled(call))
         if self.dying and self.dying.pop(0) == 1:
             self.dead.add(chosen)
             raise Lost(chosen)
         return _travelled(found)
 
-    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | Answer, None]:
+    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
         """See Devices."""
         chosen = self._choose(key, call)
         lives = self.dying.pop(0) if self.dying else 1_000_000
-        async with aclosing(answer_in_steps(self._answering(chosen), _travelled(call))) as steps:
+        async with aclosing(answer_in_steps(self._answering[chosen], _travelled(call))) as steps:
             async for step in steps:
                 if lives == 0:
                     self.dead.add(chosen)
@@ -96,9 +98,6 @@ class FakeDevices:
         await asyncio.gather(*(service.close() for service in self.services))
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
-
-    def _answering(self, device: int) -> Answering:
-        return Answering(self.services[device], str(device), self._traces)
 
     def _choose(self, key: str, call: Call) -> int:
         if self.full:

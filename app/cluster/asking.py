@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
-from app.cluster.calls import Answer, Call
+from app.cluster.calls import SEARCH, Answer, Call, FrameStep, Step
 from app.cluster.devices import Devices
 from app.cluster.errors_as_values import from_plain
 from app.cluster.moves import Moves
 from app.errors import NotReady, Overloaded, ShuttingDown
 from app.middleware.access import request_id, trace_context
 from app.scheduling.deadlines import left_s
+from app.service.search import Report
 from app.telemetry.cluster_metrics import ClusterMetrics
 from app.telemetry.stages import StageTimes
 
@@ -29,9 +32,30 @@ _DETOUR_PAUSE_S = 0.01
 _ELSEWHERE = {NotReady.code, ShuttingDown.code}
 """What a Device answers that is lost, hangs or is being stopped. Another one has the picture from the folder."""
 
+_LOST_ON_THE_WAY = (
+    "The device that followed this track is gone, with what it remembered. The prompts are kept where the devices "
+    "share a folder: propagate again, from the earliest frame with a prompt."
+)
+
 
 class DeviceBug(Exception):
     """A Device failed in a way that it did not foresee. Its log has the traceback, under the same request id."""
+
+
+class Ask(Protocol):
+    """Asks a Device, within the deadline of a request."""
+
+    def __call__(
+        self, key: str, method: str, times: StageTimes | None = None, **arguments: Any
+    ) -> Awaitable[Any]: ...
+
+
+class Follow(Protocol):
+    """Asks a Device for the frames of a propagation."""
+
+    def __call__(
+        self, key: str, method: str, *, is_anew: bool, **arguments: Any
+    ) -> AsyncGenerator[FrameStep, None]: ...
 
 
 class Asking:
@@ -54,40 +78,127 @@ class Asking:
 
         `ask` gets the key, or another one if the Device of this key cannot answer.
         """
-        own_key, losses, detours = key, 0, 0
+        tries = _Tries(self._devices, key, method)
         while True:
             started = perf_counter()
             try:
-                found = await ask(
-                    key, Call(method, arguments, left_s(), request_id.get(), trace_context.get())
-                )
+                found = await ask(tries.key, _call(method, arguments, left_s()))
             except (
                 Exception
             ) as error:  # engines have errors of their own; what is neither lost nor full goes on
-                if self._devices.is_full(error):
-                    what = "Too many requests wait for the device that has this picture. Try again later."
-                    raise Overloaded(what, retry_after_s=2) from error
-                if not self._devices.is_lost(error):
-                    raise
-                log.info("A device is lost during %s: %s", method, error)
-                losses += 1
-                if losses == ASKED_AT_MOST:
-                    what = "The devices that were asked are gone; others are being started. Try again later."
-                    raise NotReady(what, retry_after_s=5) from error
-                pause_s = _FIRST_PAUSE_S * 2 ** (losses - 1)
+                pause_s = tries.after(error)
             else:
-                self._figures.count_call(found.device)
-                is_refused = found.error is not None and found.error[1] in _ELSEWHERE
-                if not is_refused or detours == _DETOURS:
-                    if own_key and self._moves.has_moved(own_key, found.device):
-                        self._figures.moved_calls.inc()
+                if not tries.refuses(found):
+                    self._note(key, found)
                     return _opened(found, times, started)
-                detours += 1
-                if own_key:  # the Device is alive, so its pictures would go to it again
-                    key = f"{own_key}/{detours}"
-                pause_s = _DETOUR_PAUSE_S
+                self._figures.count_call(found.device)
+                pause_s = tries.detour()
             self._figures.asked_again.inc()
             await asyncio.sleep(pause_s)
+
+    async def search(self, key: str, arguments: dict[str, Any], times: StageTimes, *, report: Report) -> Any:
+        """Ask for everything on a picture. A search that loses its Device begins again."""
+        told = -1.0
+
+        async def search(key: str, call: Call) -> Answer:
+            nonlocal told
+            async with aclosing(self._devices.ask_in_steps(key, call)) as steps:
+                async for step in steps:
+                    if isinstance(step, Answer):
+                        return step
+                    # The second time, it stands still until it is where it was.
+                    if isinstance(step, Step) and step.progress > told:
+                        told = step.progress
+                        report(step.progress, step.found)
+            raise ConnectionError("The search ended without an answer.")
+
+        return await self.ask(key, SEARCH, arguments, search, times)
+
+    async def follow(
+        self, key: str, method: str, arguments: dict[str, Any], *, is_anew: bool
+    ) -> AsyncGenerator[FrameStep, None]:
+        """Yield the frames of a track, each once. Closing it ends the work.
+
+        A Device that dies before the first frame costs nothing. Later, another one is asked only where it finds the
+        same, as it does if all of the track is followed by this call: `is_anew`. What was yielded is left out then.
+        """
+        tries = _Tries(self._devices, key, method)
+        last: int | None = None
+        while True:
+            left_out_until = last
+            try:
+                steps = self._devices.ask_in_steps(tries.key, _call(method, arguments, math.inf))
+                async with aclosing(steps):
+                    async for step in steps:
+                        if isinstance(step, Answer):
+                            found = step
+                            break
+                        assert isinstance(step, FrameStep)  # noqa: S101  # a search is asked for by `ask`
+                        if left_out_until is not None:
+                            left_out_until = None if step.frame == left_out_until else left_out_until
+                            continue
+                        last = step.frame
+                        yield step
+                    else:
+                        raise ConnectionError("The frames ended without an answer.")
+            except Exception as error:  # as above
+                pause_s = tries.after(error)
+                if last is not None and not is_anew:
+                    raise NotReady(_LOST_ON_THE_WAY, retry_after_s=1) from error
+            else:
+                if not tries.refuses(found) or (last is not None and not is_anew):
+                    self._note(key, found)
+                    _opened(found, StageTimes(), perf_counter())
+                    return
+                self._figures.count_call(found.device)
+                pause_s = tries.detour()
+            self._figures.asked_again.inc()
+            await asyncio.sleep(pause_s)
+
+    def _note(self, key: str, found: Answer) -> None:
+        self._figures.count_call(found.device)
+        if key and self._moves.has_moved(key, found.device):
+            self._figures.moved_calls.inc()
+
+
+class _Tries:
+    """The tries of one call: which key the next one has, and whether there is one."""
+
+    def __init__(self, devices: Devices, key: str, method: str) -> None:
+        self.key = key
+        self._devices, self._own_key, self._method = devices, key, method
+        self._losses = self._detours = 0
+
+    def after(self, error: Exception) -> float:
+        """Return the seconds to wait before the next try, if a Device was lost. Raises what ends the call."""
+        if self._devices.is_full(error):
+            what = "Too many requests wait for the device that has this picture. Try again later."
+            raise Overloaded(what, retry_after_s=2) from error
+        if not self._devices.is_lost(error):
+            raise error
+        log.info("A device is lost during %s: %s", self._method, error)
+        self._losses += 1
+        if self._losses == ASKED_AT_MOST:
+            what = "The devices that were asked are gone; others are being started. Try again later."
+            raise NotReady(what, retry_after_s=5) from error
+        pause_s: float = _FIRST_PAUSE_S * 2 ** (self._losses - 1)
+        return pause_s
+
+    def refuses(self, found: Answer) -> bool:
+        """Whether a Device cannot answer and another one may."""
+        is_refused = found.error is not None and found.error[1] in _ELSEWHERE
+        return is_refused and self._detours < _DETOURS
+
+    def detour(self) -> float:
+        """Choose another key: the Device is alive, so its own would go to it again. Returns the seconds to wait."""
+        self._detours += 1
+        if self._own_key:
+            self.key = f"{self._own_key}/{self._detours}"
+        return _DETOUR_PAUSE_S
+
+
+def _call(method: str, arguments: dict[str, Any], seconds: float) -> Call:
+    return Call(method, arguments, seconds, request_id.get(), trace_context.get())
 
 
 def _opened(found: Answer, times: StageTimes, started: float) -> Any:

@@ -67,6 +67,8 @@ def settings_of_each(settings: Settings, *, count: int, on_gpus: bool, cache_dir
     given["device"] = "cpu"
     if settings.device_cache_mib == "auto":
         given["device_cache_mib"] = share_mib
+    if "track_memory_mib" not in settings.model_fields_set:
+        given["track_memory_mib"] = max(1, settings.track_memory_mib // count)
     if not settings.threads:
         given["threads"] = max(1, whole_cpus() // count)
     return given

@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
-from app.cluster.calls import Answer, Answering, Call, Step, answer, answer_in_steps
+from app.cluster.calls import Answer, Answering, Call, FrameStep, Step, answer, answer_in_steps
 from app.cluster.of_a_node import settings_on_this_node
 from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
@@ -71,7 +71,7 @@ class Device:
         """See Devices.ask."""
         return await answer(self._answering, call)
 
-    async def answer_in_steps(self, call: Call) -> AsyncGenerator[Step | Answer, None]:
+    async def answer_in_steps(self, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
         """See Devices.ask_in_steps."""
         steps = answer_in_steps(self._answering, call)
         try:
@@ -150,5 +150,11 @@ def _log_as_the_front_does(settings: Settings) -> None:
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_farewell)
     for chatty in ("httpx", "httpcore", "ray"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's says more than that a client left while its lines waited for the connection."""
+    return "ExecuteBatchError" not in record.getMessage()

@@ -6,7 +6,7 @@ Does not know the engine; ray_devices.py does.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from app.cluster.calls import Answer, Call, Step
+from app.cluster.calls import Answer, Call, FrameStep, Step
 from app.service.segmentation import DeviceState
 
 
@@ -16,8 +16,8 @@ class Devices(Protocol):
     async def ask(self, key: str, call: Call) -> Answer:
         """Have a call answered. An empty key goes to any Device. When cancelled, the Device ends the work."""
 
-    def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | Answer, None]:
-        """Have a search answered in steps."""
+    def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
+        """Have a search or a propagation answered in steps. A Device goes on when a step has been taken."""
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """Return the states of all Devices that answer in time."""

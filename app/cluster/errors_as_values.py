@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from app import names_errors, track_errors  # noqa: F401  # so that their errors are among the kinds
 from app.errors import Detail, RetryableError, ServiceError
 
 PlainError: TypeAlias = tuple[int, str, str, list[Detail], int | None]

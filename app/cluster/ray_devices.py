@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from app.cluster.calls import Answer, Call, Step
+from app.cluster.calls import Answer, Call, FrameStep, Step
 from app.service.segmentation import DeviceState
 
 
@@ -34,7 +34,7 @@ class RayDevices:
             raise
         return found
 
-    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | Answer, None]:
+    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
         """See Devices."""
         response = self._handle.options(session_id=key, stream=True).answer_in_steps.remote(call)
         is_whole = False

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from app.cluster.keys import is_held
 from app.cluster.ring import Ring, within_bounds
 
 
@@ -43,8 +44,11 @@ class RingRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         loads = {each.unique_id: queues.get(each) or 0 for each in self.curr_replicas}
         replicas = {each.unique_id: replica for each, replica in self.curr_replicas.items()}
         metadata = pending_request.metadata
-        ranked = self._ring.ranked(metadata.session_id or metadata.internal_request_id)
+        key = metadata.session_id or metadata.internal_request_id
+        ranked = self._ring.ranked(key)
         living = [name for name in ranked if name in replicas]  # Ray leaves out one that died at once
+        if is_held(key):
+            return [[replicas[name]] for name in living[:1]]
         names = within_bounds(
             living,
             loads.__getitem__,

@@ -6,18 +6,22 @@ that all share, later. Does not know the engine.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NoReturn, TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from app.cluster.asking import Asking
-from app.cluster.calls import Answer, Call
+from app.cluster.calls import FrameStep
 from app.cluster.devices import Devices
+from app.cluster.keys import of_image
+from app.cluster.remote_tracks import RemoteTracks
+from app.cluster.remote_videos import RemoteVideos
 from app.cluster.watch import Watch, figures_of
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
-from app.errors import NotOffered, NotReady, ShuttingDown
+from app.errors import NotReady, ShuttingDown
 from app.scheduling.deadlines import within
 from app.scheduling.shares import Workers
 from app.service.digests import digest_of
@@ -61,21 +65,14 @@ class RemoteSegmentation:
         self._asking: Asking
         self._draining = False
         self._watching: asyncio.Task[None] | None = None
+        self.videos = RemoteVideos(self._ask, self._workers, deadline=partial(within, settings.deadline_s))
+        self.tracks = RemoteTracks(self._ask, self._follow, self._watch)
         metrics.watch_readiness(self.ready)
 
     @property
     def cache_limits(self) -> CacheLimits:
         """Those of one Device."""
         return self._watch.limits
-
-    @property
-    def videos(self) -> NoReturn:
-        """Raises NotOffered."""
-        raise NotOffered(
-            "A server with --devices or --cluster has no videos and tracks yet. Use one without."
-        )
-
-    tracks = videos
 
     @property
     def names_problem(self) -> str:
@@ -141,7 +138,7 @@ class RemoteSegmentation:
         """Store the embedding of a picture."""
         name = image_id or await self._own_id(data, stretch, times, share)
         embedded = await self._ask(
-            _key(name, tenant),
+            of_image(name, tenant),
             "embed",
             times,
             data=data,
@@ -156,8 +153,9 @@ class RemoteSegmentation:
 
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept."""
-        key = _key(image_id, tenant)
-        found = await self._ask(key, "recall", times, image_id=image_id, tenant=tenant, share=share)
+        found = await self._ask(
+            of_image(image_id, tenant), "recall", times, image_id=image_id, tenant=tenant, share=share
+        )
         return cast(Embedded, found)
 
     async def decode(
@@ -172,7 +170,7 @@ class RemoteSegmentation:
     ) -> Decoded:
         """Return the masks for every prompt on the image with that id."""
         decoded = await self._ask(
-            _key(image, tenant),
+            of_image(image, tenant),
             "decode",
             times,
             image=image,
@@ -199,7 +197,7 @@ class RemoteSegmentation:
         """Return the embedded picture and its masks."""
         name = image_id or await self._own_id(data, stretch, times, share)
         found = await self._ask(
-            _key(name, tenant),
+            of_image(name, tenant),
             "segment",
             times,
             data=data,
@@ -229,22 +227,9 @@ class RemoteSegmentation:
         else:
             name = picture
         arguments = {"picture": picture, "wish": wish, "tenant": tenant, "share": share}
-        told = -1.0
-
-        async def search(key: str, call: Call) -> Answer:
-            nonlocal told
-            async with aclosing(self._devices.ask_in_steps(key, call)) as steps:
-                async for step in steps:
-                    if isinstance(step, Answer):
-                        return step
-                    if step.progress > told:  # the second time, it stands still until it is where it was
-                        told = step.progress
-                        report(step.progress, step.found)
-            raise ConnectionError("The search ended without an answer.")
-
         async with within(self.settings.everything_deadline_s, DEADLINE_SETTING):
             self.ready()
-            found = await self._asking.ask(_key(name, tenant), "everything", arguments, search, times)
+            found = await self._asking.search(of_image(name, tenant), arguments, times, report=report)
         return cast(tuple[str, Everything], found)
 
     async def export(
@@ -259,7 +244,7 @@ class RemoteSegmentation:
     ) -> bytes:
         """Return a file with the feature maps of a picture."""
         file = await self._ask(
-            _key(image_id, tenant),
+            of_image(image_id, tenant),
             "export",
             times,
             image_id=image_id,
@@ -272,7 +257,7 @@ class RemoteSegmentation:
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture."""
-        key = _key(image_id, tenant)
+        key = of_image(image_id, tenant)
         return cast(ImageRecord, await self._ask(key, "describe", image_id=image_id, tenant=tenant))
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
@@ -282,7 +267,7 @@ class RemoteSegmentation:
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Delete an image everywhere."""
-        await self._ask(_key(image_id, tenant), "delete", image_id=image_id, tenant=tenant)
+        await self._ask(of_image(image_id, tenant), "delete", image_id=image_id, tenant=tenant)
 
     def keeps(self, embedding_bytes: int) -> int:
         """Return how many embeddings of this size all Devices keep before the first one is dropped."""
@@ -310,11 +295,17 @@ class RemoteSegmentation:
             self.ready()  # admission comes before any work
             return await self._asking.ask(key, method, arguments, self._devices.ask, times or StageTimes())
 
+    async def _follow(
+        self, key: str, method: str, *, is_anew: bool, **arguments: Any
+    ) -> AsyncGenerator[FrameStep, None]:
+        self.ready()
+        async with aclosing(self._asking.follow(key, method, arguments, is_anew=is_anew)) as steps:
+            async for step in steps:
+                yield step
+                if self._draining:  # it may take minutes more
+                    raise ShuttingDown()
+
     async def _own_id(self, data: bytes, stretch: Stretch, times: StageTimes, share: str) -> str:
         """Return the id that a picture without a name will get."""
         async with within(self.settings.deadline_s):
             return content_id(await digest_of(data, workers=self._workers, times=times, share=share), stretch)
-
-
-def _key(image_id: str, tenant: str) -> str:
-    return f"{tenant}/{image_id}"

@@ -36,6 +36,11 @@ class Watch:
         """Whether a Device has been ready."""
         return self._card is not None
 
+    @property
+    def are_apart(self) -> bool:
+        """Whether there are several Devices, of which one does not know what another one was sent."""
+        return len(self.states) > 1 and not all(state.keeps_files for state in self.states)
+
     def model(self) -> ModelCard:
         """Return the model. Raises NotReady if no Device has been ready lately."""
         if self._card is None:

@@ -289,7 +289,7 @@ class ModelReply(BaseModel):
     mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
     everything: EverythingDefaults
     limits: LimitsReply
-    tracks: TrackLimits | None = Field(description="null where the server has no tracks.")
+    tracks: TrackLimits
 
 
 class StatusReply(BaseModel):

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from app.errors import NotOffered
 from app.routes.replies import prompt_requests, write_mask
 from app.routes.schemas import TrackLimits
 from app.routes.track_fields import (
@@ -68,13 +67,9 @@ def _described(number: int, prompts: list[TrackPromptRequest]) -> ObjectOfTrack:
     return ObjectOfTrack(object=number, prompts=by_frame)
 
 
-def track_limits(service: Segmentation) -> TrackLimits | None:
-    """What GET /model says of tracks; None where the server has none."""
-    try:
-        tracks = service.tracks
-    except NotOffered:
-        return None
-    settings = service.settings
+def track_limits(service: Segmentation) -> TrackLimits:
+    """What GET /model says of tracks."""
+    tracks, settings = service.tracks, service.settings
     return TrackLimits(
         tracker=tracks.kind,
         max_tracks=settings.max_tracks,

@@ -160,6 +160,7 @@ class LocalSegmentation(SegmentationService):
             waiting=self._decoder.waiting + len(self._encodings),
             images=self.store.tiers.num_images(DEVICE) if self.is_loaded else 0,
             names_problem=self.names_problem,
+            keeps_files=self.settings.keeps_files,
         )
 
     async def devices(self) -> list[DeviceState]:

@@ -7,8 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
+from app.codecs.video_containers import check_container
 from app.codecs.video_files import Video
 from app.codecs.video_times import Sampling
+from app.scheduling.abandoned import check_wanted
 
 _OPTIONS = ("fps", "from", "to", "first")
 
@@ -29,6 +31,12 @@ class NamedVideo:
         """Return what is known of a video, under a name."""
         frames = video.frames
         return cls(video_id, video.width, video.height, len(video), frames.fps, frames.times_s)
+
+
+def checked_digest(data: bytes) -> str:
+    """Return the SHA-256 of a file that looks whole. Raises InvalidVideo."""
+    check_container(data, check_wanted)
+    return hashlib.sha256(data).hexdigest()
 
 
 def digest_of(content: str) -> str:

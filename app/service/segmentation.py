@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
-from app.segmenter import Model
+from app.segmenter import Model, Segmenter, TrackerKind
 from app.service.found_masks import Everything, Wish
 from app.service.search import Report
-from app.service.tracks import Tracks
-from app.service.videos import Videos
+from app.service.track_service import TrackService
+from app.service.video_service import VideoService
 from app.settings import Settings
 from app.storage.opening import CacheLimits
 from app.storage.store import ImageRecord
@@ -52,7 +52,7 @@ class NewPicture(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A Model without the model, for processes that do not have it."""
+    """A Model without the model, for processes that do not have it, and how it follows objects."""
 
     name: str
     variant: str
@@ -60,9 +60,12 @@ class ModelCard:
     device_name: str
     dtype_name: str
     mask_size: tuple[int, int]
+    tracker: TrackerKind
+    track_frame_bytes: int
+    """Of what is remembered of one object on one frame."""
 
     @classmethod
-    def of(cls, model: Model) -> "ModelCard":
+    def of(cls, model: Segmenter) -> "ModelCard":
         """What is said of a model."""
         return cls(
             model.name,
@@ -71,6 +74,8 @@ class ModelCard:
             model.device_name,
             model.dtype_name,
             model.mask_size,
+            model.tracking.kind,
+            model.tracking.frame_bytes,
         )
 
 
@@ -97,6 +102,8 @@ class DeviceState:
     """Embeddings in its memory."""
     names_problem: str = ""
     """Why names that servers share cannot be reached; empty if they can."""
+    keeps_files: bool = True
+    """Whether other devices may have what it knows, from a folder or a bucket."""
 
 
 class Segmentation(Protocol):
@@ -117,11 +124,11 @@ class Segmentation(Protocol):
         """Memory for embeddings. Exists once the service is ready."""
 
     @property
-    def videos(self) -> Videos:
-        """Videos as sequences of frames. Their files are read in this process."""
+    def videos(self) -> VideoService:
+        """Videos as sequences of frames."""
 
     @property
-    def tracks(self) -> Tracks:
+    def tracks(self) -> TrackService:
         """Objects that are followed through the frames of a video."""
 
     @property

@@ -26,6 +26,8 @@ class TrackState:
     corrections: Corrections
     created: float
     used: float
+    mark: str = ""
+    """Who began it; empty if nobody asks again."""
     number: int = 0
     """Of the change that servers have seen of each other; 0 if they do not share tracks, or not yet this one."""
     history: list[TrackPromptRequest] = field(default_factory=list)
@@ -50,6 +52,20 @@ class TrackState:
     def objects(self) -> dict[int, list[TrackPromptRequest]]:
         """Objects in the order added, each with its prompts that still count."""
         return objects_of(self.history)
+
+    def take_back(self, mark: str) -> bool:
+        """Take a prompt with this mark back, as if it had not been given. Returns whether there was one."""
+        before = self.history
+        self.history = [each for each in before if not mark or each.mark != mark]
+        return len(self.history) < len(before)
+
+    def remove_prompts(self, object_id: int, *, frame: int | None = None) -> None:
+        """Remove an object's prompts on a frame, or all of them."""
+        self.history = [
+            each
+            for each in self.history
+            if each.object_id != object_id or (frame is not None and each.frame != frame)
+        ]
 
     def info(self) -> TrackInfo:
         """Describe it."""
@@ -84,6 +100,7 @@ class TrackState:
             "corrections": self.corrections,
             "created": self.created,
             "used": self.used,
+            "mark": self.mark,
             "prompts": [each.to_json() for each in self.history],
         }
 
@@ -101,6 +118,7 @@ class TrackState:
             "plain" if content["corrections"] == "plain" else "kept",
             created=float(content["created"]),
             used=float(content["used"]),
+            mark=str(content.get("mark", "")),  # a file of an earlier version has none
             history=[TrackPromptRequest.of_json(each) for each in content["prompts"]],
         )
 

@@ -55,11 +55,16 @@ class TrackStates:
             raise TrackNotFound.for_id(track_id)
         return state
 
-    async def check_free(self, track_id: str, *, tenant: str) -> None:
-        """Raise TrackIdConflict if there is a track of that name, and NamesUnreachable."""
+    async def check_free(self, track_id: str, *, tenant: str, mark: str = "") -> TrackState | None:
+        """Return None if there is no track of that name, or the one that was begun with this mark.
+
+        Raises TrackIdConflict for another one, and NamesUnreachable.
+        """
         await self._catch_up(waits=True)
-        if Key(tenant, track_id) in self._states:
+        known = self._states.get(Key(tenant, track_id))
+        if known is not None and (not mark or known.mark != mark):
             raise TrackIdConflict.for_id(track_id)
+        return known
 
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[TrackState]:
         """Return at most `limit` tracks that follow `after`, newest first. Raises TrackNotFound."""
@@ -166,7 +171,11 @@ class TrackStates:
                 if (state := _read(row)) is not None:
                     self._states[row.key] = state
             elif known.number < row.number:
-                if known.lock.locked():  # who works on it hears of it when it writes, and others afterwards
+                new = _read(row)
+                if new is not None and new.created != known.created:  # deleted, and begun anew under its name
+                    self._let_go(known)
+                    self._states[row.key] = new
+                elif known.lock.locked():  # who works on it hears of it when it writes, and others afterwards
                     self._missed[row.key] = row
                 else:
                     self._renew(known, row)

@@ -32,6 +32,8 @@ class TrackPromptRequest:
     prompt: PromptRequest
     clear: bool = False
     """Replace the clicks that the object has on this frame."""
+    mark: str = ""
+    """Who asks again for what may have been done marks it, so that it counts once."""
     anew: bool = False
     """Do not build on the mask that the frame has so far."""
 
@@ -57,6 +59,7 @@ class TrackPromptRequest:
             "box": list(given.box) if given.box is not None else None,
             "mask_input": mask_input,
             "clear": self.clear,
+            "mark": self.mark,
             "anew": self.anew,
         }
 
@@ -78,6 +81,7 @@ class TrackPromptRequest:
             int(content["object"]),
             prompt,
             clear=bool(content["clear"]),
+            mark=str(content.get("mark", "")),  # a file of an earlier version has none
             anew=bool(content.get("anew", False)),  # tracks of earlier versions lack it
         )
 

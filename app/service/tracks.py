@@ -83,17 +83,21 @@ class Tracks:
         track_id: str | None,
         corrections: Corrections,
         share: str,
+        mark: str = "",
     ) -> TrackInfo:
         """Begin a track. Beyond SAM2_MAX_TRACKS, the tenant's least recently used idle one is forgotten.
 
-        Raises ImageNotFound, VideoNotFound, InvalidPrompt for frames of several sizes, and TrackIdConflict.
+        One with the same mark is returned: who asks again did not hear of it. Raises ImageNotFound, VideoNotFound,
+        InvalidPrompt for frames of several sizes, and TrackIdConflict.
         """
         name = track_id or uuid.uuid4().hex
         async with self._deadline():
-            await self.states.check_free(name, tenant=tenant)
+            if (begun := await self.states.check_free(name, tenant=tenant, mark=mark)) is not None:
+                return begun.info()
             state = await self._frames.survey(
                 frames, tenant=tenant, name=name, corrections=corrections, share=share
             )
+            state.mark = mark
             await self.states.add(state)
             return state.info()
 
@@ -123,13 +127,15 @@ class Tracks:
         times: StageTimes,
         share: str,
     ) -> FrameAnswer:
-        """Say where an object is; returns all objects on that frame.
+        """Say where an object is; returns all objects on that frame. Of prompts with one mark, the last one counts.
 
         Raises TrackNotFound, TrackBusy, InvalidPrompt, and what is wrong with the frame.
         """
         state = await self._found(track_id, tenant=tenant)
         check_addition(state, request)
         async with self._alone(state):
+            if state.take_back(request.mark):
+                self._live.forget(state)
             request, history = with_prompt(state.history, request)
             async with self._deadline():
                 prompt = await self._live.prompt_of(state, request, share=share)
@@ -151,7 +157,7 @@ class Tracks:
                 await self._changing(
                     state, lambda live: live.remove_object(object_id), times=StageTimes(), share=share
                 )
-            state.history = [each for each in state.history if each.object_id != object_id]
+            state.remove_prompts(object_id)
             if not state.history:
                 state.done.clear()
             await self.states.save(state)
@@ -167,11 +173,7 @@ class Tracks:
             said: str | None = await self._changing(
                 state, lambda live: live.clear_prompts(frame, object_id), times=StageTimes(), share=share
             )
-            state.history = [
-                each
-                for each in state.history
-                if each.object_id != object_id or (said is None and each.frame != frame)
-            ]
+            state.remove_prompts(object_id, frame=frame if said is None else None)
             await self.states.save(state)
             return said
 

@@ -4,7 +4,6 @@ A frame is an image. Its id is a hash of the file and the frame's time stamp, so
 the embeddings of its frames. Belongs to the event loop; files are read in worker threads. Does not know about HTTP.
 """
 
-import hashlib
 import io
 import time
 from collections.abc import Awaitable, Callable
@@ -12,8 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from app.codecs.picture_files import PictureKind, write_picture
 from app.codecs.upright import Pixels
-from app.codecs.video_containers import check_container
 from app.codecs.video_files import Video
 from app.codecs.video_times import Sampling
 from app.errors import (
@@ -28,9 +27,16 @@ from app.errors import (
     VideoNotFound,
     VideoTooLarge,
 )
-from app.scheduling.abandoned import check_wanted
 from app.scheduling.deadlines import within
-from app.service.named_videos import NamedVideo, content_of, digest_of, frame_id, frame_ids, sampling_of
+from app.service.named_videos import (
+    NamedVideo,
+    checked_digest,
+    content_of,
+    digest_of,
+    frame_id,
+    frame_ids,
+    sampling_of,
+)
 from app.service.open_videos import OpenVideos, VideoGone
 from app.service.video_upkeep import VideoUpkeep
 from app.service.wiring import Machinery
@@ -122,7 +128,7 @@ class Videos:
             self._check_ready()
             sampling = Sampling.of_words(sampling.words)  # as after a restart
             with times.during("hash"):
-                digest = await self._workers.run(partial(_checked_digest, data), share=share)
+                digest = await self._workers.run(partial(checked_digest, data), share=share)
             own_id = sampling.video_id(digest)
             name = video_id or own_id
             check_reserved(name, own_id, of="video")
@@ -180,16 +186,9 @@ class Videos:
         return []
 
     async def frame(
-        self,
-        video_id: str,
-        number: int,
-        to: Callable[[Pixels], T],
-        *,
-        tenant: str,
-        times: StageTimes,
-        share: str,
-    ) -> T:
-        """Return what `to` makes, in a worker thread, of a frame's pixels: (height, width, 3), RGB, 0..255.
+        self, video_id: str, number: int, kind: PictureKind, *, tenant: str, times: StageTimes, share: str
+    ) -> bytes:
+        """Return a frame as a file.
 
         Raises VideoNotFound, FrameNotFound for a number that the video does not have, InvalidFrame for broken data.
         """
@@ -197,7 +196,9 @@ class Videos:
             self._check_ready()
             content, _ = await self._numbered(video_id, number, tenant=tenant, share=share)
             with times.during("frame"):
-                return await self._job(video_id, lambda: to(self._read(content, number)), share=share)
+                return await self._job(
+                    video_id, lambda: write_picture(self._read(content, number), kind), share=share
+                )
 
     async def frame_id(self, video_id: str, number: int, *, tenant: str, share: str) -> str:
         """Return the image id of a frame, embedded or not. Raises VideoNotFound and FrameNotFound."""
@@ -313,8 +314,3 @@ class Videos:
         await self._files.save(
             content, data, while_named=self._register.while_named, is_named=self._register.is_named
         )
-
-
-def _checked_digest(data: bytes) -> str:
-    check_container(data, check_wanted)
-    return hashlib.sha256(data).hexdigest()

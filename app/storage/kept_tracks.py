@@ -1,29 +1,38 @@
-"""Tracks on the disk: a small JSON file each, by which its prompts survive a restart.
+"""Tracks on the disk: a small JSON file each, by which its prompts survive a restart and reach other processes.
 
-A file is whole or not there. Everything here is slow and belongs in worker threads. Does not know what is in
-a file.
+A file is whole or not there. Does not know what is in it.
 """
 
 import asyncio
 import hashlib
 import json
 import logging
+import os
+import sys
 import threading
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
-from app.storage.beside import Beside
+from app.storage.beside import Beside, is_stale
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import Key
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
+_LOCK = "lock"
+_PATIENCE_S = 2.0
+_TICK_NS = 100 * 10**6
+"""More than the clock of a file system stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class TrackRow:
     key: Key
     content: dict[str, Any]
     number: int
-    """Of the change that wrote it; 0 in a file, which no other server changes."""
+    """Of the change that wrote it. A later change has a greater one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +64,17 @@ class ChangedElsewhere(Exception):
         self.row = row
 
 
+class _Seen(NamedTuple):
+    """A file as it was last seen."""
+
+    mark: tuple[int, int, int]
+    key: Key | None
+    """None for a damaged file."""
+    number: int
+
+
 class TrackKeeper(Protocol):
-    """Keeps the prompts of tracks: in files of this server, or in a database of several (shared_tracks.py)."""
+    """Keeps the prompts of tracks: in files of this machine, or in a database of several (shared_tracks.py)."""
 
     async def catch_up(self, *, waits: bool) -> list[TrackChanges]:
         """Return what other servers did since the last call; the first time, all tracks."""
@@ -71,21 +89,26 @@ class TrackKeeper(Protocol):
 
 
 class KeptTracks:
-    """A TrackKeeper: files in a folder, by tenant and name. Without a folder, nothing is kept."""
+    """A TrackKeeper: files in a folder, by tenant and name, which processes of one machine may share.
+
+    A file has the number of the change that wrote it. Without a folder, nothing is kept.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self._trouble = DiskTrouble(folder) if folder is not None else None
-        self._is_read = False
+        self._looking = asyncio.Lock()
+        self._found = deque[TrackChanges]()  # survives a caller who goes away
+        self._seen: dict[Path, _Seen] = {}
+        self._seen_folder = -1
+        """Its modification time, which any change of a name changes; -1 before the first look."""
 
     async def catch_up(self, *, waits: bool) -> list[TrackChanges]:  # noqa: ARG002  # files need no wait
-        """Return the tracks of earlier servers the first time, then nothing."""
-        if self._is_read:
-            return []
-        self._is_read = True
-        found = await asyncio.to_thread(self._load)
-        return [TrackChanges([TrackRow(Key(each["tenant"], each["name"]), each, 0) for each in found], {})]
+        """Return what other processes did since the last call; the first time, all tracks."""
+        async with self._looking:
+            await asyncio.to_thread(self._look)
+            return [self._found.popleft() for _ in range(len(self._found))]
 
     async def save(
         self,
@@ -96,66 +119,153 @@ class KeptTracks:
         is_wanted: Callable[[], bool],
         waits: bool,  # noqa: ARG002
     ) -> int:
-        """Write a file, or replace it, unless it is not wanted any more by then. A failure is logged."""
-        await asyncio.to_thread(partial(self._save, *key, content, is_wanted=is_wanted))
-        return number
+        """Write a file, or replace it, unless it is not wanted any more by then. Returns its new number.
+
+        Raises ChangedElsewhere. A failure of the disk is logged, and the number stays.
+        """
+        return await asyncio.to_thread(partial(self._save, key, content, number, is_wanted=is_wanted))
 
     async def remove(self, key: Key) -> None:
         """Remove a file, if there is one. A failure is logged."""
-        await asyncio.to_thread(self._remove, *key)
+        await asyncio.to_thread(self._remove, key)
 
-    def _save(
-        self, tenant: str, name: str, content: dict[str, Any], *, is_wanted: Callable[[], bool]
-    ) -> None:
+    def _save(self, key: Key, content: dict[str, Any], number: int, *, is_wanted: Callable[[], bool]) -> int:
         if self._folder is None or self._trouble is None:
-            return
-        place = self._place(self._folder, tenant, name)
-        made = Beside(place.with_name(f".{uuid.uuid4().hex}"), place)
+            return number
+        place = _place(self._folder, key)
         try:
+            is_lost = not self._folder.is_dir()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            made.beside.write_text(json.dumps({"tenant": tenant, "name": name, **content}))
-            with self._lock:
-                if is_wanted():
+            new = max(time.time_ns(), number + 1)
+            given = {"tenant": key.tenant, "name": key.image_id, "change": new}
+            made = Beside.written(place, json.dumps(given | content).encode())
+            try:
+                with self._alone(self._folder):
+                    if not is_wanted():
+                        return number
+                    if not is_lost and self._number(place) != number:
+                        raise ChangedElsewhere(_read(place))
                     made.appear()
-                else:
-                    made.discard()
+                    self._seen[place] = _Seen(_mark(place.stat()), key, new)
+            finally:
+                made.discard()  # does nothing if it has appeared
         except OSError as error:
             self._trouble.report("a track cannot be written", error)
-            with suppress(OSError):
-                made.discard()
-        else:
-            self._trouble.over()
+            return number
+        self._trouble.over()
+        return new
 
-    def _remove(self, tenant: str, name: str) -> None:
+    def _remove(self, key: Key) -> None:
         if self._folder is None or self._trouble is None:
             return
+        place = _place(self._folder, key)
         try:
-            with self._lock:
-                self._place(self._folder, tenant, name).unlink(missing_ok=True)
+            if place.exists():
+                with self._alone(self._folder):
+                    place.unlink(missing_ok=True)
+                    self._seen.pop(place, None)
         except OSError as error:
             self._trouble.report("a track cannot be removed", error)
 
-    def _load(self) -> list[dict[str, Any]]:
-        """Read all files. Damaged ones are left out, with a line in the log."""
-        if self._folder is None or not self._folder.is_dir():
-            return []
-        found: list[dict[str, Any]] = []
-        for path in sorted(self._folder.iterdir()):
-            if path.suffix != _SUFFIX:
-                with suppress(OSError):
-                    path.unlink()  # half-written: its server was killed
-                continue
+    def _look(self) -> None:
+        """Find what has changed."""
+        if self._folder is None or self._trouble is None:
+            return
+        with self._lock:
             try:
-                content = json.loads(path.read_text())
-                if path != self._place(self._folder, content["tenant"], content["name"]):
-                    raise ValueError("it is not named by what it holds")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                log.warning("The track in %s cannot be read: %s", path, error)
-                continue
-            found.append(content)
-        return found
+                folder = self._folder.stat().st_mtime_ns
+                if folder == self._seen_folder:
+                    return
+                with os.scandir(self._folder) as entries:
+                    marks = {Path(each.path): _mark(each.stat()) for each in entries}
+            except FileNotFoundError:
+                return  # nothing was written yet, or a file is gone: the next look finds the rest
+            except OSError as error:
+                self._trouble.report("tracks cannot be read", error)
+                return
+            if self._seen_folder == -1:
+                _remove_stale(marks)
+            if (changes := self._changes(marks)).rows or changes.removed:
+                self._found.append(changes)
+            # Another change at the same tick of the clock would not be seen.
+            self._seen_folder = folder if time.time_ns() - folder > _TICK_NS else 0
 
-    @staticmethod
-    def _place(folder: Path, tenant: str, name: str) -> Path:
-        digest = hashlib.sha256(f"{tenant}\0{name}".encode()).hexdigest()
-        return folder / f"{digest}{_SUFFIX}"
+    def _changes(self, marks: Mapping[Path, tuple[int, int, int]]) -> TrackChanges:
+        rows = list[TrackRow]()
+        for place, mark in marks.items():
+            known = self._seen.get(place)
+            if place.suffix == _SUFFIX and (known is None or known.mark != mark):
+                row = _read(place)
+                self._seen[place] = _Seen(mark, row.key if row else None, row.number if row else 0)
+                rows += [row] if row is not None else []
+        gone = [self._seen.pop(place) for place in self._seen.keys() - marks.keys()]
+        return TrackChanges(rows, {each.key: each.number for each in gone if each.key is not None})
+
+    def _number(self, place: Path) -> int:
+        """Return the number of what is there now; 0 if nothing is. Raises OSError."""
+        try:
+            mark = _mark(place.stat())
+        except FileNotFoundError:
+            return 0
+        known = self._seen.get(place)
+        if known is not None and known.mark == mark:
+            return known.number
+        row = _read(place)
+        return row.number if row is not None else 0
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Keep other processes from writing. Raises OSError if one does so for long: it may be stopped."""
+        with self._lock, (folder / _LOCK).open("a") as file:
+            end = time.monotonic() + _PATIENCE_S
+            while not _locked(file):
+                if time.monotonic() > end:
+                    raise OSError(f"another process holds {folder / _LOCK}")
+                time.sleep(0.005)
+            yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file until it is closed, if nobody else has."""
+    if sys.platform == "win32":
+        return True  # two servers that share a folder there may lose a prompt to each other
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _mark(stat: os.stat_result) -> tuple[int, int, int]:
+    """What differs when a file has been replaced."""
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _read(place: Path) -> TrackRow | None:
+    """Read a file. A damaged one is left out, with a line in the log."""
+    try:
+        content = json.loads(place.read_text())
+        key = Key(content["tenant"], content["name"])
+        if place != _place(place.parent, key):
+            raise ValueError("it is not named by what it holds")
+        return TrackRow(
+            key, content, int(content.get("change", 1))
+        )  # one of an earlier version has no number
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("The track in %s cannot be read: %s", place, error)
+        return None
+
+
+def _remove_stale(marks: Mapping[Path, tuple[int, int, int]]) -> None:
+    """Remove half-written files, whose servers were killed."""
+    for place, (_, modified_ns, _) in marks.items():
+        if place.suffix != _SUFFIX and place.name != _LOCK and is_stale(modified_ns / 1e9):
+            with suppress(OSError):
+                place.unlink()
+
+
+def _place(folder: Path, key: Key) -> Path:
+    digest = hashlib.sha256(f"{key.tenant}\0{key.image_id}".encode()).hexdigest()
+    return folder / f"{digest}{_SUFFIX}"

@@ -113,7 +113,7 @@ class EmbeddingStore:
             on_evict=on_evict,
         )
         self._claims = Claims(ImageNotFound.deleted_meanwhile)
-        self._shares_all = sharing is not None and kept.files is not None
+        self._has_files = kept.files is not None
         self._unnamed: dict[str, float] = {}  # when they were added, oldest first
         self._upkeep = Upkeep(self.tend, "the stored images")
 
@@ -143,7 +143,7 @@ class EmbeddingStore:
 
     async def find_named(self, name: ImageName) -> Embedding | None:
         """As `find`. One that another server has named a moment ago and not written yet is waited for."""
-        return await (arrived(name, self.find) if self._shares_all else self.find(name.content))
+        return await (arrived(name, self.find) if self._has_files else self.find(name.content))
 
     async def find_upload(self, content: str) -> bytes | None:
         """Return the picture file of a content; None if it was not kept."""

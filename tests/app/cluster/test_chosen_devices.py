@@ -50,9 +50,13 @@ def test_the_machine_is_divided() -> None:
     assert (wanted.threads, wanted.workers, wanted.device) == (2, 2, "cpu")
     assert wanted.device_cache_mib == wanted.host_cache_mib == 4096
     assert (wanted.cache_dir, wanted.devices) == ("/cache", "")
+    assert wanted.track_memory_mib == Settings().track_memory_mib // 4
+    told = settings_of_each(Settings(track_memory_mib=64), count=4, on_gpus=False, cache_dir="/cache")
+    assert Settings(**told).track_memory_mib == 64
     on_a_gpu = Settings(**settings_of_each(Settings(), count=2, on_gpus=True, cache_dir="/cache"))
     numbered = settings_of_each(Settings(device="cuda:1"), count=2, on_gpus=True, cache_dir="/cache")
     assert numbered["device"] == "cuda"
+    assert on_a_gpu.track_memory_mib == Settings().track_memory_mib  # each GPU has its own memory
     assert (on_a_gpu.device, on_a_gpu.device_cache_mib, on_a_gpu.host_cache_mib) == ("cuda", "auto", 8192)
 
 

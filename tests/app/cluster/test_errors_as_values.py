@@ -4,13 +4,14 @@ import pickle
 
 import pytest
 
-from app import errors
+from app import errors, names_errors, track_errors
 from app.cluster.errors_as_values import from_plain, to_plain
 from app.errors import Detail, RetryableError, ServiceError
 
 KINDS = [
     kind
-    for kind in vars(errors).values()
+    for module in (errors, names_errors, track_errors)
+    for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, ServiceError) and "code" in vars(kind)
 ]
 

@@ -307,13 +307,6 @@ async def test_a_scrape_says_who_answered_and_what_moved(tmp_path: Path) -> None
         assert f'sam2_cache_hits_total{{device="{1 - owner}",tier="disk"}} 1.0' in lines
 
 
-async def test_videos_are_refused_in_words() -> None:
-    async with front(1) as (served, _):
-        reply = await served.client.get("/videos/clip")
-        assert error(reply) == (501, "not_offered")
-        assert "Use one without" in reply.json()["error"]["message"]
-
-
 async def test_ones_own_metrics_are_told_while_no_device_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def lost(self: FakeDevices, *, patience_s: float) -> list[tuple[str, bytes]]:
         raise Lost(patience_s)
@@ -323,10 +316,3 @@ async def test_ones_own_metrics_are_told_while_no_device_answers(monkeypatch: py
         reply = await served.client.get("/metrics")
         assert reply.status_code == 200
         assert "sam2_devices 1.0" in reply.text
-
-
-async def test_a_video_is_refused_before_its_body_is_read() -> None:
-    async with front(devices=1, max_video_mib=1) as (served, _):
-        body, video = bytes(2**20 + 2**18), {"Content-Type": "video/mp4"}
-        reply = await served.client.post("/videos", content=body, headers=video)
-        assert "has no videos" in reply.text

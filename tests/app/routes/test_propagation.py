@@ -11,6 +11,8 @@ from tests.app.routes.track_requests import CLICK, begin, click, lines, numbers,
 from tests.fakes import Served, error
 from tests.small_videos import clip, with_broken_packet
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
@@ -163,7 +165,7 @@ async def test_propagate_once_leaves_nothing(served: Served) -> None:
     assert numbers(found) == [0, 1, 2]
     assert [each["object"] for each in found[2]["objects"]] == [1, 7]
     assert (await served.client.get("/tracks")).json() == kept
-    assert "sam2_track_bytes 0.0" in (await served.client.get("/metrics")).text
+    assert "sam2_track_bytes 0.0" in served.service.metrics.render().decode()
     bad = await served.post("/propagate", body | {"prompts": [CLICK, CLICK | {"point_coords": [[999, 1]]}]})
     assert error(bad) == (422, "invalid_prompt")
     assert "prompts[1]" in bad.text

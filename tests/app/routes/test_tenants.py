@@ -18,7 +18,6 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from app.main import create_app
 from app.settings import Settings
-from tests import fakes
 from tests.app.middleware.test_keys import ANNA, BERT, bearer, settings
 from tests.fakes import Served, error, picture, serving, until
 from tests.small_videos import clip
@@ -351,15 +350,6 @@ async def _says_nothing_of_pictures(tenants: Tenants) -> None:
         await _tells_nothing(tenants, path)
 
 
-_CLICK = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
-ON_A_FRONT: dict[str, Any] = {
-    "/tracks": {"frames": ["a"]},
-    "/tracks/{track_id}/prompts": _CLICK,
-    "/tracks/{track_id}/propagate": {},
-    "/propagate": {"frames": ["a"], "prompts": [_CLICK]},
-}
-
-
 def methods_and_paths(routes: list[BaseRoute]) -> set[tuple[str, str]]:
     """Return every route of an app, including those of included routers and mounted apps."""
     found: set[tuple[str, str]] = set()
@@ -385,12 +375,6 @@ def test_every_route_has_its_proof() -> None:
 @pytest.mark.parametrize(("method", "path"), list(PROOFS), ids=" ".join)
 async def test_what_is_annas_stays_hers(method: str, path: str) -> None:
     async with anna_has_a_picture() as tenants:
-        if path.startswith(("/videos", "/tracks", "/propagate")) and fakes.devices_are_elsewhere:
-            # A Front has neither videos nor tracks.
-            named = {"video_id": NAMES[0], "track_id": NAMES[0], "object": 1, "frame": 0, "n": 0}
-            reply = await tenants.bert(method, path.format(**named), json=ON_A_FRONT.get(path))
-            assert error(reply) == (501, "not_offered")
-            return
         await PROOFS[method, path](tenants)
         await tenants.anna_has_all_of_it()
 

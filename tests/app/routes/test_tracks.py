@@ -10,6 +10,8 @@ from model.errors import CheckpointError
 from tests.app.routes.track_requests import CLICK, HEIGHT, WIDTH, begin, click, lines, numbers, with_service
 from tests.fakes import Served, disc_mask, error, picture, serving
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 
 @with_service
 async def test_a_click_is_answered_at_once_and_followed_through_all_frames(served: Served) -> None:
@@ -32,9 +34,11 @@ async def test_a_click_is_answered_at_once_and_followed_through_all_frames(serve
     assert (said["frames"], said["width"], said["height"]) == (4, WIDTH, HEIGHT)
     assert (said["tracker"], said["model"]) == ("mask_prompt", "fake")
     assert said["done"] == [[0, 3]]
+    limits = (await served.client.get("/model")).json()["tracks"]
+    assert (limits["tracker"], limits["bytes_per_object_and_frame"]) == ("mask_prompt", 4 * 32 * 32)
     (known,) = said["objects"]
     assert known["prompts"]["0"][0]["point_coords"] == [[30, 20]]
-    metrics = (await served.client.get("/metrics")).text
+    metrics = served.service.metrics.render().decode()
     assert 'sam2_tracked_frames_total{outcome="tracked"} 4.0' in metrics
     assert "sam2_tracks 1.0" in metrics
 

@@ -17,6 +17,8 @@ from app.settings import Settings
 from tests.fakes import error, picture, serving
 from tests.small_videos import FRAMES, HEIGHT, WIDTH, clip, number_of, sound, with_broken_packet
 
+pytestmark = pytest.mark.usefixtures("either_service")
+
 CLIP = clip()
 DIGEST = hashlib.sha256(CLIP).hexdigest()
 MP4 = {"Content-Type": "video/mp4"}
@@ -174,7 +176,7 @@ async def test_frames_that_are_not_there_or_broken_are_errors_of_their_own() -> 
         assert error(failed) == (422, "invalid_frame")
         assert "Frame 7 (at 0.7 s)" in failed.text
         assert number_of(pixels_of(await served.client.get("/videos/clip/frames/8"))) == 8
-        metrics = (await served.client.get("/metrics")).text
+        metrics = served.service.metrics.render().decode()
         assert 'sam2_video_frames_total{outcome="failed"} 1.0' in metrics
         assert 'sam2_video_frames_total{outcome="decoded"} 1.0' in metrics
         assert f"sam2_video_bytes {float(len(broken))}" in metrics
