@@ -22,7 +22,7 @@ from app.cluster import ray_environment
 from app.settings import Settings
 
 ENGINE, REPLICAS = "engine", "replicas"
-_TOKEN_IN = "RAY_AUTH_TOKEN"
+_AUTH_VARIABLE = "RAY_AUTH_TOKEN"
 _LOOK_S = 0.1
 
 
@@ -68,7 +68,7 @@ def run_devices(folder: Path, options: list[str]) -> int:
                 found = run(*arguments, **named)
                 said = {
                     "address": ray.get_runtime_context().gcs_address,
-                    "token": os.environ[_TOKEN_IN],
+                    "token": os.environ[_AUTH_VARIABLE],
                     "folder": str(machine._folder),
                 }
                 (folder / ENGINE).write_text(json.dumps(said))
@@ -89,7 +89,7 @@ def run_devices(folder: Path, options: list[str]) -> int:
 def join(folder: Path, options: list[str]) -> int:
     """Run another Front of the same devices."""
     engine = json.loads((folder / ENGINE).read_text())
-    os.environ[_TOKEN_IN] = engine["token"]
+    os.environ[_AUTH_VARIABLE] = engine["token"]
     ray_environment.prepare_to_join()
     from ray._private import services
 
