@@ -8,7 +8,8 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.written import WhileNamed, nothing
@@ -30,7 +31,7 @@ class Removals:
         self._remove, self._trouble = remove, trouble
         self._changed = threading.Condition()
         self._left: dict[str, None] = {}  # oldest first
-        self._queued = set[str]()
+        self._queued: dict[str, Future[None]] = {}
         self._running = set[str]()
         self._threads = ThreadPoolExecutor(REMOVERS, thread_name_prefix="removals")
 
@@ -52,13 +53,10 @@ class Removals:
 
     async def wait(self, contents: Collection[str]) -> None:
         """Wait until it has been tried to remove these contents, for at most WAIT_S."""
-
-        def wait() -> None:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queued.isdisjoint(contents), WAIT_S)
-
-        if not self._queued.isdisjoint(contents):
-            await asyncio.to_thread(wait)
+        with self._changed:
+            queued = [self._queued[content] for content in contents if content in self._queued]
+        if queued:
+            await asyncio.wait(map(asyncio.wrap_future, queued), timeout=WAIT_S)
 
     async def retry(self, while_named: WhileNamed) -> None:
         """Try again what failed, unless it has a name by now."""
@@ -78,15 +76,14 @@ class Removals:
     def close(self, *, patience_s: float) -> None:
         """Finish what is queued, for at most `patience_s`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._queued, patience_s)
+            queued = list(self._queued.values())
+        wait_for(queued, patience_s)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _queue(self, content: str) -> None:
         with self._changed:
-            if content in self._queued:
-                return
-            self._queued.add(content)
-        self._threads.submit(self._try, content)
+            if content not in self._queued:
+                self._queued[content] = self._threads.submit(self._try, content)
 
     def _try(self, content: str) -> None:
         try:
@@ -95,8 +92,7 @@ class Removals:
             self._trouble.report("a deleted picture or video cannot be removed yet", error)
         finally:
             with self._changed:
-                self._queued.discard(content)
-                self._changed.notify_all()
+                del self._queued[content]
 
     def _run(self, content: str) -> None:
         removed = False
