@@ -43,6 +43,10 @@ _AT_A_TIME = 96
 _WAITING = 1000
 """Calls that wait in a Front for Devices that all have as many as they take. It refuses further ones."""
 
+_SILENT_S = 10
+"""A Device that answers none of three questions for so long is replaced. Its event loop answers, which no encode
+holds, however long it takes; but one that many wait for may take seconds where cores are scarce."""
+
 Load = Callable[[Settings], Segmenter]
 
 
@@ -120,7 +124,7 @@ def application(
         max_queued_requests=_WAITING,
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_period_s=2,
-        health_check_timeout_s=30,
+        health_check_timeout_s=_SILENT_S,
         graceful_shutdown_timeout_s=deadline_s,
         graceful_shutdown_wait_loop_s=0.2,
         max_constructor_retry_count=2,

@@ -49,6 +49,11 @@ def machine_for(settings: Settings) -> Machine | None:
         ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=gpus)
     else:
         ray_environment.prepare_to_join()
+    if settings.max_upload_mib > (most := ray_environment.most_upload_mib()):
+        raise ClusterError(
+            f"SAM2_MAX_UPLOAD_MIB={settings.max_upload_mib}, but a Front passes on uploads of {most} MiB at most. "
+            "A server with one device, without SAM2_DEVICES and SAM2_CLUSTER, takes larger ones."
+        )
     try:  # here, because Ray is large and few need it
         from app.cluster.joined import JoinedCluster
         from app.cluster.one_machine import OneMachine

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -67,6 +68,26 @@ def test_numbers_count_the_gpus_that_cuda_lets_through(
     monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": visible} if visible else {})
     ray_environment.prepare(upload_mib=1, gpus=("3", "1"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == named
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [
+        ({"devices": "cpu:2", "max_upload_mib": 2000, "max_bodies_mib": 2000}, 1983),
+        ({"cluster": "auto", "max_upload_mib": 961}, 960),
+    ],
+)
+def test_an_upload_that_no_call_can_carry_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], most: int
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(chosen_devices.ClusterError, match=f"MAX_UPLOAD_MIB=.* of {most} MiB"):
+        machine_for(Settings(**given))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for module in ("one_machine", "joined"):
+        monkeypatch.delitem(sys.modules, f"app.cluster.{module}", raising=False)
+    with pytest.raises(chosen_devices.ClusterError, match=r"\[cluster\]"):  # it was the only thing wrong
+        machine_for(Settings(**given | {"max_upload_mib": most}))
 
 
 @pytest.mark.parametrize(("devices", "said"), [("0,2", "GPU 2, but torch can use 2"), ("5", "GPU 5")])

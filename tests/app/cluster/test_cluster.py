@@ -302,7 +302,10 @@ def test_calls_that_wait_in_a_front_are_bounded() -> None:
 
     deployment = application({}, replicas=1, gpus=0, deadline_s=30)._bound_deployment
     assert 0 < deployment.max_queued_requests < 10_000
-    assert deployment.max_ongoing_requests == 96  # as in deploy/ray/sam2.yaml
+    config = yaml.safe_load((ROOT / "deploy/ray/sam2.yaml").read_text())
+    (shipped,) = config["applications"][0]["deployments"]
+    for name in ("max_ongoing_requests", "health_check_period_s", "health_check_timeout_s"):
+        assert getattr(deployment._deployment_config, name) == shipped[name]
 
 
 def test_a_ray_that_does_not_answer_is_named(tmp_path: Path) -> None:
