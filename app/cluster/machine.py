@@ -46,7 +46,7 @@ def machine_for(settings: Settings) -> Machine | None:
                 f"SAM2_DEVICES names GPU {', '.join(missing)}, but torch can use {count} here, numbered from 0. "
                 "SAM2_DEVICES=cpu:2 tries it with the CPUs."
             )
-        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=gpus)
+        ray_environment.prepare(gpus=gpus)
     else:
         ray_environment.prepare_to_join()
     if settings.max_upload_mib > (most := ray_environment.most_upload_mib()):

@@ -4,9 +4,10 @@ import os
 import secrets
 
 MESSAGE_BYTES = 2**30
-"""Most bytes of a call or an answer: an upload, or the masks of a search. Ray's own limit is 4 MiB."""
-_MOST_MESSAGE_BYTES = 2**31 - 1
-"""Of gRPC."""
+"""Most bytes of a call or an answer: an upload, or the masks of a search. Ray's own limit is 4 MiB.
+
+A call is held several times while it is written and read: with 1.1 GiB, two processes took all of 15.
+"""
 _BESIDE_BYTES = 64 * 2**20
 """Of a call, beside an upload: prompts with masks."""
 _MESSAGE_LIMIT = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
@@ -30,14 +31,14 @@ GPU = "cuda"
 """How torch names the one GPU that a Device sees."""
 
 
-def prepare(*, upload_mib: int, gpus: tuple[str, ...]) -> None:
+def prepare(*, gpus: tuple[str, ...]) -> None:
     """Set the variables for a Ray that this command starts.
 
     `gpus` are those that may be used, numbered as torch does; none given: all that are visible.
     """
     os.environ |= OF_ALL | {
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # of this run
-        _MESSAGE_LIMIT: str(min(_MOST_MESSAGE_BYTES, max(MESSAGE_BYTES, 2 * upload_mib * 2**20))),
+        _MESSAGE_LIMIT: str(MESSAGE_BYTES),
         "RAY_DEDUP_LOGS": "0",
         "RAY_COLOR_PREFIX": "0",
     }
