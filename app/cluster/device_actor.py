@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
 from app.cluster.calls import Answer, Answering, Call, Step, answer, answer_in_steps
+from app.cluster.fronts import Fronts
 from app.cluster.of_a_node import settings_on_this_node
 from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
@@ -24,7 +26,7 @@ from app.process import spare_what_stays, tune
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
 from app.service.local import LocalSegmentation
-from app.service.segmentation import DeviceState
+from app.service.segmentation import DeviceState, FrontState
 from app.settings import Settings
 from app.telemetry.logs import formatter
 from app.telemetry.metrics import Metrics
@@ -63,6 +65,7 @@ class Device:
         tune()
         _listen_where_ray_does()
         self._name: str = serve.get_replica_context().replica_id.unique_id
+        self._fronts = Fronts()
         self._traces = start_tracing()
         self._service = LocalSegmentation(settings, Metrics(), load=partial(load, settings))
         await self._service.start()
@@ -84,9 +87,10 @@ class Device:
         finally:
             await steps.aclose()
 
-    async def state(self) -> DeviceState:
-        """See Devices.states."""
-        return self._service.state(name=self._name)
+    async def state(self, front: FrontState) -> DeviceState:
+        """See Devices.states. `front` is who asks."""
+        self._fronts.note(front)
+        return replace(self._service.state(name=self._name), fronts=self._fronts.lately())
 
     async def figures(self) -> tuple[str, bytes]:
         """See Devices.figures."""

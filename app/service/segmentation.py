@@ -4,6 +4,8 @@ No tensor crosses this seam: masks and files come back, and errors are ServiceEr
 work.
 """
 
+import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -74,6 +76,19 @@ class ModelCard:
         )
 
 
+class FrontState(NamedTuple):
+    """A server that takes requests."""
+
+    node: str
+    """The machine."""
+    pid: int
+
+    @classmethod
+    def here(cls) -> "FrontState":
+        """Return this process."""
+        return cls(socket.gethostname(), os.getpid())
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceState:
     """How a device is, and how busy."""
@@ -97,6 +112,8 @@ class DeviceState:
     """Embeddings in its memory."""
     names_problem: str = ""
     """Why names that servers share cannot be reached; empty if they can."""
+    fronts: tuple[FrontState, ...] = ()
+    """Servers that have asked lately how it is."""
 
 
 class Segmentation(Protocol):

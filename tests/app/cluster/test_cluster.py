@@ -218,6 +218,11 @@ def test_fronts_ask_the_same_device_for_a_picture(cluster: Cluster) -> None:
     assert (hits(clients[0], "device"), hits(clients[0], "disk")) == (2 * PICTURES, 0)
     assert cluster.encodes() == PICTURES
     assert cluster.devices(0) == cluster.devices(1)
+    pids = {front.process.pid for front in cluster.fronts}
+    for client in clients:
+        wait_until(
+            lambda client=client: {each["pid"] for each in client.get("/cluster").json()["fronts"]} == pids
+        )
     for client in clients:
         client.close()
 
