@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,12 +32,14 @@ from app.routes.streams import Streams
 from app.service.exporting import export
 from app.service.loading import locate_weights
 from app.service.segmentation import Segmentation
-from app.settings import Settings, unknown_variables
+from app.settings import HIDDEN, Settings, unknown_variables
 from app.storage.opening import CacheUrlError, SharingError, check_bucket
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
 
 EXPORT_DECODER = "export-decoder"
+_USER_OF_A_URL = re.compile(r"(?<=//)[^\s'\"]+(?=@)")
+"""A name and a password, which may have slashes as AWS's have."""
 
 log = logging.getLogger("app")
 
@@ -192,12 +195,12 @@ def export_decoder(arguments: Sequence[str]) -> int:
 def report(error: ValidationError) -> None:
     """Write a line for each bad setting."""
     for problem in error.errors():
-        name = "_".join(map(str, problem["loc"])).upper()
-        # These are secret, and an error without a location has all settings as its input.
-        got = (
-            "" if problem["loc"] in ((), ("api_keys",), ("register_url",)) else f" (got {problem['input']!r})"
-        )
-        sys.stderr.write(f"SAM2_{name}: {problem['msg']}{got}\n")
+        name = "_".join(map(str, problem["loc"]))
+        # An error without a location has all settings as its input, secrets among them.
+        shows = bool(name) and name not in HIDDEN
+        got = f" (got {problem['input']!r})" if shows else ""
+        line = f"SAM2_{name.upper()}: {problem['msg']}{got}\n"
+        sys.stderr.write(_USER_OF_A_URL.sub("***", line))
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

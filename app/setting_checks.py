@@ -5,25 +5,15 @@ Does not know the settings.
 
 import re
 from collections.abc import Collection
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
-from pydantic import ValidationInfo
+from pydantic import SecretStr, ValidationInfo
 
 # Any scheme, because browser extensions and desktop tools have their own.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 # A prefix of letters that need no escapes anywhere, without empty parts.
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.-]+)*/?")
 _ADDRESS = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
-
-
-class Secret(Protocol):
-    """A value that is not shown."""
-
-    def get_secret_value(self) -> str:
-        """Return it."""
-
-
-SecretText = TypeVar("SecretText", bound=Secret)
 
 
 def split(text: str) -> list[str]:
@@ -98,7 +88,7 @@ def check_bucket(text: str) -> str:
     return text.rstrip("/")
 
 
-def check_database(url: SecretText) -> SecretText:
+def check_database(url: SecretStr) -> SecretStr:
     """Return the address of a PostgreSQL, or "". Raises ValueError, which does not quote it."""
     text = url.get_secret_value()
     if text and not re.match(r"postgres(ql)?://", text):

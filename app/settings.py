@@ -217,7 +217,7 @@ class Settings(ClientSettings, BaseSettings):
     @classmethod
     def _has_a_folder(cls, keep_uploads: bool, info: ValidationInfo) -> bool:
         if keep_uploads and not info.data.get("cache_dir") and not info.data.get("cache_url"):
-            raise ValueError("uploads are kept in SAM2_CACHE_DIR, which is not set; set it too")
+            raise ValueError("uploads are kept in SAM2_CACHE_DIR or SAM2_CACHE_URL; set one of them too")
         return keep_uploads
 
     @field_validator("cache_url")
@@ -250,6 +250,10 @@ class Settings(ClientSettings, BaseSettings):
     def says_model(self) -> bool:
         """Whether SAM2_MODEL is set."""
         return "model" in self.model_fields_set
+
+
+HIDDEN = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
+"""Settings whose values are never shown."""
 
 
 def wants_traces() -> bool:

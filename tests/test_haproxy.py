@@ -1,52 +1,28 @@
-"""deploy/haproxy/haproxy.cfg: what is a picture's id, where requests go, and that a server may die under clicks.
+"""deploy/haproxy/haproxy.cfg: what is a picture's id, and where requests go.
 
 Needs Debian's haproxy, which .ci/run installs.
 """
 
 import json
-import logging
-import os
 import re
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
-from websockets.sync.client import connect
 
-from tests.fakes import LONG_S, picture
-from tests.server import ROOT, environment, free_port
-
-log = logging.getLogger(__name__)
-
-CONFIG = ROOT / "deploy/haproxy/haproxy.cfg"
-CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
+from tests.fakes import LONG_S
+from tests.haproxy import CLICK, CONFIG, balanced, program, wait_until
+from tests.server import ROOT
 
 
-@pytest.fixture(scope="module")
-def haproxy() -> str:
-    """The program."""
-    found = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None and os.environ.get("CI_TOOLS") == "required":
-        pytest.fail("haproxy is not installed: apt-get install haproxy")
-    if found is None:
-        pytest.skip("haproxy is not installed: apt-get install haproxy")
-    return found
-
-
-def test_haproxy_has_nothing_to_say_against_the_configuration(haproxy: str) -> None:
-    command = [haproxy, "-c", "-f", str(CONFIG)]
+def test_haproxy_has_nothing_to_say_against_the_configuration() -> None:
+    command = [program(), "-c", "-f", str(CONFIG)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if "could not resolve address 'sam2-" not in line]
@@ -75,39 +51,6 @@ def test_every_backend_has_every_server_of_compose_with_a_fixed_place_on_the_rin
         assert [host for _, host, _, _ in lines] == named
         assert [int(number) for _, _, number, _ in lines] == list(range(1, len(named) + 1))
         assert all(tracked in ("", name) for name, _, _, tracked in lines)
-
-
-@contextmanager
-def balanced(haproxy: str, folder: Path, ports: list[int]) -> Iterator[str]:
-    """Yield the address of HAProxy before servers on these ports."""
-    own = free_port()
-    text = CONFIG.read_text().replace("bind :8000", f"bind 127.0.0.1:{own}")
-    for number, port in enumerate(ports):
-        text = text.replace(f"sam2-{number}:8000", f"127.0.0.1:{port}")
-    (folder / "haproxy.cfg").write_text(text)
-    with (folder / "haproxy.log").open("wb") as output:
-        process = subprocess.Popen(
-            [haproxy, "-db", "-f", str(folder / "haproxy.cfg")], stdout=output, stderr=output
-        )
-    try:
-        wait_until(lambda: answers(own) or process.poll() is not None)
-        assert process.poll() is None, (folder / "haproxy.log").read_text()
-        yield f"http://127.0.0.1:{own}"
-    finally:
-        process.terminate()
-        process.wait(LONG_S)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 3 * LONG_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 class Recorder(ThreadingHTTPServer):
@@ -162,7 +105,7 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(haproxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
     with ExitStack() as stack:
         recorders = [stack.enter_context(Recorder()) for _ in range(2)]
         threads = [threading.Thread(target=recorder.serve_forever) for recorder in recorders]
@@ -170,7 +113,7 @@ def recorded(haproxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             thread.start()
         ports = [recorder.server_port for recorder in recorders]
         folder = tmp_path_factory.mktemp("recorded")
-        url = stack.enter_context(balanced(haproxy, folder, ports))
+        url = stack.enter_context(balanced(folder, ports))
         client = stack.enter_context(httpx.Client(base_url=url, trust_env=False, timeout=LONG_S))
         yield Recorded(recorders, client)
         for recorder, thread in zip(recorders, threads, strict=True):
@@ -283,121 +226,3 @@ def test_a_click_that_a_server_refuses_goes_to_another_one_and_one_on_a_track_do
         for recorder in recorded.recorders:
             recorder.status = 200
     assert statuses == [200, 503]
-
-
-_TWO_SERVERS = """
-import os, sys, threading
-from pathlib import Path
-import app.__main__, app.main
-from tests.app.cluster import fake_server
-folder, ports = Path(sys.argv[1]), sys.argv[2:]
-app.main.load_segmenter = fake_server.load
-children = []
-for port in ports:
-    if (child := os.fork()) == 0:
-        options = ["--checkpoint", "untrained", "--cache-dir", str(folder / "cache"), "--port", port]
-        os._exit(app.__main__.main(options))
-    children.append(child)
-print(*children, flush=True)
-sys.stdin.read()
-for child in children:
-    os.waitpid(child, 0)
-"""
-
-
-@dataclass
-class Clicking:
-    """Threads that click on pictures until told to stop."""
-
-    url: str
-    names: list[str]
-    failures: list[str] = field(default_factory=list)
-    clicks: int = 0
-    worst_s: float = 0.0
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self, first: int) -> None:
-        """Click on one picture after the other."""
-        with httpx.Client(base_url=self.url, trust_env=False, timeout=LONG_S) as client:
-            while not self.stop.is_set():
-                first += 1
-                started = time.monotonic()
-                reply = client.post("/decode", json=CLICK | {"image_id": self.names[first % len(self.names)]})
-                self.worst_s = max(self.worst_s, time.monotonic() - started)
-                if reply.status_code != 200:
-                    self.failures.append(reply.text)
-                self.clicks += 1
-
-
-def children_that_answer(client: httpx.Client, seen: set[str]) -> int:
-    """Ask once, and return how many servers have answered so far."""
-    reply = client.get("/cluster")
-    if reply.status_code == 200 and reply.json()["devices"][0]["ready"]:
-        seen.add(reply.json()["fronts"][0]["pid"])
-    return len(seen)
-
-
-def hits(port: int, tier: str) -> int:
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    return sum(int(float(n)) for n in re.findall(rf'sam2_cache_hits_total{{tier="{tier}"}} (\S+)', text))
-
-
-def test_kill_9_of_a_server_under_clicks(haproxy: str, tmp_path: Path) -> None:
-    ports = [free_port(), free_port()]
-    with (tmp_path / "log").open("wb") as output:
-        servers = subprocess.Popen(
-            [sys.executable, "-c", _TWO_SERVERS, str(tmp_path), *map(str, ports)],
-            cwd=ROOT,
-            env=environment() | {"FORWARDED_ALLOW_IPS": "*"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            text=True,
-        )
-    assert servers.stdout is not None
-    children = [int(pid) for pid in servers.stdout.readline().split()]
-    try:
-        with balanced(haproxy, tmp_path, ports) as url:
-            names = [f"p{i}" for i in range(12)]
-            with httpx.Client(base_url=url, trust_env=False, timeout=LONG_S) as client:
-                seen: set[str] = set()
-                wait_until(lambda: children_that_answer(client, seen) == 2)
-                heads = {"Content-Type": "image/png"}
-                for i, name in enumerate(names):
-                    query = {"image_id": name}
-                    reply = client.post("/embed", params=query, content=picture(shade=i), headers=heads)
-                    assert reply.status_code == 200, reply.text
-                # One after the other, so that no server is over its share of what runs at a time.
-                for name in names:
-                    assert client.post("/decode", json=CLICK | {"image_id": name}).status_code == 200
-                assert [hits(port, "disk") for port in ports] == [0, 0]
-                assert min(hits(port, "device") for port in ports) > 0
-                lines = client.post(
-                    "/everything", json={"image_id": "p0"}, headers={"Accept": "application/x-ndjson"}
-                ).text.splitlines()
-                assert "masks" in json.loads(lines[-1])
-            with connect(url.replace("http", "ws") + "/decode/stream", proxy=None) as stream:
-                for name in names:
-                    stream.send(json.dumps(CLICK | {"image_id": name, "tag": 0}))
-                    assert "predictions" in json.loads(stream.recv(timeout=LONG_S))
-            wait_until(lambda: len(list((tmp_path / "cache").rglob("*.safetensors"))) == len(names))
-            clicking = Clicking(url, names)
-            threads = [threading.Thread(target=clicking.run, args=(3 * i,)) for i in range(4)]
-            for thread in threads:
-                thread.start()
-            wait_until(lambda: clicking.clicks > 20)
-            os.kill(children[0], signal.SIGKILL)
-            before = clicking.clicks
-            wait_until(lambda: clicking.clicks > before + 100)
-            clicking.stop.set()
-            for thread in threads:
-                thread.join()
-            log.info("%d clicks, the worst took %.2f s", clicking.clicks, clicking.worst_s)
-            assert clicking.failures == []
-            assert (tmp_path / "encodes").read_text().count("\n") == len(names)
-    finally:
-        for child in children:
-            os.kill(
-                child, signal.SIGTERM
-            )  # the one that was killed is still there, until its parent asks for it
-        servers.communicate(timeout=LONG_S)

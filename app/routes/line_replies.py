@@ -75,9 +75,8 @@ class LineReply(Response):
     async def _send(self, send: Send, message: dict[str, object]) -> None:
         """Raises ClientGone. Errors of the connection must not be taken for those of the work, which is logged."""
         try:
-            async with asyncio.timeout(
-                self._patience_s
-            ):  # a reader that sleeps must not hold the work for ever
+            # A reader that sleeps must not hold the work for ever.
+            async with asyncio.timeout(self._patience_s):
                 await send(message)
         except OSError as error:
             raise ClientGone from error

@@ -1,8 +1,7 @@
 """What tracks remember, on the device: begun when it is needed, made again from prompts, bounded in bytes.
 
 A step is one piece of work for the device thread. Clicks and encodes pass it where it pauses. Belongs to the event
-loop.
-Does not know about names, files or HTTP.
+loop. Does not know about names, files or HTTP.
 """
 
 from collections import OrderedDict
@@ -127,8 +126,7 @@ class LiveTracks:
                 async with within(self._deadline_s):
                     prompt = await self.prompt_of(state, request, share=share)
                     embedding = await self._embedding(state, request.frame, times=times, share=share)
-                    frame = Frame(request.frame, embedding)
-                    work = partial(_prompt, frame=frame, request=request, prompt=prompt)
+                    work = prompting(Frame(request.frame, embedding), request, prompt)
                     await self._run(partial(_attempt, live, work), times=times, share=share)
             except InvalidPrompt as error:
                 where = f"prompts[{place}]"

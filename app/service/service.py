@@ -82,7 +82,7 @@ class SegmentationService:
         self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
         self.videos = Videos(settings, metrics, machinery, check_ready=self.ready, store=lambda: self.store)
         self.tracks = Tracks(settings, metrics, machinery, service=self)
-        self._drain_queues = machinery.drain
+        self._drain_queues, self._disconnect = machinery.drain, machinery.disconnect
 
     def ready(self) -> Segmenter:
         """Return the model.
@@ -165,8 +165,7 @@ class SegmentationService:
             await self.tracks.states.close()
             await self.videos.close()
             await self.store.close()
-        if self._sharing is not None:
-            await self._sharing.close()
+        await self._disconnect()
         self._workers.close()
 
     async def take_in(

@@ -14,7 +14,7 @@ from app.names_errors import NamesUnreachable
 from app.service.track_state import TrackState
 from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackKeeper, TrackRow
 from app.storage.register_file import Key
-from app.storage.store import TEND_S
+from app.storage.upkeep import Upkeep
 from app.track_errors import TrackBusy, TrackIdConflict, TrackNotFound
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class TrackStates:
         self._states: dict[Key, TrackState] = {}
         self._unsaved: set[TrackState] = set()
         self._missed: dict[Key, TrackRow] = {}  # of tracks that were worked on when other servers' rows came
-        self._tending: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(self.tend, "the tracks")
 
     def __len__(self) -> int:
         """The number of tracks."""
@@ -39,13 +39,11 @@ class TrackStates:
     async def open(self) -> None:
         """Read the tracks of earlier servers, and start the maintenance."""
         await self._catch_up(waits=False)
-        self._tending = asyncio.create_task(self._tend_for_good())
+        self._upkeep.start()
 
     async def close(self) -> None:
         """Stop the maintenance, and write what is pending."""
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.wait([self._tending])
+        if await self._upkeep.stop():
             await self._save_unsaved()
 
     async def find(self, track_id: str, *, tenant: str) -> TrackState:
@@ -195,14 +193,6 @@ class TrackStates:
             del self._states[state.key]
         if not state.lock.locked():
             self._on_forget(state)
-
-    async def _tend_for_good(self) -> None:
-        while True:
-            await asyncio.sleep(TEND_S)
-            try:
-                await self.tend()
-            except Exception:  # otherwise maintenance would stop, and nobody would notice
-                log.exception("Maintenance of the tracks failed; it continues.")
 
 
 def _read(row: TrackRow) -> TrackState | None:

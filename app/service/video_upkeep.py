@@ -1,14 +1,11 @@
 """The periodic maintenance of stored videos, which no request does. Does not know what is in them."""
 
 import asyncio
-import logging
 
 from app.service.open_videos import OpenVideos
 from app.storage.kept_videos import KeptVideos
 from app.storage.registers import NameRegister
-from app.storage.store import TEND_S
-
-log = logging.getLogger(__name__)
+from app.storage.upkeep import Upkeep
 
 _TRIM_EVERY = 60
 """Runs between two that count the files, and write those that the disk did not take."""
@@ -19,21 +16,17 @@ class VideoUpkeep:
 
     def __init__(self, register: NameRegister, open_videos: OpenVideos, files: KeptVideos) -> None:
         self._register, self._open_videos, self._files = register, open_videos, files
-        self._tending: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(self._tend_in_turn, "the stored videos")
+        self._runs = 0
 
     def start(self) -> None:
         """Begin to do it every second."""
         self._files.spare_named(self._register.while_named)
-        self._tending = asyncio.create_task(self._tend_for_good())
+        self._upkeep.start()
 
     async def stop(self) -> bool:
         """End it. Returns whether it had been started."""
-        if self._tending is None:
-            return False
-        tending, self._tending = self._tending, None
-        tending.cancel()
-        await asyncio.wait([tending])
-        return True
+        return await self._upkeep.stop()
 
     async def tend(self, *, count_files: bool = True) -> None:
         """Do it once."""
@@ -46,15 +39,9 @@ class VideoUpkeep:
             await self._files.write_held(self._register.while_named)
         await asyncio.to_thread(self._tend, gone, count_files=count_files)
 
-    async def _tend_for_good(self) -> None:
-        runs = 0
-        while True:
-            await asyncio.sleep(TEND_S)
-            try:
-                await self.tend(count_files=runs % _TRIM_EVERY == 0)
-            except Exception:  # otherwise maintenance would stop, and nobody would notice
-                log.exception("Maintenance of the stored videos failed; it continues.")
-            runs += 1
+    async def _tend_in_turn(self) -> None:
+        runs, self._runs = self._runs, self._runs + 1
+        await self.tend(count_files=runs % _TRIM_EVERY == 0)
 
     def _tend(self, gone: frozenset[str], *, count_files: bool) -> None:
         for content in gone:

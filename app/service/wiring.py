@@ -52,6 +52,13 @@ class Machinery:
         for queue in (self.decoder, self.encoder, self.tracker):
             queue.drain()
 
+    async def disconnect(self) -> None:
+        """Close the bucket and the database, when nothing uses them any more."""
+        if self.bucket is not None:
+            self.bucket.close()
+        if self.sharing is not None:
+            await self.sharing.close()
+
 
 def wire(
     settings: Settings,

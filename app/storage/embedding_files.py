@@ -10,12 +10,12 @@ image names.
 import hashlib
 import logging
 import os
-import uuid
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 
+from app.storage.beside import Beside, is_partial, is_stale
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.surplus import surplus
 from model.checkpoints.embedding_bytes import BrokenEmbedding, from_bytes, to_bytes
@@ -27,38 +27,6 @@ RESCAN_S = 60.0
 """Seconds between two scans of the folder, which count the files of other servers too."""
 
 _SUFFIX = ".safetensors"
-_BESIDE = ".beside-"
-"""Prefix of a file's name until the file is whole."""
-_STALE_S = 600.0
-"""A partial file older than this is removed. No write takes that long: its server was killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """A whole file, next to its final path."""
-
-    beside: Path
-    place: Path
-
-    def appear(self) -> None:
-        """Move it to its final path with an atomic rename, replacing any file there."""
-        self.beside.replace(self.place)
-
-    def settle(self) -> None:
-        """Make it survive a power cut too, with fsync, after `appear`. Raises OSError.
-
-        Not before `appear`, because a killed process loses nothing without fsync, and a busy disk takes seconds for
-        one. A file torn by a power cut has a wrong checksum.
-        """
-        try:
-            with self.place.open("rb") as file:
-                os.fsync(file.fileno())
-        except FileNotFoundError:
-            pass  # removed already
-
-    def discard(self) -> None:
-        """Remove it."""
-        self.beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +177,7 @@ class EmbeddingFiles:
         for folder in (self._folder, place.parent.parent, place.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = make()
-        made = Beside(place.with_name(f"{_BESIDE}{uuid.uuid4().hex}"), place)
-        try:
-            with made.beside.open("xb") as file:
-                file.write(data)
-        except BaseException:
-            made.discard()
-            raise
+        made = Beside.written(place, data)
         self.used_bytes += len(data)
         self.num_embeddings += place.suffix == _SUFFIX
         return made
@@ -227,9 +189,9 @@ def _files(folder: Path) -> list[_File]:
     for entry in _scan(folder):
         try:
             state = entry.stat()
-            if not entry.name.startswith(_BESIDE):
+            if not is_partial(entry.name):
                 found.append(_File(Path(entry.path), state.st_size, state.st_mtime))
-            elif time() - state.st_mtime > _STALE_S:
+            elif is_stale(state.st_mtime):
                 Path(entry.path).unlink()
         except FileNotFoundError:
             continue  # another server removed it

@@ -133,13 +133,14 @@ class EmbeddingObjects:
 
     def held(self, contents: Collection[str]) -> set[str]:
         """Return those contents that have an embedding here, as far as the bucket answers."""
+        unknown = set(contents) - self._known
         try:
-            is_old = monotonic() - self._looked >= LOOK_S
-            if is_old and len(set(contents) - self._known) > FEW:
+            if len(unknown) <= FEW:
+                found = {each for each in unknown if self._bucket.exists(self._embedding_key(each))}
+                with self._lock:
+                    self._known |= found
+            elif monotonic() - self._looked >= LOOK_S:
                 self._look()
-            for content in set(contents) - self._known:
-                if len(contents) <= FEW and self._bucket.exists(self._embedding_key(content)):
-                    self._known.add(content)
         except OSError as error:
             self._trouble.report("the bucket cannot be listed", error)
         return {content for content in contents if content in self._known}
@@ -197,9 +198,8 @@ class EmbeddingObjects:
             self._bucket.delete(f"{folder}{content}{_SUFFIX}")
 
     def _write(self, key: str, content: str, make: Callable[[], bytes]) -> InPlace | None:
-        self.removals.complete(
-            content
-        )  # what was deleted a moment ago must not be taken for what is written now
+        # What was deleted a moment ago must not be taken for what is written now.
+        self.removals.complete(content)
         if self._bucket.exists(key):
             return None
         data = make()

@@ -28,7 +28,6 @@ class Kept:
     files: KeptEmbeddings | None = None
     trouble: DiskTrouble | None = None
     removals: Removals | None = None
-    bucket: "Bucket | None" = None
 
     @classmethod
     def in_place(
@@ -49,7 +48,7 @@ class Kept:
                 capacity_bytes=capacity_bytes,
                 on_evict=on_evict,
             )
-            return cls(objects, bucket.trouble, objects.removals, bucket)
+            return cls(objects, bucket.trouble, objects.removals)
         if folder is None or trouble is None:
             return cls()
         files = EmbeddingFiles(
@@ -77,8 +76,6 @@ class Kept:
             self.removals.retry()
 
     async def close(self) -> None:
-        """Finish what is being removed, for at most CLOSE_S, and close the bucket, which nobody uses after that."""
+        """Finish what is being removed, for at most CLOSE_S."""
         if (removals := self.removals) is not None:
             await asyncio.to_thread(lambda: removals.close(patience_s=CLOSE_S))
-        if self.bucket is not None:
-            self.bucket.close()

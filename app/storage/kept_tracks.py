@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from app.storage.beside import Beside
 from app.storage.disk_trouble import DiskTrouble
-from app.storage.embedding_files import Beside
 from app.storage.register_file import Key
 
 log = logging.getLogger(__name__)

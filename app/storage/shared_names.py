@@ -1,8 +1,7 @@
 """Names of one kind in PostgreSQL: what each transaction reads and writes.
 
-Every transaction that changes names takes the next number from one row, which it holds until it ends. So numbers
-have the order of the commits, and a server that has seen one has seen all before it. Does not know about waiting
-and caches.
+Every transaction that changes names takes the next number (shared_changes.py). Does not know about waiting and
+caches.
 """
 
 import math
@@ -12,14 +11,13 @@ from typing import Any
 
 from app.storage.postgres import Connection
 from app.storage.register_file import Change, ImageName, Key, values_of
+from app.storage.shared_changes import SharedChanges
 from app.storage.shared_schema import lock
 
 MOST_AT_ONCE = 32
 """Changes in one transaction. Each takes up to three locks, of which PostgreSQL has 6400 by default."""
 
 _ROWS_AT_ONCE = 2000
-_FORGOTTEN_AFTER = "1 hour"
-"""A server that has heard nothing for so long reads all names again."""
 
 _COLUMNS = b"tenant, id, content, height, width, nbytes, created, used"
 
@@ -64,10 +62,11 @@ class SharedNames:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
+        self._changes = SharedChanges(kind)
 
     def last(self, connection: Connection) -> int:
         """Return the number of the newest change."""
-        return self._last(connection)[0]
+        return self._changes.last(connection)[0]
 
     def page(self, connection: Connection, after: Key | None) -> list[ImageName]:
         """Return some names that follow a key in the order of keys; none at the end."""
@@ -80,23 +79,21 @@ class SharedNames:
 
     def since(self, connection: Connection, seen: int) -> Seen | None:
         """Return what has changed since; None if that is not known, and everything must be read again."""
-        last, forgotten = self._last(connection)
+        last, forgotten = self._changes.last(connection)
         if last == seen:
             return Seen(last, (), ())
         if not forgotten <= seen < last:  # it was away for too long, or the database is an older copy
             return None
-        values = (self._kind, seen)
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            last, _ = self._last(connection)
+            last, _ = self._changes.last(connection)
             rows = connection.execute(
-                b"SELECT " + _COLUMNS + b" FROM sam2_names WHERE kind = %s AND change > %s", values
+                b"SELECT " + _COLUMNS + b" FROM sam2_names WHERE kind = %s AND change > %s",
+                (self._kind, seen),
             ).fetchall()
-            removed = connection.execute(
-                "SELECT tenant, id FROM sam2_removed WHERE kind = %s AND change > %s", values
-            ).fetchall()
+            removed = self._changes.removed(connection, seen)
         names = [ImageName(*row) for row in rows]
-        return Seen(last, names, {Key(*row) for row in removed} - {each.key for each in names})
+        return Seen(last, names, removed.keys() - {each.key for each in names})
 
     def apply(
         self,
@@ -177,22 +174,6 @@ class SharedNames:
             (list(tenants), list(ids), list(moments), self._kind),
         )
 
-    def forget_removed(self, connection: Connection) -> None:
-        """Forget removals of all kinds that every server has seen."""
-        connection.execute(
-            "WITH old AS (DELETE FROM sam2_removed WHERE removed < now() - %s::interval RETURNING kind, change), "
-            "newest AS (SELECT kind, max(change) AS change FROM old GROUP BY kind) "
-            "UPDATE sam2_changes AS c SET forgotten = greatest(c.forgotten, newest.change) "
-            "FROM newest WHERE c.kind = newest.kind",
-            (_FORGOTTEN_AFTER,),
-        )
-
-    def _last(self, connection: Connection) -> tuple[int, int]:
-        [(last, forgotten)] = connection.execute(
-            "SELECT last, forgotten FROM sam2_changes WHERE kind = %s", (self._kind,)
-        ).fetchall()
-        return int(last), int(forgotten)
-
     def _rows(self, connection: Connection, keys: Sequence[Key]) -> dict[Key, ImageName]:
         rows = connection.execute(
             b"SELECT " + _COLUMNS + b" FROM sam2_names WHERE kind = %s AND (tenant, id) IN "
@@ -217,30 +198,23 @@ class SharedNames:
         lock(connection, [f"{self._kind} content {each}" for each in contents], shared=shared)
 
     def _write(self, connection: Connection, changed: Mapping[Key, ImageName | None]) -> int:
-        [(number,)] = connection.execute(
-            "UPDATE sam2_changes SET last = last + 1 WHERE kind = %s RETURNING last", (self._kind,)
-        ).fetchall()
+        number = self._changes.next(connection)
         removed = [key for key, row in changed.items() if row is None]
         rows = [row for row in changed.values() if row is not None]
         if removed:
-            keys = ([key.tenant for key in removed], [key.image_id for key in removed])
             connection.execute(
                 "DELETE FROM sam2_names WHERE kind = %s AND (tenant, id) IN "
                 "(SELECT * FROM unnest(%s::text[], %s::text[]))",
-                (self._kind, *keys),
+                (self._kind, [key.tenant for key in removed], [key.image_id for key in removed]),
             )
-            connection.execute(
-                "INSERT INTO sam2_removed (kind, change, tenant, id) "
-                "SELECT %s, %s, * FROM unnest(%s::text[], %s::text[])",
-                (self._kind, number, *keys),
-            )
+            self._changes.note_removed(connection, number, removed)
         if rows:
             columns = zip(*map(values_of, rows), strict=True)
             connection.execute(
                 _PUT,
                 (self._kind, number, *(list(column) for column in columns)),
             )
-        return int(number)
+        return number
 
 
 def _changed(row: ImageName | None, asked: Asked, *, since: float) -> ImageName | None:

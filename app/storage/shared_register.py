@@ -19,6 +19,7 @@ from app.names_errors import NamesUnreachable
 from app.storage.postgres import Connection, Postgres
 from app.storage.register import MOST_NAMES
 from app.storage.register_file import Change, ImageName, Key, RegisterFile
+from app.storage.shared_changes import forget_removed
 from app.storage.shared_names import MOST_AT_ONCE, Asked, SharedNames
 from app.storage.written import NamesAway
 
@@ -168,7 +169,7 @@ class SharedRegister:
                 used = {key: moment for key, moment in used.items() if key not in some}
             if monotonic() >= self._forget_at:
                 self._forget_at = monotonic() + _FORGET_S
-                await self._postgres.once(self._names.forget_removed, in_order=True)
+                await self._postgres.once(forget_removed, in_order=True)
         except NamesUnreachable:
             self._used = used | self._used
         return False

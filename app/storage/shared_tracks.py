@@ -14,6 +14,7 @@ from app.names_errors import NamesUnreachable
 from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackRow
 from app.storage.postgres import Connection, Postgres
 from app.storage.register_file import Key
+from app.storage.shared_changes import SharedChanges
 from app.storage.shared_schema import lock
 
 _PUT = b"""
@@ -37,10 +38,10 @@ class _Look(NamedTuple):
 
 
 class SharedTracks:
-    """A TrackKeeper. Its numbers are those of changes, which have the order of the commits (shared_names.py)."""
+    """A TrackKeeper. Its numbers are those of changes, which have the order of the commits (shared_changes.py)."""
 
     def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
+        self._postgres, self._changes = postgres, SharedChanges("track")
         self._seen = -1
         self._read_over = 0  # the connection over which all tracks were read, by its number
         self._looking = asyncio.Lock()
@@ -93,7 +94,9 @@ class SharedTracks:
             while page := await self._postgres.once(partial(self._page, after), in_order=True):
                 rows += page
                 after = page[-1].number
-            removed = await self._postgres.once(partial(self._removed, look.since), in_order=True)
+            removed = await self._postgres.once(
+                lambda connection: self._changes.removed(connection, look.since), in_order=True
+            )
             self._found.append(TrackChanges(rows, removed, all_until=look.last if look.is_all else None))
             self._seen, self._read_over = look.last, look.over
 
@@ -102,7 +105,7 @@ class SharedTracks:
     def _begin(self, connection: Connection) -> _Look | None:
         """Return what is to be read; None if nothing has changed."""
         over = self._postgres.names.made
-        last, forgotten = _last(connection)
+        last, forgotten = self._changes.last(connection)
         if over == self._read_over and last == self._seen:
             return None
         is_all = over != self._read_over or not forgotten <= self._seen < last
@@ -115,13 +118,6 @@ class SharedTracks:
             (after, _ROWS_AT_ONCE),
         ).fetchall()
         return [TrackRow(Key(tenant, name), json.loads(text), number) for tenant, name, text, number in rows]
-
-    @staticmethod
-    def _removed(since: int, connection: Connection) -> dict[Key, int]:
-        rows = connection.execute(
-            "SELECT tenant, id, change FROM sam2_removed WHERE kind = 'track' AND change > %s", (since,)
-        ).fetchall()
-        return {Key(tenant, name): number for tenant, name, number in rows}
 
     def _write(
         self, connection: Connection, key: Key, text: str, number: int, is_wanted: Callable[[], bool]
@@ -137,7 +133,7 @@ class SharedTracks:
                 return int(rows[0][0])  # by this server, which did not hear that it was done
             if (rows[0][0] if rows else 0) != number:
                 raise ChangedElsewhere(TrackRow(key, json.loads(rows[0][1]), rows[0][0]) if rows else None)
-            new = _next(connection)
+            new = self._changes.next(connection)
             connection.execute(_PUT, (*key, new, text))
             return new
 
@@ -147,26 +143,9 @@ class SharedTracks:
             known = connection.execute("SELECT 1 FROM sam2_tracks WHERE tenant = %s AND id = %s", key)
             if not known.fetchall():
                 return
-            connection.execute(
-                "INSERT INTO sam2_removed (kind, change, tenant, id) VALUES ('track', %s, %s, %s)",
-                (_next(connection), *key),
-            )
+            self._changes.note_removed(connection, self._changes.next(connection), [key])
             connection.execute("DELETE FROM sam2_tracks WHERE tenant = %s AND id = %s", key)
 
 
 def _subject(key: Key) -> str:
     return f"track {key.tenant}\0{key.image_id}"
-
-
-def _last(connection: Connection) -> tuple[int, int]:
-    [(last, forgotten)] = connection.execute(
-        "SELECT last, forgotten FROM sam2_changes WHERE kind = 'track'"
-    ).fetchall()
-    return int(last), int(forgotten)
-
-
-def _next(connection: Connection) -> int:
-    [(number,)] = connection.execute(
-        "UPDATE sam2_changes SET last = last + 1 WHERE kind = 'track' RETURNING last"
-    ).fetchall()
-    return int(number)

@@ -6,7 +6,6 @@ Belongs to the event loop. Does not know about HTTP or how embeddings are made.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -22,16 +21,12 @@ from app.storage.kept import Kept
 from app.storage.register_file import ImageName, Key
 from app.storage.registers import register_in
 from app.storage.tiers import DISK, Tiers
+from app.storage.upkeep import Upkeep
 from model.types import Embedding
 
 if TYPE_CHECKING:  # they import boto3 and psycopg
     from app.storage.bucket import Bucket
     from app.storage.sharing import Sharing
-
-log = logging.getLogger(__name__)
-
-TEND_S = 1.0
-"""Seconds between two maintenance runs: expiry, changes by other processes, a disk that works again."""
 
 UNNAMED_S = 60.0
 """Seconds that an embedding without a name stays in memory: its request is about to give it one."""
@@ -120,20 +115,17 @@ class EmbeddingStore:
         self._claims = Claims(ImageNotFound.deleted_meanwhile)
         self._shares_all = sharing is not None and kept.files is not None
         self._unnamed: dict[str, float] = {}  # when they were added, oldest first
-        self._tending: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(self.tend, "the stored images")
 
     async def open(self) -> None:
         """Open the register and start the maintenance task."""
         await self._register.open()
         self._kept.spare_named(self._register.while_named)
-        self._tending = asyncio.create_task(self._tend_for_good())
+        self._upkeep.start()
 
     async def close(self) -> None:
         """Stop the maintenance, write what is pending, and close."""
-        if self._tending is not None:
-            tending, self._tending = self._tending, None
-            tending.cancel()
-            await asyncio.wait([tending])
+        if await self._upkeep.stop():
             await self.tiers.close()
             await self._kept.close()
             await self._register.close()
@@ -310,11 +302,3 @@ class EmbeddingStore:
             )
             for name in names
         ]
-
-    async def _tend_for_good(self) -> None:
-        while True:
-            await asyncio.sleep(TEND_S)
-            try:
-                await self.tend()
-            except Exception:  # otherwise maintenance would stop, and nobody would notice
-                log.exception("Maintenance of the stored images failed; it continues.")

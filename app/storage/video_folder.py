@@ -4,17 +4,12 @@ Everything here is slow and belongs in worker threads. Does not know about the n
 """
 
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from time import time, time_ns
+from time import time_ns
 from typing import BinaryIO
 
-from app.storage.embedding_files import Beside
-
-_BESIDE = ".beside-"
-_STALE_S = 3600.0
-"""A partial file older than this is removed: its server was killed."""
+from app.storage.beside import Beside, is_partial, is_stale
 
 
 class VideoFolder:
@@ -44,14 +39,7 @@ class VideoFolder:
         # Videos are private: only this user may read them.
         for folder in (self._folder.parent, self._folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = Beside(place.with_name(f"{_BESIDE}{uuid.uuid4().hex}"), place)
-        try:
-            with made.beside.open("xb") as file:
-                file.write(data)
-        except BaseException:
-            made.discard()
-            raise
-        return made
+        return Beside.written(place, data)
 
     def remove(self, content: str) -> None:
         """Remove a file, if it is there. Raises OSError."""
@@ -66,9 +54,9 @@ class VideoFolder:
         found: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
             state = path.stat()
-            if not path.name.startswith(_BESIDE):
+            if not is_partial(path.name):
                 found.append((state.st_mtime, state.st_size, path))
-            elif time() - state.st_mtime > _STALE_S:
+            elif is_stale(state.st_mtime):
                 path.unlink(missing_ok=True)
         used = sum(size for _, size, _ in found)
         for _, size, path in sorted(found)[:-1]:  # the newest stays, even if it alone is larger

@@ -49,16 +49,16 @@ class VideoObjects:
 
     def open(self, content: str) -> BinaryIO | None:
         """Open a copy on the local disk, which its close removes; None if there is no file. Raises OSError."""
-        # The caller closes it.
-        copy = tempfile.TemporaryFile(prefix="sam2-video-")  # noqa: SIM115
+        key = _VIDEOS + content
+        copy = tempfile.TemporaryFile(prefix="sam2-video-")  # noqa: SIM115  # the caller closes it
         try:
-            if self._bucket.download(_VIDEOS + content, copy):
+            if self._bucket.download(key, copy):
                 copy.seek(0)
                 if hashlib.file_digest(copy, "sha256").hexdigest() == content[:64]:
                     copy.seek(0)
                     return copy
-                log.error("Removing %s/%s: its SHA-256 does not match its name.", self._bucket.url, content)
-                self._bucket.delete(_VIDEOS + content)
+                log.error("Removing %s/%s: its SHA-256 does not match its name.", self._bucket.url, key)
+                self._bucket.delete(key)
         except BaseException:
             copy.close()
             raise

@@ -2,16 +2,12 @@
 
 import gc
 import logging
-import os
 import platform
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -20,27 +16,12 @@ import pytest
 
 from app import __main__ as command
 from app.service.loading import load_segmenter, locate_weights
-from app.settings import Settings
+from app.settings import HIDDEN, Settings
+from tests.app.command_here import serve_until
 from tests.app.server_process import ready
 from tests.fakes import LONG_S, FakeSegmenter
 
-
-@pytest.fixture(autouse=True)
-def _restore_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets up logging, signals and the garbage collection for its whole process; undo that."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    caught = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    chatty = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "uvicorn.error")}
-    yield
-    gc.unfreeze()
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in chatty.items():
-        logging.getLogger(name).setLevel(before)
-    for number, handler in caught.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("restored_process")
 
 
 def test_bad_settings_end_it_with_2_and_a_line_for_each(
@@ -53,6 +34,26 @@ def test_bad_settings_end_it_with_2_and_a_line_for_each(
     assert any(line.startswith("SAM2_DEADLINE_S: ") and "got '-1'" in line for line in lines)
     assert any(line.startswith("SAM2_PORT: ") and "got 'eighty'" in line for line in lines)
     assert any(line.startswith("SAM2_MODEL: ") and "sam2.1_hiera_large" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label_studio_api_key", "geheim"),
+        ("register_url", "mysql://user:geheim@host"),
+        ("label_studio_url", "http://user:geheim@host"),
+        ("cache_url", "s3://key:a/geheim@bucket"),
+    ],
+)
+def test_a_secret_that_is_refused_is_not_shown(
+    name: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SAM2_{name.upper()}", value)
+    assert command.main([]) == 2
+    said = capsys.readouterr()
+    assert f"SAM2_{name.upper()}: " in said.err
+    assert "geheim" not in said.err + said.out
+    assert {each for each, field in Settings.model_fields.items() if "Secret" in repr(field)} == HIDDEN
 
 
 def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
@@ -108,39 +109,6 @@ def test_all_addresses_of_a_host_have_one_port(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [elsewhere])
     with pytest.raises(OSError, match="assign"):
         command.bind("elsewhere", 0)
-
-
-def serve_until(
-    story: Callable[[str], None], arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str]:
-    """Run the command, call `story` with its address in a thread, then send SIGTERM. Return exit code and log."""
-    log: list[str] = []
-    failures: list[BaseException] = []
-
-    def watch() -> None:
-        try:
-            end = time.monotonic() + LONG_S
-            while time.monotonic() < end:
-                log.append(capsys.readouterr().err)
-                if found := re.search(r"Listening on (http://\S+);", "".join(log)):
-                    story(found[1])
-                    return
-                time.sleep(0.01)
-            raise TimeoutError("the server never listened")
-        except BaseException as failure:
-            failures.append(failure)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    watcher = threading.Thread(target=watch)
-    # Ignore the signal until Uvicorn catches it. It does so before it logs the line that starts the story.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    watcher.start()
-    code = command.main(["--port", "0", "--checkpoint", "untrained", *arguments])
-    watcher.join()
-    if failures:
-        raise failures[0]
-    return code, "".join(log) + capsys.readouterr().err
 
 
 def test_a_signal_is_a_clean_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

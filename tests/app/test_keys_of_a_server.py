@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from app import __main__ as command
+from tests.app.command_here import serve_until
 from tests.app.middleware.test_keys import ANNA, BERT, PAIRS, bearer, digest
 from tests.app.server_process import ready
-from tests.app.test_command import _restore_process, serve_until
 from tests.fakes import LONG_S, FakeSegmenter
 
-__all__ = ["_restore_process"]  # a fixture: these tests run the command
+pytestmark = pytest.mark.usefixtures("restored_process")
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ from app.cluster import chosen_devices, machine, ray_environment
 from app.cluster.chosen_devices import Chosen, settings_of_each
 from app.cluster.machine import machine_for
 from app.settings import Settings
-from tests.app.test_command import _restore_process
 from tests.server import ROOT, environment
 
-__all__ = ["_restore_process"]  # a fixture: a test runs the command
+pytestmark = pytest.mark.usefixtures("restored_process")  # one of them runs the command
 
 
 @pytest.mark.parametrize(

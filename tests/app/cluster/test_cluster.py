@@ -23,7 +23,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.app.cluster.test_ray import CLICK, START_S, hits, wait_until
+from tests.app.cluster.running_cluster import CLICK, START_S, hits, wait_until
 from tests.fakes import picture
 from tests.server import ROOT, environment, free_port
 

@@ -14,10 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -26,58 +25,12 @@ import pytest
 from PIL import Image
 from websockets.sync.client import connect
 
+from tests.app.cluster.running_cluster import CLICK, START_S, Cluster, descendants, hits, listed, wait_until
 from tests.fakes import picture
 from tests.server import ROOT, environment
 
 pytest.importorskip("ray", reason="the extra cluster is not installed; make test-cluster does")
 pytestmark = pytest.mark.cluster
-
-START_S = 400.0
-CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
-
-
-@dataclass
-class Cluster:
-    """A running command."""
-
-    process: "subprocess.Popen[bytes]"
-    folder: Path
-    url: str = ""
-
-    def client(self) -> httpx.Client:
-        """Return a client with its own connections."""
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=30)
-
-    def encodes(self) -> int:
-        """Return how many pictures were encoded so far."""
-        return (self.folder / "encodes").read_text().count("\n")
-
-    def replicas(self) -> set[int]:
-        """Return the process ids of the devices."""
-        return {pid for pid, name in descendants(self.process.pid).items() if "ServeReplica" in name}
-
-    def log(self) -> str:
-        """Return what the command has said."""
-        return (self.folder / "log").read_text()
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Return the processes below one, by id, with their command lines."""
-    found: dict[int, str] = {}
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                with suppress(OSError):
-                    found[child] = Path(f"/proc/{child}/cmdline").read_text()
-                    found |= descendants(child)
-    return found
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = START_S) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +53,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
-
-
-def listed(client: httpx.Client) -> int:
-    return len(client.get("/cluster").json()["devices"])
-
-
-def hits(client: httpx.Client, tier: str) -> int:
-    text = client.get("/metrics").text
-    return sum(
-        int(float(n)) for n in re.findall(rf'sam2_cache_hits_total{{device="\w+",tier="{tier}"}} (\S+)', text)
-    )
 
 
 def test_clicks_land_on_the_device_that_has_the_picture(cluster: Cluster) -> None:

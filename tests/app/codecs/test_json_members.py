@@ -88,3 +88,19 @@ def test_single_values() -> None:
     for text in (b"NaN", b"[" * 100_000, b"1" * 5000, b'"12345678901"'):
         with pytest.raises(NotJson):
             value(memoryview(text), most_bytes=10 if text[0] == ord('"') else 10**6)
+
+
+def test_other_threads_get_the_interpreter_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps: list[float] = []
+    monkeypatch.setattr(json_members, "sleep", sleeps.append)
+    monkeypatch.setattr(json_members, "_PIECE", 1000)
+    assert len(items(memoryview(b"[" + b"[1,2]," * 999 + b"3]"))) == 1000
+    assert len(sleeps) == 6
+    assert min(sleeps) > 0, "sleep(0) hands nothing over"
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_the_middle_of_a_long_string_is_passed_over(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_members, "_PIECE", 8)
+    values = ["-" * cut + "\\" + "a" * 40 + '"' + "b,]" * 20, 1, "\\" * 9 + "c" * 30]
+    assert [parsed(each) for each in items(memoryview(json.dumps(values).encode()))] == values

@@ -16,10 +16,9 @@ from app.middleware.access import ANYONE
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.keys import ApiKeys, KeysError
 from app.settings import Settings
-from tests.app.test_command import _restore_process
 from tests.fakes import Served, error, picture, serving
 
-__all__ = ["_restore_process"]  # a fixture: some tests run the command here
+pytestmark = pytest.mark.usefixtures("restored_process")  # some of them run the command
 
 ANNA = "anna-0123456789abcdef"
 BERT = "bert-0123456789abcdef"

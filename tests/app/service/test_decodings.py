@@ -18,7 +18,7 @@ from app.service.decodings import Job, Shaped, shape_all
 from app.settings import Settings
 from app.telemetry.stages import StageTimes
 from model.types import Prediction, Prompt
-from tests.fakes import FakeSegmenter, Served, picture, serving, until
+from tests.fakes import LONG_S, FakeSegmenter, Served, picture, serving, until
 
 CLICK = {"point_coords": [[30, 20]], "point_labels": [1]}
 
@@ -117,7 +117,10 @@ async def decode_behind_another(served: Served, *bodies: Mapping[str, object]) -
     return [await call for call in calls]
 
 
-async def test_on_few_cores_the_masks_of_a_batch_are_shaped_before_the_next(shaped_by: list[str]) -> None:
+async def test_on_few_cores_the_masks_of_a_batch_are_shaped_before_the_next(
+    shaped_by: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.service.decodings._SHAPING_S", LONG_S)  # however slow this machine is
     async with serving(segmenter=OnTwoThreads()) as served:
         await served.embed(picture(), "truck")
         await served.segmenter.wait_until_entered()

@@ -1,4 +1,4 @@
-"""Fixtures for tests of the storage: the S3-compatible server, and the places that embeddings may be kept in."""
+"""Fixtures for tests of the storage: an S3-compatible server, a database, and places for embeddings."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from app.storage.bucket import Bucket
 from tests.app.storage.places import Folder, InBucket, Place
 from tests.object_store import ObjectStore, running_store, sibling
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,12 @@ def object_store(_object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) ->
     for name, value in _object_store.environment().items():
         monkeypatch.setenv(name, value)
     return _object_store
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    """A new database in PostgreSQL."""
+    return postgres.new_database()
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from app.storage.bucket import Bucket
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.embedding_files import EmbeddingFiles
 from app.storage.embedding_objects import EmbeddingObjects
+from app.storage.kept_embeddings import KeptEmbeddings
+from model.types import Embedding
 
 MODEL = "1" * 64
 
@@ -96,3 +100,17 @@ class InBucket:
 
 
 Place = Folder | InBucket
+
+
+def embedding(value: float = 1.0, *, cells: int = 4) -> Embedding:
+    """An embedding of `cells` * 128 bytes with one value."""
+    rows = torch.full((cells, 8), value)
+    return Embedding(rows, torch.zeros(cells, 4, 2), torch.zeros(cells, 4, 4, 1), (), height=40, width=60)
+
+
+def write(files: KeptEmbeddings, content: str, value: float = 1.0, *, cells: int = 4) -> None:
+    """Write an embedding."""
+    made = files.write_beside(content, embedding(value, cells=cells))
+    assert made is not None
+    made.appear()
+    made.settle()

@@ -11,14 +11,19 @@ from app.storage.register_file import ImageName
 from app.storage.registers import NameRegister
 from app.storage.sharing import Sharing
 
-A = "a" * 64
-"""A content."""
+A, B = "a" * 64, "b" * 64
+"""Two contents."""
 
 
 def name(image_id: str, content: str = A, *, tenant: str = "", created: float | None = None) -> ImageName:
     """A row of the register."""
     moment = time.time() if created is None else created
     return ImageName(tenant, image_id, content, 40, 60, 1000, created=moment, used=moment)
+
+
+def ids(register: NameRegister) -> list[str]:
+    """The names of no tenant that a register has."""
+    return sorted(each.image_id for each in register.newest(tenant="", limit=999, after=None))
 
 
 @asynccontextmanager

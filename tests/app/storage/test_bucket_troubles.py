@@ -15,8 +15,7 @@ from app.storage.bucket import Bucket
 from app.storage.bucket_errors import BucketError
 from app.storage.embedding_objects import FEW
 from app.storage.opening import CacheUrlError, check_bucket
-from tests.app.storage.places import InBucket
-from tests.app.storage.test_kept_embeddings import write
+from tests.app.storage.places import InBucket, write
 from tests.object_store import ObjectStore, opened_bucket, sibling
 
 DENIED = b"""<?xml version="1.0" encoding="UTF-8"?>
@@ -196,3 +195,15 @@ def test_many_pictures_that_are_gone_do_not_have_the_bucket_listed_each_time(
     for _ in range(3):
         assert files.held({f"{i:064x}" for i in range(FEW + 2)}) == set()
     assert listed == ["uploads/", "embeddings/"]
+
+
+def test_of_many_pictures_a_few_that_another_server_has_written_are_found_without_a_listing(
+    in_bucket: InBucket,
+) -> None:
+    ours, theirs = in_bucket.kept(), in_bucket.kept()
+    contents = [f"{i:064x}" for i in range(FEW + 2)]
+    for content in contents[:-2]:
+        write(ours, content)
+    ours.trim()
+    write(theirs, contents[-1])
+    assert ours.held(contents) == {*contents[:-2], contents[-1]}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.embedding_files import Beside, EmbeddingFiles
+from app.storage.beside import Beside
+from app.storage.embedding_files import EmbeddingFiles
 from tests.app.storage.kept_images import on_disk, saved, settings
 from tests.fakes import error, picture, serving
 

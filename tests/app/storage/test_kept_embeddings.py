@@ -5,28 +5,12 @@ from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
-import torch
 
 from app.storage.kept_embeddings import KeptEmbeddings
-from model.types import Embedding
-from tests.app.storage.places import InBucket, Place
+from tests.app.storage.places import InBucket, Place, embedding, write
 from tests.fakes import LONG_S
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
-
-
-def embedding(value: float = 1.0, *, cells: int = 4) -> Embedding:
-    """An embedding of `cells` * 128 bytes with one value."""
-    rows = torch.full((cells, 8), value)
-    return Embedding(rows, torch.zeros(cells, 4, 2), torch.zeros(cells, 4, 4, 1), (), height=40, width=60)
-
-
-def write(files: KeptEmbeddings, content: str, value: float = 1.0, *, cells: int = 4) -> None:
-    """Write an embedding."""
-    made = files.write_beside(content, embedding(value, cells=cells))
-    assert made is not None
-    made.appear()
-    made.settle()
 
 
 def write_upload(files: KeptEmbeddings, upload: bytes) -> str:

@@ -11,9 +11,8 @@ from app.storage import removals as removals_module
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.removals import Removals
 from app.storage.written import NamesAway
+from tests.app.storage.registers import A, B
 from tests.fakes import LONG_S
-
-A, B = "a" * 64, "b" * 64
 
 
 class Bucket:

@@ -11,20 +11,13 @@ from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import within
 from app.storage import postgres as postgres_module
 from app.storage.postgres import Connection, Postgres
-from tests.app.storage.registers import A, name, opened
+from tests.app.storage.registers import A, B, name, opened
 from tests.fakes import LONG_S
-from tests.postgres import PostgresServer
 
-B = "b" * 64
 END_OTHERS = b"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND datname = current_database()
 """
-
-
-@pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.new_database()
 
 
 async def test_what_lost_its_last_name_is_told_though_the_request_that_applied_it_has_gone(

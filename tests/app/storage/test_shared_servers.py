@@ -16,13 +16,8 @@ from app.storage.written import Written
 from model.types import Embedding
 from tests.app.storage.kept_images import on_disk
 from tests.fakes import LONG_S, Served, error, picture, serving, until
-from tests.postgres import PostgresServer, running_postgres
+from tests.postgres import running_postgres
 from tests.small_videos import clip
-
-
-@pytest.fixture
-def url(postgres: PostgresServer) -> str:
-    return postgres.new_database()
 
 
 @asynccontextmanager

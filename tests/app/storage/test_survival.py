@@ -264,7 +264,7 @@ async def test_uploads_need_a_folder_to_be_kept_in() -> None:
 async def test_a_fault_while_tending_is_logged_and_tending_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("app.storage.store.TEND_S", 0.001)
+    monkeypatch.setattr("app.storage.upkeep.TEND_S", 0.001)
     tended = 0
 
     async def tend(_: object) -> None:

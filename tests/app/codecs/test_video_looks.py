@@ -1,0 +1,141 @@
+"""Frames of video files look as browsers and viewers show them: turned, with square pixels, in their colours."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.codecs.images import decode_image
+from app.codecs.video_pixels import geometry_of, to_pixels
+from tests.app.codecs.read_videos import MAX_PIXELS, frames_of, surveyed
+from tests.small_videos import HEIGHT, MATRICES, WIDTH, clip, drawing, with_matrix
+
+
+@pytest.mark.parametrize("turn", MATRICES)
+def test_the_display_matrix_turns_frames(turn: int) -> None:
+    """A telephone held upright: the white quarter goes to another corner, and sides change places."""
+    data = with_matrix(clip(frames=3), MATRICES[turn])
+    video = surveyed(data)
+    expected = np.rot90(drawing(1), -turn // 90)
+    assert (video.height, video.width) == expected.shape[:2]
+    shown = frames_of(data)[1]
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(int) - expected).max() < 60
+    assert np.abs(shown.astype(int) - expected).mean() < 3
+
+
+def test_a_mirrored_matrix_mirrors_and_an_odd_angle_turns_nothing() -> None:
+    data = clip(frames=2)
+    plain = frames_of(data)[0]
+    assert np.array_equal(frames_of(with_matrix(data, (-1, 0, 0, 1)))[0], plain[:, ::-1])
+    assert np.array_equal(frames_of(with_matrix(data, (1, 1, -1, 1)))[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"),
+    [(Fraction(4, 3), (85, HEIGHT)), (Fraction(1, 2), (WIDTH, 96)), (Fraction(1), (WIDTH, HEIGHT))],
+)
+def test_pixels_become_square_as_in_browsers(aspect: Fraction, size: tuple[int, int]) -> None:
+    data = clip(frames=2, aspect=aspect)
+    video = surveyed(data)
+    assert (video.width, video.height) == size
+    assert frames_of(data)[0].shape == (size[1], size[0], 3)
+
+
+def test_a_frame_of_another_size_is_scaled_to_the_first() -> None:
+    first, second = (av.VideoFrame.from_ndarray(drawing(3, width=width)) for width in (64, 96))
+    geometry = geometry_of(first, None, max_pixels=MAX_PIXELS)
+    shown = to_pixels(second, geometry)
+    assert shown.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(shown.astype(int) - drawing(3))[:, :28].max() < 3
+
+
+def test_a_gif_looks_as_its_first_frame_does_to_embed() -> None:
+    """Transparent pixels are white, and frames are laid over each other."""
+    frames = []
+    for number in range(4):
+        image = Image.new("P", (WIDTH, HEIGHT), 0)
+        image.putpalette([0, 0, 0, 250, 20, 20, 20, 20, 250])
+        image.paste(1 + number % 2, (8 * number, 8, 8 * number + 8, 16))
+        frames.append(image)
+    file = io.BytesIO()
+    frames[0].save(
+        file,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[100, 200, 100, 100],
+        transparency=0,
+        disposal=2,
+    )
+    data = file.getvalue()
+    shown = frames_of(data)
+    assert np.array_equal(shown[0], decode_image(data, max_pixels=MAX_PIXELS))
+    assert tuple(shown[0][40, 40]) == (255, 255, 255)
+    assert tuple(shown[3][10, 28]) == (20, 20, 250)
+    assert tuple(shown[3][10, 4]) == (255, 255, 255)
+    assert surveyed(data).frames.times_s == (0.0, 0.1, 0.3, 0.4)
+
+
+def test_alpha_of_webm_is_laid_over_white() -> None:
+    pixels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    pixels[:, WIDTH // 2 :, 3] = 255
+    drawings = [
+        av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format="yuva420p") for _ in range(3)
+    ]
+    shown = frames_of(clip("webm", "libvpx-vp9", pix_fmt="yuva420p", drawings=drawings))[2]
+    assert shown[24, 8].min() > 245
+    assert shown[24, 56].max() < 20
+
+
+@pytest.mark.parametrize(
+    ("matrix", "full_range", "size"),
+    [
+        (1, False, (64, 48)),
+        (5, False, (64, 48)),
+        (1, True, (64, 48)),
+        (9, False, (64, 48)),
+        (2, False, (1280, 720)),
+    ],
+)
+def test_colours_are_converted_with_the_matrix_and_range_of_the_file(
+    matrix: int, full_range: bool, size: tuple[int, int]
+) -> None:
+    """Red, in YUV by the formula of H.273; without a matrix, HD is BT.709."""
+    red_share, blue_share = {
+        1: (0.2126, 0.0722),
+        5: (0.299, 0.114),
+        9: (0.2627, 0.0593),
+        2: (0.2126, 0.0722),
+    }[matrix]
+    y, u, v = red_share, -red_share / (2 * (1 - blue_share)), 0.5
+    scale, offset, chroma = (255, 0, 255) if full_range else (219, 16, 224)
+    planes = [round(offset + scale * y), round(128 + chroma * u), min(255, round(128 + chroma * v))]
+    frames = []
+    for _ in range(2):
+        frame = av.VideoFrame(*size, "yuv420p")
+        for plane, value in zip(frame.planes, planes, strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        frames.append(frame)
+    data = coloured(frames, matrix, full_range, size)
+    shown = frames_of(data)[0][10, 10]
+    assert np.abs(shown.astype(int) - (255, 0, 0)).max() <= 4, shown
+
+
+def coloured(frames: list[av.VideoFrame], matrix: int, full_range: bool, size: tuple[int, int]) -> bytes:
+    """A clip of frames, tagged with their matrix and range."""
+    for frame in frames:
+        frame.colorspace, frame.color_range = matrix, 2 if full_range else 1
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=10, options={"qp": "1", "preset": "ultrafast"})
+        stream.width, stream.height = size
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full_range else 1
+        for number, frame in enumerate(frames):
+            frame.pts = number
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return file.getvalue()
