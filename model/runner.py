@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.halves import VideoSource, load_image_half
-from model.cpu.decoder import CpuDecoder, Floor
+from model.cpu.decoder import CpuDecoder, Floor, mask_of
 from model.cpu.encoder import CpuEncoder
+from model.cpu.search_decoder import SearchDecoder
 from model.cpu.threads import Threads, set_up_thread
 from model.devices import resolve_device, resolve_dtype
 from model.gpu.cuda import Cuda
@@ -64,6 +65,7 @@ class Sam2Runner:
         self.fingerprint = self.fingerprint_in(self.dtype)
         """Names model, weights, preprocessing and precision: equal fingerprints, interchangeable embeddings."""
         self._cpu_decoder = CpuDecoder(model) if self.device.type == "cpu" else None
+        self._search_decoder = SearchDecoder(model)
         self.threads = Threads(torch.get_num_threads()) if self.device.type == "cpu" else None
         with torch.inference_mode():
             model.image_encoder.trunk.fix_size(model.config.mask_size, model.config.mask_size)
@@ -163,13 +165,13 @@ class Sam2Runner:
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.
 
-        The decoder's attention has no padding mask, and a padding point changes the numbers, so only prompts with
-        the same number of point tokens share a forward. In float32 links of a refinement go apart from the others:
-        see cpu_decoder.py. Raises as `encode`.
+        A padding point changes the numbers, so only prompts with the same number of point tokens share a forward.
+        Links of a refinement in float32 and searches go apart: see model/cpu/. Raises as `encode`.
         """
-        groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
-        for i, (_, prompt) in enumerate(jobs):
-            groups[num_point_tokens(prompt), self._keeps_order(prompt)].append(i)
+        groups: defaultdict[tuple[int, bool, int], list[int]] = defaultdict(list)
+        for i, (embedding, prompt) in enumerate(jobs):
+            picture = id(embedding) if self._searches(prompt) else 0
+            groups[num_point_tokens(prompt), self._keeps_order(prompt), picture].append(i)
         predictions: dict[int, Prediction] = {}
         if self._engine is not None:
             most, decode_alike = self._engine.most_prompts, self._engine.decode
@@ -216,6 +218,8 @@ class Sam2Runner:
         )
 
     def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+        if self._searches(jobs[0][1]):
+            return self._search_decoder.decode(jobs)
         output = self._output(jobs, keeps_order=self._keeps_order(jobs[0][1]))
         chosen = choose_masks(
             output,
@@ -231,6 +235,9 @@ class Sam2Runner:
                 kept = [i for i in range(len(iou))[masks] if iou[i] > floor]
             predictions.append(Prediction(self._in_rows_and_columns(logits[kept]), iou[kept], score))
         return predictions
+
+    def _searches(self, prompt: Prompt) -> bool:
+        return self._cpu_decoder is not None and SearchDecoder.takes(prompt)
 
     def _keeps_order(self, prompt: Prompt) -> bool:
         """Whether rounding as Meta's code does is worth its time: half precision rounds more than that anyway."""
@@ -258,16 +265,9 @@ class Sam2Runner:
                 mask_logits=torch.from_numpy(mask_logits).to(self.device, self.dtype),
                 has_mask=torch.from_numpy(has_mask).to(self.device),
             )
-        masks = [
-            None
-            if p.mask_logits is None
-            else torch.from_numpy(np.require(p.mask_logits, np.float32, ["C", "W"]))
-            for p in prompts
-        ]
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
-        return self._cpu_decoder.decode(
-            embeddings, points, masks, keeps_order=keeps_order, floors=[Floor.of(p) for p in prompts]
-        )
+        masks, floors = [mask_of(p) for p in prompts], [Floor.of(p) for p in prompts]
+        return self._cpu_decoder.decode(embeddings, points, masks, keeps_order=keeps_order, floors=floors)
 
     def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""

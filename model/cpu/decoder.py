@@ -16,6 +16,7 @@ operations to the last bit, up to the upscaling (tests/golden).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +71,13 @@ class Floor:
     def of(cls, prompt: Prompt) -> "Floor | None":
         """Return a prompt's floor, if it has one."""
         return None if prompt.iou_floor is None else cls(prompt.iou_floor, int(prompt.multimask_output))
+
+
+def mask_of(prompt: Prompt) -> Tensor | None:
+    """Return a prompt's mask, float32, if it has one."""
+    if prompt.mask_logits is None:
+        return None
+    return torch.from_numpy(np.require(prompt.mask_logits, np.float32, ["C", "W"]))
 
 
 class CpuDecoder:

@@ -6,6 +6,7 @@ Both encode the picture. Does not know what is found, only how far the sides agr
 
 import json
 import threading
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter, sleep
@@ -36,8 +37,11 @@ _PATIENCE_S = 3600
 """For a crowded machine, where the service would say that it cannot be done in time."""
 
 
-def everything(bench: Workbench) -> list[Row]:
-    """Time all objects of one picture, then memory and clicks of others for each of our precisions."""
+def everything(bench: Workbench) -> Iterator[Row]:
+    """Time all objects of one picture, then memory and clicks of others for each of our precisions.
+
+    Yields each row when it is measured.
+    """
     side = QUICK_POINTS_PER_SIDE if bench.quick else POINTS_PER_SIDE
     picture = Image.fromarray(bench.pictures[0])
     jpeg = _jpeg(picture)
@@ -54,7 +58,9 @@ def everything(bench: Workbench) -> list[Row]:
     seconds = {TRANSFORMERS: [perf_counter() - began]}
     del generator
     theirs = [coco.encode(np.asfortranarray(mask).view(np.uint8)) for mask in masks]
-    rows: list[Row] = [_row(MASKS_FOUND, TRANSFORMERS, {"masks": len(theirs)})]
+    case = f"{side} x {side} points on {WIDTH} x {HEIGHT}"
+    yield from timed_rows("everything", case, seconds)
+    yield _row(MASKS_FOUND, TRANSFORMERS, {"masks": len(theirs)})
     for name in OURS:
         settings = {
             "model": VARIANT,
@@ -65,15 +71,12 @@ def everything(bench: Workbench) -> list[Row]:
         }
         log = bench.folder / "everything.log"
         with serve(settings, log=log, num_threads=bench.num_threads) as server:
-            rows.append(
-                _memory(server, name, jpeg, side=side)
-            )  # first: the server keeps memory that it had once
+            yield _memory(server, name, jpeg, side=side)  # first: the server keeps memory that it had once
             rounds = [_search(server, numbered(jpeg, i), side=side) for i in range(1 if bench.quick else 3)]
             seconds[name] = [took for took, _ in rounds]
-            rows.append(_row(MASKS_FOUND, name, best_iou(rounds[0][1], theirs)))
-            rows.append(_beside(server, name, jpeg, side=side))
-    case = f"{side} x {side} points on {WIDTH} x {HEIGHT}"
-    return timed_rows("everything", case, seconds) + rows
+            yield from (row for row in timed_rows("everything", case, seconds) if row.side == name)
+            yield _row(MASKS_FOUND, name, best_iou(rounds[0][1], theirs))
+            yield _beside(server, name, jpeg, side=side)
 
 
 def _search(server: RunningServer, jpeg: bytes, *, side: int) -> tuple[float, list[Rle]]:

@@ -84,6 +84,21 @@ def decode(
         runner._cpu_decoder = cpu_decoder
 
 
+def record_upscaling(runner: Sam2Runner, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A list that gets an entry for each prompt that is upscaled from now on."""
+    upscaled: list[Any] = []
+    assert runner._cpu_decoder is not None
+    for decoder, name in ((runner._cpu_decoder, "_weigh_upscaled"), (runner._search_decoder, "_upscaled")):
+        upscale = getattr(decoder, name)
+
+        def recorded(*given: Any, upscale: Any = upscale, **named: Any) -> Any:
+            upscaled.append(given)
+            return upscale(*given, **named)
+
+        monkeypatch.setattr(decoder, name, recorded)
+    return upscaled
+
+
 def relative_error(actual: Any, expected: Any) -> float:
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
@@ -202,10 +217,7 @@ def test_masks_below_the_floor_are_left_out_and_a_prompt_without_others_is_not_u
 ) -> None:
     asked = replace(PROMPTS[prompt], multimask_output=multimask)
     (whole,) = runner.decode([(embeddings[0], asked)])
-    decoder, upscaled = runner._cpu_decoder, []
-    assert decoder is not None
-    upscale = decoder._weigh_upscaled
-    monkeypatch.setattr(decoder, "_weigh_upscaled", lambda *a, **k: (upscaled.append(a), upscale(*a, **k)))
+    upscaled = record_upscaling(runner, monkeypatch)
     floor = float(whole.iou.min()) + 1e-3
     jobs = [(embeddings[0], replace(asked, iou_floor=each)) for each in (1.0, floor, None)]
     none, some, every = runner.decode(jobs)
@@ -225,13 +237,16 @@ def test_masks_below_the_floor_are_left_out_and_a_prompt_without_others_is_not_u
 def test_only_masks_that_a_prompt_is_answered_with_make_it_upscaled(
     runner: Sam2Runner, embeddings: list[Embedding], monkeypatch: pytest.MonkeyPatch, better: str
 ) -> None:
-    decoder, upscaled = runner._cpu_decoder, []
+    decoder, upscaled = runner._cpu_decoder, record_upscaling(runner, monkeypatch)
     assert decoder is not None
     iou = torch.tensor([[0.9, 0.1, 0.1, 0.1] if better == "the single mask" else [0.1, 0.1, 0.1, 0.9]])
     heads = decoder._heads
-    monkeypatch.setattr(decoder, "_heads", lambda tokens: (heads(tokens)[0], (iou, torch.zeros(1))))
-    upscale = decoder._weigh_upscaled
-    monkeypatch.setattr(decoder, "_weigh_upscaled", lambda *a, **k: (upscaled.append(a), upscale(*a, **k)))
+
+    def with_iou(tokens: torch.Tensor) -> Any:
+        return heads(tokens)[0], (iou, torch.zeros(1))
+
+    monkeypatch.setattr(decoder, "_heads", with_iou)
+    monkeypatch.setattr(runner._search_decoder._weights, "scores", lambda tokens: (iou, torch.zeros(1)))
     click = replace(PROMPTS["click"], iou_floor=0.5)
     (several,) = runner.decode([(embeddings[0], click)])
     assert (len(several.iou), len(upscaled)) == ((0, 0) if better == "the single mask" else (1, 1))

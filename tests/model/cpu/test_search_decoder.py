@@ -1,0 +1,81 @@
+"""Clicks of a search are decoded as all others are, with fewer operations."""
+
+import gc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from model.cpu.searched_picture import MOST_PICTURES
+from model.runner import Sam2Runner
+from model.types import Embedding, Prompt
+from tests.golden.recipe import image
+from tests.model.cpu.test_decoder import PROMPTS, make_runner, plain
+
+ALL = -1.0
+"""A floor that every mask is above."""
+SEARCHED = {
+    "click": PROMPTS["click"],
+    "box": PROMPTS["box"],
+    "five clicks": Prompt(points=tuple((20.0 * i, 9.0 * i) for i in range(5)), labels=(1, 0, 1, 1, 0)),
+}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Sam2Runner:
+    return make_runner()
+
+
+@pytest.fixture(scope="module")
+def embeddings(runner: Sam2Runner) -> list[Embedding]:
+    return runner.encode([image("first", 120, 100), image("second", 90, 160)])
+
+
+def searching(prompt: Prompt, *, floor: float = ALL) -> Prompt:
+    return replace(prompt, iou_floor=floor)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_it_equals_the_plain_decoder(runner: Sam2Runner, embeddings: list[Embedding], name: str) -> None:
+    first, second = embeddings
+    moved = replace(SEARCHED[name], points=tuple((x + 9, y + 20) for x, y in SEARCHED[name].points))
+    jobs = [(first, SEARCHED[name]), (second, SEARCHED[name]), (first, moved)]
+    found = runner.decode([(embedding, searching(prompt)) for embedding, prompt in jobs])
+    for job, prediction in zip(jobs, found, strict=True):
+        expected = plain(runner, [job])
+        masks = expected.logits[0, 1:].numpy()
+        assert prediction.logits.shape == masks.shape
+        assert np.linalg.norm(prediction.logits - masks) <= 1e-5 * np.linalg.norm(masks)
+        np.testing.assert_allclose(prediction.iou, expected.iou[0, 1:], rtol=1e-5)
+        np.testing.assert_allclose(prediction.object_score, expected.object_score[0], rtol=1e-4, atol=1e-6)
+
+
+def test_scores_are_computed_in_float32_in_half_precision_too() -> None:
+    half = make_runner(torch.bfloat16)
+    (embedding,) = half.encode([image("first", 120, 100)])
+    (rounded,) = half.decode([(embedding, searching(PROMPTS["click"]))])
+    single = Sam2Runner(half.model.float(), name="small", weights_fingerprint="rounded weights")
+    names = ("image_rows", "feat_s0_rows", "feat_s1_rows")
+    embedding = replace(embedding, **{name: getattr(embedding, name).float() for name in names})
+    exact = plain(single, [(embedding, PROMPTS["click"])])
+    np.testing.assert_allclose(rounded.iou, exact.iou[0, 1:], rtol=1e-5)
+    masks = exact.logits[0, 1:].numpy()
+    assert np.linalg.norm(rounded.logits - masks) <= 0.01 * np.linalg.norm(masks)
+
+
+def test_what_is_kept_of_a_picture_goes_with_its_embedding(runner: Sam2Runner) -> None:
+    runner._search_decoder._pictures._kept.clear()
+    several = runner.encode([image(str(i), 40, 40) for i in range(MOST_PICTURES + 1)])
+    kept = runner._search_decoder._pictures._kept
+    for count, embedding in enumerate(several, start=1):
+        runner.decode([(embedding, searching(PROMPTS["click"]))])
+        kept = runner._search_decoder._pictures._kept
+        assert len(kept) == min(count, MOST_PICTURES)
+    made = kept[0][1]
+    runner.decode([(several[1], searching(PROMPTS["click"]))])
+    kept = runner._search_decoder._pictures._kept
+    assert (len(kept), kept[-1][1]) == (MOST_PICTURES, made)
+    del several, embedding
+    gc.collect()
+    assert not runner._search_decoder._pictures._kept
