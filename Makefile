@@ -150,12 +150,12 @@ $(VENV)/train.stamp: $(TORCH_STAMP) pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[train]'
 	@touch $@
 
-.bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt
-	@echo "Installing the libraries that the benchmark compares with into .bench; this takes minutes."
+.bench/installed.stamp: $(VENV)/venv.stamp pyproject.toml constraints.txt constraints-cluster.txt
+	@echo "Installing the libraries that the benchmark compares with, and Ray, into .bench; this takes minutes."
 	@$(VENV_PYTHON) -m venv .bench/venv
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt setuptools
 	@.bench/venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --no-build-isolation --editable '.[bench]'
+	  --constraint constraints-cluster.txt --no-build-isolation --editable '.[bench,cluster]'
 	@touch $@
 
 # Ray over what the tests have already: the packages of .venv are seen in .cluster too.

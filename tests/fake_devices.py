@@ -5,12 +5,13 @@ import pickle
 import zlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from app.cluster.calls import Answer, Answering, Call, FrameStep, Step, answer, answer_in_steps
 from app.segmenter import Segmenter
 from app.service.local import LocalSegmentation
-from app.service.segmentation import DeviceState
+from app.service.segmentation import DeviceState, FrontState
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.start_tracing import start_tracing
@@ -39,9 +40,10 @@ class FakeDevices:
         self.dying: list[int] = []
         """For each of the next calls, the steps after which its device dies; a call has one step."""
         self.full = False
-        traces = start_tracing()
-        self._traces = traces
-        self._answering = [Answering(each, str(i), traces) for i, each in enumerate(self.services)]
+        self.fronts: tuple[FrontState, ...] = ()
+        """Who has asked lately how a device is."""
+        self._traces = start_tracing()
+        self._answering = [Answering(each, str(i), self._traces) for i, each in enumerate(self.services)]
 
     async def connect(self) -> "FakeDevices":
         """Load all models."""
@@ -79,7 +81,8 @@ class FakeDevices:
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """See Devices."""
-        return [_travelled(service.state(name=str(i))) for i, service in self._living()]
+        states = [service.state(name=str(i)) for i, service in self._living()]
+        return [_travelled(replace(each, fronts=self.fronts)) for each in states]
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """See Devices."""

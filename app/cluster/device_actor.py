@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.serve._private import replica
 from ray.serve.config import RequestRouterConfig
 
 from app.cluster.calls import Answer, Answering, Call, FrameStep, Step, answer, answer_in_steps
+from app.cluster.fronts import Fronts
 from app.cluster.of_a_node import settings_on_this_node
 from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
@@ -24,7 +26,7 @@ from app.process import spare_what_stays, tune
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
 from app.service.local import LocalSegmentation
-from app.service.segmentation import DeviceState
+from app.service.segmentation import DeviceState, FrontState
 from app.settings import Settings
 from app.telemetry.logs import formatter
 from app.telemetry.metrics import Metrics
@@ -43,6 +45,10 @@ _AT_A_TIME = 96
 _WAITING = 1000
 """Calls that wait in a Front for Devices that all have as many as they take. It refuses further ones."""
 
+_SILENT_S = 10
+"""A Device that answers none of three questions for so long is replaced. Its event loop answers, which no encode
+holds, however long it takes; but one that many wait for may take seconds where cores are scarce."""
+
 Load = Callable[[Settings], Segmenter]
 
 
@@ -59,6 +65,7 @@ class Device:
         tune()
         _listen_where_ray_does()
         self._name: str = serve.get_replica_context().replica_id.unique_id
+        self._fronts = Fronts()
         self._traces = start_tracing()
         self._service = LocalSegmentation(settings, Metrics(), load=partial(load, settings))
         await self._service.start()
@@ -80,9 +87,10 @@ class Device:
         finally:
             await steps.aclose()
 
-    async def state(self) -> DeviceState:
-        """See Devices.states."""
-        return self._service.state(name=self._name)
+    async def state(self, front: FrontState) -> DeviceState:
+        """See Devices.states. `front` is who asks."""
+        self._fronts.note(front)
+        return replace(self._service.state(name=self._name), fronts=self._fronts.lately())
 
     async def figures(self) -> tuple[str, bytes]:
         """See Devices.figures."""
@@ -120,7 +128,7 @@ def application(
         max_queued_requests=_WAITING,
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_period_s=2,
-        health_check_timeout_s=30,
+        health_check_timeout_s=_SILENT_S,
         graceful_shutdown_timeout_s=deadline_s,
         graceful_shutdown_wait_loop_s=0.2,
         max_constructor_retry_count=2,

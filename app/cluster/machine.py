@@ -46,9 +46,14 @@ def machine_for(settings: Settings) -> Machine | None:
                 f"SAM2_DEVICES names GPU {', '.join(missing)}, but torch can use {count} here, numbered from 0. "
                 "SAM2_DEVICES=cpu:2 tries it with the CPUs."
             )
-        ray_environment.prepare(upload_mib=settings.max_upload_mib, gpus=gpus)
+        ray_environment.prepare(gpus=gpus)
     else:
         ray_environment.prepare_to_join()
+    if settings.max_upload_mib > (most := ray_environment.most_upload_mib()):
+        raise ClusterError(
+            f"SAM2_MAX_UPLOAD_MIB={settings.max_upload_mib}, but a Front passes on uploads of {most} MiB at most. "
+            "A server with one device, without SAM2_DEVICES and SAM2_CLUSTER, takes larger ones."
+        )
     try:  # here, because Ray is large and few need it
         from app.cluster.joined import JoinedCluster
         from app.cluster.one_machine import OneMachine

@@ -14,7 +14,7 @@ from app.settings import Settings
 
 
 def settings_on_this_node(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a Device here: memory and CPUs are divided by the GPUs of the node.
+    """Return the settings of a Device here: memory and CPUs are divided by the Devices that have room on the node.
 
     Raises NotReady if Ray was started without what deploy/ray/environment says.
     """
@@ -24,11 +24,20 @@ def settings_on_this_node(given: dict[str, Any]) -> dict[str, Any]:
             "start it with deploy/ray/environment"
         )
     settings = Settings(**given)
-    here = ray.get_runtime_context().get_node_id()
-    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["NodeID"] == here)
     on_gpus = bool(ray.get_gpu_ids())
-    each = settings_of_each(
-        settings, count=max(1, gpus) if on_gpus else 1, on_gpus=on_gpus, cache_dir=settings.cache_dir
-    )
+    count = _devices_on_this_node("GPU" if on_gpus else "CPU")
+    each = settings_of_each(settings, count=count, on_gpus=on_gpus, cache_dir=settings.cache_dir)
     # A client's pictures are spread over all Devices, whose number may change, so each has the whole.
     return each | {"rate_pictures_per_minute": settings.rate_pictures_per_minute}
+
+
+def _devices_on_this_node(kind: str) -> int:
+    """Return how many Devices have room here: what Ray counts of a kind, by what this one was given of it.
+
+    One that was given nothing may be alone.
+    """
+    context = ray.get_runtime_context()
+    given = context.get_assigned_resources().get(kind, 0)
+    here = context.get_node_id()
+    there = sum(node["Resources"].get(kind, 0) for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, int(there // given)) if given else 1

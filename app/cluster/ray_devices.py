@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from app.cluster.calls import Answer, Call, FrameStep, Step
-from app.service.segmentation import DeviceState
+from app.service.segmentation import DeviceState, FrontState
 
 
 class RayDevices:
@@ -48,7 +48,7 @@ class RayDevices:
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """See Devices."""
-        return await self._all("state", patience_s)
+        return await self._all("state", patience_s, FrontState.here())
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """See Devices."""
@@ -66,8 +66,8 @@ class RayDevices:
         """See Devices."""
         await self._handle.shutdown_async()
 
-    async def _all(self, method: str, patience_s: float) -> list[Any]:
-        asked = self._handle.broadcast(method)
+    async def _all(self, method: str, patience_s: float, *arguments: Any) -> list[Any]:
+        asked = self._handle.broadcast(method, *arguments)
         # Not by `results_async`: for one that does not answer in time, it drops what the others have answered.
         async with asyncio.timeout(patience_s):
             replies = await asked._fetch_replica_results_async()

@@ -4,7 +4,12 @@ import os
 import secrets
 
 MESSAGE_BYTES = 2**30
-"""Most bytes of a call or an answer: an upload, or the masks of a search. Ray's own limit is 4 MiB."""
+"""Most bytes of a call or an answer: an upload, or the masks of a search. Ray's own limit is 4 MiB.
+
+A call is held several times while it is written and read: with 1.1 GiB, two processes took all of 15.
+"""
+_BESIDE_BYTES = 64 * 2**20
+"""Of a call, beside an upload: prompts with masks."""
 _MESSAGE_LIMIT = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
 
 OF_ALL = {
@@ -26,14 +31,14 @@ GPU = "cuda"
 """How torch names the one GPU that a Device sees."""
 
 
-def prepare(*, upload_mib: int, gpus: tuple[str, ...]) -> None:
+def prepare(*, gpus: tuple[str, ...]) -> None:
     """Set the variables for a Ray that this command starts.
 
     `gpus` are those that may be used, numbered as torch does; none given: all that are visible.
     """
     os.environ |= OF_ALL | {
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # of this run
-        _MESSAGE_LIMIT: str(max(MESSAGE_BYTES, 2 * upload_mib * 2**20)),
+        _MESSAGE_LIMIT: str(MESSAGE_BYTES),
         "RAY_DEDUP_LOGS": "0",
         "RAY_COLOR_PREFIX": "0",
     }
@@ -58,6 +63,11 @@ def prepare_to_join() -> None:
     """Set the variables for a Ray that runs. Who set one of them meant it; the token is among those."""
     for name, value in for_joining().items():
         os.environ.setdefault(name, value)
+
+
+def most_upload_mib() -> int:
+    """Return how large an upload may be that a Front passes on, by the variables of this process."""
+    return (int(os.environ.get(_MESSAGE_LIMIT, MESSAGE_BYTES)) - _BESIDE_BYTES) // 2**20
 
 
 def differences() -> list[str]:

@@ -1,12 +1,10 @@
 """GET /cluster: the devices that do the work, their health and their load. No logic."""
 
-import os
-import socket
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from app.routes.state import service_of
+from app.service.segmentation import FrontState
 
 router = APIRouter()
 
@@ -35,15 +33,16 @@ class FrontReply(BaseModel):
 
 
 class ClusterReply(BaseModel):
-    """All devices that answer, and the server that was asked."""
+    """All devices that answer, and the servers before them."""
 
     devices: list[DeviceReply]
-    fronts: list[FrontReply]
+    fronts: list[FrontReply] = Field(description="The first one is the server that was asked.")
 
 
 @router.get("/cluster", response_model=ClusterReply)
 async def cluster(request: Request) -> ClusterReply:
-    """The devices behind this server: one, or those of SAM2_DEVICES as they were a second ago."""
+    """The devices behind this server, one or those of a cluster as they were a second ago; and all its servers."""
+    states = await service_of(request).devices()
     devices = [
         DeviceReply(
             id=state.name,
@@ -58,6 +57,9 @@ async def cluster(request: Request) -> ClusterReply:
             fingerprint=state.model and state.model.fingerprint,
             version=state.version,
         )
-        for state in await service_of(request).devices()
+        for state in states
     ]
-    return ClusterReply(devices=devices, fronts=[FrontReply(node=socket.gethostname(), pid=os.getpid())])
+    here = FrontState.here()
+    others = sorted({front for state in states for front in state.fronts} - {here})
+    fronts = [FrontReply(node=front.node, pid=front.pid) for front in (here, *others)]
+    return ClusterReply(devices=devices, fronts=fronts)

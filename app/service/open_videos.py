@@ -90,6 +90,11 @@ class OpenVideos:
                     if pixels > SMALL_PIXELS:
                         known.shut()
 
+    def contents(self) -> set[str]:
+        """Return the contents of all known videos."""
+        with self._lock:
+            return set(self._known)
+
     def forget(self, content: str) -> None:
         """Drop what is known of a video. Whoever reads it at this moment closes its decoder. Does not wait."""
         with self._lock:

@@ -4,6 +4,8 @@ No tensor crosses this seam: masks and files come back, and errors are ServiceEr
 work.
 """
 
+import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -79,6 +81,19 @@ class ModelCard:
         )
 
 
+class FrontState(NamedTuple):
+    """A server that takes requests."""
+
+    node: str
+    """The machine."""
+    pid: int
+
+    @classmethod
+    def here(cls) -> "FrontState":
+        """Return this process."""
+        return cls(socket.gethostname(), os.getpid())
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceState:
     """How a device is, and how busy."""
@@ -104,6 +119,8 @@ class DeviceState:
     """Why names that servers share cannot be reached; empty if they can."""
     keeps_files: bool = True
     """Whether other devices may have what it knows, from a folder or a bucket."""
+    fronts: tuple[FrontState, ...] = ()
+    """Servers that have asked lately how it is."""
 
 
 class Segmentation(Protocol):

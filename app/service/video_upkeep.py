@@ -12,7 +12,7 @@ _TRIM_EVERY = 60
 
 
 class VideoUpkeep:
-    """Writes uses, removes old names, and closes decoders that nobody uses."""
+    """Writes uses, removes old names, and closes decoders that nobody uses, or whose video is deleted."""
 
     def __init__(self, register: NameRegister, open_videos: OpenVideos, files: KeptVideos) -> None:
         self._register, self._open_videos, self._files = register, open_videos, files
@@ -21,6 +21,7 @@ class VideoUpkeep:
 
     def start(self) -> None:
         """Begin to do it every second."""
+        self._files.spare_named(self._register.while_named)
         self._upkeep.start()
 
     async def stop(self) -> bool:
@@ -31,7 +32,9 @@ class VideoUpkeep:
         """Do it once."""
         await self._register.tend()
         gone = await self._register.expire()
-        await self._files.retry(self._register.while_named)
+        if await self._register.changed_elsewhere():  # who deletes there cannot close what is open here
+            gone |= await self._register.unnamed(self._open_videos.contents())
+        self._files.retry()
         if count_files:
             await self._files.write_held(self._register.while_named)
         await asyncio.to_thread(self._tend, gone, count_files=count_files)

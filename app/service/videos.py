@@ -105,8 +105,8 @@ class Videos:
         """Stop the maintenance, and close the register."""
         if await self.upkeep.stop():
             self._open_videos.close()
+            await self._files.close()  # what it removes yet, the register is asked about
             await self._register.close()
-            await self._files.close()
 
     async def add(
         self,

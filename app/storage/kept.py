@@ -65,10 +65,15 @@ class Kept:
         if self.removals is not None:
             await self.removals.wait(contents)
 
-    async def retry_removals(self, while_named: WhileNamed) -> None:
-        """Remove what a bucket that failed still has, unless it has a name by now."""
+    def spare_named(self, while_named: WhileNamed) -> None:
+        """Remove nothing from a bucket that has a name when its turn has come. Call it on the event loop."""
         if self.removals is not None:
-            await self.removals.retry(while_named)
+            self.removals.spare_named(while_named)
+
+    def retry_removals(self) -> None:
+        """Remove what a bucket that failed still has."""
+        if self.removals is not None:
+            self.removals.retry()
 
     async def close(self) -> None:
         """Finish what is being removed, for at most CLOSE_S."""

@@ -122,10 +122,15 @@ class KeptVideos:
         if self._removals is not None:
             await self._removals.wait([content])
 
-    async def retry(self, while_named: WhileNamed) -> None:
-        """Remove what a bucket that failed still has, unless it has a name by now."""
+    def spare_named(self, while_named: WhileNamed) -> None:
+        """Remove nothing from a bucket that has a name when its turn has come. Call it on the event loop."""
         if self._removals is not None:
-            await self._removals.retry(while_named)
+            self._removals.spare_named(while_named)
+
+    def retry(self) -> None:
+        """Remove what a bucket that failed still has."""
+        if self._removals is not None:
+            self._removals.retry()
 
     async def write_held(self, while_named: WhileNamed) -> None:
         """Write what is held in memory because the disk or the bucket failed, until it fails again."""

@@ -120,6 +120,7 @@ class EmbeddingStore:
     async def open(self) -> None:
         """Open the register and start the maintenance task."""
         await self._register.open()
+        self._kept.spare_named(self._register.while_named)
         self._upkeep.start()
 
     async def close(self) -> None:
@@ -220,8 +221,7 @@ class EmbeddingStore:
         name = await self._find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
-        [record] = await self._records([name])
-        return record
+        return (await self._records([name]))[0]
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
         """Return at most `limit` pictures that follow `after`, newest name first. Raises ImageNotFound."""
@@ -239,10 +239,10 @@ class EmbeddingStore:
         if await self._register.changed_elsewhere():
             for content in await self._register.unnamed(self.tiers.in_memory() - self._unnamed.keys()):
                 self._drop_unnamed(content)
-        patience = time.monotonic() - UNNAMED_S
-        for content in [each for each, since in self._unnamed.items() if since < patience]:
+        now = time.monotonic()
+        for content in [each for each, since in self._unnamed.items() if since < now - UNNAMED_S]:
             self._drop_unnamed(content)
-        await self._kept.retry_removals(self._register.while_named)
+        self._kept.retry_removals()
         await self.tiers.tend()
 
     async def _delete(self, image_id: str, *, tenant: str) -> frozenset[str]:

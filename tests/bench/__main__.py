@@ -4,6 +4,7 @@
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from app.process import keep_freed_memory
 from tests.bench import machine, report
 from tests.bench.builtin_section import builtin
+from tests.bench.cluster_section import cluster
 from tests.bench.crowded_section import crowded
 from tests.bench.decoder_sections import boxes, click, crowd
 from tests.bench.doors_section import doors
@@ -40,6 +42,7 @@ SECTIONS: dict[str, Callable[[Workbench], Iterable[Row]]] = {
     "doors": doors,
     "everything": everything,
     "video": video,
+    "cluster": cluster,
 }
 
 
@@ -61,6 +64,7 @@ def main() -> int:
         "--before", metavar="COMMIT", help="time the encoder of an earlier commit beside today's"
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
     head = machine.describe()
     head |= {"threads of every side": options.threads, "effort": "quick" if options.quick else "full"}
     keep_freed_memory()  # as the server does; it applies to all sides

@@ -26,6 +26,23 @@ MASKS_FOUND = "masks found"
 THEIRS_FOUND, OURS_FOUND = "mean best IoU of theirs", "mean best IoU of ours"
 TRACK_GROWTH = "4 objects through many frames of 256 px"
 
+CLUSTER_CLICKS = "clicks/s, 100 ms each, 5 clients a device"
+CLUSTER_LOAD = "8 clients, 50 ms between clicks of 20 ms"
+CLUSTER_FAULT = "parts without an end"
+CLUSTER_PARTS = (
+    "way",
+    "memory",
+    "kill -9 of a Device",
+    "kill -9 of a Front",
+    "2 -> 4 Devices",
+    "4 devices",
+    "4 -> 2 Devices",
+    "2 devices",
+    "1 device",
+    "8 devices",
+)
+"""Of the section cluster, in their order."""
+
 SEND_PICTURES = ("CVAT", "Roboflow", "X-AnyLabeling", "QuPath")
 """Tools that send the picture with every click."""
 BODIES = (
@@ -142,6 +159,27 @@ TARGETS = (
     ),
     Target("video", TRACK_GROWTH, OURS[0], "held bytes, growth", at_most=0),
     Target("video", TRACK_GROWTH, OURS[0], "process, growth MiB", at_most=10.0),
+    *(
+        Target("cluster", "a click, one client", "over the server alone", value, at_most=most)
+        for value, most in (("p50_ms", 1.5), ("p99_ms", 3.0))
+    ),
+    *(
+        Target("cluster", CLUSTER_CLICKS, part, "of_linear", at_least=0.9)
+        for part in CLUSTER_PARTS
+        if part.endswith(" devices")
+    ),
+    *(
+        Target("cluster", CLUSTER_LOAD, what, value, at_most=most)
+        for what, worst in (
+            ("kill -9 of a Device", 1000),
+            ("kill -9 of a Front", 1000),
+            ("2 -> 4 Devices", 1500),
+            ("4 -> 2 Devices", 1500),
+        )
+        for value, most in (("errors", 0), ("encoded_again", 0), ("worst_ms", worst))
+    ),
+    Target("cluster", "memory, PSS", "Ray", "MiB", at_most=700),
+    *(Target("cluster", CLUSTER_FAULT, part, "failed", at_most=0) for part in CLUSTER_PARTS),
 )
 
 

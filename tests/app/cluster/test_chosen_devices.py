@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -68,8 +69,22 @@ def test_numbers_count_the_gpus_that_cuda_lets_through(
     monkeypatch: pytest.MonkeyPatch, visible: str, named: str
 ) -> None:
     monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": visible} if visible else {})
-    ray_environment.prepare(upload_mib=1, gpus=("3", "1"))
+    ray_environment.prepare(gpus=("3", "1"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == named
+
+
+@pytest.mark.parametrize("given", [{"devices": "cpu:2"}, {"cluster": "auto"}])
+def test_an_upload_that_no_call_can_carry_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(chosen_devices.ClusterError, match=r"SAM2_MAX_UPLOAD_MIB=961, .* of 960 MiB at most"):
+        machine_for(Settings(**given, max_upload_mib=961))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for module in ("one_machine", "joined"):
+        monkeypatch.delitem(sys.modules, f"app.cluster.{module}", raising=False)
+    with pytest.raises(chosen_devices.ClusterError, match=r"\[cluster\]"):  # it was the only thing wrong
+        machine_for(Settings(**given, max_upload_mib=960))
 
 
 @pytest.mark.parametrize(("devices", "said"), [("0,2", "GPU 2, but torch can use 2"), ("5", "GPU 5")])
@@ -148,14 +163,14 @@ def test_ray_asks_for_a_token_says_nothing_to_its_makers_and_sees_the_chosen_gpu
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "environ", {"RAY_ADDRESS": "elsewhere:6379", "PATH": "/bin"})
-    ray_environment.prepare(upload_mib=700, gpus=("1", "3"))
+    ray_environment.prepare(gpus=("1", "3"))
     said = dict(os.environ)
     assert (said["RAY_AUTH_MODE"], len(said["RAY_AUTH_TOKEN"])) == ("token", 64)
     assert said["RAY_USAGE_STATS_ENABLED"] == "0"
     assert int(said["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) > 700 * 2**20
     assert said["CUDA_VISIBLE_DEVICES"] == "1,3"
     assert "RAY_ADDRESS" not in said
-    ray_environment.prepare(upload_mib=1, gpus=())
+    ray_environment.prepare(gpus=())
     assert os.environ["RAY_AUTH_TOKEN"] != said["RAY_AUTH_TOKEN"]
 
 

@@ -218,6 +218,11 @@ def test_fronts_ask_the_same_device_for_a_picture(cluster: Cluster) -> None:
     assert (hits(clients[0], "device"), hits(clients[0], "disk")) == (2 * PICTURES, 0)
     assert cluster.encodes() == PICTURES
     assert cluster.devices(0) == cluster.devices(1)
+    pids = {front.process.pid for front in cluster.fronts}
+    for client in clients:
+        wait_until(
+            lambda client=client: {each["pid"] for each in client.get("/cluster").json()["fronts"]} == pids
+        )
     for client in clients:
         client.close()
 
@@ -302,7 +307,10 @@ def test_calls_that_wait_in_a_front_are_bounded() -> None:
 
     deployment = application({}, replicas=1, gpus=0, deadline_s=30)._bound_deployment
     assert 0 < deployment.max_queued_requests < 10_000
-    assert deployment.max_ongoing_requests == 96  # as in deploy/ray/sam2.yaml
+    config = yaml.safe_load((ROOT / "deploy/ray/sam2.yaml").read_text())
+    (shipped,) = config["applications"][0]["deployments"]
+    for name in ("max_ongoing_requests", "health_check_period_s", "health_check_timeout_s"):
+        assert getattr(deployment._deployment_config, name) == shipped[name]
 
 
 def test_a_ray_that_does_not_answer_is_named(tmp_path: Path) -> None:

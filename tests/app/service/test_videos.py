@@ -228,6 +228,22 @@ async def test_a_second_server_that_shares_the_folder_sees_them(tmp_path: Path) 
         assert error(await get(other, 3)) == (404, "video_not_found")
 
 
+async def test_what_another_server_deletes_is_not_kept_open(tmp_path: Path) -> None:
+    settings = Settings(cache_dir=str(tmp_path))
+    async with serving(settings) as one, serving(settings) as two:
+        await upload(one, name="gone")
+        await upload(one, clip(frames=4), name="stays")
+        await two.service.videos.upkeep.tend()
+        for name in ("gone", "stays"):
+            assert (await get(two, 1, name)).is_success
+        opened = two.service.videos._open_videos
+        assert len(opened.contents()) == 2
+        assert (await one.client.delete("/videos/gone")).is_success
+        await two.service.videos.upkeep.tend()
+        assert len(opened.contents()) == 1
+        assert (await get(two, 2, "stays")).is_success
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 async def test_the_least_recently_used_files_are_evicted(on_disk: bool, tmp_path: Path) -> None:
     """A megabyte holds one of these and not two."""

@@ -1,12 +1,14 @@
 """Embeddings and uploads in a folder or a bucket: whole or missing, of one model, within the capacity."""
 
 import hashlib
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
 
 from app.storage.kept_embeddings import KeptEmbeddings
 from tests.app.storage.places import InBucket, Place, embedding, write
+from tests.fakes import LONG_S
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -30,8 +32,7 @@ def removed(place: Place) -> None:
     """Wait until what was to be removed from a bucket is."""
     if isinstance(place, InBucket):
         for each in place.made:
-            with each.removals._changed:
-                assert each.removals._changed.wait_for(lambda each=each: not each.removals._queued, 20)
+            wait(list(each.removals._queued.values()), LONG_S)
 
 
 def test_what_was_written_is_read_and_for_nobody_else(place: Place) -> None:

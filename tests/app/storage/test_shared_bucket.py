@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings
+from app.storage import removals as removals_module
 from tests.app.storage.kept_images import on_disk, saved
 from tests.fakes import Served, error, picture, serving, until
 from tests.object_store import ObjectStore
@@ -95,6 +97,33 @@ async def test_deleting_deletes(object_store: ObjectStore, tmp_path: Path) -> No
         assert (await served.embed(picture(), "same")).json()["cached"] is False
         await saved(served)
         assert len(object_store.keys(url)) == 4
+
+
+async def test_what_another_server_names_before_it_is_removed_stays(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removals_module, "WAIT_S", 0.0)  # a bucket that is slow
+    url = object_store.new_bucket()
+    async with (
+        serving(settings(url, tmp_path, keep_uploads=True)) as one,
+        serving(settings(url, tmp_path, keep_uploads=True)) as two,
+    ):
+        await one.embed(picture(), "truck")
+        await on_disk(one, "truck")
+        removals = one.service.store._kept.removals
+        assert removals is not None
+        is_free = threading.Event()
+        for _ in range(removals_module.REMOVERS):
+            removals._threads.submit(is_free.wait)
+        assert (await one.client.delete("/images/truck")).is_success
+        assert (await two.embed(picture(), "car")).is_success  # what is in the bucket is found
+        await saved(two)
+        is_free.set()
+        await until(lambda: not removals._queued)
+        await forgotten(two)
+        assert kinds(object_store, url) == ["embeddings", "uploads"]
+        assert (await two.click("car")).is_success
+        assert two.segmenter.encoded == []
 
 
 async def test_what_expires_leaves_the_bucket(object_store: ObjectStore, tmp_path: Path) -> None:
