@@ -30,7 +30,13 @@ class ObjectTracks(Protocol):
         """Where a track starts by default; None if there is no object."""
 
     def prompt(
-        self, frame: Frame, object_id: int, prompt: TrackPrompt, *, replaces: bool = False
+        self,
+        frame: Frame,
+        object_id: int,
+        prompt: TrackPrompt,
+        *,
+        replaces: bool = False,
+        anew: bool = False,
     ) -> list[ObjectMask]:
         """Say where an object is; returns all objects on that frame. Raises TrackError."""
 

@@ -9,7 +9,7 @@ from app.routes.image_ids import ImageId, fits_a_url
 from app.routes.mask_fields import MaskFields, Wire
 from app.routes.schemas import MaskReply, PromptBody
 from app.routes.video_fields import VideoId
-from app.service.track_state import MOST_PROMPTS
+from app.service.prompt_history import MOST_PROMPTS
 from app.service.track_values import Frames, Range, Way
 
 MOST_FRAMES = 500_000
@@ -166,7 +166,9 @@ class ObjectOfTrack(BaseModel):
     """An object and its prompts."""
 
     object: int
-    prompts: dict[int, list[PromptOfTrack]] = Field(description="By frame, in the order given.")
+    prompts: dict[int, list[PromptOfTrack]] = Field(
+        description="By frame, in the order given; without those that were replaced."
+    )
 
 
 class NextReply(BaseModel):

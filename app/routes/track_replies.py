@@ -12,9 +12,8 @@ from app.routes.track_fields import (
     PromptOfTrack,
     TrackDescription,
 )
-from app.service.live_tracks import MAX_OBJECTS
+from app.service.prompt_history import MOST_OBJECTS, MOST_PROMPTS
 from app.service.segmentation import Segmentation
-from app.service.track_state import MOST_PROMPTS
 from app.service.track_values import FrameAnswer, TrackInfo, TrackPromptRequest
 
 
@@ -80,7 +79,7 @@ def track_limits(service: Segmentation) -> TrackLimits | None:
         tracker=tracks.kind,
         max_tracks=settings.max_tracks,
         max_frames=settings.max_video_frames,
-        max_objects=MAX_OBJECTS,
+        max_objects=MOST_OBJECTS,
         max_prompts=MOST_PROMPTS,
         bytes_per_object_and_frame=tracks.frame_bytes,
         memory_mib=settings.track_memory_mib,

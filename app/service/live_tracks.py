@@ -25,9 +25,6 @@ from model.video.values import Frame, MaskPrompt, TrackPrompt
 
 T = TypeVar("T")
 
-MAX_OBJECTS = 64
-"""Objects of one track. Each is asked for on every frame."""
-
 
 @dataclass(frozen=True, slots=True)
 class Did(Generic[T]):
@@ -158,7 +155,7 @@ class LiveTracks:
 
 
 def _prompt(live: ObjectTracks, *, frame: Frame, request: TrackPromptRequest, prompt: TrackPrompt) -> Any:
-    return live.prompt(frame, request.object_id, prompt, replaces=request.clear)
+    return live.prompt(frame, request.object_id, prompt, replaces=request.clear, anew=request.anew)
 
 
 def prompting(

@@ -7,14 +7,10 @@ from typing import Any
 from app.codecs.prompts import check_whole
 from app.errors import InvalidPrompt
 from app.segmenter import Corrections, ObjectTracks
+from app.service.prompt_history import objects_of
 from app.service.track_values import Frames, TrackInfo, TrackPromptRequest, ranges
 from app.storage.register_file import Key
 from model.video.values import Direction
-
-MOST_PROMPTS = 4096
-"""Prompts of one track."""
-_MOST_PROMPT_BYTES = 16 * 2**20
-"""Of one track; masks are large."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +29,7 @@ class TrackState:
     number: int = 0
     """Of the change that servers have seen of each other; 0 if they do not share tracks, or not yet this one."""
     history: list[TrackPromptRequest] = field(default_factory=list)
-    """All prompts that still count, in the order given: a track is made again by giving them again."""
+    """Prompts in the order given: a track is made again by giving them again. See prompt_history.py."""
     done: set[int] = field(default_factory=set)
     goes_on_at: dict[Direction, int] = field(default_factory=dict)
     live: ObjectTracks | None = None
@@ -52,11 +48,8 @@ class TrackState:
 
     @property
     def objects(self) -> dict[int, list[TrackPromptRequest]]:
-        """Objects in the order added, each with its prompts."""
-        found: dict[int, list[TrackPromptRequest]] = {}
-        for each in self.history:
-            found.setdefault(each.object_id, []).append(each)
-        return found
+        """Objects in the order added, each with its prompts that still count."""
+        return objects_of(self.history)
 
     def info(self) -> TrackInfo:
         """Describe it."""
@@ -113,13 +106,7 @@ class TrackState:
 
 
 def check_addition(state: TrackState, request: TrackPromptRequest) -> None:
-    """Check what does not depend on the frame's picture. Raises InvalidPrompt."""
+    """Check what depends neither on the frame's picture nor on other prompts. Raises InvalidPrompt."""
     check_whole([request.prompt])
     if request.frame >= state.count:
         raise InvalidPrompt(f"frame {request.frame}: the track has frames 0 to {state.count - 1}.")
-    if len(state.history) >= MOST_PROMPTS:
-        raise InvalidPrompt(f"A track has {MOST_PROMPTS} prompts at most. DELETE objects or their prompts.")
-    if sum(each.nbytes for each in (*state.history, request)) > _MOST_PROMPT_BYTES:
-        raise InvalidPrompt(
-            f"The prompts of a track take {_MOST_PROMPT_BYTES // 2**20} MiB at most. DELETE objects or prompts."
-        )

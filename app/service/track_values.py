@@ -32,6 +32,8 @@ class TrackPromptRequest:
     prompt: PromptRequest
     clear: bool = False
     """Replace the clicks that the object has on this frame."""
+    anew: bool = False
+    """Do not build on the mask that the frame has so far."""
 
     @property
     def nbytes(self) -> int:
@@ -55,6 +57,7 @@ class TrackPromptRequest:
             "box": list(given.box) if given.box is not None else None,
             "mask_input": mask_input,
             "clear": self.clear,
+            "anew": self.anew,
         }
 
     @classmethod
@@ -70,7 +73,13 @@ class TrackPromptRequest:
             box=content["box"],
             mask_input=mask,
         )
-        return cls(int(content["frame"]), int(content["object"]), prompt, clear=bool(content["clear"]))
+        return cls(
+            int(content["frame"]),
+            int(content["object"]),
+            prompt,
+            clear=bool(content["clear"]),
+            anew=bool(content.get("anew", False)),  # tracks of earlier versions lack it
+        )
 
 
 @dataclass(frozen=True, slots=True)

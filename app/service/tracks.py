@@ -15,7 +15,8 @@ from app.codecs.answers import MaskOptions
 from app.errors import InvalidPrompt
 from app.scheduling.deadlines import within
 from app.segmenter import Corrections, TrackerKind
-from app.service.live_tracks import MAX_OBJECTS, LiveTracks, prompting
+from app.service.live_tracks import LiveTracks, prompting
+from app.service.prompt_history import check_size, with_prompt
 from app.service.propagation import Propagation
 from app.service.track_frames import Pictures, TrackFrames
 from app.service.track_masks import shape_objects
@@ -129,17 +130,13 @@ class Tracks:
         state = await self._found(track_id, tenant=tenant)
         check_addition(state, request)
         async with self._alone(state):
-            known = state.objects
-            if request.object_id not in known and len(known) >= MAX_OBJECTS:
-                raise InvalidPrompt(
-                    f"A track has {MAX_OBJECTS} objects at most. DELETE one that is not needed."
-                )
+            request, history = with_prompt(state.history, request)
             async with self._deadline():
                 prompt = await self._live.prompt_of(state, request, share=share)
                 embedding = await self._frames.embedding(state, request.frame, times=times, share=share)
             work = prompting(Frame(request.frame, embedding), request, prompt)
             shown = await self._changing(state, work, times=times, share=share)
-            state.history.append(request)
+            state.history = history
             await self.states.save(state)
             objects = await self._shaped(
                 state, shown, options=options, non_overlapping=non_overlapping, times=times, share=share
@@ -221,9 +218,8 @@ class Tracks:
         )
         for request in prompts:
             check_addition(state, request)
-            state.history.append(request)
-        if len(state.objects) > MAX_OBJECTS:
-            raise InvalidPrompt(f"{len(state.objects)} objects; a track has {MAX_OBJECTS} at most.")
+        state.history = list(prompts)
+        check_size(state.history)
         try:
             async with self._alone(state, propagates=True):
                 found = self._followed(state, wanted, options, non_overlapping=non_overlapping, share=share)

@@ -31,14 +31,9 @@ export class ApiError extends Error {
   }
 }
 
-/** The statuses of errors in answers that carry none: those of /decode/stream and of propagations. All others have 500. */
+/** The statuses of errors in answers of /decode/stream, which carry none. All others have 500. */
 const STATUS = /** @type {Record<string, number>} */ ({
-  bad_request: 400, unauthorized: 401, origin_refused: 403,
-  frame_not_found: 404, image_not_found: 404, track_not_found: 404, video_not_found: 404,
-  image_id_conflict: 409, track_busy: 409, track_id_conflict: 409, video_id_conflict: 409,
-  image_too_large: 413, video_too_large: 413, unsupported_media_type: 415, host_not_allowed: 421,
-  invalid_frame: 422, invalid_image: 422, invalid_prompt: 422, invalid_video: 422, validation_error: 422,
-  rate_limited: 429, request_head_too_large: 431, tracking_unavailable: 501,
+  bad_request: 400, image_not_found: 404, invalid_prompt: 422, validation_error: 422, rate_limited: 429,
   names_unreachable: 503, not_ready: 503, overloaded: 503, shutting_down: 503, deadline_exceeded: 504,
 });
 

@@ -56,6 +56,7 @@ import { maskFields, promptFields } from "./prompts.js";
 
 const BUSY_WAIT_MS = 100; // while a propagation that this client has left comes to its end
 const BUSY_TRIES = 100;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer one fires at once
 
 export class Track {
   #client;
@@ -105,20 +106,29 @@ export class Track {
   /**
    * Follow the objects from frame to frame: yields each when it is done, in the order of the work. To stop, leave the loop or
    * abort the signal: what is done is kept, and the next call without `from` goes on where the server stopped, which may be a frame
-   * or more after the last that you got. The deadline counts until the first frame.
+   * or more after the last that you got. The deadline is for each wait for a frame.
    * @param {RangeOptions & ShownOptions & MaskOptions & CallOptions} [options]
    * @returns {AsyncGenerator<TrackedFrame, void, void>}
    */
   async *propagate({ from, to, direction = "forward", ...options } = {}) {
-    const { connection } = this.#client, { signal } = options;
+    const { connection } = this.#client, { deadlineS = this.#client.deadlineS } = options, silence = new AbortController();
+    const signal = options.signal ? AbortSignal.any([options.signal, silence.signal]) : silence.signal;
     const body = JSON.stringify({ from, to, direction, ...shownFields(options) });
     const reply = await this.#client.call((either) => unlessBusy(() => connection.open(`${this.#path}/propagate`, {
       method: "POST", body, headers: { "Content-Type": "application/json", Accept: "application/x-ndjson" }, signal: either,
-    }), either), options);
-    for await (const line of linesOf(connection, reply, signal)) {
-      if (line.done) return;
-      if (line.error && line.frame === undefined) throw new ApiError(statusOf(line.error.code), line.error);
-      yield frameOf(line);
+    }), either), { ...options, signal });
+    const wait = () => setTimeout(() => silence.abort(noFrame(deadlineS)), Math.min(deadlineS * 1000, LONGEST_TIMER_MS));
+    let timer = wait();
+    try {
+      for await (const line of linesOf(connection, reply, signal)) {
+        clearTimeout(timer); // who reads may take their time
+        if (line.done) return;
+        if (line.error && line.frame === undefined) throw errorOfLine(line.error);
+        yield frameOf(line);
+        timer = wait();
+      }
+    } finally {
+      clearTimeout(timer);
     }
     throw connection.silent(); // cut off
   }
@@ -173,9 +183,24 @@ export class Track {
   }
 }
 
+/** @param {number} seconds */
+const noFrame = (seconds) =>
+  new ApiError(0, { code: "timed_out", message: `There was no frame within ${seconds} s, the deadline for each. What is done is kept.` });
+
 /** @param {ShownOptions & MaskOptions} options logits are left out unless asked for: there are many frames */
 const shownFields = ({ nonOverlapping = false, logits = false, ...options }) =>
   ({ non_overlapping: nonOverlapping, ...maskFields({ ...options, logits }) });
+
+/** What errors.js lacks: the statuses of errors that only lines of a propagation have, or none has. */
+const STATUS = /** @type {Record<string, number>} */ ({
+  unauthorized: 401, origin_refused: 403, frame_not_found: 404, track_not_found: 404, video_not_found: 404,
+  image_id_conflict: 409, track_busy: 409, track_id_conflict: 409, video_id_conflict: 409,
+  image_too_large: 413, video_too_large: 413, unsupported_media_type: 415, host_not_allowed: 421,
+  invalid_frame: 422, invalid_image: 422, invalid_video: 422, request_head_too_large: 431, tracking_unavailable: 501,
+});
+
+/** @param {{code: string, message: string}} error of a line */
+export const errorOfLine = (error) => new ApiError(STATUS[error.code] ?? statusOf(error.code), error);
 
 /**
  * @param {any} line
@@ -185,7 +210,7 @@ function frameOf({ frame, objects = [], error }) {
   try {
     const found = objects.map((/** @type {any} */ { object, masks: [mask], score, visible }) =>
       ({ object, mask: mask ? new Mask(mask) : null, score, visible }));
-    return { frame, objects: found, ...(error && { error: new ApiError(statusOf(error.code), error) }) };
+    return { frame, objects: found, ...(error && { error: errorOfLine(error) }) };
   } catch {
     throw unexpectedReply("The frame");
   }

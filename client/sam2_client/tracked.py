@@ -14,7 +14,7 @@ COLORS = (
     (30, 144, 255), (255, 127, 14), (44, 190, 80), (214, 60, 70), (160, 100, 220), (240, 200, 40),
     (230, 110, 190), (30, 190, 190), (150, 110, 80), (130, 140, 150),
 )  # fmt: skip
-"""Colours of objects, by the order in which they were added; the first is that of a lone mask."""
+"""Colours of objects by their numbers: object 1 has the first, which is that of a lone mask."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,11 +59,11 @@ class TrackedFrame:
     """Set if this frame alone failed, for example because it cannot be decoded. There are no masks then."""
 
     def overlay(self, picture: PictureSource, *, opacity: float = 0.55) -> Image.Image:
-        """Return the picture of the frame in RGB with each object in its own colour over it.
+        """Return the picture of the frame in RGB with each object over it, in the colour of its number.
 
         Raises ValueError if the picture and the masks differ in size.
         """
         shown = open_picture(picture)
-        for place, mask in enumerate(self.masks.values()):
-            shown = mask.overlay(shown, color=COLORS[place % len(COLORS)], opacity=opacity)
+        for number, mask in self.masks.items():
+            shown = mask.overlay(shown, color=COLORS[(number - 1) % len(COLORS)], opacity=opacity)
         return shown

@@ -9,6 +9,7 @@ from track_files import CLICKED, CLIP, MIDDLE, frames_in, indexes
 
 import sam2_client
 from sam2_client import Client
+from sam2_client.tracked import COLORS
 from tests.small_videos import HEIGHT, WIDTH, clip, number_of, with_broken_packet
 
 
@@ -128,6 +129,18 @@ def test_pictures_of_frames_with_objects_in_colour(client: Client) -> None:
     assert np.array_equal(changed, CLICKED)
     with pytest.raises(ValueError, match="frames 0 to 5"):
         track.picture(6)
+
+
+def test_an_object_keeps_its_colour_when_another_is_removed(client: Client) -> None:
+    with client.track(CLIP) as track:
+        track.click(MIDDLE, object=1)
+        both = track.click(MIDDLE, object=2)
+        track.remove(1)
+        alone = track.click(MIDDLE, object=2, clear=True)
+        plain = track.picture(0)
+    assert (list(both.masks), list(alone.masks)) == ([1, 2], [2])
+    expected = alone.masks[2].overlay(plain, color=COLORS[1], opacity=0.55)
+    assert np.array_equal(np.asarray(alone.overlay(plain)), np.asarray(expected))
 
 
 def test_a_frame_that_cannot_be_decoded_is_an_error_of_that_frame(client: Client) -> None:

@@ -87,3 +87,29 @@ class VideoSource:
                 memory, self.checkpoint, variant=self.variant, device=device, dtype=dtype, beside=images
             )
         return memory.eval().requires_grad_(requires_grad=False)
+
+    def load_decoder(self) -> Sam2:
+        """The image half in float32, in host memory, without its encoder. Call `load` first: it checks the file.
+
+        Raises CheckpointError where the file cannot be read any more.
+        """
+        with torch.device("meta"):
+            model, memory = Sam2(self.config), VideoMemory(self.config)
+        shapes = shapes_of(model)
+        del model.image_encoder
+        host = torch.device("cpu")
+        if self.checkpoint is None:
+            untrained_parameters(model, device=host, dtype=torch.float32)
+        else:
+            beside = shapes_of(memory) | {
+                name: shapes[name] for name in shapes.keys() - shapes_of(model).keys()
+            }
+            load_parameters(
+                model,
+                self.checkpoint,
+                variant=self.variant,
+                device=host,
+                dtype=torch.float32,
+                beside=beside,
+            )
+        return model.eval().requires_grad_(requires_grad=False)

@@ -22,6 +22,7 @@ from torch import Tensor
 from model.cpu.attention import Attention, prefers_products
 from model.cpu.folded_neck import FoldedNeck
 from model.cpu.packed import can_pack, pack
+from model.cpu.packed_exact import can_pack_exactly, pack_exactly
 from model.network.hiera import MultiScaleBlock, join_windows, partition_windows
 from model.network.linear import MIN_ROWS
 from model.network.sam2 import Sam2
@@ -30,7 +31,11 @@ WINDOWS = 128
 """Windows of 8 x 8 that go through the first blocks together; MIN_ROWS rows are left of them in the last block."""
 
 SLICE_OPERATIONS = 2.5e9
-"""Of a product between two calls of `between`: 6 ms on two cores without matrix tiles (AMX), 2 ms with them."""
+"""Of a product between two calls of `between`: 6 ms on two cores in bfloat16, 10 ms in float32."""
+
+TILES_GAIN = 2
+"""With matrix tiles (AMX) a slice in bfloat16 has so many times the operations, and takes 4 ms: the larger the
+products are, the more two threads gain."""
 
 _Between = Callable[[], None]
 
@@ -53,9 +58,14 @@ class CpuEncoder:
         if packs:
             for part in filter(None, (self._trunk, self._neck)):
                 pack(part)
+        elif model.no_mem_embed.dtype == torch.float32 and can_pack_exactly():
+            pack_exactly(self._trunk)
         if by_products is None:
             by_products = multiplies_in_half and prefers_products()
         self._attention = Attention(by_products=by_products)
+        has_tiles = multiplies_in_half and torch.cpu._is_amx_tile_supported()
+        self.slice_operations = SLICE_OPERATIONS * (TILES_GAIN if has_tiles else 1)
+        """About so many, or less, are between two calls of `between`, for each pair of threads."""
 
     def __call__(self, image: Tensor, between: _Between = lambda: None) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised picture (3, s, s) to image_embed, feat_s0 and feat_s1, each (c, h, w).
@@ -63,7 +73,8 @@ class CpuEncoder:
         `between` is called every few milliseconds, and may decode.
         """
         between()
-        x = self._trunk.embed(image[None].to(self._model.encoder_dtype))
+        # Convolved in this order the patches come as the blocks want them, and bits stay.
+        x = self._trunk.embed(image[None].to(self._model.encoder_dtype, memory_format=torch.channels_last))
         between()
         count = self._num_nested()
         stages, x = self._nested(x, self._blocks[:count], between)
@@ -119,17 +130,16 @@ class CpuEncoder:
         rows = x.view(-1, dim)
         dim_out = block.norm2.normalized_shape[0]
         normal = block.norm1(rows)
-        qkv = _in_slices(block.attn.qkv, normal, operations=6 * dim * dim_out, between=between)
+        qkv = self._in_slices(block.attn.qkv, normal, operations=6 * dim * dim_out, between=between)
         shortcut = rows
         if block.proj is not None:
-            shortcut = _in_slices(block.proj, normal, operations=2 * dim * dim_out, between=between).to(
-                x.dtype
-            )
+            shortcut = self._in_slices(block.proj, normal, operations=2 * dim * dim_out, between=between)
+            shortcut = shortcut.to(x.dtype)
         if block.pools:
             shortcut = _max_pool_2x2(shortcut.view(n, height, width, -1)).flatten(0, 2)
         attended = self._attend(block, qkv.view(n, height, width, -1), between)
         out = torch.empty_like(shortcut)
-        for some in _slices(len(out), operations=18 * dim_out**2):
+        for some in self._slices(len(out), operations=18 * dim_out**2):
             summed = shortcut[some] + block.attn.proj(attended[some])
             torch.add(summed, block.mlp(block.norm2(summed)), out=out[some])
             between()
@@ -154,23 +164,21 @@ class CpuEncoder:
             attended = join_windows(attended, height=height, width=width)
         return attended.flatten(0, 2)
 
+    def _slices(self, rows: int, *, operations: int) -> Iterator[slice]:
+        """So many rows, of so many operations each, in slices that take a few milliseconds."""
+        most = self.slice_operations * max(1.0, torch.get_num_threads() / 2)
+        count = max(1, min(rows // MIN_ROWS, round(rows * operations / most)))
+        for start, stop in pairwise(rows * i // count for i in range(count + 1)):
+            yield slice(start, stop)
 
-def _slices(rows: int, *, operations: int) -> Iterator[slice]:
-    """So many rows, of so many operations each, in slices of about SLICE_OPERATIONS."""
-    most = SLICE_OPERATIONS * max(1.0, torch.get_num_threads() / 2)
-    count = max(1, min(rows // MIN_ROWS, round(rows * operations / most)))
-    for start, stop in pairwise(rows * i // count for i in range(count + 1)):
-        yield slice(start, stop)
-
-
-def _in_slices(
-    layer: Callable[[Tensor], Tensor], rows: Tensor, *, operations: int, between: _Between
-) -> Tensor:
-    parts = []
-    for some in _slices(len(rows), operations=operations):
-        parts.append(layer(rows[some]))
-        between()
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _in_slices(
+        self, layer: Callable[[Tensor], Tensor], rows: Tensor, *, operations: int, between: _Between
+    ) -> Tensor:
+        parts = []
+        for some in self._slices(len(rows), operations=operations):
+            parts.append(layer(rows[some]))
+            between()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _place(maps: dict[int, Tensor], key: int, windows: Tensor, *, tiles: int, start: int) -> None:

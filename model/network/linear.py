@@ -18,7 +18,7 @@ MIN_ROWS = 512
 
 def rows_times(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows (m, k), which may be columns of a wider matrix, times weight (n, k) transposed, plus bias: (m, n)."""
-    return F.conv2d(_as_map(rows), weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
+    return F.conv2d(as_map(rows), weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
 
 
 def softmax_over_rows(rows: Tensor, weight: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
         return weights @ rows
     # The gradient of a convolution's weight is exactly this sum, and oneDNN needs half of MKL's time for it.
     (n, _), k = weights.shape, rows.shape[1]
-    return conv2d_weight(_as_map(rows), (n, k, 1, 1), _as_map(weights.T)).view(n, k)
+    return conv2d_weight(as_map(rows), (n, k, 1, 1), as_map(weights.T)).view(n, k)
 
 
 def transposed_rows_times(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def rows_linear(rows: Tensor, weight: Tensor, bias: Tensor, *, bias_last: bool) 
     k = weight.shape[1]
     if rows.dtype != torch.float32 or k <= BLOCK:
         return rows_times(rows, weight, bias)
-    block = -(-k // 2) if k <= 2 * BLOCK else BLOCK
+    block = block_of(k)
     first, *others = zip(rows.split(block, dim=1), weight.split(block, dim=1), strict=True)
     out = rows_times(*first, None if bias_last else bias)
     for part in others:
@@ -70,7 +70,12 @@ def rows_linear(rows: Tensor, weight: Tensor, bias: Tensor, *, bias_last: bool) 
     return out.add_(bias) if bias_last else out
 
 
-def _as_map(rows: Tensor) -> Tensor:
+def block_of(k: int) -> int:
+    """So many of k terms does MKL sum up before it adds them to the result."""
+    return -(-k // 2) if BLOCK < k <= 2 * BLOCK else BLOCK
+
+
+def as_map(rows: Tensor) -> Tensor:
     """Rows (m, k) as a picture of m pixels and k channels, channels last."""
     return rows[None, :, None].permute(0, 3, 1, 2)
 

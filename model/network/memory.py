@@ -72,7 +72,7 @@ class VideoMemory(nn.Module):
 
     def point_to(self, mask_tokens: Tensor, present: Tensor) -> Tensor:
         """Mask tokens (b, c) of the decoder to object pointers (b, c); absent objects share one."""
-        return torch.where(present[:, None], self.obj_ptr_proj(mask_tokens), self.no_obj_ptr)
+        return torch.where(present[:, None], self.obj_ptr_proj(mask_tokens.to(self.dtype)), self.no_obj_ptr)
 
     def gather(
         self,

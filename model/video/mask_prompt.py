@@ -91,7 +91,13 @@ class MaskPromptTrack:
         return min((frame for each in self._objects.values() for frame in each.prompts), default=None)
 
     def prompt(
-        self, frame: Frame, object_id: int, prompt: TrackPrompt, *, replaces: bool = False
+        self,
+        frame: Frame,
+        object_id: int,
+        prompt: TrackPrompt,
+        *,
+        replaces: bool = False,
+        anew: bool = False,
     ) -> list[ObjectMask]:
         """Say where an object is; returns all objects on that frame. As Track.prompt, which see."""
         self._check(frame.index)
@@ -100,7 +106,7 @@ class MaskPromptTrack:
             held = self._drawn(object_id, prompt)
         else:
             prompt = added(None if replaces else found.prompts.get(frame.index), prompt)
-            held = self._clicked(object_id, found, frame, prompt)
+            held = self._clicked(object_id, found, frame, prompt, anew=anew)
         found.prompts[frame.index], found.held[frame.index] = prompt, held
         self._objects[object_id] = found
         return self.shown(frame.index)
@@ -164,8 +170,10 @@ class MaskPromptTrack:
             return _Held(ObjectMask(object_id, logits, _GONE, 1.0), None)
         return _Held(ObjectMask(object_id, logits, _SURE, 1.0), logits)
 
-    def _clicked(self, object_id: int, found: _Followed, frame: Frame, prompt: Prompt) -> _Held:
-        held = found.held.get(frame.index)
+    def _clicked(
+        self, object_id: int, found: _Followed, frame: Frame, prompt: Prompt, *, anew: bool
+    ) -> _Held:
+        held = found.held.get(frame.index) if not anew else None
         earlier = held.last if held is not None and held.shown.visible else None
         clicks = len(prompt.points) + 2 * (prompt.box is not None)
         asked = Prompt(

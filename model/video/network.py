@@ -60,14 +60,16 @@ class DeviceNetwork:
         named: Callable[[], AbstractContextManager[object]] = nullcontext,
         working: Callable[[_Between], AbstractContextManager[_Between]] = nullcontext,
     ) -> None:
-        """`fast` works in the place of `memory`, with its weights. `named` and `working` surround everything that
-        runs on the device: see the runner.
+        """`model` decodes, in the precision of `memory` or a higher one, and needs no image encoder. `fast` works
+        in the place of `memory`, with its weights. `named` and `working` surround everything that runs on the
+        device: see the runner.
         """
         self._model, self._memory, self._fast = model, memory, fast
         self._named, self._working = named, working
         self._between: _Between = lambda: None
         self._config = model.config
-        self._device, self._dtype = model.no_mem_embed.device, model.no_mem_embed.dtype
+        self._device = model.no_mem_embed.device
+        self._dtype, self._memory_dtype = model.no_mem_embed.dtype, memory.dtype
 
     @property
     def video(self) -> VideoConfig:
@@ -128,7 +130,7 @@ class DeviceNetwork:
                 self._plain(embedding).T.unflatten(1, (self._config.embedding_size, -1))[None],
                 coords=coords,
                 labels=labels,
-                masks=[self._memory.mask_downsample(mask.to(self._dtype))[0, 0]],
+                masks=[self._memory.mask_downsample(mask.to(self._memory_dtype))[0, 0]],
                 multimask=[False],
             )
             pointer = answer.pointer if present else self._memory.no_obj_ptr[0]
@@ -156,12 +158,14 @@ class DeviceNetwork:
         return (mask > 0).float() if prompted else mask.sigmoid()
 
     def _plain(self, embedding: Embedding) -> Tensor:
-        """Features (h * w, c) without the "no memory" embedding, which is part of a stored embedding.
+        """Features (h * w, c) for `memory`, without the "no memory" embedding, which is part of a stored embedding.
 
         A stored embedding was rounded with it, so this is off by half of the embedding's last bit: 2^-9 of it in
         bfloat16, 2^-12 in float16, 2^-25 in float32. Meta's features are rounded once without it.
         """
-        return (embedding.image_rows.float() - self._model.no_mem_embed[0].float()).to(self._dtype)
+        rows = embedding.image_rows
+        added = self._model.no_mem_embed[0].to(rows.dtype)  # rounded as it was when it was added
+        return (rows.float() - added.float()).to(self._memory_dtype)
 
     def _conditioned(self, embedding: Embedding, seen: Sequence[Seen | None], pause: _Between) -> Tensor:
         """Features (b, c, h, w) for the decoder, one for each object."""
@@ -198,13 +202,13 @@ class DeviceNetwork:
         masks: Sequence[Tensor | None],
         multimask: Sequence[bool],
     ) -> list[Output]:
-        _, feat_s0, feat_s1 = embedding.maps()
+        _, feat_s0, feat_s1 = (each.to(self._dtype) for each in embedding.maps())
         mask_logits = torch.zeros(len(masks), 1, *self.mask_size, dtype=self._dtype, device=self._device)
         for i, mask in enumerate(masks):
             if mask is not None:
                 mask_logits[i, 0] = mask
         output, tokens = self._model.decode_with_tokens(
-            features.contiguous(),
+            features.to(self._dtype).contiguous(),
             feat_s0[None],
             feat_s1[None],
             coords=coords,

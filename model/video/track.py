@@ -118,13 +118,20 @@ class Track:
 
     @torch.inference_mode()
     def prompt(
-        self, frame: Frame, object_id: int, prompt: TrackPrompt, *, replaces: bool = False
+        self,
+        frame: Frame,
+        object_id: int,
+        prompt: TrackPrompt,
+        *,
+        replaces: bool = False,
+        anew: bool = False,
     ) -> list[ObjectMask]:
         """Say where an object is; returns all objects on that frame. Asks the network.
 
         Clicks are added to those that the object has on this frame, or replace them; a box always starts anew, and
         must say so if there is anything to replace. Clicks replace a mask, and a mask replaces clicks. Either way,
-        clicks build on the mask that the frame has so far, as in Meta's code. An unknown object is a new one.
+        clicks build on the mask that the frame has so far, as in Meta's code, but where they are `anew`. An unknown
+        object is a new one.
 
         Raises TrackError for a frame outside of the video, and for a prompt that cannot be added.
         """
@@ -134,7 +141,7 @@ class Track:
         earlier = None if replaces else found.prompts.get(frame.index)
         if isinstance(prompt, Prompt):
             prompt = added(earlier, prompt)
-        output = self._filled(self._answer(found, frame, prompt))
+        output = self._filled(self._answer(found, frame, prompt, anew=anew))
         # Nothing has changed so far, so that a prompt that failed leaves no trace.
         found.prompts[frame.index] = prompt
         found.pending[frame.index] = Pending(
@@ -205,10 +212,10 @@ class Track:
         del self._objects[object_id]
         return f"Object {object_id} is dropped: without its prompt on frame {frame} it has none to be tracked from."
 
-    def _answer(self, found: ObjectTrack, frame: Frame, prompt: TrackPrompt) -> Output:
+    def _answer(self, found: ObjectTrack, frame: Frame, prompt: TrackPrompt, *, anew: bool) -> Output:
         if isinstance(prompt, MaskPrompt):
             return self._network.take_mask(frame.embedding, prompt)
-        shown = found.shown(frame.index)
+        shown = found.shown(frame.index) if not anew else None
         seen: Seen | None = None
         if found.is_correction(frame.index):
             seen = found.seen_from(frame.index, found.tracked[frame.index])

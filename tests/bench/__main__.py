@@ -6,17 +6,18 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 
 from app.process import keep_freed_memory
-from tests.bench import charts, machine, report
+from tests.bench import machine, report
 from tests.bench.builtin_section import builtin
 from tests.bench.crowded_section import crowded
 from tests.bench.decoder_sections import boxes, click, crowd
 from tests.bench.doors_section import doors
 from tests.bench.encode_section import encode
 from tests.bench.everything_section import everything
+from tests.bench.measuring import measure
 from tests.bench.picture_sections import masks
 from tests.bench.report import Row
 from tests.bench.served_sections import busy, http, memory
@@ -64,16 +65,9 @@ def main() -> int:
     head |= {"threads of every side": options.threads, "effort": "quick" if options.quick else "full"}
     keep_freed_memory()  # as the server does; it applies to all sides
     bench = Workbench(quick=options.quick, num_threads=options.threads, before=options.before)
-    rows: list[Row] = []
+    chosen = {name: partial(SECTIONS[name], bench) for name in options.sections}
     try:
-        for name in options.sections:
-            started = perf_counter()
-            report.add(SECTIONS[name](bench), rows, machine=head, folder=options.output)
-            sys.stderr.write(f"{name}: {perf_counter() - started:.0f} s\n")
-            head["load average at the end"] = machine.load_average()
-            # After every section, so that an interrupted run keeps its results so far.
-            report.write(rows, machine=head, folder=options.output)
-            charts.draw(rows, options.output / "charts")
+        rows = measure(chosen, head=head, folder=options.output)
     finally:
         bench.close()
     print(report.markdown(rows, machine=head))

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,21 +107,6 @@ def test_a_side_that_finds_other_masks_misses_a_target_and_keeps_its_row(tmp_pat
     ):
         for value, measured in ((THEIRS_FOUND, of_theirs), (OURS_FOUND, of_ours)):
             assert f"| everything: masks found | {side} | {value} | >= 0.9 | {measured} | {verdict} |" in text
-
-
-def test_rows_before_a_part_that_fails_are_kept(tmp_path: Path) -> None:
-    def section() -> Iterator[Row]:
-        yield Row("everything", "memory", OURS[0], {"over a click MiB": 12.0})
-        raise UnexpectedReply("503")
-
-    rows: list[Row] = []
-    with pytest.raises(UnexpectedReply):
-        report.add(section(), rows, machine={}, folder=tmp_path)
-    assert len(rows) == 1
-    assert (
-        "| everything: memory | ours float32 | over a click MiB | <= 300.0 | 12.0 | met |"
-        in (tmp_path / "bench.md").read_text()
-    )
 
 
 def test_a_side_that_finds_nothing_agrees_with_nothing() -> None:

@@ -3,7 +3,7 @@
 A side gets the embeddings of all frames once. Does not know which peers there are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -62,8 +62,8 @@ class OurTracker:
         return self._track.nbytes
 
 
-def follow(sides: Mapping[str, Tracker], clicks: Sequence[Click], *, num_frames: int) -> list[Row]:
-    """Follow so many objects through all frames, each frame a round: times, memory and agreement of all sides.
+def follow(sides: Mapping[str, Tracker], clicks: Sequence[Click], *, num_frames: int) -> Iterator[Row]:
+    """Follow so many objects through all frames, each frame a round. Yields times, memory and agreement of sides.
 
     The last frame is not timed: its step's peak of memory is measured.
     """
@@ -77,7 +77,7 @@ def follow(sides: Mapping[str, Tracker], clicks: Sequence[Click], *, num_frames:
         side.begin(clicks)
     effort = Effort(0.0, least=num_frames - 2, most=num_frames - 2, warm_up=0)
     times = take_turns({name: partial(go_on, name) for name in sides}, effort)
-    rows = timed_rows("video", case, times)
+    yield from timed_rows("video", case, times)
     for name, side in sides.items():
         before = machine.forget_peak()
         go_on(name)
@@ -85,9 +85,9 @@ def follow(sides: Mapping[str, Tracker], clicks: Sequence[Click], *, num_frames:
             "peak of a step MiB": machine.peak_resident_mib() - before,
             "held MiB": side.held_bytes / 2**20,
         }
-        rows.append(Row("video", f"{case}: memory after {num_frames} frames", name, values))
+        yield Row("video", f"{case}: memory after {num_frames} frames", name, values)
     expected = np.stack(masks.pop(TRANSFORMERS))
-    return rows + [agreement(name, np.stack(each), expected, case=case) for name, each in masks.items()]
+    yield from (agreement(name, np.stack(each), expected, case=case) for name, each in masks.items())
 
 
 def agreement(name: str, found: npt.NDArray[np.bool_], expected: npt.NDArray[np.bool_], *, case: str) -> Row:

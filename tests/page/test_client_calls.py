@@ -59,7 +59,8 @@ def test_an_error_in_a_line_has_the_status_of_its_code(tool: WebTool) -> None:
     }  # of doors
     assert TrackBusy.code in known
     assert NamesUnreachable.code in known
-    script = "const { statusOf } = await import('/client/errors.js'); return given[0].map(statusOf);"
+    script = """const { errorOfLine } = await import('/client/tracks.js');
+        return given[0].map((code) => errorOfLine({ code, message: "" }).status);"""
     assert dict(zip(known, tool.run(script, list(known)), strict=True)) == known
 
 

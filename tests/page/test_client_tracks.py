@@ -137,6 +137,43 @@ def test_the_end_of_a_propagation_is_told_from_a_cut(tool: WebTool, mp4: str) ->
     assert foreign["code"] == "unexpected_reply"
 
 
+def test_a_propagation_that_falls_silent_ends_and_goes_on_where_it_was(
+    tool: WebTool, tool_server: PageServer, mp4: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    permits, decode = threading.Semaphore(2), tool_server.segmenter.decode
+
+    def permitted(jobs: Any) -> Any:
+        permits.acquire()
+        return decode(jobs)
+
+    monkeypatch.setattr(tool_server.segmenter, "decode", permitted)
+    try:
+        code, message, frames = tool.run(
+            f"""{BEGIN}
+            window.track = track;
+            const frames = [];
+            const follow = async () => {{
+              for await (const {{ frame }} of track.propagate({{ deadlineS: 1 }})) {{
+                frames.push(frame);
+                if (frame === 2) await new Promise((resolve) => setTimeout(resolve, 1200));
+              }}
+            }};
+            const {{ code, message }} = await caught(follow());
+            return [code, message, frames];""",
+            mp4,
+        )
+    finally:
+        permits.release(FRAMES)
+    assert (code, frames) == ("timed_out", [1, 2])
+    assert "no frame within 1 s" in message
+    rest = tool.run(
+        """const frames = [];
+        for await (const { frame } of track.propagate()) frames.push(frame);
+        return frames;"""
+    )
+    assert rest[-1] == FRAMES - 1
+
+
 def test_a_click_whose_reply_was_lost_is_not_sent_twice(tool: WebTool, mp4: str) -> None:
     bodies: list[dict[str, object]] = []
 

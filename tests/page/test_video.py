@@ -2,6 +2,7 @@
 
 import json
 import threading
+from functools import partial
 from typing import Any
 
 import httpx
@@ -233,6 +234,27 @@ def test_what_the_server_forgets_it_gets_again(watcher: Watcher, server: PageSer
     visitor.click(420, 300)
     visitor.until(lambda: points_of(server) == {1: {"0": [[200, 150]], "5": [[420, 300]]}})
     assert visitor.alert() == ""
+
+
+def test_a_track_that_is_pushed_out_again_and_again_is_said_and_goes_on_when_told_to(
+    watcher: Watcher, server: PageServer
+) -> None:
+    """As by another window, where the server holds one track."""
+    visitor = watcher.visitor
+
+    def has(clicks: int) -> bool:
+        return bool(tracks_of(server)) and len(points_of(server).get(1, {}).get("0", ())) == clicks
+
+    for clicks, place in enumerate(((200, 150), (420, 300), (100, 90)), start=1):
+        visitor.click(*place)
+        visitor.until(partial(has, clicks))
+        (track,) = tracks_of(server)
+        httpx.delete(f"{server.url}tracks/{track['track_id']}", trust_env=False)
+    visitor.click(300, 200)
+    visitor.until(lambda: "another window or program takes its place" in visitor.alert())
+    assert tracks_of(server) == []
+    visitor.find("button.open").click()
+    visitor.until(partial(has, 4))
 
 
 def test_work_is_there_after_a_reload(watcher: Watcher) -> None:

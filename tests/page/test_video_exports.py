@@ -18,6 +18,7 @@ from tests.small_videos import clip
 
 FRAMES = 4
 DISC = disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH)
+OTHER = disc_mask(420, 300, RADII[2], height=HEIGHT, width=WIDTH)
 AS_THE_COMMAND = {
     "id", "image_id", "video_id", "track_id", "category_id", "segmentation", "area", "bbox", "iscrowd",
     "score", "stability", "object_score",
@@ -64,6 +65,20 @@ def test_coco_has_the_video_and_the_index_of_each_frame(
     assert written["tracks"] == [{"id": 1, "video_id": 1, "category_id": 1, "name": "dog"}]
     assert np.array_equal(coco.annToMask(coco.anns[1]), DISC)
     assert capsys.readouterr()
+
+
+def test_a_track_has_the_number_of_its_object_also_where_another_is_deleted(watcher: Watcher) -> None:
+    """As `sam2 track --coco` numbers them, and masks.zip."""
+    visitor = watcher.visitor
+    visitor.press("a")
+    visitor.click(420, 300)
+    visitor.find("#objects li").nth(1).wait_for()
+    visitor.find("#objects").get_by_role("button", name="Delete dog").click()
+    visitor.until_seen(OTHER)
+    _, path = save(watcher, "coco")
+    written = json.loads(path.read_text())
+    assert [each["id"] for each in written["tracks"]] == [2]
+    assert {each["track_id"] for each in written["annotations"]} == {2}
 
 
 def test_masks_are_a_png_for_each_frame(watcher: Watcher) -> None:

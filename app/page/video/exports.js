@@ -23,11 +23,11 @@ export async function exportVideo(kind, video, { notice, timeline }) {
 function coco(video) {
   const { name, width, height, fps, times, tracked } = video, frames = framesOf(video), now = new Date();
   const names = [...new Set(tracked.map((object) => object.name))], category = (object) => names.indexOf(object.name) + 1;
-  const annotations = frames.flatMap((frame, at) => tracked.flatMap((object, track) => {
+  const annotations = frames.flatMap((frame, at) => tracked.flatMap((object) => {
     const mask = object.masks.get(frame);
     if (!mask?.area || !mask.visible) return [];
     const { counts, area, bbox, iou: score, stability, score: object_score } = mask, segmentation = { size: [height, width], counts };
-    return [{ image_id: at + 1, video_id: 1, track_id: track + 1, category_id: category(object), segmentation, area, bbox, iscrowd: 0, score, stability, object_score }];
+    return [{ image_id: at + 1, video_id: 1, track_id: object.id, category_id: category(object), segmentation, area, bbox, iscrowd: 0, score, stability, object_score }];
   }));
   const written = {
     info: { description: "Made with SAM 2", url: "", version: "1.0", year: now.getFullYear(), contributor: "", date_created: now.toISOString() },
@@ -38,7 +38,7 @@ function coco(video) {
       time_s: video.sequence ? undefined : times[frame],
       license: 0, flickr_url: "", coco_url: "", date_captured: "",
     })),
-    tracks: tracked.map((object, track) => ({ id: track + 1, video_id: 1, category_id: category(object), name: object.name })),
+    tracks: tracked.map((object) => ({ id: object.id, video_id: 1, category_id: category(object), name: object.name })),
     annotations: annotations.map((annotation, at) => ({ id: at + 1, ...annotation })),
     categories: names.map((each, at) => ({ id: at + 1, name: each, supercategory: "" })),
   };

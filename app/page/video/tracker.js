@@ -11,6 +11,9 @@ import { Prompts } from "./sent_prompts.js";
 const MIB = 2 ** 20;
 const FORGOTTEN = "The server has forgotten this video twice in a row. Click on its thumbnail to try again. If that does not help, its " +
   "SAM2_VIDEO_CACHE_MIB or SAM2_MAX_TRACKS is too small, or several servers behind this address do not share a SAM2_CACHE_DIR.";
+const CROWDED = "The server keeps forgetting the track of this video: another window or program takes its place. Close that one, or have the " +
+  "server's SAM2_MAX_TRACKS raised. Then click on the video's thumbnail to go on.";
+const MOST_LOSSES = 2, LOSSES_MS = 5 * 60_000; // of a track, in that time: more are no restarts
 const LOST = ["video_not_found", "track_not_found", "image_not_found"];
 
 /** What the page stores of a mask. */
@@ -32,12 +35,16 @@ export class Tracker {
     return (remote.working ??= this.#follow(video, remote).finally(() => (remote.working = null)));
   }
 
-  /** Give the server what it no longer has. Returns whether that may help. */
+  /** Give the server what it no longer has. Returns whether that may help; if not, it is the video's problem. */
   recover(video, { code }) {
     const remote = this.#remote(video);
     if (!LOST.includes(code)) return false;
-    if (++remote.forgotten > 2) {
-      remote.forgotten = 0;
+    const now = performance.now();
+    if (code === "track_not_found") remote.losses = [...remote.losses.filter((at) => at > now - LOSSES_MS), now];
+    const why = remote.losses.length > MOST_LOSSES ? CROWDED : ++remote.forgotten > 2 ? FORGOTTEN : null;
+    if (why) {
+      Object.assign(remote, { forgotten: 0, losses: [] });
+      video.problem = why;
       return false;
     }
     Object.assign(remote, { track: null, prompts: new Prompts(), stopped: null });
@@ -74,7 +81,7 @@ export class Tracker {
       this.notice.say(`${video.working.done} frames are tracked.`);
       if (video.errors.size) this.notice.tell(unread(video.errors));
     } catch (error) {
-      if (!signal.aborted) this.notice.tell(`Tracking has ended. ${error.message}`);
+      if (!signal.aborted) this.notice.tell(`Tracking has ended. ${video.problem || error.message}`);
       remote.stopped = remote.prompts.next(video) ? null : video.working;
     } finally {
       video.working = remote.propagation = null;
@@ -99,7 +106,7 @@ export class Tracker {
   }
 
   #remote(video) {
-    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: 0, working: null, propagation: null, streaming: false, stopped: null });
+    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: 0, losses: [], working: null, propagation: null, streaming: false, stopped: null });
     return this.#remotes.get(video);
   }
 
@@ -118,9 +125,9 @@ export class Tracker {
         this.session.changed(video);
       } catch (error) {
         if (this.recover(video, error)) continue;
-        if (step && !LOST.includes(error.code)) this.#refuse(video, remote, step);
-        else video.problem = LOST.includes(error.code) ? FORGOTTEN : error.message;
-        this.notice.tell(step ? error.message : `${video.name}: ${video.problem}`);
+        if (!step) video.problem ||= error.message;
+        else if (!video.problem) this.#refuse(video, remote, step);
+        this.notice.tell(video.problem ? `${video.name}: ${video.problem}` : error.message);
         this.session.changed(video);
         if (video.problem) return;
       }

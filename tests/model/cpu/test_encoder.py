@@ -78,7 +78,8 @@ def plain(model: Sam2, picture: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", SHORT)
 def test_it_equals_the_plain_encoder(name: str, size: int) -> None:
     model, picture = make_model(config_of(name, size)), noise(size)
-    actual, expected = CpuEncoder(model)(picture), plain(model, picture)
+    expected = plain(model, picture)  # first, because the encoder packs weights
+    actual = CpuEncoder(model)(picture)
     assert [maps.shape for maps in actual] == [maps.shape for maps in expected]
     assert max(errors(actual, expected)) < 1e-5
     # Maps of fewer rows are multiplied by MKL, some of whose kernels round by the number of rows.
@@ -142,19 +143,33 @@ def test_clicks_pass_within_a_few_operations_and_no_more_are_done_than_the_netwo
     try:
         torch.set_num_threads(2)
         with FlopCounterMode(display=False) as counter:
-            CpuEncoder(model, by_products=True, packs=False)(
-                picture, lambda: done.append(counter.get_total_flops())
-            )
+            encode = CpuEncoder(model, by_products=True, packs=False)
+            encode(picture, lambda: done.append(counter.get_total_flops()))
     finally:
         torch.set_num_threads(threads)
     steps = [after - before for before, after in pairwise(done)]
     # A product with few rows is not cut, however wide it is.
     most = max(
-        2 * encoder.SLICE_OPERATIONS, 18 * 2 * encoder.MIN_ROWS * model.config.trunk.stage_dims[-1] ** 2
+        2 * encode.slice_operations, 18 * 2 * encoder.MIN_ROWS * model.config.trunk.stage_dims[-1] ** 2
     )
     assert max(steps) <= most
     if name == "tiny":
         assert 280e9 < counter.get_total_flops() < 294e9
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_patches_come_in_the_order_of_the_maps(dtype: torch.dtype) -> None:
+    """Else they are copied from one order to the other with their positions: a twentieth of an encode."""
+    model, picture, found = make_model(config_of("tiny", 128), dtype), noise(128).to(dtype), list[Tensor]()
+    trunk = model.image_encoder.trunk
+    trunk.fix_size(32, 32)
+    trunk.patch_embed.register_forward_hook(lambda module, inputs, patches: found.append(patches))
+    trunk.embed(picture[None])
+    CpuEncoder(model)(picture)
+    assert max(errors(tuple(found[1:]), tuple(each.float() for each in found[:1]))) < 5e-3
+    assert [patches.is_contiguous() for patches in found] == [False, True]
+    assert trunk._resized_positions.is_contiguous()
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from model.checkpoints.halves import load_image_half
 from model.network.config import BUILTIN, VARIANTS
 from model.runner import load_runner
 from model.training import evaluate, export
@@ -91,7 +92,10 @@ def test_an_export_loads_and_is_the_average(trained: Path, tmp_path: Path) -> No
     state = State.load(trained / "run")
     assert state is not None
     runner = load_runner(BUILTIN, checkpoint=out, device="cpu", dtype="float32", image_size=64)
-    for name, values in runner.model.state_dict().items():
+    model, _ = load_image_half(
+        runner.config, out, variant=BUILTIN, device=torch.device("cpu"), dtype=torch.float32
+    )
+    for name, values in model.state_dict().items():
         torch.testing.assert_close(values, state.average[name].half().float(), rtol=0, atol=0)
     embedding = runner.encode([striped(60, 80, 40)])[0]
     prediction = runner.decode([(embedding, Prompt(points=((40.0, 30.0),), labels=(1,)))])[0]

@@ -1,5 +1,6 @@
 """The real networks, small: a batch of objects equals its singles, and what the first need loads."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,32 @@ def test_the_video_half_is_loaded_when_it_is_first_needed(tmp_path: Path) -> Non
     assert runner.tracking.network() is network
     for name, value in network._memory.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_a_cpu_decodes_by_the_weights_as_they_are_in_the_file(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    source, weights = written(tmp_path / "weights.pt")
+    with torch.device("meta"):
+        images, memory = Sam2(CONFIG), VideoMemory(CONFIG)
+    for half in (images, memory):
+        half.load_state_dict({name: weights[name].clone() for name in shapes_of(half)}, assign=True)
+    exact = DeviceNetwork(images, memory)
+    rounded = copy.deepcopy(images)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.to(dtype)
+    runner = Sam2Runner(rounded, name="small", weights_fingerprint="small", video=source)
+    first, second = (frame.embedding for frame in frames(runner, 2))
+    network = runner.tracking.network()
+    for each in (CLICK, Prompt(box=(5.0, 5.0, 90.0, 60.0))):
+        (expected,), (found,) = (one.decode(first, [Request(None, each)]) for one in (exact, network))
+        assert found.logits is not None
+        assert expected.logits is not None
+        torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=0)
+    assert network._memory.dtype == dtype
+    (output,) = network.decode(second, [Request(seen_by(network, first, memories=2))])
+    assert output.pointer.dtype == dtype
 
 
 def load(source: VideoSource) -> VideoMemory:

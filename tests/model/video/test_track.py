@@ -67,6 +67,8 @@ def test_new_clicks_build_on_the_mask_that_is_shown_also_when_they_replace_the_o
     assert network.calls[-1]["mask_input"] == [4, 4]
     track.prompt(frame(0), 1, click(1))
     assert network.calls[-1]["points"] == [0, 1]
+    track.prompt(frame(0), 1, click(1), replaces=True, anew=True)
+    assert network.calls[-1]["mask_input"] is None
 
 
 def test_clicks_and_a_mask_replace_each_other(network: FakeNetwork) -> None:

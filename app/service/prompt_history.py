@@ -1,0 +1,72 @@
+"""Which prompts of a track are kept, so that it can be made again from them.
+
+A click builds on the mask that its frame has so far, also a click that replaces others, as in Meta's predictor. So
+prompts that are replaced are kept until a mask takes their place. Where they become many, the object's frame is
+begun anew, without that mask: at once, and after a restart alike. Does not know how objects are followed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from app.errors import InvalidPrompt
+from app.service.track_values import TrackPromptRequest
+
+MOST_OBJECTS = 64
+"""Of one track. Each is asked for on every frame."""
+MOST_PROMPTS = 4096
+"""Prompts of one track, those that were replaced not counted."""
+MOST_BYTES = 16 * 2**20
+"""Of one track's prompts; masks are large."""
+MOST_REPLACED = 16
+"""Prompts of an object on a frame that a click replaces and builds on."""
+
+
+def with_prompt(
+    history: Sequence[TrackPromptRequest], request: TrackPromptRequest
+) -> tuple[TrackPromptRequest, list[TrackPromptRequest]]:
+    """A prompt as it is to be given, and the history with it, without those that nothing builds on any more.
+
+    Raises InvalidPrompt if that are more than a track may have.
+    """
+    earlier = [at for at, each in enumerate(history) if _place(each) == _place(request)]
+    if request.clear and len(earlier) >= MOST_REPLACED:
+        request = replace(request, anew=True)
+    if earlier and (request.anew or request.prompt.mask_input is not None):
+        # In the place of the first, so that objects and frames keep their order.
+        first, gone = earlier[0], set(earlier[1:])
+        kept = [request if at == first else each for at, each in enumerate(history) if at not in gone]
+    else:
+        kept = [*history, request]
+    check_size(kept)
+    return request, kept
+
+
+def objects_of(history: Sequence[TrackPromptRequest]) -> dict[int, list[TrackPromptRequest]]:
+    """Objects in the order added, each with its prompts by frame, without those that were replaced."""
+    found: dict[tuple[int, int], list[TrackPromptRequest]] = {}
+    for each in history:
+        before = found.setdefault(_place(each), [])
+        if each.clear or any(one.prompt.mask_input is not None for one in (each, *before)):
+            before.clear()
+        before.append(each)
+    objects: dict[int, list[TrackPromptRequest]] = {}
+    for (object_id, _), prompts in found.items():
+        objects.setdefault(object_id, []).extend(prompts)
+    return objects
+
+
+def check_size(history: Sequence[TrackPromptRequest]) -> None:
+    """Raises InvalidPrompt for more than a track may have."""
+    objects = objects_of(history)
+    if len(objects) > MOST_OBJECTS:
+        raise InvalidPrompt(f"A track has {MOST_OBJECTS} objects at most. DELETE one that is not needed.")
+    if sum(map(len, objects.values())) > MOST_PROMPTS:
+        raise InvalidPrompt(f"A track has {MOST_PROMPTS} prompts at most. DELETE objects or their prompts.")
+    if sum(each.nbytes for each in history) > MOST_BYTES:
+        raise InvalidPrompt(
+            f"The prompts of a track take {MOST_BYTES // 2**20} MiB at most. DELETE objects or prompts."
+        )
+
+
+def _place(request: TrackPromptRequest) -> tuple[int, int]:
+    return request.object_id, request.frame

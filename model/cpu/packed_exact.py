@@ -1,0 +1,88 @@
+"""Linear layers in float32 with the bits of network/linear.py, whose weights lie as oneDNN's product reads them.
+
+With torch's own convolution oneDNN rearranges a weight in every call, and what a block of terms adds to the sum is
+written before it is added. Here the product adds it. The operators are private, as those in packed.py: they are
+tried out once, and without the same bits the layers stay as they are. Does not know what the rows are.
+"""
+
+import logging
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.linear import MIN_ROWS, Linear, as_map, block_of
+
+log = logging.getLogger(__name__)
+
+TYPICAL_ROWS = 1024
+"""oneDNN chooses an order for so many rows. With other numbers of them the bits are the same."""
+
+_GEOMETRY = ([0, 0], [1, 1], [1, 1], 1)
+"""Padding, stride, dilation and groups of a convolution that is a product."""
+
+
+class ExactLinear(nn.Module):
+    """Does what a layer does that it takes the weight from, with input that is contiguous."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.bias = layer.bias.detach()
+        self._block = block_of(layer.in_features)
+        self._plain: Tensor | None = layer.weight.detach()
+        self._packed: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) < MIN_ROWS and self._plain is not None:
+            return F.linear(x, self._plain, self.bias)
+        parts, weights = rows.split(self._block, dim=1), self._weights()
+        multiply = torch.ops.mkldnn._convolution_pointwise
+        out = multiply(as_map(parts[0]), weights[0], self.bias, *_GEOMETRY, "none", [], "")
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            torch.ops.mkldnn._convolution_pointwise_(
+                out, as_map(part), weight, None, *_GEOMETRY, "add", 1.0, None, [], ""
+            )
+        summed: Tensor = out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+        return summed
+
+    def _weights(self) -> list[Tensor]:
+        """Packed in the first call with many rows: layers that only see few need the plain weight."""
+        if self._plain is not None:
+            self._packed = [
+                torch.ops.mkldnn._reorder_convolution_weight(
+                    part[:, :, None, None].contiguous(), *_GEOMETRY, [1, part.shape[1], TYPICAL_ROWS, 1]
+                )
+                for part in self._plain.split(self._block, dim=1)
+            ]
+            self._plain = None
+        return self._packed
+
+
+def pack_exactly(module: nn.Module) -> None:
+    """Replace the linear layers inside `module`; their own weights are freed when they are packed."""
+    for name, child in module.named_children():
+        if isinstance(child, Linear):
+            setattr(module, name, ExactLinear(child))
+        else:
+            pack_exactly(child)
+
+
+@cache
+def can_pack_exactly() -> bool:
+    """Whether this build of torch has the operators, and their bits are those of network/linear.py."""
+    chance = torch.Generator().manual_seed(0)
+    try:
+        with torch.inference_mode():
+            for k, n in ((96, 192), (384, 96), (448, 64)):
+                layer, rows = Linear(k, n), torch.randn(2 * MIN_ROWS, k, generator=chance)
+                layer.weight.copy_(torch.randn(n, k, generator=chance))
+                if not torch.equal(ExactLinear(layer)(rows), layer(rows)):
+                    log.info("Weights in float32 are not packed: the sums round otherwise.")
+                    return False
+    except (AttributeError, RuntimeError, TypeError) as error:
+        log.info("Weights in float32 are not packed: %s", error)
+        return False
+    return True
