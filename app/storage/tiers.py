@@ -274,6 +274,7 @@ class Tiers:
         self, files: KeptEmbeddings, content: str, embedding: Embedding, upload: bytes | None
     ) -> None:
         """Write an upload and an embedding. The caller has acquired a place, which is released here."""
+        self._unsaved.discard(content)  # before it is written: save_all may add it meanwhile
         try:
             run = partial(self._run, self._writing)
             writes: list[Callable[[], Written | None]] = [lambda: files.write_beside(content, embedding)]
@@ -289,7 +290,6 @@ class Tiers:
         except (OSError, sqlite3.Error) as error:
             self._not_saved(content, error)
         else:
-            self._unsaved.discard(content)
             if self._trouble is not None:
                 self._trouble.over()
             await self._run(self._writing, files.trim)

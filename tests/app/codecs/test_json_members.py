@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -32,16 +33,13 @@ def parsed(view: memoryview) -> Any:
 def test_members_are_those_of_a_parser(
     values: list[Any], piece: int, escaped: bool, indent: int | None
 ) -> None:
-    whole = json_members._PIECE
-    json_members._PIECE = piece  # so that strings, escapes and brackets are cut anywhere
-    try:
+    # So that strings, escapes and brackets are cut anywhere. A sleep after each byte would take long.
+    with patch.object(json_members, "_PIECE", piece), patch.object(json_members, "sleep"):
         text = json.dumps(values, ensure_ascii=escaped, indent=indent).encode()
         assert [parsed(each) for each in items(memoryview(text))] == values
         named = {f'{number}"\\,': each for number, each in enumerate(values)}
         text = json.dumps(named, ensure_ascii=escaped, indent=indent).encode()
         assert {name: parsed(each) for name, each in fields(memoryview(text)).items()} == named
-    finally:
-        json_members._PIECE = whole
 
 
 @pytest.mark.parametrize(
