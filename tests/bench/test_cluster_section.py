@@ -78,7 +78,10 @@ def test_the_cases_say_what_is_measured() -> None:
 
 
 def test_a_process_and_those_below_it_are_read_and_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"\n"  # before it is Python, it takes next to nothing
         (found,) = (each for each in processes.below(os.getpid()) if each.pid == child.pid)
         assert 0.5 < processes.pss_mib(child.pid) < 100
         another = processes.Process(child.pid, found.started + 1)
