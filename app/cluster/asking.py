@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from app.cluster.calls import SEARCH, Answer, Call, FrameStep, Step
 from app.cluster.devices import Devices
@@ -83,9 +83,7 @@ class Asking:
             started = perf_counter()
             try:
                 found = await ask(tries.key, _call(method, arguments, left_s()))
-            except (
-                Exception
-            ) as error:  # engines have errors of their own; what is neither lost nor full goes on
+            except Exception as error:  # engines have their own; `after` raises what is neither lost nor full
                 pause_s = tries.after(error)
             else:
                 if not tries.refuses(found):
@@ -133,15 +131,15 @@ class Asking:
                         if isinstance(step, Answer):
                             found = step
                             break
-                        assert isinstance(step, FrameStep)  # noqa: S101  # a search is asked for by `ask`
+                        frame = cast(FrameStep, step)  # steps of a search come to `search` only
                         if left_out_until is not None:
-                            left_out_until = None if step.frame == left_out_until else left_out_until
+                            left_out_until = None if frame.frame == left_out_until else left_out_until
                             continue
-                        last = step.frame
-                        yield step
+                        last = frame.frame
+                        yield frame
                     else:
                         raise ConnectionError("The frames ended without an answer.")
-            except Exception as error:  # as above
+            except Exception as error:  # engines have their own; `after` raises what is neither lost nor full
                 pause_s = tries.after(error)
                 if last is not None and not is_anew:
                     raise NotReady(_LOST_ON_THE_WAY, retry_after_s=1) from error

@@ -9,7 +9,7 @@ from time import monotonic
 
 PART_BYTES = 8 * 2**20
 KEPT_S = 60.0
-"""Parts whose rest does not come for so long are dropped: their Front is gone."""
+"""Parts whose rest does not come for so long are dropped when the next part comes: their Front is gone."""
 
 
 @dataclass(frozen=True, slots=True)
