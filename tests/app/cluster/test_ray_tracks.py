@@ -17,10 +17,22 @@ import pytest
 from PIL import Image
 
 from tests.app.cluster.running_cluster import CLICK, Cluster, listed, wait_until
+from tests.fakes import picture
 from tests.small_videos import FRAMES, HEIGHT, WIDTH, box, clip
 
 pytest.importorskip("ray", reason="the extra cluster is not installed; make test-cluster does")
 pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures(cluster: Cluster) -> None:
+    """Embed p0 to p15, some on each Device."""
+    with cluster.client() as client:
+        wait_until(lambda: listed(client) == 2)
+        for i in range(16):
+            query, kind = {"image_id": f"p{i}"}, {"Content-Type": "image/png"}
+            reply = client.post("/embed", params=query, content=picture(shade=i), headers=kind)
+            assert reply.status_code == 200, reply.text
 
 
 def begin_track(client: httpx.Client, frames: int) -> str:
