@@ -19,12 +19,8 @@ from app.telemetry.start_tracing import start_tracing
 T = TypeVar("T")
 
 
-class Lost(Exception):
+class Lost(ConnectionError):
     """A device that died."""
-
-
-class Full(Exception):
-    """Too many calls wait for a device."""
 
 
 class FakeDevices:
@@ -39,7 +35,6 @@ class FakeDevices:
         """Method and device of every call."""
         self.dying: list[int] = []
         """For each of the next calls, the steps after which its device dies; a call has one step."""
-        self.full = False
         self.fronts: tuple[FrontState, ...] = ()
         """Who has asked lately how a device is."""
         self._traces = start_tracing()
@@ -88,14 +83,6 @@ class FakeDevices:
         """See Devices."""
         return [(str(i), service.metrics.render()) for i, service in self._living()]
 
-    def is_lost(self, error: Exception) -> bool:
-        """See Devices."""
-        return isinstance(error, Lost)
-
-    def is_full(self, error: Exception) -> bool:
-        """See Devices."""
-        return isinstance(error, Full)
-
     async def close(self) -> None:
         """See Devices."""
         await asyncio.gather(*(service.close() for service in self.services))
@@ -103,8 +90,6 @@ class FakeDevices:
             await asyncio.to_thread(self._traces.close)
 
     def _choose(self, key: str, call: Call) -> int:
-        if self.full:
-            raise Full
         chosen = self.owner(key)
         self.asked.append((call.method, chosen))
         return chosen

@@ -12,7 +12,7 @@ from app.cluster.calls import SEARCH, Answer, Call, FrameStep, Step
 from app.cluster.devices import Devices
 from app.cluster.errors_as_values import from_plain
 from app.cluster.moves import Moves
-from app.errors import NotReady, Overloaded, ShuttingDown
+from app.errors import NotReady, ShuttingDown
 from app.middleware.access import request_id, trace_context
 from app.scheduling.deadlines import left_s
 from app.service.search import Report
@@ -78,12 +78,12 @@ class Asking:
 
         `ask` gets the key, or another one if the Device of this key cannot answer.
         """
-        tries = _Tries(self._devices, key, method)
+        tries = _Tries(key, method)
         while True:
             started = perf_counter()
             try:
                 found = await ask(tries.key, _call(method, arguments, left_s()))
-            except Exception as error:  # engines have their own; `after` raises what is neither lost nor full
+            except ConnectionError as error:
                 pause_s = tries.after(error)
             else:
                 if not tries.refuses(found):
@@ -120,7 +120,7 @@ class Asking:
         A Device that dies before the first frame costs nothing. Later, another one is asked only where it finds the
         same, as it does if all of the track is followed by this call: `is_anew`. What was yielded is left out then.
         """
-        tries = _Tries(self._devices, key, method)
+        tries = _Tries(key, method)
         last: int | None = None
         while True:
             left_out_until = last
@@ -139,7 +139,7 @@ class Asking:
                         yield frame
                     else:
                         raise ConnectionError("The frames ended without an answer.")
-            except Exception as error:  # engines have their own; `after` raises what is neither lost nor full
+            except ConnectionError as error:
                 pause_s = tries.after(error)
                 if last is not None and not is_anew:
                     raise NotReady(_LOST_ON_THE_WAY, retry_after_s=1) from error
@@ -162,18 +162,13 @@ class Asking:
 class _Tries:
     """The tries of one call: which key the next one has, and whether there is one."""
 
-    def __init__(self, devices: Devices, key: str, method: str) -> None:
+    def __init__(self, key: str, method: str) -> None:
         self.key = key
-        self._devices, self._own_key, self._method = devices, key, method
+        self._own_key, self._method = key, method
         self._losses = self._detours = 0
 
-    def after(self, error: Exception) -> float:
-        """Return the seconds to wait before the next try, if a Device was lost. Raises what ends the call."""
-        if self._devices.is_full(error):
-            what = "Too many requests wait for the device that has this picture. Try again later."
-            raise Overloaded(what, retry_after_s=2) from error
-        if not self._devices.is_lost(error):
-            raise error
+    def after(self, error: ConnectionError) -> float:
+        """Return the seconds to wait before the next try, as a Device was lost. Raises what ends the call."""
         log.info("A device is lost during %s: %s", self._method, error)
         self._losses += 1
         if self._losses == ASKED_AT_MOST:

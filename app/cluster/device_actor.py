@@ -6,7 +6,7 @@ Ray starts it, watches it, and starts another one if it dies. Does not know abou
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve._private import replica
-from ray.serve.config import RequestRouterConfig
+from ray.serve._private.common import RUNNING_REQUESTS_KEY
 
-from app.cluster.calls import Answer, Answering, Call, FrameStep, Step, answer, answer_in_steps
+from app.cluster.calls import Answering
+from app.cluster.door import Address, Door
 from app.cluster.fronts import Fronts
 from app.cluster.of_a_node import settings_on_this_node
 from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
@@ -38,12 +39,10 @@ APPLICATION, DEPLOYMENT = "sam2", "Device"
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 """Of Ray Serve: the Front logs requests, and a line for each call costs its time."""
 
-_ROUTER = "app.cluster.ray_router.RingRouter"
-"""Sends calls with one key to one replica. Ray calls its interface alpha, so Ray's version is pinned."""
-_AT_A_TIME = 96
-"""Calls that a replica has at a time, from all Fronts: three batches. Further ones go to successors, or wait."""
-_WAITING = 1000
-"""Calls that wait in a Front for Devices that all have as many as they take. It refuses further ones."""
+_QUESTIONS_AT_A_TIME = 96
+"""How it is, and its metrics: one a second from each Front. Calls come by its door."""
+_LEAVING_S = 5.0
+"""For the end of a Device, beside what is under way."""
 
 _SILENT_S = 10
 """A Device that answers none of three questions for so long is replaced. Its event loop answers, which no encode
@@ -71,26 +70,19 @@ class Device:
         await self._service.start()
         if self._service.failure is not None:
             raise NotReady(f"The model could not be loaded: {self._service.failure}")
-        self._answering = Answering(self._service, self._name, self._traces)
+        self._deadline_s = settings.deadline_s
+        self._door = Door(
+            Answering(self._service, self._name, self._traces),
+            always_taken=ALWAYS_TAKEN_ON_GPU if ray.get_gpu_ids() else ALWAYS_TAKEN_ON_CPU,
+        )
+        await self._door.open(ray.util.get_node_ip_address())
         spare_what_stays()
 
-    async def answer(self, call: Call) -> Answer:
-        """See Devices.ask."""
-        return await answer(self._answering, call)
-
-    async def answer_in_steps(self, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
-        """See Devices.ask_in_steps."""
-        steps = answer_in_steps(self._answering, call)
-        try:
-            async for step in steps:
-                yield step
-        finally:
-            await steps.aclose()
-
-    async def state(self, front: FrontState) -> DeviceState:
-        """See Devices.states. `front` is who asks."""
+    async def state(self, front: FrontState) -> tuple[Address, DeviceState]:
+        """See Devices.states. `front` is who asks. Also return where it is asked."""
         self._fronts.note(front)
-        return replace(self._service.state(name=self._name), fronts=self._fronts.lately())
+        state = replace(self._service.state(name=self._name), fronts=self._fronts.lately())
+        return self._door.address, state
 
     async def figures(self) -> tuple[str, bytes]:
         """See Devices.figures."""
@@ -100,8 +92,13 @@ class Device:
         """Raise if the device is lost or hangs. Ray then replaces the replica."""
         self._service.ready()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Ray how many calls are under way, in place of those that it counts itself."""
+        return {RUNNING_REQUESTS_KEY: self._door.under_way}
+
     async def __del__(self) -> None:
-        """Called by Ray when the replica is stopped: what was promised is written."""
+        """Called by Ray when the replica is stopped: what was asked is answered, what was promised is written."""
+        await self._door.close(patience_s=self._deadline_s)
         await self._service.close()
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
@@ -124,19 +121,14 @@ def application(
         Device,
         name=DEPLOYMENT,
         num_replicas=replicas,
-        max_ongoing_requests=_AT_A_TIME,
-        max_queued_requests=_WAITING,
+        max_ongoing_requests=_QUESTIONS_AT_A_TIME,
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         health_check_period_s=2,
         health_check_timeout_s=_SILENT_S,
-        graceful_shutdown_timeout_s=deadline_s,
+        graceful_shutdown_timeout_s=deadline_s + _LEAVING_S,
         graceful_shutdown_wait_loop_s=0.2,
         max_constructor_retry_count=2,
         logging_config=LOGGING,
-        request_router_config=RequestRouterConfig(
-            request_router_class=_ROUTER,
-            request_router_kwargs={"always_taken": ALWAYS_TAKEN_ON_GPU if gpus else ALWAYS_TAKEN_ON_CPU},
-        ),
     )
     bound: serve.Application = deployment.bind(given, load, is_divided=is_divided)
     return bound
@@ -158,11 +150,5 @@ def _log_as_the_front_does(settings: Settings) -> None:
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_farewell)
     for chatty in ("httpx", "httpcore", "ray"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-def _is_no_farewell(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's says more than that a client left while its lines waited for the connection."""
-    return "ExecuteBatchError" not in record.getMessage()

@@ -14,7 +14,10 @@ class Devices(Protocol):
     """All Devices. A key goes to the same one as long as it lives."""
 
     async def ask(self, key: str, call: Call) -> Answer:
-        """Have a call answered. An empty key goes to any Device. When cancelled, the Device ends the work."""
+        """Have a call answered. An empty key goes to any Device. When cancelled, the Device ends the work.
+
+        Raises ConnectionError if the Device is lost. Waits while there is none.
+        """
 
     def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
         """Have a search or a propagation answered in steps. A Device goes on when a step has been taken."""
@@ -24,12 +27,6 @@ class Devices(Protocol):
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """Return the names of all Devices that answer in time, and their metrics."""
-
-    def is_lost(self, error: Exception) -> bool:
-        """Whether an error of `ask` means that the Device is gone or never got the call."""
-
-    def is_full(self, error: Exception) -> bool:
-        """Whether an error of `ask` means that too many calls wait for a Device."""
 
     async def close(self) -> None:
         """End what was begun for this server."""

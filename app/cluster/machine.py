@@ -10,10 +10,14 @@ from typing import Protocol, Self
 from app.cluster import ray_environment
 from app.cluster.chosen_devices import Chosen, ClusterError
 from app.cluster.devices import Devices
+from app.cluster.messages import MESSAGE_BYTES
 from app.service.loading import count_gpus
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_MOST_UPLOAD_MIB = MESSAGE_BYTES // 2**20 - 64
+"""Of one message, beside prompts with masks."""
 
 
 class Machine(Protocol):
@@ -49,10 +53,11 @@ def machine_for(settings: Settings) -> Machine | None:
         ray_environment.prepare(gpus=gpus)
     else:
         ray_environment.prepare_to_join()
-    if settings.max_upload_mib > (most := ray_environment.most_upload_mib()):
+    if settings.max_upload_mib > _MOST_UPLOAD_MIB:
         raise ClusterError(
-            f"SAM2_MAX_UPLOAD_MIB={settings.max_upload_mib}, but a Front passes on uploads of {most} MiB at most. "
-            "A server with one device, without SAM2_DEVICES and SAM2_CLUSTER, takes larger ones."
+            f"SAM2_MAX_UPLOAD_MIB={settings.max_upload_mib}, but a Front passes on uploads of "
+            f"{_MOST_UPLOAD_MIB} MiB at most. A server with one device, without SAM2_DEVICES and SAM2_CLUSTER, "
+            "takes larger ones."
         )
     try:  # here, because Ray is large and few need it
         from app.cluster.joined import JoinedCluster

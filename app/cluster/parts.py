@@ -3,13 +3,13 @@
 Belongs to the event loop of a Device. Does not know what they are.
 """
 
+import asyncio
 import io
 from dataclasses import dataclass
-from time import monotonic
 
 PART_BYTES = 8 * 2**20
 KEPT_S = 60.0
-"""Parts whose rest does not come for so long are dropped when the next part comes: their Front is gone."""
+"""Parts whose rest does not come for so long are dropped: their Front is gone, or its client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class InParts:
 @dataclass(slots=True)
 class _Begun:
     file: io.BytesIO
-    used: float
+    patience: asyncio.TimerHandle
 
 
 class Parts:
@@ -34,22 +34,28 @@ class Parts:
 
     def take(self, number: str, offset: int, data: bytes) -> bool:
         """Take the next part, also a second time. False if the parts before it went to another Device."""
-        now = monotonic()
-        for old in [each for each, begun in self._begun.items() if begun.used < now - KEPT_S]:
-            del self._begun[old]
+        file = self._forget(number)
         if offset == 0:
-            self._begun[number] = _Begun(io.BytesIO(), now)
-        begun = self._begun.get(number)
-        if begun is None or begun.file.tell() < offset:
+            file = io.BytesIO()
+        if file is None or file.tell() < offset:
             return False
-        begun.file.seek(offset)
-        begun.file.write(data)
-        begun.used = now
+        file.seek(offset)
+        file.write(data)
+        patience = asyncio.get_running_loop().call_later(KEPT_S, self._forget, number)
+        self._begun[number] = _Begun(file, patience)
         return True
 
     def whole(self, said: InParts) -> bytes | None:
         """Return an argument, of which nothing is left here; None if not all of it is here."""
-        begun = self._begun.pop(said.number, None)
-        if begun is None or begun.file.tell() != said.nbytes:
+        file = self._forget(said.number)
+        if file is None or file.tell() != said.nbytes:
             return None
-        return begun.file.getvalue()  # CPython hands out the buffer itself, which is no copy
+        return file.getvalue()  # CPython hands out the buffer itself, which is no copy
+
+    def _forget(self, number: str) -> io.BytesIO | None:
+        """Keep nothing of an argument any more. Return what there was."""
+        begun = self._begun.pop(number, None)
+        if begun is None:
+            return None
+        begun.patience.cancel()
+        return begun.file

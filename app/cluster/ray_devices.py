@@ -1,18 +1,24 @@
 """The Devices that Ray Serve runs, as a Front asks them.
 
-Does not know how they were started.
+Ray tells which there are, and how they are. Calls go on connections of our own: Ray's take three times as long.
+Does not know how Devices were started.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from app.cluster.calls import Answer, Call, FrameStep, Step
+from app.cluster.calls import Answer, Call
+from app.cluster.connected_devices import ConnectedDevices
+from app.cluster.connection import Said
+from app.cluster.door import Address
 from app.service.segmentation import DeviceState, FrontState
+
+_LOOK_S = 2.0
 
 
 class RayDevices:
@@ -20,51 +26,45 @@ class RayDevices:
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._use(handle)
+        self._connected = ConnectedDevices(self._look_soon)
+        self._looking: asyncio.Task[None] | None = None
 
     def _use(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle.options(request_serialization="pickle", response_serialization="pickle")
 
     async def ask(self, key: str, call: Call) -> Answer:
         """See Devices."""
-        response = self._handle.options(session_id=key).answer.remote(call)
-        try:
-            found: Answer = await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        return found
+        return await self._connected.ask(key, call)
 
-    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
+    def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Said, None]:
         """See Devices."""
-        response = self._handle.options(session_id=key, stream=True).answer_in_steps.remote(call)
-        is_whole = False
-        try:
-            async for step in response:
-                yield step
-            is_whole = True
-        finally:
-            if not is_whole:
-                response.cancel()
+        return self._connected.ask_in_steps(key, call)
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """See Devices."""
-        return await self._all("state", patience_s, FrontState.here())
+        found: list[tuple[Address, DeviceState]] = await self._all("state", patience_s, FrontState.here())
+        problems = await self._connected.know(address for address, _ in found)
+        return [replace(state, problem=state.problem or problems.get(state.name, "")) for _, state in found]
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """See Devices."""
         return await self._all("figures", patience_s)
 
-    def is_lost(self, error: Exception) -> bool:
-        """See Devices."""
-        return isinstance(error, RayActorError | DeploymentUnavailableError)
-
-    def is_full(self, error: Exception) -> bool:
-        """See Devices."""
-        return isinstance(error, BackPressureError)
-
     async def close(self) -> None:
         """See Devices."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._connected.close()
         await self._handle.shutdown_async()
+
+    def _look_soon(self) -> None:
+        """A Device has gone: look which there are, without waiting for the next time that somebody asks."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        with suppress(Exception):  # Ray's errors have no common type; the next look tells
+            await self.states(patience_s=_LOOK_S)
 
     async def _all(self, method: str, patience_s: float, *arguments: Any) -> list[Any]:
         asked = self._handle.broadcast(method, *arguments)

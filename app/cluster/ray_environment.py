@@ -3,20 +3,11 @@
 import os
 import secrets
 
-MESSAGE_BYTES = 2**30
-"""Most bytes of a call or an answer: an upload, or the masks of a search. Ray's own limit is 4 MiB.
-
-A call is held several times while it is written and read: with 1.1 GiB, two processes took all of 15.
-"""
-_BESIDE_BYTES = 64 * 2**20
-"""Of a call, beside an upload: prompts with masks."""
-_MESSAGE_LIMIT = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
-
 OF_ALL = {
     # Whoever reaches Ray's ports may run code in its processes.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
-    # Calls go by gRPC, on one event loop: a click takes 4 ms less than by Ray's own way.
+    # Everything of a Device is on one event loop, so no click wakes two.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # which the flag above opens: ports without a token, and a proxy
 }
@@ -38,7 +29,6 @@ def prepare(*, gpus: tuple[str, ...]) -> None:
     """
     os.environ |= OF_ALL | {
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # of this run
-        _MESSAGE_LIMIT: str(MESSAGE_BYTES),
         "RAY_DEDUP_LOGS": "0",
         "RAY_COLOR_PREFIX": "0",
     }
@@ -56,7 +46,7 @@ def _named(gpus: tuple[str, ...], visible: str) -> list[str]:
 
 def for_joining() -> dict[str, str]:
     """Return what deploy/ray/environment says, too."""
-    return OF_ALL | {_MESSAGE_LIMIT: str(MESSAGE_BYTES), _AWAY: str(_AWAY_S)}
+    return OF_ALL | {_AWAY: str(_AWAY_S)}
 
 
 def prepare_to_join() -> None:
@@ -65,15 +55,7 @@ def prepare_to_join() -> None:
         os.environ.setdefault(name, value)
 
 
-def most_upload_mib() -> int:
-    """Return how large an upload may be that a Front passes on, by the variables of this process."""
-    return (int(os.environ.get(_MESSAGE_LIMIT, MESSAGE_BYTES)) - _BESIDE_BYTES) // 2**20
-
-
 def differences() -> list[str]:
-    """Return what `ray start` lacked on this node, without which Fronts could not ask its Devices."""
+    """Return what `ray start` lacked on this node, of what Devices rely on."""
     wanted = {name: value for name, value in OF_ALL.items() if name.startswith("RAY_SERVE_")}
-    found = [f"{name}={value}" for name, value in wanted.items() if os.environ.get(name) != value]
-    if int(os.environ.get(_MESSAGE_LIMIT, "0")) < MESSAGE_BYTES:
-        found.append(f"{_MESSAGE_LIMIT}={MESSAGE_BYTES}")
-    return found
+    return [f"{name}={value}" for name, value in wanted.items() if os.environ.get(name) != value]

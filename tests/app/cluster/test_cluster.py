@@ -302,11 +302,10 @@ def test_devices_on_cpus_ask_for_no_gpu_and_have_the_bound_of_cpus(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's imports
-def test_calls_that_wait_in_a_front_are_bounded() -> None:
+def test_what_is_shipped_is_what_one_machine_runs() -> None:
     from app.cluster.device_actor import application
 
     deployment = application({}, replicas=1, gpus=0, deadline_s=30)._bound_deployment
-    assert 0 < deployment.max_queued_requests < 10_000
     config = yaml.safe_load((ROOT / "deploy/ray/sam2.yaml").read_text())
     (shipped,) = config["applications"][0]["deployments"]
     for name in ("max_ongoing_requests", "health_check_period_s", "health_check_timeout_s"):

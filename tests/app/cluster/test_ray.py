@@ -157,6 +157,14 @@ def listening(pid: int) -> Iterator[tuple[str, int]]:
                 yield address, int(port, 16)
 
 
+def says_hello(port: int) -> bool:
+    """Whether a Device answers calls on a port."""
+    with socket.create_connection(("127.0.0.1", port)) as connection, suppress(TimeoutError):
+        connection.settimeout(1)
+        return connection.recv(7) == b"SAM2/1\n"
+    return False
+
+
 def test_nothing_of_ray_is_seen_from_other_machines_and_a_token_is_asked_for(cluster: Cluster) -> None:
     import grpc
 
@@ -167,7 +175,16 @@ def test_nothing_of_ray_is_seen_from_other_machines_and_a_token_is_asked_for(clu
             assert address in loopback
             ports[port] = pid
     replica = min(cluster.replicas())
-    for port in (port for port, pid in ports.items() if pid == replica):
+    open_ports = [port for port, pid in ports.items() if pid == replica]
+    (door,) = filter(says_hello, open_ports)
+    with socket.create_connection(("127.0.0.1", door)) as connection:
+        connection.settimeout(10)
+        connection.sendall(b"SAM2/1\n" + bytes(32) + bytes(32))
+        said = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert len(said) == 7 + 32 + 32  # and then it has closed
+    for port in open_ports:
+        if port == door:
+            continue
         refusals = set()
         for method in ("ray.serve.ASGIService/HandleRequest", "ray.rpc.CoreWorkerService/PushTask"):
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

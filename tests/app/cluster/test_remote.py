@@ -155,10 +155,14 @@ async def test_a_search_that_loses_its_device_begins_again_and_never_goes_back(t
         assert '"masks"' in lines[-1]
 
 
-async def test_a_device_with_too_many_calls_is_an_error_in_words() -> None:
-    async with front() as (served, devices):
-        devices.full = True
-        assert error(await served.embed(picture())) == (503, "overloaded")
+async def test_a_device_with_a_full_queue_refuses_as_one_process_does() -> None:
+    async with front(devices=1, max_waiting_images=1) as (served, _devices):
+        served.segmenter.gate.clear()
+        waiting = [asyncio.create_task(served.embed(picture(shade=i), f"p{i}")) for i in range(4)]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert error(done.pop().result()) == (503, "overloaded")
+        served.segmenter.gate.set()
+        await asyncio.gather(*waiting)
 
 
 async def test_a_bug_of_a_device_is_told_as_one_of_the_server(

@@ -11,7 +11,7 @@ from app.cluster.parts import InParts, Parts
 from tests.app.cluster.test_remote import encodes, front
 from tests.app.routes.test_videos import CLIP, MP4, pixels_of, upload
 from tests.app.routes.track_requests import click, lines, numbers
-from tests.fakes import error
+from tests.fakes import error, until
 from tests.small_videos import FRAMES, number_of
 
 
@@ -94,18 +94,22 @@ async def test_a_body_is_held_once_beside_the_form_that_it_comes_in(
         assert 0 < max(largest) <= remote_videos.PART_BYTES
 
 
-def test_parts_come_in_order_also_twice_and_old_ones_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_parts_come_in_order_also_twice_and_old_ones_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     parts = Parts()
     assert not parts.take("a", 3, b"def")
     assert parts.take("a", 0, b"abc")
-    assert not parts.take("a", 4, b"ef")
     for _ in range(2):
         assert parts.take("a", 3, b"def")
     assert parts.whole(InParts("a", 6)) == b"abcdef"
     assert parts.whole(InParts("a", 6)) is None
     assert parts.take("b", 0, b"abc")
     assert parts.whole(InParts("b", 4)) is None
+    assert parts.take("b", 0, b"abc")
+    assert not parts.take("b", 4, b"ef")
+    assert parts._begun == {}
+    monkeypatch.setattr("app.cluster.parts.KEPT_S", 0.001)
     assert parts.take("c", 0, b"abc")
-    monkeypatch.setattr("app.cluster.parts.KEPT_S", -1.0)
-    assert parts.take("d", 0, b"abc")
+    await until(lambda: parts._begun == {})  # nothing else comes
     assert parts.whole(InParts("c", 3)) is None
