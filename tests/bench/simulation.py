@@ -1,6 +1,6 @@
 """Event simulation of many Devices: clicks arrive, the ring that serves finds their Device, batches run.
 
-    python -m tests.bench.simulation [--devices 8 100] [--front-ms 2.6]
+    python -m tests.bench.simulation [--devices 8 100] [--front-ms 1.4]
 
 The costs are those of the device, the folder and the Front; the ring and its bound are the service's own. Each
 figure is of one run with a fixed seed. Does not know HTTP or the engine.
@@ -53,7 +53,7 @@ GPU = Kind("GPU", batch=4, click=0.25, per_s=300, seconds=2, always_taken=ALWAYS
 """Assumed: no GPU has been measured yet."""
 CPU = Kind("CPU", batch=5, click=11, per_s=50, seconds=8, always_taken=ALWAYS_TAKEN_ON_CPU)
 """docs/performance.md: 16 ms for a click, 182 ms for 16."""
-FRONT_MS = 2.6
+FRONT_MS = 1.4
 """CPU time of a Front for a click: docs/scaling.md."""
 
 

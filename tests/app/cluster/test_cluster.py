@@ -78,7 +78,7 @@ class Cluster:
         command = [*SERVE, *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.node, capture_output=True, text=True, check=False)
 
-    def deploy(self, **settings: Any) -> None:
+    def deploy(self, *, scaling: dict[str, float] | None = None, **settings: Any) -> None:
         """Deploy what is shipped, but with fake models on CPUs."""
         config = yaml.safe_load((ROOT / "deploy/ray/sam2.yaml").read_text())
         (application,) = config["applications"]
@@ -86,7 +86,7 @@ class Cluster:
         application["import_path"] = "tests.app.cluster.fake_server:devices"
         application["args"] |= {"checkpoint": "untrained", "cache_dir": str(self.folder / "cache")} | settings
         device["ray_actor_options"]["num_gpus"] = 0
-        device["autoscaling_config"]["max_replicas"] = 2
+        device["autoscaling_config"] |= {"max_replicas": 2} | (scaling or {})
         (self.folder / "sam2.yaml").write_text(yaml.safe_dump(config))
         self.serve("deploy", str(self.folder / "sam2.yaml"))
 
@@ -252,6 +252,26 @@ def test_an_update_to_another_model_goes_on_under_clicks(cluster: Cluster) -> No
     assert set(clicking.models[-20:]) == {"fake sam2.1_hiera_tiny"}
     # From the uploads that are kept. While both models served, a picture may have been asked of two Devices of one.
     assert PICTURES <= cluster.encodes() - encodes <= 2 * PICTURES
+
+
+def test_the_number_of_devices_follows_the_calls_under_way(cluster: Cluster) -> None:
+    at_once = {
+        "upscale_delay_s": 0,
+        "downscale_delay_s": 0,
+        "metrics_interval_s": 0.5,
+        "look_back_period_s": 2,
+    }
+    before = cluster.devices()
+    cluster.deploy(
+        model="sam2.1_hiera_tiny", scaling={"min_replicas": 1, "target_ongoing_requests": 2} | at_once
+    )
+    wait_until(lambda: len(cluster.devices()) == 1)
+    assert cluster.devices().keys() < before.keys()
+    (cluster.folder / "slow").write_text("0.2")
+    with Clicking([cluster.fronts[0].url]) as clicking:
+        wait_until(lambda: len(cluster.devices()) == 2)
+        (cluster.folder / "slow").unlink()
+    assert clicking.failures == []
 
 
 def test_devices_that_were_ended_and_deployed_anew_are_found(cluster: Cluster) -> None:
