@@ -20,7 +20,7 @@ class Devices(Protocol):
         """
 
     def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
-        """Have a search or a propagation answered in steps. A Device goes on when a step has been taken."""
+        """Have a search or a propagation answered in steps. A Device is a few ahead of those that were taken."""
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """Return the states of all Devices that answer in time."""

@@ -121,12 +121,9 @@ class _Served(Messages):
     async def _answer(self, number: int, data: bytearray) -> None:
         try:
             call: Call = pickle.loads(data)  # noqa: S301  # of a Front, which has proved itself
-            found = pickle.dumps(await answer(self._device, call))
-        except (
-            Exception
-        ) as failure:  # a bug, or a Front of another version: told to the Front, which counts it
-            found = self._told(failure)
-        await self._send(number, found)
+            await self._send(number, pickle.dumps(await answer(self._device, call)))
+        except Exception as failure:  # a bug, or another version: told to the Front, which counts it
+            await self._send(number, self._told(failure))
 
     async def _answer_in_steps(self, number: int, data: bytearray) -> None:
         room = self._room[number]
@@ -144,8 +141,8 @@ class _Served(Messages):
             await self.send(Kind.ANSWER, number, data)
         except ConnectionError:
             log.debug("A Front has gone before its answer")
-        except BaseException:
-            self.post(Kind.END, number)
+        except asyncio.CancelledError:
+            self.post(Kind.END, number)  # in place of what is lacking
             raise
 
     def _told(self, failure: Exception) -> bytes:

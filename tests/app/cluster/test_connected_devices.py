@@ -38,8 +38,8 @@ class Service:
             self.ended += 1
         return said
 
-    async def export(self, **_: Any) -> Any:
-        return lambda: "cannot travel"
+    async def export(self, *, size: int = 0, **_: Any) -> Any:
+        return b"x" * size if size else lambda: "cannot travel"
 
     async def propagate(self, *, count: int) -> AsyncIterator[FrameAnswer]:
         for i in range(count):
@@ -249,10 +249,9 @@ async def test_a_device_is_a_few_steps_ahead_of_who_takes_them(monkeypatch: pyte
 
 @pytest.mark.parametrize("method", ["delete_all", "export"])
 async def test_what_a_device_cannot_answer_is_told_as_a_bug(
-    method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    monkeypatch.setattr("app.cluster.calls._TIMED", frozenset())
     async with cluster(1) as made:
         assert (await made.front.ask("k", call(method))).bug
         assert "Internal error" in caplog.text
@@ -261,3 +260,10 @@ async def test_what_a_device_cannot_answer_is_told_as_a_bug(
         assert isinstance(only, Answer)
         assert only.bug
         assert doors.log.name in {record.name for record in caplog.records}
+
+
+async def test_an_answer_that_is_too_large_is_told_as_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(1) as made:
+        monkeypatch.setattr("app.cluster.messages.MESSAGE_BYTES", 1000)
+        said = await made.front.ask("k", call("export", size=2000))
+        assert "of 1000 at most" in said.bug
