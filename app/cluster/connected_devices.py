@@ -26,7 +26,7 @@ class ConnectedDevices:
         self._lost = lost
         self._connections: dict[str, Connection] = {}
         self._left: set[Connection] = set()
-        """Devices that are being stopped, which still answer what they were asked."""
+        """Devices that get no more calls, but may still answer what they were asked."""
         self._connecting: dict[str, asyncio.Task[str]] = {}
         self._ring = Ring(())
         self._is_any = asyncio.Event()
@@ -45,7 +45,11 @@ class ConnectedDevices:
         """Connect to those that are new. Return why not, for the names of those that it cannot connect to."""
         wanted = {each.name: each for each in addresses}
         for name in wanted.keys() - self._connections.keys() - self._connecting.keys():
-            if any(name == each.address.name for each in self._left):
+            left = next((each for each in self._left if each.address.name == name), None)
+            if left is not None:
+                if not left.is_over:  # the engine had only forgotten it
+                    self._left.discard(left)
+                    self._add(left)
                 continue
             task = asyncio.create_task(self._connect(wanted[name]))
             self._connecting[name] = task
@@ -54,6 +58,11 @@ class ConnectedDevices:
         if tasks:
             await asyncio.wait(tasks.values())  # not cancelled with who waits, as others may wait too
         return {name: task.result() for name, task in tasks.items() if task.result()}
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Send no more calls to Devices that the engine does not run any more, also if they stand still."""
+        for name in self._connections.keys() - set(names):
+            self._end(self._connections[name])
 
     def close(self) -> None:
         """End all connections."""
@@ -70,9 +79,12 @@ class ConnectedDevices:
             return f"this Front cannot connect to {address.host}:{address.port}: {error or 'no answer'}"
         if connection.is_over:
             return "it is being stopped"
-        self._connections[address.name] = connection
-        self._change()
+        self._add(connection)
         return ""
+
+    def _add(self, connection: Connection) -> None:
+        self._connections[connection.address.name] = connection
+        self._change()
 
     def _forget(self, name: str, _: object) -> None:
         del self._connecting[name]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from app.cluster.calls import Answer, Call
@@ -27,6 +28,8 @@ class RayDevices:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._use(handle)
         self._connected = ConnectedDevices(self._look_soon)
+        self._names: dict[str, str] = {}
+        """Of Devices, by their actors: those that run."""
         self._looking: asyncio.Task[None] | None = None
 
     def _use(self, handle: DeploymentHandle[Any]) -> None:
@@ -42,13 +45,27 @@ class RayDevices:
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """See Devices."""
-        found: list[tuple[Address, DeviceState]] = await self._all("state", patience_s, FrontState.here())
+        try:
+            said: dict[str, tuple[Address, DeviceState] | None] = await self._all(
+                "state", patience_s, FrontState.here()
+            )
+        except DeploymentUnavailableError:  # there is none
+            self._connected.keep(())
+            raise
+        found = [each for each in said.values() if each is not None]
+        # One that stands still says nothing, but runs, until Ray replaces it.
+        self._names = {
+            actor: each[0].name if each is not None else self._names.get(actor, "")
+            for actor, each in said.items()
+        }
+        self._connected.keep(self._names.values())
         problems = await self._connected.know(address for address, _ in found)
         return [replace(state, problem=state.problem or problems.get(state.name, "")) for _, state in found]
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """See Devices."""
-        return await self._all("figures", patience_s)
+        said = await self._all("figures", patience_s)
+        return [each for each in said.values() if each is not None]
 
     async def close(self) -> None:
         """See Devices."""
@@ -66,7 +83,8 @@ class RayDevices:
         with suppress(Exception):  # Ray's errors have no common type; the next look tells
             await self.states(patience_s=_LOOK_S)
 
-    async def _all(self, method: str, patience_s: float, *arguments: Any) -> list[Any]:
+    async def _all(self, method: str, patience_s: float, *arguments: Any) -> dict[str, Any]:
+        """Return what each replica says, by its actor; None for those that do not answer in time."""
         asked = self._handle.broadcast(method, *arguments)
         # Not by `results_async`: for one that does not answer in time, it drops what the others have answered.
         async with asyncio.timeout(patience_s):
@@ -74,4 +92,7 @@ class RayDevices:
         found = await asyncio.gather(
             *(asyncio.wait_for(reply.get_async(), patience_s) for reply in replies), return_exceptions=True
         )
-        return [each for each in found if not isinstance(each, BaseException)]
+        return {
+            reply._actor_id.hex(): None if isinstance(each, BaseException) else each
+            for reply, each in zip(replies, found, strict=True)
+        }

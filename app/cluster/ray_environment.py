@@ -12,6 +12,7 @@ OF_ALL = {
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # which the flag above opens: ports without a token, and a proxy
 }
 """What must be the same for Fronts and for all nodes. deploy/ray/environment says it to `ray start`."""
+_OF_SERVE = {name: value for name, value in OF_ALL.items() if name.startswith("RAY_SERVE_")}
 
 _AWAY = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _AWAY_S = 600
@@ -50,12 +51,12 @@ def for_joining() -> dict[str, str]:
 
 
 def prepare_to_join() -> None:
-    """Set the variables for a Ray that runs. Who set one of them meant it; the token is among those."""
+    """Set the variables for a Ray that runs. Who set one of them meant it, but for those that nodes must have too."""
     for name, value in for_joining().items():
         os.environ.setdefault(name, value)
+    os.environ |= _OF_SERVE
 
 
 def differences() -> list[str]:
     """Return what `ray start` lacked on this node, of what Devices rely on."""
-    wanted = {name: value for name, value in OF_ALL.items() if name.startswith("RAY_SERVE_")}
-    return [f"{name}={value}" for name, value in wanted.items() if os.environ.get(name) != value]
+    return [f"{name}={value}" for name, value in _OF_SERVE.items() if os.environ.get(name) != value]

@@ -178,7 +178,7 @@ def test_a_ray_that_is_joined_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch)
     ray_environment.prepare_to_join()
     assert os.environ["RAY_AUTH_TOKEN"] == "theirs"  # noqa: S105
     assert os.environ["RAY_AUTH_MODE"] == "token"
-    assert os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "0"
+    assert os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"  # as on all nodes
 
 
 def test_nodes_and_fronts_are_started_with_the_same_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,24 @@ async def test_a_device_that_is_stopped_answers_what_it_was_asked_and_gets_no_mo
         await closing
 
 
+async def test_a_device_that_the_engine_has_given_up_gets_no_more_calls_until_it_is_back() -> None:
+    async with cluster(2) as made:
+        owner = (await made.ask()).device
+        made.services[owner].gate.clear()
+        waiting = asyncio.create_task(made.ask())
+        await until(lambda: made.doors[owner].under_way == 1)
+        made.front.keep(made.doors)
+        assert made.losses == 0
+        made.front.keep(made.doors.keys() - {owner})
+        assert made.losses == 1
+        assert (await made.ask()).device != owner
+        made.services[owner].gate.set()
+        assert (await waiting).device == owner
+        assert await made.know() == {}
+        assert (await made.ask()).device == owner
+        assert len(made.doors[owner]._connections) == 1
+
+
 async def test_a_device_that_is_stopped_does_not_wait_for_ever() -> None:
     async with cluster(1) as made:
         made.services["d0"].gate.clear()
