@@ -51,7 +51,7 @@ def for_joining() -> dict[str, str]:
 
 
 def prepare_to_join() -> None:
-    """Set the variables for a Ray that runs. Who set one meant it, but those that nodes must have too are set here."""
+    """Set the variables for a Ray that runs. Who set one meant it, but those that nodes need too are set here."""
     for name, value in for_joining().items():
         os.environ.setdefault(name, value)
     os.environ |= _OF_SERVE
