@@ -255,12 +255,7 @@ def test_an_update_to_another_model_goes_on_under_clicks(cluster: Cluster) -> No
 
 
 def test_the_number_of_devices_follows_the_calls_under_way(cluster: Cluster) -> None:
-    at_once = {
-        "upscale_delay_s": 0,
-        "downscale_delay_s": 0,
-        "metrics_interval_s": 0.5,
-        "look_back_period_s": 2,
-    }
+    at_once = {"upscale_delay_s": 0, "downscale_delay_s": 0}
     before = cluster.devices()
     cluster.deploy(
         model="sam2.1_hiera_tiny", scaling={"min_replicas": 1, "target_ongoing_requests": 2} | at_once
