@@ -89,7 +89,9 @@ def _with_ones(values: Tensor) -> Tensor:
 
 
 def _queries_at_a_time(count: int) -> int:
-    """So that each of torch's threads has some."""
+    """So that each of torch's threads has some; those of a small map stay together, and operations are divided."""
+    if count <= QUERIES:
+        return count
     return min(QUERIES, max(FEWEST_QUERIES, -(-count // torch.get_num_threads())))
 
 
