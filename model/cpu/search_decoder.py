@@ -23,8 +23,8 @@ from torch import Tensor
 
 from model.cpu.search_weights import SearchWeights
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
+from model.cpu.side_by_side import SideBySide, halves
 from model.network.layers import Attention
-from model.network.linear import rows_times
 from model.network.point_tokens import point_tokens
 from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock
@@ -50,6 +50,7 @@ class SearchDecoder:
 
     def __init__(self, model: Sam2) -> None:
         self._model = model
+        self._beside = SideBySide(torch.get_num_threads())
 
     @cached_property
     def _weights(self) -> SearchWeights:
@@ -72,11 +73,17 @@ class SearchDecoder:
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Predict for prompts of a search, all on one picture. Masks below a prompt's floor are left out."""
-        embedding = jobs[0][0]
+        picture = self._pictures.of(jobs[0][0])
+        parts = [jobs[part] for part in halves(len(jobs), torch.get_num_threads())]
+        done = self._beside.run(lambda part: self._decode(part, picture), parts)
+        return [prediction for part in done for prediction in part]
+
+    def _decode(
+        self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture
+    ) -> list[Prediction]:
         points = point_tokens(jobs, image_size=self._model.config.image_size)
         weights = self._weights
         sparse = weights.prompts.embed_points(*map(torch.from_numpy, points))
-        picture = self._pictures.of(embedding)
         positions = torch.cat([weights.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         tokens, v_1, clicks = self._first_layer(positions, picture)
         tokens, v_2 = self._second_layer(tokens, positions, v_1, clicks, picture)
@@ -207,7 +214,7 @@ class SearchDecoder:
             scores = torch.bmm(q[i], k_3).flatten(0, 1).mul_(click.scale_1)
             scores = scores.addmm_(among[i], click.added).mul_(click.scale_2)
             shares = scores.view(*q.shape[1:3], -1).baddbmm_(q[i], k_place).softmax(2).mul_(click.scale_2)
-            of_clicks = (shares.flatten(0, 1) @ click.added.T).view(*q.shape[1:3], -1)
+            of_clicks = (click.added @ shares.flatten(0, 1).T).T.reshape(*q.shape[1:3], -1)
             of_cells = torch.bmm(shares.mul_(click.scale_1), v_3.transpose(1, 2))
             seen.append(of_cells.baddbmm_(of_clicks, mixed[i]))
         out = read.out_proj(_joined(seen) + weights.v_3_bias)
@@ -257,7 +264,7 @@ class SearchDecoder:
         x = x.addmm_((click.added * click.scale_2).to(dtype).T, added.to(dtype)).view(4 * len(x), -1)
         norm = weights.up_norm
         x = gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = rows_times(x, weights.up_2).add_(picture.feat_s0)
+        x = (x @ weights.up_2.T).add_(picture.feat_s0)
         return gelu_(x).view(4 * len(x), -1)
 
     def _by_head(self, x: Tensor) -> Tensor:
