@@ -125,14 +125,16 @@ class SearchDecoder:
         by_shift = (values * weights.scaled_by_shift).sum(3).transpose(1, 2).flatten(1)
         clicks = []
         for i, v in enumerate(values.transpose(1, 2)):
-            p = torch.bmm(k[i], q_1).softmax(1).flatten(0, 1)
+            scores = torch.bmm(k[i], q_1)
+            added = scores.new_empty(2 * scores.shape[0] * scores.shape[1], scores.shape[2])
+            p = added[: len(added) // 2]
+            torch.softmax(scores, 1, out=p.view_as(scores))
             scale = _sum_of(torch.bmm(v, by_first).flatten(0, 1).addmm_(square[i], p), p)
             scale = scale.add_(picture.square).add_(layer.norm4.eps).rsqrt_()
             mean = _sum_of(torch.bmm(v, scaled_by_first).flatten(0, 1).addmm_(scaled_square[i], p), p)
             mean = mean.add_(picture.scaled_square).mul_(scale).add_(picture.scaled_by_shift)
             mean = mean.add_(p.T @ by_shift[i]).mul_(scale).add_(weights.shift_square)
-            added = p.new_empty(2 * len(p), p.shape[1])
-            torch.mul(p, scale, out=added[: len(p)])
+            p.mul_(scale)
             clicks.append(_Click(added, scale, mean, scale))
         return tokens, values, clicks
 
