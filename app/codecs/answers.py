@@ -12,8 +12,9 @@ from app.codecs.logits import encode_logits
 from app.codecs.rle import encode_counts
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
+from model.masks.one_bit_png import png
 from model.masks.outlines import Outline, outline
-from model.masks.runs import Runs, png, runs, stability
+from model.masks.runs import Runs, runs, stability
 from model.types import Logits, Prediction
 
 MaskFormat: TypeAlias = Literal["rle", "rle_uncompressed", "polygons", "png"]

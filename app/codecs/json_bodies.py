@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from app.codecs.long_text import Pieces
 
@@ -35,7 +36,6 @@ _TOKEN = f"{secrets.token_hex(16)}:"
 _FIELD = re.compile(rb'"[ \t\r\n]*:')
 """What stands behind the name of a field. Some strings hold it too."""
 _HOLDERS = (BaseModel, dict, list)
-_CONTROLS = bytes(range(32))
 _LONGEST_ESCAPE = 6
 """Bytes of \\u002B, for example."""
 
@@ -108,7 +108,10 @@ def _count(body: bytes) -> None:
     ):
         found = 0
         for at in range(0, len(body), _PIECE):
-            found += body.count(byte, at, at + _PIECE)
+            first = body.find(byte, at, at + _PIECE)  # a tenth of the time of counting none
+            if first < 0:
+                continue
+            found += body.count(byte, first, at + _PIECE)
             if found > most:
                 raise TooMany(f"more than {most} {what} in one body")
 
@@ -146,16 +149,12 @@ def _long_text(body: bytes, start: int, end: int) -> Pieces | None:
         ):  # the last backslash begins an escape, or else what is before it is no string
             cut = piece.rfind(b"\\", len(piece) - _LONGEST_ESCAPE + 1)
             piece = piece[:cut] if cut > 0 else piece
-        if not piece.isascii() or len(piece.translate(None, _CONTROLS)) != len(piece):
+        try:
+            text = from_json(b'"%b"' % piece)
+        except ValueError:
             return None
-        text = piece.decode("ascii")
-        if b"\\" in piece:
-            try:
-                text = json.loads(f'"{text}"')
-            except ValueError:
-                return None
-            if not text.isascii():
-                return None
+        if not text.isascii():
+            return None
         pieces.append(text)
         at += len(piece)
     return Pieces(tuple(pieces))

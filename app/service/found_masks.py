@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from app.codecs.answers import MaskAnswer, MaskOptions, written_mask
 from app.codecs.logits import LIMIT, encode_logits
 from app.scheduling.abandoned import check_wanted
 from app.service.decodings import is_quick_to_draw
 from model.everything.candidates import Candidate, Extras, Thresholds, sift
 from model.everything.crops import Box, Pattern
-from model.masks.outlines import Outline
-from model.masks.runs import Ring
 from model.types import Embedding, Prediction, Prompt
 
 
@@ -37,10 +33,7 @@ class Wish:
     @property
     def extras(self) -> Extras:
         """What the reply needs beside the runs of masks."""
-        return Extras(
-            outline=self.options.simplify if self.options.mask_format == "polygons" else None,
-            logits=self.options.return_logits,
-        )
+        return Extras(border=self.options.mask_format == "polygons", logits=self.options.return_logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +90,7 @@ class Sifting:
     @property
     def is_quick(self) -> bool:
         """As in Decodable."""
-        plain = self.wish.extras.outline is None and not self.wish.thresholds.min_mask_region_area
+        plain = not self.wish.extras.border and not self.wish.thresholds.min_mask_region_area
         return plain and is_quick_to_draw(self.embedding)
 
     def shape(self, prediction: Prediction) -> list[Candidate]:
@@ -123,21 +116,16 @@ def most_wanted(candidates: Sequence[Candidate], wish: Wish) -> list[Candidate]:
 def write(candidate: Candidate, *, height: int, width: int, options: MaskOptions, logit_bytes: int) -> Found:
     """Return a mask in the format of the reply. Logits take `logit_bytes` per value."""
     check_wanted()
-    x0, y0, _, _ = candidate.crop
-    logits, outline = candidate.logits, candidate.outline
+    logits = candidate.logits
     mask = written_mask(
         candidate.mask(height=height, width=width),
-        polygons=outline and Outline(_moved(outline.outer, x0, y0), _moved(outline.holes, x0, y0)),
+        polygons=candidate.outline(tolerance=options.simplify),
         logits=None if logits is None else encode_logits(logits, bytes_per_value=logit_bytes),
         iou=candidate.iou,
         stability=candidate.stability,
         options=options,
     )
     return Found(mask, candidate.point, candidate.crop)
-
-
-def _moved(rings: list[Ring], x: float, y: float) -> list[Ring]:
-    return [(ring + np.array([x, y], np.float64)).round(2) for ring in rings]
 
 
 def _iou(candidate: Candidate) -> float:

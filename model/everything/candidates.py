@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from model.everything.boxes import Boxes, corners, near_crop_edge, nms
 from model.everything.crops import Box
+from model.masks.border_logits import BorderLogits
 from model.masks.cleaning import clean
 from model.masks.cropping import uncrop
 from model.masks.outlines import Outline, outline
-from model.masks.runs import Runs, area, runs
+from model.masks.runs import Ring, Runs, area, runs
 from model.types import Logits, Prediction
 
 
@@ -44,8 +45,8 @@ class Thresholds:
 class Extras:
     """What is kept of a mask beside its runs, because the reply needs it."""
 
-    outline: float | None = None
-    """By how many pixels an outline may move to have fewer points; None: none is kept."""
+    border: bool = False
+    """The logits near the border, for an outline."""
     logits: bool = False
 
 
@@ -69,24 +70,37 @@ class Candidate:
     crop: Box
     box: tuple[int, int, int, int]
     """First and last pixel, in the picture."""
-    outline: Outline | None
-    """In pixels of the crop."""
+    border: BorderLogits | None
+    """What its outline depends on, cleaned."""
     logits: Logits | None
     """As the decoder left them."""
 
     @property
     def nbytes(self) -> int:
         """Bytes held in memory, but for a few hundred."""
-        rings = (*self.outline.outer, *self.outline.holes) if self.outline else ()
-        drawn = self.logits.nbytes if self.logits is not None else 0
-        return self.lengths.nbytes + sum(ring.nbytes for ring in rings) + drawn
+        extras = [extra.nbytes for extra in (self.border, self.logits) if extra is not None]
+        return self.lengths.nbytes + sum(extras)
 
     def mask(self, *, height: int, width: int) -> Runs:
         """The mask at the size of the picture."""
-        x0, y0, x1, y1 = self.crop
-        return uncrop(
-            Runs(y1 - y0, x1 - x0, self.lengths.astype(np.int64)), (x0, y0), height=height, width=width
+        return uncrop(self._within_crop(), self.crop[:2], height=height, width=width)
+
+    def outline(self, *, tolerance: float) -> Outline | None:
+        """The outline in pixels of the picture, or None if no border was kept. As model.masks.outlines.outline."""
+        if self.border is None:
+            return None
+        found = outline(self.border.to_map(), self._within_crop(), tolerance=tolerance)
+        return Outline(
+            *([_moved(ring, self.crop[:2]) for ring in rings] for rings in (found.outer, found.holes))
         )
+
+    def _within_crop(self) -> Runs:
+        x0, y0, x1, y1 = self.crop
+        return Runs(y1 - y0, x1 - x0, self.lengths.astype(np.int64))
+
+
+def _moved(ring: Ring, by: tuple[int, int]) -> Ring:
+    return (ring + np.array(by, np.float64)).round(2)
 
 
 def stability_score(logits_hw: Logits, *, threshold: float, offset: float, height: int, width: int) -> float:
@@ -148,15 +162,11 @@ def sift(
                 point=(point[0] + x0, point[1] + y0),
                 crop=crop,
                 box=box,
-                outline=_outline(shown, mask, extras.outline),
+                border=BorderLogits.of(shown, **size) if extras.border else None,
                 logits=np.array(logits) if extras.logits else None,
             )
         )
     return found
-
-
-def _outline(logits: Logits, mask: Runs, tolerance: float | None) -> Outline | None:
-    return None if tolerance is None else outline(logits, mask, tolerance=tolerance)
 
 
 def best_of_crop(candidates: Sequence[Candidate], *, thresholds: Thresholds) -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""Low-resolution mask logits to the mask at the picture's own size: runs, area, box, PNG.
+"""Low-resolution mask logits to the mask at the picture's own size: runs, area, box.
 
 Does not know about the network, COCO's string form or HTTP, and needs no torch.
 
@@ -10,12 +10,10 @@ ends. The cost grows with the length of the outline at full size, not with the a
 
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -141,14 +139,6 @@ def stability(logits_hw: Floats, *, offset: float = 1.0) -> float:
     """
     union = np.count_nonzero(logits_hw > -offset)
     return np.count_nonzero(logits_hw > offset) / union if union else 1.0
-
-
-def png(mask: Runs) -> bytes:
-    """The mask as a one-bit PNG, white on the object."""
-    packed = np.packbits(np.ascontiguousarray(mask.to_array()), axis=1)
-    file = BytesIO()
-    Image.frombytes("1", (mask.width, mask.height), packed.tobytes()).save(file, format="PNG")
-    return file.getvalue()
 
 
 def _padded(logits_hw: Floats, *, height: int, width: int) -> Floats:

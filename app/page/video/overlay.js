@@ -36,7 +36,7 @@ export async function recordOverlay(video, { timeline }) {
       due = (due ?? performance.now()) + 1000 * secondsOf(video, frame);
       next = loading(frames, frame + 1 < video.frames ? frame + 1 : frame);
       frames.prepare(frame + 1);
-      await new Promise((resolve) => setTimeout(resolve, due - performance.now()));
+      await Promise.all([new Promise((resolve) => setTimeout(resolve, due - performance.now())), rendered()]);
       abort.signal.throwIfAborted();
       if (next.loaded) continue;
       const since = performance.now();
@@ -64,6 +64,12 @@ function started(recorder, track) {
   recorder.start();
   track.requestFrame();
   return began;
+}
+
+/** A canvas is captured when the page is rendered: what is drawn over before that, on a busy machine, would be lost. */
+function rendered() {
+  const twice = new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+  return Promise.race([twice, new Promise((resolve) => setTimeout(resolve, 1000))]); // a hidden page is not rendered
 }
 
 /** A frame on its way: {bitmap, loaded}. The bitmap is null if the frame cannot be read. */

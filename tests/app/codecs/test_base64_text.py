@@ -30,7 +30,7 @@ URLS = {
 }
 
 
-@pytest.fixture(params=[base64_text._PIECE, 7, 1], ids=lambda piece: f"pieces of {piece}")
+@pytest.fixture(params=[base64_text._PIECE, 8, 7, 1], ids=lambda piece: f"pieces of {piece}")
 def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base64_text, "_PIECE", request.param)
 

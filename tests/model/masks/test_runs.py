@@ -1,7 +1,6 @@
 """Masks from logits: the pixels of interpolate-and-threshold, and what is said of a mask beside its outline."""
 
 from collections.abc import Callable
-from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
-from PIL import Image
 from pycocotools import mask as coco
 
 from model.masks.outlines import outline
-from model.masks.runs import Runs, area, png, runs, stability
+from model.masks.runs import Runs, area, runs, stability
 from tests.model.masks.logit_maps import MAPS, Map, Size, blobs, empty, full, noise, ring, zero
 
 
@@ -188,16 +186,6 @@ def test_stability_is_the_iou_of_two_thresholds() -> None:
     assert stability(empty(4, 4)) == 1.0
     assert stability(full(4, 4)) == 1.0
     assert stability(zero(4, 4)) == 0.0
-
-
-@pytest.mark.parametrize("size", [(50, 70), (33, 1), (1, 33), (7, 9)])
-def test_a_png_holds_the_mask_in_one_bit(size: Size) -> None:
-    mask = runs(blobs(32, 32), height=size[0], width=size[1])
-    with Image.open(BytesIO(png(mask))) as picture:
-        assert picture.format == "PNG"
-        assert picture.mode == "1"
-        assert picture.size == (size[1], size[0])
-        assert np.array_equal(np.asarray(picture), mask.to_array())
 
 
 @pytest.mark.parametrize("scale", [0.3, 1, 40])
