@@ -43,7 +43,7 @@ class _Ranges(NamedTuple):
 
 
 def _left_borders(mask: Runs) -> _Ranges:
-    """Return the pixels, column by column, that differ from their left neighbours. Beyond the sides is background."""
+    """The pixels, column by column, that differ from their left neighbours; beyond the sides is background."""
     toggles = np.cumsum(mask.lengths)
     if toggles.size % 2:  # the last run is background, so no object ends where it does
         toggles = toggles[:-1]
