@@ -36,6 +36,7 @@ from app.routes.field_errors import check_query
 from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
 from app.routes.streams import Streams
+from app.routes.switched_off import refuse_videos_if_off
 from app.routes.uploads import BodyBudget, max_body_bytes
 from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
@@ -131,8 +132,10 @@ def create_app(
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    for routes in (embed_decode, segment, everything, stream, stored_images, videos, tracks, cluster, pages):
+    for routes in (embed_decode, segment, everything, stream, stored_images, cluster, pages):
         app.include_router(routes.router)
+    for routes in (videos, tracks):
+        app.include_router(routes.router, dependencies=[Depends(refuse_videos_if_off)])
     doors = open_doors(settings.open_doors)
     for router in doors.routers:
         app.include_router(router)

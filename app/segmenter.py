@@ -64,6 +64,9 @@ class Tracking(Protocol):
     def frame_bytes(self) -> int:
         """Bytes of what is remembered of one object on one frame. For any thread."""
 
+    def load(self) -> None:
+        """Load now what the first `begin` would load. Raises CheckpointError."""
+
     def begin(
         self, *, num_frames: int, corrections: Corrections, between: Callable[[], None]
     ) -> ObjectTracks:

@@ -83,6 +83,11 @@ class Settings(ClientSettings, BaseSettings):
         description="On a GPU only. auto: replay captured graphs; on: compile kernels as well, which takes minutes "
         "before the server is ready; off: neither.",
     )
+    video: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Videos and tracks. auto: the model's part for them is loaded when the first track needs it; "
+        "on: at the start, which fails if the weights lack it; off: /videos, /tracks and /propagate are refused.",
+    )
     device_cache_mib: Annotated[int | Literal["auto"], PlainValidator(partial(check_size, least=1))] = Field(
         "auto",
         description="Device memory for embeddings; the least recently used ones are evicted first. On a GPU one "

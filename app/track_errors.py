@@ -59,7 +59,15 @@ class TrackBusy(ServiceError):
 
 
 class TrackingUnavailable(ServiceError):
-    """The weights of this server cannot follow objects."""
+    """The weights of this server cannot follow objects, or its settings say that it does not."""
 
     status = 501
     code = "tracking_unavailable"
+
+    @classmethod
+    def switched_off(cls) -> "TrackingUnavailable":
+        """By a setting."""
+        return cls(
+            "This server takes pictures only: SAM2_VIDEO is off. Its operator can set it to auto; or ask another "
+            "server, or send the frames to /embed and /decode one by one."
+        )

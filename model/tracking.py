@@ -1,4 +1,4 @@
-"""Which tracker a model has, and new tracks of it. The video half is loaded when the first track begins.
+"""Which tracker a model has, and new tracks of it. Its video half is loaded by `load`, or by the first one.
 
 Does not know which videos there are, or who waits.
 """
@@ -58,6 +58,11 @@ class Tracking:
     def is_loaded(self) -> bool:
         """Whether the video half is in memory."""
         return self._network is not None
+
+    def load(self) -> None:
+        """Load the video half now, if the model has one. Raises CheckpointError."""
+        if self.kind == "memory":
+            self.network()
 
     def network(self) -> DeviceNetwork:
         """Return what a Track asks; the first call loads the video half, or raises CheckpointError."""

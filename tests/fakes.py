@@ -122,6 +122,12 @@ class FakeSegmenter:
         height, width = self.mask_size
         return 4 * height * width
 
+    def load(self) -> None:
+        """Fail as `begin` does."""
+        self.order.append("load")
+        if self.fail_begin is not None:
+            raise self.fail_begin
+
     def begin(self, *, num_frames: int, corrections: str, between: Callable[[], None]) -> MaskPromptTrack:
         """Begin a track, which decodes as everything does: a disc stays where it is."""
         if self.fail_begin is not None:

@@ -15,6 +15,7 @@ from app.codecs import rle
 from app.codecs.logits import decode_logits
 from app.errors import InvalidPrompt
 from model.masks.runs import Runs
+from model.masks.transposing import by_rows
 from model.types import Logits, Prompt
 
 MASK_INPUT_LOGIT = 10.0
@@ -162,11 +163,11 @@ def _drawn(mask_input: RleMask, *, height: int, width: int) -> npt.NDArray[np.bo
         lengths = rle.decode_counts(mask_input.counts, height=height, width=width)
     except rle.RleError as error:
         raise ValueError(f"mask_input cannot be used: {error}") from error
-    return Runs(height=height, width=width, lengths=lengths).to_array()
+    return by_rows(Runs(height=height, width=width, lengths=lengths))
 
 
 def _shrink(mask: npt.NDArray[np.bool_], mask_size: tuple[int, int]) -> Logits:
     """Convert a mask at the picture's size to logits at the decoder's: bilinear with antialias, as Meta does."""
-    picture = Image.fromarray(np.ascontiguousarray(mask, np.uint8) * np.uint8(255))
+    picture = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
     shrunk = np.asarray(picture.resize(mask_size[::-1], Image.Resampling.BILINEAR), np.float32) / 255
     return ((shrunk * 2 - 1) * MASK_INPUT_LOGIT).astype(np.float32)

@@ -11,7 +11,7 @@ from app.storage.opening import CacheLimits
 from model import devices
 from model.checkpoints.download import locate
 from model.checkpoints.parameters import recognise
-from model.errors import WeightsUnavailable
+from model.errors import CheckpointError, WeightsUnavailable
 from model.gpu.options import GpuOptions
 from model.runner import load_runner
 
@@ -96,6 +96,23 @@ def load_segmenter(settings: Settings) -> Segmenter:
         perf_counter() - started,
     )
     return runner
+
+
+def load_video_half(settings: Settings, segmenter: Segmenter) -> None:
+    """Load the model's part for videos, if SAM2_VIDEO is on. Raises CheckpointError.
+
+    Before the warm-up, which divides what is free of a GPU's memory.
+    """
+    if settings.video != "on":
+        return
+    started = perf_counter()
+    try:
+        segmenter.tracking.load()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"SAM2_VIDEO is on, and {error} With SAM2_VIDEO=auto the server starts, and only tracks fail."
+        ) from error
+    log.info("Loaded its part for videos in %.1f s", perf_counter() - started)
 
 
 def cache_limits(settings: Settings, segmenter: Segmenter, *, memory_bytes: int) -> CacheLimits:

@@ -272,7 +272,10 @@ class Searches:
         ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=request.share)
         slowest = max(ran, key=lambda each: each.device_s / each.batch_size)
         fitting = int(_BATCH_S * slowest.batch_size / max(slowest.device_s, 1e-6))
-        self._batch = min(max(1, fitting), 2 * self._batch, self._most_prompts)
+        size = min(max(1, fitting), 2 * self._batch, self._most_prompts)
+        self._batch = (
+            size - size % 2 if size > 1 else 1
+        )  # cores share a batch, and an odd one leaves some idle
         return ran
 
     async def _shaped(

@@ -20,7 +20,7 @@ from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.digests import digest_of
-from app.service.loading import cache_limits
+from app.service.loading import cache_limits, load_video_half
 from app.service.search import Searches
 from app.service.tracks import Tracks
 from app.service.videos import Videos
@@ -114,6 +114,7 @@ class SegmentationService:
         self._device.start()
         try:
             segmenter = await self._device.run(self._load)
+            await self._device.run(partial(load_video_half, self.settings, segmenter))
             await self._device.run(segmenter.warm_up)
             memory_bytes = memory_limit_bytes()
             self.cache_limits = cache_limits(self.settings, segmenter, memory_bytes=memory_bytes)

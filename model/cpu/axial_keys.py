@@ -7,17 +7,19 @@ query are made once for all frames, which pays from three frames on. All float32
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from model.cpu.apart import run_apart
 from model.cpu.long_attention import is_sound
 
 LEAST_MAPS = 3
 """With fewer the products cost as much as keys."""
 
-QUERIES = 512
-"""At a time: their scores against a map take 8 MiB, their vectors 17 MiB."""
+QUERIES, FEWEST_QUERIES = 512, 128
+"""At a time: the scores of 512 against a map take 8 MiB, their vectors 17 MiB. With fewer, products are slower."""
 
 
 class AxialKeys:
@@ -48,14 +50,12 @@ class AxialKeys:
         cells = torch.cat([placed, placed.new_ones(len(placed), 1)], dim=1)
         by_row = cells.view(-1, self._side, self._side, cells.shape[1])  # maps y x m+1
         by_column = by_row.transpose(1, 2).contiguous()
-        maps = list(zip(by_row, by_column, values.split(self._side**2), strict=True))
-        out = []
-        for some in (q * q.shape[1] ** -0.5).split(QUERIES):
-            found = self._attend_some(some, maps, others, between)
-            if found is None:
-                return None
-            out.append(found)
-        return torch.cat(out)
+        maps = list(zip(by_row, by_column, _with_ones(values).split(self._side**2, dim=1), strict=True))
+        keys, seen = others[0], _with_ones(others[1])
+        some = (q * q.shape[1] ** -0.5).split(_queries_at_a_time(len(q)))
+        found = run_apart([partial(self._attend_some, each, maps, (keys, seen)) for each in some], between)
+        sound = [each for each in found if each is not None]
+        return torch.cat(sound) if len(sound) == len(found) else None
 
     def _attend_some(
         self,
@@ -64,6 +64,7 @@ class AxialKeys:
         others: tuple[Tensor, Tensor],
         between: Callable[[], None],
     ) -> Tensor | None:
+        """Values come with a row of ones, (d + 1, k), whose weighted sum is the sum of the weights."""
         x_pairs, y_pairs = q.unflatten(1, (2, 2, -1)).unbind(2)  # n 2 pairs/2
         columns, rows = (
             torch.mm(folded.flatten(0, 1), of_pairs.flatten(1).T).unflatten(0, folded.shape[:2])
@@ -71,17 +72,27 @@ class AxialKeys:
         )  # side m+1 n
         between()
         keys, values = others
-        weights = torch.mm(keys, q.T).exp_()
-        totals, sums = weights.sum(0), values.T @ weights
+        sums = values @ torch.mm(keys, q.T).exp_()  # d+1 n
         scores = q.new_empty(self._side, self._side, len(q))
         for by_row, by_column, values in maps:
             torch.bmm(by_row, rows, out=scores)
             scores.transpose(0, 1).baddbmm_(by_column, columns)
-            weights = scores.exp_().flatten(0, 1)
-            totals += weights.sum(0)
-            sums += values.T @ weights
+            sums.addmm_(values, scores.exp_().flatten(0, 1))
             between()
+        sums, totals = sums[:-1], sums[-1]
         return (sums / totals).T if is_sound(sums, totals) else None
+
+
+def _with_ones(values: Tensor) -> Tensor:
+    """(k, d) to (d + 1, k)."""
+    return torch.cat([values, values.new_ones(len(values), 1)], dim=1).T.contiguous()
+
+
+def _queries_at_a_time(count: int) -> int:
+    """So that each of torch's threads has some; those of a small map stay together, and operations are divided."""
+    if count <= QUERIES:
+        return count
+    return min(QUERIES, max(FEWEST_QUERIES, -(-count // torch.get_num_threads())))
 
 
 def _folded(rotations: Tensor, first: Tensor, second: Tensor) -> Tensor:

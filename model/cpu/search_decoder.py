@@ -21,14 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu.search_weights import SearchWeights
+from model.cpu.search_weights import SearchWeights, between, through
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
+from model.cpu.side_by_side import SideBySide, divided
 from model.network.layers import Attention
-from model.network.linear import rows_times
 from model.network.point_tokens import point_tokens
 from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock
 from model.types import Embedding, Prediction, Prompt, join_subpixels
+
+UPSCALED_CELLS = 1024
+"""Cells that are upscaled at once. All 4,096 take as long, and 12 MiB more for each click that is under way."""
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class SearchDecoder:
 
     def __init__(self, model: Sam2) -> None:
         self._model = model
+        self._beside = SideBySide(torch.get_num_threads())
 
     @cached_property
     def _weights(self) -> SearchWeights:
@@ -71,12 +75,19 @@ class SearchDecoder:
         )
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """Predict for prompts of a search, all on one picture. Masks below a prompt's floor are left out."""
-        embedding = jobs[0][0]
+        """Predict for prompts of a search, all on one picture. Masks below a prompt's floor are left out.
+
+        With as many prompts as torch has threads, each is decoded by one of them.
+        """
+        picture = self._pictures.of(jobs[0][0])
+        parts = [jobs[part] for part in divided(len(jobs), torch.get_num_threads())]
+        done = self._beside.run(lambda part: self._decode(part, picture), parts)
+        return [prediction for part in done for prediction in part]
+
+    def _decode(self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture) -> list[Prediction]:
         points = point_tokens(jobs, image_size=self._model.config.image_size)
         weights = self._weights
         sparse = weights.prompts.embed_points(*map(torch.from_numpy, points))
-        picture = self._pictures.of(embedding)
         positions = torch.cat([weights.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         tokens, v_1, clicks = self._first_layer(positions, picture)
         tokens, v_2 = self._second_layer(tokens, positions, v_1, clicks, picture)
@@ -114,14 +125,16 @@ class SearchDecoder:
         by_shift = (values * weights.scaled_by_shift).sum(3).transpose(1, 2).flatten(1)
         clicks = []
         for i, v in enumerate(values.transpose(1, 2)):
-            p = torch.bmm(k[i], q_1).softmax(1).flatten(0, 1)
+            scores = torch.bmm(k[i], q_1)
+            added = scores.new_empty(2 * scores.shape[0] * scores.shape[1], scores.shape[2])
+            p = added[: len(added) // 2]
+            torch.softmax(scores, 1, out=p.view_as(scores))
             scale = _sum_of(torch.bmm(v, by_first).flatten(0, 1).addmm_(square[i], p), p)
             scale = scale.add_(picture.square).add_(layer.norm4.eps).rsqrt_()
             mean = _sum_of(torch.bmm(v, scaled_by_first).flatten(0, 1).addmm_(scaled_square[i], p), p)
             mean = mean.add_(picture.scaled_square).mul_(scale).add_(picture.scaled_by_shift)
             mean = mean.add_(p.T @ by_shift[i]).mul_(scale).add_(weights.shift_square)
-            added = p.new_empty(2 * len(p), p.shape[1])
-            torch.mul(p, scale, out=added[: len(p)])
+            p.mul_(scale)
             clicks.append(_Click(added, scale, mean, scale))
         return tokens, values, clicks
 
@@ -207,7 +220,7 @@ class SearchDecoder:
             scores = torch.bmm(q[i], k_3).flatten(0, 1).mul_(click.scale_1)
             scores = scores.addmm_(among[i], click.added).mul_(click.scale_2)
             shares = scores.view(*q.shape[1:3], -1).baddbmm_(q[i], k_place).softmax(2).mul_(click.scale_2)
-            of_clicks = (shares.flatten(0, 1) @ click.added.T).view(*q.shape[1:3], -1)
+            of_clicks = (click.added @ shares.flatten(0, 1).T).T.reshape(*q.shape[1:3], -1)
             of_cells = torch.bmm(shares.mul_(click.scale_1), v_3.transpose(1, 2))
             seen.append(of_cells.baddbmm_(of_clicks, mixed[i]))
         out = read.out_proj(_joined(seen) + weights.v_3_bias)
@@ -240,24 +253,31 @@ class SearchDecoder:
         side = self._model.config.embedding_size
         if not len(kernels):
             return torch.empty(0, 4 * side, 4 * side)
-        features = self._upscaled(picture, click, values)
-        logits = torch.mm(kernels.to(features.dtype), features.T).float()
-        return join_subpixels(logits.unflatten(1, (-1, 16)), side)
+        weights = self._weights
+        values = (values.transpose(1, 2) @ weights.up_of_values).flatten(0, 2)
+        half, n = len(values) // 2, len(values) // (2 * weights.num_heads)
+        values[half : half + n] += weights.up_shift
+        values, kernels = values.to(picture.up.dtype), kernels.to(picture.up.dtype)
+        scale = click.scale_1 * click.scale_2
+        logits = kernels.new_empty(len(kernels), 16 * len(scale))
+        for start in range(0, len(scale), UPSCALED_CELLS):
+            cells = slice(start, start + UPSCALED_CELLS)
+            added = (click.added[:, cells] * click.scale_2[cells]).to(values.dtype)
+            features = self._upscaled(picture, cells, scale[cells], added, values)
+            torch.mm(kernels, features.T, out=logits[:, 16 * start : 16 * start + len(features)])
+        return join_subpixels(logits.float().unflatten(1, (-1, 16)), side)
 
-    def _upscaled(self, picture: SearchedPicture, click: _Click, values: Tensor) -> Tensor:
-        """(cells * 16, c / 8)."""
+    def _upscaled(
+        self, picture: SearchedPicture, cells: slice, scale: Tensor, added: Tensor, values: Tensor
+    ) -> Tensor:
+        """Some cells, `scale` times what they are without a click, plus what it adds: (cells * 16, c / 8)."""
         weights = self._weights
         gelu_ = torch.ops.aten.gelu_  # in place: torch.nn.functional has none
-        added = (values.transpose(1, 2) @ weights.up_of_values).flatten(0, 2)
-        half, n = len(added) // 2, values.shape[1]
-        added[half : half + n] += weights.up_shift
-        dtype = picture.up.dtype
-        scale = (click.scale_1 * click.scale_2).to(dtype)
-        x = torch.addcmul(picture.feat_s1, scale[:, None], picture.up)
-        x = x.addmm_((click.added * click.scale_2).to(dtype).T, added.to(dtype)).view(4 * len(x), -1)
+        x = torch.addcmul(picture.feat_s1[cells], scale.to(values.dtype)[:, None], picture.up[cells])
+        x = x.addmm_(added.T, values).view(4 * len(x), -1)
         norm = weights.up_norm
         x = gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = rows_times(x, weights.up_2).add_(picture.feat_s0)
+        x = (x @ weights.up_2.T).add_(picture.feat_s0[4 * cells.start : 4 * cells.start + len(x)])
         return gelu_(x).view(4 * len(x), -1)
 
     def _by_head(self, x: Tensor) -> Tensor:
@@ -267,24 +287,6 @@ class SearchDecoder:
     def _by_head_of_cells(self, x: Tensor) -> Tensor:
         """(inner, cells) to (heads, d, cells)."""
         return x.unflatten(0, (self._weights.num_heads, -1))
-
-
-def between(x: Tensor, weights: Tensor, y: Tensor) -> Tensor:
-    """Products of tokens x (b, n, h, d) and y (b, m, j, e) by weights (h, d, j, e): (b, h * n, j * m)."""
-    (b, n, h, _), (_, m, j, e) = x.shape, y.shape
-    projected = torch.bmm(x.permute(2, 0, 1, 3).flatten(1, 2), weights.flatten(2))
-    projected = projected.view(h, b, n, j, e).permute(1, 3, 0, 2, 4).reshape(b * j, h * n, e)
-    products = torch.bmm(projected, y.permute(0, 2, 3, 1).reshape(b * j, e, m))
-    return products.view(b, j, h * n, m).transpose(1, 2).reshape(b, h * n, j * m)
-
-
-def through(weights: Tensor, y: Tensor) -> Tensor:
-    """Tokens y (b, m, j, e) by weights (h, d, j, e): (b, h, j * m, d)."""
-    (b, m, j, e), (h, d) = y.shape, weights.shape[:2]
-    projected = torch.bmm(
-        y.permute(2, 0, 1, 3).reshape(j, b * m, e), weights.permute(2, 3, 0, 1).reshape(j, e, h * d)
-    )
-    return projected.view(j, b, m, h, d).permute(1, 3, 0, 2, 4).reshape(b, h, j * m, d)
 
 
 def _sum_of(x: Tensor, y: Tensor) -> Tensor:

@@ -98,6 +98,24 @@ class SearchWeights:
         return x.unflatten(1, (self.num_heads, -1)).unflatten(0, (self.num_heads, -1))
 
 
+def between(x: Tensor, weights: Tensor, y: Tensor) -> Tensor:
+    """Products of tokens x (b, n, h, d) and y (b, m, j, e) by weights (h, d, j, e): (b, h * n, j * m)."""
+    (b, n, h, _), (_, m, j, e) = x.shape, y.shape
+    projected = torch.bmm(x.permute(2, 0, 1, 3).flatten(1, 2), weights.flatten(2))
+    projected = projected.view(h, b, n, j, e).permute(1, 3, 0, 2, 4).reshape(b * j, h * n, e)
+    products = torch.bmm(projected, y.permute(0, 2, 3, 1).reshape(b * j, e, m))
+    return products.view(b, j, h * n, m).transpose(1, 2).reshape(b, h * n, j * m)
+
+
+def through(weights: Tensor, y: Tensor) -> Tensor:
+    """Tokens y (b, m, j, e) by weights (h, d, j, e): (b, h, j * m, d)."""
+    (b, m, j, e), (h, d) = y.shape, weights.shape[:2]
+    projected = torch.bmm(
+        y.permute(2, 0, 1, 3).reshape(j, b * m, e), weights.permute(2, 3, 0, 1).reshape(j, e, h * d)
+    )
+    return projected.view(j, b, m, h, d).permute(1, 3, 0, 2, 4).reshape(b, h, j * m, d)
+
+
 def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     return norm.weight, norm.bias
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from model.masks.runs import Runs
-from model.masks.transposing import transpose
+from model.masks.transposing import by_rows
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _UP = 2
@@ -18,9 +18,7 @@ _UP = 2
 
 def png(mask: Runs) -> bytes:
     """The mask as a one-bit PNG, white on the object (W3C's PNG specification, third edition)."""
-    by_rows = transpose(mask)
-    is_object = np.arange(by_rows.lengths.size) % 2 == 1
-    packed = np.packbits(np.repeat(is_object, by_rows.lengths).reshape(mask.height, mask.width), axis=1)
+    packed = np.packbits(by_rows(mask), axis=1)
     rows = np.full((mask.height, 1 + packed.shape[1]), _UP, np.uint8)
     rows[:, 1:] = packed
     rows[1:, 1:] -= packed[:-1]

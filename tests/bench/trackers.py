@@ -98,8 +98,12 @@ def agreement(name: str, found: npt.NDArray[np.bool_], expected: npt.NDArray[np.
 
 
 def grow(side: Tracker, clicks: Sequence[Click], *, num_frames: int, settled: int) -> dict[str, float]:
-    """Follow objects through many frames. Return by how much memory grew after the first `settled` ones."""
+    """Follow objects through many frames. Return by how much memory grew until so many were done, and after them.
+
+    Until then, freed memory is in pieces of more and more sizes, and libraries take their buffers.
+    """
     side.begin(clicks)
+    started = machine.resident_mib()
     for frame in range(1, settled):
         side.step(frame)
     held, resident = side.held_bytes, machine.resident_mib()
@@ -107,6 +111,8 @@ def grow(side: Tracker, clicks: Sequence[Click], *, num_frames: int, settled: in
         side.step(frame)
     return {
         "frames": num_frames,
+        "settled frames": settled,
         "held bytes, growth": side.held_bytes - held,
+        "process, growth until settled MiB": resident - started,
         "process, growth MiB": machine.resident_mib() - resident,
     }

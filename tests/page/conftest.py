@@ -19,7 +19,7 @@ from tests.page.web_tools import WebTool
 from tests.server import free_port
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_FLAGS = [
+FLAGS = [
     "--no-sandbox",  # CI runs as root
     "--disable-gpu",
     "--disable-quic",
@@ -81,16 +81,21 @@ class PageServer:
         return self._server.started and httpx.get(f"{self.url}readyz", trust_env=False).is_success
 
 
+def chromium() -> str | None:
+    """Return where Chromium is, if it is installed."""
+    return next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Close the browser after the last test here, because its event loop would disturb other tests."""
-    executable = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    executable = chromium()
     if executable is None:
         pytest.skip("The tests of the page need Chromium, which is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ _SHOWN = """([width, height, step, scale, left, top]) => {
 class Visitor:
     """A user of the page. Coordinates are pixels of a WIDTH x HEIGHT picture, shown whole as at the start."""
 
-    def __init__(self, context: BrowserContext, url: str) -> None:
+    def __init__(self, context: BrowserContext, url: str, *, model: str = "fake") -> None:
         self.url = url
         self.page: Page = context.new_page()
         self.requests: list[str] = []
@@ -55,7 +55,7 @@ class Visitor:
         self.page.on("filechooser", lambda chooser: self._choosers.append(chooser))
         self.page.set_default_timeout(1000 * PATIENCE_S)
         self.page.goto(url)
-        self.until(lambda: self.find("#model").inner_text() == "fake")
+        self.until(lambda: self.find("#model").inner_text() == model)
 
     def find(self, selector: str) -> Locator:
         """Return the elements at a CSS selector."""

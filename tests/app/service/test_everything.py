@@ -183,6 +183,15 @@ async def test_batches_are_as_large_as_clicks_of_others_can_bear(monkeypatch: py
         assert [len(batch) for batch in served.segmenter.decoded][1:] == [1] * 48
 
 
+async def test_batches_are_even_because_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Settings(workers=2, batch_prompts=5)) as served:
+        await served.embed(picture(), "dots")
+        monkeypatch.setattr(search, "_BATCH_S", 1000.0)
+        await served.post("/everything", {"image_id": "dots", **FOUND})
+        *sizes, _ = [len(batch) for batch in served.segmenter.decoded]
+        assert sizes == [2] + [4] * (len(sizes) - 1)
+
+
 async def test_uploads_get_their_turn() -> None:
     async with stepping(Settings(workers=2, batch_prompts=4)) as (served, model):
         request = asking(points_per_side=16).request(served)

@@ -89,6 +89,17 @@ def test_it_equals_the_plain_attention() -> None:
 
 @torch.inference_mode()
 @pytest.mark.usefixtures("parts")
+def test_queries_on_several_threads_find_the_same() -> None:
+    memory = video_memory()
+    seen = [remembered(memory, maps=3, pointers=2)]
+    attention = CpuMemoryAttention(memory)
+    expected = attention(features(), seen)
+    torch.set_num_threads(3)
+    torch.testing.assert_close(attention(features(), seen), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("packs", [False, True])
 def test_bfloat16_errs_no_more_than_in_the_plain_attention(
     packs: bool, monkeypatch: pytest.MonkeyPatch

@@ -51,6 +51,26 @@ def test_it_equals_the_plain_decoder(runner: Sam2Runner, embeddings: list[Embedd
         np.testing.assert_allclose(prediction.object_score, expected.object_score[0], rtol=1e-4, atol=1e-6)
 
 
+def test_prompts_are_divided_among_threads(runner: Sam2Runner, embeddings: list[Embedding]) -> None:
+    jobs = [
+        (embeddings[0], searching(Prompt(points=((9.0 * i, 20.0),), labels=(1,)), floor=floor))
+        for i, floor in enumerate([ALL, 2.0, ALL, ALL, 0.5])
+    ]
+    before = torch.get_num_threads()
+    alone = [runner._search_decoder.decode([job])[0] for job in jobs]
+    for threads in (2, 4):
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                together = runner._search_decoder.decode(jobs)
+        finally:
+            torch.set_num_threads(before)
+        for one, other in zip(together, alone, strict=True):
+            assert one.logits.shape == other.logits.shape
+            np.testing.assert_allclose(one.iou, other.iou, rtol=1e-5)
+            assert np.linalg.norm(one.logits - other.logits) <= 1e-5 * np.linalg.norm(other.logits)
+
+
 def test_scores_are_computed_in_float32_in_half_precision_too() -> None:
     half = make_runner(torch.bfloat16)
     (embedding,) = half.encode([image("first", 120, 100)])

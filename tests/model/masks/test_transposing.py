@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from model.masks import transposing
 from model.masks.runs import Runs
-from model.masks.transposing import transpose
+from model.masks.transposing import by_rows, transpose
 
 GENERATOR = np.random.default_rng(0)
 MASKS = {
@@ -39,3 +40,23 @@ def test_runs_of_length_zero_do_not_matter() -> None:
     split = Runs(2, 3, np.array([0, 1, 0, 2, 1, 0, 2]))
     assert split.to_array().tolist() == [[True, True, False], [True, False, False]]
     assert transpose(split).lengths.tolist() == [0, 2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("most", [0.0, 1 / 30, 2.0])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_pixels_row_by_row_are_those_of_the_mask(
+    mask: np.ndarray, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way is the faster one."""
+    monkeypatch.setattr(transposing, "_MANY", most)
+    drawn = by_rows(Runs.from_array(mask))
+    assert drawn.flags.c_contiguous
+    assert drawn.dtype == bool
+    assert np.array_equal(drawn, mask)
+
+
+def test_a_mask_of_stripes_is_not_turned_run_by_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has few runs, and a border in every pixel."""
+    stripes = np.tile(np.array([[True, False]]), (300, 100))
+    monkeypatch.setattr(transposing, "_turned", None)
+    assert np.array_equal(by_rows(Runs.from_array(stripes)), stripes)

@@ -209,6 +209,12 @@ def test_the_video_half_is_loaded_when_it_is_first_needed(tmp_path: Path) -> Non
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
 
 
+def test_the_video_half_can_be_loaded_before_a_track_needs_it() -> None:
+    runner, _ = small_runner()
+    runner.tracking.load()
+    assert runner.tracking.is_loaded
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_a_cpu_decodes_by_the_weights_as_they_are_in_the_file(
     tmp_path: Path, dtype: torch.dtype

@@ -1,0 +1,96 @@
+"""Parts of one work on several threads: results in order, faults, pauses, and the settings of every thread."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from model.cpu.apart import Between, Part, run_apart
+
+LONG_S = 20.0
+"""A timeout that no passing test comes near."""
+
+
+@pytest.fixture(autouse=True, params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
+
+
+def nothing() -> None:
+    """Is called between the parts of the work."""
+
+
+def test_results_are_in_order_and_parts_run_at_a_time(threads: int) -> None:
+    meet = threading.Barrier(threads)
+
+    def part(number: int) -> Part[tuple[int, int]]:
+        def run(_: Between) -> tuple[int, int]:
+            if number < threads:
+                meet.wait(LONG_S)
+            return number, torch.get_num_threads()
+
+        return run
+
+    found = run_apart([part(number) for number in range(10)], nothing)
+    assert found == [(number, 1) for number in range(10)]
+    assert run_apart([lambda _: torch.get_num_threads()], nothing) == [threads]
+
+
+def test_only_the_calling_thread_pauses(threads: int) -> None:
+    caller, paused = threading.get_ident(), set()
+    meet = threading.Barrier(threads)
+
+    def part(between: Between) -> None:
+        meet.wait(LONG_S)
+        between()
+
+    run_apart([part] * threads, lambda: paused.add(threading.get_ident()))
+    assert paused == {caller}
+
+
+def test_a_fault_of_any_thread_reaches_the_caller(threads: int) -> None:
+    meet = threading.Barrier(threads)
+    caller = threading.get_ident()
+
+    def part(_: Between) -> None:
+        meet.wait(LONG_S)
+        if threads == 1 or threading.get_ident() != caller:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        run_apart([part] * threads, nothing)
+
+
+def test_a_fault_of_a_pause_ends_the_work(threads: int) -> None:
+    done = []
+
+    def part(between: Between) -> None:
+        between()
+        done.append(1)
+
+    def pause() -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_apart([part] * 1000, pause)
+    assert len(done) < 1000
+
+
+@torch.inference_mode()
+def test_every_thread_is_in_inference_mode_and_takes_tiny_numbers_as_zero(threads: int) -> None:
+    flushed = torch.set_flush_denormal(True)
+    meet = threading.Barrier(threads)
+
+    def part(_: Between) -> tuple[bool, bool]:
+        meet.wait(LONG_S)
+        return torch.is_inference_mode_enabled(), bool(torch.tensor(1e-30) * 1e-10 == 0)
+
+    try:
+        assert run_apart([part] * threads, nothing) == [(True, flushed)] * threads
+    finally:
+        torch.set_flush_denormal(False)
