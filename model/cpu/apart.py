@@ -1,14 +1,16 @@
 """Independent parts of one work, each on a core of its own, without a barrier after every operation.
 
 An operation that is divided among threads ends with the last of them. Where parts are many operations each, and
-share nothing, a thread that takes whole parts waits once, at the end, and keeps its part in its core's cache. Does
-not know what is computed.
+share nothing, a thread that takes whole parts waits once, at the end, and keeps its part in its core's cache. A
+click of a search has 150 operations: 27 ms of two cores' time, and 19 with a click for each core. Does not know
+what is computed.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -21,13 +23,15 @@ Part = Callable[[Between], T]
 
 
 def run_apart(parts: Sequence[Part[T]], between: Between) -> list[T]:
-    """Return what the parts return, in order. As many at a time as torch has threads here, each with one thread.
+    """Return what the parts return, in order. As many at a time as torch has threads here, which they share.
 
-    Only the calling thread pauses: its parts get `between`, and what that runs has one thread too. If it changes
-    the number of threads, that counts only until the return.
+    Only the calling thread pauses: its parts get `between`, and what that runs has its share of threads too. If it
+    changes their number, that counts only until the return. After a failure no other part begins there, and all
+    have ended when it is raised.
     """
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads == 1:
+    usual = torch.get_num_threads()
+    threads = min(usual, len(parts))
+    if threads <= 1:
         return [part(between) for part in parts]
     todo = deque(enumerate(parts))
     results: dict[int, T] = {}
@@ -40,28 +44,36 @@ def run_apart(parts: Sequence[Part[T]], between: Between) -> list[T]:
                 return
             results[place] = part(pause)
 
-    is_inference, usual = torch.is_inference_mode_enabled(), torch.get_num_threads()
+    is_inference, share = torch.is_inference_mode_enabled(), usual // threads
 
     def help_out() -> None:
+        torch.set_num_threads(share)
         with torch.inference_mode(is_inference):
-            take(_do_not_pause)
+            take(do_not_pause)
 
     helpers: list[Future[None]] = []
-    torch.set_num_threads(1)
+    torch.set_num_threads(share)
     try:
         helpers += [_helpers(usual - 1).submit(help_out) for _ in range(threads - 1)]
         take(between)
     finally:
         todo.clear()  # of a failure: nobody waits for the rest
         wait(helpers)
-        torch.set_num_threads(usual)
+        torch.set_num_threads(usual)  # MKL has one number for all threads, and the helpers set it too
     for helper in helpers:
         helper.result()
     return [results[place] for place in range(len(parts))]
 
 
-def _do_not_pause() -> None:
-    pass
+def divided(count: int, parts: int) -> list[slice]:
+    """Return slices of `count` things for so many parts, as equal as may be, larger ones first, none empty."""
+    parts = min(count, parts)
+    ends = [i * (count // parts) + min(i, count % parts) for i in range(parts + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def do_not_pause() -> None:
+    """The `between` of work that nothing passes."""
 
 
 @cache

@@ -15,15 +15,15 @@ of two near duplicates is kept. Does not know what a search makes of the masks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.cpu.apart import Between, divided, do_not_pause, run_apart
 from model.cpu.search_weights import SearchWeights, between, through
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
-from model.cpu.side_by_side import SideBySide, divided
 from model.network.layers import Attention
 from model.network.point_tokens import point_tokens
 from model.network.sam2 import Sam2
@@ -53,7 +53,6 @@ class SearchDecoder:
 
     def __init__(self, model: Sam2) -> None:
         self._model = model
-        self._beside = SideBySide(torch.get_num_threads())
 
     @cached_property
     def _weights(self) -> SearchWeights:
@@ -81,10 +80,12 @@ class SearchDecoder:
         """
         picture = self._pictures.of(jobs[0][0])
         parts = [jobs[part] for part in divided(len(jobs), torch.get_num_threads())]
-        done = self._beside.run(lambda part: self._decode(part, picture), parts)
+        done = run_apart([partial(self._decode, part, picture) for part in parts], do_not_pause)
         return [prediction for part in done for prediction in part]
 
-    def _decode(self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture) -> list[Prediction]:
+    def _decode(
+        self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture, _: Between
+    ) -> list[Prediction]:
         points = point_tokens(jobs, image_size=self._model.config.image_size)
         weights = self._weights
         sparse = weights.prompts.embed_points(*map(torch.from_numpy, points))

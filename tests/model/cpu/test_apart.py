@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.cpu.apart import Between, Part, run_apart
+from model.cpu.apart import Between, Part, divided, run_apart
 
 LONG_S = 20.0
 """A timeout that no passing test comes near."""
@@ -39,6 +39,22 @@ def test_results_are_in_order_and_parts_run_at_a_time(threads: int) -> None:
     found = run_apart([part(number) for number in range(10)], nothing)
     assert found == [(number, 1) for number in range(10)]
     assert run_apart([lambda _: torch.get_num_threads()], nothing) == [threads]
+
+
+def test_few_parts_share_the_threads(threads: int) -> None:
+    torch.set_num_threads(5)
+    meet = threading.Barrier(2)
+
+    def part(_: Between) -> int:
+        meet.wait(LONG_S)
+        return torch.get_num_threads()
+
+    try:
+        assert run_apart([part] * 2, nothing) == [2, 2]
+        assert torch.get_num_threads() == 5
+        assert run_apart([], nothing) == []
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_only_the_calling_thread_pauses(threads: int) -> None:
@@ -94,3 +110,13 @@ def test_every_thread_is_in_inference_mode_and_takes_tiny_numbers_as_zero(thread
         assert run_apart([part] * threads, nothing) == [(True, flushed)] * threads
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize(
+    ("count", "parts", "sizes"),
+    [(1, 2, [1]), (2, 2, [1, 1]), (5, 2, [3, 2]), (16, 3, [6, 5, 5]), (4, 1, [4])],
+)
+def test_divided(count: int, parts: int, sizes: list[int]) -> None:
+    slices = divided(count, parts)
+    assert [len(range(count)[each]) for each in slices] == sizes
+    assert [i for each in slices for i in range(count)[each]] == list(range(count))
