@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from app.codecs.json_bodies import Repeated, TooMany
+from app.codecs.long_text import HAND_OVER_S
 
 View: TypeAlias = memoryview
 """Part of a body. Slices share its memory."""
@@ -25,10 +26,6 @@ MOST_MEMBERS = 131_072
 
 _PIECE = 2**18
 """Bytes looked at in one step, which takes about half a millisecond."""
-_HAND_OVER_S = 50e-6
-"""Sleep after a step with numpy, which releases the interpreter lock for microseconds, many times. Each time a
-waiting thread wakes, finds the lock taken again and waits anew, so it never comes to ask for it, as it would after
-sys.getswitchinterval(): without this sleep 30 MB held the event loop for 100 ms."""
 _SPACE = b" \t\r\n"
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _STEPS = np.zeros(256, np.int8)
@@ -145,7 +142,7 @@ def _commas(text: View) -> Iterator[int]:
                 comma = piece.find(b",", comma + 1, end)
         if len(at):
             depth, inside = int(depths[-1]), bool(within[-1])
-        sleep(_HAND_OVER_S)
+        sleep(HAND_OVER_S)
     if depth or inside:
         raise NotJson("it ends within a string" if inside else "a bracket is not closed")
 

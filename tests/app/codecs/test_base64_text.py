@@ -7,7 +7,7 @@ import pytest
 
 from app.codecs import base64_text
 from app.codecs.base64_text import Base64Error, decode_base64, decode_base64_or_data_url
-from app.codecs.long_text import Pieces
+from app.codecs.long_text import HAND_OVER_S, Pieces
 
 DATA = [bytes(251 * at % 256 for at in range(size)) for size in (0, 1, 2, 3, 4, 61, 62, 63, 1000)]
 WRITERS = {
@@ -76,6 +76,17 @@ def test_no_call_decodes_more_than_a_piece(monkeypatch: pytest.MonkeyPatch) -> N
     data = bytes(3_000_000)
     assert decode_base64(Pieces((base64.b64encode(data).decode(),))) == data
     assert max(sizes) <= base64_text._PIECE
+
+
+def test_other_threads_get_the_interpreter_after_each_million_of_characters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The decoder releases the lock for so short a time, and so often, that a waiting thread never asks for it."""
+    naps: list[float] = []
+    monkeypatch.setattr(base64_text, "sleep", naps.append)
+    data = bytes(3_000_000)
+    assert decode_base64(Pieces(tuple([base64.b64encode(data[:300_000]).decode()] * 10))) == data
+    assert naps == [HAND_OVER_S] * 3
 
 
 @pytest.mark.usefixtures("pieces")
