@@ -15,7 +15,7 @@ TORCH_INSTALLED := $(shell cat $(TORCH_STAMP) 2>/dev/null)
 KIT_PYTHON ?= 3.12
 KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \
   annotated-types annotated-doc typing-inspection typing-extensions python-multipart opentelemetry-api anyio httpx \
-  httpcore h11 click idna prometheus-client simplejpeg pycocotools
+  httpcore h11 click idna prometheus-client pybase64 simplejpeg pycocotools
 
 # The tools whose real clients make test-tools runs.
 TOOLS ?= $(patsubst tests/tools/%.txt,%,$(wildcard tests/tools/*.txt))
