@@ -4,12 +4,11 @@ Belongs to the event loop. Does not know where pictures and their embeddings com
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
@@ -38,10 +37,8 @@ _AT_ONCE_NEWCOMERS = 1
 """In addition, for clients that have none running."""
 _BATCH_S = 0.04
 """How long a batch of a search may take, because clicks of others wait for it."""
-_LEAST_BATCH = 2
-"""Prompts of the first batch, and of any other: each core decodes whole prompts, so one takes as long as two."""
-_BATCHES_AHEAD = 1
-"""Batches that wait while another is decoded: without, the decoder waited 5 ms of 40 for the event loop."""
+_FIRST_BATCH = 2
+"""Prompts of the first batch, when it is not known how long one takes."""
 _HELD_BYTES = 96 * 2**20
 """Most memory for masks that have passed, of one client; of all clients together, a third more."""
 _TOLD_AFTER_S = 5.0
@@ -133,7 +130,7 @@ class Searches:
         self._turns = Turns(_AT_ONCE, reserved=_AT_ONCE_NEWCOMERS)
         self._cropping = Turns(1, reserved=0)
         self._shares = Shares(_HELD_BYTES)
-        self._batch = _LEAST_BATCH
+        self._batch = _FIRST_BATCH
 
     @property
     def held_bytes(self) -> int:
@@ -203,37 +200,34 @@ class Searches:
     async def _on_crop(
         self, request: Request, crop: Crop, embedding: Embedding, progress: _Progress, held: _Held
     ) -> list[Candidate]:
-        """The best masks of one crop. While one batch is decoded, the next one waits in the decoder's queue."""
-        found: list[list[Candidate]] = []
+        """The best masks of one crop. While masks of one batch are sifted by a worker, the next is decoded."""
+        found: list[Candidate] = []
         times = StageTimes()  # hundreds of batches, which count as one stage each
 
-        async def look(jobs: Sequence[Sifting], points: int, found_here: list[Candidate]) -> None:
-            ran = await self._decoded(request, jobs)
+        async def sift(jobs: Sequence[Sifting], ran: Sequence[Ran[Any]], points: int) -> None:
             passed = [c for each in await self._shaped(request, jobs, ran, times) for c in each]
             held.add(passed)
-            found_here.extend(passed)
+            found.extend(passed)
             progress.add(points, len(passed))
 
-        looking: deque[asyncio.Task[None]] = deque()
+        sifting: asyncio.Task[None] | None = None
         try:
             async with aclosing(self._siftings(request, crop, embedding, times)) as batches:
                 async for jobs, points in batches:
-                    found.append([])  # in the order of the points, whichever batch is done first
-                    looking.append(asyncio.create_task(look(jobs, points, found[-1])))
-                    if (
-                        len(looking) > _BATCHES_AHEAD or len(found) == 1
-                    ):  # which tells how large others may be
-                        await looking.popleft()
-            while looking:
-                await looking.popleft()
+                    ran = await self._decoded(request, jobs)
+                    if sifting is not None:
+                        await sifting
+                    sifting = asyncio.create_task(sift(jobs, ran, points))
+            if sifting is not None:
+                await sifting
         finally:
-            for task in looking:
-                task.cancel()
-            await asyncio.gather(*looking, return_exceptions=True)
+            if sifting is not None:
+                sifting.cancel()
+                await asyncio.gather(sifting, return_exceptions=True)
             for stage, seconds in times.seconds.items():
                 request.times.add(stage, seconds)
             request.times.batch_size = max(request.times.batch_size, times.batch_size)
-        best = partial(best_of_crop, list(chain(*found)), thresholds=request.wish.thresholds)
+        best = partial(best_of_crop, found, thresholds=request.wish.thresholds)
         return await self._workers.run(best, share=request.share)
 
     async def _siftings(
@@ -278,7 +272,7 @@ class Searches:
         ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=request.share)
         slowest = max(ran, key=lambda each: each.device_s / each.batch_size)
         fitting = int(_BATCH_S * slowest.batch_size / max(slowest.device_s, 1e-6))
-        size = min(max(_LEAST_BATCH, fitting), 2 * self._batch, self._most_prompts)
+        size = min(max(1, fitting), 2 * self._batch, self._most_prompts)
         self._batch = (
             size - size % 2 if size > 1 else 1
         )  # cores share a batch, and an odd one leaves some idle
