@@ -119,7 +119,9 @@ def _read(kind: Kind, data: bytearray) -> Said | Exception:
     if kind == Kind.END:
         return ConnectionError("The device does not go on with this call.")
     try:
-        said: Said = pickle.loads(data)  # noqa: S301  # of a Device, which has proved itself
-    except Exception as error:  # one of another version: raised where it is waited for
+        said: Said = pickle.loads(data)  # noqa: S301  # read only of a Device that has proved the secret
+    except (
+        Exception
+    ) as error:  # what another version sends may fail in any way: raised where it is waited for
         return error
     return said

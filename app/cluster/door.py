@@ -7,15 +7,17 @@ import asyncio
 import logging
 import pickle
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from app.cluster.calls import Answer, Answering, Call, answer, answer_in_steps
 from app.cluster.messages import Kind, Messages
 
 log = logging.getLogger(__name__)
+
+_Answering: TypeAlias = Callable[[int, bytearray], Coroutine[Any, Any, None]]
 
 AHEAD = 4
 """Steps that a Device is ahead of a Front that has not taken them."""
@@ -94,10 +96,10 @@ class _Served(Messages):
     def received(self, kind: Kind, number: int, data: bytearray) -> None:
         """See Messages."""
         if kind == Kind.CALL:
-            self._begin(number, self._answer(number, data))
+            self._begin(self._answer, number, data)
         elif kind == Kind.CALL_IN_STEPS:
             self._room[number] = asyncio.Semaphore(AHEAD)
-            self._begin(number, self._answer_in_steps(number, data))
+            self._begin(self._answer_in_steps, number, data)
         elif kind == Kind.TAKEN and number in self._room:
             self._room[number].release()
         elif kind == Kind.END and number in self.tasks:
@@ -109,8 +111,8 @@ class _Served(Messages):
         for task in self.tasks.values():
             task.cancel()
 
-    def _begin(self, number: int, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _begin(self, answering: _Answering, number: int, data: bytearray) -> None:
+        task = asyncio.get_running_loop().create_task(self._told_of_failures(answering, number, data))
         self.tasks[number] = task
         task.add_done_callback(lambda _: self._forget(number))
 
@@ -118,23 +120,23 @@ class _Served(Messages):
         del self.tasks[number]
         self._room.pop(number, None)
 
-    async def _answer(self, number: int, data: bytearray) -> None:
+    async def _told_of_failures(self, answering: _Answering, number: int, data: bytearray) -> None:
         try:
-            call: Call = pickle.loads(data)  # noqa: S301  # of a Front, which has proved itself
-            await self._send(number, pickle.dumps(await answer(self._device, call)))
-        except Exception as failure:  # a bug, or another version: told to the Front, which counts it
-            await self._send(number, self._told(failure))
+            await answering(number, data)
+        except Exception as failure:  # a bug, or a Front of another version: it waits, so it is told
+            log.exception("Internal error")
+            told = Answer(bug=f"{type(failure).__name__}: {failure}", device=self._device.name)
+            await self._send(number, pickle.dumps(told))
+
+    async def _answer(self, number: int, data: bytearray) -> None:
+        await self._send(number, pickle.dumps(await answer(self._device, _read(data))))
 
     async def _answer_in_steps(self, number: int, data: bytearray) -> None:
         room = self._room[number]
-        try:
-            call: Call = pickle.loads(data)  # noqa: S301  # see above
-            async with aclosing(answer_in_steps(self._device, call)) as steps:
-                async for step in steps:
-                    await room.acquire()
-                    await self._send(number, pickle.dumps(step))
-        except Exception as failure:  # see above
-            await self._send(number, self._told(failure))
+        async with aclosing(answer_in_steps(self._device, _read(data))) as steps:
+            async for step in steps:
+                await room.acquire()
+                await self._send(number, pickle.dumps(step))
 
     async def _send(self, number: int, data: bytes) -> None:
         try:
@@ -145,6 +147,7 @@ class _Served(Messages):
             self.post(Kind.END, number)  # in place of what is lacking
             raise
 
-    def _told(self, failure: Exception) -> bytes:
-        log.exception("Internal error")
-        return pickle.dumps(Answer(bug=f"{type(failure).__name__}: {failure}", device=self._device.name))
+
+def _read(data: bytearray) -> Call:
+    call: Call = pickle.loads(data)  # noqa: S301  # messages are read only of a Front that has proved the secret
+    return call

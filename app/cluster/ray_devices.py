@@ -5,8 +5,8 @@ Does not know how Devices were started.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from app.cluster.connected_devices import ConnectedDevices
 from app.cluster.connection import Said
 from app.cluster.door import Address
 from app.service.segmentation import DeviceState, FrontState
+
+log = logging.getLogger(__name__)
 
 _LOOK_S = 2.0
 
@@ -80,8 +82,10 @@ class RayDevices:
             self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def _look(self) -> None:
-        with suppress(Exception):  # Ray's errors have no common type; the next look tells
+        try:
             await self.states(patience_s=_LOOK_S)
+        except Exception as error:  # Ray's errors have no common type; who asks next sees it
+            log.info("Ray does not tell which devices there are: %s", error)
 
     async def _all(self, method: str, patience_s: float, *arguments: Any) -> dict[str, Any]:
         """Return what each replica says, by its actor; None for those that do not answer in time."""

@@ -273,9 +273,8 @@ class Searches:
         slowest = max(ran, key=lambda each: each.device_s / each.batch_size)
         fitting = int(_BATCH_S * slowest.batch_size / max(slowest.device_s, 1e-6))
         size = min(max(1, fitting), 2 * self._batch, self._most_prompts)
-        self._batch = (
-            size - size % 2 if size > 1 else 1
-        )  # cores share a batch, and an odd one leaves some idle
+        # Even, as cores have whole prompts each: an odd one would leave some idle.
+        self._batch = size - size % 2 if size > 1 else 1
         return ran
 
     async def _shaped(
