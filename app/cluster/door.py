@@ -23,6 +23,8 @@ AHEAD = 4
 """Steps that a Device is ahead of a Front that has not taken them."""
 _ON_ITS_WAY_S = 0.05
 """What was sent to a Device that is being stopped, before that was known, comes within this time."""
+_LAST_ANSWERS_S = 2.0
+"""In which a Front reads the answers that it has been sent; the process may end after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,11 @@ class Door:
             async with asyncio.timeout(patience_s):
                 while tasks := [task for each in self._connections for task in each.tasks.values()]:
                     await asyncio.wait(tasks)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_ANSWERS_S):
+                await asyncio.gather(*(each.close() for each in self._connections))
         for each in list(self._connections):
-            each.close()
+            each.abort()
 
     def _connection(self) -> "_Served":
         return _Served(self._device, self._secret, self._connections)

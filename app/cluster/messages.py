@@ -65,6 +65,7 @@ class Messages(asyncio.Protocol):
         self._begun: dict[int, bytearray] = {}
         """Messages of which pieces are there."""
         self._writable = asyncio.Event()
+        self._gone = asyncio.Event()
         self._transport: asyncio.Transport
         self._patience: asyncio.TimerHandle
         self.is_lost = False
@@ -108,9 +109,10 @@ class Messages(asyncio.Protocol):
         """End the connection."""
         self._transport.abort()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the connection when what was written has been sent."""
         self._transport.close()
+        await self._gone.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -144,6 +146,7 @@ class Messages(asyncio.Protocol):
         """See asyncio.Protocol."""
         self._patience.cancel()
         self.is_lost = True
+        self._gone.set()
         self._writable.set()  # who waits for it raises
         self._begun.clear()
         self.lost(ConnectionError(f"The connection has ended: {error or 'it was closed'}"))

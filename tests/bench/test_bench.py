@@ -31,6 +31,7 @@ from tests.bench.report import (
 from tests.bench.timing import Effort, percentile, summarise, take_turns
 from tests.bench.weights import VARIANT, plain_model, transformers_state
 from tests.golden.recipe import weight
+from tests.local_server import local_server, port_of
 
 
 def test_sides_take_turns_and_each_leads_equally_often() -> None:
@@ -199,10 +200,9 @@ class FakeServer:
         self.bodies: list[bytes] = []
 
     async def loaded(self, *, seconds: float, clients: int) -> dict[str, load.Measured]:
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
+        async with local_server(self._serve) as server:
             stream = Stream("click", "/decode", "application/json", (b"first", b"second"))
-            return await load.drive(Load(port, seconds, (stream,) * clients))
+            return await load.drive(Load(port_of(server), seconds, (stream,) * clients))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

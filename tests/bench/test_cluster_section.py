@@ -27,6 +27,7 @@ from tests.bench.cluster_section import (
 )
 from tests.bench.report import CLUSTER_CLICKS, CLUSTER_FAULT, CLUSTER_LOAD, CLUSTER_PARTS, Row
 from tests.bench.unbroken import Clicking
+from tests.local_server import local_server, port_of
 
 REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\ncontent-length: 10\r\n\r\noverloaded"
@@ -106,8 +107,7 @@ class Servers:
         self._left = requests
         self.ports: list[int] = []
         self._begun, self._end = threading.Event(), asyncio.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
         self._begun.wait(10)
 
@@ -115,16 +115,13 @@ class Servers:
         """End both."""
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(10)
-        self._loop.close()
 
     async def _run(self) -> None:
-        first = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self._second = await asyncio.start_server(self._answer_until_gone, "127.0.0.1", 0)
-        self.ports = [each.sockets[0].getsockname()[1] for each in (first, self._second)]
-        self._begun.set()
-        await self._end.wait()
-        first.close()
-        self._second.close()
+        self._loop = asyncio.get_running_loop()
+        async with local_server(self._answer) as first, local_server(self._answer_until_gone) as self._second:
+            self.ports = [port_of(first), port_of(self._second)]
+            self._begun.set()
+            await self._end.wait()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(EOFError, OSError):

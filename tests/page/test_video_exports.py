@@ -29,8 +29,12 @@ AS_THE_COMMAND = {
 @pytest.fixture
 def watcher(visitor: Visitor) -> Watcher:
     """A visitor whose only object is tracked through a video."""
+    return watching(visitor, clip(frames=FRAMES, size=(WIDTH, HEIGHT)))
+
+
+def watching(visitor: Visitor, video: bytes) -> Watcher:
     watcher = Watcher(visitor)
-    watcher.open(clip(frames=FRAMES, size=(WIDTH, HEIGHT)), "my walk.mp4")
+    watcher.open(video, "my walk.mp4")
     visitor.click(200, 150)
     visitor.until_seen(DISC)
     visitor.find("#objects input").fill("dog")
@@ -107,8 +111,8 @@ def test_an_overlay_is_a_video_that_shows_frames_and_masks(watcher: Watcher) -> 
     visitor.until(watcher.button("Track all").is_visible)
 
 
-def test_an_overlay_that_is_stopped_is_not_saved_and_nothing_to_export_is_said(watcher: Watcher) -> None:
-    visitor = watcher.visitor
+def test_an_overlay_that_is_stopped_is_not_saved_and_nothing_to_export_is_said(visitor: Visitor) -> None:
+    watcher = watching(visitor, clip(frames=2, size=(WIDTH, HEIGHT), times_ms=(0, 60_000)))
     visitor.find("[data-save=overlay]").click()
     watcher.button("Stop").click()
     watcher.until_tracked()

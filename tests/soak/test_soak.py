@@ -12,6 +12,7 @@ import pytest
 
 from app.codecs.images import decode_image
 from app.errors import ServiceError
+from tests.local_server import local_server, port_of
 from tests.soak import __main__ as soak
 from tests.soak import attacks, mixed_load
 from tests.soak.effort import Effort
@@ -110,8 +111,8 @@ async def test_a_connection_that_the_server_ended_while_idle_is_made_anew() -> N
         await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(answer_once, "127.0.0.1") as server:
-        visitor = Client(server.sockets[0].getsockname()[1])
+    async with local_server(answer_once) as server:
+        visitor = Client(port_of(server))
         for number in (1, 2):
             assert (await visitor.ask("GET", "/")).body == b"ok"
             assert connections == number

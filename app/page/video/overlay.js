@@ -26,22 +26,22 @@ export async function recordOverlay(video, { timeline }) {
   recorder.ondataavailable = ({ data }) => parts.push(data);
   const ended = new Promise((resolve, reject) => Object.assign(recorder, { onstop: resolve, onerror: ({ error }) => reject(error) }));
   const work = timeline.begin("Recording", () => abort.abort());
+  const unlessStopped = stoppable(abort.signal);
   try {
     let next = loading(frames, 0), due = null;
     for (let frame = 0; frame < video.frames; frame++) {
-      draw(context, video, { frame, bitmap: await next.bitmap });
+      draw(context, video, { frame, bitmap: await unlessStopped(next.bitmap) });
       if (frame === 0) await started(recorder, track);
       else track.requestFrame();
       work.show(frame + 1, video.frames);
       due = (due ?? performance.now()) + 1000 * secondsOf(video, frame);
       next = loading(frames, frame + 1 < video.frames ? frame + 1 : frame);
       frames.prepare(frame + 1);
-      await Promise.all([new Promise((resolve) => setTimeout(resolve, due - performance.now())), rendered()]);
-      abort.signal.throwIfAborted();
+      await unlessStopped(Promise.all([new Promise((resolve) => setTimeout(resolve, due - performance.now())), rendered()]));
       if (next.loaded) continue;
       const since = performance.now();
       recorder.pause(); // waiting for a frame takes no time in the video
-      await next.bitmap;
+      await unlessStopped(next.bitmap);
       recorder.resume();
       due += performance.now() - since;
     }
@@ -56,6 +56,13 @@ export async function recordOverlay(video, { timeline }) {
   }
   const suffix = type.includes("mp4") ? "mp4" : "webm";
   return { name: `${video.name.replace(/\.\w+$/, "")}-overlay.${suffix}`, blob: new Blob(parts, { type }) };
+}
+
+/** Returns a function that waits for a promise, or rejects as soon as the user stops: a frame may stay for long. */
+function stoppable(signal) {
+  const stopped = new Promise((_, reject) => (signal.onabort = () => reject(signal.reason)));
+  stopped.catch(() => {}); // also where nothing waits at that moment
+  return (promise) => Promise.race([promise, stopped]);
 }
 
 /** Frames that are drawn before would be lost. */

@@ -181,6 +181,7 @@ async def test_a_device_that_is_stopped_answers_what_it_was_asked_and_gets_no_mo
         made.services[owner].gate.set()
         assert (await waiting).device == owner
         await closing
+        assert not made.doors[owner]._connections  # all has been sent: the process may end
 
 
 async def test_a_device_that_the_engine_has_given_up_gets_no_more_calls_until_it_is_back() -> None:

@@ -15,6 +15,7 @@ import httpcore
 import trustme
 
 from app.routes.remote_pictures import RemotePictures
+from tests.local_server import local_server, port_of
 
 PUBLIC = "93.184.215.14"
 HOST = "pictures.example"
@@ -63,16 +64,12 @@ async def web(
     client_tls = ssl.create_default_context()
     authority.configure_trust(client_tls)
 
-    silent: list[asyncio.StreamWriter] = []
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         here.requests.append(request)
         path = request.split(b" ")[1].decode()
         writer.write(here.replies.get(path, reply(status="404 Not Found")))
-        if path == "/silent":
-            silent.append(writer)
-        else:
+        if path != "/silent":
             writer.close()
 
     async def look_up(host: str) -> list[str]:
@@ -97,20 +94,15 @@ async def web(
                 raise httpcore.ConnectError("nobody there")
             return await self._real.connect_tcp("127.0.0.1", listening)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_tls)
-    listening = server.sockets[0].getsockname()[1]
-    pictures = RemotePictures(
-        allowed=True,
-        max_bytes=max_bytes,
-        deadline_s=deadline_s,
-        resolve=look_up,
-        dial=Dial(),
-        tls=client_tls,
-    )
-    here = Web(pictures, {HOST: [[PUBLIC]]}, {"/truck.png": reply(b"a picture")})
-    try:
+    async with local_server(serve, tls=server_tls) as server:
+        listening = port_of(server)
+        pictures = RemotePictures(
+            allowed=True,
+            max_bytes=max_bytes,
+            deadline_s=deadline_s,
+            resolve=look_up,
+            dial=Dial(),
+            tls=client_tls,
+        )
+        here = Web(pictures, {HOST: [[PUBLIC]]}, {"/truck.png": reply(b"a picture")})
         yield here
-    finally:
-        for writer in silent:
-            writer.close()
-        server.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.settings import Settings
 from tests.fakes import FakeSegmenter, Served, picture, serving
+from tests.local_server import local_server, port_of
 
 LABELS = '<Label value="Eagle"/><Label value="House" background="#fa0"/>'
 ACCESS = "access-1"
@@ -67,12 +68,9 @@ async def studio() -> AsyncIterator[Studio]:
         writer.write(start.encode() + data)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    here.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with local_server(serve) as server:
+        here.url = f"http://127.0.0.1:{port_of(server)}"
         yield here
-    finally:
-        server.close()
 
 
 @asynccontextmanager
