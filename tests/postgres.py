@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,7 +110,8 @@ class PostgresServer:
             except (OSError, IndexError):
                 continue
             if own in (pid, parent):
-                os.kill(pid, number)
+                with suppress(ProcessLookupError):  # it ended a moment ago
+                    os.kill(pid, number)
 
     def _as_user(self, *command: object) -> list[str]:
         words = list(map(str, command))
