@@ -22,15 +22,17 @@ Between = Callable[[], None]
 Part = Callable[[Between], T]
 
 
-def run_apart(parts: Sequence[Part[T]], between: Between) -> list[T]:
+def run_apart(parts: Sequence[Part[T]], between: Between, *, most: int | None = None) -> list[T]:
     """Return what the parts return, in order. As many at a time as torch has threads here, which they share.
+
+    With `most`, at most so many at a time.
 
     Only the calling thread pauses: its parts get `between`, and what that runs has its share of threads too. If it
     changes their number, that counts only until the return. After a failure no other part begins there, and all
     have ended when it is raised.
     """
     usual = torch.get_num_threads()
-    threads = min(usual, len(parts))
+    threads = min(usual, len(parts), most or usual)
     if threads <= 1:
         return [part(between) for part in parts]
     todo = deque(enumerate(parts))

@@ -1,7 +1,10 @@
-"""The image encoder for CPUs: the same function as network/image_encoder.py with fewer copies, and in slices.
+"""The image encoder for CPUs: the same function as network/image_encoder.py with fewer copies, in areas and slices.
 
+- A map is cut into areas of whole windows. Each goes through all blocks up to the next one that attends over the
+  whole map, and through the layers before its attention: a thread computes an area alone (apart.py), without a
+  barrier after every operation, and an area stays in its cache.
 - The first two stages run in window order: what a block leaves of a window, half as wide where it pools, is a
-  window of the next block. So some windows at a time go through all of these blocks, and stay in the caches.
+  window of the next block.
 - Rows that windows are padded with go through no layer: a linear layer makes its bias of them.
 - In bfloat16 attention is done in the way that this CPU does fastest (attention.py), weights are packed
   (packed.py), and what follows the neck is folded into it (folded_neck.py).
@@ -13,12 +16,17 @@ that.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from math import lcm
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.cpu.apart import Between, do_not_pause, run_apart
+from model.cpu.areas import Area, Canvas, areas_of, strips_of
 from model.cpu.attention import Attention, prefers_products
 from model.cpu.folded_neck import FoldedNeck
 from model.cpu.packed import can_pack, pack
@@ -30,6 +38,12 @@ from model.network.sam2 import Sam2
 WINDOWS = 128
 """Windows of 8 x 8 that go through the first blocks together; MIN_ROWS rows are left of them in the last block."""
 
+QUERIES = 1024
+"""In an area that attends over the whole map: PyTorch's kernel rearranges all keys and values for each."""
+
+MOST_LANES = 4
+"""Areas that are computed at a time. With more threads, each area has several of them."""
+
 SLICE_OPERATIONS = 2.5e9
 """Of a product between two calls of `between`: 6 ms on two cores in bfloat16, 10 ms in float32."""
 
@@ -37,7 +51,14 @@ TILES_GAIN = 2
 """With matrix tiles (AMX) a slice in bfloat16 has so many times the operations, and takes 4 ms: the larger the
 products are, the more two threads gain."""
 
-_Between = Callable[[], None]
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What a phase leaves to the next one: a map, or for a block that attends over all of it what it needs."""
+
+    x: Canvas
+    qkv: Canvas
+    shortcut: Canvas
 
 
 class CpuEncoder:
@@ -55,19 +76,25 @@ class CpuEncoder:
         # With packed layers, an encoder in float32 before a decoder in bfloat16 only multiplies in bfloat16.
         multiplies_in_half = is_half and (packs or model.encoder_dtype == torch.bfloat16)
         self._neck = FoldedNeck(model) if multiplies_in_half else None
+        # MKL, which has the layers that are not packed, may round products of few rows in another way.
+        self._most_lanes = MOST_LANES
         if packs:
             for part in filter(None, (self._trunk, self._neck)):
                 pack(part)
-        elif model.no_mem_embed.dtype == torch.float32 and can_pack_exactly():
-            pack_exactly(self._trunk)
+        elif model.no_mem_embed.dtype == torch.float32:
+            if can_pack_exactly():
+                pack_exactly(self._trunk)
+            else:
+                self._most_lanes = 1
         if by_products is None:
             by_products = multiplies_in_half and prefers_products()
         self._attention = Attention(by_products=by_products)
         has_tiles = multiplies_in_half and torch.cpu._is_amx_tile_supported()
         self.slice_operations = SLICE_OPERATIONS * (TILES_GAIN if has_tiles else 1)
         """About so many, or less, are between two calls of `between`, for each pair of threads."""
+        self._phases = list(self._divided())
 
-    def __call__(self, image: Tensor, between: _Between = lambda: None) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, image: Tensor, between: Between = do_not_pause) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised picture (3, s, s) to image_embed, feat_s0 and feat_s1, each (c, h, w).
 
         `between` is called every few milliseconds, and may decode.
@@ -76,13 +103,13 @@ class CpuEncoder:
         # Convolved in this order the patches come as the blocks want them, and bits stay.
         x = self._trunk.embed(image[None].to(self._model.encoder_dtype, memory_format=torch.channels_last))
         between()
-        count = self._num_nested()
-        stages, x = self._nested(x, self._blocks[:count], between)
-        for i, block in enumerate(self._blocks[count:], start=count):
-            x = self._block(block, x, between)
-            if i in self._trunk.stage_ends:
-                stages.append(self._kept(i, x))
-        maps = [stage.permute(0, 3, 1, 2) for stage in stages]
+        _, height, width, _ = x.shape
+        kept = {block: Canvas(height >> i, width >> i) for i, block in enumerate(self._trunk.stage_ends)}
+        drawn = _Drawn(Canvas(height, width, x), Canvas(0, 0), Canvas(0, 0))
+        del x
+        for blocks in self._phases:
+            drawn = self._through(blocks, drawn, kept, between)
+        maps = [canvas.whole.permute(0, 3, 1, 2) for canvas in kept.values()]
         if self._neck is None:
             image_embed, feat_s0, feat_s1 = self._model.project(*self._model.image_encoder.neck(maps))
         else:
@@ -90,9 +117,9 @@ class CpuEncoder:
             image_embed = image_embed + F.interpolate(coarsest, scale_factor=2.0, mode="nearest")
         return image_embed[0], feat_s0[0], feat_s1[0]
 
-    def _kept(self, block: int, x: Tensor) -> Tensor:
-        """What the neck needs of (n, h, w, c), which the last block of a stage leaves."""
-        return x if self._neck is None else self._neck(self._trunk.stage_ends.index(block), x)
+    def _is_everywhere(self, block: int) -> bool:
+        """Whether there is such a block, and it attends over the whole map."""
+        return block < len(self._blocks) and self._blocks[block].window_size == 0
 
     def _num_nested(self) -> int:
         """How many of the first blocks have the windows that the blocks before leave."""
@@ -103,28 +130,120 @@ class CpuEncoder:
             side //= 2 if block.pools else 1
         return len(self._blocks)
 
-    def _nested(
-        self, x: Tensor, blocks: list[MultiScaleBlock], between: _Between
-    ) -> tuple[list[Tensor], Tensor]:
-        """The map (1, h, w, c) through blocks of nested windows: what is kept of each stage, and the last map."""
-        side = blocks[0].window_size
-        tiles = x.shape[1] // side
-        count = max(1, tiles // -(-WINDOWS // tiles))
-        maps: dict[int, Tensor] = {}
-        for start, stop in pairwise(tiles * i // count for i in range(count + 1)):
-            part = partition_windows(x[:, start * side : stop * side], side).contiguous()
-            for i, block in enumerate(blocks):
-                part = self._block(block, part, between)
-                if i in self._trunk.stage_ends:
-                    _place(maps, i, self._kept(i, part), tiles=tiles, start=start)
-            _place(maps, len(blocks), part, tiles=tiles, start=start)
-        *stages, last = maps.values()
-        return stages, last
+    def _divided(self) -> Iterator[range]:
+        """Blocks of each phase: those of nested windows, then one that attends everywhere, or all before one."""
+        start, stop = 0, self._num_nested()
+        while start < len(self._blocks):
+            yield range(start, stop)
+            start, stop = stop, stop + 1
+            while (
+                not self._is_everywhere(start) and stop < len(self._blocks) and not self._is_everywhere(stop)
+            ):
+                stop += 1
 
-    def _block(self, block: MultiScaleBlock, x: Tensor, between: _Between) -> Tensor:
-        """As MultiScaleBlock.forward: (n, h, w, dim) to (n, h, w, dim_out), half as high and wide if it pools.
+    def _through(self, blocks: range, before: _Drawn, kept: dict[int, Canvas], between: Between) -> _Drawn:
+        """One phase: areas go through these blocks, each apart, and to the attention of a block that follows."""
+        is_everywhere = self._is_everywhere(blocks.start)
+        _, height, width, _ = (before.qkv if is_everywhere else before.x).whole.shape
+        areas = self._areas(blocks, height, width)
+        through = self._everywhere if is_everywhere else self._in_windows
+        scale = 2 ** sum(self._blocks[i].pools for i in blocks)
+        size = height // scale, width // scale
+        pools_next = blocks.stop < len(self._blocks) and self._blocks[blocks.stop].pools
+        shortcut = Canvas(size[0] // 2, size[1] // 2) if pools_next else Canvas(*size)
+        drawn = _Drawn(Canvas(*size), Canvas(*size), shortcut)
+        parts = [partial(through, blocks, area, before, kept, drawn) for area in areas]
+        run_apart(parts, between, most=self._num_lanes())
+        return drawn
 
-        n is 1, or these are the block's windows already.
+    def _num_lanes(self) -> int:
+        """Areas at a time, each with as many threads as the others."""
+        threads = torch.get_num_threads()
+        return max(lanes for lanes in range(1, self._most_lanes + 1) if threads % lanes == 0)
+
+    def _areas(self, blocks: range, height: int, width: int) -> list[Area]:
+        """Of a map that a phase begins with."""
+        lanes = self._num_lanes()
+        if blocks.start == 0:
+            side = self._blocks[0].window_size
+            tiles = height // side
+            return strips_of(height, width, side=side, count=max(1, tiles // -(-WINDOWS // tiles)))
+        if self._is_everywhere(blocks.start):
+            return strips_of(
+                height, width, side=4, count=max(lanes, height * width // QUERIES) if lanes > 1 else 1
+            )
+        side = scale = 1
+        for i in blocks:
+            side = lcm(side, self._blocks[i].window_size * scale)
+            scale *= 2 if self._blocks[i].pools else 1
+        return areas_of(height, width, side=side, threads=lanes)
+
+    def _in_windows(
+        self,
+        blocks: range,
+        area: Area,
+        before: _Drawn,
+        kept: dict[int, Canvas],
+        drawn: _Drawn,
+        between: Between,
+    ) -> None:
+        """An area through blocks that attend in windows."""
+        x = area.of(before.x.whole)
+        if blocks.start == 0:
+            x = partition_windows(x, self._blocks[0].window_size)
+        x = x.contiguous()
+        for i in blocks:
+            qkv, shortcut = self._project(self._blocks[i], x, between)
+            attended = self._attend(self._blocks[i], qkv, between)
+            del qkv
+            x = self._finish(self._blocks[i], attended, shortcut, between)
+            del attended, shortcut
+            if self._blocks[i].pools:
+                area = area.halved()
+            self._keep(i, area, x, kept)
+        self._hand_on(blocks.stop, area, x, drawn, between)
+
+    def _everywhere(
+        self,
+        blocks: range,
+        area: Area,
+        before: _Drawn,
+        kept: dict[int, Canvas],
+        drawn: _Drawn,
+        between: Between,
+    ) -> None:
+        """An area of the queries through a block in which they attend to the whole map."""
+        block = self._blocks[blocks.start]
+        qkv = before.qkv.whole
+        q, k, v = area.of(qkv).chunk(3, dim=-1)[0], *qkv.chunk(3, dim=-1)[1:]
+        if block.pools:
+            q, area = _max_pool_2x2(q), area.halved()
+        q, k, v = (_by_head(t, block.attn.num_heads) for t in (q, k, v))
+        attended = self._attention(q, k, v, between)
+        x = self._finish(block, attended.flatten(2).flatten(0, 1), area.of(before.shortcut.whole), between)
+        self._keep(blocks.start, area, x, kept)
+        self._hand_on(blocks.stop, area, x, drawn, between)
+
+    def _keep(self, block: int, area: Area, x: Tensor, kept: dict[int, Canvas]) -> None:
+        """Draw what the neck needs of an area, where the block is the last one of a stage."""
+        if block in kept:
+            stage = self._trunk.stage_ends.index(block)
+            kept[block].draw(area, x if self._neck is None else self._neck(stage, x))
+
+    def _hand_on(self, block: int, area: Area, x: Tensor, drawn: _Drawn, between: Between) -> None:
+        """Draw what this block, which begins the next phase, needs of an area."""
+        if self._is_everywhere(block):
+            qkv, shortcut = self._project(self._blocks[block], x, between)
+            drawn.qkv.draw(area, qkv)
+            drawn.shortcut.draw(area.halved() if self._blocks[block].pools else area, shortcut)
+        elif block < len(self._blocks):
+            drawn.x.draw(area, x)
+
+    def _project(self, block: MultiScaleBlock, x: Tensor, between: Between) -> tuple[Tensor, Tensor]:
+        """What a block does before its attention: (n, h, w, dim) to qkv (n, h, w, 3 c) and the shortcut.
+
+        n is 1, or these are windows. The shortcut has dim_out channels, and half the height and width if the block
+        pools.
         """
         n, height, width, dim = x.shape
         rows = x.view(-1, dim)
@@ -135,44 +254,49 @@ class CpuEncoder:
         if block.proj is not None:
             shortcut = self._in_slices(block.proj, normal, operations=2 * dim * dim_out, between=between)
             shortcut = shortcut.to(x.dtype)
-        if block.pools:
-            shortcut = _max_pool_2x2(shortcut.view(n, height, width, -1)).flatten(0, 2)
-        attended = self._attend(block, qkv.view(n, height, width, -1), between)
-        out = torch.empty_like(shortcut)
-        for some in self._slices(len(out), operations=18 * dim_out**2):
-            summed = shortcut[some] + block.attn.proj(attended[some])
-            torch.add(summed, block.mlp(block.norm2(summed)), out=out[some])
-            between()
-        stride = 2 if block.pools else 1
-        return out.view(n, height // stride, width // stride, -1)
+        shortcut = shortcut.view(n, height, width, -1)
+        return qkv.view(n, height, width, -1), _max_pool_2x2(shortcut) if block.pools else shortcut
 
-    def _attend(self, block: MultiScaleBlock, qkv: Tensor, between: _Between) -> Tensor:
-        """What attn.proj takes: of (n, h, w, 3 c) rows (n * h * w, c), a quarter of them where the block pools."""
+    def _attend(self, block: MultiScaleBlock, qkv: Tensor, between: Between) -> Tensor:
+        """What attn.proj takes: of (n, h, w, 3 c) rows (n * h * w, c), a quarter of them where the block pools.
+
+        A map, with n = 1, is cut into windows; other n are windows.
+        """
         n, height, width, _ = qkv.shape
         side = block.window_size
-        is_map = n == 1 and side > 0
+        is_map = n == 1
         if is_map:
             qkv = partition_windows(_padded(qkv, side, block.attn.qkv.bias), side)
         q, k, v = qkv.chunk(3, dim=-1)
         if block.pools:
             q = _max_pool_2x2(q)
             height, width = height // 2, width // 2
-        shape, heads = q.shape, block.attn.num_heads
-        q, k, v = (t.reshape(len(t), -1, heads, shape[-1] // heads).transpose(1, 2) for t in (q, k, v))
+        shape = q.shape
+        q, k, v = (_by_head(t, block.attn.num_heads) for t in (q, k, v))
         attended = self._attention(q, k, v, between).view(shape)
         if is_map:
             attended = join_windows(attended, height=height, width=width)
         return attended.flatten(0, 2)
 
+    def _finish(self, block: MultiScaleBlock, attended: Tensor, shortcut: Tensor, between: Between) -> Tensor:
+        """What a block does after its attention, of which it takes rows (n * h * w, c): (n, h, w, c)."""
+        rows = shortcut.flatten(0, 2)
+        out = torch.empty_like(rows)
+        for some in self._slices(len(out), operations=18 * out.shape[1] ** 2):
+            summed = rows[some] + block.attn.proj(attended[some])
+            torch.add(summed, block.mlp(block.norm2(summed)), out=out[some])
+            between()
+        return out.view(shortcut.shape)
+
     def _slices(self, rows: int, *, operations: int) -> Iterator[slice]:
         """So many rows, of so many operations each, in slices that take a few milliseconds."""
-        most = self.slice_operations * max(1.0, torch.get_num_threads() / 2)
+        most = self.slice_operations * torch.get_num_threads() / 2
         count = max(1, min(rows // MIN_ROWS, round(rows * operations / most)))
         for start, stop in pairwise(rows * i // count for i in range(count + 1)):
             yield slice(start, stop)
 
     def _in_slices(
-        self, layer: Callable[[Tensor], Tensor], rows: Tensor, *, operations: int, between: _Between
+        self, layer: Callable[[Tensor], Tensor], rows: Tensor, *, operations: int, between: Between
     ) -> Tensor:
         parts = []
         for some in self._slices(len(rows), operations=operations):
@@ -181,14 +305,9 @@ class CpuEncoder:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _place(maps: dict[int, Tensor], key: int, windows: Tensor, *, tiles: int, start: int) -> None:
-    """Write rows of windows (n * tiles, side, side, c), of which there are `tiles`, into their map (1, h, w, c)."""
-    _, side, _, c = windows.shape
-    if key not in maps:
-        maps[key] = windows.new_empty(1, tiles * side, tiles * side, c)
-    rows = maps[key].view(tiles, side, tiles, side, c).transpose(1, 2)
-    some = windows.view(-1, tiles, side, side, c)
-    rows[start : start + len(some)] = some
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """(n, h, w, heads * d) to (n, heads, h * w, d)."""
+    return x.reshape(len(x), -1, heads, x.shape[-1] // heads).transpose(1, 2)
 
 
 def _padded(x: Tensor, side: int, value: Tensor) -> Tensor:

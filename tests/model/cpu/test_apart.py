@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from time import sleep
 
 import pytest
 import torch
@@ -83,18 +84,41 @@ def test_a_fault_of_any_thread_reaches_the_caller(threads: int) -> None:
 
 
 def test_a_fault_of_a_pause_ends_the_work(threads: int) -> None:
-    done = []
+    caller, paused, begun = threading.get_ident(), threading.Event(), []
 
     def part(between: Between) -> None:
+        begun.append(1)
         between()
-        done.append(1)
+        assert threading.get_ident() != caller
+        assert paused.wait(LONG_S)
 
     def pause() -> None:
+        paused.set()
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        run_apart([part] * 1000, pause)
-    assert len(done) < 1000
+        run_apart([part] * 10_000, pause)
+    assert len(begun) < 10_000
+
+
+def test_at_most_so_many_at_a_time(threads: int) -> None:
+    """The threads that are left go to those parts."""
+    torch.set_num_threads(6)
+    at_work, seen = set[int](), list[tuple[int, int]]()
+
+    def part(_: Between) -> None:
+        at_work.add(threading.get_ident())
+        seen.append((len(at_work), torch.get_num_threads()))
+        sleep(0.001)
+        at_work.discard(threading.get_ident())
+
+    try:
+        run_apart([part] * 50, nothing, most=2)
+        assert set(seen) <= {(1, 3), (2, 3)}
+        run_apart([lambda _: seen.append((1, torch.get_num_threads()))], nothing, most=1)
+        assert seen[-1] == (1, 6)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

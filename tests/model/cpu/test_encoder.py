@@ -1,6 +1,7 @@
 """The encoder that runs on a CPU is the plain one of the paper, arranged otherwise."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
@@ -15,6 +16,7 @@ from model.checkpoints.parameters import untrained_parameters
 from model.cpu import encoder, packed
 from model.cpu.encoder import CpuEncoder
 from model.cpu.packed import PackedLinear, can_pack
+from model.cpu.packed_exact import can_pack_exactly
 from model.network.config import VARIANTS, Sam2Config
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
@@ -58,6 +60,14 @@ def random_model(config: Sam2Config) -> Sam2:
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=chance)
     return model
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch uses, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def noise(side: int) -> Tensor:
@@ -141,7 +151,7 @@ def test_clicks_pass_within_a_few_operations_and_no_more_are_done_than_the_netwo
     model.image_encoder.trunk.fix_size(256, 256)
     done, threads = [0], torch.get_num_threads()
     try:
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)  # operations are counted on one
         with FlopCounterMode(display=False) as counter:
             encode = CpuEncoder(model, by_products=True, packs=False)
             encode(picture, lambda: done.append(counter.get_total_flops()))
@@ -149,9 +159,7 @@ def test_clicks_pass_within_a_few_operations_and_no_more_are_done_than_the_netwo
         torch.set_num_threads(threads)
     steps = [after - before for before, after in pairwise(done)]
     # A product with few rows is not cut, however wide it is.
-    most = max(
-        2 * encode.slice_operations, 18 * 2 * encoder.MIN_ROWS * model.config.trunk.stage_dims[-1] ** 2
-    )
+    most = max(encode.slice_operations, 18 * 2 * encoder.MIN_ROWS * model.config.trunk.stage_dims[-1] ** 2)
     assert max(steps) <= most
     if name == "tiny":
         assert 280e9 < counter.get_total_flops() < 294e9
@@ -184,6 +192,26 @@ def test_a_click_runs_while_a_picture_is_encoded() -> None:
 
     assert all(map(torch.equal, encode(picture, disturb), expected))
     assert len(calls) >= 3 * len(model.image_encoder.trunk.blocks)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", SHORT)
+def test_threads_take_areas_and_the_result_stays(name: str, threads: Callable[[int], None]) -> None:
+    """Areas of unequal size, at the edge too; `between` belongs to the thread that called."""
+    model, picture = make_model(config_of(name, 448)), noise(448)
+    encode, found_on, paused_on, seen = CpuEncoder(model), set[int](), set[int](), list[list[Tensor]]()
+    model.image_encoder.trunk.blocks[-1].norm1.register_forward_hook(
+        lambda *_: found_on.add(threading.get_ident())
+    )
+    # What comes after the trunk adds up in an order that depends on threads, on some machines.
+    model.image_encoder.neck.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for count in (1, 2, 3):
+        threads(count)
+        found_on.clear()
+        encode(picture, lambda: paused_on.add(threading.get_ident()))
+        assert (len(found_on) > 1) == (count > 1 and can_pack_exactly())
+        assert all(map(torch.equal, seen[-1], seen[0]))
+    assert paused_on == {threading.get_ident()}
 
 
 def test_this_build_of_torch_packs_weights() -> None:
