@@ -187,8 +187,8 @@ def _owner(point: Mark, boxes: list[list[float]]) -> int:
 
     def rank(number: int) -> tuple[float, float]:
         x0, y0, x1, y1 = boxes[number]
-        beside = max(x0 - x, 0.0, x - x1) ** 2 + max(y0 - y, 0.0, y - y1) ** 2
-        return beside, (x1 - x0) * (y1 - y0)
+        dx, dy = max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)
+        return dx * dx + dy * dy, (x1 - x0) * (y1 - y0)  # `**` fails where a product becomes infinite
 
     return min(range(len(boxes)), key=rank)
 

@@ -152,6 +152,12 @@ def test_specks_and_rings_within_rings_are_no_objects() -> None:
         (body(point(3, 4, label=2)), 422, "validation_error", "label"),
         (body(rectangle(3, 4, 5, 6) | {"label": 0}), 422, "validation_error", "rectangle has label 1"),
         (body(point(900, 4)), 422, "invalid_prompt", "outside"),
+        (
+            body(point(1e200, 4), rectangle(3, 4, 5, 6), rectangle(1, 1, 9, 9)),
+            422,
+            "invalid_prompt",
+            "outside",
+        ),
         (body(point(3, 4), epsilon_factor=-1), 422, "validation_error", "epsilon_factor"),
         (body(point(3, 4)) | {"model": "sam3"}, 422, "validation_error", "'fake' is"),
         (body(point(3, 4)) | {"image": "aGVsbG8="}, 422, "invalid_image", "not a picture"),
