@@ -18,6 +18,8 @@ from model.masks.runs import Runs
 from model.masks.transposing import by_rows
 from model.types import Logits, Prompt
 
+MAX_POINTS = 256
+"""Clicks of one prompt, and of one object on a frame of a track. Each is a token, and all look at each other."""
 MASK_INPUT_LOGIT = 10.0
 """A mask becomes logits of +-10, as in SAM 2 (Sam2Base._use_mask_as_output)."""
 
@@ -100,6 +102,8 @@ def _check_whole(request: PromptRequest) -> None:
     points, labels = request.point_coords, request.point_labels
     if not points and request.box is None and request.mask_input is None:
         raise ValueError("it is empty: give point_coords with point_labels, a box, or a mask_input")
+    if len(points) > MAX_POINTS:
+        raise ValueError(f"{len(points)} points; the limit is {MAX_POINTS}")
     if len(points) != len(labels):
         raise ValueError(
             f"{len(points)} point_coords but {len(labels)} point_labels: give one label for each point"

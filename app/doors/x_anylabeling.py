@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
 
 from app.codecs.answers import MaskAnswer, MaskOptions
-from app.codecs.prompts import PromptRequest
+from app.codecs.prompts import MAX_POINTS, PromptRequest
 from app.codecs.thinning import thin
 from app.doors.door import Door, Fault
 from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
@@ -21,7 +21,7 @@ from app.doors.rings import area, outermost
 from app.errors import NotOffered
 from app.middleware.access import Scope
 from app.routes.field_errors import invalid
-from app.routes.schemas import MAX_POINTS, MOST_PROMPTS, Coordinate, LongText
+from app.routes.schemas import MOST_PROMPTS, Coordinate, LongText
 from app.routes.state import begin_stages, service_of
 
 router = APIRouter(include_in_schema=False)

@@ -232,6 +232,7 @@ async def test_pictures_in_the_task_itself() -> None:
         ({"params": {"context": {"result": [key_point() | {"type": "brushlabels"}]}}}, 501, "brushlabels"),
         ({"params": {"context": {"result": [key_point() | {"image_rotation": 90}]}}}, 501, "rotated"),
         ({"params": {"context": {"result": [rectangle(10, 10, 0, 5)]}}}, 422, "is empty"),
+        ({"params": {"context": {"result": [key_point()] * 257}}}, 422, "257 points; the limit is 256"),
     ],
     ids=lambda value: str(value)[:40],
 )
