@@ -82,6 +82,15 @@ def resolve_of_track(
         raise InvalidPrompt(f"{error}.") from error
 
 
+def check_number(number: int, *, most: int) -> None:
+    """Check how many prompts a request has. Raises InvalidPrompt."""
+    if number > most:
+        raise InvalidPrompt(
+            f"{number} prompts in one request; the limit is {most} (SAM2_MAX_PROMPTS). Send them in several "
+            "requests."
+        )
+
+
 def check_whole(requests: Sequence[PromptRequest]) -> None:
     """Check what does not depend on the picture. Raises InvalidPrompt with the index of the first bad prompt."""
     for i, request in enumerate(requests):

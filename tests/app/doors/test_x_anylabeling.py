@@ -1,5 +1,6 @@
 """X-AnyLabeling's Remote-Server model, with requests as its class RemoteServer sends them."""
 
+import threading
 from base64 import b64encode
 from dataclasses import replace
 from datetime import datetime
@@ -102,6 +103,26 @@ async def test_several_rectangles_are_an_object_each_with_the_points_that_are_th
             (30, 10, 58, 38): (((26, 12),), (0,)),
             (36, 16, 44, 24): (((40, 20),), (0,)),
         }
+
+
+async def test_many_marks_do_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points are compared with rectangles: not on the event loop, and not for more than a request may have."""
+    compared: list[threading.Thread] = []
+    nearest = x_anylabeling._owner
+
+    def owner(*arguments: Any) -> int:
+        compared.append(threading.current_thread())
+        return nearest(*arguments)
+
+    monkeypatch.setattr(x_anylabeling, "_owner", owner)
+    async with serving(Settings(workers=2, max_prompts=20)) as served:
+        boxes = [rectangle(n, n, n + 9, n + 9) for n in range(21)]
+        reply = await served.post("/v1/predict", body(*boxes, *[point(5, 5)] * 99))
+        assert reply.json()["error"]["message"].startswith("21 prompts in one request; the limit is 20")
+        assert not compared
+        await shapes(served, *boxes[1:], *[point(5, 5)] * 99)
+        assert len(compared) == 99
+        assert threading.current_thread() not in compared
 
 
 async def test_fineness_thins_the_outline() -> None:
