@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from app.codecs.answers import MaskOptions
-from app.errors import Overloaded
-from app.service.track_values import Range, TrackPromptRequest, ranges
+from app.errors import InvalidPrompt, Overloaded
+from app.service.track_frames import TrackFrames
+from app.service.track_values import Frames, Range, TrackPromptRequest, ranges
 from app.settings import Settings
+from app.storage.register_file import ImageName
 from app.telemetry.stages import StageTimes
 from model.masks.runs import runs
 from model.types import Prompt
@@ -254,3 +257,26 @@ def _png(pixels: np.ndarray) -> bytes:
 def test_frames_as_ranges() -> None:
     assert ranges([5, 1, 2, 7, 6]) == [(1, 2), (5, 7)]
     assert ranges([]) == []
+
+
+async def test_many_frames_are_looked_up_in_turns_with_others_and_too_many_not_at_all() -> None:
+    looked_up = 0
+
+    async def look_up(image_id: str, *, tenant: str) -> ImageName:
+        nonlocal looked_up
+        looked_up += 1
+        return ImageName(tenant, image_id, "content", 40, 60, 1, 0.0, 0.0)
+
+    store = SimpleNamespace(look_up=look_up)
+    frames = TrackFrames(SimpleNamespace(store=store, ready=lambda: None), most=1000)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"tenant": "", "name": "walk", "corrections": "kept", "share": ""}
+    with pytest.raises(InvalidPrompt, match="1001 frames; a track has 1000 at most"):
+        await frames.survey(Frames(("a",) * 1001), **options)
+    assert not looked_up
+    survey = asyncio.create_task(frames.survey(Frames(("a",) * 1000), **options))
+    seen = set()
+    while not survey.done():
+        await asyncio.sleep(0)
+        seen.add(looked_up)
+    assert (await survey).count == 1000
+    assert len(seen) > 9
