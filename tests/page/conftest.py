@@ -1,14 +1,15 @@
-"""One Chromium for all tests of the page; each test has its own server and a fresh profile."""
+"""One Chromium for all tests of the page; each test has its own server, for which the profile remembers nothing."""
 
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from app.main import create_app
 from app.settings import Settings
@@ -27,6 +28,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--process-per-site",  # a new process for each page would take longer than most tests
 ]
 _NO_PREVIEW = (
     """if (!localStorage.getItem("sam2-options")) localStorage.setItem("sam2-options", '{"hover":false}')"""
@@ -106,13 +108,42 @@ def server() -> Iterator[PageServer]:
     server.stop()
 
 
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A profile that has never opened the page, with previews switched off."""
+def _keep_process(context: BrowserContext) -> Page:
+    """Open an empty page, because the process for pages from 127.0.0.1 would end with the last of them."""
+    page = context.new_page()
+    page.route("**", lambda route: route.fulfill(body=""))
+    page.goto("http://127.0.0.1/")
+    return page
+
+
+@pytest.fixture(scope="package")
+def _profile(browser: Browser) -> Iterator[tuple[BrowserContext, Page]]:
+    """A profile with previews switched off, and the page that keeps its process."""
     context = browser.new_context(viewport={"width": 1000, "height": 640})
     context.add_init_script(_NO_PREVIEW)
-    yield context
+    yield context, _keep_process(context)
     context.close()
+
+
+@pytest.fixture
+def context(_profile: tuple[BrowserContext, Page]) -> Iterator[BrowserContext]:
+    """A profile without pages and without anything remembered, with previews switched off.
+
+    It is one profile for all tests, because a new one takes longer than most of them. What a page leaves belongs to
+    the address of its server, and is removed, because another test's server may get the same port.
+    """
+    context, kept = _profile
+    yield context
+    context.unroute_all(behavior="ignoreErrors")
+    context.clear_cookies()
+    origins = {urlsplit(page.url)._replace(path="", query="", fragment="").geturl() for page in context.pages}
+    for page in context.pages:
+        if page is not kept:
+            page.close()
+    devtools = context.new_cdp_session(kept)
+    for origin in origins:
+        devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    devtools.detach()
 
 
 @pytest.fixture
@@ -158,6 +189,7 @@ def tool_server(lasting_server: PageServer) -> Iterator[PageServer]:
 def lasting_context(browser: Browser) -> Iterator[BrowserContext]:
     """A profile for all tests of web tools."""
     context = browser.new_context()
+    _keep_process(context)
     yield context
     context.close()
 
