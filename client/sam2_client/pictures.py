@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from sam2_client.errors import PictureChanged
 from sam2_client.picture_files import stored_orientation, without_metadata
@@ -101,9 +101,22 @@ def open_picture(source: PictureSource) -> Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
     with Image.open(io.BytesIO(without_metadata(data))) as image:
+        if image.format == "GIF":
+            return _within_frame(image)
         if orientation is None:  # Pillow knows what TIFF and AVIF say
             return _to_rgb(ImageOps.exif_transpose(image))
         return _to_rgb(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
+
+
+def _within_frame(image: Image.Image) -> Image.Image:
+    """Return the first frame of a GIF: white where it leaves the screen free, for which Pillow has a colour."""
+    place = image.tile[0][1] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    shown = _to_rgb(image)
+    if place is None or place == (0, 0, *shown.size):
+        return shown
+    screen = Image.new("RGB", shown.size, "white")
+    screen.paste(shown.crop(place), place[:2])
+    return screen
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
