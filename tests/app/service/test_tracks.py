@@ -99,6 +99,35 @@ async def test_a_track_survives_a_restart_and_gives_the_same_masks(tmp_path: Pat
         assert (await served.client.get("/tracks/gone")).status_code == 404
 
 
+async def test_damaged_tracks_are_left_out_and_stop_nothing(tmp_path: Path) -> None:
+    damages: list[dict[str, Any]] = [
+        {"change": float("inf")},
+        {"count": float("inf")},
+        {"count": 9},
+        {"image_ids": [1, 2, 3]},
+        {"video_id": {}},
+        {"prompts": [{"frame": 3}]},
+        {"prompts": [{"point_labels": []}]},
+    ]
+    settings = Settings(workers=2, cache_dir=str(tmp_path))
+    names = [f"damaged{number}" for number in range(len(damages))]
+    async with serving(settings) as served:
+        for name in ("whole", *names):
+            await begin(served, name)
+    for file in (tmp_path / "tracks").glob("*.json"):
+        content = json.loads(file.read_text())
+        if content["name"] == "whole":
+            continue
+        damage = damages[names.index(content["name"])]
+        if "prompts" in damage:
+            damage = {"prompts": [content["prompts"][0] | damage["prompts"][0]]}
+        file.write_text(json.dumps(content | damage))
+    async with serving(settings) as served:
+        listed = (await served.client.get("/tracks")).json()["tracks"]
+        assert [each["track_id"] for each in listed] == ["whole"]
+        assert await passed(served, "whole")
+
+
 async def test_what_idle_tracks_remember_gives_way_and_is_made_again() -> None:
     async with serving() as served:
         for name in ("a", "b"):
