@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 
+from sam2_client.deep_colour import deep_colour
 from sam2_client.errors import PictureChanged
 from sam2_client.picture_files import stored_orientation, without_metadata
 
@@ -91,8 +92,8 @@ class Picture:
 def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
-    Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. Grey of
-    more than 8 bits is scaled from the picture's own finite minimum and maximum to 0..255.
+    Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. More than
+    8 bits are scaled from the picture's own finite minimum and maximum to 0..255: grey, and colour of 16 bits.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -100,12 +101,14 @@ def open_picture(source: PictureSource) -> Image.Image:
         return _to_rgb(_from_array(source))
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
-    with Image.open(io.BytesIO(without_metadata(data))) as image:
+    plain = without_metadata(data)
+    with Image.open(io.BytesIO(plain)) as image:
         if image.format == "GIF":
             return _within_frame(image)
+        shown = deep_colour(image, plain) or image
         if orientation is None:  # Pillow knows what TIFF and AVIF say
-            return _to_rgb(ImageOps.exif_transpose(image))
-        return _to_rgb(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
+            return _to_rgb(ImageOps.exif_transpose(shown))
+        return _to_rgb(shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown)
 
 
 def _within_frame(image: Image.Image) -> Image.Image:
