@@ -31,8 +31,8 @@ SCORES = 2**22
 class AxialMemory(NamedTuple):
     """Memories of several maps as products read them, the same for all layers.
 
-    Cells of a row of all maps lie together, and behind each row of a map is a cell of zeros: without it, the scores
-    of a column would be a power of two apart, in few sets of the caches, and their product would take a third longer.
+    Cells of a row of all maps lie together, and behind each row of a map is a cell of zeros. Without it, the scores
+    of a column are powers of two apart, in few sets of the caches, and their product takes a third longer.
     """
 
     cells: Tensor
@@ -96,7 +96,9 @@ class AxialKeys:
         keys, values = others
         seen = torch.cat([values, values.new_ones(len(values), 1)], dim=1).T.contiguous()  # d+1 k
         some = (q * (LOG2_E * q.shape[1] ** -0.5)).split(_queries_at_a_time(len(q)))
-        found = run_apart([partial(self._attend_some, each, memory, (keys, seen), room) for each in some], between)
+        found = run_apart(
+            [partial(self._attend_some, each, memory, (keys, seen), room) for each in some], between
+        )
         sound = [each for each in found if each is not None]
         return torch.cat(sound) if len(sound) == len(found) else None
 
@@ -118,7 +120,9 @@ class AxialKeys:
         side, maps, width, _ = memory.cells.shape
         each = -(-side // -(-side * maps * width * len(q) // SCORES))
         parts = (t.split(each) for t in (memory.cells, rows))
-        for cells, of_rows, values in zip(*parts, memory.values.split(each * maps * width, dim=1), strict=True):
+        for cells, of_rows, values in zip(
+            *parts, memory.values.split(each * maps * width, dim=1), strict=True
+        ):
             scores = room.take("scores", len(cells), maps * width, len(q))
             torch.bmm(cells.flatten(1, 2), of_rows, out=scores)
             by_column = scores.view(-1, width, len(q)).transpose(0, 1)[:side]
@@ -131,7 +135,7 @@ class AxialKeys:
 
 
 def _queries_at_a_time(count: int) -> int:
-    """So that each of torch's threads has as many; those of a small map stay together, and operations are divided."""
+    """So that all threads have as many. Those of a small map stay together, and operations are divided."""
     if count <= TOGETHER:
         return count
     threads = torch.get_num_threads()

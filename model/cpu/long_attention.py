@@ -2,7 +2,8 @@
 
 FlashAttention (arXiv 2205.14135) by plain products. Values may be narrower than keys, which PyTorch's kernel does
 not allow. Exponentials are taken of the scores as they are; where that overflows, which takes scores above 80,
-relative to the largest score. They are powers of two, which take half the time of powers of e in PyTorch. Knows nothing of frames and memories.
+relative to the largest score. They are powers of two, because PyTorch takes twice as long for those of e. Knows
+nothing of frames and memories.
 """
 
 import math

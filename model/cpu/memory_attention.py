@@ -247,7 +247,10 @@ def _joined(first: nn.Linear, last: nn.Linear) -> nn.Linear:
     """One layer for two, with what comes between them left out: weights of attention sum to one."""
     joined = nn.Linear(first.in_features, last.out_features, device="meta")
     weight, bias = (each.double() for each in (last.weight, last.bias))
-    for name, each in (("weight", weight @ first.weight.double()), ("bias", weight @ first.bias.double() + bias)):
+    for name, each in (
+        ("weight", weight @ first.weight.double()),
+        ("bias", weight @ first.bias.double() + bias),
+    ):
         setattr(joined, name, nn.Parameter(each.to(first.weight.dtype), requires_grad=False))
     return joined
 
