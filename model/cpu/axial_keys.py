@@ -54,8 +54,8 @@ class AxialMemory(NamedTuple):
 
 
 class Room(threading.local):
-    """Where each thread writes scores and vectors. Memory that is freed and taken again comes as pages that the
-    system has cleared: for every block of queries, that took a sixth of its time.
+    """Where each thread writes scores and vectors. Memory that is freed and taken again may come as pages that the
+    system has cleared: with memory of its own, a block of queries took a third longer beside busy processes.
     """
 
     def __init__(self) -> None:

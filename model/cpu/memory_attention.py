@@ -3,7 +3,7 @@
 - Values of memories are projected after the attention: weights of attention sum to one, so softmax(q k) (m W + b)
   is (softmax(q k) m) W + b. Memories have 64 channels and a head has 256: three eighths of the work. PyTorch's
   kernel wants values as wide as keys, so this attention is in long_attention.py. In bfloat16 the kernel is faster
-  all the same, and does it.
+  all the same, and does it. For the same reason the projections of values and of the output are one product.
 - A rotation turns pairs of channels. Here the first of all pairs come first, then the second of all, in queries
   and keys alike, so that it is a few products of rows in cache. Scores do not depend on the order of channels.
 - In float32 the scores of three frames and more are made without keys (axial_keys.py).
