@@ -31,10 +31,16 @@ serve: $(VENV)/serve.stamp  ## Install, then serve on SAM2_HOST:SAM2_PORT (defau
 	@echo "Starting the server; Ctrl-C stops it."
 	@exec $(VENV_PYTHON) -m app
 
-# Fixtures are shared within a file, so a file stays with one process. Processes that wait for each other's threads must not spin.
-TESTS := OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Processes that wait for each other's threads must not spin. Compiled files are kept, whatever the environment says: else each
+# process, and each server that a test starts, compiles everything again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest
+# Fixtures are shared within a file, so a file stays with one process.
+TESTS := $(PYTEST) --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test: check  ## Install, then run what CI runs: check, and the tests
+# While mypy uses one core, another compiles the tests, and with them all that they import.
+test: $(VENV)/test.stamp  ## Install, then run what CI runs: check, and the tests
+	@$(PYTEST) --collect-only --quiet --quiet >/dev/null 2>&1 & \
+	  $(MAKE) --no-print-directory check; checked=$$?; wait; exit $$checked
 	@echo "Running the tests."
 	@$(TESTS) --durations 30
 

@@ -6,7 +6,15 @@ Does not know the other settings, or where values come from.
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from app.setting_checks import check_address, check_hosts, check_origins, check_tools, split
 
@@ -17,7 +25,10 @@ DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
 class ClientSettings(BaseModel):
     """The first of all settings; settings.py has the others."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks.")
+    # Asked to listen on "", the system listens on all networks.
+    host: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks."
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
 
     allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(

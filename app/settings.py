@@ -28,6 +28,8 @@ from model.checkpoints.download import RELEASE_URL
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
+LONGEST_S = 1e9
+"""Seconds that a setting may say, 31 years: timers fail beyond threading.TIMEOUT_MAX, nine times as long."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""
 
@@ -132,23 +134,23 @@ class Settings(ClientSettings, BaseSettings):
         description="Seconds after which an image is forgotten, counted from when its id was assigned. 0: never.",
     )
     deadline_s: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="Longest time a request may take; then it gets 504."
+        30.0, gt=0, le=LONGEST_S, description="Longest time a request may take; then it gets 504."
     )
     everything_deadline_s: float = Field(
         300.0,
         gt=0,
-        allow_inf_nan=False,
+        le=LONGEST_S,
         description="Longest time an /everything request may take, in place of SAM2_DEADLINE_S; then it gets 504.",
     )
     stream_idle_s: float = Field(
         300.0,
         gt=0,
-        allow_inf_nan=False,
+        le=LONGEST_S,
         description="Close a connection to /decode/stream after this many seconds without a message.",
     )
     max_upload_mib: int = Field(64, ge=1, description="Largest picture file accepted.")
     max_image_megapixels: float = Field(
-        100.0, gt=0, allow_inf_nan=False, description="Largest picture accepted, in megapixels."
+        100.0, gt=0, le=1e6, description="Largest picture accepted, in megapixels."
     )
     max_video_mib: int = Field(
         256, ge=1, description="Largest video file accepted, if SAM2_MAX_BODIES_MIB is not less."
@@ -213,7 +215,7 @@ class Settings(ClientSettings, BaseSettings):
     watchdog_s: float = Field(
         60.0,
         ge=0,
-        allow_inf_nan=False,
+        le=LONGEST_S,
         description="Longest time a batch may run without a sign of life before /readyz returns 503. After three "
         "times as long, the process exits with code 3, so that its supervisor restarts it. 0: disabled.",
     )

@@ -113,23 +113,34 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[None]:
 
 
 def decode_gif(data: bytes, *, max_pixels: int) -> Pixels:
-    """Return the first frame. Raises InvalidImage unless the data of all its rows are there."""
+    """Return the first frame, white where it leaves the screen free, as browsers show it.
+
+    Raises InvalidImage unless the data of all its rows are there.
+    """
     for _ in counted(_gif_blocks(data), most=MAX_GIF_BLOCKS, of="GIF", parts="blocks before its first frame"):
         pass
-    image, last_row = _gif_frame(data, None, max_pixels)
+    image, last_row, (left, top, right, bottom) = _gif_frame(data, None, max_pixels)
     # Pillow leaves the rows that are missing at the transparent colour, 0 without one
     filler = image.info.get("transparency", 0)
     if (last_row == filler).all():
-        _, last_row = _gif_frame(data, filler ^ 1, max_pixels)
+        _, last_row, _ = _gif_frame(data, filler ^ 1, max_pixels)
         if (last_row == filler ^ 1).all():
             raise InvalidImage(
                 "The GIF is cut off: the data of its last rows are missing. Send the whole file."
             )
-    return upright(rows_of(image), size=image.size, orientation=1)
+    pixels = upright(rows_of(image), size=image.size, orientation=1)
+    for free in (pixels[:top], pixels[bottom:], pixels[:, :left], pixels[:, right:]):
+        free[:] = 255  # Pillow takes the palette's first colour
+    return pixels
 
 
-def _gif_frame(data: bytes, transparent: int | None, max_pixels: int) -> tuple[Image.Image, Pixels]:
-    """Return the first frame and the last row of its data; `transparent` replaces its transparent colour."""
+def _gif_frame(
+    data: bytes, transparent: int | None, max_pixels: int
+) -> tuple[Image.Image, Pixels, tuple[int, int, int, int]]:
+    """Return the first frame, the last row of its data, and its place: left, top, right, bottom.
+
+    `transparent` replaces its transparent colour.
+    """
     bare, descriptor = _bare_gif(data, transparent)
     left, top, width, height, flags = struct.unpack_from("<HHHHB", bare, descriptor + 1)
     is_interlaced = flags & 0x40 and height > 1
@@ -137,7 +148,8 @@ def _gif_frame(data: bytes, transparent: int | None, max_pixels: int) -> tuple[I
     with Image.open(io.BytesIO(bare), formats=["GIF"]) as image:
         check_size(image.size, max_pixels)
         image.load()
-        return image, np.asarray(image.crop((left, last, left + width, last + 1)))
+        place = left, top, left + width, top + height
+        return image, np.asarray(image.crop((left, last, left + width, last + 1))), place
 
 
 def _bare_gif(data: bytes, transparent: int | None) -> tuple[bytes, int]:

@@ -181,10 +181,14 @@ def _find_quote(body: bytes, start: int) -> int:
 
 
 def _is_escaped(body: bytes, at: int) -> bool:
-    backslashes = 0
-    while body[at - 1 - backslashes : at - backslashes] == b"\\":
-        backslashes += 1
-    return backslashes % 2 == 1
+    end, size = at, 16  # growing, because there are usually none, and in a hostile body 64 million
+    while piece := body[max(0, end - size) : end]:
+        other = piece.rstrip(b"\\")
+        end -= len(piece) - len(other)
+        if other:
+            break
+        size = min(4 * size, _PIECE)
+    return (at - end) % 2 == 1
 
 
 def _put_back(value: BaseModel, strings: list[Pieces]) -> None:

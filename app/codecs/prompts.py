@@ -18,6 +18,8 @@ from model.masks.runs import Runs
 from model.masks.transposing import by_rows
 from model.types import Logits, Prompt
 
+MAX_POINTS = 256
+"""Clicks of one prompt, and of one object on a frame of a track. Each is a token, and all look at each other."""
 MASK_INPUT_LOGIT = 10.0
 """A mask becomes logits of +-10, as in SAM 2 (Sam2Base._use_mask_as_output)."""
 
@@ -80,6 +82,15 @@ def resolve_of_track(
         raise InvalidPrompt(f"{error}.") from error
 
 
+def check_number(number: int, *, most: int) -> None:
+    """Check how many prompts a request has. Raises InvalidPrompt."""
+    if number > most:
+        raise InvalidPrompt(
+            f"{number} prompts in one request; the limit is {most} (SAM2_MAX_PROMPTS). Send them in several "
+            "requests."
+        )
+
+
 def check_whole(requests: Sequence[PromptRequest]) -> None:
     """Check what does not depend on the picture. Raises InvalidPrompt with the index of the first bad prompt."""
     for i, request in enumerate(requests):
@@ -100,6 +111,8 @@ def _check_whole(request: PromptRequest) -> None:
     points, labels = request.point_coords, request.point_labels
     if not points and request.box is None and request.mask_input is None:
         raise ValueError("it is empty: give point_coords with point_labels, a box, or a mask_input")
+    if len(points) > MAX_POINTS:
+        raise ValueError(f"{len(points)} points; the limit is {MAX_POINTS}")
     if len(points) != len(labels):
         raise ValueError(
             f"{len(points)} point_coords but {len(labels)} point_labels: give one label for each point"

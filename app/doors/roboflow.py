@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field, Tag
 from app.codecs.answers import Decoded, MaskAnswer, MaskFormat, MaskOptions
 from app.codecs.logit_files import npz, npz_bytes
 from app.codecs.logits import decode_logits
-from app.codecs.prompts import PromptRequest
+from app.codecs.prompts import MAX_POINTS, PromptRequest
 from app.doors.door import Door
 from app.doors.keys_in_bodies import KeyedBody, key_in_query, reading_with_key
 from app.doors.requests import ToolBody, embedded, json_of, masks_on, picture_at, picture_file
@@ -26,7 +26,7 @@ from app.errors import NotOffered
 from app.middleware.callers import share_of
 from app.routes.field_errors import invalid
 from app.routes.image_ids import ImageId
-from app.routes.schemas import MAX_POINTS, MOST_PROMPTS, Coordinate, LongText
+from app.routes.schemas import MOST_PROMPTS, Coordinate, LongText
 from app.routes.state import begin_stages, service_of
 
 router = APIRouter(include_in_schema=False)

@@ -5,6 +5,7 @@ header Token.
 """
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -13,15 +14,16 @@ from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
 
 from app.codecs.answers import MaskAnswer, MaskOptions
-from app.codecs.prompts import PromptRequest
+from app.codecs.prompts import MAX_POINTS, PromptRequest, check_number
 from app.codecs.thinning import thin
 from app.doors.door import Door, Fault
 from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
 from app.doors.rings import area, outermost
 from app.errors import NotOffered
 from app.middleware.access import Scope
+from app.middleware.callers import share_of
 from app.routes.field_errors import invalid
-from app.routes.schemas import MAX_POINTS, MOST_PROMPTS, Coordinate, LongText
+from app.routes.schemas import MOST_PROMPTS, Coordinate, LongText
 from app.routes.state import begin_stages, service_of
 
 router = APIRouter(include_in_schema=False)
@@ -31,6 +33,8 @@ _LABEL = "AUTOLABEL_OBJECT"
 _LEAST_PART = 0.01
 """Each ring becomes an object that the user has to label or to delete, so specks are left out: rings of less than
 this fraction of the mask's largest one."""
+_FEW = 32
+"""Most marks that are put together on the event loop: each point is compared with each rectangle."""
 _FINENESS = 10
 """The tool's own default, of 1 to 100 in steps of _FINENESS_STEP."""
 _FINENESS_STEP = 0.0001
@@ -124,7 +128,7 @@ async def predict(request: Request) -> Response:
             raise NotOffered("Text prompts (text_prompt) are not supported. Use points and rectangles.")
         if not params.marks:
             return JSONResponse(_found([]))
-        prompts = _prompts(params.marks)
+        prompts = await _prompts(request, params.marks)
         data = await picture_file(request, body.image, where="image")
         options = MaskOptions(mask_format="polygons", best_only=True)
         _, decoded = await masks_on(request, data, prompts, options=options)
@@ -155,17 +159,23 @@ def _described(name: str) -> dict[str, Any]:
     }
 
 
-def _prompts(marks: list[Mark]) -> list[PromptRequest]:
-    """One prompt for each rectangle, or one of the points alone."""
+async def _prompts(request: Request, marks: list[Mark]) -> list[PromptRequest]:
+    """One prompt for each rectangle, or one of the points alone. Raises InvalidPrompt for too many rectangles."""
+    service = service_of(request)
+    check_number(sum(mark.type == "rectangle" for mark in marks), most=service.settings.max_prompts)
+    group = partial(_grouped, marks)
+    return group() if len(marks) <= _FEW else await service.work(group, share=share_of(request))
+
+
+def _grouped(marks: list[Mark]) -> list[PromptRequest]:
     points = [mark for mark in marks if mark.type == "point"]
     boxes = [_corners(mark.data) for mark in marks if mark.type == "rectangle"]
     if not boxes:
         return [_prompt(points, None)]
-    owners = [_owner(point, boxes) for point in points]
-    return [
-        _prompt([point for point, owner in zip(points, owners, strict=True) if owner == number], box)
-        for number, box in enumerate(boxes)
-    ]
+    owned: list[list[Mark]] = [[] for _ in boxes]
+    for point in points:
+        owned[_owner(point, boxes)].append(point)
+    return [_prompt(its_points, box) for its_points, box in zip(owned, boxes, strict=True)]
 
 
 def _prompt(points: list[Mark], box: list[float] | None) -> PromptRequest:
@@ -187,8 +197,8 @@ def _owner(point: Mark, boxes: list[list[float]]) -> int:
 
     def rank(number: int) -> tuple[float, float]:
         x0, y0, x1, y1 = boxes[number]
-        beside = max(x0 - x, 0.0, x - x1) ** 2 + max(y0 - y, 0.0, y - y1) ** 2
-        return beside, (x1 - x0) * (y1 - y0)
+        dx, dy = max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)
+        return dx * dx + dy * dy, (x1 - x0) * (y1 - y0)  # `**` fails where a product becomes infinite
 
     return min(range(len(boxes)), key=rank)
 

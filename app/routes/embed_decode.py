@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 
+from app.codecs.prompts import MAX_POINTS
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
@@ -180,7 +181,7 @@ async def get_model(request: Request) -> schemas.ModelReply:
             max_video_mib=min(settings.max_video_mib, settings.max_bodies_mib),
             max_video_frames=settings.max_video_frames,
             max_prompts=settings.max_prompts,
-            max_points=schemas.MAX_POINTS,
+            max_points=MAX_POINTS,
             deadline_s=settings.deadline_s,
             everything_deadline_s=settings.everything_deadline_s,
             device_cache_mib=service.cache_limits.device_bytes // 2**20,

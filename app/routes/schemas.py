@@ -11,10 +11,10 @@ from pydantic_core import CoreSchema
 
 from app.codecs.deep import Stretch
 from app.codecs.long_text import Pieces
+from app.codecs.prompts import MAX_POINTS
 from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
 
-MAX_POINTS = 256
 MOST_PROMPTS = 4096
 """Upper limit of SAM2_MAX_PROMPTS. A longer list is rejected before it takes memory."""
 

@@ -8,7 +8,7 @@ import uuid
 from contextlib import suppress
 from time import perf_counter
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
 
 from app.errors import OriginRefused, ServiceError
 from app.middleware.access import request_id
@@ -21,6 +21,17 @@ from app.routes.streams import Stream, Streams
 router = APIRouter()
 
 log = logging.getLogger(__name__)
+
+
+@router.get(ROUTE, include_in_schema=False)
+async def not_upgraded() -> None:
+    """What a WebSocket becomes behind a proxy that passes no upgrade on."""
+    raise HTTPException(
+        426,
+        "It is a WebSocket, and this request is none. A proxy in between has to pass on the headers Upgrade and "
+        "Connection",
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
 
 
 @router.websocket(ROUTE)

@@ -8,6 +8,7 @@ begun anew, without that mask: at once, and after a restart alike. Does not know
 from collections.abc import Sequence
 from dataclasses import replace
 
+from app.codecs.prompts import MAX_POINTS
 from app.errors import InvalidPrompt
 from app.service.track_values import TrackPromptRequest
 
@@ -43,29 +44,42 @@ def with_prompt(
 
 def objects_of(history: Sequence[TrackPromptRequest]) -> dict[int, list[TrackPromptRequest]]:
     """Objects in the order added, each with its prompts by frame, without those that were replaced."""
-    found: dict[tuple[int, int], list[TrackPromptRequest]] = {}
-    for each in history:
-        before = found.setdefault(_place(each), [])
-        if each.clear or any(one.prompt.mask_input is not None for one in (each, *before)):
-            before.clear()
-        before.append(each)
     objects: dict[int, list[TrackPromptRequest]] = {}
-    for (object_id, _), prompts in found.items():
+    for (object_id, _), prompts in _by_place(history).items():
         objects.setdefault(object_id, []).extend(prompts)
     return objects
 
 
 def check_size(history: Sequence[TrackPromptRequest]) -> None:
     """Raises InvalidPrompt for more than a track may have."""
-    objects = objects_of(history)
+    places = _by_place(history)
+    objects = {object_id for object_id, _ in places}
     if len(objects) > MOST_OBJECTS:
         raise InvalidPrompt(f"A track has {MOST_OBJECTS} objects at most. DELETE one that is not needed.")
-    if sum(map(len, objects.values())) > MOST_PROMPTS:
+    if sum(map(len, places.values())) > MOST_PROMPTS:
         raise InvalidPrompt(f"A track has {MOST_PROMPTS} prompts at most. DELETE objects or their prompts.")
+    for (object_id, frame), prompts in places.items():
+        if (points := sum(len(each.prompt.point_coords) for each in prompts)) > MAX_POINTS:
+            raise InvalidPrompt(
+                f"Object {object_id} has {points} points on frame {frame}; the limit is {MAX_POINTS}. "
+                "Replace those that are there: clear: true."
+            )
     if sum(each.nbytes for each in history) > MOST_BYTES:
         raise InvalidPrompt(
             f"The prompts of a track take {MOST_BYTES // 2**20} MiB at most. DELETE objects or prompts."
         )
+
+
+def _by_place(history: Sequence[TrackPromptRequest]) -> dict[tuple[int, int], list[TrackPromptRequest]]:
+    """Prompts by object and frame, in the order added, without those that were replaced."""
+    found: dict[tuple[int, int], list[TrackPromptRequest]] = {}
+    for each in history:
+        before = found.setdefault(_place(each), [])
+        # A mask is the first one, if there is any: it replaces what was before.
+        if each.clear or any(one.prompt.mask_input is not None for one in (each, *before[:1])):
+            before.clear()
+        before.append(each)
+    return found
 
 
 def _place(request: TrackPromptRequest) -> tuple[int, int]:

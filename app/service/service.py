@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
-from app.codecs.prompts import PromptRequest, check_whole, resolve_prompts
-from app.errors import ImageNotFound, InvalidPrompt, NotReady, ServiceError, ShuttingDown
+from app.codecs.prompts import PromptRequest, check_number, check_whole, resolve_prompts
+from app.errors import ImageNotFound, NotReady, ServiceError, ShuttingDown
 from app.limits import memory_limit_bytes
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
@@ -217,7 +217,7 @@ class SegmentationService:
 
     def check_prompts(self, requests: Sequence[PromptRequest]) -> None:
         """Check prompts as far as possible without the picture. Raises InvalidPrompt."""
-        self._check_number(requests)
+        check_number(len(requests), most=self.settings.max_prompts)
         check_whole(requests)
 
     async def decode(
@@ -241,7 +241,7 @@ class SegmentationService:
             else:
                 embedding = await self.find(image, tenant=tenant, times=times, share=share)
             height, width = embedding.height, embedding.width
-            self._check_number(requests)
+            check_number(len(requests), most=self.settings.max_prompts)
             resolve = partial(
                 resolve_prompts,
                 requests,
@@ -311,10 +311,3 @@ class SegmentationService:
             return await self._device.run(partial(segmenter.adopt, embedding))
         except DeviceLost as error:
             raise self._device.give_up(error) from error
-
-    def _check_number(self, requests: Sequence[PromptRequest]) -> None:
-        if len(requests) > self.settings.max_prompts:
-            raise InvalidPrompt(
-                f"{len(requests)} prompts in one request; the limit is {self.settings.max_prompts} "
-                "(SAM2_MAX_PROMPTS). Send them in several requests."
-            )

@@ -3,7 +3,9 @@
 Does not know about objects.
 """
 
+import asyncio
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from app.errors import InvalidFrame, InvalidPrompt
@@ -14,6 +16,9 @@ from app.service.videos import Videos
 from app.storage.store import EmbeddingStore
 from app.telemetry.stages import StageTimes
 from model.types import Embedding
+
+_AT_ONCE = 100
+"""Names that are looked up before other requests get a turn: a few milliseconds."""
 
 
 class Pictures(Protocol):
@@ -44,19 +49,30 @@ class TrackFrames:
             video = await self._service.videos.describe(frames.video_id, tenant=tenant, share=share)
             count, size = video.frames, (video.height, video.width)
         else:
-            store = self._service.store
-            rows = [await store.look_up(image_id, tenant=tenant) for image_id in frames.image_ids]
-            count, size = len(rows), (rows[0].height, rows[0].width)
-            for number, row in enumerate(rows):
-                if (row.height, row.width) != size:
-                    raise InvalidPrompt(
-                        f"frames[{number}] ({row.image_id!r}) has {row.width} x {row.height} pixels, and frames[0] "
-                        f"{size[1]} x {size[0]}: all frames of a track have one size."
-                    )
-        if count > self._most:
-            raise InvalidPrompt(f"{count} frames; a track has {self._most} at most (SAM2_MAX_VIDEO_FRAMES).")
+            count = len(frames.image_ids)
+            self._check_number(count)
+            size = await self._size_of(frames.image_ids, tenant=tenant)
+        self._check_number(count)
         now = time.time()
         return TrackState(tenant, name, frames, count, *size, corrections, created=now, used=now)
+
+    def _check_number(self, count: int) -> None:
+        if count > self._most:
+            raise InvalidPrompt(f"{count} frames; a track has {self._most} at most (SAM2_MAX_VIDEO_FRAMES).")
+
+    async def _size_of(self, image_ids: Sequence[str], *, tenant: str) -> tuple[int, int]:
+        """Return the height and width that all images have. Raises ImageNotFound and InvalidPrompt."""
+        first = await self._service.store.look_up(image_ids[0], tenant=tenant)
+        for number, image_id in enumerate(image_ids):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)  # names that are known here are found without waiting
+            row = await self._service.store.look_up(image_id, tenant=tenant)
+            if (row.height, row.width) != (first.height, first.width):
+                raise InvalidPrompt(
+                    f"frames[{number}] ({row.image_id!r}) has {row.width} x {row.height} pixels, and frames[0] "
+                    f"{first.width} x {first.height}: all frames of a track have one size."
+                )
+        return first.height, first.width
 
     async def embedding(self, state: TrackState, number: int, *, times: StageTimes, share: str) -> Embedding:
         """Return the embedding of a frame, made if need be. Raises what is wrong with the frame."""

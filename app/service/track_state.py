@@ -106,12 +106,17 @@ class TrackState:
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> "TrackState":
-        """From a file. Raises KeyError, TypeError and ValueError."""
+        """From a file that may be damaged. Raises KeyError, TypeError, ValueError, OverflowError, InvalidPrompt."""
         height, width = content["size"]
-        return cls(
+        image_ids, video_id = content["image_ids"], content["video_id"]
+        if not all(isinstance(each, str) for each in [*image_ids, *([] if video_id is None else [video_id])]):
+            raise TypeError("its frames are no ids")
+        if video_id is None and len(image_ids) != content["count"]:
+            raise ValueError(f"it has {len(image_ids)} frames, not {content['count']}")
+        state = cls(
             content["tenant"],
             content["name"],
-            Frames(tuple(content["image_ids"]), content["video_id"]),
+            Frames(tuple(image_ids), video_id),
             int(content["count"]),
             int(height),
             int(width),
@@ -121,6 +126,9 @@ class TrackState:
             mark=str(content.get("mark", "")),  # a file of an earlier version has none
             history=[TrackPromptRequest.of_json(each) for each in content["prompts"]],
         )
+        for each in state.history:
+            check_addition(state, each)
+        return state
 
 
 def check_addition(state: TrackState, request: TrackPromptRequest) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from app.errors import InvalidPrompt
 from app.names_errors import NamesUnreachable
 from app.service.track_state import TrackState
 from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackKeeper, TrackRow
@@ -207,7 +208,7 @@ class TrackStates:
 def _read(row: TrackRow) -> TrackState | None:
     try:
         state = TrackState.of_json({**row.content, "tenant": row.key.tenant, "name": row.key.image_id})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, InvalidPrompt) as error:
         log.warning("A kept track cannot be read: %r", error)
         return None
     state.number = row.number

@@ -253,7 +253,7 @@ def _read(place: Path) -> TrackRow | None:
         )  # one of an earlier version has no number
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         log.warning("The track in %s cannot be read: %s", place, error)
         return None
 

@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
+from sam2_client.deep_colour import deep_colour
 from sam2_client.errors import PictureChanged
 from sam2_client.picture_files import stored_orientation, without_metadata
 
@@ -91,8 +92,8 @@ class Picture:
 def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
-    Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. Grey of
-    more than 8 bits is scaled from the picture's own finite minimum and maximum to 0..255.
+    Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. More than
+    8 bits are scaled from the picture's own finite minimum and maximum to 0..255: grey, and colour of 16 bits.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -100,10 +101,25 @@ def open_picture(source: PictureSource) -> Image.Image:
         return _to_rgb(_from_array(source))
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
-    with Image.open(io.BytesIO(without_metadata(data))) as image:
+    plain = without_metadata(data)
+    with Image.open(io.BytesIO(plain)) as image:
+        if image.format == "GIF":
+            return _within_frame(image)
+        shown = deep_colour(image, plain) or image
         if orientation is None:  # Pillow knows what TIFF and AVIF say
-            return _to_rgb(ImageOps.exif_transpose(image))
-        return _to_rgb(image.transpose(_TURNS[orientation]) if orientation in _TURNS else image)
+            return _to_rgb(ImageOps.exif_transpose(shown))
+        return _to_rgb(shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown)
+
+
+def _within_frame(image: Image.Image) -> Image.Image:
+    """Return the first frame of a GIF: white where it leaves the screen free, for which Pillow has a colour."""
+    place = image.tile[0][1] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    shown = _to_rgb(image)
+    if place is None or place == (0, 0, *shown.size):
+        return shown
+    screen = Image.new("RGB", shown.size, "white")
+    screen.paste(shown.crop(place), place[:2])
+    return screen
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

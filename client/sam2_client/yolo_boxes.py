@@ -36,7 +36,7 @@ def read_yolo(folder: Path) -> BoxSet:
     for number, file in enumerate(labels, 1):
         images.append({"id": number, "file_name": file.relative_to(folder).with_suffix("").as_posix()})
         try:
-            lines = file.read_text("utf-8").splitlines()
+            lines = file.read_text("utf-8-sig").splitlines()
         except UnicodeDecodeError:
             problems.append(f"{file} is left out: it is not a text file in UTF-8")
             continue
@@ -81,11 +81,11 @@ def _names(folder: Path) -> dict[int, str]:
     """Return the names of the categories that data.yaml or classes.txt have."""
     for place in [folder.absolute(), *folder.absolute().parents][:_LEVELS]:
         for file in sorted(place.glob("*.yaml")):
-            if names := dict(_yaml_names(file.read_text("utf-8", errors="replace"))):
+            if names := dict(_yaml_names(file.read_text("utf-8-sig", errors="replace"))):
                 return names
         for name in _NAME_FILES:
             if (file := place / name).is_file():
-                lines = file.read_text("utf-8", errors="replace").splitlines()
+                lines = file.read_text("utf-8-sig", errors="replace").splitlines()
                 return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     return {}
 

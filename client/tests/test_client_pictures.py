@@ -11,6 +11,7 @@ from PIL import Image
 import sam2_client
 from sam2_client import Client
 from sam2_client.pictures import Picture, open_picture
+from tests.app.codecs.small_pictures import gif_of_a_small_frame
 
 
 def test_embeds_a_path_and_its_bytes_as_one_picture(client: Client, truck: Path) -> None:
@@ -99,3 +100,9 @@ def test_values_that_are_not_finite_do_not_darken_the_others(value: float, shown
     assert len(np.unique(seen)) == 256
     nothing = np.asarray(open_picture(Image.fromarray(np.full((4, 6), value, np.float32))))
     assert len(np.unique(nothing)) == 1
+
+
+@pytest.mark.parametrize("transparent", [None, 0])
+def test_where_the_first_frame_of_a_gif_leaves_the_screen_free_is_white(transparent: int | None) -> None:
+    data, expected = gif_of_a_small_frame(transparent)
+    assert np.array_equal(np.asarray(open_picture(data)), expected)

@@ -6,20 +6,67 @@ back by a column and multiplied by W, is for all cells of that column; one for t
 query are made once for all frames, which pays from three frames on. All float32. Does not know about layers.
 """
 
+import math
+import threading
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.cpu.apart import run_apart
-from model.cpu.long_attention import is_sound
+from model.cpu.long_attention import LOG2_E, is_sound
 
 LEAST_MAPS = 3
 """With fewer the products cost as much as keys."""
 
-QUERIES, FEWEST_QUERIES = 512, 128
-"""At a time: the scores of 512 against a map take 8 MiB, their vectors 17 MiB. With fewer, products are slower."""
+QUERIES, TOGETHER = 256, 512
+"""At a time, and so many that are not worth waking a thread for."""
+
+SCORES = 2**22
+"""At a time: 16 MiB. The vectors of 256 queries take 8 MiB."""
+
+
+class AxialMemory(NamedTuple):
+    """Memories of several maps as products read them, the same for all layers.
+
+    Cells of a row of all maps lie together, and behind each row of a map is a cell of zeros. Without it, the scores
+    of a column are powers of two apart, in few sets of the caches, and their product takes a third longer.
+    """
+
+    cells: Tensor
+    """(side, maps, side + 1, m + 1): y, map, x. Behind what is in memory comes a one, for the bias."""
+    values: Tensor
+    """(d + 1, side * maps * (side + 1)): a last row of ones, whose weighted sum is the sum of the weights."""
+
+    @classmethod
+    def of(cls, placed: Tensor, values: Tensor, *, side: int) -> "AxialMemory":
+        """From `placed` (maps * side * side, m) and their `values` (maps * side * side, d)."""
+        maps = len(placed) // side**2
+        cells = placed.new_zeros(side, maps, side + 1, placed.shape[1] + 1)
+        seen = values.new_zeros(values.shape[1] + 1, side, maps, side + 1)
+        cells[:, :, :side, :-1] = placed.view(maps, side, side, -1).transpose(0, 1)
+        seen[:-1, :, :, :side] = values.view(maps, side, side, -1).permute(3, 1, 0, 2)
+        cells[:, :, :side, -1] = 1
+        seen[-1, :, :, :side] = 1
+        return cls(cells, seen.flatten(1))
+
+
+class Room(threading.local):
+    """Where each thread writes scores and vectors. Memory that is freed and taken again may come as pages that the
+    system has cleared: with memory of its own, a block of queries took a third longer beside busy processes.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Memory of this name, with what was written there last."""
+        count = math.prod(shape)
+        if name not in self._held or len(self._held[name]) < count:
+            self._held[name] = torch.empty(count)
+        return self._held[name][:count].view(shape)
 
 
 class AxialKeys:
@@ -29,9 +76,8 @@ class AxialKeys:
         """`weight` (c, m) and `bias` (c,) make the first of all pairs of channels, then the second of all;
         `rotations` (side * side, c / 2) turn half of the pairs with x, then half with y: see axial_rotations.
         """
-        self._side = round(len(rotations) ** 0.5)
-        pairs = rotations.shape[1]
-        by_cell = rotations.unflatten(0, (self._side, self._side))
+        side, pairs = round(len(rotations) ** 0.5), rotations.shape[1]
+        by_cell = rotations.unflatten(0, (side, side))
         together = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (2, pairs))  # 2 pairs m+1
         self._with_x = _folded(by_cell[0, :, : pairs // 2], *together[:, : pairs // 2])
         self._with_y = _folded(by_cell[:, 0, pairs // 2 :], *together[:, pairs // 2 :])
@@ -39,60 +85,68 @@ class AxialKeys:
     def attend(
         self,
         q: Tensor,
-        placed: Tensor,
-        values: Tensor,
+        memory: AxialMemory,
         others: tuple[Tensor, Tensor],
+        room: Room,
         between: Callable[[], None],
     ) -> Tensor | None:
-        """From turned q (n, c) to the cells of maps, `placed` (maps * side * side, m) with their `values` (.., d),
-        and to `others`, keys (k, c) and their values (k, d): (n, d). None where a score is too large for float32.
+        """From turned q (n, c) to the cells of maps and to `others`, keys (k, c) and their values (k, d): (n, d).
+        None where a score is too large for float32.
         """
-        cells = torch.cat([placed, placed.new_ones(len(placed), 1)], dim=1)
-        by_row = cells.view(-1, self._side, self._side, cells.shape[1])  # maps y x m+1
-        by_column = by_row.transpose(1, 2).contiguous()
-        maps = list(zip(by_row, by_column, _with_ones(values).split(self._side**2, dim=1), strict=True))
-        keys, seen = others[0], _with_ones(others[1])
-        some = (q * q.shape[1] ** -0.5).split(_queries_at_a_time(len(q)))
-        found = run_apart([partial(self._attend_some, each, maps, (keys, seen)) for each in some], between)
+        keys, values = others
+        seen = torch.cat([values, values.new_ones(len(values), 1)], dim=1).T.contiguous()  # d+1 k
+        some = (q * (LOG2_E * q.shape[1] ** -0.5)).split(_queries_at_a_time(len(q)))
+        found = run_apart(
+            [partial(self._attend_some, each, memory, (keys, seen), room) for each in some], between
+        )
         sound = [each for each in found if each is not None]
         return torch.cat(sound) if len(sound) == len(found) else None
 
     def _attend_some(
         self,
         q: Tensor,
-        maps: list[tuple[Tensor, Tensor, Tensor]],
+        memory: AxialMemory,
         others: tuple[Tensor, Tensor],
+        room: Room,
         between: Callable[[], None],
     ) -> Tensor | None:
-        """Values come with a row of ones, (d + 1, k), whose weighted sum is the sum of the weights."""
         x_pairs, y_pairs = q.unflatten(1, (2, 2, -1)).unbind(2)  # n 2 pairs/2
-        columns, rows = (
-            torch.mm(folded.flatten(0, 1), of_pairs.flatten(1).T).unflatten(0, folded.shape[:2])
-            for folded, of_pairs in ((self._with_x, x_pairs), (self._with_y, y_pairs))
-        )  # side m+1 n
+        columns = _vectors(self._with_x, x_pairs, room.take("columns", *self._with_x.shape[:2], len(q)))
+        between()
+        rows = _vectors(self._with_y, y_pairs, room.take("rows", *self._with_y.shape[:2], len(q)))
         between()
         keys, values = others
-        sums = values @ torch.mm(keys, q.T).exp_()  # d+1 n
-        scores = q.new_empty(self._side, self._side, len(q))
-        for by_row, by_column, values in maps:
-            torch.bmm(by_row, rows, out=scores)
-            scores.transpose(0, 1).baddbmm_(by_column, columns)
-            sums.addmm_(values, scores.exp_().flatten(0, 1))
+        sums = values @ torch.mm(keys, q.T).exp2_()  # d+1 n
+        side, maps, width, _ = memory.cells.shape
+        each = -(-side // -(-side * maps * width * len(q) // SCORES))
+        parts = (t.split(each) for t in (memory.cells, rows))
+        for cells, of_rows, values in zip(
+            *parts, memory.values.split(each * maps * width, dim=1), strict=True
+        ):
+            scores = room.take("scores", len(cells), maps * width, len(q))
+            torch.bmm(cells.flatten(1, 2), of_rows, out=scores)
+            by_column = scores.view(-1, width, len(q)).transpose(0, 1)[:side]
+            by_column.baddbmm_(cells.flatten(0, 1).transpose(0, 1)[:side], columns)
+            between()
+            sums.addmm_(values, scores.exp2_().flatten(0, 1))
             between()
         sums, totals = sums[:-1], sums[-1]
         return (sums / totals).T if is_sound(sums, totals) else None
 
 
-def _with_ones(values: Tensor) -> Tensor:
-    """(k, d) to (d + 1, k)."""
-    return torch.cat([values, values.new_ones(len(values), 1)], dim=1).T.contiguous()
-
-
 def _queries_at_a_time(count: int) -> int:
-    """So that each of torch's threads has some; those of a small map stay together, and operations are divided."""
-    if count <= QUERIES:
+    """So that all threads have as many. Those of a small map stay together, and operations are divided."""
+    if count <= TOGETHER:
         return count
-    return min(QUERIES, max(FEWEST_QUERIES, -(-count // torch.get_num_threads())))
+    threads = torch.get_num_threads()
+    blocks = threads * -(-count // (threads * QUERIES))
+    return 16 * -(-count // (16 * blocks))  # of a product's rows, 16 are in registers
+
+
+def _vectors(folded: Tensor, pairs: Tensor, out: Tensor) -> Tensor:
+    """What `folded` (side, m + 1, 2 * p) makes of pairs (n, 2, p), into `out` (side, m + 1, n)."""
+    torch.mm(folded.flatten(0, 1), pairs.flatten(1).T, out=out.flatten(0, 1))
+    return out
 
 
 def _folded(rotations: Tensor, first: Tensor, second: Tensor) -> Tensor:

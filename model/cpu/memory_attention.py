@@ -3,7 +3,7 @@
 - Values of memories are projected after the attention: weights of attention sum to one, so softmax(q k) (m W + b)
   is (softmax(q k) m) W + b. Memories have 64 channels and a head has 256: three eighths of the work. PyTorch's
   kernel wants values as wide as keys, so this attention is in long_attention.py. In bfloat16 the kernel is faster
-  all the same, and does it.
+  all the same, and does it. For the same reason the projections of values and of the output are one product.
 - A rotation turns pairs of channels. Here the first of all pairs come first, then the second of all, in queries
   and keys alike, so that it is a few products of rows in cache. Scores do not depend on the order of channels.
 - In float32 the scores of three frames and more are made without keys (axial_keys.py).
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cpu.attention import KERNEL_QUERIES
-from model.cpu.axial_keys import LEAST_MAPS, AxialKeys
+from model.cpu.axial_keys import LEAST_MAPS, AxialKeys, AxialMemory, Room
 from model.cpu.long_attention import attend
 from model.cpu.packed import PackedLinear, can_pack
 from model.network.linear import rows_times
@@ -35,6 +35,8 @@ from model.network.positions import axial_rotations, sine_map
 ROWS = 1024
 """In a slice of a layer."""
 
+ALL = slice(None)
+
 _Between = Callable[[], None]
 
 
@@ -45,7 +47,7 @@ class CpuMemoryAttention:
         side, channels, device = memory.config.embedding_size, memory.config.embed_dim, torch.device("cpu")
         attention = memory.memory_attention
         layers: list[MemoryAttentionLayer] = list(attention.layers)  # type: ignore[arg-type]
-        turn = _Turn(side, channels)
+        self._turn = turn = _Turn(side, channels)
         self._dtype = memory.dtype
         self._positions = POSITION_WEIGHT * sine_map(side, channels, device=device)
         self._layers = [_Layer(layer, turn) for layer in layers]
@@ -60,11 +62,12 @@ class CpuMemoryAttention:
         """
         first, *others = self._layers
         shared = first.look_at_itself(features.float() + self._positions, between)
-        found = []
+        found, room = [], Room()
         for each in remembered:
-            x = first.recall(shared, each, between)
+            memory = _Memory(each, self._turn, room)
+            x = first.recall(shared, memory, between)
             for layer in others:
-                x = layer.recall(layer.look_at_itself(x, between), each, between)
+                x = layer.recall(layer.look_at_itself(x, between), memory, between)
             found.append(self._norm(x).to(self._dtype))
         return torch.stack(found)
 
@@ -82,9 +85,9 @@ class _Layer:
         """Features (n, c) to the same, which have seen each other."""
         return x + self._to_itself(self._norm1(x), between)
 
-    def recall(self, x: Tensor, remembered: Remembered, between: _Between) -> Tensor:
+    def recall(self, x: Tensor, memory: "_Memory", between: _Between) -> Tensor:
         """Features (n, c) to the same, which have seen what is remembered of one object."""
-        x = x + self._to_memory(self._norm2(x), remembered, between)
+        x = x + self._to_memory(self._norm2(x), memory, between)
         return _in_slices(lambda rows: rows + self._linear2(self._linear1(self._norm3(rows))), x, between)
 
 
@@ -93,16 +96,14 @@ class _ToItself:
 
     def __init__(self, attention: RotaryAttention, turn: "_Turn") -> None:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
-        self._v, self._out = product(attention.v_proj), product(attention.out_proj)
+        self._v = product(_joined(attention.v_proj, attention.out_proj))
         self._dtype = attention.v_proj.weight.dtype
 
     def __call__(self, x: Tensor, between: _Between) -> Tensor:
         """(n, c) to (n, c)."""
         x = x.to(self._dtype)
         q, k = self._q(x, between).to(self._dtype), self._k(x, between).to(self._dtype)
-        v = _in_slices(self._v, x, between)
-
-        return _by_kernel(q, k, v, self._out, between)
+        return _by_kernel(q, k, _in_slices(self._v, x, between), between)
 
 
 class _ToMemory:
@@ -110,39 +111,53 @@ class _ToMemory:
 
     def __init__(self, attention: RotaryAttention, turn: "_Turn") -> None:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
-        self._v, self._out = product(attention.v_proj), product(attention.out_proj)
+        self._v = product(_joined(attention.v_proj, attention.out_proj))
         self._dtype = attention.v_proj.weight.dtype
         self._axial = turn.axial_keys(attention.k_proj) if self._dtype == torch.float32 else None
-        self._cells = turn.cells
 
-    def __call__(self, x: Tensor, remembered: Remembered, between: _Between) -> Tensor:
+    def __call__(self, x: Tensor, memory: "_Memory", between: _Between) -> Tensor:
         """(n, c) to (n, c)."""
-        tokens, num_pointers = remembered.tokens.float(), remembered.num_pointers
-        placed = tokens + remembered.positions
-        queries = self._q(x, between)
+        queries, num_pointers = self._q(x, between), memory.num_pointers
         if self._axial is None:
-            return self._by_kernel(queries, placed, tokens, num_pointers, between)
+            k = self._k(memory.placed(), between, unturned=num_pointers).to(self._dtype)
+            v = _in_slices(self._v, memory.tokens, between)
+            return _by_kernel(queries.to(self._dtype), k, v, between)
         recalled: Tensor | None = None
-        cells = len(tokens) - num_pointers
-        if cells >= LEAST_MAPS * self._cells:
-            pointers = self._k(placed[cells:], between, unturned=num_pointers), tokens[cells:]
-            recalled = self._axial.attend(queries, placed[:cells], tokens[:cells], pointers, between)
+        if memory.axial is not None:
+            pointers = memory.pointers()
+            others = self._k(memory.placed(pointers), between, unturned=num_pointers), memory.tokens[pointers]
+            recalled = self._axial.attend(queries, memory.axial, others, memory.room, between)
         if recalled is None:
-            keys = self._k(placed, between, unturned=num_pointers)
-            recalled = attend(queries, keys, tokens, between)
-        return _in_slices(lambda rows: self._out(self._v(rows)), recalled, between)
+            keys = self._k(memory.placed(), between, unturned=num_pointers)
+            recalled = attend(queries, keys, memory.tokens, between)
+        return _in_slices(self._v, recalled, between)
 
-    def _by_kernel(
-        self, q: Tensor, placed: Tensor, tokens: Tensor, num_pointers: int, between: _Between
-    ) -> Tensor:
-        k = self._k(placed, between, unturned=num_pointers).to(self._dtype)
-        return _by_kernel(q.to(self._dtype), k, _in_slices(self._v, tokens, between), self._out, between)
+
+class _Memory:
+    """What is remembered of one object, in float32, and arranged once for all layers."""
+
+    def __init__(self, remembered: Remembered, turn: "_Turn", room: Room) -> None:
+        self.tokens, self.num_pointers, self.room = remembered.tokens.float(), remembered.num_pointers, room
+        self._positions = remembered.positions
+        self.axial: AxialMemory | None = None
+        cells = slice(len(self.tokens) - self.num_pointers)
+        if remembered.tokens.dtype == torch.float32 and cells.stop >= LEAST_MAPS * turn.side**2:
+            self.axial = AxialMemory.of(self.placed(cells), self.tokens[cells], side=turn.side)
+
+    def placed(self, some: slice = ALL) -> Tensor:
+        """Tokens with their positions, (n, m)."""
+        return self.tokens[some] + self._positions[some]
+
+    def pointers(self) -> slice:
+        """Those behind the cells of maps."""
+        return slice(len(self.tokens) - self.num_pointers, None)
 
 
 class _Turn:
     """Rotations of rows whose channels are the first of all pairs, then the second of all."""
 
     def __init__(self, side: int, channels: int) -> None:
+        self.side = side
         self._rotations = axial_rotations(side, channels, device=torch.device("cpu"))  # h * w, c / 2
         self._cos, self._sin = self._rotations.real.contiguous(), self._rotations.imag.contiguous()
 
@@ -228,12 +243,23 @@ class _Norm:
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
 
 
-def _by_kernel(q: Tensor, k: Tensor, v: Tensor, out: Callable[[Tensor], Tensor], between: _Between) -> Tensor:
-    """Attention of one head, from q (n, c) to k and v (m, c), and what `out` makes of it: (n, c)."""
+def _joined(first: nn.Linear, last: nn.Linear) -> nn.Linear:
+    """One layer for two, with what comes between them left out: weights of attention sum to one."""
+    joined = nn.Linear(first.in_features, last.out_features, device="meta")
+    weight, bias = (each.double() for each in (last.weight, last.bias))
+    for name, each in (
+        ("weight", weight @ first.weight.double()),
+        ("bias", weight @ first.bias.double() + bias),
+    ):
+        setattr(joined, name, nn.Parameter(each.to(first.weight.dtype), requires_grad=False))
+    return joined
+
+
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor, between: _Between) -> Tensor:
+    """Attention of one head, from q (n, c) to k and v (m, c): (n, c)."""
 
     def attended(rows: Tensor) -> Tensor:
-        seen = F.scaled_dot_product_attention(rows[None, None], k[None, None], v[None, None])
-        return out(seen[0, 0])
+        return F.scaled_dot_product_attention(rows[None, None], k[None, None], v[None, None])[0, 0]
 
     return _in_slices(attended, q, between, most=KERNEL_QUERIES)
 

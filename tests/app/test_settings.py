@@ -56,12 +56,16 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("model", "sam3"),
         ("dtype", "int8"),
         ("port", "70000"),
+        ("host", ""),  # as of a variable that a compose file passes on and nobody set
+        ("host", " "),
         ("device_cache_mib", "0"),
         ("device_cache_mib", "1.5"),
         ("host_cache_mib", "-1"),
         ("host_cache_mib", "all"),
         ("batch_images", "33"),  # 32 have 32,768 windows; kernels of attention take 65,535 at most
         ("deadline_s", "0"),
+        *((name, "1e10") for name in ("deadline_s", "everything_deadline_s", "stream_idle_s", "watchdog_s")),
+        ("max_image_megapixels", "1e308"),
         ("max_prompts", "many"),
         ("log_level", "loud"),
         ("compile", "yes"),

@@ -14,11 +14,12 @@ from pydantic import Field
 from app.codecs import json_bodies, json_members
 from app.codecs.json_members import NotJson, View, fields, items
 from app.codecs.long_text import Pieces
+from app.codecs.prompts import MAX_POINTS
 from app.doors.label_studio.label_config import MOST_BYTES, ConfigError, LabelConfig, Picture, read_config
 from app.doors.requests import ToolBody
 from app.errors import BadRequest, ServiceError
 from app.routes.field_errors import given_twice, invalid
-from app.routes.schemas import LongText
+from app.routes.schemas import MOST_PROMPTS, LongText
 from app.routes.uploads import parse_json
 
 _SHORT = 64 * 2**10
@@ -69,7 +70,7 @@ class _Inline(ToolBody):
 class Context(ToolBody):
     """The regions of one gesture."""
 
-    result: Sequence[Region] = ()
+    result: Sequence[Region] = Field(default=(), max_length=MAX_POINTS + MOST_PROMPTS)
 
 
 @dataclass(frozen=True, slots=True)

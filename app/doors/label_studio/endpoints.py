@@ -33,6 +33,8 @@ from app.service.segmentation import Segmentation
 from app.telemetry.stages import StageTimes
 
 PREFIX = "/label-studio"
+_FEW = 32
+"""Most regions that are put together on the event loop: points are compared with boxes, labels with tags."""
 
 
 @asynccontextmanager
@@ -133,7 +135,10 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
             source = _source(asked, picture, index)
             embedded = await _pictures_of(request).embed(source, caller, times)
             width, height = embedded.width, embedded.height
-            for control, wanted in _by_control(asked, picture, drawn, width=width, height=height):
+            most = service.settings.max_prompts
+            group = partial(_by_control, asked, picture, drawn, width=width, height=height, most=most)
+            grouped = group() if len(drawn) <= _FEW else await service.work(group, share=caller.share)
+            for control, wanted in grouped:
                 decoded = await service.decode(
                     embedded.image_id,
                     [each.prompt for each in wanted],
@@ -165,10 +170,10 @@ def _source(asked: Asked, picture: str, index: int | None) -> Source:
 
 
 def _by_control(
-    asked: Asked, picture: str, drawn: list[Region], *, width: int, height: int
+    asked: Asked, picture: str, drawn: list[Region], *, width: int, height: int, most: int
 ) -> list[tuple[Control, list[Wanted]]]:
     grouped: dict[Control, list[Wanted]] = {}
-    for wanted in objects(drawn, width=width, height=height):
+    for wanted in objects(drawn, width=width, height=height, most=most):
         try:
             control = asked.config.control_for(picture, wanted.label)
         except ConfigError as error:

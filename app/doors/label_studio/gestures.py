@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.codecs.prompts import PromptRequest
+from app.codecs.prompts import PromptRequest, check_number
 from app.doors.label_studio.bodies import Region, RegionValue
 from app.errors import NotOffered
 
@@ -40,21 +40,26 @@ def by_picture(regions: Sequence[Region]) -> dict[tuple[str, int | None], list[R
     return found
 
 
-def objects(regions: Sequence[Region], *, width: int, height: int) -> list[Wanted]:
+def objects(regions: Sequence[Region], *, width: int, height: int, most: int) -> list[Wanted]:
     """Return the objects that regions on one picture of width x height pixels ask for.
 
     Regions with one label are one object: all its key points and its box. Several rectangles are an object each,
     with the positive points inside; those outside of all are one more. Negative points count for each of them.
-    Negative points alone ask for nothing.
+    Negative points alone ask for nothing. Raises InvalidPrompt for more than `most` objects.
     """
+    check_number(
+        sum(region.type in _BOXES for region in regions), most=most
+    )  # each takes a look at all points
     by_label: dict[str | None, list[Region]] = {}
     for region in regions:
         by_label.setdefault(_label(region), []).append(region)
-    return [
+    found = [
         Wanted(label, prompt)
         for label, group in by_label.items()
         for prompt in _prompts(group, width=width, height=height)
     ]
+    check_number(len(found), most=most)
+    return found
 
 
 def _label(region: Region) -> str | None:

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 MOST_BYTES = 2**20
 """Size of a config. The longest ones hold lists of thousands of classes."""
 
+_DEEPEST = 100
+
 Kind: TypeAlias = Literal["bitmasklabels", "brushlabels", "polygonlabels", "rectanglelabels"]
 """Type of a region, and the name of the field with its labels."""
 _KINDS: tuple[Kind, ...] = ("bitmasklabels", "brushlabels", "polygonlabels", "rectanglelabels")
@@ -73,10 +75,20 @@ def read_config(text: str) -> LabelConfig:
         raise ConfigError("it has a document type or entities, which no label config needs")
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  # without entities there is nothing to expand
-        tags = list(root.iter())
     except (ElementTree.ParseError, ValueError) as error:
         raise ConfigError(f"it is not XML: {error}") from error
+    _check_depth(root)
+    tags = list(root.iter())
     return LabelConfig(_pictures(tags), tuple(_controls(tags)))
+
+
+def _check_depth(root: ElementTree.Element) -> None:
+    """Raise ConfigError for tags within tags within tags: each is looked through for the labels in it."""
+    level = [root]
+    for _ in range(_DEEPEST):
+        level = [child for tag in level for child in tag]
+    if level:
+        raise ConfigError(f"its tags lie in each other more than {_DEEPEST} deep")
 
 
 def _pictures(tags: Iterable[ElementTree.Element]) -> dict[str, Picture]:

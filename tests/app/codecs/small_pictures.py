@@ -79,3 +79,13 @@ LOSSY: list[tuple[str, dict[str, object]]] = [
 def filled(mode: str, colour: object) -> Image.Image:
     """Return a picture of one colour, given as in its mode."""
     return Image.new(mode, (WIDTH, HEIGHT), colour)  # type: ignore[arg-type]
+
+
+def gif_of_a_small_frame(transparent: int | None = None) -> tuple[bytes, Pixels]:
+    """Return a GIF whose first frame, blue, is smaller than its screen, and its pixels as browsers show them."""
+    control = b"" if transparent is None else b"!\xf9\4\1\0\0" + bytes((transparent, 0))
+    head = b"GIF89a" + struct.pack("<HHBBB", 9, 7, 0x80, 0, 0) + bytes((200, 0, 0, 0, 0, 200))
+    frame = b"," + struct.pack("<HHHHB", 2, 3, 4, 2, 0) + b"\2\5\x4c\x98\x30\x61\x52\0;"
+    shown = np.full((7, 9, 3), 255, np.uint8)
+    shown[3:5, 2:6] = (0, 0, 200)
+    return head + control + frame, shown

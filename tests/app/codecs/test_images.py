@@ -19,6 +19,7 @@ from tests.app.codecs.small_pictures import (
     decoded,
     encoded,
     filled,
+    gif_of_a_small_frame,
     gradient,
     with_tag,
 )
@@ -40,6 +41,13 @@ def test_lossy_formats_come_close(file_format: str, options: dict[str, object]) 
 def test_gif_keeps_its_palette() -> None:
     picture = Image.fromarray(gradient()).quantize(64)
     np.testing.assert_array_equal(decoded(encoded(picture, "GIF")), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("transparent", [None, 0])
+def test_where_the_first_frame_of_a_gif_leaves_the_screen_free_is_white(transparent: int | None) -> None:
+    """Pillow shows the palette's first colour there."""
+    data, expected = gif_of_a_small_frame(transparent)
+    np.testing.assert_array_equal(decoded(data), expected)
 
 
 def palette_picture(index: int = 1) -> Image.Image:

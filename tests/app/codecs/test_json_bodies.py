@@ -166,6 +166,23 @@ def test_escaped_backslashes_are_read_wherever_a_piece_ends(
         assert str(parse(EmbedBody, body.encode()).image) == json.loads(body)["image"]
 
 
+@pytest.mark.parametrize("backslashes", [*range(20), 63, 64, 100_000, 100_001])
+def test_backslashes_before_a_quote_are_counted_in_few_steps(backslashes: int) -> None:
+    """One at a time, 64 MiB of them hold a worker for a quarter of a minute."""
+    pieces = 0
+
+    class Body(bytes):
+        def __getitem__(self, place: Any) -> Any:
+            nonlocal pieces
+            pieces += 1
+            return super().__getitem__(place)
+
+    body = Body(b'"' + b"\\" * backslashes + b'"}')
+    found = [(1, 1 + backslashes)] if backslashes % 2 == 0 else []
+    assert list(json_bodies._strings(body)) == found
+    assert pieces < 30
+
+
 @pytest.mark.parametrize("text", [LONG + "\n", "\t" + LONG, LONG + "\\x", LONG + "\\ud800", LONG + "\\u00"])
 @pytest.mark.parametrize("long", [True, False])
 def test_what_no_string_may_hold_is_refused_at_any_length(text: str, long: bool) -> None:

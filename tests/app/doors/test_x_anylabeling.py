@@ -1,5 +1,6 @@
 """X-AnyLabeling's Remote-Server model, with requests as its class RemoteServer sends them."""
 
+import threading
 from base64 import b64encode
 from dataclasses import replace
 from datetime import datetime
@@ -104,6 +105,26 @@ async def test_several_rectangles_are_an_object_each_with_the_points_that_are_th
         }
 
 
+async def test_many_marks_do_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points are compared with rectangles: not on the event loop, and not for more than a request may have."""
+    compared: list[threading.Thread] = []
+    nearest = x_anylabeling._owner
+
+    def owner(*arguments: Any) -> int:
+        compared.append(threading.current_thread())
+        return nearest(*arguments)
+
+    monkeypatch.setattr(x_anylabeling, "_owner", owner)
+    async with serving(Settings(workers=2, max_prompts=20)) as served:
+        boxes = [rectangle(n, n, n + 9, n + 9) for n in range(21)]
+        reply = await served.post("/v1/predict", body(*boxes, *[point(5, 5)] * 99))
+        assert reply.json()["error"]["message"].startswith("21 prompts in one request; the limit is 20")
+        assert not compared
+        await shapes(served, *boxes[1:], *[point(5, 5)] * 99)
+        assert len(compared) == 99
+        assert threading.current_thread() not in compared
+
+
 async def test_fineness_thins_the_outline() -> None:
     async with serving() as served:
         fine, usual, coarse = [
@@ -152,6 +173,12 @@ def test_specks_and_rings_within_rings_are_no_objects() -> None:
         (body(point(3, 4, label=2)), 422, "validation_error", "label"),
         (body(rectangle(3, 4, 5, 6) | {"label": 0}), 422, "validation_error", "rectangle has label 1"),
         (body(point(900, 4)), 422, "invalid_prompt", "outside"),
+        (
+            body(point(1e200, 4), rectangle(3, 4, 5, 6), rectangle(1, 1, 9, 9)),
+            422,
+            "invalid_prompt",
+            "outside",
+        ),
         (body(point(3, 4), epsilon_factor=-1), 422, "validation_error", "epsilon_factor"),
         (body(point(3, 4)) | {"model": "sam3"}, 422, "validation_error", "'fake' is"),
         (body(point(3, 4)) | {"image": "aGVsbG8="}, 422, "invalid_image", "not a picture"),

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.app.routes.test_stream import hear, listening
+from tests.fakes import serving
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,12 @@ async def test_a_bad_id_or_a_field_that_is_given_twice_is_told_under_its_tag(fie
         answer = await hear(connection)
         assert (answer["tag"], answer["error"]["code"]) == (7, "validation_error")
         assert words in answer["error"]["message"]
+
+
+async def test_a_request_that_is_no_websocket_is_told_what_is_missing() -> None:
+    """Proxies that do not pass an upgrade on make one of every connection."""
+    async with serving() as served:
+        reply = await served.client.get("/decode/stream")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (426, "upgrade_required")
+        assert reply.headers["upgrade"] == "websocket"
+        assert "A proxy in between has to pass on" in reply.json()["error"]["message"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.codecs.prompts import PromptRequest
+from app.codecs.prompts import MAX_POINTS, PromptRequest
 from app.errors import InvalidPrompt
 from app.service import prompt_history
 from app.service.prompt_history import MOST_REPLACED, check_size, objects_of, with_prompt
@@ -111,6 +111,17 @@ def test_only_what_counts_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_history, "MOST_BYTES", 9)
     with pytest.raises(InvalidPrompt, match="MiB at most"):
         check_size(history[:1])
+
+
+def test_clicks_of_an_object_on_a_frame_are_bounded_because_its_decoder_sees_all_of_them() -> None:
+    half = PromptRequest([[1.0, 2.0]] * (MAX_POINTS // 2), [1] * (MAX_POINTS // 2))
+    full = [TrackPromptRequest(frame, 1, half) for frame in (0, 0, 3)]
+    check_size(full)
+    for history in ([*full, given(1, 0)], [*full[:1], given(1, 0), *full[1:]]):
+        with pytest.raises(InvalidPrompt, match="Object 1 has 257 points on frame 0; the limit is 256"):
+            check_size(history)
+    check_size([*full, given(1, 0, clear=True)])
+    check_size([*full, given(1, 0, mask=True), *full])
 
 
 def test_an_object_begun_anew_is_not_asked_for_with_its_mask() -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from app.codecs.answers import MaskOptions
-from app.errors import Overloaded
-from app.service.track_values import Range, TrackPromptRequest, ranges
+from app.errors import InvalidPrompt, Overloaded
+from app.service.track_frames import TrackFrames
+from app.service.track_values import Frames, Range, TrackPromptRequest, ranges
 from app.settings import Settings
+from app.storage.register_file import ImageName
 from app.telemetry.stages import StageTimes
 from model.masks.runs import runs
 from model.types import Prompt
@@ -94,6 +97,35 @@ async def test_a_track_survives_a_restart_and_gives_the_same_masks(tmp_path: Pat
         assert await passed(served, "walk") == before
         assert segmenter.begun == 1
         assert (await served.client.get("/tracks/gone")).status_code == 404
+
+
+async def test_damaged_tracks_are_left_out_and_stop_nothing(tmp_path: Path) -> None:
+    damages: list[dict[str, Any]] = [
+        {"change": float("inf")},
+        {"count": float("inf")},
+        {"count": 9},
+        {"image_ids": [1, 2, 3]},
+        {"video_id": {}},
+        {"prompts": [{"frame": 3}]},
+        {"prompts": [{"point_labels": []}]},
+    ]
+    settings = Settings(workers=2, cache_dir=str(tmp_path))
+    names = [f"damaged{number}" for number in range(len(damages))]
+    async with serving(settings) as served:
+        for name in ("whole", *names):
+            await begin(served, name)
+    for file in (tmp_path / "tracks").glob("*.json"):
+        content = json.loads(file.read_text())
+        if content["name"] == "whole":
+            continue
+        damage = damages[names.index(content["name"])]
+        if "prompts" in damage:
+            damage = {"prompts": [content["prompts"][0] | damage["prompts"][0]]}
+        file.write_text(json.dumps(content | damage))
+    async with serving(settings) as served:
+        listed = (await served.client.get("/tracks")).json()["tracks"]
+        assert [each["track_id"] for each in listed] == ["whole"]
+        assert await passed(served, "whole")
 
 
 async def test_what_idle_tracks_remember_gives_way_and_is_made_again() -> None:
@@ -254,3 +286,26 @@ def _png(pixels: np.ndarray) -> bytes:
 def test_frames_as_ranges() -> None:
     assert ranges([5, 1, 2, 7, 6]) == [(1, 2), (5, 7)]
     assert ranges([]) == []
+
+
+async def test_many_frames_are_looked_up_in_turns_with_others_and_too_many_not_at_all() -> None:
+    looked_up = 0
+
+    async def look_up(image_id: str, *, tenant: str) -> ImageName:
+        nonlocal looked_up
+        looked_up += 1
+        return ImageName(tenant, image_id, "content", 40, 60, 1, 0.0, 0.0)
+
+    store = SimpleNamespace(look_up=look_up)
+    frames = TrackFrames(SimpleNamespace(store=store, ready=lambda: None), most=1000)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"tenant": "", "name": "walk", "corrections": "kept", "share": ""}
+    with pytest.raises(InvalidPrompt, match="1001 frames; a track has 1000 at most"):
+        await frames.survey(Frames(("a",) * 1001), **options)
+    assert not looked_up
+    survey = asyncio.create_task(frames.survey(Frames(("a",) * 1000), **options))
+    seen = set()
+    while not survey.done():
+        await asyncio.sleep(0)
+        seen.add(looked_up)
+    assert (await survey).count == 1000
+    assert len(seen) > 9

@@ -1,6 +1,7 @@
 """The video half that runs on a CPU is the plain one of the paper, arranged otherwise."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -42,7 +43,9 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
             (memory_attention, "KERNEL_QUERIES", 24),
             (long_attention, "QUERIES", 40),
             (long_attention, "KEYS", 56),
+            (axial_keys, "TOGETHER", 0),
             (axial_keys, "QUERIES", 40),
+            (axial_keys, "SCORES", 5000),
         ):
             monkeypatch.setattr(module, name, size)
 
@@ -130,6 +133,18 @@ def test_scores_of_any_size_are_weighed(maps: int) -> None:
     assert error(found, expected) < 1e-3  # what attends to one key alone magnifies rounding
 
 
+def test_a_thread_writes_where_it_wrote_before_and_no_other_does() -> None:
+    room = axial_keys.Room()
+    first = room.take("scores", 4, 6).fill_(1)
+    assert room.take("scores", 3, 8).data_ptr() == first.data_ptr()
+    with ThreadPoolExecutor(1) as other:
+        others = other.submit(lambda: room.take("scores", 4, 6).fill_(2)).result()
+    assert others.data_ptr() != first.data_ptr()
+    assert first.eq(1).all()
+    assert room.take("rows", 4, 6).data_ptr() != first.data_ptr()
+    assert room.take("scores", 5, 6).shape == (5, 6)
+
+
 def scored(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
     q, k, values = (t.double() for t in (q, k, values))
     return ((q @ k.T) * q.shape[1] ** -0.5).softmax(1) @ values
@@ -185,10 +200,20 @@ def test_a_click_runs_while_a_track_goes_on(dtype: torch.dtype) -> None:
     assert len(calls) > 2 * 2 * VIDEO.attention_depth * 4
 
 
+@pytest.mark.parametrize(
+    ("count", "threads", "sizes"),
+    [(512, 2, [512]), (784, 2, [208, 208, 208, 160]), (4096, 2, [256] * 16), (4096, 3, [240] * 17 + [16])],
+)
+def test_threads_get_equally_many_queries(count: int, threads: int, sizes: list[int]) -> None:
+    torch.set_num_threads(threads)
+    parts = torch.empty(count).split(axial_keys._queries_at_a_time(count))
+    assert [len(each) for each in parts] == sizes
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("maps", [1, 3])
 def test_a_pause_is_never_far(maps: int) -> None:
-    """On a large map: products of 1024 rows at most, or of a block of queries with a whole map."""
+    """On a large map: products of 1024 rows at most, or as many scores as are made at a time."""
     memory, done = video_memory(), [0]
     del memory.memory_attention.layers[1:]
     memory.config = replace(CONFIG, image_size=768)
@@ -199,7 +224,7 @@ def test_a_pause_is_never_far(maps: int) -> None:
         CpuMemoryAttention(memory)(features(cells), seen, lambda: done.append(counter.get_total_flops()))
     steps = [after - before for before, after in pairwise(done)]
     rows = 4 * 1024 * CHANNELS * VIDEO.attention_mlp_dim
-    with_a_map = 2 * axial_keys.QUERIES * cells * (3 * VIDEO.memory_dim + 2)
+    scores = 2 * axial_keys.SCORES * 2 * (VIDEO.memory_dim + 1)
     blocks = (
         2
         * long_attention.PAUSE
@@ -207,7 +232,7 @@ def test_a_pause_is_never_far(maps: int) -> None:
         * long_attention.KEYS
         * (CHANNELS + VIDEO.memory_dim)
     )
-    assert max(steps) <= max(rows, with_a_map, blocks)
+    assert max(steps) <= max(rows, scores, blocks)
     assert len(steps) > 20
 
 

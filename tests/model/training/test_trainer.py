@@ -169,7 +169,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_it_learns() -> None:
-    begun = trainer(replace(PLAN, steps=40, warm_up=5, learning_rate=5e-3))
+    begun = trainer(replace(PLAN, steps=24, warm_up=5, learning_rate=5e-3))
     losses = []
     for pictures, masks in begun._batches():
         begun.take_step(pictures, masks)

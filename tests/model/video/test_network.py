@@ -125,7 +125,8 @@ def test_plain_features_are_the_embedding_without_what_says_no_memory(
         batch = runner._preprocess(torch.from_numpy(picture))[None]
         stride_16 = runner.model.image_encoder(batch)[2][0].flatten(1).T
     plain = network._plain(embedding)
-    assert (plain - stride_16).abs().max() < 2**-22 * embedding.image_rows.abs().max()
+    # Where a CPU adds up in another order, the encoder for CPUs rounds otherwise than the plain one.
+    assert (plain - stride_16).abs().max() < 2**-20 * embedding.image_rows.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

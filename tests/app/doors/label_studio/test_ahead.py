@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.doors.label_studio import ahead
-from app.doors.label_studio.pictures import Caller
-from app.errors import Overloaded
+from app.doors.label_studio.pictures import Caller, Source
+from app.errors import InvalidImage, Overloaded
 from tests.app.doors.label_studio.studio import Studio, body, connected, key_point
 from tests.fakes import Served, picture, until
 
@@ -118,6 +118,28 @@ async def test_a_server_that_stays_busy_is_given_up(monkeypatch: pytest.MonkeyPa
         await retrieve(served, batch(studio, 1))
         await until(idle(served))
         assert (await counts(served))["failed"] == 1
+
+
+async def test_pictures_that_fail_at_once_leave_other_requests_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where no picture may be fetched: thousands of them would stop the event loop for half a minute."""
+    failed = 0
+
+    async def embed(source: Any, caller: Caller) -> tuple[bool, int]:
+        nonlocal failed
+        failed += 1
+        raise InvalidImage("It may not be fetched.")
+
+    async with connected() as (served, _):
+        monkeypatch.setattr(runs_of(served), "_embed", embed)
+        runs_of(served).add([Source(str(task), f"/{task}") for task in range(100)], Caller("", "", "1"))
+        seen = set()
+        while not idle(served)():
+            await asyncio.sleep(0)
+            seen.add(failed)
+        assert failed == 100
+        assert len(seen) > 50
 
 
 async def test_clicks_go_first() -> None:

@@ -3,12 +3,14 @@
 import base64
 import io
 import logging
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.doors.label_studio import gestures
 from app.settings import Settings
 from tests.app.doors.label_studio.studio import body, config, connected, key_point, rectangle
 from tests.app.doors.label_studio.test_brush import decode
@@ -222,6 +224,7 @@ async def test_pictures_in_the_task_itself() -> None:
     [
         ({"label_config": "<View>"}, 422, "label_config: it is not XML"),
         ({"label_config": '<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>'}, 422, "document type"),
+        ({"label_config": "<View>" * 101 + "</View>" * 101}, 422, "more than 100 deep"),
         ({"label_config": config()}, 422, "no tag can keep a mask"),
         ({"label_config": 3}, 422, "label_config"),
         ({"tasks": []}, 422, "a context belongs to one task, not to 0"),
@@ -232,6 +235,7 @@ async def test_pictures_in_the_task_itself() -> None:
         ({"params": {"context": {"result": [key_point() | {"type": "brushlabels"}]}}}, 501, "brushlabels"),
         ({"params": {"context": {"result": [key_point() | {"image_rotation": 90}]}}}, 501, "rotated"),
         ({"params": {"context": {"result": [rectangle(10, 10, 0, 5)]}}}, 422, "is empty"),
+        ({"params": {"context": {"result": [key_point()] * 257}}}, 422, "257 points; the limit is 256"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -244,6 +248,31 @@ async def test_errors_have_a_status_that_says_it_and_a_reason_in_the_log(
         assert reply.status_code == status, reply.text
         assert message in reply.json()["detail"]
         assert message in caplog.text
+
+
+async def test_many_regions_do_not_hold_up_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points are compared with boxes: not on the event loop, and not for more than a request may have."""
+    compared: list[threading.Thread] = []
+    inside = gestures._is_inside
+
+    def is_inside(*arguments: Any) -> bool:
+        compared.append(threading.current_thread())
+        return inside(*arguments)
+
+    monkeypatch.setattr(gestures, "_is_inside", is_inside)
+    async with connected(max_prompts=20) as (served, _):
+        boxes = [rectangle(n, n, 9, 9) for n in range(20)]
+        for more, number in (
+            ([rectangle(1, 1, 2, 2)], 21),
+            ([key_point(90, 90)], 21),
+            ([key_point()] * 4352, 0),
+        ):
+            reply = await served.post(PREDICT, body(*boxes, *more, *[key_point()] * 20))
+            assert reply.status_code == 422
+            assert (f"{number} prompts in one request" in reply.text) == bool(number)
+        await click(served, *boxes, *[key_point(5, 5)] * 99)
+        assert len(compared) > 99
+        assert threading.current_thread() not in compared
 
 
 async def test_bodies_that_are_no_json_objects() -> None:
