@@ -41,6 +41,9 @@ class Canvas:
 
     def draw(self, area: Area, part: Tensor) -> None:
         """Write (1, h, w, c) there, or windows (n, side, side, c) that make up the area."""
+        if part.shape[:3] == (1, *self._size):
+            self._map = part  # all of it: no copy
+            return
         with self._lock:
             if self._map is None:
                 self._map = part.new_empty(1, *self._size, part.shape[-1])
