@@ -9,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +35,8 @@ from model.network.preprocessing import PREPROCESSING, Preprocessing
 from model.network.sam2 import Sam2
 from model.tracking import Tracking
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt, join_subpixels, to_subpixels
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -168,21 +172,24 @@ class Sam2Runner:
         A padding point changes the numbers, so only prompts with the same number of point tokens share a forward.
         Links of a refinement in float32 and searches go apart: see model/cpu/. Raises as `encode`.
         """
-        groups: defaultdict[tuple[int, bool, int], list[int]] = defaultdict(list)
-        for i, (embedding, prompt) in enumerate(jobs):
-            picture = id(embedding) if self._searches(prompt) else 0
-            groups[num_point_tokens(prompt), self._keeps_order(prompt), picture].append(i)
-        predictions: dict[int, Prediction] = {}
-        if self._engine is not None:
-            most, decode_alike = self._engine.most_prompts, self._engine.decode
-        else:
-            most, decode_alike = MAX_DECODE_CHUNK, self._decode_alike
-        with self._faults.named(), self._working():
-            for indices in groups.values():
-                for start in range(0, len(indices), most):
-                    chunk = indices[start : start + most]
-                    predictions.update(zip(chunk, decode_alike([jobs[i] for i in chunk]), strict=True))
-        return [predictions[i] for i in range(len(jobs))]
+        with self._faults.named(), self._working() as pause:
+            return self._decode(jobs, _as_it_is, most=MAX_DECODE_CHUNK, pause=pause)
+
+    @torch.inference_mode()
+    def search(
+        self,
+        jobs: Sequence[tuple[Embedding, Prompt]],
+        finish: Callable[[int, Prediction], T],
+        *,
+        between: Callable[[], None] = lambda: None,
+    ) -> list[T]:
+        """Decode as `decode`, and return what `finish` makes of each job's place and prediction, in order.
+
+        On a CPU each core finishes what it has decoded, so `finish` runs on any thread. `between` is called every
+        few milliseconds there, or, for prompts that are not of a search, after each core's prompt. It may decode.
+        """
+        with self._faults.named(), self._working(between) as pause:
+            return self._decode(jobs, finish, most=max(1, self.cpu_threads), pause=pause)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -217,9 +224,38 @@ class Sam2Runner:
             width=image.shape[1],
         )
 
+    def _decode(
+        self,
+        jobs: Sequence[tuple[Embedding, Prompt]],
+        finish: Callable[[int, Prediction], T],
+        *,
+        most: int,
+        pause: Callable[[], None],
+    ) -> list[T]:
+        """See `search`. `most` prompts go into one forward on a CPU, except those of a search."""
+        groups: defaultdict[tuple[int, bool, int], list[int]] = defaultdict(list)
+        for i, (embedding, prompt) in enumerate(jobs):
+            picture = id(embedding) if self._searches(prompt) else 0
+            groups[num_point_tokens(prompt), self._keeps_order(prompt), picture].append(i)
+        results: dict[int, T] = {}
+        decode_alike = self._decode_alike
+        if self._engine is not None:
+            most, decode_alike = self._engine.most_prompts, self._engine.decode
+        for places in groups.values():
+            some = [jobs[i] for i in places]
+            if self._searches(some[0][1]):
+                of_group = partial(_finish_at, places, finish)
+                done = self._search_decoder.decode(some, finish=of_group, between=pause)
+                results.update(zip(places, done, strict=True))
+                continue
+            for start in range(0, len(places), most):
+                pause()
+                chunk = places[start : start + most]
+                predictions = zip(chunk, decode_alike(some[start : start + most]), strict=True)
+                results.update((i, finish(i, prediction)) for i, prediction in predictions)
+        return [results[i] for i in range(len(jobs))]
+
     def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        if self._searches(jobs[0][1]):
-            return self._search_decoder.decode(jobs)
         output = self._output(jobs, keeps_order=self._keeps_order(jobs[0][1]))
         chosen = choose_masks(
             output,
@@ -273,6 +309,14 @@ class Sam2Runner:
         """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
         coords, labels = point_tokens(jobs, image_size=self.config.image_size)
         return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
+
+
+def _as_it_is(_: int, prediction: Prediction) -> Prediction:
+    return prediction
+
+
+def _finish_at(places: Sequence[int], finish: Callable[[int, Prediction], T], i: int, of: Prediction) -> T:
+    return finish(places[i], of)
 
 
 def load_runner(

@@ -77,6 +77,7 @@ class SegmentationService:
         self._watchdog = machinery.watchdog
         self._workers = machinery.workers
         self._decoder = machinery.decoder
+        self._searcher = machinery.searcher
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
         self.searches = Searches(machinery, most_prompts=settings.batch_prompts)

@@ -13,15 +13,16 @@ Half precision is for what is upscaled. All before is in float32, and so is the 
 of two near duplicates is kept. Does not know what a search makes of the masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu.apart import Between, divided, do_not_pause, run_apart
+from model.cpu.apart import Between, Task, divided, do_not_pause, run_all
 from model.cpu.search_weights import SearchWeights, between, through
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
 from model.network.layers import Attention
@@ -30,6 +31,11 @@ from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock
 from model.types import Embedding, Prediction, Prompt, join_subpixels
 
+T = TypeVar("T")
+
+TOGETHER = 4
+"""Prompts whose tokens share operations: these are short, and one prompt's take a sixth of its time. What is known
+of each prompt takes 2 MiB until its masks are drawn."""
 UPSCALED_CELLS = 1024
 """Cells that are upscaled at once. All 4,096 take as long, and 12 MiB more for each click that is under way."""
 
@@ -73,37 +79,65 @@ class SearchDecoder:
             and not prompt.hands_out_logits
         )
 
-    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """Predict for prompts of a search, all on one picture. Masks below a prompt's floor are left out.
+    def decode(
+        self,
+        jobs: Sequence[tuple[Embedding, Prompt]],
+        *,
+        finish: Callable[[int, Prediction], T],
+        between: Between = do_not_pause,
+    ) -> list[T]:
+        """Return what `finish` makes of each prompt's place and prediction, for prompts on one picture, in order.
 
-        With as many prompts as torch has threads, each is decoded by one of them.
+        Masks below a prompt's floor are left out of its prediction. Few prompts at a time share their tokens'
+        operations; masks are upscaled and finished one prompt at a time, by whichever thread is free: not all
+        prompts have any. `finish` may run on any thread. `between` is called every few milliseconds.
         """
         picture = self._pictures.of(jobs[0][0])
-        parts = [jobs[part] for part in divided(len(jobs), torch.get_num_threads())]
-        done = run_apart([partial(self._decode, part, picture) for part in parts], do_not_pause)
-        return [prediction for part in done for prediction in part]
+        results: dict[int, T] = {}
+
+        def complete(place: int, predict: Callable[[], Prediction], pause: Between) -> Iterable[Task]:
+            pause()
+            results[place] = finish(place, predict())
+            return ()
+
+        def begin(places: range, pause: Between) -> Iterable[Task]:
+            some = self._decode([jobs[place] for place in places], picture, pause)
+            return [partial(complete, place, predict) for place, predict in zip(places, some, strict=True)]
+
+        threads = torch.get_num_threads()
+        parts = threads * -(-len(jobs) // (threads * TOGETHER))
+        run_all([partial(begin, range(len(jobs))[part]) for part in divided(len(jobs), parts)], between)
+        return [results[place] for place in range(len(jobs))]
 
     def _decode(
-        self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture, _: Between
-    ) -> list[Prediction]:
+        self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture, pause: Between
+    ) -> list[Callable[[], Prediction]]:
+        """Decide which masks are drawn. Return for each job what draws them."""
+        pause()
         points = point_tokens(jobs, image_size=self._model.config.image_size)
         weights = self._weights
         sparse = weights.prompts.embed_points(*map(torch.from_numpy, points))
         positions = torch.cat([weights.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         tokens, v_1, clicks = self._first_layer(positions, picture)
+        pause()
         tokens, v_2 = self._second_layer(tokens, positions, v_1, clicks, picture)
+        pause()
         values = torch.stack([v_1, v_2], dim=1)
         scored = self._last_read(tokens[:, :2], positions[:, :2], values, clicks, picture)
         iou, object_score = weights.scores(scored)
         floors = torch.tensor([prompt.iou_floor for _, prompt in jobs])
         of_click, mask = (iou[:, 1:] > floors[:, None]).nonzero(as_tuple=True)
         kernels = self._kernels(of_click, mask + 1, tokens, positions, values, clicks, picture)
-        predictions = []
-        for i, (click, score) in enumerate(zip(clicks, object_score.tolist(), strict=True)):
+
+        def predict(i: int, click: _Click, score: float) -> Prediction:
             is_own = of_click == i
             logits = self._logits(picture, click, values[i], kernels[is_own])
-            predictions.append(Prediction(logits.numpy(), iou[i, mask[is_own] + 1].numpy(), score))
-        return predictions
+            return Prediction(logits.numpy(), iou[i, mask[is_own] + 1].numpy(), score)
+
+        return [
+            partial(predict, i, click, score)
+            for i, (click, score) in enumerate(zip(clicks, object_score.tolist(), strict=True))
+        ]
 
     def _first_layer(
         self, positions: Tensor, picture: SearchedPicture
