@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _FEW_CORES = 2
 """With at most this many decoder threads, masks are shaped between batches. More than 2 were not measured."""
 
+_CLICKS_WHILE_SEARCHING = 0.5
+"""Clicks may take half as long as the batch of a search that they pass, and 50 ms; others go between two batches.
+With 4, as for encodes, a client that clicks without end made a search of 6 s take 50."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
@@ -101,6 +105,9 @@ def wire(
         if segmenter is not None and not segmenter.shares_host_memory:
             segmenter.expect(encoder.upcoming())
 
+    def let_clicks_pass() -> None:
+        device.overtake(_CLICKS_WHILE_SEARCHING)
+
     decode = WithinMemory[tuple[Embedding, Prompt], Prediction](
         lambda jobs: ready().decode(jobs),
         make_room=make_room,
@@ -119,7 +126,7 @@ def wire(
     searcher: Batcher[Decodable[Any], Prediction | Shaped[Any]] = Batcher(
         WithinMemory[Decodable[Any], Prediction | Shaped[Any]](
             SearchBatch(
-                lambda jobs, finish: ready().search(jobs, finish, between=device.overtake),
+                lambda jobs, finish: ready().search(jobs, finish, between=let_clicks_pass),
                 shares_cores=shares_cores,
             ),
             make_room=make_room,
