@@ -13,7 +13,7 @@ Half precision is for what is upscaled. All before is in float32, and so is the 
 of two near duplicates is kept. Does not know what a search makes of the masks.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
@@ -22,20 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu.apart import Between, Task, divided, do_not_pause, run_all
+from model.cpu.apart import Between, do_not_pause
 from model.cpu.search_weights import SearchWeights, between, through
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
+from model.cpu.shared_out import Jobs, share_out
 from model.network.layers import Attention
 from model.network.point_tokens import point_tokens
 from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock
-from model.types import Embedding, Prediction, Prompt, join_subpixels
+from model.types import Prediction, Prompt, join_subpixels
 
 T = TypeVar("T")
 
-TOGETHER = 4
-"""Prompts whose tokens share operations: these are short, and one prompt's take a sixth of its time. What is known
-of each prompt takes 2 MiB until its masks are drawn."""
 UPSCALED_CELLS = 1024
 """Cells that are upscaled at once. All 4,096 take as long, and 12 MiB more for each click that is under way."""
 
@@ -81,37 +79,19 @@ class SearchDecoder:
 
     def decode(
         self,
-        jobs: Sequence[tuple[Embedding, Prompt]],
+        jobs: Jobs,
         *,
         finish: Callable[[int, Prediction], T],
         between: Between = do_not_pause,
     ) -> list[T]:
-        """Return what `finish` makes of each prompt's place and prediction, for prompts on one picture, in order.
+        """Return what `finish`, on any thread, makes of each prompt's place and prediction, in order.
 
-        Masks below a prompt's floor are left out of its prediction. Few prompts at a time share their tokens'
-        operations; masks are upscaled and finished one prompt at a time, by whichever thread is free: not all
-        prompts have any. `finish` may run on any thread. `between` is called every few milliseconds.
+        Masks below a prompt's floor are left out of its prediction. `between` is called every few milliseconds.
         """
         picture = self._pictures.of(jobs[0][0])
-        results: dict[int, T] = {}
+        return share_out(jobs, partial(self._decode, picture), finish, between=between)
 
-        def complete(place: int, predict: Callable[[], Prediction], pause: Between) -> Iterable[Task]:
-            pause()
-            results[place] = finish(place, predict())
-            return ()
-
-        def begin(places: range, pause: Between) -> Iterable[Task]:
-            some = self._decode([jobs[place] for place in places], picture, pause)
-            return [partial(complete, place, predict) for place, predict in zip(places, some, strict=True)]
-
-        threads = torch.get_num_threads()
-        parts = threads * -(-len(jobs) // (threads * TOGETHER))
-        run_all([partial(begin, range(len(jobs))[part]) for part in divided(len(jobs), parts)], between)
-        return [results[place] for place in range(len(jobs))]
-
-    def _decode(
-        self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture, pause: Between
-    ) -> list[Callable[[], Prediction]]:
+    def _decode(self, picture: SearchedPicture, jobs: Jobs, pause: Between) -> list[Callable[[], Prediction]]:
         """Decide which masks are drawn. Return for each job what draws them."""
         pause()
         points = point_tokens(jobs, image_size=self._model.config.image_size)
