@@ -1,10 +1,12 @@
 """The interface between the service and a model. model/runner.py and the tests' fake implement it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from model.types import Embedding, Pixels, Prediction, Prompt
 from model.video.values import Direction, Frame, ObjectMask, TrackPrompt
+
+T = TypeVar("T")
 
 TrackerKind: TypeAlias = Literal["memory", "mask_prompt"]
 Corrections: TypeAlias = Literal["kept", "plain"]
@@ -133,6 +135,19 @@ class Segmenter(Model, Protocol):
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """Return one prediction for each job, in order. Jobs may mix pictures and prompts."""
+
+    def search(
+        self,
+        jobs: Sequence[tuple[Embedding, Prompt]],
+        finish: Callable[[int, Prediction], T],
+        *,
+        between: Callable[[], None],
+    ) -> list[T]:
+        """Decode, and return what `finish` makes of each job's place and prediction, in order.
+
+        `finish` may run on any thread. `between` is called on the device thread alone, and may decode: on a CPU
+        every few milliseconds, on a GPU between forwards.
+        """
 
     @property
     def tracking(self) -> Tracking:

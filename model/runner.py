@@ -5,7 +5,6 @@ Beside devices.py and gpu/cuda.py the only file that says "cuda". One thread own
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.batches import Finish, Jobs, T, as_it_is, in_chunks, in_groups
 from model.checkpoints.halves import VideoSource, load_image_half
 from model.cpu.decoder import CpuDecoder, Floor, mask_of
 from model.cpu.encoder import CpuEncoder
@@ -162,27 +162,23 @@ class Sam2Runner:
             self._engine.expect(images)
 
     @torch.inference_mode()
-    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
+    def decode(self, jobs: Jobs) -> list[Prediction]:
         """Predict masks for any mix of pictures and prompts; one prediction per job, in order.
 
         A padding point changes the numbers, so only prompts with the same number of point tokens share a forward.
         Links of a refinement in float32 and searches go apart: see model/cpu/. Raises as `encode`.
         """
-        groups: defaultdict[tuple[int, bool, int], list[int]] = defaultdict(list)
-        for i, (embedding, prompt) in enumerate(jobs):
-            picture = id(embedding) if self._searches(prompt) else 0
-            groups[num_point_tokens(prompt), self._keeps_order(prompt), picture].append(i)
-        predictions: dict[int, Prediction] = {}
-        if self._engine is not None:
-            most, decode_alike = self._engine.most_prompts, self._engine.decode
-        else:
-            most, decode_alike = MAX_DECODE_CHUNK, self._decode_alike
-        with self._faults.named(), self._working():
-            for indices in groups.values():
-                for start in range(0, len(indices), most):
-                    chunk = indices[start : start + most]
-                    predictions.update(zip(chunk, decode_alike([jobs[i] for i in chunk]), strict=True))
-        return [predictions[i] for i in range(len(jobs))]
+        with self._faults.named(), self._working() as pause:
+            return self._decode(jobs, as_it_is, most=MAX_DECODE_CHUNK, pause=pause)
+
+    @torch.inference_mode()
+    def search(self, jobs: Jobs, finish: Finish[T], *, between: Callable[[], None] = lambda: None) -> list[T]:
+        """Decode as `decode`, and return what `finish`, on any thread, makes of each job's place and prediction.
+
+        `between` may decode. It is called every few milliseconds, or before each forward that is not of a search.
+        """
+        with self._faults.named(), self._working(between) as pause:
+            return self._decode(jobs, finish, most=max(1, self.cpu_threads), pause=pause)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -217,9 +213,20 @@ class Sam2Runner:
             width=image.shape[1],
         )
 
-    def _decode_alike(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        if self._searches(jobs[0][1]):
-            return self._search_decoder.decode(jobs)
+    def _decode(self, jobs: Jobs, finish: Finish[T], *, most: int, pause: Callable[[], None]) -> list[T]:
+        """See `search`. `most` prompts go into one forward on a CPU, except those of a search."""
+
+        def run(some: Jobs, finish: Finish[T]) -> list[T]:
+            if self._searches(some[0][1]):
+                return self._search_decoder.decode(some, finish=finish, between=pause)
+            if (engine := self._engine) is not None:
+                return in_chunks(some, engine.decode, finish, most=engine.most_prompts, pause=pause)
+            return in_chunks(some, self._decode_alike, finish, most=most, pause=pause)
+
+        kinds = [(num_point_tokens(p), self._keeps_order(p), self._searches(p) and id(e)) for e, p in jobs]
+        return in_groups(jobs, kinds, run, finish)
+
+    def _decode_alike(self, jobs: Jobs) -> list[Prediction]:
         output = self._output(jobs, keeps_order=self._keeps_order(jobs[0][1]))
         chosen = choose_masks(
             output,
@@ -228,13 +235,12 @@ class Sam2Runner:
             threshold=self.config.decoder.stability_threshold,
         )
         scores = zip(output.iou.cpu().numpy(), output.object_score.tolist(), strict=True)
-        predictions = []
-        for (_, prompt), logits, masks, (iou, score) in zip(jobs, output.logits, chosen, scores, strict=True):
-            kept: slice | list[int] = masks
-            if (floor := prompt.iou_floor) is not None:
-                kept = [i for i in range(len(iou))[masks] if iou[i] > floor]
-            predictions.append(Prediction(self._in_rows_and_columns(logits[kept]), iou[kept], score))
-        return predictions
+        return [
+            Prediction(self._in_rows_and_columns(logits[kept]), iou[kept], score).above(prompt.iou_floor)
+            for (_, prompt), logits, kept, (iou, score) in zip(
+                jobs, output.logits, chosen, scores, strict=True
+            )
+        ]
 
     def _searches(self, prompt: Prompt) -> bool:
         return self._cpu_decoder is not None and SearchDecoder.takes(prompt)
@@ -249,10 +255,11 @@ class Sam2Runner:
             logits = join_subpixels(logits, self.config.embedding_size)
         return logits.cpu().numpy()
 
-    def _output(self, jobs: Sequence[tuple[Embedding, Prompt]], *, keeps_order: bool) -> DecoderOutput:
+    def _output(self, jobs: Jobs, *, keeps_order: bool) -> DecoderOutput:
         """What the decoder says, all tokens of it, to jobs whose prompts are equally long."""
         embeddings, prompts = zip(*jobs, strict=True)
-        coords, labels = self._point_tokens(jobs)
+        placed = point_tokens(jobs, image_size=self.config.image_size)
+        coords, labels = (torch.from_numpy(each).to(self.device) for each in placed)
         if self._cpu_decoder is None:
             mask_logits, has_mask = mask_inputs(prompts, side=self.config.mask_size)
             image_embed, feat_s0, feat_s1 = zip(*(e.maps() for e in embeddings), strict=True)
@@ -268,11 +275,6 @@ class Sam2Runner:
         points = self.model.sam_prompt_encoder.embed_points(coords, labels)
         masks, floors = [mask_of(p) for p in prompts], [Floor.of(p) for p in prompts]
         return self._cpu_decoder.decode(embeddings, points, masks, keeps_order=keeps_order, floors=floors)
-
-    def _point_tokens(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> tuple[Tensor, Tensor]:
-        """Coordinates (b, n, 2) in pixels of the square picture and labels (b, n), all prompts n tokens long."""
-        coords, labels = point_tokens(jobs, image_size=self.config.image_size)
-        return torch.from_numpy(coords).to(self.device), torch.from_numpy(labels).to(self.device)
 
 
 def load_runner(

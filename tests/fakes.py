@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import httpx
 import numpy as np
@@ -23,6 +23,8 @@ from app.settings import Settings
 from model.types import Embedding, Logits, Pixels, Prediction, Prompt
 from model.video.mask_prompt import MaskPromptTrack
 from tests.fake_devices import FakeDevices
+
+T = TypeVar("T")
 
 MASK_SIDE = 32
 RADII = (3.0, 6.0, 9.0)
@@ -59,7 +61,7 @@ class FakeSegmenter:
         self.decoded: list[list[Prompt]] = []
         """The prompts of every decode batch."""
         self.order: list[str] = []
-        """Starts and ends of batches, in order: "encode", "encoded", "decode"."""
+        """Starts and ends of batches, in order: "encode", "encoded", "decode", and of a search "searched"."""
         self.fail_next: Exception | None = None
         self.fail_begin: Exception | None = None
         self.begun = 0
@@ -105,6 +107,19 @@ class FakeSegmenter:
         self.decoded.append([prompt for _, prompt in jobs])
         self._run("decode")
         return [self._predict(embedding, prompt) for embedding, prompt in jobs]
+
+    def search(
+        self,
+        jobs: Sequence[tuple[Embedding, Prompt]],
+        finish: Callable[[int, Prediction], T],
+        *,
+        between: Callable[[], None] = lambda: None,
+    ) -> list[T]:
+        """Decode, call `between` once, and finish."""
+        predictions = self.decode(jobs)
+        between()
+        self.order.append("searched")
+        return [finish(place, prediction) for place, prediction in enumerate(predictions)]
 
     @property
     def tracking(self) -> "FakeSegmenter":

@@ -63,6 +63,7 @@ ROOMS = {
     "model.runner": Room(5),
     "model.gpu": Room(4),
     "model.tracking": Room(4),
+    "model.batches": Room(4),
     "model.cpu": Room(3),
     "model.checkpoints": Room(3),
     "model.video": Room(3),

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
-_OVERTAKEN = 4
+OVERTAKEN = 4.0
 """Urgent work may take 4 times as long as the batch that it overtakes, which so gets at least 1/5 of the time."""
 _OVERTAKEN_S = 0.05
 """Added to that allowance, so that the first click does not have to wait until the batch has run long enough."""
@@ -108,19 +108,20 @@ class DeviceThread:
         attempt: Future[T] = await asyncio.wrap_future(self._jobs.add(job))
         return attempt.result()
 
-    def overtake(self) -> None:
+    def overtake(self, most: float = OVERTAKEN) -> None:
         """Let urgent work pass. A long batch calls this between its steps, on the device thread.
 
         Runs one waiting batch of each queue that goes before the running one's, unless these have used up their
-        share of the time. So an endless stream of clicks slows an encode down but cannot stop it. The failures of
-        urgent batches go to their own callers. Raises RuntimeError if called from anywhere else.
+        share of the time: `most` times what the batch itself took. So an endless stream of clicks slows an encode
+        down but cannot stop it. The failures of urgent batches go to their own callers. Raises RuntimeError if
+        called from anywhere else.
         """
         running = self._running
         if threading.current_thread() is not self._thread or running is None:
             raise RuntimeError("overtake() may only be called by a running batch, on the device thread.")
         self.busy_since = started_at = monotonic()  # a long batch that gets here does not hang
         own_s = started_at - running.since - running.overtaken_s
-        if running.overtaken_s > _OVERTAKEN * own_s + _OVERTAKEN_S:
+        if running.overtaken_s > most * own_s + _OVERTAKEN_S:
             return
         for queue in self._queues:
             if queue.priority < running.priority:

@@ -19,6 +19,7 @@ from app.telemetry.stages import StageTimes, last_batch
 from model.types import Embedding, Prediction, Prompt
 
 Shape = TypeVar("Shape")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +83,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Shaped(Generic[Shape]):
-    """What was made of one job's prediction, and the seconds it took."""
+    """What was made of one job's prediction, and the seconds that it took."""
 
     masks: list[Shape]
     seconds: float
+    """At the end of its batch; 0 where others were decoded meanwhile."""
 
 
 Decode: TypeAlias = Callable[[Sequence[tuple[Embedding, Prompt]]], Sequence[Prediction | ServiceError]]
@@ -126,6 +128,39 @@ class DecodeBatch:
             else:
                 outcomes[place] = Shaped(masks, perf_counter() - started)
         return outcomes
+
+
+class Search(Protocol):
+    """Decodes prompts of searches: `search` of app/segmenter.py, which pauses for clicks."""
+
+    def __call__(
+        self, jobs: Sequence[tuple[Embedding, Prompt]], finish: Callable[[int, Prediction], T], /
+    ) -> list[T]:
+        """Return what `finish` makes of each job's place and prediction."""
+
+
+class SearchBatch:
+    """The `run` of the Batcher of searches: as DecodeBatch, but with few cores each shapes what it has decoded."""
+
+    def __init__(self, search: Search, *, shares_cores: Callable[[], bool]) -> None:
+        self._search = search
+        self._shares_cores = shares_cores
+
+    def __call__(self, jobs: Sequence[Decodable[Any]]) -> list[Prediction | Shaped[Any]]:
+        """Return results in the order of the jobs. Raises what the search raises."""
+        shapes = self._shares_cores()
+
+        def finish(place: int, prediction: Prediction) -> Prediction | Shaped[Any]:
+            job = jobs[place]
+            if not shapes or not job.is_quick:
+                return prediction
+            try:
+                return Shaped(job.shape(prediction), 0.0)
+            except Exception:  # a worker will hit it again, and then it fails only this request
+                log.debug("Shaping failed beside the decoding", exc_info=True)
+                return prediction
+
+        return self._search([(job.embedding, job.prompt) for job in jobs], finish)
 
 
 async def shape_all(

@@ -63,6 +63,7 @@ async def everything(
             file,
             wish,
             logit_bytes=4 if segmenter.dtype_name == "float32" else 2,
+            is_passed=segmenter.cpu_threads > 0,
             share=share,
             times=times,
             report=report,

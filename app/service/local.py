@@ -157,7 +157,7 @@ class LocalSegmentation(SegmentationService):
             problem=problem,
             model=model,
             limits=self.cache_limits if self.is_loaded else None,
-            waiting=self._decoder.waiting + len(self._encodings),
+            waiting=self._decoder.waiting + self._searcher.waiting + len(self._encodings),
             images=self.store.tiers.num_images(DEVICE) if self.is_loaded else 0,
             names_problem=self.names_problem,
             keeps_files=self.settings.keeps_files,

@@ -36,7 +36,10 @@ _AT_ONCE = 2
 _AT_ONCE_NEWCOMERS = 1
 """In addition, for clients that have none running."""
 _BATCH_S = 0.04
-"""How long a batch of a search may take, because clicks of others wait for it."""
+"""How long a batch of a search may take where clicks of others wait for it."""
+_PASSED_BATCH_S = 0.25
+"""How long where clicks pass it, as on a CPU: only uploads, steps of tracks and other searches wait. At the end of
+a batch some cores wait for others."""
 _FIRST_BATCH = 2
 """Prompts of the first batch, when it is not known how long one takes."""
 _HELD_BYTES = 96 * 2**20
@@ -115,6 +118,8 @@ class Request:
     """The picture and how it is read, required if it is cropped."""
     wish: Wish
     logit_bytes: int
+    is_passed: bool
+    """Whether clicks pass the batches of searches while they run."""
     share: str
     times: StageTimes
     report: Report
@@ -124,7 +129,7 @@ class Searches:
     """Runs searches, a few at a time. The others wait for their turn."""
 
     def __init__(self, machinery: Machinery, *, most_prompts: int) -> None:
-        self._decoder, self._workers = machinery.decoder, machinery.workers
+        self._searcher, self._workers = machinery.searcher, machinery.workers
         self._encodings = machinery.encodings
         self._most_prompts = most_prompts
         self._turns = Turns(_AT_ONCE, reserved=_AT_ONCE_NEWCOMERS)
@@ -269,9 +274,10 @@ class Searches:
         self, request: Request, jobs: Sequence[Decodable[Any]]
     ) -> list[Ran[Prediction | Shaped[Any]]]:
         """Decode a batch, and learn from its time how large the next one may be."""
-        ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=request.share)
+        ran = await self._searcher.submit_all(jobs, deadline_s=left_s(), share=request.share)
         slowest = max(ran, key=lambda each: each.device_s / each.batch_size)
-        fitting = int(_BATCH_S * slowest.batch_size / max(slowest.device_s, 1e-6))
+        batch_s = _PASSED_BATCH_S if request.is_passed else _BATCH_S
+        fitting = int(batch_s * slowest.batch_size / max(slowest.device_s, 1e-6))
         size = min(max(1, fitting), 2 * self._batch, self._most_prompts)
         # Even, as cores have whole prompts each: an odd one would leave some idle.
         self._batch = size - size % 2 if size > 1 else 1

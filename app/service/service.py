@@ -76,7 +76,7 @@ class SegmentationService:
         self._device = machinery.device
         self._watchdog = machinery.watchdog
         self._workers = machinery.workers
-        self._decoder = machinery.decoder
+        self._decoder, self._searcher = machinery.decoder, machinery.searcher
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
         self.searches = Searches(machinery, most_prompts=settings.batch_prompts)

@@ -1,4 +1,4 @@
-"""Build what the service runs on: the device thread, its watchdog, the worker threads and the two queues.
+"""Build what the service runs on: the device thread, its watchdog, the worker threads and the queues.
 
 Does not know about requests: service.py decides what goes through the queues, and when.
 """
@@ -14,7 +14,7 @@ from app.scheduling.memory import WithinMemory
 from app.scheduling.shares import Workers
 from app.scheduling.watchdog import Watchdog
 from app.segmenter import Segmenter
-from app.service.decodings import Decodable, DecodeBatch, Shaped
+from app.service.decodings import Decodable, DecodeBatch, SearchBatch, Shaped
 from app.service.encodings import Encodings
 from app.service.picture_rates import PictureRates
 from app.settings import Settings
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _FEW_CORES = 2
 """With at most this many decoder threads, masks are shaped between batches. More than 2 were not measured."""
 
+_CLICKS_WHILE_SEARCHING = 0.5
+"""Clicks may take half as long as the batch of a search that they pass, and 50 ms; others go between two batches.
+With 4, as for encodes, a client that clicks without end made a search of 6 s take 50."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
@@ -39,6 +43,8 @@ class Machinery:
     watchdog: Watchdog
     workers: Workers
     decoder: Batcher[Decodable[Any], Prediction | Shaped[Any]]
+    searcher: Batcher[Decodable[Any], Prediction | Shaped[Any]]
+    """Prompts of searches: clicks go before them, and on a CPU pass those that run."""
     encoder: Batcher[Pixels, Embedding]
     encodings: Encodings
     tracker: Batcher[Callable[[], Any], Any]
@@ -49,7 +55,7 @@ class Machinery:
 
     def drain(self) -> None:
         """Reject new and waiting work."""
-        for queue in (self.decoder, self.encoder, self.tracker):
+        for queue in (self.decoder, self.searcher, self.encoder, self.tracker):
             queue.drain()
 
     async def disconnect(self) -> None:
@@ -99,6 +105,9 @@ def wire(
         if segmenter is not None and not segmenter.shares_host_memory:
             segmenter.expect(encoder.upcoming())
 
+    def let_clicks_pass() -> None:
+        device.overtake(_CLICKS_WHILE_SEARCHING)
+
     decode = WithinMemory[tuple[Embedding, Prompt], Prediction](
         lambda jobs: ready().decode(jobs),
         make_room=make_room,
@@ -114,6 +123,23 @@ def wire(
         max_waiting=settings.max_waiting_prompts,
         on_batch=partial(metrics.observe_batch, "decode"),
     )
+    searcher: Batcher[Decodable[Any], Prediction | Shaped[Any]] = Batcher(
+        WithinMemory[Decodable[Any], Prediction | Shaped[Any]](
+            SearchBatch(
+                lambda jobs, finish: ready().search(jobs, finish, between=let_clicks_pass),
+                shares_cores=shares_cores,
+            ),
+            make_room=make_room,
+            shed=shed,
+            on_full=metrics.out_of_memory.labels("search").inc,
+        ),
+        name="search",
+        device=device,
+        priority=1,
+        max_batch=settings.batch_prompts,
+        max_waiting=settings.max_waiting_prompts,
+        on_batch=partial(metrics.observe_batch, "search"),
+    )
     encoder: Batcher[Pixels, Embedding] = Batcher(
         WithinMemory[Pixels, Embedding](
             lambda images: ready().encode(images, between=pause),
@@ -123,7 +149,7 @@ def wire(
         ),
         name="encode",
         device=device,
-        priority=1,
+        priority=2,
         max_batch=settings.batch_images,
         max_waiting=settings.max_waiting_images,
         on_batch=partial(metrics.observe_batch, "encode"),
@@ -138,7 +164,7 @@ def wire(
         ),
         name="track",
         device=device,
-        priority=2,
+        priority=3,
         max_batch=1,
         max_waiting=settings.max_waiting_images,
         on_batch=partial(metrics.observe_batch, "track"),
@@ -154,11 +180,13 @@ def wire(
         check_ready=ready,
         put=lambda content, embedding: store().put(content, embedding),
     )
-    metrics.waiting_prompts.set_function(lambda: decoder.waiting)
+    metrics.waiting_prompts.set_function(lambda: decoder.waiting + searcher.waiting)
     metrics.waiting_images.set_function(lambda: len(encodings))
     metrics.watch_readiness(ready)
     if sharing is not None:
         metrics.watch_names(lambda: not sharing.problem)
     watchdog = Watchdog(device, limit_s=settings.watchdog_s)
     bucket = bucket_by(settings, metrics)
-    return Machinery(device, watchdog, workers, decoder, encoder, encodings, tracker, sharing, bucket)
+    return Machinery(
+        device, watchdog, workers, decoder, searcher, encoder, encodings, tracker, sharing, bucket
+    )

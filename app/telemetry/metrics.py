@@ -16,7 +16,7 @@ from app.version import VERSION
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-QUEUES = ("decode", "encode", "track")
+QUEUES = ("decode", "search", "encode", "track")
 TIERS = ("device", "host", "disk")
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

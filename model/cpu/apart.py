@@ -7,11 +7,12 @@ what is computed.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
-from typing import TypeVar
+from threading import Condition
+from typing import TypeAlias, TypeVar
 
 import torch
 
@@ -20,51 +21,103 @@ from model.cpu.threads import set_up_thread
 T = TypeVar("T")
 Between = Callable[[], None]
 Part = Callable[[Between], T]
+Task: TypeAlias = "Callable[[Between], Iterable[Task]]"
+"""Returns the tasks that follow it."""
+
+_PAUSE_S = 0.004
+"""How often a thread without a task pauses while it waits."""
 
 
 def run_apart(parts: Sequence[Part[T]], between: Between, *, most: int | None = None) -> list[T]:
-    """Return what the parts return, in order. As many at a time as torch has threads here, which they share.
+    """Return what the parts return, in order. Otherwise as `run_all`."""
+    results: dict[int, T] = {}
+
+    def keep(place: int, part: Part[T], pause: Between) -> Iterable[Task]:
+        results[place] = part(pause)
+        return ()
+
+    run_all([partial(keep, place, part) for place, part in enumerate(parts)], between, most=most)
+    return [results[place] for place in range(len(parts))]
+
+
+def run_all(tasks: Sequence[Task], between: Between, *, most: int | None = None) -> None:
+    """Run tasks and all that follow: as many at a time as torch has threads and tasks are given, which share them.
 
     With `most`, at most so many at a time.
 
-    Only the calling thread pauses: its parts get `between`, and what that runs has its share of threads too. If it
-    changes their number, that counts only until the return. After a failure no other part begins there, and all
-    have ended when it is raised.
+    What follows a task goes before the tasks that wait, so that little is under way, and to any thread: one that
+    has no task waits for what follows those of others. Only the calling thread pauses: its tasks get `between`, it
+    calls that while it waits, and what that runs has its share of threads too. If it changes their number, that
+    counts only until the return. After a failure no other task begins there, and all have ended when it is raised.
     """
     usual = torch.get_num_threads()
-    threads = min(usual, len(parts), most or usual)
+    threads = min(usual, len(tasks), most or usual)
+    line = _Line(tasks)
     if threads <= 1:
-        return [part(between) for part in parts]
-    todo = deque(enumerate(parts))
-    results: dict[int, T] = {}
-
-    def take(pause: Between) -> None:
-        while True:
-            try:
-                place, part = todo.popleft()
-            except IndexError:
-                return
-            results[place] = part(pause)
-
+        line.work(between)
+        return
     is_inference, share = torch.is_inference_mode_enabled(), usual // threads
 
     def help_out() -> None:
         torch.set_num_threads(share)
         with torch.inference_mode(is_inference):
-            take(do_not_pause)
+            line.work(do_not_pause)
 
     helpers: list[Future[None]] = []
     torch.set_num_threads(share)
     try:
         helpers += [_helpers(usual - 1).submit(help_out) for _ in range(threads - 1)]
-        take(between)
+        line.work(between)
     finally:
-        todo.clear()  # of a failure: nobody waits for the rest
+        line.close()  # of a failure: nobody waits for the rest
         wait(helpers)
         torch.set_num_threads(usual)  # MKL has one number for all threads, and the helpers set it too
     for helper in helpers:
         helper.result()
-    return [results[place] for place in range(len(parts))]
+
+
+class _Line:
+    """Tasks that wait for threads."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = deque(tasks)
+        self._running = 0
+        self._closed = False
+        self._changed = Condition()
+
+    def work(self, pause: Between) -> None:
+        """Run tasks until none waits and none can follow."""
+        while (task := self._next(pause)) is not None:
+            following: Iterable[Task] = ()
+            try:
+                following = task(pause)
+            finally:
+                self._end(following)
+
+    def close(self) -> None:
+        """Drop the tasks that wait, and what will follow."""
+        with self._changed:
+            self._closed = True
+            self._tasks.clear()
+
+    def _next(self, pause: Between) -> "Task | None":
+        while True:
+            with self._changed:
+                if not self._tasks and self._running:
+                    self._changed.wait(_PAUSE_S)
+                if self._tasks:
+                    self._running += 1
+                    return self._tasks.popleft()
+                if not self._running:
+                    return None
+            pause()
+
+    def _end(self, following: Iterable[Task]) -> None:
+        with self._changed:
+            self._running -= 1
+            if not self._closed:
+                self._tasks.extendleft(reversed(list(following)))
+            self._changed.notify_all()
 
 
 def divided(count: int, parts: int) -> list[slice]:

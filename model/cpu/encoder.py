@@ -31,6 +31,7 @@ from model.cpu.attention import Attention, prefers_products
 from model.cpu.folded_neck import FoldedNeck
 from model.cpu.packed import can_pack, pack
 from model.cpu.packed_exact import can_pack_exactly, pack_exactly
+from model.cpu.phases import phases_of
 from model.network.hiera import MultiScaleBlock, join_windows, partition_windows
 from model.network.linear import MIN_ROWS
 from model.network.sam2 import Sam2
@@ -92,7 +93,7 @@ class CpuEncoder:
         has_tiles = multiplies_in_half and torch.cpu._is_amx_tile_supported()
         self.slice_operations = SLICE_OPERATIONS * (TILES_GAIN if has_tiles else 1)
         """About so many, or less, are between two calls of `between`, for each pair of threads."""
-        self._phases = list(self._divided())
+        self._phases = phases_of(self._blocks)
 
     def __call__(self, image: Tensor, between: Between = do_not_pause) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised picture (3, s, s) to image_embed, feat_s0 and feat_s1, each (c, h, w).
@@ -120,26 +121,6 @@ class CpuEncoder:
     def _is_everywhere(self, block: int) -> bool:
         """Whether there is such a block, and it attends over the whole map."""
         return block < len(self._blocks) and self._blocks[block].window_size == 0
-
-    def _num_nested(self) -> int:
-        """How many of the first blocks have the windows that the blocks before leave."""
-        side = self._blocks[0].window_size
-        for i, block in enumerate(self._blocks):
-            if block.window_size != side:
-                return i
-            side //= 2 if block.pools else 1
-        return len(self._blocks)
-
-    def _divided(self) -> Iterator[range]:
-        """Blocks of each phase: those of nested windows, then one that attends everywhere, or all before one."""
-        start, stop = 0, self._num_nested()
-        while start < len(self._blocks):
-            yield range(start, stop)
-            start, stop = stop, stop + 1
-            while (
-                not self._is_everywhere(start) and stop < len(self._blocks) and not self._is_everywhere(stop)
-            ):
-                stop += 1
 
     def _through(self, blocks: range, before: _Drawn, kept: dict[int, Canvas], between: Between) -> _Drawn:
         """One phase: areas go through these blocks, each apart, and to the attention of a block that follows."""

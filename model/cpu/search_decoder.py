@@ -13,22 +13,26 @@ Half precision is for what is upscaled. All before is in float32, and so is the 
 of two near duplicates is kept. Does not know what a search makes of the masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu.apart import Between, divided, do_not_pause, run_apart
+from model.cpu.apart import Between, do_not_pause
 from model.cpu.search_weights import SearchWeights, between, through
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
+from model.cpu.shared_out import Jobs, share_out
 from model.network.layers import Attention
 from model.network.point_tokens import point_tokens
 from model.network.sam2 import Sam2
 from model.network.transformer import TwoWayAttentionBlock
-from model.types import Embedding, Prediction, Prompt, join_subpixels
+from model.types import Prediction, Prompt, join_subpixels
+
+T = TypeVar("T")
 
 UPSCALED_CELLS = 1024
 """Cells that are upscaled at once. All 4,096 take as long, and 12 MiB more for each click that is under way."""
@@ -73,37 +77,47 @@ class SearchDecoder:
             and not prompt.hands_out_logits
         )
 
-    def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
-        """Predict for prompts of a search, all on one picture. Masks below a prompt's floor are left out.
+    def decode(
+        self,
+        jobs: Jobs,
+        *,
+        finish: Callable[[int, Prediction], T],
+        between: Between = do_not_pause,
+    ) -> list[T]:
+        """Return what `finish`, on any thread, makes of each prompt's place and prediction, in order.
 
-        With as many prompts as torch has threads, each is decoded by one of them.
+        Masks below a prompt's floor are left out of its prediction. `between` is called every few milliseconds.
         """
         picture = self._pictures.of(jobs[0][0])
-        parts = [jobs[part] for part in divided(len(jobs), torch.get_num_threads())]
-        done = run_apart([partial(self._decode, part, picture) for part in parts], do_not_pause)
-        return [prediction for part in done for prediction in part]
+        return share_out(jobs, partial(self._decode, picture), finish, between=between)
 
-    def _decode(
-        self, jobs: Sequence[tuple[Embedding, Prompt]], picture: SearchedPicture, _: Between
-    ) -> list[Prediction]:
+    def _decode(self, picture: SearchedPicture, jobs: Jobs, pause: Between) -> list[Callable[[], Prediction]]:
+        """Decide which masks are drawn. Return for each job what draws them."""
+        pause()
         points = point_tokens(jobs, image_size=self._model.config.image_size)
         weights = self._weights
         sparse = weights.prompts.embed_points(*map(torch.from_numpy, points))
         positions = torch.cat([weights.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         tokens, v_1, clicks = self._first_layer(positions, picture)
+        pause()
         tokens, v_2 = self._second_layer(tokens, positions, v_1, clicks, picture)
+        pause()
         values = torch.stack([v_1, v_2], dim=1)
         scored = self._last_read(tokens[:, :2], positions[:, :2], values, clicks, picture)
         iou, object_score = weights.scores(scored)
         floors = torch.tensor([prompt.iou_floor for _, prompt in jobs])
         of_click, mask = (iou[:, 1:] > floors[:, None]).nonzero(as_tuple=True)
         kernels = self._kernels(of_click, mask + 1, tokens, positions, values, clicks, picture)
-        predictions = []
-        for i, (click, score) in enumerate(zip(clicks, object_score.tolist(), strict=True)):
+
+        def predict(i: int, click: _Click, score: float) -> Prediction:
             is_own = of_click == i
             logits = self._logits(picture, click, values[i], kernels[is_own])
-            predictions.append(Prediction(logits.numpy(), iou[i, mask[is_own] + 1].numpy(), score))
-        return predictions
+            return Prediction(logits.numpy(), iou[i, mask[is_own] + 1].numpy(), score)
+
+        return [
+            partial(predict, i, click, score)
+            for i, (click, score) in enumerate(zip(clicks, object_score.tolist(), strict=True))
+        ]
 
     def _first_layer(
         self, positions: Tensor, picture: SearchedPicture

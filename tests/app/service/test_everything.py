@@ -171,14 +171,38 @@ async def test_a_click_of_another_waits_for_one_batch_at_most() -> None:
         await search_request
 
 
-async def test_batches_are_as_large_as_clicks_of_others_can_bear(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_click_of_another_passes_a_batch_that_pauses() -> None:
+    """As on a CPU, where batches may so be longer."""
+    async with stepping() as (served, model):
+        search_request = asking().request(served)
+        await model.wait_until_entered()
+        before = len(model.order)
+        (click,) = start(served.click("dots", x=7, y=7))
+        await until(lambda: served.service._decoder.waiting == 1)
+        model.gate.set()
+        await model.wait_until_entered()
+        assert model.order[before:] == ["decode"]
+        assert [prompt.points for prompt in model.decoded[-1]] == [((7, 7),)]
+        model.gate.set()
+        assert (await click).status_code == 200
+        model.held = False
+        model.gate.set()
+        await search_request
+
+
+@pytest.mark.parametrize(("threads", "limit"), [(8, "_PASSED_BATCH_S"), (0, "_BATCH_S")])
+async def test_batches_are_as_large_as_others_can_bear(
+    monkeypatch: pytest.MonkeyPatch, threads: int, limit: str
+) -> None:
+    """Clicks pass those of a CPU; on a GPU they wait."""
     async with serving(Settings(workers=2, batch_prompts=16)) as served:
+        monkeypatch.setattr(served.segmenter, "cpu_threads", threads)
         await served.embed(picture(), "dots")
-        monkeypatch.setattr(search, "_BATCH_S", 1000.0)
+        monkeypatch.setattr(search, limit, 1000.0)
         await served.post("/everything", {"image_id": "dots", **FOUND})
         assert max(len(batch) for batch in served.segmenter.decoded) == 16
         served.segmenter.decoded.clear()
-        monkeypatch.setattr(search, "_BATCH_S", 0.0)
+        monkeypatch.setattr(search, limit, 0.0)
         await served.post("/everything", {"image_id": "dots", **FOUND})
         assert [len(batch) for batch in served.segmenter.decoded][1:] == [1] * 48
 
@@ -186,7 +210,7 @@ async def test_batches_are_as_large_as_clicks_of_others_can_bear(monkeypatch: py
 async def test_batches_are_even_because_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(Settings(workers=2, batch_prompts=5)) as served:
         await served.embed(picture(), "dots")
-        monkeypatch.setattr(search, "_BATCH_S", 1000.0)
+        monkeypatch.setattr(search, "_PASSED_BATCH_S", 1000.0)
         await served.post("/everything", {"image_id": "dots", **FOUND})
         *sizes, _ = [len(batch) for batch in served.segmenter.decoded]
         assert sizes == [2] + [4] * (len(sizes) - 1)
@@ -257,7 +281,7 @@ async def test_what_cannot_be_in_time_is_given_up_early(monkeypatch: pytest.Monk
     async with serving(Settings(workers=2, everything_deadline_s=1.0)) as served:
         await served.embed(picture(), "dots")
         served.segmenter._hold = lambda: time.sleep(0.02)
-        monkeypatch.setattr(search, "_BATCH_S", 0.0)
+        monkeypatch.setattr(search, "_PASSED_BATCH_S", 0.0)
         response = await served.post("/everything", {"image_id": "dots", **FOUND, "points_per_side": 64})
         assert error(response) == (504, "deadline_exceeded")
         assert "of 4096 points" in response.text

@@ -7,7 +7,7 @@ from time import sleep
 import pytest
 import torch
 
-from model.cpu.apart import Between, Part, divided, run_apart
+from model.cpu.apart import Between, Part, Task, divided, run_all, run_apart
 
 LONG_S = 20.0
 """A timeout that no passing test comes near."""
@@ -68,6 +68,42 @@ def test_only_the_calling_thread_pauses(threads: int) -> None:
 
     run_apart([part] * threads, lambda: paused.add(threading.get_ident()))
     assert paused == {caller}
+
+
+def test_what_follows_goes_before_what_waits() -> None:
+    order = []
+
+    def task(name: str, *following: Task) -> Task:
+        def run(_: Between) -> tuple[Task, ...]:
+            order.append(name)
+            return following
+
+        return run
+
+    run_all([task("a", task("b", task("c"), task("d")), task("e", task("f")), task("g"))], nothing)
+    assert "".join(order) == "abcdefg"
+
+
+def test_a_thread_without_a_task_waits_for_what_follows_and_the_calling_one_pauses(threads: int) -> None:
+    """Each task that follows waits until every thread has one, though one thread alone had all to begin with."""
+    meet, paused = threading.Barrier(threads), threading.Event()
+
+    def first(_: Between) -> list[Task]:
+        if threads > 1 and threading.get_ident() != caller:
+            assert paused.wait(LONG_S)  # the calling thread has nothing to do, and clicks pass it
+        return [follow] * threads
+
+    def follow(_: Between) -> tuple[()]:
+        meet.wait(LONG_S)
+        done.append(threading.get_ident())
+        return ()
+
+    def idle(_: Between) -> tuple[()]:
+        return ()
+
+    caller, done = threading.get_ident(), list[int]()
+    run_all([idle, first, *[idle] * (threads - 2)], paused.set)
+    assert len(set(done)) == len(done) == threads
 
 
 def test_a_fault_of_any_thread_reaches_the_caller(threads: int) -> None:

@@ -17,6 +17,7 @@ from model.cpu import encoder, packed
 from model.cpu.encoder import CpuEncoder
 from model.cpu.packed import PackedLinear, can_pack
 from model.cpu.packed_exact import can_pack_exactly
+from model.cpu.phases import phases_of
 from model.network.config import VARIANTS, Sam2Config
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
@@ -132,7 +133,8 @@ def test_other_precisions_are_the_plain_encoders() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_batch_equals_its_singles(dtype: torch.dtype) -> None:
+def test_a_batch_equals_its_singles(dtype: torch.dtype, threads: Callable[[int], None]) -> None:
+    threads(1)  # on a crowded machine their number changes, and some machines then add up in another order
     model = make_model(config_of("tiny", 128), dtype)
     runner = Sam2Runner(model, name="short", weights_fingerprint="short")
     pictures = [image("first", 120, 100), image("second", 90, 160)]
@@ -192,6 +194,33 @@ def test_a_click_runs_while_a_picture_is_encoded() -> None:
 
     assert all(map(torch.equal, encode(picture, disturb), expected))
     assert len(calls) >= 3 * len(model.image_encoder.trunk.blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "phases"),
+    [
+        (
+            "tiny",
+            [
+                range(4),
+                range(4, 5),
+                range(5, 6),
+                range(6, 7),
+                range(7, 8),
+                range(8, 9),
+                range(9, 10),
+                range(10, 12),
+            ],
+        ),
+        ("builtin", [range(3), *(range(i, i + 1) for i in range(3, 10))]),
+    ],
+)
+def test_an_area_goes_through_all_blocks_up_to_one_that_attends_everywhere(
+    name: str, phases: list[range]
+) -> None:
+    with torch.device("meta"):
+        model = Sam2(VARIANTS["builtin" if name == "builtin" else f"sam2.1_hiera_{name}"])
+    assert phases_of(list(model.image_encoder.trunk.blocks)) == phases
 
 
 @torch.inference_mode()

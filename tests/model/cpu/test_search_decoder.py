@@ -1,6 +1,7 @@
 """Clicks of a search are decoded as all others are, with fewer operations."""
 
 import gc
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from model.cpu.searched_picture import MOST_PICTURES
 from model.runner import Sam2Runner
-from model.types import Embedding, Prompt
+from model.types import Embedding, Prediction, Prompt
 from tests.golden.recipe import image
 from tests.model.cpu.test_decoder import PROMPTS, make_runner, plain
 
@@ -36,6 +37,10 @@ def searching(prompt: Prompt, *, floor: float = ALL) -> Prompt:
     return replace(prompt, iou_floor=floor)
 
 
+def as_it_is(_: int, prediction: Prediction) -> Prediction:
+    return prediction
+
+
 @pytest.mark.parametrize("name", SEARCHED)
 def test_it_equals_the_plain_decoder(runner: Sam2Runner, embeddings: list[Embedding], name: str) -> None:
     first, second = embeddings
@@ -57,18 +62,35 @@ def test_prompts_are_divided_among_threads(runner: Sam2Runner, embeddings: list[
         for i, floor in enumerate([ALL, 2.0, ALL, ALL, 0.5])
     ]
     before = torch.get_num_threads()
-    alone = [runner._search_decoder.decode([job])[0] for job in jobs]
+    alone = [runner._search_decoder.decode([job], finish=as_it_is)[0] for job in jobs]
     for threads in (2, 4):
         torch.set_num_threads(threads)
         try:
             with torch.inference_mode():
-                together = runner._search_decoder.decode(jobs)
+                together = runner._search_decoder.decode(jobs, finish=as_it_is)
         finally:
             torch.set_num_threads(before)
         for one, other in zip(together, alone, strict=True):
             assert one.logits.shape == other.logits.shape
             np.testing.assert_allclose(one.iou, other.iou, rtol=1e-5)
             assert np.linalg.norm(one.logits - other.logits) <= 1e-5 * np.linalg.norm(other.logits)
+
+
+def test_what_is_decoded_is_finished_in_its_place_and_clicks_pass(
+    runner: Sam2Runner, embeddings: list[Embedding]
+) -> None:
+    """Jobs of two pictures, of a search and not."""
+    kinds = [searching(PROMPTS["click"]), searching(PROMPTS["box"], floor=2.0), PROMPTS["click"]]
+    jobs = [(embeddings[i % 2], kinds[i % 3]) for i in range(12)]
+    caller, passed = threading.get_ident(), list[int]()
+
+    def between() -> None:
+        assert threading.get_ident() == caller
+        passed.append(len(runner.decode([(embeddings[0], PROMPTS["click"])])))
+
+    found = runner.search(jobs, lambda place, prediction: (place, len(prediction.iou)), between=between)
+    assert found == [(i, (3, 0, 3)[i % 3]) for i in range(12)]
+    assert len(passed) >= 6  # twice in what is no search
 
 
 def test_scores_are_computed_in_float32_in_half_precision_too() -> None:
