@@ -39,8 +39,8 @@ TESTS := $(PYTEST) --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # While mypy uses one core, another compiles the tests, and with them all that they import.
 test: $(VENV)/test.stamp  ## Install, then run what CI runs: check, and the tests
-	@$(PYTEST) --collect-only --quiet --quiet >/dev/null 2>&1 & \
-	  $(MAKE) --no-print-directory check; checked=$$?; wait; exit $$checked
+	@$(PYTEST) --collect-only --quiet --quiet >/dev/null 2>&1 & trap "kill $$! 2>/dev/null" INT TERM; \
+	  $(MAKE) --no-print-directory check && wait || { kill $$! 2>/dev/null; exit 1; }
 	@echo "Running the tests."
 	@$(TESTS) --durations 30
 

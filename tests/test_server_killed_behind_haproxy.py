@@ -49,6 +49,7 @@ class Clicking:
     names: list[str]
     failures: list[str] = field(default_factory=list)
     clicks: int = 0
+    cut: int = 0
     worst_s: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -58,7 +59,13 @@ class Clicking:
             while not self.stop.is_set():
                 first += 1
                 started = time.monotonic()
-                reply = client.post("/decode", json=CLICK | {"image_id": self.names[first % len(self.names)]})
+                click = CLICK | {"image_id": self.names[first % len(self.names)]}
+                try:
+                    reply = client.post("/decode", json=click)
+                except httpx.RemoteProtocolError:
+                    # HAProxy cannot ask again once the answer has begun: a client does, as sam2_client.
+                    self.cut += 1
+                    reply = client.post("/decode", json=click)
                 self.worst_s = max(self.worst_s, time.monotonic() - started)
                 if reply.status_code != 200:
                     self.failures.append(reply.text)
@@ -131,6 +138,7 @@ def test_kill_9_of_a_server_under_clicks(tmp_path: Path) -> None:
                 thread.join()
             log.info("%d clicks, the worst took %.2f s", clicking.clicks, clicking.worst_s)
             assert clicking.failures == []
+            assert clicking.cut <= len(threads)  # what was under way
             assert (tmp_path / "encodes").read_text().count("\n") == len(names)
     finally:
         for child in children:

@@ -1,4 +1,4 @@
-"""Searches pictures for every object: clicks go to the decoder in small batches, between those of other clients.
+"""Searches pictures for every object: its points have a queue of their own, and clicks of others pass its batches.
 
 Belongs to the event loop. Does not know where pictures and their embeddings come from.
 """

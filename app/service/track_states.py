@@ -208,7 +208,7 @@ class TrackStates:
 def _read(row: TrackRow) -> TrackState | None:
     try:
         state = TrackState.of_json({**row.content, "tenant": row.key.tenant, "name": row.key.image_id})
-    except (KeyError, TypeError, ValueError, OverflowError, InvalidPrompt) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, InvalidPrompt) as error:
         log.warning("A kept track cannot be read: %r", error)
         return None
     state.number = row.number

@@ -70,12 +70,17 @@ class TrackPromptRequest:
         if isinstance(mask, dict):
             height, width = mask["size"]
             mask = RleMask(height=height, width=width, counts=mask["counts"])
+        elif not isinstance(mask, str | None):
+            raise TypeError("its mask is no text")
+        box = content["box"]
         prompt = PromptRequest(
-            point_coords=content["point_coords"],
-            point_labels=content["point_labels"],
-            box=content["box"],
+            point_coords=[(float(x), float(y)) for x, y in content["point_coords"]],
+            point_labels=[int(label) for label in content["point_labels"]],
+            box=None if box is None else _box(*map(float, box)),
             mask_input=mask,
         )
+        if int(content["frame"]) < 0:
+            raise ValueError(f"frame {content['frame']}")
         return cls(
             int(content["frame"]),
             int(content["object"]),
@@ -84,6 +89,10 @@ class TrackPromptRequest:
             mark=str(content.get("mark", "")),  # a file of an earlier version has none
             anew=bool(content.get("anew", False)),  # tracks of earlier versions lack it
         )
+
+
+def _box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
+    return x0, y0, x1, y1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from itertools import pairwise
 from threading import Condition
+from time import perf_counter
 from typing import TypeAlias, TypeVar
 
 import torch
 
-from model.cpu.threads import set_up_thread
+from model.cpu.threads import SHARING, set_up_thread
 
 T = TypeVar("T")
 Between = Callable[[], None]
@@ -47,10 +48,14 @@ def run_all(tasks: Sequence[Task], between: Between, *, most: int | None = None)
 
     What follows a task goes before the tasks that wait, so that little is under way, and to any thread: one that
     has no task waits for what follows those of others. Only the calling thread pauses: its tasks get `between`, it
-    calls that while it waits, and what that runs has its share of threads too. If it changes their number, that
-    counts only until the return. After a failure no other task begins there, and all have ended when it is raised.
+    calls that while it waits, and what that runs has its share of threads too, at most. If it changes their number,
+    that counts only until the return. After a failure no other task begins there, and all have ended when it is
+    raised.
     """
     usual = torch.get_num_threads()
+    before = SHARING.threads
+    if before:  # inside of such work: its helpers wait, and come to nobody else
+        usual = min(usual, before)
     threads = min(usual, len(tasks), most or usual)
     line = _Line(tasks)
     if threads <= 1:
@@ -65,12 +70,14 @@ def run_all(tasks: Sequence[Task], between: Between, *, most: int | None = None)
 
     helpers: list[Future[None]] = []
     torch.set_num_threads(share)
+    SHARING.threads = share
     try:
         helpers += [_helpers(usual - 1).submit(help_out) for _ in range(threads - 1)]
         line.work(between)
     finally:
         line.close()  # of a failure: nobody waits for the rest
         wait(helpers)
+        SHARING.threads = before
         torch.set_num_threads(usual)  # MKL has one number for all threads, and the helpers set it too
     for helper in helpers:
         helper.result()
@@ -104,7 +111,9 @@ class _Line:
         while True:
             with self._changed:
                 if not self._tasks and self._running:
+                    began = perf_counter()
                     self._changed.wait(_PAUSE_S)
+                    SHARING.waited_s += perf_counter() - began
                 if self._tasks:
                     self._running += 1
                     return self._tasks.popleft()
@@ -134,4 +143,4 @@ def do_not_pause() -> None:
 @cache
 def _helpers(count: int) -> ThreadPoolExecutor:
     """Threads that wait for parts. Each takes tiny numbers as zero, as the device's thread does."""
-    return ThreadPoolExecutor(count, "sam2-apart", initializer=lambda: set_up_thread(1, cpus=None))
+    return ThreadPoolExecutor(count, "sam2-apart", initializer=lambda: set_up_thread(0, cpus=None))

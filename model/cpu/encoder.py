@@ -109,6 +109,7 @@ class CpuEncoder:
         drawn = _Drawn(Canvas(height, width, x), Canvas(0, 0), Canvas(0, 0))
         del x
         for blocks in self._phases:
+            between()  # the number of threads may change between two phases
             drawn = self._through(blocks, drawn, kept, between)
         maps = [canvas.whole.permute(0, 3, 1, 2) for canvas in kept.values()]
         if self._neck is None:
@@ -140,7 +141,9 @@ class CpuEncoder:
     def _num_lanes(self) -> int:
         """Areas at a time, each with as many threads as the others."""
         threads = torch.get_num_threads()
-        return max(lanes for lanes in range(1, self._most_lanes + 1) if threads % lanes == 0)
+        most = min(threads, self._most_lanes)
+        # With five threads, four areas: one of five cores is left, and the others do not wait for each other.
+        return max(range(min(2, most), most + 1), key=lambda lanes: (threads // lanes * lanes, lanes))
 
     def _areas(self, blocks: range, height: int, width: int) -> list[Area]:
         """Of a map that a phase begins with."""
@@ -148,11 +151,11 @@ class CpuEncoder:
         if blocks.start == 0:
             side = self._blocks[0].window_size
             tiles = height // side
-            return strips_of(height, width, side=side, count=max(1, tiles // -(-WINDOWS // tiles)))
+            count = max(1, tiles // -(-WINDOWS // tiles))
+            return strips_of(height, width, side=side, count=-(-count // lanes) * lanes)
         if self._is_everywhere(blocks.start):
-            return strips_of(
-                height, width, side=4, count=max(lanes, height * width // QUERIES) if lanes > 1 else 1
-            )
+            count = lanes * max(1, height * width // (QUERIES * lanes)) if lanes > 1 else 1
+            return strips_of(height, width, side=4, count=count)
         side = scale = 1
         for i in blocks:
             side = lcm(side, self._blocks[i].window_size * scale)

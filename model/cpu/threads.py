@@ -7,6 +7,7 @@ what the threads compute.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter, process_time, thread_time
@@ -30,6 +31,18 @@ FIRST_PATIENCE_S, MOST_PATIENCE_S = 1.0, 60.0
 """Time after which more threads are tried again. It doubles each time that this was too early."""
 
 
+class Sharing(threading.local):
+    """What a thread that shares its work with helpers (apart.py) says of itself."""
+
+    threads: int = 0
+    """That it has of those which all of them share; 0 while it works alone."""
+    waited_s: float = 0.0
+    """How long it has waited for helpers, which computed, since it began."""
+
+
+SHARING = Sharing()
+
+
 class Spent(NamedTuple):
     """Seconds of wall time, of the calling thread on a CPU, and of all threads of the process on CPUs."""
 
@@ -39,8 +52,12 @@ class Spent(NamedTuple):
 
 
 def read_clocks() -> Spent:
-    """What the clocks show; differences are what was spent."""
-    return Spent(perf_counter(), thread_time(), process_time())
+    """What the clocks show; differences are what was spent.
+
+    Without the time in which this thread waited for one helper or more: it was short of work, not of a core.
+    """
+    waited_s = SHARING.waited_s
+    return Spent(perf_counter() - waited_s, thread_time(), process_time() - waited_s)
 
 
 def set_up_thread(threads: int, *, cpus: int | None) -> None:
@@ -71,6 +88,7 @@ class Threads:
         self._set_threads = set_threads
         self._read = read
         self._spent = Spent(0.0, 0.0, 0.0)
+        self._is_late = False
         self._is_working = False
         self._contended_windows = 0
         self._changed_at = -MOST_PATIENCE_S
@@ -100,6 +118,8 @@ class Threads:
 
         def pause() -> None:
             look()
+            if self._is_late and not SHARING.threads:
+                self._use(self.now)
             between()
 
         self._is_working = True
@@ -141,4 +161,7 @@ class Threads:
     def _use(self, threads: int) -> None:
         log.debug("%d threads instead of %d", threads, self.now)
         self.now = threads
-        self._set_threads(threads)
+        # While work is shared, torch's number is this thread's share.
+        self._is_late = SHARING.threads > 0
+        if not self._is_late:
+            self._set_threads(threads)

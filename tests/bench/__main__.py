@@ -21,7 +21,7 @@ from tests.bench.encode_section import encode
 from tests.bench.everything_section import everything
 from tests.bench.measuring import measure
 from tests.bench.picture_sections import masks
-from tests.bench.report import Row
+from tests.bench.report import OURS, Row
 from tests.bench.served_sections import busy, http, memory
 from tests.bench.video_section import video
 from tests.bench.workbench import Workbench
@@ -63,12 +63,29 @@ def main() -> int:
     parser.add_argument(
         "--before", metavar="COMMIT", help="time the encoder of an earlier commit beside today's"
     )
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=machine.PRECISIONS,
+        metavar="NAME",
+        help="float32, bfloat16 or both; if not given, those that this CPU does not emulate",
+    )
     options = parser.parse_args()
+    precisions = options.precisions or machine.fast_precisions()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended
     head = machine.describe()
-    head |= {"threads of every side": options.threads, "effort": "quick" if options.quick else "full"}
+    head |= {
+        "threads of every side": options.threads,
+        "effort": "quick" if options.quick else "full",
+        "precisions": ", ".join(precisions),
+    }
     keep_freed_memory()  # as the server does; it applies to all sides
-    bench = Workbench(quick=options.quick, num_threads=options.threads, before=options.before)
+    bench = Workbench(
+        quick=options.quick,
+        num_threads=options.threads,
+        before=options.before,
+        ours=[name for name in OURS if name.removeprefix("ours ") in precisions],
+    )
     chosen = {name: partial(SECTIONS[name], bench) for name in options.sections}
     try:
         rows = measure(chosen, head=head, folder=options.output)

@@ -38,7 +38,7 @@ def builtin(bench: Workbench) -> list[Row]:
     pictures, clicks = scenes(width=WIDTH, height=HEIGHT)
     runners = {
         name: load_runner(BUILTIN, checkpoint=BUILTIN_PATH, device="cpu", dtype=name.removeprefix("ours "))
-        for name in OURS
+        for name in bench.ours
     }
     embeddings = {
         name: [runner.encode([picture])[0] for picture in pictures] for name, runner in runners.items()
@@ -50,7 +50,7 @@ def builtin(bench: Workbench) -> list[Row]:
         name=ONNX,
         num_threads=bench.num_threads,
     )
-    maps = [embedding.to_arrays(np.float32) for embedding in embeddings[OURS[0]]]
+    maps = [embedding.to_arrays(np.float32) for embedding in embeddings[bench.ours[0]]]
     for peer in (transformers, onnx):
         peer.take(maps)
     sides: list[Side] = [transformers, onnx]

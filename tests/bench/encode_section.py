@@ -3,7 +3,7 @@
 With `--before COMMIT` our own code of that commit takes part. Does not know about prompts and HTTP.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter, process_time
 from types import ModuleType
@@ -41,7 +41,7 @@ def encode(bench: Workbench) -> list[Row]:
     picture = bench.pictures[0]
     runners = dict(bench.runners)
     if bench.earlier:
-        for name, dtype in zip(BEFORE, DTYPES, strict=True):
+        for name, dtype in _chosen(BEFORE, bench):
             runners[name] = bench.earlier.load_runner(
                 VARIANT, checkpoint=bench.checkpoint, device="cpu", dtype=str(dtype).removeprefix("torch.")
             )
@@ -52,16 +52,16 @@ def encode(bench: Workbench) -> list[Row]:
         (1, ONE_THREAD, process_time),
     ):
         sides: Encodes = {TRANSFORMERS: partial(bench.transformers.encode, picture)}
-        for name, dtype in zip(OPENVINO, DTYPES, strict=True):
+        for name, dtype in _chosen(OPENVINO, bench):
             peer = OpenVino(graph, dtype=dtype, num_threads=threads)
             sides[name] = partial(peer.encode, picture)
         sides |= {name: partial(runner.encode, [picture]) for name, runner in runners.items()}
-        for name, dtype in zip(FLOORS, DTYPES, strict=True):
+        for name, dtype in _chosen(FLOORS, bench):
             sides[name] = floor.products(VARIANT, dtype)
         if not rows:
             rows += _check(bench, sides)
         rows += _timed(bench, case, sides, runners, threads=threads, clock=clock)
-    if bench.earlier and not bench.quick:
+    if bench.earlier and not bench.quick and OURS[1] in bench.ours:
         rows += _large(bench, bench.earlier)
     return rows
 
@@ -102,6 +102,12 @@ def _large(bench: Workbench, earlier: ModuleType) -> list[Row]:
     )
 
 
+def _chosen(names: Sequence[str], bench: Workbench) -> list[tuple[str, torch.dtype]]:
+    """Those sides of a pair whose precision takes part."""
+    pairs = zip(OURS, names, DTYPES, strict=True)
+    return [(name, dtype) for ours, name, dtype in pairs if ours in bench.ours]
+
+
 def _with_threads(threads: int, call: Callable[[], object]) -> None:
     torch.set_num_threads(threads)
     call()
@@ -110,9 +116,9 @@ def _with_threads(threads: int, call: Callable[[], object]) -> None:
 def _check(bench: Workbench, sides: Encodes) -> list[Row]:
     """Return errors of image_embed against transformers'. Raises AssertionError if one of ours is too large."""
     expected = bench.transformers.encode(bench.pictures[0])[-1][0].numpy()
-    found = {name: bench.embeddings[name][0].to_arrays(np.float32)["image_embed"][0] for name in OURS} | {
-        name: sides[name]() for name in OPENVINO
-    }
+    found = {
+        name: bench.embeddings[name][0].to_arrays(np.float32)["image_embed"][0] for name in bench.ours
+    } | {name: sides[name]() for name, _ in _chosen(OPENVINO, bench)}
     most = dict(zip(OURS, (1e-3, 0.03), strict=True))
     rows = []
     for name, embed in found.items():

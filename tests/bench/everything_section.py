@@ -20,7 +20,7 @@ from tests.bench import machine
 from tests.bench.agreement import Rle, best_iou
 from tests.bench.load import Load, numbered, run
 from tests.bench.peer_generator import Generator
-from tests.bench.report import MASKS_FOUND, OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.report import MASKS_FOUND, TRANSFORMERS, Row, timed_rows
 from tests.bench.server import RunningServer, serve
 from tests.bench.timing import percentile
 from tests.bench.traffic import HEIGHT, WIDTH, clickers
@@ -61,7 +61,7 @@ def everything(bench: Workbench) -> Iterator[Row]:
     case = f"{side} x {side} points on {WIDTH} x {HEIGHT}"
     yield from timed_rows("everything", case, seconds)
     yield _row(MASKS_FOUND, TRANSFORMERS, {"masks": len(theirs)})
-    for name in OURS:
+    for name in bench.ours:
         settings = {
             "model": VARIANT,
             "checkpoint": str(bench.checkpoint),

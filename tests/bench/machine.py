@@ -14,13 +14,22 @@ from pathlib import Path
 
 import torch
 
+from model.devices import resolve_dtype
+
 PACKAGES = ("torch", "numpy", "transformers", "onnxruntime", "openvino", "onnx", "pycocotools")
+PRECISIONS = ("float32", "bfloat16")
 _ROOT = Path(__file__).parents[2]
 
 
 def num_cores() -> int:
     """Return the number of CPU cores that this process may use. Every side gets as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fast_precisions() -> tuple[str, ...]:
+    """Those whose products this CPU does itself. Where it emulates bfloat16, a run with it would take hours."""
+    fast = resolve_dtype("auto", torch.device("cpu"))
+    return PRECISIONS if fast == torch.bfloat16 else PRECISIONS[:1]
 
 
 def describe() -> dict[str, object]:

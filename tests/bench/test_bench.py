@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
-from tests.bench import load, report
+from tests.bench import load, machine, report
 from tests.bench.agreement import best_iou
 from tests.bench.discs import draw_discs
 from tests.bench.load import Load, Stream, UnexpectedReply
@@ -214,3 +214,13 @@ class FakeServer:
                 writer.write(self.reply)
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("fast", "names"), [(torch.float32, ("float32",)), (torch.bfloat16, ("float32", "bfloat16"))]
+)
+def test_a_precision_that_the_cpu_emulates_is_left_out(
+    fast: torch.dtype, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "resolve_dtype", lambda *_: fast)
+    assert machine.fast_precisions() == names

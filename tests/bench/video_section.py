@@ -4,7 +4,7 @@ The weights are those of the goldens for videos, which damp rounding, so that ma
 frame. Does not know about encoding, HTTP or files of videos.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +39,24 @@ def video(bench: Workbench) -> Iterator[Row]:
     state = video_state(VARIANT)
     checkpoint = save_checkpoint(state, bench.folder / "video.safetensors")
     yield _many_frames(checkpoint, quick=bench.quick)  # first: what it needs of memory is nobody else's
-    yield from _against_peers(state, checkpoint, quick=bench.quick)
+    yield from _against_peers(state, checkpoint, quick=bench.quick, ours=bench.ours)
 
 
-def _against_peers(state: dict[str, torch.Tensor], checkpoint: Path, *, quick: bool) -> Iterator[Row]:
+def _against_peers(
+    state: dict[str, torch.Tensor], checkpoint: Path, *, quick: bool, ours: Sequence[str]
+) -> Iterator[Row]:
     cases = QUICK_FRAMES if quick else FRAMES
     pictures = [picture(i) for i in range(max(cases.values()))]
-    runners = {name: _runner(checkpoint, name) for name in OURS}
+    runners = {name: _runner(checkpoint, name) for name in ours}
     embeddings = {name: [runner.encode([each])[0] for each in pictures] for name, runner in runners.items()}
-    maps = [each.to_arrays(np.float32) for each in embeddings[OURS[0]]]
+    maps = [each.to_arrays(np.float32) for each in embeddings[ours[0]]]
     height, width, _ = pictures[0].shape
     sides: dict[str, Tracker] = {
         name: TransformersTracker(state, maps, dtype=dtype, size=(height, width))
         for name, dtype in PEERS.items()
+        if name == TRANSFORMERS or OURS[1] in ours
     }
-    sides |= {name: OurTracker(runners[name], embeddings[name]) for name in OURS}
+    sides |= {name: OurTracker(runners[name], embeddings[name]) for name in ours}
     for count, frames in cases.items():
         # The peer's bfloat16 is there to be compared once.
         chosen = {name: side for name, side in sides.items() if count == 1 or name != PEER_IN_HALF}

@@ -4,6 +4,7 @@ Does not know about time.
 """
 
 import copy
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -35,11 +36,14 @@ CLICK = Prompt(points=((500.0, 375.0),), labels=(1,))
 class Workbench:
     """Everything that the sections measure, and the effort for it."""
 
-    def __init__(self, *, quick: bool, num_threads: int, before: str | None = None) -> None:
-        """`before` is a commit whose encoder takes part."""
+    def __init__(
+        self, *, quick: bool, num_threads: int, before: str | None = None, ours: Sequence[str] = OURS
+    ) -> None:
+        """`before` is a commit whose encoder takes part; `ours` are the names of our sides."""
         self.quick = quick
         self.num_threads = num_threads
         self.before = before
+        self.ours = tuple(ours)
         set_up_thread(num_threads, cpus=None)  # for the peers too
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sam2-bench-")))
@@ -71,7 +75,7 @@ class Workbench:
     @cached_property
     def runners(self) -> dict[str, Sam2Runner]:
         """The runners of our sides, by name of side."""
-        return dict(zip(OURS, (self.runner("float32"), self.runner("bfloat16")), strict=True))
+        return {name: self.runner(name.removeprefix("ours ")) for name in self.ours}
 
     @cached_property
     def earlier(self) -> ModuleType | None:
@@ -97,13 +101,13 @@ class Workbench:
     @cached_property
     def sides(self) -> list[Side]:
         """The sides of the decoder's sections. All except our bfloat16 decode the same float32 embeddings."""
-        maps = [embedding.to_arrays(np.float32) for embedding in self.embeddings[OURS[0]]]
+        maps = [embedding.to_arrays(np.float32) for embedding in self.embeddings[self.ours[0]]]
         onnx = OnnxRuntime(
             export(plain_model(self.state)), self.pictures, name=ONNX, num_threads=self.num_threads
         )
         for peer in (self.transformers, onnx):
             peer.take(maps)
-        ours = [Ours(self.runners[name], self.embeddings[name], name=name) for name in OURS]
+        ours = [Ours(self.runners[name], self.embeddings[name], name=name) for name in self.ours]
         return [self.transformers, onnx, *ours]
 
     @cached_property

@@ -113,9 +113,8 @@ class Ahead:
                     source = next(iter(run.waiting))
                     most = await self._try(run, source)
                     run.waiting.pop(source, None)
-                await asyncio.sleep(
-                    0
-                )  # a picture that may not be fetched fails without waiting, and so do thousands
+                # A picture that may not be fetched fails without waiting, and so do thousands.
+                await asyncio.sleep(0)
                 if most is not None and run.embedded >= most and run.waiting:
                     log.warning(
                         "%s; the rest would push others out of memory, so it is not. SAM2_CACHE_DIR keeps more",

@@ -47,9 +47,8 @@ def objects(regions: Sequence[Region], *, width: int, height: int, most: int) ->
     with the positive points inside; those outside of all are one more. Negative points count for each of them.
     Negative points alone ask for nothing. Raises InvalidPrompt for more than `most` objects.
     """
-    check_number(
-        sum(region.type in _BOXES for region in regions), most=most
-    )  # each takes a look at all points
+    # Each takes a look at all points.
+    check_number(sum(region.type in _BOXES for region in regions), most=most)
     by_label: dict[str | None, list[Region]] = {}
     for region in regions:
         by_label.setdefault(_label(region), []).append(region)

@@ -157,6 +157,12 @@ async def _everything(tenants: Tenants) -> None:
     assert (await tenants.bert("DELETE", f"/images/{DIGEST}")).status_code == 204
 
 
+@proves("GET", "/decode/stream")
+async def _not_upgraded(tenants: Tenants) -> None:
+    """It is the same for everybody: nothing is looked up."""
+    assert (await tenants.bert("GET", "/decode/stream")).status_code == 426
+
+
 @proves("WEBSOCKET", "/decode/stream")
 async def _stream(tenants: Tenants) -> None:
     """Each of her names gets the same answer as an unknown name."""

@@ -108,6 +108,10 @@ async def test_damaged_tracks_are_left_out_and_stop_nothing(tmp_path: Path) -> N
         {"video_id": {}},
         {"prompts": [{"frame": 3}]},
         {"prompts": [{"point_labels": []}]},
+        {"prompts": [{"mask_input": 5}]},
+        {"prompts": [{"point_coords": [3], "point_labels": [1]}]},
+        {"prompts": [{"box": [1, 2]}]},
+        {"prompts": [{"frame": -1}]},
     ]
     settings = Settings(workers=2, cache_dir=str(tmp_path))
     names = [f"damaged{number}" for number in range(len(damages))]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.cpu.apart import Between, Part, Task, divided, run_all, run_apart
+from model.cpu.threads import read_clocks
 
 LONG_S = 20.0
 """A timeout that no passing test comes near."""
@@ -117,6 +118,37 @@ def test_a_fault_of_any_thread_reaches_the_caller(threads: int) -> None:
 
     with pytest.raises(MemoryError, match="no room"):
         run_apart([part] * threads, nothing)
+
+
+def test_such_work_inside_of_such_work_has_the_share_at_most(threads: int) -> None:
+    """Its helpers would wait for the tasks that wait for it."""
+    inner: list[list[int]] = []
+    meet = threading.Barrier(threads)
+
+    def part(between: Between) -> None:
+        meet.wait(LONG_S)
+        between()
+
+    def pause() -> None:
+        torch.set_num_threads(threads)
+        inner.append(run_apart([lambda _: threading.get_ident()] * 2, nothing))
+
+    run_apart([part] * threads, pause)
+    assert inner
+    assert {each for found in inner for each in found} == {threading.get_ident()}
+
+
+def test_a_thread_that_waits_for_helpers_is_not_short_of_a_core(threads: int) -> None:
+    caller, began = threading.get_ident(), read_clocks()
+    meet = threading.Barrier(threads)
+
+    def part(_: Between) -> None:
+        meet.wait(LONG_S)
+        if threading.get_ident() != caller:
+            sleep(0.2)
+
+    run_apart([part] * threads, nothing)
+    assert threads == 1 or read_clocks().wall - began.wall < 0.1
 
 
 def test_a_fault_of_a_pause_ends_the_work(threads: int) -> None:

@@ -229,9 +229,8 @@ def test_threads_take_areas_and_the_result_stays(name: str, threads: Callable[[i
     """Areas of unequal size, at the edge too; `between` belongs to the thread that called."""
     model, picture = make_model(config_of(name, 448)), noise(448)
     encode, found_on, paused_on, seen = CpuEncoder(model), set[int](), set[int](), list[list[Tensor]]()
-    model.image_encoder.trunk.blocks[-1].norm1.register_forward_hook(
-        lambda *_: found_on.add(threading.get_ident())
-    )
+    for block in model.image_encoder.trunk.blocks:
+        block.norm1.register_forward_hook(lambda *_: found_on.add(threading.get_ident()))
     # What comes after the trunk adds up in an order that depends on threads, on some machines.
     model.image_encoder.neck.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     for count in (1, 2, 3):

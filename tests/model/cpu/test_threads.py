@@ -8,7 +8,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from model.cpu.threads import FIRST_PATIENCE_S, MOST_PATIENCE_S, WINDOW_S, Spent, Threads, set_up_thread
+from model.cpu.threads import (
+    FIRST_PATIENCE_S,
+    MOST_PATIENCE_S,
+    SHARING,
+    WINDOW_S,
+    Spent,
+    Threads,
+    set_up_thread,
+)
 from model.runner import load_runner
 
 
@@ -50,6 +58,23 @@ class Machine:
 @pytest.fixture
 def machine() -> Machine:
     return Machine(4)
+
+
+def test_a_number_that_changes_while_work_is_shared_counts_afterwards(machine: Machine) -> None:
+    """Until then torch's number is the share of the thread."""
+    machine.share = 0.3
+    try:
+        with machine.threads.working() as pause:
+            SHARING.threads = 1
+            for _ in range(4):
+                machine.run(2 * WINDOW_S)
+                pause()
+            assert (machine.threads.now < 4, machine.history) == (True, [])
+            SHARING.threads = 0
+            pause()
+            assert machine.history == [machine.threads.now]
+    finally:
+        SHARING.threads = 0
 
 
 def test_a_quiet_machine_keeps_all_threads(machine: Machine) -> None:
