@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 
 OVERTAKEN = 4.0
 """Urgent work may take 4 times as long as the batch that it overtakes, which so gets at least 1/5 of the time."""
-URGENT = 0
-"""Priority of clicks. Work of other priorities that waits does not pass a running batch: it takes so long that on a
-CPU the other cores would wait for one."""
 _OVERTAKEN_S = 0.05
 """Added to that allowance, so that the first click does not have to wait until the batch has run long enough."""
 _LOOP_PATIENCE_S = 10.0
@@ -114,10 +111,10 @@ class DeviceThread:
     def overtake(self, most: float = OVERTAKEN) -> None:
         """Let urgent work pass. A long batch calls this between its steps, on the device thread.
 
-        Runs one waiting batch of clicks, and jobs, if they go before the running one, unless these have used up
-        their share of the time: `most` times what the batch itself took. So an endless stream of clicks slows an
-        encode down but cannot stop it. The failures of urgent batches go to their own callers. Raises RuntimeError
-        if called from anywhere else.
+        Runs one waiting batch of each queue that goes before the running one's, unless these have used up their
+        share of the time: `most` times what the batch itself took. So an endless stream of clicks slows an encode
+        down but cannot stop it. The failures of urgent batches go to their own callers. Raises RuntimeError if
+        called from anywhere else.
         """
         running = self._running
         if threading.current_thread() is not self._thread or running is None:
@@ -127,7 +124,7 @@ class DeviceThread:
         if running.overtaken_s > most * own_s + _OVERTAKEN_S:
             return
         for queue in self._queues:
-            if queue.priority <= URGENT and queue.priority < running.priority:
+            if queue.priority < running.priority:
                 with self.changed:
                     work = queue.take()
                 if work is not None:
