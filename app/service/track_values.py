@@ -72,11 +72,11 @@ class TrackPromptRequest:
             mask = RleMask(height=height, width=width, counts=mask["counts"])
         elif not isinstance(mask, str | None):
             raise TypeError("its mask is no text")
-        box = content["box"]
+        _check_numbers(content["point_coords"], content["point_labels"], content["box"])
         prompt = PromptRequest(
-            point_coords=[(float(x), float(y)) for x, y in content["point_coords"]],
-            point_labels=[int(label) for label in content["point_labels"]],
-            box=None if box is None else _box(*map(float, box)),
+            point_coords=content["point_coords"],
+            point_labels=content["point_labels"],
+            box=content["box"],
             mask_input=mask,
         )
         if int(content["frame"]) < 0:
@@ -91,8 +91,14 @@ class TrackPromptRequest:
         )
 
 
-def _box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
-    return x0, y0, x1, y1
+def _check_numbers(points: Any, labels: Any, box: Any) -> None:
+    """Raise TypeError or ValueError if these are no points, labels and box."""
+    if not all(len([float(each) for each in point]) == 2 for point in points):
+        raise ValueError("a point has two coordinates")
+    for label in labels:
+        int(label)
+    if box is not None and len([float(each) for each in box]) != 4:
+        raise ValueError("a box has four coordinates")
 
 
 @dataclass(frozen=True, slots=True)
