@@ -145,8 +145,8 @@ class Segmenter(Model, Protocol):
     ) -> list[T]:
         """Decode, and return what `finish` makes of each job's place and prediction, in order.
 
-        `finish` may run on any thread. `between` is called on the device thread alone, and may decode: on a CPU
-        every few milliseconds, on a GPU between forwards.
+        `finish` may run on any thread. `between` is called on the device thread alone, and may decode: every few
+        milliseconds between the steps of a search's prompts on a CPU, else before each forward.
         """
 
     @property

@@ -26,12 +26,21 @@ from app.telemetry.stages import StageTimes
 
 Model = TypeVar("Model", bound=BaseModel)
 Parsed = TypeVar("Parsed")
+Grouped = TypeVar("Grouped")
+
+_FEW_MARKS = 32
+"""Most marks that are put together on the event loop: each is compared with many others."""
 
 
 class ToolBody(BaseModel):
     """The body of a tool's request. Unknown fields are passed over, because new versions of a tool add some."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+
+async def put_together(request: Request, group: Callable[[], Grouped], *, marks: int, share: str) -> Grouped:
+    """Return what `group` makes of so many marks: in a worker, where it would hold the event loop."""
+    return group() if marks <= _FEW_MARKS else await service_of(request).work(group, share=share)
 
 
 @asynccontextmanager

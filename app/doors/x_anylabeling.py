@@ -17,7 +17,7 @@ from app.codecs.answers import MaskAnswer, MaskOptions
 from app.codecs.prompts import MAX_POINTS, PromptRequest, check_number
 from app.codecs.thinning import thin
 from app.doors.door import Door, Fault
-from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
+from app.doors.requests import ToolBody, json_of, masks_on, picture_file, put_together, reading
 from app.doors.rings import area, outermost
 from app.errors import NotOffered
 from app.middleware.access import Scope
@@ -33,8 +33,6 @@ _LABEL = "AUTOLABEL_OBJECT"
 _LEAST_PART = 0.01
 """Each ring becomes an object that the user has to label or to delete, so specks are left out: rings of less than
 this fraction of the mask's largest one."""
-_FEW = 32
-"""Most marks that are put together on the event loop: each point is compared with each rectangle."""
 _FINENESS = 10
 """The tool's own default, of 1 to 100 in steps of _FINENESS_STEP."""
 _FINENESS_STEP = 0.0001
@@ -161,10 +159,9 @@ def _described(name: str) -> dict[str, Any]:
 
 async def _prompts(request: Request, marks: list[Mark]) -> list[PromptRequest]:
     """One prompt for each rectangle, or one of the points alone. Raises InvalidPrompt for too many rectangles."""
-    service = service_of(request)
-    check_number(sum(mark.type == "rectangle" for mark in marks), most=service.settings.max_prompts)
-    group = partial(_grouped, marks)
-    return group() if len(marks) <= _FEW else await service.work(group, share=share_of(request))
+    most = service_of(request).settings.max_prompts
+    check_number(sum(mark.type == "rectangle" for mark in marks), most=most)
+    return await put_together(request, partial(_grouped, marks), marks=len(marks), share=share_of(request))
 
 
 def _grouped(marks: list[Mark]) -> list[PromptRequest]:

@@ -121,11 +121,7 @@ class DecodeBatch:
                 continue
             if (started := perf_counter()) > until:
                 break
-            try:
-                masks = job.shape(outcome)
-            except Exception:  # a worker will hit it again, and then it fails only this request
-                log.debug("Shaping failed on the device thread", exc_info=True)
-            else:
+            if (masks := _masks_of(job, outcome)) is not None:
                 outcomes[place] = Shaped(masks, perf_counter() - started)
         return outcomes
 
@@ -152,15 +148,19 @@ class SearchBatch:
 
         def finish(place: int, prediction: Prediction) -> Prediction | Shaped[Any]:
             job = jobs[place]
-            if not shapes or not job.is_quick:
-                return prediction
-            try:
-                return Shaped(job.shape(prediction), 0.0)
-            except Exception:  # a worker will hit it again, and then it fails only this request
-                log.debug("Shaping failed beside the decoding", exc_info=True)
-                return prediction
+            masks = _masks_of(job, prediction) if shapes and job.is_quick else None
+            return prediction if masks is None else Shaped(masks, 0.0)
 
         return self._search([(job.embedding, job.prompt) for job in jobs], finish)
+
+
+def _masks_of(job: Decodable[Shape], prediction: Prediction) -> list[Shape] | None:
+    """Shape a prediction's masks; None if that fails: a worker will hit it again, and fail only this request."""
+    try:
+        return job.shape(prediction)
+    except Exception:  # of any kind
+        log.debug("Shaping failed beside the decoding", exc_info=True)
+        return None
 
 
 async def shape_all(

@@ -3,10 +3,10 @@
 Does not know about requests: service.py decides what goes through the queues, and when.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.scheduling.batching import Batcher
 from app.scheduling.device import DeviceThread
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from app.storage.bucket import Bucket
     from app.storage.sharing import Sharing
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _FEW_CORES = 2
-"""With at most this many decoder threads, masks are shaped between batches. More than 2 were not measured."""
+"""With at most this many decoder threads, these shape masks, and no worker. More than 2 were not measured."""
 
 _CLICKS_WHILE_SEARCHING = 0.5
 """Clicks may take half as long as the batch of a search that they pass, and 50 ms; others go between two batches.
@@ -108,14 +111,28 @@ def wire(
     def let_clicks_pass() -> None:
         device.overtake(_CLICKS_WHILE_SEARCHING)
 
-    decode = WithinMemory[tuple[Embedding, Prompt], Prediction](
-        lambda jobs: ready().decode(jobs),
-        make_room=make_room,
-        shed=shed,
-        on_full=metrics.out_of_memory.labels("decode").inc,
-    )
+    def within_memory(
+        name: str, run: Callable[[Sequence[Item]], Sequence[Result]]
+    ) -> WithinMemory[Item, Result]:
+        on_full = metrics.out_of_memory.labels(name).inc
+        return WithinMemory(run, make_room=make_room, shed=shed, on_full=on_full)
+
+    def decode(jobs: Sequence[tuple[Embedding, Prompt]]) -> Sequence[Prediction]:
+        return ready().decode(jobs)
+
+    def encode(images: Sequence[Pixels]) -> Sequence[Embedding]:
+        return ready().encode(images, between=pause)
+
+    def search(
+        jobs: Sequence[tuple[Embedding, Prompt]], finish: Callable[[int, Prediction], Item]
+    ) -> list[Item]:
+        return ready().search(jobs, finish, between=let_clicks_pass)
+
+    def step(steps: Sequence[Callable[[], Any]]) -> list[Any]:
+        return [each() for each in steps]
+
     decoder: Batcher[Decodable[Any], Prediction | Shaped[Any]] = Batcher(
-        DecodeBatch(decode, device=device, shares_cores=shares_cores),
+        DecodeBatch(within_memory("decode", decode), device=device, shares_cores=shares_cores),
         name="decode",
         device=device,
         priority=0,
@@ -124,15 +141,7 @@ def wire(
         on_batch=partial(metrics.observe_batch, "decode"),
     )
     searcher: Batcher[Decodable[Any], Prediction | Shaped[Any]] = Batcher(
-        WithinMemory[Decodable[Any], Prediction | Shaped[Any]](
-            SearchBatch(
-                lambda jobs, finish: ready().search(jobs, finish, between=let_clicks_pass),
-                shares_cores=shares_cores,
-            ),
-            make_room=make_room,
-            shed=shed,
-            on_full=metrics.out_of_memory.labels("search").inc,
-        ),
+        within_memory("search", SearchBatch(search, shares_cores=shares_cores)),
         name="search",
         device=device,
         priority=1,
@@ -141,12 +150,7 @@ def wire(
         on_batch=partial(metrics.observe_batch, "search"),
     )
     encoder: Batcher[Pixels, Embedding] = Batcher(
-        WithinMemory[Pixels, Embedding](
-            lambda images: ready().encode(images, between=pause),
-            make_room=make_room,
-            shed=shed,
-            on_full=metrics.out_of_memory.labels("encode").inc,
-        ),
+        within_memory("encode", encode),
         name="encode",
         device=device,
         priority=2,
@@ -156,12 +160,7 @@ def wire(
     )
     tracker: Batcher[Callable[[], Any], Any] = Batcher(
         # A step that does not fit changes nothing, so it may be tried again.
-        WithinMemory[Callable[[], Any], Any](
-            lambda steps: [step() for step in steps],
-            make_room=make_room,
-            shed=shed,
-            on_full=metrics.out_of_memory.labels("track").inc,
-        ),
+        within_memory("track", step),
         name="track",
         device=device,
         priority=3,

@@ -54,7 +54,7 @@ def run_all(tasks: Sequence[Task], between: Between, *, most: int | None = None)
     """
     usual = torch.get_num_threads()
     before = SHARING.threads
-    if before:  # inside of such work: its helpers wait, and come to nobody else
+    if before:  # the helpers of the work around this one wait for it, and cannot help here
         usual = min(usual, before)
     threads = min(usual, len(tasks), most or usual)
     line = _Line(tasks)

@@ -62,6 +62,17 @@ class _Drawn:
     shortcut: Canvas
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """Blocks that areas go through apart, and the maps that all areas read and draw."""
+
+    blocks: range
+    before: _Drawn
+    after: _Drawn
+    kept: dict[int, Canvas]
+    """What the neck takes, by the last block of its stage."""
+
+
 class CpuEncoder:
     """Encodes one picture at a time, because a batch takes as long as its pictures one by one.
 
@@ -125,18 +136,17 @@ class CpuEncoder:
 
     def _through(self, blocks: range, before: _Drawn, kept: dict[int, Canvas], between: Between) -> _Drawn:
         """One phase: areas go through these blocks, each apart, and to the attention of a block that follows."""
-        is_everywhere = self._is_everywhere(blocks.start)
+        is_everywhere, lanes = self._is_everywhere(blocks.start), self._num_lanes()
         _, height, width, _ = (before.qkv if is_everywhere else before.x).whole.shape
-        areas = self._areas(blocks, height, width)
         through = self._everywhere if is_everywhere else self._in_windows
         scale = 2 ** sum(self._blocks[i].pools for i in blocks)
         size = height // scale, width // scale
         pools_next = blocks.stop < len(self._blocks) and self._blocks[blocks.stop].pools
         shortcut = Canvas(size[0] // 2, size[1] // 2) if pools_next else Canvas(*size)
-        drawn = _Drawn(Canvas(*size), Canvas(*size), shortcut)
-        parts = [partial(through, blocks, area, before, kept, drawn) for area in areas]
-        run_apart(parts, between, most=self._num_lanes())
-        return drawn
+        phase = _Phase(blocks, before, _Drawn(Canvas(*size), Canvas(*size), shortcut), kept)
+        areas = self._areas(blocks, height, width, lanes=lanes)
+        run_apart([partial(through, phase, area) for area in areas], between, most=lanes)
+        return phase.after
 
     def _num_lanes(self) -> int:
         """Areas at a time, each with as many threads as the others."""
@@ -145,9 +155,8 @@ class CpuEncoder:
         # With five threads, four areas: one of five cores is left, and the others do not wait for each other.
         return max(range(min(2, most), most + 1), key=lambda lanes: (threads // lanes * lanes, lanes))
 
-    def _areas(self, blocks: range, height: int, width: int) -> list[Area]:
+    def _areas(self, blocks: range, height: int, width: int, *, lanes: int) -> list[Area]:
         """Of a map that a phase begins with."""
-        lanes = self._num_lanes()
         if blocks.start == 0:
             side = self._blocks[0].window_size
             tiles = height // side
@@ -162,21 +171,13 @@ class CpuEncoder:
             scale *= 2 if self._blocks[i].pools else 1
         return areas_of(height, width, side=side, threads=lanes)
 
-    def _in_windows(
-        self,
-        blocks: range,
-        area: Area,
-        before: _Drawn,
-        kept: dict[int, Canvas],
-        drawn: _Drawn,
-        between: Between,
-    ) -> None:
+    def _in_windows(self, phase: _Phase, area: Area, between: Between) -> None:
         """An area through blocks that attend in windows."""
-        x = area.of(before.x.whole)
-        if blocks.start == 0:
+        x = area.of(phase.before.x.whole)
+        if phase.blocks.start == 0:
             x = partition_windows(x, self._blocks[0].window_size)
         x = x.contiguous()
-        for i in blocks:
+        for i in phase.blocks:
             qkv, shortcut = self._project(self._blocks[i], x, between)
             attended = self._attend(self._blocks[i], qkv, between)
             del qkv
@@ -184,29 +185,21 @@ class CpuEncoder:
             del attended, shortcut
             if self._blocks[i].pools:
                 area = area.halved()
-            self._keep(i, area, x, kept)
-        self._hand_on(blocks.stop, area, x, drawn, between)
+            self._keep(i, area, x, phase.kept)
+        self._hand_on(phase, area, x, between)
 
-    def _everywhere(
-        self,
-        blocks: range,
-        area: Area,
-        before: _Drawn,
-        kept: dict[int, Canvas],
-        drawn: _Drawn,
-        between: Between,
-    ) -> None:
+    def _everywhere(self, phase: _Phase, area: Area, between: Between) -> None:
         """An area of the queries through a block in which they attend to the whole map."""
-        block = self._blocks[blocks.start]
-        qkv = before.qkv.whole
+        block = self._blocks[phase.blocks.start]
+        qkv, shortcut = phase.before.qkv.whole, phase.before.shortcut.whole
         q, k, v = area.of(qkv).chunk(3, dim=-1)[0], *qkv.chunk(3, dim=-1)[1:]
         if block.pools:
             q, area = _max_pool_2x2(q), area.halved()
         q, k, v = (_by_head(t, block.attn.num_heads) for t in (q, k, v))
         attended = self._attention(q, k, v, between)
-        x = self._finish(block, attended.flatten(2).flatten(0, 1), area.of(before.shortcut.whole), between)
-        self._keep(blocks.start, area, x, kept)
-        self._hand_on(blocks.stop, area, x, drawn, between)
+        x = self._finish(block, attended.flatten(2).flatten(0, 1), area.of(shortcut), between)
+        self._keep(phase.blocks.start, area, x, phase.kept)
+        self._hand_on(phase, area, x, between)
 
     def _keep(self, block: int, area: Area, x: Tensor, kept: dict[int, Canvas]) -> None:
         """Draw what the neck needs of an area, where the block is the last one of a stage."""
@@ -214,8 +207,9 @@ class CpuEncoder:
             stage = self._trunk.stage_ends.index(block)
             kept[block].draw(area, x if self._neck is None else self._neck(stage, x))
 
-    def _hand_on(self, block: int, area: Area, x: Tensor, drawn: _Drawn, between: Between) -> None:
-        """Draw what this block, which begins the next phase, needs of an area."""
+    def _hand_on(self, phase: _Phase, area: Area, x: Tensor, between: Between) -> None:
+        """Draw what the block that begins the next phase needs of an area."""
+        block, drawn = phase.blocks.stop, phase.after
         if self._is_everywhere(block):
             qkv, shortcut = self._project(self._blocks[block], x, between)
             drawn.qkv.draw(area, qkv)

@@ -22,7 +22,7 @@ from app.doors.label_studio.label_config import ConfigError, Control
 from app.doors.label_studio.pictures import Caller, Source, TaskPictures
 from app.doors.label_studio.regions import options_for, regions
 from app.doors.label_studio.server import LabelStudioServer
-from app.doors.requests import json_of, reading_by
+from app.doors.requests import json_of, put_together, reading_by
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.field_errors import invalid
@@ -33,8 +33,6 @@ from app.service.segmentation import Segmentation
 from app.telemetry.stages import StageTimes
 
 PREFIX = "/label-studio"
-_FEW = 32
-"""Most regions that are put together on the event loop: points are compared with boxes, labels with tags."""
 
 
 @asynccontextmanager
@@ -137,7 +135,7 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
             width, height = embedded.width, embedded.height
             most = service.settings.max_prompts
             group = partial(_by_control, asked, picture, drawn, width=width, height=height, most=most)
-            grouped = group() if len(drawn) <= _FEW else await service.work(group, share=caller.share)
+            grouped = await put_together(request, group, marks=len(drawn), share=caller.share)
             for control, wanted in grouped:
                 decoded = await service.decode(
                     embedded.image_id,
