@@ -69,7 +69,8 @@ class Batcher(Generic[Item, Result]):
 
     `run` gets 1 to `max_batch` items and returns a result for each, in order. If one item fails alone, a
     ServiceError stands instead of its result. A batch takes one item of each share in turn, and within a share one
-    item of each call in turn, so neither a busy client nor a large request delays others by more than a batch.
+    item of each call in turn, so neither a busy client nor a large request delays others by more than a batch. With
+    `by_call` a batch is of one call, as large as its caller made it, and calls wait for each other.
 
     At most `max_waiting` items of one share wait, and at most a third more of all shares together (see Shares). An
     item that cannot be done before its deadline at the recent pace is rejected. The exception is a call that finds
@@ -88,6 +89,7 @@ class Batcher(Generic[Item, Result]):
         priority: float,
         max_batch: int,
         max_waiting: int,
+        by_call: bool = False,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.priority = priority
@@ -95,6 +97,7 @@ class Batcher(Generic[Item, Result]):
         self._name = name
         self._device = device
         self._max_batch = max_batch
+        self._by_call = by_call
         self._on_batch = on_batch
         self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, next in turn first
         self._rotation = Rotation()
@@ -162,13 +165,17 @@ class Batcher(Generic[Item, Result]):
             share = self._rotation.next(self._calls)
             line = self._calls[share]
             call = line.popleft()
-            batch.append((call, len(call.items) - call.untaken))
-            call.untaken -= 1
-            self._waiting.remove(share, 1)
+            taken = min(call.untaken, self._max_batch) if self._by_call else 1
+            first = len(call.items) - call.untaken
+            batch += [(call, index) for index in range(first, first + taken)]
+            call.untaken -= taken
+            self._waiting.remove(share, taken)
             if call.untaken:
                 line.append(call)
             if not line:
                 del self._calls[share]
+            if self._by_call:
+                break
         self._running += len(batch)
         return partial(self._run_batch, batch) if batch else None
 

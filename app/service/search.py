@@ -4,6 +4,7 @@ Belongs to the event loop. Does not know where pictures and their embeddings com
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -205,30 +206,30 @@ class Searches:
     async def _on_crop(
         self, request: Request, crop: Crop, embedding: Embedding, progress: _Progress, held: _Held
     ) -> list[Candidate]:
-        """The best masks of one crop. While masks of one batch are sifted by a worker, the next is decoded."""
+        """The best masks of one crop. One batch waits while another runs, so that the device has no gap."""
         found: list[Candidate] = []
         times = StageTimes()  # hundreds of batches, which count as one stage each
 
-        async def sift(jobs: Sequence[Sifting], ran: Sequence[Ran[Any]], points: int) -> None:
+        async def decode_and_sift(jobs: Sequence[Sifting], points: int) -> list[Candidate]:
+            ran = await self._decoded(request, jobs)
             passed = [c for each in await self._shaped(request, jobs, ran, times) for c in each]
             held.add(passed)
-            found.extend(passed)
             progress.add(points, len(passed))
+            return passed
 
-        sifting: asyncio.Task[None] | None = None
+        under_way: deque[asyncio.Task[list[Candidate]]] = deque()
         try:
             async with aclosing(self._siftings(request, crop, embedding, times)) as batches:
-                async for jobs, points in batches:
-                    ran = await self._decoded(request, jobs)
-                    if sifting is not None:
-                        await sifting
-                    sifting = asyncio.create_task(sift(jobs, ran, points))
-            if sifting is not None:
-                await sifting
+                async for batch in batches:
+                    under_way.append(asyncio.create_task(decode_and_sift(*batch)))
+                    if len(under_way) > 1:
+                        found += await under_way.popleft()
+            while under_way:
+                found += await under_way.popleft()
         finally:
-            if sifting is not None:
-                sifting.cancel()
-                await asyncio.gather(sifting, return_exceptions=True)
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
             for stage, seconds in times.seconds.items():
                 request.times.add(stage, seconds)
             request.times.batch_size = max(request.times.batch_size, times.batch_size)

@@ -147,6 +147,7 @@ def wire(
         priority=1,
         max_batch=settings.batch_prompts,
         max_waiting=settings.max_waiting_prompts,
+        by_call=True,  # `search.py` knows how long a batch may take
         on_batch=partial(metrics.observe_batch, "search"),
     )
     encoder: Batcher[Pixels, Embedding] = Batcher(

@@ -30,6 +30,7 @@ class Device:
         priority: int = 0,
         max_batch: int = 8,
         max_waiting: int = 300,
+        by_call: bool = False,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> Batcher[str, str]:
         def held(items: Sequence[str]) -> Sequence[str]:
@@ -45,6 +46,7 @@ class Device:
             priority=priority,
             max_batch=max_batch,
             max_waiting=max_waiting,
+            by_call=by_call,
             on_batch=on_batch,
         )
 

@@ -47,6 +47,25 @@ def test_a_lone_click_is_in_the_next_batch_though_a_request_of_256_stands_before
     asyncio.run(story())
 
 
+def test_calls_that_are_batches_of_their_own_take_turns_by_share() -> None:
+    async def story() -> None:
+        async with started() as device:
+            batcher = device.batcher(max_batch=3, by_call=True)
+            await device.block(batcher)
+            tasks = await submitted(
+                batcher.submit_all(["a0", "a1", "a2", "a3"], deadline_s=LONG_S, share="a"),
+                batcher.submit_all(["a4"], deadline_s=LONG_S, share="a"),
+                batcher.submit_all(["b0", "b1"], deadline_s=LONG_S, share="b"),
+            )
+            device.gate.set()
+            answers = await outcomes(tasks)
+        assert device.batches[1:] == [["a0", "a1", "a2"], ["b0", "b1"], ["a4"], ["a3"]]
+        assert isinstance(answers[0], list)
+        assert [ran.result for ran in answers[0]] == ["A0", "A1", "A2", "A3"]
+
+    asyncio.run(story())
+
+
 def test_jobs_run_on_the_thread_of_the_batches_and_before_those_that_wait() -> None:
     threads: list[tuple[str, threading.Thread]] = []
 

@@ -3,18 +3,20 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from app.service import search
 from app.settings import Settings
+from model.types import Embedding, Prediction, Prompt
 from tests.app.requests_under_way import start
 from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
 
+T = TypeVar("T")
 LINES = "application/x-ndjson"
 FOUND = {"points_per_side": 8, "stability_score_thresh": 0.5, "pred_iou_thresh": 0.4}
 
@@ -63,6 +65,18 @@ class Stepping(FakeSegmenter):
     def __init__(self) -> None:
         super().__init__(hold=self._step)
         self.held = False
+        self.searched: list[set[int]] = []
+        """The pictures of every batch of a search."""
+
+    def search(
+        self,
+        jobs: Sequence[tuple[Embedding, Prompt]],
+        finish: Callable[[int, Prediction], T],
+        *,
+        between: Callable[[], None] = lambda: None,
+    ) -> list[T]:
+        self.searched.append({id(embedding) for embedding, _ in jobs})
+        return super().search(jobs, finish, between=between)
 
     def _step(self) -> None:
         if self.held and self.order[-1] == "decode":
@@ -204,7 +218,7 @@ async def test_batches_are_as_large_as_others_can_bear(
         served.segmenter.decoded.clear()
         monkeypatch.setattr(search, limit, 0.0)
         await served.post("/everything", {"image_id": "dots", **FOUND})
-        assert [len(batch) for batch in served.segmenter.decoded][1:] == [1] * 48
+        assert [len(batch) for batch in served.segmenter.decoded][2:] == [1] * 32  # two had been under way
 
 
 async def test_batches_are_even_because_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +227,37 @@ async def test_batches_are_even_because_cores_share_them(monkeypatch: pytest.Mon
         monkeypatch.setattr(search, "_PASSED_BATCH_S", 1000.0)
         await served.post("/everything", {"image_id": "dots", **FOUND})
         *sizes, _ = [len(batch) for batch in served.segmenter.decoded]
-        assert sizes == [2] + [4] * (len(sizes) - 1)
+        assert sizes == [2, 2] + [4] * (len(sizes) - 2)
+
+
+async def test_the_next_batch_waits_while_one_runs_and_none_after_it() -> None:
+    """So the device has no gap between them, and not more is in flight than that."""
+    async with stepping(Settings(workers=2, batch_prompts=4)) as (served, model):
+        search_request = asking().request(served)
+        for size in (2, 2, 4, 4):
+            await model.wait_until_entered()
+            await until(lambda: served.service._searcher.waiting > 0)
+            assert len(model.decoded[-1]) == size
+            assert served.service._searcher.waiting <= 4
+            model.gate.set()
+        model.held = False
+        await search_request
+
+
+async def test_two_searches_take_turns_and_share_no_batch() -> None:
+    async with stepping(Settings(workers=2, batch_prompts=4)) as (served, model):
+        model.held = False
+        model.gate.set()
+        await served.embed(picture(shade=9), "others")
+        model.gate.clear()
+        callers = [asking(), asking(image_id="others")]
+        requests = [caller.request(served) for caller in callers]
+        await until(lambda: served.service._searcher.waiting >= 6)
+        model.gate.set()
+        await asyncio.gather(*requests)
+        assert all(len(each) == 1 for each in model.searched)
+        for i in range(12):
+            assert len(set[int]().union(*model.searched[i : i + 4])) == 2
 
 
 async def test_uploads_get_their_turn() -> None:
