@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from app.cluster.chosen_devices import ClusterError
 from app.cluster.machine import machine_for
-from app.main import create_app
+from app.main import create_app, prepare_routes
 from app.middleware.access import RequestIdFilter
 from app.middleware.hosts import is_loopback
 from app.middleware.keys import ApiKeys, KeysError
@@ -159,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(stop, lambda *_: None)
     if keys.path is not None:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
+    prepare_routes(app)
     tune()
     with running:
         server.run(listeners)

@@ -162,3 +162,21 @@ def create_app(
         app.add_middleware(CorsMiddleware, origins=settings.cors_origin_list, refuse=refuse)
     app.openapi = partial(describe_api, app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def prepare_routes(app: FastAPI) -> None:
+    """Do at once what FastAPI leaves to the first requests: routes' models (40 ms) and openapi.json (150 ms).
+
+    The event loop would be held for as long. For a server; an application works without.
+    """
+    nowhere = {
+        "type": "http",
+        "method": "GET",
+        "path": "",
+        "root_path": "",
+        "headers": [],
+        "query_string": b"",
+    }
+    for route in app.routes:
+        route.matches(nowhere)
+    app.openapi()

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Generic, TypeAlias, TypeVar
 
 from app.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, ShuttingDown
-from app.scheduling.device import DeviceThread
+from app.scheduling.device import DeviceThread, forget_frames
 from app.scheduling.pace import Pace, has_become_late, is_late, too_late
 from app.scheduling.shares import Rotation, Shares
 from model.errors import DeviceLost
@@ -280,7 +280,7 @@ class Batcher(Generic[Item, Result]):
             log.error("A batch of the %s queue failed.", self._name, exc_info=error)
             failure = InferenceFailed("The model failed on this batch; the server continues.")
             failure.__cause__ = error
-        _forget_frames(error)
+        forget_frames(error)
         return failure
 
     def _deliver(
@@ -313,13 +313,3 @@ class Batcher(Generic[Item, Result]):
             call.settle(refusal)
         if self._on_batch is not None:
             self._on_batch(size, end - start)
-
-
-def _forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks along the chain: their frames would keep a failed batch's tensors in memory."""
-    chain: list[BaseException | None] = [error]
-    while chain:
-        link = chain.pop()
-        if link is not None and link.__traceback__ is not None:
-            link.__traceback__ = None
-            chain += [link.__cause__, link.__context__]

@@ -294,3 +294,13 @@ def _attempt(job: Callable[[], T]) -> "Future[T]":
     except BaseException as error:
         attempt.set_exception(error)
     return attempt
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks along the chain: their frames would keep a failed batch's tensors in memory."""
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            chain += [link.__cause__, link.__context__]
