@@ -59,11 +59,36 @@ class MaskAnswer:
     """The mask that is sent, for formats of other tools."""
     bounds: tuple[int, int, int, int] | None = None
     """x0, y0, x1, y1 of the part of the picture that is sent; None for the whole picture."""
-    counts: str | list[int] | None = None
-    polygons: list[Ring] | None = None
-    holes: list[Ring] | None = None
+    mask_format: MaskFormat = "rle"
+    compressed: str | None = None
+    outline: Outline | None = None
     png: str | None = None
     logits: str | None = None
+
+    # Lists are made of arrays when a mask is written, and go with it: a picture's masks have millions of numbers.
+    # So many objects hold everybody up when they are collected, and when they are freed.
+
+    @property
+    def counts(self) -> str | list[int] | None:
+        """The RLE that is sent, if any."""
+        return self.runs.lengths.tolist() if self.mask_format == "rle_uncompressed" else self.compressed
+
+    @property
+    def polygons(self) -> list[Ring] | None:
+        """The outer rings that are sent, if any."""
+        return [ring.tolist() for ring in self.outline.outer] if self.outline else None
+
+    @property
+    def holes(self) -> list[Ring] | None:
+        """The holes that are sent, if any."""
+        return [ring.tolist() for ring in self.outline.holes] if self.outline else None
+
+    @property
+    def numbers(self) -> int:
+        """How many there are in lists."""
+        rings = (*self.outline.outer, *self.outline.holes) if self.outline else ()
+        runs = len(self.runs.lengths) if self.mask_format == "rle_uncompressed" else 0
+        return runs + sum(ring.size for ring in rings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +156,6 @@ def written_mask(
 ) -> MaskAnswer:
     """Return a mask in the requested format, which for polygons needs its outline."""
     sent, bounds = crop(mask) if options.bounds else (mask, None)
-    counts: str | list[int] | None = None
-    if options.mask_format == "rle":
-        counts = encode_counts(sent.lengths)
-    elif options.mask_format == "rle_uncompressed":
-        counts = sent.lengths.tolist()
     return MaskAnswer(
         iou=round(min(max(iou, 0.0), 1.0), 6),
         stability=round(float(stability), 6),
@@ -144,9 +164,9 @@ def written_mask(
         size=(sent.height, sent.width),
         runs=sent,
         bounds=bounds,
-        counts=counts,
-        polygons=[ring.tolist() for ring in polygons.outer] if polygons else None,
-        holes=[ring.tolist() for ring in polygons.holes] if polygons else None,
+        mask_format=options.mask_format,
+        compressed=encode_counts(sent.lengths) if options.mask_format == "rle" else None,
+        outline=polygons,
         png=base64.b64encode(png(sent)).decode("ascii") if options.mask_format == "png" else None,
         logits=logits,
     )

@@ -79,7 +79,7 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
         body = b""  # what was parsed is held instead: a file in a form is a copy
         wish = wanted.wish(default_thresholds(settings.model), format_options(wanted))
 
-        async def story(report: Report) -> str:
+        async def story(report: Report) -> bytes:
             image_id, found = await service.everything(
                 picture, wish, tenant=tenant, times=times, share=share, report=report
             )
@@ -89,7 +89,7 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
 
         if not wants_lines(request):
             content = await while_connected(request.receive, story(lambda _progress, _found: None))
-            return timed_json(content.encode(), times)
+            return timed_json(content, times)
         steps = Steps(story)
         return await begin_lines(
             request, steps.lines(), held.pop_all(), last=steps.result, patience_s=settings.deadline_s

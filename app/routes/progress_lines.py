@@ -10,7 +10,7 @@ from starlette.requests import Request
 from app.routes.line_replies import MEDIA_TYPE
 from app.service.search import Report
 
-Work: TypeAlias = Callable[[Report], Coroutine[None, None, str]]
+Work: TypeAlias = Callable[[Report], Coroutine[None, None, bytes]]
 """Is called with what it reports its steps to, and returns its result."""
 
 
@@ -27,7 +27,7 @@ class Steps:
         self._work = work
         self._newest: str | None = None
         self._changed = asyncio.Event()
-        self._running: asyncio.Task[str]
+        self._running: asyncio.Task[bytes]
 
     async def lines(self) -> AsyncGenerator[str, None]:
         """Do the work, and yield its steps. Closing ends it. Raises what it raises before its first step."""
@@ -43,7 +43,7 @@ class Steps:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def result(self) -> str:
+    async def result(self) -> bytes:
         """Return what the work returned, after its last step. Raises what it raised."""
         return await self._running
 

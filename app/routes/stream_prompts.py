@@ -118,7 +118,7 @@ class PromptTalk:
             mistake = ServiceError("Internal error; see the server's log for this request id.")
             await self._refuse(body.tag, mistake)
             return
-        await self._send(f'{{"tag":{json.dumps(body.tag)},{reply[1:]}')
+        await self._send(f'{{"tag":{json.dumps(body.tag)},{reply[1:].decode()}')
         self._service.metrics.observe_stages(times.seconds)
         self._service.metrics.request_seconds.labels(ROUTE).observe(perf_counter() - item.arrived_at)
         self._count(200)

@@ -206,8 +206,8 @@ async def _streamed(
     return await begin_lines(request, lines, held.pop_all(), last=_done, patience_s=patience_s)
 
 
-async def _done() -> str:
-    return '{"done":true}'
+async def _done() -> bytes:
+    return b'{"done":true}'
 
 
 async def _lines(

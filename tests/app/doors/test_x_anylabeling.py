@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from app.codecs.answers import MaskAnswer
 from app.doors import x_anylabeling
 from app.settings import Settings
-from model.masks.runs import Runs
+from model.masks.outlines import Outline
+from model.masks.runs import Ring, Runs
 from tests.fakes import SINGLE_IOU, Served, disc_mask, picture, serving
 
 pytestmark = pytest.mark.usefixtures("either_service")
@@ -144,8 +145,8 @@ async def test_without_marks_there_are_no_shapes_and_nothing_is_embedded() -> No
 
 
 def test_specks_and_rings_within_rings_are_no_objects() -> None:
-    def square(x: float, y: float, side: float) -> list[list[float]]:
-        return [[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
+    def square(x: float, y: float, side: float) -> Ring:
+        return np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]])
 
     mask = MaskAnswer(
         iou=0.5,
@@ -154,12 +155,14 @@ def test_specks_and_rings_within_rings_are_no_objects() -> None:
         bbox=(0, 0, 1, 1),
         size=(400, 400),
         runs=Runs(400, 400, np.array([160_000])),
-        polygons=[square(0, 0, 100), square(40, 40, 20), square(200, 0, 50), square(300, 300, 9)],
-        holes=[square(30, 30, 40)],
+        outline=Outline(
+            [square(0, 0, 100), square(40, 40, 20), square(200, 0, 50), square(300, 300, 9)],
+            [square(30, 30, 40)],
+        ),
     )
     found = x_anylabeling._objects(mask, fraction=0.001)
     assert [shape["points"][0] for shape in found] == [[0, 0], [200, 0]]
-    empty = replace(mask, area=0, bbox=(0, 0, 0, 0), polygons=[], holes=[])
+    empty = replace(mask, area=0, bbox=(0, 0, 0, 0), outline=Outline([], []))
     assert x_anylabeling._objects(empty, fraction=0.001) == []
 
 

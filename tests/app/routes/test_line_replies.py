@@ -96,6 +96,23 @@ async def test_what_the_work_raises_is_said_and_logged_whatever_it_is(
     assert reader.sent[-1]["more_body"]
 
 
+@with_service
+async def test_the_end_of_a_long_line_is_sent_apart_and_not_copied(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_replies, "_COPIED_BYTES", 20)
+    track = await begin(served)
+    await click(served, track)
+    reader = Reader()
+    await reader.propagate(served, track)
+    bodies = [each["body"] for each in reader.sent if each["type"] == "http.response.body"]
+    *frames, last, end = b"".join(bodies).split(b"\n")
+    assert [json.loads(each)["frame"] for each in frames] == [0, 1, 2, 3]
+    assert (json.loads(last), end) == ({"done": True}, b"")
+    assert bodies[1::2] == [b"\n"] * 4
+    assert not reader.sent[-1]["more_body"]
+
+
 async def test_a_timeout_of_the_story_is_not_taken_for_a_client_that_is_gone() -> None:
     async def story() -> None:
         raise TimeoutError("of a database")
