@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps
 
-from sam2_client.deep_colour import deep_colour
+from sam2_client.deep_pictures import deep_picture, is_deep, shades
 from sam2_client.errors import PictureChanged
 from sam2_client.picture_files import stored_orientation, without_metadata
 
@@ -105,7 +105,7 @@ def open_picture(source: PictureSource) -> Image.Image:
     with Image.open(io.BytesIO(plain)) as image:
         if image.format == "GIF":
             return _within_frame(image)
-        shown = deep_colour(image, plain) or image
+        shown = deep_picture(image, plain) or image
         if orientation is None:  # Pillow knows what TIFF and AVIF say
             return _to_rgb(ImageOps.exif_transpose(shown))
         return _to_rgb(shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown)
@@ -123,12 +123,8 @@ def _within_frame(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, np.float64)
-        finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-        scaled = (np.clip(values, low, high) - low) * (255 / max(high - low, 1e-9))
-        image = Image.fromarray(np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8))
+    if is_deep(image):
+        image = Image.fromarray(shades(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
