@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sam2_client.deep_pictures import deep_picture, is_deep, shades
 from sam2_client.errors import PictureChanged
@@ -93,7 +93,8 @@ def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
     Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. More than
-    8 bits are scaled from the picture's own finite minimum and maximum to 0..255: grey, and colour of 16 bits.
+    8 bits are scaled from the picture's own finite minimum and maximum to 0..255. Raises OSError for what is cut off,
+    and for what Pillow cannot read or reads otherwise than the service.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -102,10 +103,21 @@ def open_picture(source: PictureSource) -> Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
     plain = without_metadata(data)
-    with Image.open(io.BytesIO(plain)) as image:
+    try:
+        return _decoded(plain, orientation)
+    except (UnidentifiedImageError, ValueError) as error:
+        what = "the picture" if isinstance(source, bytes) else source
+        raise OSError(
+            f"{what} cannot be shown here: Pillow cannot read this kind of picture, which the service may read all "
+            "the same; convert it to PNG"
+        ) from error
+
+
+def _decoded(data: bytes, orientation: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
         if image.format == "GIF":
             return _within_frame(image)
-        shown = deep_picture(image, plain) or image
+        shown = deep_picture(image, data) or image
         if orientation is None:  # Pillow knows what TIFF and AVIF say
             return _to_rgb(ImageOps.exif_transpose(shown))
         return _to_rgb(shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from client_server import Served
 from PIL import Image
 
 import sam2_client
 from sam2_client import Client
 from sam2_client.pictures import Picture, open_picture
-from tests.app.codecs.small_pictures import gif_of_a_small_frame
+from tests.app.codecs.small_pictures import decoded, gif_of_a_small_frame
+from tests.app.codecs.test_cut_off import run_length_bmp
 
 
 def test_embeds_a_path_and_its_bytes_as_one_picture(client: Client, truck: Path) -> None:
@@ -106,3 +108,14 @@ def test_values_that_are_not_finite_do_not_darken_the_others(value: float, shown
 def test_where_the_first_frame_of_a_gif_leaves_the_screen_free_is_white(transparent: int | None) -> None:
     data, expected = gif_of_a_small_frame(transparent)
     assert np.array_equal(np.asarray(open_picture(data)), expected)
+
+
+@pytest.mark.parametrize("numbers", [np.float64, np.uint64])
+def test_what_pillow_does_not_read_is_refused_in_words(numbers: type[np.generic], tmp_path: Path) -> None:
+    path = tmp_path / "deep.tif"
+    tifffile.imwrite(path, np.arange(24).reshape(4, 6).astype(numbers))
+    assert decoded(path.read_bytes()).shape == (4, 6, 3)
+    with pytest.raises(OSError, match=r"deep\.tif cannot be shown here: Pillow .*convert it to PNG"):
+        open_picture(path)
+    with pytest.raises(OSError, match="the picture cannot be shown here"):
+        open_picture(run_length_bmp(b"\4\x12\0\0\0\3\x34\x50\0\0\3\x67\0\1", bits=4))
