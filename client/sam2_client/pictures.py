@@ -39,6 +39,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ANY_DATA = bytes(range(1, 255))  # a JPEG that has all its pixels shows none of it
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
@@ -93,8 +94,8 @@ def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
     Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. More than
-    8 bits are scaled from the picture's own finite minimum and maximum to 0..255. Raises OSError for what is cut off,
-    and for what Pillow cannot read or reads otherwise than the service.
+    8 bits are scaled from the picture's own finite minimum and maximum to 0..255. Raises OSError for what is cut
+    off, and for what Pillow cannot read or reads otherwise than the service.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -111,6 +112,11 @@ def open_picture(source: PictureSource) -> Image.Image:
             f"{what} cannot be shown here: Pillow cannot read this kind of picture, which the service may read all "
             "the same; convert it to PNG"
         ) from error
+    except OSError:
+        whole = _without_end(plain, orientation)
+        if whole is None:
+            raise
+        return whole
 
 
 def _decoded(data: bytes, orientation: int | None) -> Image.Image:
@@ -121,6 +127,15 @@ def _decoded(data: bytes, orientation: int | None) -> Image.Image:
         if orientation is None:  # Pillow knows what TIFF and AVIF say
             return _to_rgb(ImageOps.exif_transpose(shown))
         return _to_rgb(shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown)
+
+
+def _without_end(data: bytes, orientation: int | None) -> Image.Image | None:
+    """Return the picture of a JPEG that lacks only its end; None if it lacks pixels: then they are what follows."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    rest = data.removesuffix(b"\xff")
+    shown, other = (_decoded(rest + end + b"\xff\xd9", orientation) for end in (b"", _ANY_DATA))
+    return shown if shown.tobytes() == other.tobytes() else None
 
 
 def _within_frame(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ import sam2_client
 from sam2_client import Client
 from sam2_client.pictures import Picture, open_picture
 from tests.app.codecs.small_pictures import decoded, gif_of_a_small_frame
-from tests.app.codecs.test_cut_off import run_length_bmp
+from tests.app.codecs.test_cut_off import JPEGS, run_length_bmp
 
 
 def test_embeds_a_path_and_its_bytes_as_one_picture(client: Client, truck: Path) -> None:
@@ -119,3 +119,24 @@ def test_what_pillow_does_not_read_is_refused_in_words(numbers: type[np.generic]
         open_picture(path)
     with pytest.raises(OSError, match="the picture cannot be shown here"):
         open_picture(run_length_bmp(b"\4\x12\0\0\0\3\x34\x50\0\0\3\x67\0\1", bits=4))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("ending", [b"", b"\xff", bytes(500)], ids=["nothing", "half", "zeros"])
+def test_a_jpeg_that_lacks_only_its_end_is_what_the_service_sees(kind: str, ending: bytes) -> None:
+    data = JPEGS[kind][:-2] + (ending if "zeros" not in kind else b"")
+    seen = decoded(data).astype(int)
+    assert np.abs(np.asarray(open_picture(data)).astype(int) - seen).max() <= 1
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(seen.astype(np.uint8)).save(file, "JPEG", exif=turned)
+    assert open_picture(file.getvalue()[:-2]).size == seen.shape[:2]
+
+
+@pytest.mark.parametrize("part", [0.5, 0.8, 0.95, 0.98])
+@pytest.mark.parametrize("kind", [kind for kind in JPEGS if "flat" not in kind])
+def test_a_jpeg_without_its_last_rows_is_not_shown(kind: str, part: float) -> None:
+    data = JPEGS[kind]
+    with pytest.raises(OSError, match="truncated"):
+        open_picture(data[: int(len(data) * part)])
