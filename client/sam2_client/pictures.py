@@ -39,6 +39,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PNG_DEPTH = 24  # where the file says how many bits a sample has
 _ANY_DATA = bytes(range(1, 255))  # a JPEG that has all its pixels shows none of it
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
@@ -123,6 +124,10 @@ def _decoded(data: bytes, orientation: int | None) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
         if image.format == "GIF":
             return _within_frame(image)
+        if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+            # Pillow scales samples of 2 and 4 bits to 8, and the value that is transparent it does not
+            most = (1 << data[_PNG_DEPTH]) - 1
+            image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
         shown = deep_picture(image, data) or image
         if orientation is None:  # Pillow knows what TIFF and AVIF say
             return _to_rgb(ImageOps.exif_transpose(shown))

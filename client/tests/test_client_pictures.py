@@ -14,6 +14,7 @@ from sam2_client import Client
 from sam2_client.pictures import Picture, open_picture
 from tests.app.codecs.small_pictures import decoded, gif_of_a_small_frame
 from tests.app.codecs.test_cut_off import JPEGS, run_length_bmp
+from tests.app.codecs.test_png import chunk, png
 
 
 def test_embeds_a_path_and_its_bytes_as_one_picture(client: Client, truck: Path) -> None:
@@ -140,3 +141,12 @@ def test_a_jpeg_without_its_last_rows_is_not_shown(kind: str, part: float) -> No
     data = JPEGS[kind]
     with pytest.raises(OSError, match="truncated"):
         open_picture(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_of_any_depth_is_white(depth: int) -> None:
+    grey = np.arange(2**depth).reshape(1, -1, 1)
+    for value in range(2**depth):
+        data = png(grey, 0, depth, chunk(b"tRNS", value.to_bytes(2, "big")))
+        assert np.array_equal(np.asarray(open_picture(data)), decoded(data))
+        assert open_picture(data).getpixel((value, 0)) == (255, 255, 255)
