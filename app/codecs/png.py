@@ -69,6 +69,8 @@ class _Parts:
         self.size: tuple[int, int] = (width, height)
         if not width or not height or self.kind not in _SAMPLES:
             raise InvalidImage("The header of this PNG picture is broken or empty. Save it again.")
+        if self.kind == _PALETTE and all(len(kept) < 15 or kept[4:8] != b"PLTE" for kept in self.kept):
+            raise InvalidImage("The PNG has no palette before its pixels, which need one. Save it again.")
         if self.kind == _PALETTE and self._transparent:
             self.kept.append(_chunk(b"tRNS", self._transparent[:256]))
         # one chunk, because each costs Pillow a few calls; it does not check the sums of these
