@@ -6,6 +6,7 @@ Does not know about servers.
 import hashlib
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -41,6 +42,8 @@ _TURNS = {
 }
 _PNG_DEPTH = 24  # where the file says how many bits a sample has
 _ANY_DATA = bytes(range(1, 255))  # a JPEG that has all its pixels shows none of it
+_BROKEN = (ValueError, ArithmeticError, AssertionError, LookupError, SyntaxError, TypeError, struct.error)
+"""What Pillow's decoders raise for broken files, besides OSError."""
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
@@ -107,7 +110,7 @@ def open_picture(source: PictureSource) -> Image.Image:
     plain = without_metadata(data)
     try:
         return _decoded(plain, orientation)
-    except (UnidentifiedImageError, ValueError) as error:
+    except (UnidentifiedImageError, *_BROKEN) as error:
         what = "the picture" if isinstance(source, bytes) else source
         raise OSError(
             f"{what} cannot be shown here: Pillow cannot read this kind of picture, which the service may read all "

@@ -150,3 +150,18 @@ def test_a_transparent_grey_of_any_depth_is_white(depth: int) -> None:
         data = png(grey, 0, depth, chunk(b"tRNS", value.to_bytes(2, "big")))
         assert np.array_equal(np.asarray(open_picture(data)), decoded(data))
         assert open_picture(data).getpixel((value, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("place", [b"PLTE", b"BM"])
+def test_what_breaks_pillow_is_refused_in_words(place: bytes) -> None:
+    """It raises an AssertionError for a palette that is missing, and an OverflowError for a width below 0."""
+    file = io.BytesIO()
+    Image.new("P", (6, 4)).save(file, "PNG" if place == b"PLTE" else "BMP")
+    data = bytearray(file.getvalue())
+    if place == b"PLTE":
+        at = data.index(place) - 4
+        del data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
+    else:
+        data[18:22] = b"\xfc\xff\xff\xff"
+    with pytest.raises(OSError, match="the picture cannot be shown here"):
+        open_picture(bytes(data))
