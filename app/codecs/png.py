@@ -54,7 +54,7 @@ class _Parts:
         self._pixels: list[memoryview] = []
         view = memoryview(data)  # pixels are copied once, into the file for Pillow
         for name, start, end in counted(_chunks(data), most=MAX_PNG_CHUNKS, of="PNG", parts="chunks"):
-            if name == b"tRNS" and not self._transparent:
+            if name == b"tRNS" and not self._transparent and _is_whole(data, start, end):
                 self._transparent = data[start + 8 : end - 4]
             elif name == b"eXIf" and not self.exif and not self._pixels and _is_whole(data, start, end):
                 self.exif = data[start + 8 : end - 4]
@@ -138,7 +138,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_whole(data: bytes, start: int, end: int) -> bool:
-    """Whether the checksum of a chunk is right. Browsers ignore EXIF with a wrong one, or after the pixels."""
+    """Whether the checksum of a chunk is right. Browsers ignore EXIF and tRNS with a wrong one."""
     return data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4]))
 
 

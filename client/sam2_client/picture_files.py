@@ -42,7 +42,11 @@ def without_metadata(data: bytes) -> bytes:
         kept += [data[start:end] for kind, start, end in parts if not _is_metadata(kind[0])]
     elif data.startswith(_PNG):
         parts, kept = [*_png_chunks(data)], [_PNG]
-        kept += [data[start:end] for kind, start, end in parts if kind in _NEEDED_CHUNKS]
+        kept += [
+            data[start:end]
+            for kind, start, end in parts
+            if kind in _NEEDED_CHUNKS and (kind != b"tRNS" or _is_whole(data, start, end))
+        ]
     else:
         return data
     return b"".join([*kept, data[parts[-1][2] :]]) if parts else data
@@ -100,7 +104,10 @@ def _png_exif(data: bytes) -> Iterator[bytes]:
     for kind, start, end in _png_chunks(data):
         if kind == b"IDAT":
             return
-        if kind == b"eXIf" and data[end - 4 : end] == zlib.crc32(data[start + 4 : end - 4]).to_bytes(
-            4, "big"
-        ):
+        if kind == b"eXIf" and _is_whole(data, start, end):
             yield data[start + 8 : end - 4]
+
+
+def _is_whole(data: bytes, start: int, end: int) -> bool:
+    """Whether the checksum of a chunk is right. Browsers ignore EXIF and tRNS with a wrong one."""
+    return data[end - 4 : end] == zlib.crc32(data[start + 4 : end - 4]).to_bytes(4, "big")

@@ -165,3 +165,8 @@ def test_what_breaks_pillow_is_refused_in_words(place: bytes) -> None:
         data[18:22] = b"\xfc\xff\xff\xff"
     with pytest.raises(OSError, match="the picture cannot be shown here"):
         open_picture(bytes(data))
+
+
+def test_damaged_transparency_has_no_say() -> None:
+    data = png(np.arange(256).reshape(1, -1, 1), 0, 8, chunk(b"tRNS", b"\0\5")[:-4] + b"else")
+    assert np.array_equal(np.asarray(open_picture(data)), decoded(data))

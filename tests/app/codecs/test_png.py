@@ -172,3 +172,12 @@ def test_a_palette_that_is_missing_or_late_is_no_picture() -> None:
     ):
         with pytest.raises(InvalidImage, match="no palette"):
             decoded(broken)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 3])
+def test_damaged_transparency_has_no_say(kind: int) -> None:
+    values = values_of(kind, 8)
+    whole = chunk(b"tRNS", bytes(256) if kind == 3 else struct.pack(f">{SAMPLES[kind]}H", *values[3, 3]))
+    assert (decoded(png(values, kind, 8, whole))[3, 3] == 255).all()
+    damaged = png(values, kind, 8, whole[:-4] + b"else")
+    np.testing.assert_array_equal(decoded(damaged), decoded(png(values, kind, 8)))
