@@ -42,7 +42,16 @@ _TURNS = {
 }
 _PNG_DEPTH = 24  # where the file says how many bits a sample has
 _ANY_DATA = bytes(range(1, 255))  # a JPEG that has all its pixels shows none of it
-_BROKEN = (ValueError, ArithmeticError, AssertionError, LookupError, SyntaxError, TypeError, struct.error)
+_BROKEN = (
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    struct.error,
+)
 """What Pillow's decoders raise for broken files, besides OSError."""
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 

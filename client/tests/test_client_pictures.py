@@ -152,17 +152,20 @@ def test_a_transparent_grey_of_any_depth_is_white(depth: int) -> None:
         assert open_picture(data).getpixel((value, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("place", [b"PLTE", b"BM"])
-def test_what_breaks_pillow_is_refused_in_words(place: bytes) -> None:
-    """It raises an AssertionError for a palette that is missing, and an OverflowError for a width below 0."""
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "AVIF"])
+def test_what_breaks_pillow_is_refused_in_words(kind: str) -> None:
+    """It raises an AssertionError where a palette is missing, others for a width below 0 and for broken pixels."""
     file = io.BytesIO()
-    Image.new("P", (6, 4)).save(file, "PNG" if place == b"PLTE" else "BMP")
+    Image.new("RGB" if kind == "AVIF" else "P", (64, 64)).save(file, kind)
     data = bytearray(file.getvalue())
-    if place == b"PLTE":
-        at = data.index(place) - 4
+    if kind == "PNG":
+        at = data.index(b"PLTE") - 4
         del data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
-    else:
+    elif kind == "BMP":
         data[18:22] = b"\xfc\xff\xff\xff"
+    else:
+        at = data.index(b"mdat") + 16
+        data[at:] = bytes(len(data) - at)
     with pytest.raises(OSError, match="the picture cannot be shown here"):
         open_picture(bytes(data))
 
