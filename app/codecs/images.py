@@ -3,13 +3,14 @@
 Does not know about HTTP, models or stores. Has no state, so any number of threads may decode concurrently.
 """
 
+import ctypes
 import logging
 import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from app.codecs import bmp, containers, jpeg, png, tiff
 from app.codecs.deep import Stretch
@@ -25,6 +26,9 @@ Image.MAX_IMAGE_PIXELS = None
 # because warnings.catch_warnings() in one thread undoes that of another.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+# libtiff would write to the process's stderr, between the lines of the log: of a fax one line for each bad row.
+with suppress(AttributeError, OSError):  # where it is linked into Pillow, as on Windows, it cannot be told
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 Image.init()
 with suppress(ImportError):  # the extra 'heif'
     import pillow_heif

@@ -54,7 +54,7 @@ class _Parts:
         self._pixels: list[memoryview] = []
         view = memoryview(data)  # pixels are copied once, into the file for Pillow
         for name, start, end in counted(_chunks(data), most=MAX_PNG_CHUNKS, of="PNG", parts="chunks"):
-            if name == b"tRNS" and not self._transparent:
+            if name == b"tRNS" and not self._transparent and _is_whole(data, start, end):
                 self._transparent = data[start + 8 : end - 4]
             elif name == b"eXIf" and not self.exif and not self._pixels and _is_whole(data, start, end):
                 self.exif = data[start + 8 : end - 4]
@@ -69,6 +69,8 @@ class _Parts:
         self.size: tuple[int, int] = (width, height)
         if not width or not height or self.kind not in _SAMPLES:
             raise InvalidImage("The header of this PNG picture is broken or empty. Save it again.")
+        if self.kind == _PALETTE and all(len(kept) < 15 or kept[4:8] != b"PLTE" for kept in self.kept):
+            raise InvalidImage("The PNG has no palette before its pixels, which need one. Save it again.")
         if self.kind == _PALETTE and self._transparent:
             self.kept.append(_chunk(b"tRNS", self._transparent[:256]))
         # one chunk, because each costs Pillow a few calls; it does not check the sums of these
@@ -136,7 +138,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_whole(data: bytes, start: int, end: int) -> bool:
-    """Whether the checksum of a chunk is right. Browsers ignore EXIF with a wrong one, or after the pixels."""
+    """Whether the checksum of a chunk is right. Browsers ignore EXIF and tRNS with a wrong one."""
     return data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[start + 4 : end - 4]))
 
 

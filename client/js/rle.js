@@ -12,13 +12,13 @@ export function decodeRuns(counts, pixels) {
   const ends = new Uint32Array(counts.length);
   let runs = 0, last = 0, one = 0, two = 0;
   for (let at = 0; at < counts.length;) {
-    let length = 0, shift = 0, group;
+    let length = 0, unit = 1, group;
     do {
       group = counts.charCodeAt(at++) - 48;
-      length |= (group & 0x1f) << shift;
-      shift += 5;
+      length += (group & 0x1f) * unit; // by shifts, what has more than 32 bits would be cut off
+      unit *= 32;
     } while (group & 0x20);
-    if (group & 0x10) length |= -1 << shift;
+    if (group & 0x10) length -= unit;
     if (runs > 2) length += two; // stored as the difference to the run two before
     two = one;
     one = length;

@@ -13,6 +13,7 @@ _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _JFIF, _ADOBE, _COMMENT = 0xE0, 0xEE, 0xFE  # the first two say how the colours are stored
+_ALONE = {0, 1, *range(0xD0, 0xD9)}  # markers without a length, and 0, which is none
 
 Part = tuple[bytes, int, int]
 """Kind, start and end of a part of a file."""
@@ -41,7 +42,11 @@ def without_metadata(data: bytes) -> bytes:
         kept += [data[start:end] for kind, start, end in parts if not _is_metadata(kind[0])]
     elif data.startswith(_PNG):
         parts, kept = [*_png_chunks(data)], [_PNG]
-        kept += [data[start:end] for kind, start, end in parts if kind in _NEEDED_CHUNKS]
+        kept += [
+            data[start:end]
+            for kind, start, end in parts
+            if kind in _NEEDED_CHUNKS and (kind != b"tRNS" or _is_whole(data, start, end))
+        ]
     else:
         return data
     return b"".join([*kept, data[parts[-1][2] :]]) if parts else data
@@ -69,15 +74,18 @@ def _of_exif(block: bytes) -> int:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[Part]:
-    """Yield the segments before the pixels."""
+    """Yield the segments before the pixels. What lies between them is left out, as by libjpeg and browsers."""
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    while 0 <= (at := data.find(b"\xff", at)) <= len(data) - 4:
         marker = data[at + 1 : at + 2]
         if marker == b"\xff":  # fill
             at += 1
             continue
         if marker in (b"\xda", b"\xd9"):  # the pixels, or the end
             return
+        if marker[0] in _ALONE:
+            at += 2
+            continue
         end = max(at + 2 + int.from_bytes(data[at + 2 : at + 4], "big"), at + 2)
         yield marker, at, end
         at = end
@@ -96,7 +104,10 @@ def _png_exif(data: bytes) -> Iterator[bytes]:
     for kind, start, end in _png_chunks(data):
         if kind == b"IDAT":
             return
-        if kind == b"eXIf" and data[end - 4 : end] == zlib.crc32(data[start + 4 : end - 4]).to_bytes(
-            4, "big"
-        ):
+        if kind == b"eXIf" and _is_whole(data, start, end):
             yield data[start + 8 : end - 4]
+
+
+def _is_whole(data: bytes, start: int, end: int) -> bool:
+    """Whether the checksum of a chunk is right. Browsers ignore EXIF and tRNS with a wrong one."""
+    return data[end - 4 : end] == zlib.crc32(data[start + 4 : end - 4]).to_bytes(4, "big")

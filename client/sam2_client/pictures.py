@@ -6,15 +6,16 @@ Does not know about servers.
 import hashlib
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from sam2_client.deep_colour import deep_colour
+from sam2_client.deep_pictures import deep_picture, is_deep, shades
 from sam2_client.errors import PictureChanged
 from sam2_client.picture_files import stored_orientation, without_metadata
 
@@ -39,6 +40,19 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PNG_DEPTH = 24  # where the file says how many bits a sample has
+_ANY_DATA = bytes(range(1, 255))  # a JPEG that has all its pixels shows none of it
+_BROKEN = (
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    struct.error,
+)
+"""What Pillow's decoders raise for broken files, besides OSError."""
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
 
 
@@ -93,7 +107,8 @@ def open_picture(source: PictureSource) -> Image.Image:
     """Return the picture in RGB, as the service sees it.
 
     Files are turned as browsers turn them; PIL images are not. Transparent pixels are blended with white. More than
-    8 bits are scaled from the picture's own finite minimum and maximum to 0..255: grey, and colour of 16 bits.
+    8 bits are scaled from the picture's own finite minimum and maximum to 0..255. Raises OSError for what is cut
+    off, and for what Pillow cannot read or reads otherwise than the service.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
@@ -102,13 +117,42 @@ def open_picture(source: PictureSource) -> Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
     plain = without_metadata(data)
-    with Image.open(io.BytesIO(plain)) as image:
+    try:
+        return _decoded(plain, orientation)
+    except (UnidentifiedImageError, *_BROKEN) as error:
+        what = "the picture" if isinstance(source, bytes) else source
+        raise OSError(
+            f"{what} cannot be shown here: Pillow cannot read this kind of picture, which the service may read all "
+            "the same; convert it to PNG"
+        ) from error
+    except OSError:
+        whole = _without_end(plain, orientation)
+        if whole is None:
+            raise
+        return whole
+
+
+def _decoded(data: bytes, orientation: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
         if image.format == "GIF":
             return _within_frame(image)
-        shown = deep_colour(image, plain) or image
+        if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+            # Pillow scales samples of 2 and 4 bits to 8, and the value that is transparent it does not
+            most = (1 << data[_PNG_DEPTH]) - 1
+            image.info["transparency"] = (image.info["transparency"] & most) * 255 // most
+        shown = deep_picture(image, data) or image
         if orientation is None:  # Pillow knows what TIFF and AVIF say
             return _to_rgb(ImageOps.exif_transpose(shown))
         return _to_rgb(shown.transpose(_TURNS[orientation]) if orientation in _TURNS else shown)
+
+
+def _without_end(data: bytes, orientation: int | None) -> Image.Image | None:
+    """Return the picture of a JPEG that lacks only its end; None if it lacks pixels: then they are what follows."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    rest = data.removesuffix(b"\xff")
+    shown, other = (_decoded(rest + end + b"\xff\xd9", orientation) for end in (b"", _ANY_DATA))
+    return shown if shown.tobytes() == other.tobytes() else None
 
 
 def _within_frame(image: Image.Image) -> Image.Image:
@@ -123,12 +167,8 @@ def _within_frame(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, np.float64)
-        finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-        scaled = (np.clip(values, low, high) - low) * (255 / max(high - low, 1e-9))
-        image = Image.fromarray(np.rint(np.nan_to_num(scaled, nan=0.0)).astype(np.uint8))
+    if is_deep(image):
+        image = Image.fromarray(shades(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

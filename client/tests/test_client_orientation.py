@@ -9,6 +9,7 @@ from PIL import Image
 from sam2_client import Client
 from sam2_client.picture_files import stored_orientation
 from sam2_client.pictures import open_picture
+from tests.app.codecs.small_pictures import decoded
 from tests.oriented_files import OrientedFile, oriented_files, turn, upright
 
 FILES = oriented_files()
@@ -45,6 +46,16 @@ def test_a_file_that_the_service_turns_otherwise_is_not_cut_out_of(client: Clien
         ValueError, match="160 x 120 pixels here, the mask 120 x 160: it is another picture, or"
     ):
         mask.cutout(FILES["JPEG 1"].data)
+
+
+@pytest.mark.parametrize("stray", [b"\0\0", b"\x12\x34\0", b"\xff\1", b"\xff\0\xff"], ids=repr)
+@pytest.mark.parametrize("segment", [b"\xff\xe1", b"\xff\xdb"])
+def test_stray_bytes_between_segments_change_nothing(stray: bytes, segment: bytes) -> None:
+    data = FILES["JPEG 6"].data
+    at = data.index(segment)
+    broken = data[:at] + stray + data[at:]
+    assert decoded(broken).shape == decoded(data).shape
+    assert open_picture(broken) == open_picture(data)
 
 
 def test_headers_without_an_end_are_no_orientation() -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from client_server import Served
 from PIL import Image
 
 import sam2_client
 from sam2_client import Client
 from sam2_client.pictures import Picture, open_picture
-from tests.app.codecs.small_pictures import gif_of_a_small_frame
+from tests.app.codecs.small_pictures import decoded, gif_of_a_small_frame
+from tests.app.codecs.test_cut_off import JPEGS, run_length_bmp
+from tests.app.codecs.test_png import chunk, png
 
 
 def test_embeds_a_path_and_its_bytes_as_one_picture(client: Client, truck: Path) -> None:
@@ -106,3 +109,67 @@ def test_values_that_are_not_finite_do_not_darken_the_others(value: float, shown
 def test_where_the_first_frame_of_a_gif_leaves_the_screen_free_is_white(transparent: int | None) -> None:
     data, expected = gif_of_a_small_frame(transparent)
     assert np.array_equal(np.asarray(open_picture(data)), expected)
+
+
+@pytest.mark.parametrize("numbers", [np.float64, np.uint64])
+def test_what_pillow_does_not_read_is_refused_in_words(numbers: type[np.generic], tmp_path: Path) -> None:
+    path = tmp_path / "deep.tif"
+    tifffile.imwrite(path, np.arange(24).reshape(4, 6).astype(numbers))
+    assert decoded(path.read_bytes()).shape == (4, 6, 3)
+    with pytest.raises(OSError, match=r"deep\.tif cannot be shown here: Pillow .*convert it to PNG"):
+        open_picture(path)
+    with pytest.raises(OSError, match="the picture cannot be shown here"):
+        open_picture(run_length_bmp(b"\4\x12\0\0\0\3\x34\x50\0\0\3\x67\0\1", bits=4))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("ending", [b"", b"\xff", bytes(500)], ids=["nothing", "half", "zeros"])
+def test_a_jpeg_that_lacks_only_its_end_is_what_the_service_sees(kind: str, ending: bytes) -> None:
+    data = JPEGS[kind][:-2] + (ending if "zeros" not in kind else b"")
+    seen = decoded(data).astype(int)
+    assert np.abs(np.asarray(open_picture(data)).astype(int) - seen).max() <= 1
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(seen.astype(np.uint8)).save(file, "JPEG", exif=turned)
+    assert open_picture(file.getvalue()[:-2]).size == seen.shape[:2]
+
+
+@pytest.mark.parametrize("part", [0.5, 0.8, 0.95, 0.98])
+@pytest.mark.parametrize("kind", [kind for kind in JPEGS if "flat" not in kind])
+def test_a_jpeg_without_its_last_rows_is_not_shown(kind: str, part: float) -> None:
+    data = JPEGS[kind]
+    with pytest.raises(OSError, match="truncated"):
+        open_picture(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_of_any_depth_is_white(depth: int) -> None:
+    grey = np.arange(2**depth).reshape(1, -1, 1)
+    for value in range(2**depth):
+        data = png(grey, 0, depth, chunk(b"tRNS", value.to_bytes(2, "big")))
+        assert np.array_equal(np.asarray(open_picture(data)), decoded(data))
+        assert open_picture(data).getpixel((value, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "AVIF"])
+def test_what_breaks_pillow_is_refused_in_words(kind: str) -> None:
+    """It raises an AssertionError where a palette is missing, others for a width below 0 and for broken pixels."""
+    file = io.BytesIO()
+    Image.new("RGB" if kind == "AVIF" else "P", (64, 64)).save(file, kind)
+    data = bytearray(file.getvalue())
+    if kind == "PNG":
+        at = data.index(b"PLTE") - 4
+        del data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
+    elif kind == "BMP":
+        data[18:22] = b"\xfc\xff\xff\xff"
+    else:
+        at = data.index(b"mdat") + 16
+        data[at:] = bytes(len(data) - at)
+    with pytest.raises(OSError, match="the picture cannot be shown here"):
+        open_picture(bytes(data))
+
+
+def test_damaged_transparency_has_no_say() -> None:
+    data = png(np.arange(256).reshape(1, -1, 1), 0, 8, chunk(b"tRNS", b"\0\5")[:-4] + b"else")
+    assert np.array_equal(np.asarray(open_picture(data)), decoded(data))

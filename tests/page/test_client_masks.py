@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from app.codecs.rle import encode_counts
 from tests.page.web_tools import WebTool
 from tests.rasters import HARD, rasterised
 
@@ -89,3 +90,9 @@ def test_a_mask_of_another_size_is_refused(tool: WebTool) -> None:
     broken = WIRE[2] | {"rle": WIRE[2]["rle"] | {"size": [37, 54]}}
     said = tool.run("try { new Mask(given[0]).ends } catch (error) { return String(error) }", broken)
     assert said == "RangeError: The mask has 1961 pixels, but the picture has 1998."
+
+
+@pytest.mark.parametrize("runs", [[5, 2**30 + 7, 3, 1, 9], [3 * 10**9, 5, 6], [7, 2**32 - 20, 1, 2, 1, 2]])
+def test_runs_of_billions_of_pixels_keep_their_ends(tool: WebTool, runs: list[int]) -> None:
+    wire = WIRE[0] | {"rle": {"size": [1, sum(runs)], "counts": encode_counts(np.array(runs))}}
+    assert tool.run("return [...new Mask(given[0]).ends]", wire) == np.cumsum(runs).tolist()

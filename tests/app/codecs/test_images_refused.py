@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.codecs.images import decode_image
+from app.codecs.tiff_tags import Directory, Tag
 from app.errors import ImageTooLarge, InvalidImage, ServiceError
 from tests.app.codecs.small_pictures import encoded, exif, filled, gradient, with_tag
 
@@ -222,6 +224,21 @@ def test_what_strangers_send_is_not_logged(caplog: pytest.LogCaptureFixture) -> 
     with pytest.raises(InvalidImage):
         decode_image(with_tag(WHOLE["TIFF"], 277, 5_000), max_pixels=MEGAPIXEL)
     assert not caplog.records
+
+
+def test_libtiff_writes_nothing_of_what_strangers_send(capfd: pytest.CaptureFixture[str]) -> None:
+    """It would write a line for each row of a fax that it cannot read, and one for most other damage."""
+    random = np.random.default_rng(0)
+    for compression in ("group3", "group4", "tiff_lzw", "tiff_adobe_deflate"):
+        noise = Image.fromarray(random.integers(0, 2, (40, 64)).astype(bool))
+        if compression.startswith("tiff"):
+            noise = noise.convert("L")
+        data = encoded(noise, "TIFF", compression=compression)
+        directory = Directory(data)
+        at, length = directory.one(Tag.STRIP_OFFSETS, 0), directory.one(Tag.STRIP_BYTES, 0)
+        with suppress(InvalidImage):
+            decode_image(patched(data, at, random.bytes(length)), max_pixels=MEGAPIXEL)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:

@@ -157,3 +157,27 @@ def test_rows_of_zeros_are_whole(kind: int, depth: int, interlaced: bool) -> Non
 def test_low_interlaced_pictures_are_whole(height: int) -> None:
     values = values_of(2, 8)[:height]
     np.testing.assert_array_equal(decoded(png(values, 2, 8, interlaced=True)), values)
+
+
+def test_a_palette_that_is_missing_or_late_is_no_picture() -> None:
+    """Pillow shows such a file black."""
+    whole = png(values_of(3, 8), 3, 8)
+    palette = chunk(b"PLTE", bytes(range(255, -1, -1)) * 3)
+    without = whole.replace(palette, b"")
+    end = whole[-12:]
+    for broken in (
+        without,
+        without.removesuffix(end) + palette + end,
+        whole.replace(palette, chunk(b"PLTE", b"")),
+    ):
+        with pytest.raises(InvalidImage, match="no palette"):
+            decoded(broken)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 3])
+def test_damaged_transparency_has_no_say(kind: int) -> None:
+    values = values_of(kind, 8)
+    whole = chunk(b"tRNS", bytes(256) if kind == 3 else struct.pack(f">{SAMPLES[kind]}H", *values[3, 3]))
+    assert (decoded(png(values, kind, 8, whole))[3, 3] == 255).all()
+    damaged = png(values, kind, 8, whole[:-4] + b"else")
+    np.testing.assert_array_equal(decoded(damaged), decoded(png(values, kind, 8)))
