@@ -73,9 +73,12 @@ def value(text: View, *, most_bytes: int) -> Any:
 
 def _parse(text: bytes) -> Any:
     try:
-        return _DECODER.decode(text.decode())
+        found = _DECODER.decode(text.decode())
+        if isinstance(found, str):
+            found.encode()  # half of a pair of surrogates cannot be sent on
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error) or "it is nested too deeply") from error
+    return found
 
 
 def _refuse(constant: str) -> None:

@@ -99,7 +99,8 @@ def test_single_values() -> None:
     assert value(memoryview(b' "a\\n" '), most_bytes=10) == "a\n"
     assert is_null(memoryview(b" null"))
     assert not is_null(memoryview(b'"null"'))
-    for text in (b"NaN", b"[" * 100_000, b"1" * 5000, b'"12345678901"'):
+    assert value(memoryview(b'"\\ud83d\\ude00"'), most_bytes=20) == "\U0001f600"
+    for text in (b"NaN", b"[" * 100_000, b"1" * 5000, b'"12345678901"', b'"\\ud83d"', b'"\xff"'):
         with pytest.raises(NotJson):
             value(memoryview(text), most_bytes=10 if text[0] == ord('"') else 10**6)
 
