@@ -245,3 +245,14 @@ async def test_noise_is_shaped_by_workers_a_few_masks_at_a_time(monkeypatch: pyt
         assert turns == ["ann"] * number
         turns.clear()
     workers.close()
+
+
+async def test_prompts_of_many_points_make_smaller_batches() -> None:
+    """32 of 200 points take as long as 130 of one, and a click that comes meanwhile waits for two batches."""
+    many = {"point_coords": [[30, 20]] * 256, "point_labels": [1] * 256}
+    async with serving(Settings(batch_prompts=8)) as served:
+        await served.embed(picture(), "truck")
+        for prompt, size in ((CLICK, 8), (many, 2)):
+            served.segmenter.decoded.clear()
+            assert (await served.post("/decode", {"image_id": "truck", "prompts": [prompt] * 16})).is_success
+            assert max(map(len, served.segmenter.decoded)) == size
