@@ -26,13 +26,18 @@ MOST_MEMBERS = 131_072
 
 _PIECE = 2**18
 """Bytes looked at in one step, which takes about half a millisecond."""
+_SHORT = 4096
+"""Bytes for which the set-up of a step of numpy, 0.2 ms, and the sleep after it would cost more than an expression:
+a list of 100,000 small objects took two minutes."""
 _SPACE = b" \t\r\n"
-_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"{[")] = 1
 _STEPS[list(b"}]")] = -1
 _WANTED = bytes(byte in b'{[]}"\\' for byte in range(256))
 """For bytes.translate, which takes a twentieth of the time of numpy's indexing."""
+_MARK = re.compile(rb'"(?:[^"\\]|\\.)*+("?)|[{}\[\],]', re.DOTALL)
+"""A string, whose group is empty if it has no end; a bracket; a comma."""
 _NAME = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*+")[ \t\r\n]*:')
 
 
@@ -68,13 +73,20 @@ def value(text: View, *, most_bytes: int) -> Any:
 
 def _parse(text: bytes) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        found = _DECODER.decode(text.decode())
+        if isinstance(found, str):
+            found.encode()  # half of a pair of surrogates cannot be sent on
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error) or "it is nested too deeply") from error
+    return found
 
 
 def _refuse(constant: str) -> None:
     raise NotJson(f"{constant} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+"""json.loads would make one for each value."""
 
 
 def is_null(text: View) -> bool:
@@ -88,7 +100,7 @@ def _members(text: View, kind: bytes) -> Iterator[View]:
         raise NotJson("an object is expected" if kind == b"{}" else "a list is expected")
     inner = text[start + 1 : end - 1]
     commas = [-1]
-    for comma in _commas(inner):
+    for comma in _commas_of_short(bytes(inner)) if len(inner) <= _SHORT else _commas(inner):
         commas.append(comma)
         if len(commas) > MOST_MEMBERS:
             raise TooMany(f"more than {MOST_MEMBERS} members in one object or list")
@@ -145,6 +157,24 @@ def _commas(text: View) -> Iterator[int]:
         sleep(HAND_OVER_S)
     if depth or inside:
         raise NotJson("it ends within a string" if inside else "a bracket is not closed")
+
+
+def _commas_of_short(text: bytes) -> Iterator[int]:
+    """Yield what `_commas` yields, in one pass without set-up and without a sleep."""
+    depth = 0
+    for mark in _MARK.finditer(text):
+        kind = text[mark.start()]
+        if kind == _QUOTE:
+            if not mark.group(1):
+                raise NotJson("it ends within a string")
+        elif kind != _COMMA:
+            depth += 1 if kind in b"{[" else -1
+            if depth < 0:
+                raise NotJson("a bracket is closed that was not opened")
+        elif not depth:
+            yield mark.start()
+    if depth:
+        raise NotJson("a bracket is not closed")
 
 
 def _without_escapes(codes: Any, at: Any, *, escaped: bool) -> tuple[Any, bool]:

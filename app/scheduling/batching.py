@@ -70,7 +70,8 @@ class Batcher(Generic[Item, Result]):
     `run` gets 1 to `max_batch` items and returns a result for each, in order. If one item fails alone, a
     ServiceError stands instead of its result. A batch takes one item of each share in turn, and within a share one
     item of each call in turn, so neither a busy client nor a large request delays others by more than a batch. With
-    `by_call` a batch is of one call, as large as its caller made it, and calls wait for each other.
+    `by_call` a batch is of one call, as large as its caller made it, and calls wait for each other. An item counts
+    as `weigh` says, at least 1: those that take longer make smaller batches.
 
     At most `max_waiting` items of one share wait, and at most a third more of all shares together (see Shares). An
     item that cannot be done before its deadline at the recent pace is rejected. The exception is a call that finds
@@ -90,6 +91,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: int,
         max_waiting: int,
         by_call: bool = False,
+        weigh: Callable[[Item], float] = lambda _: 1.0,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.priority = priority
@@ -97,7 +99,7 @@ class Batcher(Generic[Item, Result]):
         self._name = name
         self._device = device
         self._max_batch = max_batch
-        self._by_call = by_call
+        self._by_call, self._weigh = by_call, weigh
         self._on_batch = on_batch
         self._calls: dict[str, deque[_Call[Item, Result]]] = {}  # with untaken items, next in turn first
         self._rotation = Rotation()
@@ -161,13 +163,15 @@ class Batcher(Generic[Item, Result]):
     def take(self) -> Callable[[], None] | None:
         """Return the next batch, ready to run: one item of each share in turn. The device holds `changed`."""
         batch: _Batch[Item, Result] = []
-        while self._calls and len(batch) < self._max_batch:
+        weight = 0.0
+        while self._calls and weight < self._max_batch:
             share = self._rotation.next(self._calls)
             line = self._calls[share]
             call = line.popleft()
             taken = min(call.untaken, self._max_batch) if self._by_call else 1
             first = len(call.items) - call.untaken
             batch += [(call, index) for index in range(first, first + taken)]
+            weight += self._weigh(call.items[first])
             call.untaken -= taken
             self._waiting.remove(share, taken)
             if call.untaken:

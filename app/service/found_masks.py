@@ -90,8 +90,9 @@ class Sifting:
     @property
     def is_quick(self) -> bool:
         """As in Decodable."""
-        plain = not self.wish.extras.border and not self.wish.thresholds.min_mask_region_area
-        return plain and is_quick_to_draw(self.embedding)
+        thresholds = self.wish.thresholds
+        plain = not self.wish.extras.border and not thresholds.min_mask_region_area
+        return plain and not thresholds.mask_threshold and is_quick_to_draw(self.embedding)
 
     def shape(self, prediction: Prediction) -> list[Candidate]:
         """Return those masks of the prediction that pass."""

@@ -14,7 +14,7 @@ from app.scheduling.memory import WithinMemory
 from app.scheduling.shares import Workers
 from app.scheduling.watchdog import Watchdog
 from app.segmenter import Segmenter
-from app.service.decodings import Decodable, DecodeBatch, SearchBatch, Shaped
+from app.service.decodings import Decodable, DecodeBatch, SearchBatch, Shaped, weight
 from app.service.encodings import Encodings
 from app.service.picture_rates import PictureRates
 from app.settings import Settings
@@ -138,6 +138,7 @@ def wire(
         priority=0,
         max_batch=settings.batch_prompts,
         max_waiting=settings.max_waiting_prompts,
+        weigh=weight,
         on_batch=partial(metrics.observe_batch, "decode"),
     )
     searcher: Batcher[Decodable[Any], Prediction | Shaped[Any]] = Batcher(

@@ -237,4 +237,5 @@ def large_picture() -> bytes:
 
 if __name__ == "__main__":
     _, given_name, given_port, given_seconds, given_key = sys.argv
+    print(flush=True)  # the time begins: on a busy machine, a process needs seconds until here
     print(json.dumps(attack(given_name, Target(int(given_port), float(given_seconds), given_key))))

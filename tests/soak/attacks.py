@@ -89,6 +89,8 @@ async def _run(attack: str, server: Server, seconds: float) -> Seen:
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
         )
+        assert attacking.stdout is not None  # it is a pipe
+        await attacking.stdout.readline()
         clicks = await _click_politely(polite, image_id, until=perf_counter() + seconds)
         after, peak, memory_after = await _loop_lag(polite), server.peak_memory_mib(), server.memory_mib()
         longest = await _longest_lag(polite)

@@ -7,7 +7,7 @@ loop. Does not know how pictures are embedded.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 50_000
 """Pictures that wait, of all runs."""
+MOST_BYTES = 64 * 2**20
+"""Of their addresses and of their tasks' ids: signed addresses may have kilobytes."""
 MOST_RUNS = 64
+_SLICE = 4096
+"""Pictures that are added in one turn of the event loop."""
 _AT_ONCE = 2
 """Pictures of all runs that are fetched or embedded at a time: one is fetched while another is embedded."""
 _TRIES = 20
@@ -33,7 +37,8 @@ Embed = Callable[[Source, Caller], Awaitable[tuple[bool, int]]]
 @dataclass(eq=False)
 class _Run:
     caller: Caller
-    waiting: dict[Source, None] = field(default_factory=dict)
+    waiting: dict[Source, int] = field(default_factory=dict)
+    """With the memory that each takes."""
     embedded: int = 0
     known: int = 0
     failed: int = 0
@@ -58,6 +63,7 @@ class Ahead:
         self._embed = embed
         self._metrics = metrics
         self._runs: dict[Caller, _Run] = {}
+        self._nbytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._clicks = 0
@@ -70,22 +76,46 @@ class Ahead:
         """Pictures that are not embedded yet."""
         return sum(len(run.waiting) for run in self._runs.values())
 
-    def add(self, sources: Iterable[Source], caller: Caller) -> None:
+    async def add(self, sources: Sequence[Source], caller: Caller) -> None:
         """Embed these pictures in the background. Those that wait already are not added again."""
-        run = self._runs.get(caller) or _Run(caller)
-        room = MOST_WAITING - self.waiting if caller in self._runs or len(self._runs) < MOST_RUNS else 0
-        new = [source for source in sources if source not in run.waiting]
-        run.waiting.update(dict.fromkeys(new[:room]))
-        dropped = len(new[room:])
+        dropped, run = 0, None
+        for at in range(0, len(sources), _SLICE):
+            if at:
+                await asyncio.sleep(0)
+            run = self._runs.get(caller) or _Run(caller)
+            dropped += self._add(sources[at : at + _SLICE], run)
+        if run is None:
+            return
         if dropped:
             log.warning("%s; %d more are not, because too many wait already", run, dropped)
-        if run.waiting and caller not in self._runs:
-            self._runs[caller] = run
+        if run.waiting:
+            log.info("%s", run)
+
+    def _add(self, sources: Sequence[Source], run: _Run) -> int:
+        """Let pictures wait. Return how many there is no room for."""
+        is_new = run.caller not in self._runs
+        room = MOST_WAITING - self.waiting if not is_new or len(self._runs) < MOST_RUNS else 0
+        dropped = 0
+        for source in sources:
+            if source in run.waiting:
+                continue
+            nbytes = source.nbytes
+            if room <= 0 or self._nbytes + nbytes > MOST_BYTES:
+                dropped += 1
+                continue
+            run.waiting[source] = nbytes
+            self._nbytes += nbytes
+            room -= 1
+        if run.waiting and is_new:
+            self._runs[run.caller] = run
             task = asyncio.create_task(self._work_off(run))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if run.waiting:
-            log.info("%s", run)
+        return dropped
+
+    def _forget(self, run: _Run) -> None:
+        self._nbytes -= sum(run.waiting.values())
+        run.waiting.clear()
 
     @contextmanager
     def click(self) -> Iterator[None]:
@@ -112,7 +142,7 @@ class Ahead:
                     await self._quiet.wait()
                     source = next(iter(run.waiting))
                     most = await self._try(run, source)
-                    run.waiting.pop(source, None)
+                    self._nbytes -= run.waiting.pop(source, 0)
                 # A picture that may not be fetched fails without waiting, and so do thousands.
                 await asyncio.sleep(0)
                 if most is not None and run.embedded >= most and run.waiting:
@@ -120,7 +150,7 @@ class Ahead:
                         "%s; the rest would push others out of memory, so it is not. SAM2_CACHE_DIR keeps more",
                         run,
                     )
-                    run.waiting.clear()
+                    self._forget(run)
                 elif monotonic() - run.reported_at > _REPORT_S:
                     log.info("%s", run)
                     run.reported_at = monotonic()
@@ -128,6 +158,7 @@ class Ahead:
         except ShuttingDown:
             log.info("%s; stopped, because the server stops", run)
         finally:
+            self._forget(run)
             del self._runs[run.caller]
 
     async def _try(self, run: _Run, source: Source) -> int | None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from app.codecs import json_bodies, json_members
 from app.codecs.json_members import NotJson, View, fields, items
-from app.codecs.long_text import Pieces
+from app.codecs.long_text import Pieces, beginning
 from app.codecs.prompts import MAX_POINTS
 from app.doors.label_studio.label_config import MOST_BYTES, ConfigError, LabelConfig, Picture, read_config
 from app.doors.requests import ToolBody
@@ -22,8 +22,14 @@ from app.routes.field_errors import given_twice, invalid
 from app.routes.schemas import MOST_PROMPTS, LongText
 from app.routes.uploads import parse_json
 
+_MOST_ID = 256
+"""Bytes of the id of a task or a project. Label Studio's are numbers. They are kept while pictures wait."""
+_MOST_ADDRESS = 8 * 2**10
+"""Bytes of the address of a picture, also kept: signed ones of storages have 2 KiB. And of what /setup says."""
 _SHORT = 64 * 2**10
-"""Most bytes of an id or an address."""
+"""Bytes that are parsed as they are: longer ones are pictures, which are read in pieces."""
+MOST_PICTURES = 131_072
+"""Of all tasks of a request. Each becomes an object for each of its Image tags."""
 _SLICE = 2**18
 
 
@@ -95,13 +101,14 @@ def parse_setup(body: bytes) -> SetupBody:
     """Parse the body of /setup. The schema and other fields may be large and are skipped. Raises a ServiceError."""
     try:
         known = fields(memoryview(body))
-        parts = [
-            b'"%s":%s' % (name.encode(), bytes(known[name]))
-            for name in SetupBody.model_fields
-            if name in known and len(known[name]) <= _SHORT
-        ]
     except (NotJson, json_bodies.TooMany, json_bodies.Repeated) as error:
         raise _refusal(error, "body") from error
+    wanted = {name: known[name] for name in SetupBody.model_fields if name in known}
+    for name, text in wanted.items():
+        most = _MOST_ID if name == "project" else _MOST_ADDRESS
+        if len(text) > most:
+            raise invalid(name, f"it has {len(text)} bytes, where at most {most} are expected")
+    parts = [b'"%s":%s' % (name.encode(), bytes(text)) for name, text in wanted.items()]
     return parse_json(SetupBody, b"{%s}" % b",".join(parts))
 
 
@@ -113,16 +120,19 @@ def parse_predict(body: bytes) -> Asked:
         where = "label_config"
         config = read_config(_text(known, "label_config", most_bytes=2 * MOST_BYTES))
         where = "project"
-        project = _text(known, "project", most_bytes=_SHORT) if "project" in known else ""
+        project = _text(known, "project", most_bytes=_MOST_ID) if "project" in known else ""
         where = "params"
         context = _context(known["params"]) if "params" in known else None
         where = "tasks"
         if "tasks" not in known:
             raise NotJson("it is missing")
-        tasks = []
+        tasks, found = [], 0
         for number, task in enumerate(items(known["tasks"])):
             where = f"tasks[{number}]"
-            tasks.append(_task(task, config))
+            tasks.append(read := _task(task, config))
+            found += sum(map(len, read.pictures.values()))
+            if found > MOST_PICTURES:
+                raise json_bodies.TooMany(f"more than {MOST_PICTURES} pictures in one request")
     except (NotJson, ConfigError, json_bodies.TooMany, json_bodies.Repeated) as error:
         raise _refusal(error, where) from error
     return Asked(project, tasks, config, context)
@@ -156,14 +166,12 @@ def _context(params: View) -> Context | None:
 
 def _task(text: View, config: LabelConfig) -> Task:
     known = fields(text)
-    number: Any = json_members.value(known["id"], most_bytes=_SHORT) if "id" in known else ""
+    number: Any = json_members.value(known["id"], most_bytes=_MOST_ID) if "id" in known else ""
     data = fields(known["data"]) if "data" in known else {}
-    pictures = {
-        name: _addresses(data[picture.key], picture)
-        for name, picture in config.pictures.items()
-        if picture.key in data
-    }
-    return Task(str(number), pictures)
+    there = {name: picture for name, picture in config.pictures.items() if picture.key in data}
+    # Once for all tags that show it: a picture in the task itself has megabytes.
+    addresses = {picture: _addresses(data[picture.key], picture) for picture in set(there.values())}
+    return Task(str(number), {name: addresses[picture] for name, picture in there.items()})
 
 
 def _addresses(text: View, picture: Picture) -> list[str | Pieces]:
@@ -176,8 +184,19 @@ def _addresses(text: View, picture: Picture) -> list[str | Pieces]:
 
 def _address(text: View) -> Any:
     if len(text) <= _SHORT:
-        return json_members.value(text, most_bytes=_SHORT)
-    return parse_json(_Inline, b"".join((b'{"picture":', *_slices(text), b"}"))).picture
+        address = json_members.value(text, most_bytes=_SHORT)
+    else:
+        address = parse_json(_Inline, b"".join((b'{"picture":', *_slices(text), b"}"))).picture
+    if len(text) > _MOST_ADDRESS and isinstance(address, str | Pieces) and not is_inline(address):
+        raise NotJson(
+            f"a picture's address has {len(text)} bytes, where at most {_MOST_ADDRESS} are expected"
+        )
+    return address
+
+
+def is_inline(address: str | Pieces) -> bool:
+    """Whether an address is the picture itself, as a data URL. It may have megabytes, and is never kept."""
+    return beginning(address).startswith("data:")
 
 
 def _slices(text: View) -> Iterator[bytes]:

@@ -107,14 +107,9 @@ async def predict(request: Request) -> Response:
     begin_stages(request)
     async with reading_by(request, parse_predict) as asked:
         if asked.context is None:
-            sources = [
-                Source(task.id, address)
-                for task in asked.tasks
-                for addresses in task.pictures.values()
-                for address in addresses
-            ]
-            there = [source for source in sources if not source.is_inline]  # the others are too large to wait
-            _ahead_of(request).add(there, _caller(request, asked.project))
+            caller = _caller(request, asked.project)
+            there = await service.work(partial(_sources, asked), share=caller.share)
+            await _ahead_of(request).add(there, caller)
             empty = json.dumps({"result": [], "score": 0, "model_version": version})
             answers = ",".join([empty] * len(asked.tasks))
             return Response(f'{{"results": [{answers}]}}', media_type="application/json")
@@ -155,6 +150,16 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
             "model_version": version,
         }
         return await json_of(request, lambda: {"results": [answer]})
+
+
+def _sources(asked: Asked) -> list[Source]:
+    sources = (
+        Source(task.id, address)
+        for task in asked.tasks
+        for addresses in task.pictures.values()
+        for address in addresses
+    )
+    return [source for source in sources if not source.is_inline]  # the others are too large to wait
 
 
 def _source(asked: Asked, picture: str, index: int | None) -> Source:

@@ -12,6 +12,16 @@ MOST_BYTES = 2**20
 """Size of a config. The longest ones hold lists of thousands of classes."""
 
 _DEEPEST = 100
+_MOST_TAGS = 65_536
+"""Opened and closed. Each becomes an object."""
+_LONGEST = 65_536
+"""Characters of a tag, or of text: a tag is read in one call, which holds the interpreter lock."""
+_PIECE = 16_384
+"""Characters read in one call: 4 ms for the shortest tags."""
+_MOST_PICTURES = 100
+"""Image tags: each is looked for in each task."""
+_MOST_CONTROLS = 1000
+"""Tags that keep regions: all are looked through for each label."""
 
 Kind: TypeAlias = Literal["bitmasklabels", "brushlabels", "polygonlabels", "rectanglelabels"]
 """Type of a region, and the name of the field with its labels."""
@@ -37,7 +47,7 @@ class Control:
 
     kind: Kind
     name: str
-    pictures: tuple[str, ...]
+    pictures: frozenset[str]
     labels: frozenset[str]
 
 
@@ -73,13 +83,30 @@ def read_config(text: str) -> LabelConfig:
         raise ConfigError(f"it has {len(text)} characters, more than {MOST_BYTES}")
     if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
         raise ConfigError("it has a document type or entities, which no label config needs")
+    if text.count("<") > _MOST_TAGS:
+        raise ConfigError(f"it has more than {_MOST_TAGS} tags")
+    if max(map(len, text.split("<"))) > _LONGEST:
+        raise ConfigError(f"one of its tags or texts has more than {_LONGEST} characters")
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314  # without entities there is nothing to expand
+        root = _parsed(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise ConfigError(f"it is not XML: {error}") from error
     _check_depth(root)
     tags = list(root.iter())
-    return LabelConfig(_pictures(tags), tuple(_controls(tags)))
+    config = LabelConfig(_pictures(tags), tuple(_controls(tags)))
+    if len(config.pictures) > _MOST_PICTURES or len(config.controls) > _MOST_CONTROLS:
+        raise ConfigError(
+            f"it has more than {_MOST_PICTURES} Image tags, or more than {_MOST_CONTROLS} that keep regions"
+        )
+    return config
+
+
+def _parsed(text: str) -> ElementTree.Element:
+    parser = ElementTree.XMLParser()  # noqa: S314  # without entities there is nothing to expand
+    for at in range(0, len(text), _PIECE):
+        parser.feed(text[at : at + _PIECE])
+    root: ElementTree.Element = parser.close()
+    return root
 
 
 def _check_depth(root: ElementTree.Element) -> None:
@@ -106,5 +133,5 @@ def _controls(tags: Iterable[ElementTree.Element]) -> Iterable[Control]:
         kind = next((kind for kind in _KINDS if kind == tag.tag.lower()), None)
         if kind is not None:
             labels = (child.get("alias", "") or child.get("value", "") for child in tag.iter("Label"))
-            pictures = tuple(name.strip() for name in tag.get("toName", "").split(","))
+            pictures = frozenset(name.strip() for name in tag.get("toName", "").split(","))
             yield Control(kind, tag.get("name", ""), pictures, frozenset(labels))

@@ -4,17 +4,19 @@ Does not know about prompts and answers.
 """
 
 import base64
+import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import httpx
 
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
-from app.codecs.long_text import Pieces, beginning
-from app.doors.label_studio.bodies import SetupBody
+from app.codecs.long_text import Pieces
+from app.doors.label_studio.bodies import SetupBody, is_inline
 from app.doors.label_studio.server import LabelStudioServer
 from app.errors import ImageNotFound, ValidationFailed
 from app.routes.field_errors import invalid
@@ -41,17 +43,21 @@ class Caller:
     project: str
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A picture of a task."""
+class Source(NamedTuple):
+    """A picture of a task. A tuple, because thousands are compared on the event loop."""
 
     task: str
     address: str | Pieces
 
     @property
     def is_inline(self) -> bool:
-        """Whether the address is the picture: a data URL. It may have megabytes, and is never kept."""
-        return beginning(self.address).startswith("data:")
+        """See bodies.py."""
+        return is_inline(self.address)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, of one that is not inline."""
+        return sys.getsizeof(self.task) + sys.getsizeof(self.address)
 
 
 class _Recent(OrderedDict[tuple[str, ...], T]):
@@ -96,7 +102,13 @@ class TaskPictures:
     async def embed(self, source: Source, caller: Caller, times: StageTimes) -> Embedded:
         """Return a picture's embedding. Raises a ServiceError."""
         is_inline = source.is_inline
-        key = (caller.tenant, caller.project, source.task, "" if is_inline else str(source.address))
+        # Addresses of kilobytes would be kept as what they hash to.
+        address = (
+            ""
+            if is_inline
+            else hashlib.sha256(str(source.address).encode("utf-8", "surrogatepass")).hexdigest()
+        )
+        key = (caller.tenant, caller.project, source.task, address)
         image_id, until = self._known.get(key, ("", 0.0))
         if monotonic() < until and not is_inline:
             try:

@@ -29,12 +29,17 @@ def parsed(view: memoryview) -> Any:
     piece=st.integers(1, 40),
     escaped=st.booleans(),
     indent=st.sampled_from([None, 1]),
+    short=st.sampled_from([-1, 30, 4096]),
 )
 def test_members_are_those_of_a_parser(
-    values: list[Any], piece: int, escaped: bool, indent: int | None
+    values: list[Any], piece: int, escaped: bool, indent: int | None, short: int
 ) -> None:
     # So that strings, escapes and brackets are cut anywhere. A sleep after each byte would take long.
-    with patch.object(json_members, "_PIECE", piece), patch.object(json_members, "sleep"):
+    with (
+        patch.object(json_members, "_PIECE", piece),
+        patch.object(json_members, "_SHORT", short),
+        patch.object(json_members, "sleep"),
+    ):
         text = json.dumps(values, ensure_ascii=escaped, indent=indent).encode()
         assert [parsed(each) for each in items(memoryview(text))] == values
         named = {f'{number}"\\,': each for number, each in enumerate(values)}
@@ -55,12 +60,23 @@ def test_members_are_those_of_a_parser(
         '{"a" 1}',
         '{"a": 1,}',
         '{,"a": 1}',
+        '{"a": "\\"}',
         "{}}",
     ],
 )
-def test_what_is_no_object_is_refused(text: str) -> None:
-    with pytest.raises(NotJson):
+@pytest.mark.parametrize("short", [-1, 4096])
+def test_what_is_no_object_is_refused(text: str, short: int) -> None:
+    with patch.object(json_members, "_SHORT", short), pytest.raises(NotJson):
         value(fields(memoryview(text.encode()))["a"], most_bytes=10)
+
+
+def test_small_values_cost_no_sleep_each() -> None:
+    """100,000 tasks, each looked into, took two minutes."""
+    tasks = b",".join(b'{"id": %d, "data": {"image": "/\\"{,"}}' % number for number in range(5000))
+    with patch.object(json_members, "sleep") as sleep:
+        found = [fields(fields(task)["data"]) for task in items(memoryview(b"[%s]" % tasks))]
+    assert {parsed(each["image"]) for each in found} == {'/"{,'}
+    assert sleep.call_count <= len(tasks) // 2**18 + 1
 
 
 def test_what_is_no_list_is_refused() -> None:
@@ -83,7 +99,8 @@ def test_single_values() -> None:
     assert value(memoryview(b' "a\\n" '), most_bytes=10) == "a\n"
     assert is_null(memoryview(b" null"))
     assert not is_null(memoryview(b'"null"'))
-    for text in (b"NaN", b"[" * 100_000, b"1" * 5000, b'"12345678901"'):
+    assert value(memoryview(b'"\\ud83d\\ude00"'), most_bytes=20) == "\U0001f600"
+    for text in (b"NaN", b"[" * 100_000, b"1" * 5000, b'"12345678901"', b'"\\ud83d"', b'"\xff"'):
         with pytest.raises(NotJson):
             value(memoryview(text), most_bytes=10 if text[0] == ord('"') else 10**6)
 

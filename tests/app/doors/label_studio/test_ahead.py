@@ -133,7 +133,7 @@ async def test_pictures_that_fail_at_once_leave_other_requests_their_turns(
 
     async with connected() as (served, _):
         monkeypatch.setattr(runs_of(served), "_embed", embed)
-        runs_of(served).add([Source(str(task), f"/{task}") for task in range(100)], Caller("", "", "1"))
+        await runs_of(served).add([Source(str(task), f"/{task}") for task in range(100)], Caller("", "", "1"))
         seen = set()
         while not idle(served)():
             await asyncio.sleep(0)
@@ -188,6 +188,37 @@ async def test_waiting_pictures_are_bounded(
         served.segmenter.gate.set()
         await until(idle(served))
         assert "too many wait already" in caplog.text
+
+
+async def test_waiting_pictures_are_bounded_in_bytes_and_added_in_turns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Addresses may have kilobytes, and 100,000 at once held the event loop for 0.3 s."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    sources = [Source(str(task), "/" + "a" * 5000) for task in range(20_000)]
+    async with connected() as (served, _):
+        served.segmenter.gate.clear()
+        runs = runs_of(served)
+        monkeypatch.setattr(runs._quiet, "wait", asyncio.Event().wait)
+        counting = asyncio.create_task(count_turns())
+        await runs.add(sources, Caller("", "", "1"))
+        counting.cancel()
+        assert turns > 3
+        assert 0 < runs.waiting * 5000 < ahead.MOST_BYTES
+        assert f"{20_000 - runs.waiting} more are not" in caplog.text
+        waiting = runs.waiting
+        await runs.add([Source("1", "/b" * 4000)], Caller("", "", "2"))
+        await runs.add([], Caller("", "", "3"))
+        assert runs.waiting == waiting
+        await runs.close()
+        assert (runs.waiting, runs._nbytes) == (0, 0)
 
 
 async def test_a_project_never_fills_the_whole_memory(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -51,6 +52,13 @@ async def test_addresses_of_storages_are_opened_by_label_studio() -> None:
             assert await look(served, address) == (200, "")
         studio.redirects["/tasks/7/resolve/?fileuri=abc"] = PATH
         assert await look(served, "/tasks/7/resolve/?fileuri=abc") == (200, "")
+
+
+async def test_half_of_a_pair_of_surrogates_is_no_address() -> None:
+    async with connected() as (served, _):
+        sent = json.dumps(body(key_point(), data={"image": "s3://\ud800/a"}))
+        reply = await served.client.post("/label-studio/predict", content=sent)
+        assert (reply.status_code, "tasks[0]" in reply.text) == (422, True)
 
 
 async def test_a_label_studio_below_a_path() -> None:
