@@ -34,7 +34,14 @@ async def test_the_first_requests_build_nothing_any_more(built: list[object]) ->
     built.clear()
     transport = httpx.ASGITransport(app=app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport) as client:
-        for path in ("/nowhere", "/embed", "/v1/predict", "/sam2/embed_image", "/tracks/none", "/openapi.json"):
+        for path in (
+            "/nowhere",
+            "/embed",
+            "/v1/predict",
+            "/sam2/embed_image",
+            "/tracks/none",
+            "/openapi.json",
+        ):
             await client.get(f"http://127.0.0.1{path}")
     assert not built
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from playwright.sync_api import Route
 
 from tests.fakes import RADII, disc_mask, picture
 from tests.page.conftest import PageServer
@@ -88,6 +89,45 @@ def test_undo_and_redo_need_no_server(visitor: Visitor, server: PageServer) -> N
     visitor.press("y", "Control+Shift+z")
     visitor.until_seen(disc(200, 150, MIDDLE))
     assert len(server.prompts()) == 1
+
+
+def test_a_click_is_answered_though_its_user_went_on_before(visitor: Visitor, server: PageServer) -> None:
+    """N, A and another picture within the time that an answer takes, as those press them who know the keys."""
+    visitor.add(TRUCK, ("bus.png", picture(WIDTH, HEIGHT, shade=120)))
+    visitor.find("[aria-label='bus.png, no objects']").wait_for()
+    server.segmenter.gate.clear()
+    visitor.click(100, 100)
+    visitor.press("n")
+    visitor.click(300, 200)
+    server.segmenter.gate.set()
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
+    visitor.until_seen(disc(100, 100, LARGE) | disc(300, 200, LARGE))
+    server.segmenter.gate.clear()
+    visitor.click(320, 200)
+    visitor.press("a")
+    visitor.click(500, 320)
+    visitor.press("PageDown")
+    server.segmenter.gate.set()
+    visitor.until(lambda: ((1, 1), True) in server.prompts())
+    visitor.press("PageUp")
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00"] * 3)
+    visitor.until_seen(disc(100, 100, LARGE) | disc(300, 200, MIDDLE) | disc(500, 320, LARGE))
+
+
+def test_a_refused_click_that_was_left_takes_nothing_else_back(visitor: Visitor) -> None:
+    visitor.add(TRUCK)
+    asked: list[Route] = []
+    visitor.page.route("**/decode", lambda route: asked.append(route))
+    visitor.click(100, 100)
+    visitor.until(lambda: len(asked) == 1)
+    visitor.press("n")
+    visitor.find("#objects input").fill("wheel")
+    visitor.find("#objects input").press("Enter")
+    asked[0].fulfill(status=422, json={"error": {"code": "invalid_prompt", "message": "No such click."}})
+    visitor.until(lambda: visitor.alert().startswith("No such click."))
+    assert visitor.find("#objects input").input_value() == "wheel"
+    visitor.page.wait_for_timeout(200)
+    assert len(asked) == 1
 
 
 def test_objects_have_names_and_colours_of_their_own(visitor: Visitor) -> None:
