@@ -182,17 +182,22 @@ function setTheme(theme) {
   if (theme) localStorage.setItem("sam2-theme", document.documentElement.dataset.theme = theme);
 }
 
-/** Decode the current picture and release all others: a large one takes 100 MB. */
+let last = null; // the current picture, when keepBitmap last looked
+
+/** Decode the current picture and release all others: a large one takes 100 MB. A file that cannot be decoded is tried once. */
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
-  const picture = session.current;
-  if (!picture || picture.bitmap || picture.opening || picture.video) return;
+  const picture = session.current, came = picture !== last;
+  last = picture;
+  if (came && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
+  if (!picture || picture.bitmap || picture.opening || picture.unreadable || picture.video) return;
   picture.opening = true;
   try {
     picture.bitmap = await createImageBitmap(picture.file);
   } catch {
-    picture.problem = "This browser cannot show this file. Save the picture as JPEG or PNG.";
+    picture.unreadable = true;
+    picture.problem ||= "This browser cannot show this file. Save the picture as JPEG or PNG.";
     notice.tell(`${picture.name}: ${picture.problem}`);
   }
   picture.opening = false;

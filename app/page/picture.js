@@ -21,6 +21,7 @@ export class Picture {
   problem = ""; // why the picture cannot be used
   lost = false; // whether the server had lost it when last asked
   bitmap = null;
+  unreadable = false; // whether the browser has failed to decode the file
   #past = [];
   #future = [];
 

@@ -32,9 +32,9 @@ export class Requests {
     return (this.model ??= (await patiently(describeModel, { notice: this.notice })).data);
   }
 
-  /** Retry a picture that the server rejected. */
+  /** Retry a picture that the server rejected, or that the browser could not show. */
   retry(picture) {
-    picture.problem = "";
+    Object.assign(picture, { problem: "", unreadable: false });
     this.session.redraw();
   }
 
