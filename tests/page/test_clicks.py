@@ -1,5 +1,7 @@
 """Clicks, boxes, candidates and objects, as a user sees them on the page."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from playwright.sync_api import Route
@@ -248,3 +250,48 @@ def test_a_reload_keeps_everything(visitor: Visitor, server: PageServer) -> None
     visitor.until_seen(disc(200, 150, MIDDLE))
     assert server.prompts() == [((1,), False), ((1, 1), True)]
     assert len(server.segmenter.encoded) == 2
+
+
+def test_two_windows_do_not_undo_each_others_work(
+    open_page: Callable[[PageServer], Visitor], server: PageServer
+) -> None:
+    """The window that wrote last had won: objects of the other were gone after a reload."""
+    first = open_page(server)
+    first.add(TRUCK)
+    first.until(lambda: "truck" in first.stored())
+    second = open_page(server)
+    second.until_ready()
+    second.click(100, 100)
+    second.until(lambda: second.find("#objects .figure").all_inner_texts() == ["1.00"])
+    second.find("#objects input").fill("wheel")
+    second.find("#objects input").press("Enter")
+    second.find("#accept").click()
+    second.add(("cat.png", picture(WIDTH, HEIGHT, shade=200)))
+    second.until(lambda: "wheel" in second.stored())
+    first.page.mouse.move(5, 5)
+    first.page.mouse.move(*first.place(300, 200))
+    first.find("[aria-label='cat.png, no objects']").wait_for()
+    first.until_ready()
+    first.until_seen(disc(100, 100, LARGE))
+    first.click(500, 300)
+    first.until(lambda: first.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
+    first.find("[title='Remove cat.png']").click()
+    second.page.mouse.move(5, 5)
+    second.page.mouse.move(*second.place(300, 200))
+    second.until(lambda: second.find("#thumbnails li").count() == 1)
+    names = [element.input_value() for element in second.find("#objects input").all()]
+    assert names == ["wheel", "object 2"]
+    second.until_seen(disc(100, 100, LARGE) | disc(500, 300, LARGE))
+
+
+def test_a_name_belongs_to_the_picture_on_which_it_was_typed(visitor: Visitor) -> None:
+    """The next picture took the field over with what was typed in it: its object was renamed, or rendering failed."""
+    visitor.add(TRUCK)
+    visitor.click(100, 100)
+    visitor.until_seen(disc(100, 100, LARGE))
+    visitor.find("#objects input").fill("wheel")
+    visitor.add(("cat.png", picture(WIDTH, HEIGHT, shade=200)))
+    visitor.until(lambda: visitor.find("#objects li").count() == 0)
+    visitor.press("PageUp")
+    visitor.until_seen(disc(100, 100, LARGE))
+    assert visitor.find("#objects input").input_value() == "wheel"
