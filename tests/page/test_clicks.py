@@ -285,7 +285,7 @@ def test_two_windows_do_not_undo_each_others_work(
 
 
 def test_a_name_belongs_to_the_picture_on_which_it_was_typed(visitor: Visitor) -> None:
-    """The next picture took the field over with what was typed in it: its object was renamed, or rendering failed."""
+    """The next picture took the field over: the name was lost, and rendering failed."""
     visitor.add(TRUCK)
     visitor.click(100, 100)
     visitor.until_seen(disc(100, 100, LARGE))

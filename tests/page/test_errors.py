@@ -119,7 +119,7 @@ def test_what_is_no_picture_is_refused_in_words(visitor: Visitor) -> None:
 
 
 def test_a_file_that_the_browser_cannot_show_is_told_once(visitor: Visitor) -> None:
-    """It was decoded again after every failure, for as long as it was shown, and its message came back each time."""
+    """It was decoded again after every failure, and its message came back each time."""
     visitor.page.evaluate(
         """() => {
           const decode = window.createImageBitmap;
