@@ -211,8 +211,9 @@ async function take(files, { asFrames = false } = {}) {
   if (!taken.length) return;
   document.activeElement.blur(); // a name that is being typed belongs to the picture that is shown now
   try {
-    const any = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);
-    if (!any) notice.tell("There is no picture and no video among the files, such as JPEG, PNG, MP4 or WebM.");
+    const added = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);
+    if (!added) notice.tell("There is no picture and no video among the files, such as JPEG, PNG, MP4 or WebM.");
+    else if (added < taken.length) notice.tell(`${taken.length - added} of ${taken.length} files are neither pictures nor videos, and are left out.`);
   } catch (error) {
     notice.tell(`The files are not added: ${error.message}`);
   }

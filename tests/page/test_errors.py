@@ -116,6 +116,14 @@ def test_what_is_no_picture_is_refused_in_words(visitor: Visitor) -> None:
         [{"name": "broken.png", "mimeType": "image/png", "buffer": b"\x89PNG"}]
     )
     visitor.until(lambda: "broken.png: " in visitor.alert())
+    visitor.find("#dismiss").click()
+    visitor.find("#files").set_input_files(
+        [
+            {"name": "truck.png", "mimeType": "image/png", "buffer": TRUCK[1]},
+            {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"},
+        ]
+    )
+    visitor.until(lambda: "1 of 2 files are neither pictures nor videos" in visitor.alert())
 
 
 def test_a_file_that_the_browser_cannot_show_is_told_once(visitor: Visitor) -> None:
