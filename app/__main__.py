@@ -134,10 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
     except OSError as error:
         log.critical(
-            "Cannot listen on SAM2_HOST=%s, SAM2_PORT=%d: %s. Stop what uses this port, or set another one.",
+            "Cannot listen on SAM2_HOST=%s, SAM2_PORT=%d: %s. %s",
             settings.host,
             settings.port,
             error.strerror or error,
+            "Stop what uses this port, or set another one."
+            if error.errno == errno.EADDRINUSE
+            else "Set another port; those below 1024 need a privilege."
+            if error.errno == errno.EACCES
+            else "SAM2_HOST must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all networks.",
         )
         return 1
     running = ExitStack()

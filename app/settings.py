@@ -197,12 +197,14 @@ class Settings(ClientSettings, BaseSettings):
     workers: int = Field(
         default_factory=lambda: max(2, whole_cpus()),
         ge=1,
+        le=4096,
         description="Threads that decode pictures and turn masks into the requested format. Default: one for each "
         "CPU that the container and the affinity allow, at least 2.",
     )
     threads: int = Field(
         0,
         ge=0,
+        le=4096,
         description="Most threads of the model on a CPU; it uses fewer while other processes compete for the "
         "cores. 0: one for each core that the container and the affinity allow.",
     )

@@ -182,17 +182,22 @@ function setTheme(theme) {
   if (theme) localStorage.setItem("sam2-theme", document.documentElement.dataset.theme = theme);
 }
 
-/** Decode the current picture and release all others: a large one takes 100 MB. */
+let last = null; // the current picture, when keepBitmap last looked
+
+/** Decode the current picture and release all others: a large one takes 100 MB. A file that cannot be decoded is tried once. */
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
-  const picture = session.current;
-  if (!picture || picture.bitmap || picture.opening || picture.video) return;
+  const picture = session.current, came = picture !== last;
+  last = picture;
+  if (came && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
+  if (!picture || picture.bitmap || picture.opening || picture.unreadable || picture.video) return;
   picture.opening = true;
   try {
     picture.bitmap = await createImageBitmap(picture.file);
   } catch {
-    picture.problem = "This browser cannot show this file. Save the picture as JPEG or PNG.";
+    picture.unreadable = true;
+    picture.problem ||= "This browser cannot show this file. Save the picture as JPEG or PNG.";
     notice.tell(`${picture.name}: ${picture.problem}`);
   }
   picture.opening = false;
@@ -204,9 +209,11 @@ async function take(files, { asFrames = false } = {}) {
   const taken = [...files]; // the browser empties its list
   const maybeVideo = ({ name, type }) => /^(video\/|image\/gif)/.test(type) || (!type && !/\.(heic|avif)$/i.test(name));
   if (!taken.length) return;
+  document.activeElement.blur(); // a name that is being typed belongs to the picture that is shown now
   try {
-    const any = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);
-    if (!any) notice.tell("There is no picture and no video among the files, such as JPEG, PNG, MP4 or WebM.");
+    const added = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);
+    if (!added) notice.tell("There is no picture and no video among the files, such as JPEG, PNG, MP4 or WebM.");
+    else if (added < taken.length) notice.tell(`${taken.length - added} of ${taken.length} files are neither pictures nor videos, and are left out.`);
   } catch (error) {
     notice.tell(`The files are not added: ${error.message}`);
   }

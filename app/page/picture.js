@@ -21,6 +21,7 @@ export class Picture {
   problem = ""; // why the picture cannot be used
   lost = false; // whether the server had lost it when last asked
   bitmap = null;
+  unreadable = false; // whether the browser has failed to decode the file
   #past = [];
   #future = [];
 
@@ -43,10 +44,10 @@ export class Picture {
     return this.objects.find(({ id }) => id === this.selected) ?? null;
   }
 
-  /** The prompt that the server should answer next, or null. */
+  /** The prompt that the server should answer next, or null: that of the selected object, or one that was left before its answer. */
   get unanswered() {
-    const object = this.object;
-    return object && !isEmpty(object.prompt) && object.prompt !== object.answered ? object.prompt : null;
+    const waits = (object) => object && !isEmpty(object.prompt) && object.prompt !== object.answered;
+    return [this.object, ...this.objects].find(waits)?.prompt ?? null;
   }
 
   get undoable() {
@@ -97,10 +98,13 @@ export class Picture {
 
   /** Store the server's masks for a prompt, wherever the prompt is in the history. */
   answer(prompt, masks) {
-    const answered = (objects) => objects.map((object) =>
-      object.prompt === prompt ? Object.freeze({ ...object, masks, chosen: 0, answered: prompt }) : object);
-    this.objects = answered(this.objects);
-    for (const moment of [...this.#past, ...this.#future]) moment.objects = answered(moment.objects);
+    this.#answered(prompt, { masks, chosen: 0 });
+  }
+
+  /** The server refuses a prompt: take it back, or, if its object was left since, keep that as it is. */
+  refuse(prompt) {
+    if (this.object?.prompt === prompt) this.undo();
+    else this.#answered(prompt, {});
   }
 
   undo() {
@@ -114,6 +118,13 @@ export class Picture {
   /** It is no longer shown. */
   release() {
     this.bitmap = void this.bitmap?.close();
+  }
+
+  #answered(prompt, fields) {
+    const answered = (objects) => objects.map((object) =>
+      object.prompt === prompt ? Object.freeze({ ...object, ...fields, answered: prompt }) : object);
+    this.objects = answered(this.objects);
+    for (const moment of [...this.#past, ...this.#future]) moment.objects = answered(moment.objects);
   }
 
   #begin(fields) {

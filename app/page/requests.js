@@ -32,9 +32,9 @@ export class Requests {
     return (this.model ??= (await patiently(describeModel, { notice: this.notice })).data);
   }
 
-  /** Retry a picture that the server rejected. */
+  /** Retry a picture that the server rejected, or that the browser could not show. */
   retry(picture) {
-    picture.problem = "";
+    Object.assign(picture, { problem: "", unreadable: false });
     this.session.redraw();
   }
 
@@ -85,11 +85,11 @@ export class Requests {
     session.changed(picture);
   }
 
-  /** Request masks for the waiting prompt. Abort the request of a prompt that a newer click has replaced. */
+  /** Request masks for the waiting prompt, the current picture's first. Abort the request of a prompt that a newer click has replaced. */
   async #decode() {
     const { session, notice } = this;
-    const picture = session.current;
-    const prompt = picture?.imageId ? picture.unanswered : null;
+    const picture = [session.current, ...session.pictures].find((one) => one?.imageId && one.unanswered);
+    const prompt = picture?.unanswered ?? null;
     if (this.#asked?.prompt === prompt) return;
     this.#asked?.abort.abort();
     if (!prompt) return void (this.#asked = null);
@@ -102,12 +102,12 @@ export class Requests {
       picture.lost = false;
       picture.answer(prompt, reply.data.predictions[0].masks.map(kept));
       session.last = { ...reply, curl: curl(address("decode"), body, { withKey: !!apiKey.get() }) };
-      this.#describe(picture);
+      this.#describe(picture, prompt);
     } catch (error) {
       if (error.name === "AbortError") return;
       if (error.code === "image_not_found") this.uploadAgain(picture); // then asks again
       else {
-        if (picture.unanswered === prompt) picture.undo();
+        picture.refuse(prompt);
         notice.tell(error.message);
       }
     } finally {
@@ -116,7 +116,8 @@ export class Requests {
     session.changed(picture);
   }
 
-  #describe({ object, width, height }) {
+  #describe({ objects, width, height }, prompt) {
+    const object = objects.find((one) => one.prompt === prompt);
     const [best] = object.masks;
     const share = (100 * best.area / (width * height)).toPrecision(2);
     const many = object.masks.length > 1 ? `${object.masks.length} candidates. ` : "";

@@ -19,11 +19,15 @@ export class Session extends EventTarget {
   last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
   options = { label: 1, refine: true, hover: true, ...JSON.parse(localStorage.getItem(OPTIONS) ?? "{}") };
   #storage = null;
+  #elsewhere = new Set(); // ids of what another window has changed since this one was used: written here, it would be lost
+  #catching = new Set(); // those of them that are being read
 
   /** Load what an earlier visit stored. If the browser stores nothing, say so once; all else works. */
   async open(notice) {
     try {
       this.#storage = await Storage.open();
+      this.#storage.onwritten = (id) => this.#elsewhere.add(id);
+      for (const comes of ["focus", "visibilitychange", "pointerover", "focusin"]) addEventListener(comes, () => this.#catchUp());
       this.pictures = await Promise.all((await this.#storage.load()).map(revived));
     } catch {
       notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
@@ -79,12 +83,29 @@ export class Session extends EventTarget {
   /** Announce and store a change of the current picture, or of `picture`. */
   changed(picture = this.current) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture)) this.#storage?.save(picture.record).catch(() => {});
+    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(() => {});
     this.dispatchEvent(new Event("change"));
   }
 
   /** Announce a change that is not stored: a preview, progress, a figure. */
   redraw() {
     this.dispatchEvent(new Event("change"));
+  }
+
+  /** Take over what was done in another window, now that this one is used again. A video that is being tracked here stays. */
+  async #catchUp() {
+    if (document.hidden || this.#catching.size || !this.#elsewhere.size) return;
+    [this.#catching, this.#elsewhere] = [this.#elsewhere, new Set()];
+    for (const id of this.#catching) {
+      const record = await this.#storage.read(id);
+      const now = record ? [await revived(record)] : [];
+      const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
+      if (before?.working) continue;
+      this.pictures.splice(at < 0 ? this.pictures.length : at, at < 0 ? 0 : 1, ...now);
+      before?.release();
+      if (before && before === this.current) this.current = now[0] ?? this.pictures[0] ?? null;
+    }
+    this.#catching.clear();
+    this.redraw();
   }
 }

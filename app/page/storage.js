@@ -1,4 +1,4 @@
-/** Stores picture files and their records in IndexedDB, across reloads. Does not know what they mean. */
+/** Stores picture files and their records in IndexedDB, across reloads, for all windows of the page. Does not know what they mean. */
 
 const settled = (request) =>
   new Promise((resolve, reject) => {
@@ -10,6 +10,8 @@ export class Storage {
   #database;
   #waiting = new Map(); // records not yet written, by id
   #writing = null;
+  #windows = new BroadcastChannel("sam2-page"); // which records are written, by id
+  onwritten = () => {}; // called with the id of a record that another window has written or removed
 
   static async open() {
     const opening = indexedDB.open("sam2-page", 1);
@@ -19,6 +21,7 @@ export class Storage {
     };
     const storage = new Storage();
     storage.#database = await settled(opening);
+    storage.#windows.onmessage = ({ data: id }) => storage.onwritten(id);
     return storage;
   }
 
@@ -33,11 +36,19 @@ export class Storage {
     return records.map((record) => ({ ...record, file: files[ids.indexOf(record.id)] })).filter(({ file }) => file);
   }
 
+  /** A record with its file, or null if it has been removed. */
+  async read(id) {
+    const transaction = this.#database.transaction(["files", "records"]);
+    const [record, file] = await Promise.all(["records", "files"].map((name) => settled(transaction.objectStore(name).get(id))));
+    return record && file ? { ...record, file } : null;
+  }
+
   /** Store a new picture. Its file is written once, its record after every change. */
   async add(record, file) {
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("records").put(record);
     await settled(transaction.objectStore("files").put(file, record.id));
+    this.#windows.postMessage(record.id);
   }
 
   /** Write a record. If several wait for one picture, only the newest is written. Resolves once all are written. */
@@ -51,6 +62,7 @@ export class Storage {
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("files").delete(id);
     await settled(transaction.objectStore("records").delete(id));
+    this.#windows.postMessage(id);
   }
 
   async #write() {
@@ -58,6 +70,7 @@ export class Storage {
       const [id, record] = this.#waiting.entries().next().value;
       this.#waiting.delete(id);
       await settled(this.#database.transaction("records", "readwrite").objectStore("records").put(record));
+      this.#windows.postMessage(id);
     }
   }
 }

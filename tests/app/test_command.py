@@ -91,8 +91,13 @@ def test_a_port_in_use_ends_it_with_1_before_anything_is_loaded(
     log = capsys.readouterr().err
     assert f"SAM2_PORT={port}" in log
     assert "in use" in log
-    assert command.main(["--host", "no such host"]) == 1
-    assert "SAM2_HOST=no such host" in capsys.readouterr().err
+    assert "Stop what uses this port" in log
+    for host in ("no such host", "192.0.2.1"):  # no machine has this address
+        assert command.main(["--host", host]) == 1
+        log = capsys.readouterr().err
+        assert f"SAM2_HOST={host}" in log
+        assert "Stop what uses this port" not in log
+        assert "must be an address of this machine" in log
 
 
 def test_all_addresses_of_a_host_have_one_port(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("compile", "yes"),
         ("log_format", "xml"),
         ("watchdog_s", "-1"),
+        ("workers", "1000000"),
+        ("threads", "1000000"),  # the server listened, and failed 15 s later in whatever needed memory next
         ("allowed_hosts", " , "),
         ("allowed_hosts", "https://tool.example"),
         ("max_bodies_mib", "63"),  # and uploads of 64

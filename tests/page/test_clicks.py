@@ -1,7 +1,10 @@
 """Clicks, boxes, candidates and objects, as a user sees them on the page."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from playwright.sync_api import Route
 
 from tests.fakes import RADII, disc_mask, picture
 from tests.page.conftest import PageServer
@@ -88,6 +91,45 @@ def test_undo_and_redo_need_no_server(visitor: Visitor, server: PageServer) -> N
     visitor.press("y", "Control+Shift+z")
     visitor.until_seen(disc(200, 150, MIDDLE))
     assert len(server.prompts()) == 1
+
+
+def test_a_click_is_answered_though_its_user_went_on_before(visitor: Visitor, server: PageServer) -> None:
+    """N, A and another picture within the time that an answer takes, as those press them who know the keys."""
+    visitor.add(TRUCK, ("bus.png", picture(WIDTH, HEIGHT, shade=120)))
+    visitor.find("[aria-label='bus.png, no objects']").wait_for()
+    server.segmenter.gate.clear()
+    visitor.click(100, 100)
+    visitor.press("n")
+    visitor.click(300, 200)
+    server.segmenter.gate.set()
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
+    visitor.until_seen(disc(100, 100, LARGE) | disc(300, 200, LARGE))
+    server.segmenter.gate.clear()
+    visitor.click(320, 200)
+    visitor.press("a")
+    visitor.click(500, 320)
+    visitor.press("PageDown")
+    server.segmenter.gate.set()
+    visitor.until(lambda: ((1, 1), True) in server.prompts())
+    visitor.press("PageUp")
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00"] * 3)
+    visitor.until_seen(disc(100, 100, LARGE) | disc(300, 200, MIDDLE) | disc(500, 320, LARGE))
+
+
+def test_a_refused_click_that_was_left_takes_nothing_else_back(visitor: Visitor) -> None:
+    visitor.add(TRUCK)
+    asked: list[Route] = []
+    visitor.page.route("**/decode", lambda route: asked.append(route))
+    visitor.click(100, 100)
+    visitor.until(lambda: len(asked) == 1)
+    visitor.press("n")
+    visitor.find("#objects input").fill("wheel")
+    visitor.find("#objects input").press("Enter")
+    asked[0].fulfill(status=422, json={"error": {"code": "invalid_prompt", "message": "No such click."}})
+    visitor.until(lambda: visitor.alert().startswith("No such click."))
+    assert visitor.find("#objects input").input_value() == "wheel"
+    visitor.page.wait_for_timeout(200)
+    assert len(asked) == 1
 
 
 def test_objects_have_names_and_colours_of_their_own(visitor: Visitor) -> None:
@@ -208,3 +250,48 @@ def test_a_reload_keeps_everything(visitor: Visitor, server: PageServer) -> None
     visitor.until_seen(disc(200, 150, MIDDLE))
     assert server.prompts() == [((1,), False), ((1, 1), True)]
     assert len(server.segmenter.encoded) == 2
+
+
+def test_two_windows_do_not_undo_each_others_work(
+    open_page: Callable[[PageServer], Visitor], server: PageServer
+) -> None:
+    """The window that wrote last had won: objects of the other were gone after a reload."""
+    first = open_page(server)
+    first.add(TRUCK)
+    first.until(lambda: "truck" in first.stored())
+    second = open_page(server)
+    second.until_ready()
+    second.click(100, 100)
+    second.until(lambda: second.find("#objects .figure").all_inner_texts() == ["1.00"])
+    second.find("#objects input").fill("wheel")
+    second.find("#objects input").press("Enter")
+    second.find("#accept").click()
+    second.add(("cat.png", picture(WIDTH, HEIGHT, shade=200)))
+    second.until(lambda: "wheel" in second.stored())
+    first.page.mouse.move(5, 5)
+    first.page.mouse.move(*first.place(300, 200))
+    first.find("[aria-label='cat.png, no objects']").wait_for()
+    first.until_ready()
+    first.until_seen(disc(100, 100, LARGE))
+    first.click(500, 300)
+    first.until(lambda: first.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
+    first.find("[title='Remove cat.png']").click()
+    second.page.mouse.move(5, 5)
+    second.page.mouse.move(*second.place(300, 200))
+    second.until(lambda: second.find("#thumbnails li").count() == 1)
+    names = [element.input_value() for element in second.find("#objects input").all()]
+    assert names == ["wheel", "object 2"]
+    second.until_seen(disc(100, 100, LARGE) | disc(500, 300, LARGE))
+
+
+def test_a_name_belongs_to_the_picture_on_which_it_was_typed(visitor: Visitor) -> None:
+    """The next picture took the field over: the name was lost, and rendering failed."""
+    visitor.add(TRUCK)
+    visitor.click(100, 100)
+    visitor.until_seen(disc(100, 100, LARGE))
+    visitor.find("#objects input").fill("wheel")
+    visitor.add(("cat.png", picture(WIDTH, HEIGHT, shade=200)))
+    visitor.until(lambda: visitor.find("#objects li").count() == 0)
+    visitor.press("PageUp")
+    visitor.until_seen(disc(100, 100, LARGE))
+    assert visitor.find("#objects input").input_value() == "wheel"

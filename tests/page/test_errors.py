@@ -116,6 +116,44 @@ def test_what_is_no_picture_is_refused_in_words(visitor: Visitor) -> None:
         [{"name": "broken.png", "mimeType": "image/png", "buffer": b"\x89PNG"}]
     )
     visitor.until(lambda: "broken.png: " in visitor.alert())
+    visitor.find("#dismiss").click()
+    visitor.find("#files").set_input_files(
+        [
+            {"name": "truck.png", "mimeType": "image/png", "buffer": TRUCK[1]},
+            {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"},
+        ]
+    )
+    visitor.until(lambda: "1 of 2 files are neither pictures nor videos" in visitor.alert())
+
+
+def test_a_file_that_the_browser_cannot_show_is_told_once(visitor: Visitor) -> None:
+    """It was decoded again after every failure, and its message came back each time."""
+    visitor.page.evaluate(
+        """() => {
+          const decode = window.createImageBitmap;
+          window.tries = 0;
+          window.createImageBitmap = (file, ...rest) => (rest.length || window.tries++, decode(file, ...rest));
+        }"""
+    )
+    visitor.add(TRUCK)
+    tries = visitor.page.evaluate("tries")
+    broken = [{"name": "broken.png", "mimeType": "image/png", "buffer": TRUCK[1][:60]}]
+    visitor.find("#files").set_input_files(broken)
+    visitor.find(".problem").wait_for()
+    visitor.until(lambda: visitor.alert().startswith("broken.png: "))
+    visitor.page.wait_for_timeout(300)
+    assert visitor.page.evaluate("tries") == tries + 1
+    visitor.find("#dismiss").click()
+    visitor.find("#files").set_input_files(
+        [{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}]
+    )
+    visitor.until(lambda: "There is no picture" in visitor.alert())
+    visitor.find("#dismiss").click()
+    visitor.press("PageUp", "PageDown")  # whoever comes back to it is told why it is blank
+    visitor.until(lambda: visitor.alert().startswith("broken.png: "))
+    visitor.find("#dismiss").click()
+    visitor.find(".problem .open").click()
+    visitor.until(lambda: visitor.alert().startswith("broken.png: "))
 
 
 def test_a_key_is_asked_for_and_sent_along(

@@ -40,7 +40,7 @@ class Workspace {
     return this.session.current?.video ? this.session.current : null;
   }
 
-  /** Add videos, and pictures each for itself or all as the frames of one. Returns whether there was any. */
+  /** Add videos, and pictures each for itself or all as the frames of one. Returns how many files were any. */
   async take(files, { asFrames }) {
     const kinds = await Promise.all(files.map(isVideo));
     const videos = files.filter((_, at) => kinds[at]), pictures = files.filter((file, at) => !kinds[at] && isPicture(file));
@@ -49,7 +49,7 @@ class Workspace {
     if (together) added.push(this.#add({ name: `${together[0].name} and ${together.length - 1} more`, file: together, sequence: true }));
     const alone = together ? 0 : this.session.add(pictures);
     if (added.length) this.session.show(added[0]);
-    return added.length + alone > 0;
+    return videos.length + (together ? pictures.length : alone);
   }
 
   async save(kind) {
