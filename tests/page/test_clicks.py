@@ -112,7 +112,7 @@ def test_a_click_is_answered_though_its_user_went_on_before(visitor: Visitor, se
     server.segmenter.gate.set()
     visitor.until(lambda: ((1, 1), True) in server.prompts())
     visitor.press("PageUp")
-    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00"] * 3)
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00", "0.75", "1.00"])
     visitor.until_seen(disc(100, 100, LARGE) | disc(300, 200, MIDDLE) | disc(500, 320, LARGE))
 
 
