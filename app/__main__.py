@@ -41,6 +41,12 @@ EXPORT_DECODER = "export-decoder"
 _USER_OF_A_URL = re.compile(r"(?<=//)[^\s'\"]+(?=@)")
 """A name and a password, which may have slashes as AWS's have."""
 
+_LISTEN_ADVICE: dict[int | None, str] = {
+    errno.EADDRINUSE: "Stop what uses this port, or set another one.",
+    errno.EACCES: "Set another port; those below 1024 need a privilege.",
+}
+_HOST_ADVICE = "SAM2_HOST must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all networks."
+
 log = logging.getLogger("app")
 
 
@@ -138,11 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings.host,
             settings.port,
             error.strerror or error,
-            "Stop what uses this port, or set another one."
-            if error.errno == errno.EADDRINUSE
-            else "Set another port; those below 1024 need a privilege."
-            if error.errno == errno.EACCES
-            else "SAM2_HOST must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all networks.",
+            _LISTEN_ADVICE.get(error.errno, _HOST_ADVICE),
         )
         return 1
     running = ExitStack()

@@ -60,6 +60,8 @@ class FakeSegmenter:
         """Height and width of the pictures that were announced, each time."""
         self.decoded: list[list[Prompt]] = []
         """The prompts of every decode batch."""
+        self.searched: list[set[int]] = []
+        """The pictures of every batch of a search."""
         self.order: list[str] = []
         """Starts and ends of batches, in order: "encode", "encoded", "decode", and of a search "searched"."""
         self.fail_next: Exception | None = None
@@ -116,6 +118,7 @@ class FakeSegmenter:
         between: Callable[[], None] = lambda: None,
     ) -> list[T]:
         """Decode, call `between` once, and finish."""
+        self.searched.append({id(embedding) for embedding, _ in jobs})
         predictions = self.decode(jobs)
         between()
         self.order.append("searched")

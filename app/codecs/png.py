@@ -69,6 +69,7 @@ class _Parts:
         self.size: tuple[int, int] = (width, height)
         if not width or not height or self.kind not in _SAMPLES:
             raise InvalidImage("The header of this PNG picture is broken or empty. Save it again.")
+        # a palette is a chunk of 12 bytes and 3 for each colour
         if self.kind == _PALETTE and all(len(kept) < 15 or kept[4:8] != b"PLTE" for kept in self.kept):
             raise InvalidImage("The PNG has no palette before its pixels, which need one. Save it again.")
         if self.kind == _PALETTE and self._transparent:

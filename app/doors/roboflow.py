@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Discriminator, Field, Tag
@@ -194,18 +195,18 @@ def _corners(box: Box) -> list[float]:
 
 
 def _prediction(mask: MaskAnswer) -> dict[str, Any]:
-    if mask.polygons is None:
+    if mask.outline is None:
         height, width = mask.size
         return {
             "masks": {"size": [height, width], "counts": mask.counts},
             "confidence": mask.iou,
             "format": "rle",
         }
-    rings = [_in_pixels(ring, *mask.size) for ring in mask.polygons]
+    rings = [_in_pixels(ring, *mask.size) for ring in mask.outline.outer]
     return {"masks": [ring for ring in rings if len(ring) > 2], "confidence": mask.iou, "format": "polygon"}
 
 
-def _in_pixels(ring: list[list[float]], height: int, width: int) -> list[list[int]]:
+def _in_pixels(ring: npt.ArrayLike, height: int, width: int) -> list[list[int]]:
     """The pixels in which the points of an outline lie, each once."""
     pixels = np.floor(ring).astype(int).clip(0, (width - 1, height - 1))
     pixels = pixels[(pixels != np.roll(pixels, 1, axis=0)).any(axis=1)]

@@ -97,7 +97,13 @@ export class Session extends EventTarget {
     if (document.hidden || this.#catching.size || !this.#elsewhere.size) return;
     [this.#catching, this.#elsewhere] = [this.#elsewhere, new Set()];
     for (const id of this.#catching) {
-      const record = await this.#storage.read(id);
+      let record;
+      try {
+        record = await this.#storage.read(id);
+      } catch {
+        this.#elsewhere.add(id); // tried again at the next use; until then nothing is written over it
+        continue;
+      }
       const now = record ? [await revived(record)] : [];
       const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
       if (before?.working) continue;

@@ -3,20 +3,18 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from app.service import search
 from app.settings import Settings
-from model.types import Embedding, Prediction, Prompt
 from tests.app.requests_under_way import start
 from tests.fakes import FakeSegmenter, Served, error, picture, serving, until
 
-T = TypeVar("T")
 LINES = "application/x-ndjson"
 FOUND = {"points_per_side": 8, "stability_score_thresh": 0.5, "pred_iou_thresh": 0.4}
 
@@ -65,18 +63,6 @@ class Stepping(FakeSegmenter):
     def __init__(self) -> None:
         super().__init__(hold=self._step)
         self.held = False
-        self.searched: list[set[int]] = []
-        """The pictures of every batch of a search."""
-
-    def search(
-        self,
-        jobs: Sequence[tuple[Embedding, Prompt]],
-        finish: Callable[[int, Prediction], T],
-        *,
-        between: Callable[[], None] = lambda: None,
-    ) -> list[T]:
-        self.searched.append({id(embedding) for embedding, _ in jobs})
-        return super().search(jobs, finish, between=between)
 
     def _step(self) -> None:
         if self.held and self.order[-1] == "decode":
