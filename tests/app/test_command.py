@@ -193,6 +193,20 @@ def test_what_stays_is_spared_by_the_garbage_collection() -> None:
     assert not any(each is stays for each in gc.get_objects())
 
 
+def test_sparing_what_stays_holds_no_event_loop_by_a_full_collection() -> None:
+    generations: list[int] = []
+
+    def note(phase: str, details: dict[str, int]) -> None:
+        generations.append(details["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        spare_what_stays()
+    finally:
+        gc.callbacks.remove(note)
+    assert set(generations) == {1}
+
+
 def test_export_decoder_writes_the_decoder_of_the_settings_model(tmp_path: Path) -> None:
     output = tmp_path / "decoder.onnx"
     options = ["--checkpoint", "untrained", "--dtype", "bfloat16", "--device", "cpu"]
