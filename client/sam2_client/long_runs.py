@@ -4,7 +4,7 @@ Does not know what is done with a picture.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sam2_client.errors import ConnectionFailed, Unauthorized
 from sam2_client.images import Progress
 from sam2_client.journal import Journal
 from sam2_client.messages import complain
+from sam2_client.workers import worked
 
 
 def stamp(file: Path) -> list[Any]:
@@ -36,9 +37,13 @@ def work_through(
     gone, or refuses the key: what is done stays in the journal.
     """
     left = [key for key in keys if key not in journal]
+    ended = worked(left, work, concurrency=concurrency)
     try:
-        with Progress(len(keys), shown=shown and bool(left), done=len(keys) - len(left)) as bar:
-            for key, result in _ended(left, work, concurrency):
+        with (
+            Progress(len(keys), shown=shown and bool(left), done=len(keys) - len(left)) as bar,
+            closing(ended),
+        ):
+            for key, result in ended:
                 if isinstance(result, Exception):
                     if isinstance(result, ConnectionFailed | Unauthorized):
                         client.model()  # raises if it is not this picture alone that failed
@@ -64,26 +69,3 @@ def close(journal: Journal, *, failed: int, of: int) -> None:
             f"{failed} of {of} pictures failed; the same command tries only these again, because {journal.path} "
             "has the others"
         )
-
-
-def _ended(
-    keys: Sequence[str], work: Callable[[str], dict[str, Any]], concurrency: int
-) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
-    pool = ThreadPoolExecutor(concurrency)
-    running: dict[Future[dict[str, Any]], str] = {}
-    coming = iter(keys)
-    try:
-        while True:
-            for key in coming:
-                running[pool.submit(work, key)] = key
-                if len(running) == concurrency:
-                    break
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield running.pop(future), future.result() if error is None else error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
