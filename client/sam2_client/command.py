@@ -19,7 +19,7 @@ from sam2_client.data_set_arguments import Misuse
 from sam2_client.errors import Sam2Error
 from sam2_client.everything_command import everything
 from sam2_client.masks_from_boxes import masks_from_boxes
-from sam2_client.messages import complain, why
+from sam2_client.messages import complain, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.track_command import track
@@ -64,7 +64,7 @@ def embed(client: Client, arguments: argparse.Namespace) -> bool:
     )
     for file, result in zip(files, results, strict=True):
         if result.image is not None:
-            print(f"{result.image.image_id}\t{file}")
+            tell(f"{result.image.image_id}\t{file}")
         else:
             complain(f"{file}: {why(result.error)}")
     return all(result.error is None for result in results)
@@ -87,7 +87,7 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
     if arguments.json:
         print(json.dumps(reply))
     else:
-        print(f"{arguments.picture}: {image.width} x {image.height} pixels, {image.model}, {image.image_id}")
+        tell(f"{arguments.picture}: {image.width} x {image.height} pixels, {image.model}, {image.image_id}")
         for mask in masks:
             x, y, width, height = mask.bbox
             print(
@@ -152,7 +152,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
         coco.write(arguments.coco, data)
         counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
-        print(f"{arguments.coco}: {counts}")
+        tell(f"{arguments.coco}: {counts}")
     filled = sum(bool(instance.mask.area) for instance in instances)
     if arguments.yolo is not None:
         # A reply's picture is a path as it was given to `sam2 decode`, a line's is relative to the line's file.
@@ -161,7 +161,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         for message in yolo.write(arguments.yolo, instances, files=files, simplify=arguments.simplify):
             done = False
             complain(message)
-        print(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
+        tell(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
     if filled < len(instances):
         complain(f"{len(instances) - filled} masks are empty and are left out")
     return done
