@@ -14,6 +14,7 @@ from typing import Any
 
 from sam2_client import coco
 from sam2_client.box_sets import BoxSet, of_document
+from sam2_client.named_files import files_below
 
 _NAME_FILES = ("classes.txt", "obj.names")
 _NO_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt"}
@@ -27,7 +28,7 @@ def read_yolo(folder: Path) -> BoxSet:
 
     Raises OSError, and ValueError if there are no label files.
     """
-    labels = sorted(file for file in folder.rglob("*.txt") if file.name not in _NO_LABELS)
+    labels = [file for file in files_below(folder, suffixes={".txt"}) if file.name not in _NO_LABELS]
     if not labels:
         raise ValueError(f"{folder} has no label files: name a COCO file, or the folder of YOLO's .txt files")
     images: list[dict[str, Any]] = []
