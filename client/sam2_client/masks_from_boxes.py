@@ -41,7 +41,7 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     boxes = read_yolo(arguments.boxes) if is_folder else box_sets.read_coco(arguments.boxes)
     files = list(named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES))
     names = [each.name for each in boxes.pictures]
-    found = picture_names.find(names, files, with_suffix=not is_folder)
+    found = (picture_names.find_labelled if is_folder else picture_names.find)(names, files)
     for line in (*boxes.problems, *picture_names.shared(names, found)):
         complain(line)
     run = Run(client, boxes, found, simplify=arguments.simplify if arguments.polygons else None)

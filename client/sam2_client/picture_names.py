@@ -13,6 +13,8 @@ from sam2_client.named_files import NamedFile
 
 Parts = tuple[str, ...]
 
+_NONE = "no such picture"
+
 
 def find(
     names: Sequence[str], files: Iterable[NamedFile], *, with_suffix: bool = True
@@ -46,12 +48,23 @@ def find(
             if len(matches) == 1 and not ends:
                 guessed[matches[0]].append(name)
         else:
-            found[name] = "no such picture"
+            found[name] = _NONE
     certain = {path for name, path in found.items() if isinstance(path, Path) and name not in guessed[path]}
     for path, its_names in guessed.items():
         if len(its_names) > 1 or path in certain:
             found |= dict.fromkeys(its_names, f"no such picture in its own folder; {path} may be another one")
     return found
+
+
+def find_labelled(names: Sequence[str], files: Sequence[NamedFile]) -> dict[str, Path | str]:
+    """As `find`, for paths of label files without their suffix. If there is no such picture, the name has `images`
+    where the path has `labels`: train/images/1.jpg for train/labels/1.txt, as Ultralytics and Roboflow have it.
+    """
+    found = find(names, files, with_suffix=False)
+    others = {name: _among_images(name) for name, file in found.items() if file == _NONE}
+    among_images = find([*others.values()], files, with_suffix=False)
+    better = {name: among_images[other] for name, other in others.items()}
+    return found | {name: file for name, file in better.items() if isinstance(file, Path)}
 
 
 def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[str]:
@@ -66,6 +79,11 @@ def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[st
                 f"{len(its_names)} entries of images are one file, {file}: {named(its_names)}. Each gets its "
                 "masks; check that they are not another picture's"
             )
+
+
+def _among_images(name: str) -> str:
+    before, labels, after = f"/{name}".rpartition("/labels/")
+    return f"{before}/images/{after}" if labels else name
 
 
 def _longest(paths: list[Path], given: dict[Path, tuple[Parts, Parts]]) -> list[Path]:

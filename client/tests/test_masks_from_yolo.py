@@ -81,3 +81,49 @@ def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str
     assert (
         "photos/more has no label files: name a COCO file, or the folder of YOLO's" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "pictures"),
+    [
+        ("export", "export"),
+        ("export/train", "export"),
+        ("export/train", "export/train/images"),
+        ("export/train/labels", "export/train"),
+    ],
+)
+def test_the_folders_of_roboflow_and_ultralytics(
+    photos: Path, labels: str, pictures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, name in [("train", "a.png"), ("valid", "b.PNG")]:
+        for folder in ("images", "labels"):
+            Path("export", part, folder).mkdir(parents=True)
+        (photos / name).rename(Path("export", part, "images", name))
+        Path("export", part, "labels", name).with_suffix(".txt").write_text(
+            "0 0.5 0.5 0.2 0.2\r\n", newline=""
+        )
+    Path("export/data.yaml").write_text("train: ../train/images\nnc: 1\nnames: ['cat']\n")
+    Path("export/README.roboflow.txt").write_text("\nset - v1\n====\n\n3 of 4 pictures were left out.\n")
+    assert main(["masks-from-boxes", labels, pictures, "-o", "out.json"]) == 0
+    said = capsys.readouterr().err
+    assert ("left out export/README.roboflow.txt: they do not begin with the number" in said) == (
+        labels == "export"
+    )
+    data = read()
+    expected = ["export/train/images/a.png", "export/valid/images/b.PNG"]
+    assert [image["file_name"] for image in data["images"]] == expected[: 2 if labels == "export" else 1]
+    assert all("segmentation" in annotation for annotation in data["annotations"])
+
+
+def test_a_picture_at_the_labels_own_path_goes_before_one_among_images(photos: Path) -> None:
+    for folder, name in [("labels", "a.png"), ("images", "b.PNG")]:
+        Path("set", folder).mkdir(parents=True)
+        (photos / name).rename(Path("set", folder, "x.png"))
+    Path("set/labels/x.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert main(["masks-from-boxes", "set", "set", "-o", "out.json"]) == 0
+    assert [image["file_name"] for image in read()["images"]] == ["set/labels/x.png"]
+
+
+def test_a_folder_of_prose_has_no_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["masks-from-boxes", "photos", "photos", "-o", "out.json"]) == 1
+    assert "photos has no label files" in capsys.readouterr().err
