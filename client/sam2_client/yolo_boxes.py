@@ -78,13 +78,13 @@ def _fields(line: str) -> dict[str, Any]:
     if len(words) not in (5, 6):
         raise ValueError(f"it has {len(words)} numbers, but a box is: category x y width height")
     try:
-        category, *box = int(words[0]), *map(float, words[1:])
+        category, *box = map(float, words)  # 0.0 is a category too, as numpy and pandas write it
     except ValueError:
         raise ValueError(f"{line.strip()[:60]!r} is not: category x y width height") from None
-    if category < 0 or not all(map(math.isfinite, box)):
+    if not (category >= 0 and category.is_integer() and all(map(math.isfinite, box))):
         raise ValueError(f"{line.strip()[:60]!r} has a number that is out of range")
     confidence = {"box_score": box[4]} if len(box) == 5 else {}
-    return {"category_id": category, "bbox": box[:4], **confidence}
+    return {"category_id": int(category), "bbox": box[:4], **confidence}
 
 
 def _is_prose(lines: list[str]) -> bool:

@@ -127,3 +127,15 @@ def test_a_picture_at_the_labels_own_path_goes_before_one_among_images(photos: P
 def test_a_folder_of_prose_has_no_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["masks-from-boxes", "photos", "photos", "-o", "out.json"]) == 1
     assert "photos has no label files" in capsys.readouterr().err
+
+
+def test_numbers_of_categories_may_be_written_as_floats(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels").mkdir()
+    lines = ["2.000000 0.5 0.5 0.2 0.2", "1e0 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2", "inf 0.5 0.5 0.2 0.2"]
+    Path("labels/a.txt").write_text("\n".join(lines))
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    assert [annotation["category_id"] for annotation in read()["annotations"]] == [2, 1]
+    assert [each["name"] for each in read()["categories"]] == ["1", "2"]
+    assert capsys.readouterr().err.count("has a number that is out of range") == 2
