@@ -17,6 +17,7 @@ from sam2_client.journal import Journal
 from sam2_client.long_runs import close, stamp, work_through
 from sam2_client.messages import complain, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
+from sam2_client.outputs import require_data_set
 
 _OPTIONS = (
     "points_per_side",
@@ -33,8 +34,7 @@ def everything(client: Client, arguments: argparse.Namespace) -> bool:
     """Segment all pictures, write the data set, and return whether none failed."""
     if arguments.simplify and not arguments.polygons:
         raise Misuse("--simplify requires --polygons")
-    if arguments.coco.is_dir():
-        raise Misuse(f"--coco {arguments.coco} is a folder: name a file")
+    require_data_set("--coco", arguments.coco, is_long=True)
     files = named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES)
     pictures = {file.path.as_posix(): file.path for file in files}
     if not pictures:

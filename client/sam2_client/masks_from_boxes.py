@@ -22,6 +22,7 @@ from sam2_client.long_runs import close, stamp, work_through
 from sam2_client.masks import Mask
 from sam2_client.messages import complain, named, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
+from sam2_client.outputs import require_another, require_data_set
 from sam2_client.prompts import Prompt
 from sam2_client.stories import PROMPTS_PER_REQUEST
 from sam2_client.sync_image import Image
@@ -33,10 +34,8 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     output: Path = arguments.output
     if arguments.simplify and not arguments.polygons:
         raise Misuse("--simplify requires --polygons")
-    if output.is_dir() or output.resolve() == arguments.boxes.resolve():
-        raise Misuse(
-            f"-o {output} is {'a folder' if output.is_dir() else 'the file of boxes'}: name another file"
-        )
+    require_data_set("-o", output, is_long=True)
+    require_another("-o", output, [arguments.boxes], what="the file of boxes")
     is_folder = arguments.boxes.is_dir()
     boxes = read_yolo(arguments.boxes) if is_folder else box_sets.read_coco(arguments.boxes)
     files = list(named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES))
