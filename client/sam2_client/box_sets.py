@@ -37,7 +37,7 @@ class BoxedPicture:
     """Of the picture in the file's list."""
     name: str
     size: tuple[int, int] | None
-    """Width and height as the file has them."""
+    """Width and height as the file has them; None if it has none, or zeros, as programs write that do not know."""
     boxes: list[Box] = field(default_factory=list)
 
 
@@ -146,7 +146,8 @@ def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     width, height = entry.get("width"), entry.get("height")
     if width is None or height is None:
         return None
-    return int(width), int(height)
+    size = int(width), int(height)
+    return None if size == (0, 0) else size
 
 
 def _is_number(value: Any) -> bool:

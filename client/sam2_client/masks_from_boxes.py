@@ -130,6 +130,8 @@ class Run:
                 images[picture.place] = coco.image(
                     images[picture.place]["id"], Path(result["stamp"][0]).as_posix(), *result["size"]
                 )
+            elif picture.size is None:  # pycocotools needs it to draw a mask
+                images[picture.place] |= dict(zip(("width", "height"), result["size"], strict=True))
             for box, change in zip(picture.boxes, result["changes"], strict=True):
                 annotation = annotations[box.place]
                 if "segmentation" not in change:

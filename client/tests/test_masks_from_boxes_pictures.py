@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from box_files import COMMAND, box_set, boxed, by_id, read, write
@@ -130,3 +131,21 @@ def test_boxes_lie_on_the_picture_as_it_is_shown(photos: Path, capsys: pytest.Ca
     write({"images": [entry], "annotations": [boxed(1, 1, [10, 10, 40, 40])]})
     assert main(COMMAND) == 1
     assert f"the picture has {height} x {width} (turned by EXIF, as it is shown)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("size", [{}, {"width": None, "height": 40}, {"width": 0, "height": 0}])
+def test_a_size_that_the_file_does_not_have_is_added(size: dict[str, Any]) -> None:
+    before = box_set(boxed(1, 7, [9, 9, 20, 20]), boxed(2, 30, [9, 9, 20, 20]))
+    for entry in before["images"]:
+        del entry["width"], entry["height"]
+        entry |= size
+    write(before)
+    for form in ([], ["--polygons"]):
+        assert main([*COMMAND, *form]) == 0
+        first, unboxed, third = read()["images"]
+        assert first == {**before["images"][0], "width": 60, "height": 40}
+        assert unboxed == before["images"][1], "no box, so not opened"
+        assert (third["width"], third["height"]) == (62, 40)
+        data = COCO("out.json")
+        assert data.annToMask(data.anns[2]).shape == (40, 62)
