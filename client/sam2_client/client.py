@@ -49,7 +49,7 @@ class Client:
     ) -> None:
         """`timeout` is the longest wait for a reply in seconds. `retries` is the number of retries if the server is
         busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests. Raises ValueError
-        for a bad `url` or `api_key`.
+        for a bad argument.
         """
         self._http = httpx.Client(**options(url, api_key, timeout), transport=transport)
         self._retries = Retries(retries)
