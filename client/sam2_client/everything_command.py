@@ -7,12 +7,14 @@ import argparse
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sam2_client import coco
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
+from sam2_client.errors import ValidationFailed
 from sam2_client.journal import Journal
 from sam2_client.long_runs import close, stamp, work_through
 from sam2_client.messages import complain, say, why
@@ -70,7 +72,7 @@ def _segment(
     journal: Journal,
     arguments: argparse.Namespace,
 ) -> int:
-    """Segment what the journal does not have. Return how many pictures failed."""
+    """Segment what the journal does not have. Return how many pictures failed. Raises Sam2Error for all of them."""
     for key in set(pictures) & set(journal):
         if not _is_unchanged(pictures[key], journal[key]["stamp"]):
             journal.forget(key)
@@ -106,10 +108,13 @@ def _segment(
         client, list(pictures), segment, journal, concurrency=arguments.concurrency, shown=shown
     )
     try:
-        for key, result in results:
-            if isinstance(result, Exception):
-                failed += 1
-                complain(f"{key}: {why(result)}")
+        with closing(results):
+            for key, result in results:
+                if isinstance(result, ValidationFailed):
+                    raise result  # of the options, which are those of all pictures
+                if isinstance(result, Exception):
+                    failed += 1
+                    complain(f"{key}: {why(result)}")
     finally:
         ended.set()
     return failed

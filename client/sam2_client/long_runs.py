@@ -3,7 +3,7 @@
 Does not know what is done with a picture.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def work_through(
     *,
     concurrency: int,
     shown: bool,
-) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+) -> Generator[tuple[str, dict[str, Any] | Exception], None, None]:
     """Do the work of each key that the journal does not have. Yield each one's result, in the order of the ends.
 
     An exception is the result of its picture, and the others continue. Raises Sam2Error if the server itself is
