@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +26,12 @@ def named_files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Nam
     """
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
-            yield from (
-                NamedFile(each, path) for each in files_below(path, suffixes=suffixes, tell_others=True)
-            )
-        elif path.exists() or not glob.has_magic(argument):
-            yield NamedFile(path, path.parent)
+        if path.exists() or not glob.has_magic(argument):
+            yield from _at(path, suffixes)
         elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
-            yield from (NamedFile(match, match.parent) for match in map(Path, matches))
+            found = chain.from_iterable(_at(Path(match), suffixes) for match in matches)
+            by_path = {file.path: file for file in found}  # `**` matches folders and what is in them
+            yield from by_path.values()
         else:
             raise FileNotFoundError(f"no file matches {argument}")
 
@@ -71,6 +70,14 @@ def tell_left_out(files: Sequence[Path], *, why: str) -> None:
     """Say which files are not read."""
     if files:
         complain(f"left out {named(files)}: {why}")
+
+
+def _at(path: Path, suffixes: set[str]) -> Iterator[NamedFile]:
+    if path.is_dir():
+        below = files_below(path, suffixes=suffixes, tell_others=True)
+        yield from (NamedFile(each, path) for each in below)
+    else:
+        yield NamedFile(path, path.parent)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

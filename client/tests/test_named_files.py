@@ -80,3 +80,14 @@ def test_a_folder_that_cannot_be_read_is_a_line(
     printed = capsys.readouterr()
     assert "sam2: left out photos/more: Permission denied" in printed.err
     assert names(printed.out) == ["photos/a.png", "photos/b.PNG"]
+
+
+@pytest.mark.parametrize("pattern", ["pho*", "photos/**", "**/photos", "photos/*"])
+def test_a_pattern_may_match_folders(photos: Path, pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "notes.txt").unlink()
+    assert main(["embed", pattern]) == 0
+    assert sorted(names(capsys.readouterr().out)) == [
+        "photos/a.png",
+        "photos/b.PNG",
+        "photos/more/c.png",
+    ]
