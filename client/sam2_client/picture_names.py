@@ -31,21 +31,21 @@ def find(
     }.values():  # each once, however it is named
         stem = path if with_suffix else path.with_suffix("")
         given[path] = _parts(str(stem.relative_to(root))), _parts(str(stem.absolute()))
-    by_end: dict[str, list[Path]] = defaultdict(list)
-    for path, (within, _) in given.items():
-        by_end[within[-1]].append(path)
+    wanted = {name: _parts(name) for name in names}
+    within = _by([(its_own, path) for path, (its_own, _) in given.items()])
+    ends = {
+        length: _by([(whole[-length:], path) for path, (_, whole) in given.items()])
+        for length in {len(parts) for parts in wanted.values()}
+    }
 
     found: dict[str, Path | str] = {}
     guessed: dict[Path, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(names):
-        parts = _parts(name)
-        candidates = by_end.get(parts[-1], []) if parts else []
-        exact = [path for path in candidates if given[path][0] == parts]
-        ends = exact or [path for path in candidates if given[path][1][-len(parts) :] == parts]
-        longer = [path for path in candidates if parts[-len(given[path][0]) :] == given[path][0]]
-        if matches := ends or _longest(longer, given):
+    for name, parts in wanted.items():
+        sure = within.get(parts) or ends[len(parts)].get(parts, [])
+        longer = (within[parts[at:]] for at in range(len(parts)) if parts[at:] in within)
+        if matches := sure or next(longer, []):
             found[name] = matches[0] if len(matches) == 1 else f"it may be {' or '.join(map(str, matches))}"
-            if len(matches) == 1 and not ends:
+            if len(matches) == 1 and not sure:
                 guessed[matches[0]].append(name)
         else:
             found[name] = _NONE
@@ -86,9 +86,12 @@ def _among_images(name: str) -> str:
     return f"{before}/images/{after}" if labels else name
 
 
-def _longest(paths: list[Path], given: dict[Path, tuple[Parts, Parts]]) -> list[Path]:
-    longest = max((len(given[path][0]) for path in paths), default=0)
-    return [path for path in paths if len(given[path][0]) == longest]
+def _by(pairs: Iterable[tuple[Parts, Path]]) -> dict[Parts, list[Path]]:
+    """Return the files of each path, or end of a path: many frames of videos have one name."""
+    found: dict[Parts, list[Path]] = defaultdict(list)
+    for parts, path in pairs:
+        found[parts].append(path)
+    return dict(found)
 
 
 def _parts(name: str) -> Parts:

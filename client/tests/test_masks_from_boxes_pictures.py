@@ -9,7 +9,9 @@ from box_files import COMMAND, box_set, boxed, by_id, read, write
 from PIL import Image
 from pycocotools.coco import COCO
 
+from sam2_client import picture_names
 from sam2_client.command import main
+from sam2_client.named_files import NamedFile
 from tests.fakes import picture
 from tests.oriented_files import oriented_files
 
@@ -149,3 +151,32 @@ def test_a_size_that_the_file_does_not_have_is_added(size: dict[str, Any]) -> No
         assert (third["width"], third["height"]) == (62, 40)
         data = COCO("out.json")
         assert data.annToMask(data.anns[2]).shape == (40, 62)
+
+
+@pytest.mark.parametrize("start", ["", "/home/me/"])
+def test_frames_of_many_videos_are_found_by_looking_up_and_not_one_by_one(
+    start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    class Parts(tuple[str, ...]):
+        __slots__ = ()
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return tuple.__eq__(self, other)
+
+        def __getitem__(self, at: Any) -> Any:
+            part = tuple.__getitem__(self, at)
+            return Parts(part) if isinstance(at, slice) else part
+
+    real = picture_names._parts
+    monkeypatch.setattr(picture_names, "_parts", lambda name: Parts(real(name)))
+    root = Path("/data/frames")
+    inside = [f"{video}/{frame}.jpg" for video in range(100) for frame in range(5)]
+    files = [NamedFile(root / name, root) for name in inside]
+    found = picture_names.find([start + name for name in inside], files)
+    assert list(found.values()) == [file.path for file in files]
+    assert compared < 10 * len(files), "each with the 100 of its name would be 50,000 and more"
