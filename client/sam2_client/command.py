@@ -7,6 +7,7 @@ Prints results to standard output and messages to standard error, and writes fil
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, or those of the process if None. Returns the exit code."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by a shell's >&-
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  # open until the process ends
     parsed = parse(arguments)
     run = {
         "embed": embed,

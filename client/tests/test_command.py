@@ -255,3 +255,22 @@ def test_a_name_that_standard_output_cannot_write_ends_nothing(
     assert first.endswith("\tcaf\\udce9.png")
     assert second.split("\t")[1] == ("d\u00e9j\u00e0.png" if encoding == "utf-8" else "d\\xe9j\\xe0.png")
     assert third.endswith("\ttruck.png")
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.skipif(sys.platform == "win32", reason="by a shell of Unix")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "arguments", ["embed photos", "everything photos --coco out.json --points-per-side 2"]
+)
+def test_closed_output_ends_nothing(arguments: str, closed: str) -> None:
+    client = str(Path(__file__).parent.parent)
+    done = subprocess.run(  # noqa: S603  # ourselves
+        ["/bin/sh", "-c", f'exec "$0" -m sam2_client {arguments} {closed}', sys.executable],
+        env={**os.environ, "PYTHONPATH": client},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
