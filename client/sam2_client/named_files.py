@@ -44,15 +44,15 @@ def files_below(folder: Path, *, suffixes: set[str], tell_others: bool = False) 
     """
     found: list[Path] = []
     hidden: list[Path] = []
-    known = {_identity(parent) for parent in folder.resolve().parents}  # a link up is not meant
+    known = set(folder.resolve().parents)  # a link up is not meant
     links = [folder]
     for link in links:  # a folder is read at its own place, and through a link only if it has none
         for at, folders, files in os.walk(link, onerror=_tell_unread):
             place = Path(at)
-            if (identity := _identity(place)) in known:
+            if (real := place.resolve()) in known:
                 folders.clear()
                 continue
-            known.add(identity)
+            known.add(real)
             hidden += [place / name for name in folders if _is_hidden(name)]
             folders[:] = [name for name in folders if not _is_hidden(name)]
             links += sorted(place / name for name in folders if (place / name).is_symlink())
@@ -78,11 +78,6 @@ def _at(path: Path, suffixes: set[str]) -> Iterator[NamedFile]:
         yield from (NamedFile(each, path) for each in below)
     else:
         yield NamedFile(path, path.parent)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    facts = folder.stat()
-    return facts.st_dev, facts.st_ino
 
 
 def _is_hidden(name: str) -> bool:
