@@ -97,7 +97,11 @@ def _names(folder: Path) -> dict[int, str]:
     """Return the names of the categories that data.yaml or classes.txt have."""
     for place in [folder.absolute(), *folder.absolute().parents][:_LEVELS]:
         for file in sorted(place.glob("*.yaml")):
-            if names := dict(_yaml_names(file.read_text("utf-8-sig", errors="replace"))):
+            try:
+                text = file.read_text("utf-8-sig", errors="replace")
+            except OSError:  # another's, above the data set, or a folder
+                continue
+            if names := dict(_yaml_names(text)):
                 return names
         for name in _NAME_FILES:
             if (file := place / name).is_file():

@@ -139,3 +139,12 @@ def test_numbers_of_categories_may_be_written_as_floats(
     assert [annotation["category_id"] for annotation in read()["annotations"]] == [2, 1]
     assert [each["name"] for each in read()["categories"]] == ["1", "2"]
     assert capsys.readouterr().err.count("has a number that is out of range") == 2
+
+
+def test_what_only_looks_like_a_data_yaml_has_no_names(photos: Path) -> None:
+    Path("set/labels").mkdir(parents=True)
+    Path("set/labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    Path("set/backup.yaml").mkdir()
+    Path("set/data.yaml").write_text("names: [cat]\n")
+    assert main(["masks-from-boxes", "set/labels", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["cat"]
