@@ -163,7 +163,10 @@ class Run:
         corners = [box_sets.corners(bbox, size) for bbox in bboxes]
         masks = self._masks(image, [Prompt(box=each[0]) for each in corners if each is not None])
         result: dict[str, Any] = {"stamp": read, "size": size, "clipped": [], "refused": [], "empty": []}
-        changes: list[dict[str, Any]] = [{"bbox": bbox} if in_shares else {} for bbox in bboxes]
+        changes: list[dict[str, Any]] = [
+            {"bbox": bbox, "area": max(bbox[2], 0.0) * max(bbox[3], 0.0)} if in_shares else {}
+            for bbox in bboxes
+        ]
         for box, each, change in zip(picture.boxes, corners, changes, strict=True):
             if each is None:
                 result["refused"].append(box.name)

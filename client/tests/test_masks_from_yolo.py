@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from box_files import read
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sam2_client.command import main
 from tests.fakes import RADII, disc_mask
@@ -148,3 +149,18 @@ def test_what_only_looks_like_a_data_yaml_has_no_names(photos: Path) -> None:
     Path("set/data.yaml").write_text("names: [cat]\n")
     assert main(["masks-from-boxes", "set/labels", "photos", "-o", "out.json"]) == 0
     assert [each["name"] for each in read()["categories"]] == ["cat"]
+
+
+@pytest.mark.usefixtures("photos")
+def test_boxes_without_a_mask_have_an_area_so_that_pycocotools_evaluates_the_set() -> None:
+    Path("labels").mkdir()
+    lines = ["0 0.5 0.5 0.25 0.5", "0 5 5 0.1 0.25", "0 0.5 0.5 -0.1 0.1"]
+    Path("labels/a.txt").write_text("\n".join(lines))
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    data = COCO("out.json")
+    assert [annotation["area"] for annotation in data.anns.values()][1:] == [60, 0]
+    found = {"image_id": 1, "category_id": 0, "bbox": [22.5, 10, 15, 20], "score": 1.0}
+    evaluation = COCOeval(data, data.loadRes([found]), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    assert evaluation.eval["precision"].max() == pytest.approx(1)
