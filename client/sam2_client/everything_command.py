@@ -15,8 +15,9 @@ from sam2_client import coco
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.errors import ValidationFailed
+from sam2_client.images import Model
 from sam2_client.journal import Journal
-from sam2_client.long_runs import close, stamp, work_through
+from sam2_client.long_runs import close, embedded, stamp, work_through
 from sam2_client.messages import complain, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
 from sam2_client.outputs import require_data_set
@@ -43,9 +44,10 @@ def everything(client: Client, arguments: argparse.Namespace) -> bool:
         raise ValueError("there are no pictures in what is named")
     options = {name: value for name in _OPTIONS if (value := getattr(arguments, name)) is not None}
     simplify = arguments.simplify if arguments.polygons else None
-    run = {"model": client.model().fingerprint, "options": options, "simplify": simplify}
+    model = client.model()
+    run = {"model": model.fingerprint, "options": options, "simplify": simplify}
     with Journal(arguments.coco, {"command": "everything", **run}) as journal:
-        failed = _segment(client, pictures, options, journal, arguments)
+        failed = _segment(client, model, pictures, options, journal, arguments)
         done = [key for key in pictures if key in journal]
         if not done:
             journal.delete()
@@ -67,6 +69,7 @@ def everything(client: Client, arguments: argparse.Namespace) -> bool:
 
 def _segment(
     client: Client,
+    model: Model,
     pictures: dict[str, Path],
     options: dict[str, Any],
     journal: Journal,
@@ -85,7 +88,7 @@ def _segment(
 
     def segment(key: str) -> dict[str, Any]:
         read = stamp(pictures[key])
-        image = client.embed(pictures[key])
+        image = embedded(client, pictures[key], model=model)
         masks = image.everything(**options, progress=end_if_ended)
         return {
             "stamp": read,

@@ -10,9 +10,10 @@ from typing import Any
 
 from sam2_client.client import Client
 from sam2_client.errors import ConnectionFailed, Unauthorized
-from sam2_client.images import Progress
+from sam2_client.images import Model, Progress
 from sam2_client.journal import Journal
 from sam2_client.messages import complain
+from sam2_client.sync_image import Image
 from sam2_client.workers import worked
 
 
@@ -20,6 +21,20 @@ def stamp(file: Path) -> list[Any]:
     """Return what tells whether a file is the one that was read before. Raises OSError."""
     facts = file.stat()
     return [str(file), facts.st_size, facts.st_mtime_ns]
+
+
+class OtherModel(Exception):
+    """The server was started with another model since the run began."""
+
+
+def embedded(client: Client, file: Path, *, model: Model) -> Image:
+    """Embed a picture. Raises OtherModel if it is no longer done by the model that the run began with."""
+    image = client.embed(file)
+    if image.model != model.name:
+        raise OtherModel(
+            f"the server has another model now, {image.model}; {model.name} began this run, which ends here"
+        )
+    return image
 
 
 def work_through(
@@ -34,7 +49,7 @@ def work_through(
     """Do the work of each key that the journal does not have. Yield each one's result, in the order of the ends.
 
     An exception is the result of its picture, and the others continue. Raises Sam2Error if the server itself is
-    gone, or refuses the key: what is done stays in the journal.
+    gone, or refuses the key, and ValueError if it has another model: what is done stays in the journal.
     """
     left = [key for key in keys if key not in journal]
     ended = worked(left, work, concurrency=concurrency)
@@ -45,6 +60,8 @@ def work_through(
         ):
             for key, result in ended:
                 if isinstance(result, Exception):
+                    if isinstance(result, OtherModel):
+                        raise ValueError(str(result)) from result
                     if isinstance(result, ConnectionFailed | Unauthorized):
                         client.model()  # raises if it is not this picture alone that failed
                 else:

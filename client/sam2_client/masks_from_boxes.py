@@ -18,7 +18,7 @@ from sam2_client.box_sets import BoxedPicture, BoxSet, in_pixels
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.journal import Journal
-from sam2_client.long_runs import close, stamp, work_through
+from sam2_client.long_runs import close, embedded, stamp, work_through
 from sam2_client.masks import Mask
 from sam2_client.messages import complain, named, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
@@ -75,7 +75,7 @@ class Run:
         self._boxes = boxes
         self._found = found
         self._simplify = simplify
-        self._fingerprint = model.fingerprint
+        self._model = model
         self._most = max(
             1, min(int(model.limits.get("max_prompts", PROMPTS_PER_REQUEST)), PROMPTS_PER_REQUEST)
         )
@@ -89,7 +89,7 @@ class Run:
         return {
             "command": "masks-from-boxes",
             "boxes": content,
-            "model": self._fingerprint,
+            "model": self._model.fingerprint,
             "simplify": self._simplify,
         }
 
@@ -154,7 +154,7 @@ class Run:
         if isinstance(file, str):
             raise FileNotFoundError(file)
         read = stamp(file)
-        image = self._client.embed(file)
+        image = embedded(self._client, file, model=self._model)
         size = image.width, image.height
         if picture.size is not None and picture.size != size:
             raise ValueError(_other_size(picture.size, size))
