@@ -4,8 +4,9 @@ Never opens a file, and never names one that was not given. Does not know the fo
 """
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import urllib.parse
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sam2_client.messages import named
@@ -23,15 +24,37 @@ def find(
 
     A name is a path within one of the folders, the end of a file's path, or a longer path that ends with a file's
     path within its folder. The first of these that is true for any file counts, and it must be true for one only.
-    `with_suffix` says whether names have the suffix of the file.
+    If there is none, the name may be an address, or be written in another case, unless another name means that
+    file too. `with_suffix` says whether names have the suffix of the file.
     """
+    known = list(files)
+    sure = found = _find(names, known, with_suffix=with_suffix, form=str)
+    for form in (str, str.casefold):
+        left = {name: _of_address(name) for name, file in found.items() if file == _NONE}
+        again = _find([*left.values()], known, with_suffix=with_suffix, form=form)
+        found = found | {name: again[path] for name, path in left.items()}
+    count = Counter(file for file in found.values() if isinstance(file, Path))
+    others = {
+        name: f"no such picture by this very name; {file} may be another one"
+        for name, file in found.items()
+        if isinstance(file, Path) and sure[name] == _NONE and count[file] > 1
+    }
+    return found | others
+
+
+def _find(
+    names: Sequence[str], files: Sequence[NamedFile], *, with_suffix: bool, form: Callable[[str], str]
+) -> dict[str, Path | str]:
+    """As `find`, of names and paths in one form."""
+    if not names:
+        return {}
     given: dict[Path, tuple[Parts, Parts]] = {}
     for path, root in {
         file.path.absolute(): file for file in files
     }.values():  # each once, however it is named
         stem = path if with_suffix else path.with_suffix("")
-        given[path] = _parts(str(stem.relative_to(root))), _parts(str(stem.absolute()))
-    wanted = {name: _parts(name) for name in names}
+        given[path] = _parts(form(str(stem.relative_to(root)))), _parts(form(str(stem.absolute())))
+    wanted = {name: _parts(form(name)) for name in names}
     within = _by([(its_own, path) for path, (its_own, _) in given.items()])
     ends = {
         length: _by([(whole[-length:], path) for path, (_, whole) in given.items()])
@@ -79,6 +102,12 @@ def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[st
                 f"{len(its_names)} entries of images are one file, {file}: {named(its_names)}. Each gets its "
                 "masks; check that they are not another picture's"
             )
+
+
+def _of_address(name: str) -> str:
+    """Return the path in an address, such as Label Studio's /data/local-files/?d=my%20photo.jpg."""
+    path, _, query = name.partition("?")
+    return urllib.parse.unquote(query.removeprefix("d=") if query.startswith("d=") else path)
 
 
 def _among_images(name: str) -> str:

@@ -180,3 +180,45 @@ def test_frames_of_many_videos_are_found_by_looking_up_and_not_one_by_one(
     found = picture_names.find([start + name for name in inside], files)
     assert list(found.values()) == [file.path for file in files]
     assert compared < 10 * len(files), "each with the 100 of its name would be 50,000 and more"
+
+
+def found_in(*files: str, name: str) -> Path | str:
+    root = Path("/data/photos")
+    return picture_names.find([name], [NamedFile(root / file, root) for file in files])[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("my%20photo.jpg", "my photo.jpg"),
+        ("/data/local-files/?d=day%201/my%20photo.jpg", "day 1/my photo.jpg"),
+        ("/data/local-files/?d=a.jpg", "a.jpg"),
+        ("https://there/bucket/photos/day/a.jpg?X-Date=1&Sign=2/3", "day/a.jpg"),
+        ("IMG_1.JPG", "img_1.jpg"),
+        ("C:\\Photos\\Day\\IMG_1.JPG", "day/img_1.jpg"),
+        ("100%25.jpg", "100%.jpg"),
+    ],
+)
+def test_a_name_may_be_an_address_or_of_a_system_without_case(name: str, file: str) -> None:
+    assert found_in(file, "other.jpg", name=name) == Path("/data/photos", file)
+
+
+def test_what_is_written_exactly_goes_first_and_one_file_only_counts() -> None:
+    assert found_in("my%20photo.jpg", "my photo.jpg", name="my%20photo.jpg") == Path(
+        "/data/photos/my%20photo.jpg"
+    )
+    assert found_in("what?.jpg", "what", name="what?.jpg") == Path("/data/photos/what?.jpg")
+    assert found_in("A.jpg", "a.jpg", name="a.jpg") == Path("/data/photos/a.jpg")
+    assert found_in("A.jpg", "a.jpg", name="a.JPG") == "it may be /data/photos/A.jpg or /data/photos/a.jpg"
+    assert found_in("a.jpg", name="b.jpg") == "no such picture"
+    assert found_in("a.jpg", name="?") == "no such picture"
+
+
+def test_a_file_that_another_name_means_is_not_guessed() -> None:
+    root = Path("/data/photos")
+    (file,) = files = [NamedFile(root / "a/1.jpg", root)]
+    found = picture_names.find(["A/1.jpg", "a/1.jpg"], files)
+    assert found["a/1.jpg"] == file.path
+    assert found["A/1.jpg"] == "no such picture by this very name; /data/photos/a/1.jpg may be another one"
+    found = picture_names.find(["A/1.jpg", "a/1.JPG"], files)
+    assert not any(isinstance(each, Path) for each in found.values())
