@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     SecretStr,
     StringConstraints,
@@ -16,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from app.setting_checks import check_address, check_hosts, check_origins, check_tools, split
+from app.setting_checks import check_address, check_hosts, check_not_a_link, check_origins, check_tools, split
 
 DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
 """Names for SAM2_DOORS; app/doors has them."""
@@ -29,7 +30,9 @@ class ClientSettings(BaseModel):
     host: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
         "127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks."
     )
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: Annotated[int, BeforeValidator(check_not_a_link)] = Field(
+        8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
+    )
 
     allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(
         "auto",

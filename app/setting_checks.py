@@ -43,6 +43,17 @@ def check_hosts(text: str) -> str:
     return text
 
 
+def check_not_a_link(value: object) -> object:
+    """Return a port as it is. Raises ValueError for what Kubernetes tells every pod of a Service called sam2."""
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError(
+            "this is from Kubernetes, which names each Service in the variables of all pods; set "
+            "'enableServiceLinks: false' in the pod, or SAM2_PORT itself, or call the Service something else than "
+            "sam2"
+        )
+    return value
+
+
 def check_tools(text: str, known: Collection[str]) -> str:
     """Return a list of known tools, or all, or none. Raises ValueError."""
     names = split(text)

@@ -104,6 +104,12 @@ def test_a_cache_is_as_large_as_it_can_be_or_as_large_as_is_said(monkeypatch: py
     assert "must be auto, or a whole number of MiB from 0" in problem["msg"]
 
 
+def test_a_port_that_kubernetes_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_PORT", "tcp://10.96.4.7:80")
+    with pytest.raises(ValidationError, match="enableServiceLinks: false"):
+        Settings()
+
+
 def test_variables_that_no_setting_reads_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM2_PRT", "8000")
     monkeypatch.setenv("SAM2_PORT", "8000")
