@@ -130,12 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.critical("%s", error)
         return 1
     keys: ApiKeys = app.state.keys
-    if not keys and not is_loopback(settings.host):
-        log.warning(
-            "SAM2_HOST=%s accepts other machines, and without SAM2_API_KEYS any client that reaches the port may "
-            "do everything. Set SAM2_API_KEYS.",
-            settings.host,
-        )
     try:
         listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
     except OSError as error:
@@ -147,6 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _LISTEN_ADVICE.get(error.errno, _HOST_ADVICE),
         )
         return 1
+    if not keys and not is_loopback(settings.host):
+        log.warning(
+            "SAM2_HOST=%s accepts other machines, and without SAM2_API_KEYS any client that reaches the port may "
+            "do everything. Set SAM2_API_KEYS.",
+            settings.host,
+        )
     running = ExitStack()
     try:
         if not settings.cluster:

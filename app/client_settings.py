@@ -37,7 +37,8 @@ class ClientSettings(BaseModel):
     allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(
         "auto",
         description="Host names that the server answers to: comma-separated, *.example.org for all names below it, "
-        "* for any. auto: localhost, 127.0.0.1 and [::1] if SAM2_HOST is a loopback address, otherwise any.",
+        "* for any. auto: localhost, 127.0.0.1, [::1] and SAM2_HOST itself if that is a loopback address, "
+        "otherwise any.",
     )
     api_keys: SecretStr = Field(
         SecretStr(""),

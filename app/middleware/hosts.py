@@ -6,6 +6,7 @@ not know about CORS: to the browser, the page calls its own site.
 """
 
 import ipaddress
+import socket
 from collections.abc import Callable, Collection
 
 from app.errors import Misdirected, ServiceError
@@ -24,15 +25,19 @@ def allowed_hosts(setting: str, *, host: str) -> tuple[str, ...]:
     """
     if setting != "auto":
         return tuple(part.strip().lower() for part in setting.split(",") if part.strip())
-    return LOCAL if is_loopback(host) else (ANY,)
+    if not is_loopback(host):
+        return (ANY,)
+    itself = f"[{host}]" if ":" in host else host.lower()  # 127.0.0.2, for example
+    return LOCAL if itself in LOCAL else (*LOCAL, itself)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on this address."""
+    """Whether only this machine reaches what listens on this address or name, as the system understands it."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, and any except this one may lead anywhere
-        return host == "localhost"
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):  # nothing can listen on it
+        return False
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
 def is_allowed(host: str, allowed: Collection[str]) -> bool:

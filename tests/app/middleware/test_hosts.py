@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.middleware.hosts import LOCAL, allowed_hosts, is_allowed
+from app.middleware.hosts import LOCAL, allowed_hosts, is_allowed, is_loopback
 from app.settings import Settings
 from tests.fakes import error, picture, serving
 
@@ -50,9 +50,24 @@ async def test_names_may_be_given() -> None:
             assert (await served.client.get("/model", headers={"Host": host})).status_code == status
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.10"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_what_only_this_machine_reaches_is_loopback(host: str) -> None:
     assert allowed_hosts("auto", host=host) == LOCAL
+
+
+@pytest.mark.parametrize("host", ["127.8.9.10", "127.1", "LocalHost", "0:0:0:0:0:0:0:1"])
+async def test_a_loopback_address_in_any_form_is_one_and_answers_to_itself(host: str) -> None:
+    """The log says: Listening on http://127.8.9.10:8000; open it in a browser."""
+    itself = f"[{host}]" if ":" in host else host
+    async with serving(Settings(workers=2, host=host)) as served:
+        for name, status in ((f"{itself}:8000", 200), ("localhost", 200), ("evil.example", 421)):
+            reply = await served.client.get("/model", headers={"Host": name})
+            assert reply.status_code == status
+
+
+def test_a_name_that_leads_nowhere_is_not_loopback() -> None:
+    assert not is_loopback("nowhere.invalid")
+    assert not is_loopback("http://127.0.0.1")
 
 
 def test_the_port_of_an_ipv6_address_is_told_from_the_address() -> None:
