@@ -100,13 +100,21 @@ def key_of(scope: Scope) -> str:
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return credentials.strip()
+        return _as_sent(credentials)
     if key := headers.get("x-api-key", ""):
-        return key.strip()
+        return _as_sent(key)
     if scheme.lower() == "basic":
         with suppress(ValueError):  # not base64, or not UTF-8
             return decode_base64(credentials).decode().partition(":")[2]
     return ""
+
+
+def _as_sent(value: str) -> str:
+    """Return a header's value without spaces around it, as its client wrote it: UTF-8, or Latin-1 as browsers."""
+    try:
+        return value.encode("latin-1").decode().strip()
+    except UnicodeDecodeError:
+        return value.strip()
 
 
 def address_of(scope: Scope) -> str:

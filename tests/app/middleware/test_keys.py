@@ -221,6 +221,19 @@ async def test_a_key_comes_in_any_usual_header_and_its_name_is_the_tenant() -> N
             assert error(response) == (401, "unauthorized")
 
 
+@pytest.mark.parametrize("key", ["größer-als-sechzehn", "пароль-из-букв-и-слов", "three words and more"])
+async def test_a_key_may_have_any_letters(key: str) -> None:
+    """Programs write UTF-8 into headers; browsers write Latin-1, and refuse what is beyond it."""
+    async with serving(settings(api_keys=f"anna:{key}")) as served:
+        add_who(served.app)
+        written = [key.encode()] + ([key.encode("latin-1")] if "ö" in key else [])
+        for text in written:
+            for headers in ({b"Authorization": b"Bearer " + text}, {b"X-API-Key": text}):
+                assert (await served.client.get("/who", headers=headers)).json() == ["anna", "anna"]
+        reply = await served.client.get("/who", headers={b"X-API-Key": b"\xff" + written[0]})
+        assert error(reply) == (401, "unauthorized")
+
+
 async def test_without_keys_all_see_the_same_and_each_address_has_a_share_of_its_own() -> None:
     async with serving() as served:
         add_who(served.app)
