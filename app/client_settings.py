@@ -17,7 +17,15 @@ from pydantic import (
     field_validator,
 )
 
-from app.setting_checks import check_address, check_hosts, check_not_a_link, check_origins, check_tools, split
+from app.setting_checks import (
+    check_address,
+    check_bare,
+    check_hosts,
+    check_not_a_link,
+    check_origins,
+    check_tools,
+    split,
+)
 
 DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
 """Names for SAM2_DOORS; app/doors has them."""
@@ -27,7 +35,7 @@ class ClientSettings(BaseModel):
     """The first of all settings; settings.py has the others."""
 
     # Asked to listen on "", the system listens on all networks.
-    host: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+    host: Annotated[str, StringConstraints(min_length=1)] = Field(
         "127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks."
     )
     port: Annotated[int, BeforeValidator(check_not_a_link)] = Field(
@@ -81,6 +89,11 @@ class ClientSettings(BaseModel):
         "Empty: the one that Label Studio sends.",
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_bare(cls, value: object) -> object:
+        return check_bare(value)
 
     @property
     def cors_origin_list(self) -> list[str]:

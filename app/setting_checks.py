@@ -43,6 +43,19 @@ def check_hosts(text: str) -> str:
     return text
 
 
+def check_bare(value: object) -> object:
+    """Return a value without spaces around it. Raises ValueError if it is written in quotes.
+
+    A file with the line ends of Windows leaves a carriage return behind each value; docker --env-file keeps quotes.
+    """
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        raise ValueError("the quotes are part of the value here; leave them out")
+    return value
+
+
 def check_not_a_link(value: object) -> object:
     """Return a port as it is. Raises ValueError for what Kubernetes tells every pod of a Service called sam2."""
     if isinstance(value, str) and value.startswith("tcp://"):
@@ -86,6 +99,13 @@ def check_address(text: str) -> str:
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
     return text.rstrip("/")
+
+
+def check_download(text: str) -> str:
+    """Return the address of a folder on a web server. Raises ValueError, which does not quote it."""
+    if not re.fullmatch(r"https?://[^\s]+", text):
+        raise ValueError("must begin with https:// or http://")
+    return text
 
 
 def check_bucket(text: str) -> str:
