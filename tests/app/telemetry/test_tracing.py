@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app import main
-from app.settings import wants_traces
+from app.settings import Settings, wants_traces
 from tests import fakes
 from tests.fakes import LONG_S, picture, serving
 from tests.server import ROOT
@@ -124,6 +124,21 @@ async def test_a_device_continues_the_trace_of_its_front(
     assert len(spans) == 3 + len([span for span in spans if span.parent == device.context])  # no stage twice
     slack = 1_000_000
     assert front.start_time - slack <= device.start_time <= device.end_time <= front.end_time + slack
+
+
+async def test_a_key_in_a_query_is_not_sent_to_the_collector(exporter: InMemorySpanExporter) -> None:
+    key = "0123456789abcdef"
+    async with serving(Settings(workers=2, api_keys=f"anna:{key}")) as served:
+        headers = {"Authorization": f"Bearer {key}"}
+        await served.client.post(f"/sam2/embed_image?api_key={key}&image_id=a&v=", json={})
+        await served.client.get("/images?limit=1", headers=headers)
+    embed, images = (span.attributes for span in exporter.get_finished_spans() if span.kind.name == "SERVER")
+    assert embed
+    assert embed["url.path"] == "/sam2/embed_image"
+    assert embed["url.query"] == "api_key=REDACTED&image_id=REDACTED&v=REDACTED"
+    assert images
+    assert images["url.query"] == "limit=REDACTED"
+    assert key not in str([dict(embed), dict(images)])
 
 
 async def test_without_a_trace_of_its_request_a_device_begins_none(
