@@ -53,12 +53,17 @@ log = logging.getLogger("app")
 class Server(uvicorn.Server):
     """Uvicorn, but on a stop signal the requests waiting in the queues are answered at once."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, deadline_s: float) -> None:
         super().__init__(config)
         self._app = app
+        self._deadline_s = deadline_s
         self.last_resort: threading.Timer | None = None
         """Ends the process; set when it begins to stop."""
         self._is_settled = False
+
+    def stop_soon(self, *_: object) -> None:
+        """Stop as soon as it runs, or if it has stopped, do nothing. A handler of signals."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address. Only now is the port known if SAM2_PORT is 0."""
@@ -81,8 +86,7 @@ class Server(uvicorn.Server):
         """Begin to stop, and see that it ends: a thread within a library cannot be stopped but with the process."""
         super().handle_exit(sig, frame)
         if self.last_resort is None:
-            service: Segmentation = self._app.state.service
-            self.last_resort = threading.Timer(service.settings.deadline_s, end_process)
+            self.last_resort = threading.Timer(self._deadline_s, end_process)
             self.last_resort.daemon = True
             self.last_resort.start()
 
@@ -91,7 +95,7 @@ class Server(uvicorn.Server):
         service: Segmentation = self._app.state.service
         service.drain()
         streams: Streams = self._app.state.streams
-        await streams.close(patience_s=service.settings.deadline_s)
+        await streams.close(patience_s=self._deadline_s)
         await super().shutdown(sockets)
         if self.force_exit:  # a second Ctrl-C: the requests are not waited for, but what was promised is kept
             await self.lifespan.shutdown()
@@ -161,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     server = make_server(app, settings)
     for stop in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn catches these, stops, and raises them again for the previous handler. With this one, which does
-        # nothing, the exit is clean.
-        signal.signal(stop, lambda *_: None)
+        # Uvicorn catches these, stops, and raises them again for the previous handler. With this one the exit is
+        # clean. It also hears those that come before Uvicorn listens for them.
+        signal.signal(stop, server.stop_soon)
     if keys.path is not None:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
     prepare_routes(app)
@@ -262,7 +266,7 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         ws=patient_websocket(patience_s=settings.deadline_s),
         ws_per_message_deflate=False,  # a few kilobytes would unpack to megabytes, on the event loop
     )
-    return Server(config, app)
+    return Server(config, app, deadline_s=settings.deadline_s)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
