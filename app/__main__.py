@@ -108,11 +108,19 @@ def end_process() -> None:
     os._exit(1)
 
 
+def leave(sig: int, _: FrameType | None) -> None:
+    """End the start, a download above all. Without a handler, the first process of a container gets no SIGTERM."""
+    raise SystemExit(128 + sig)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal. Return 0 after a clean stop, 1 if it cannot start, 2 for bad settings.
 
+    A signal before it listens ends the process with 128 and its number, as without a handler.
     watchdog.py ends the process with 3 if the device hangs. `sam2-serve export-decoder` writes a file instead.
     """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, leave)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == [EXPORT_DECODER]:
         return export_decoder(arguments[1:])
@@ -134,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.critical("%s", error)
         return 1
     keys: ApiKeys = app.state.keys
+    if keys.path is not None:
+        signal.signal(signal.SIGHUP, lambda *_: keys.reload())
     try:
         listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
     except OSError as error:
@@ -151,28 +161,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "do everything. Set SAM2_API_KEYS.",
             settings.host,
         )
-    running = ExitStack()
-    try:
-        if not settings.cluster:
-            check_bucket(settings)
-            # Before the server starts: a download shows progress, and a failure ends here.
-            locate_weights(settings)
-        running.enter_context(machine or nullcontext())
-    except (CheckpointError, ClusterError, CacheUrlError) as error:
-        log.critical("%s", error)
+    with ExitStack() as running:
         for listener in listeners:
-            listener.close()
-        return 1
-    server = make_server(app, settings)
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn catches these, stops, and raises them again for the previous handler. With this one the exit is
-        # clean. It also hears those that come before Uvicorn listens for them.
-        signal.signal(stop, server.stop_soon)
-    if keys.path is not None:
-        signal.signal(signal.SIGHUP, lambda *_: keys.reload())
-    prepare_routes(app)
-    tune()
-    with running:
+            running.callback(listener.close)
+        try:
+            if not settings.cluster:
+                check_bucket(settings)
+                # Before the server starts: a download shows progress, and a failure ends here.
+                locate_weights(settings)
+            running.enter_context(machine or nullcontext())
+        except (CheckpointError, ClusterError, CacheUrlError) as error:
+            log.critical("%s", error)
+            return 1
+        server = make_server(app, settings)
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            # Uvicorn catches these, stops, and raises them again for the previous handler. With this one the exit
+            # is clean. It also hears those that come before Uvicorn listens for them.
+            signal.signal(stop, server.stop_soon)
+        prepare_routes(app)
+        tune()
         server.run(listeners)
     service: Segmentation = app.state.service
     if server.last_resort is not None and not service.is_working:
