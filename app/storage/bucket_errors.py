@@ -70,6 +70,12 @@ def words_of(error: Exception, *, bucket: str, endpoint: str, to: str = "use") -
     return f"AWS's variables or files cannot be used: {error}"
 
 
+def words_of_nonsense(error: Exception, *, endpoint: str) -> str:
+    """Return what to say of a reply that boto3 fails at: a proxy's, for example, or a redirect to itself."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"{endpoint} does not answer as an S3-compatible store ({what}); is it one, and is there a proxy?"
+
+
 def _words_of_reply(error: ClientError, *, bucket: str, endpoint: str, to: str) -> str:
     code = _code(error)
     if code == "NoSuchBucket" or (code in _MISSING and to in ("write", "list")):
