@@ -12,6 +12,9 @@ from collections.abc import Callable, Collection
 from app.errors import Misdirected, ServiceError
 from app.middleware.access import App, Receive, Scope, Send
 
+PROBES = ("/healthz", "/readyz")
+"""Supervisors ask for these by an address: Docker's check by 127.0.0.1, Kubernetes by that of the pod. They hold no
+data."""
 ANY = "*"
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine itself."""
@@ -56,7 +59,10 @@ def is_allowed(host: str, allowed: Collection[str]) -> bool:
 
 
 class HostsMiddleware:
-    """Refuses HTTP requests and WebSockets whose Host header is not allowed, with 421 and a word on the setting."""
+    """Refuses HTTP requests and WebSockets whose Host header is not allowed, with 421 and a word on the setting.
+
+    But for PROBES.
+    """
 
     def __init__(self, app: App, *, allowed: Collection[str], refuse: Callable[[ServiceError], App]) -> None:
         self.app = app
@@ -65,7 +71,8 @@ class HostsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] in ("http", "websocket") and ANY not in self.allowed:
+        is_checked = ANY not in self.allowed and scope.get("path") not in PROBES
+        if is_checked and scope["type"] in ("http", "websocket"):
             hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             # Browsers always send one; HTTP/1.0 clients may send none.
             if len(hosts) > 1 or not all(is_allowed(host, self.allowed) for host in hosts):

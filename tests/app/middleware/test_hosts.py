@@ -13,7 +13,7 @@ from tests.fakes import error, picture, serving
 async def test_a_server_on_loopback_answers_to_its_own_names_only(host: str) -> None:
     async with serving() as served:
         await served.embed(picture(), "a")
-        for path in ("/images", "/", "/healthz", "/model"):
+        for path in ("/images", "/", "/metrics", "/model"):
             reply = await served.client.get(path, headers={"Host": host})
             assert error(reply) == (421, "host_not_allowed")
             assert "SAM2_ALLOWED_HOSTS" in reply.json()["error"]["message"]
@@ -48,6 +48,14 @@ async def test_names_may_be_given() -> None:
             "localhost": 421,
         }.items():
             assert (await served.client.get("/model", headers={"Host": host})).status_code == status
+
+
+async def test_supervisors_ask_by_any_address() -> None:
+    """Docker's check asks 127.0.0.1, Kubernetes the pod's address: with a name set, no container was healthy."""
+    async with serving(Settings(workers=2, allowed_hosts="tool.example")) as served:
+        for path in ("/healthz", "/readyz"):
+            for host in ("127.0.0.1:8000", "10.1.2.3:8000"):
+                assert (await served.client.get(path, headers={"Host": host})).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
