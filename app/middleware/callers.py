@@ -128,4 +128,10 @@ def _network_of(host: str) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:  # not an IP address: clients of a socket file have none
         return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if (
+        address.ipv4_mapped is not None
+    ):  # ::ffff:192.0.2.7, as proxies write that listen on both kinds at once
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))

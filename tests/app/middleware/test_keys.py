@@ -240,6 +240,8 @@ async def test_without_keys_all_see_the_same_and_each_address_has_a_share_of_its
         for address, share in (
             ("192.0.2.7", "192.0.2.7"),
             ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),  # all of IPv4 shared one share, ::/64
+            ("::FFFF:c000:0208", "192.0.2.8"),
             ("/run/sam2.sock", "/run/sam2.sock"),
         ):
             transport = httpx.ASGITransport(served.app, client=(address, 1234))
