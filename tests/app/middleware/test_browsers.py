@@ -56,6 +56,17 @@ async def test_a_site_that_may_call_can_ask_send_and_read(origins: str, allowed:
         assert {"Server-Timing", "X-Request-ID", "Retry-After", "ETag"} <= set(exposed)
 
 
+async def test_a_public_site_that_may_call_reaches_a_server_in_a_private_network() -> None:
+    """It got 400 'Disallowed CORS private-network. SAM2_CORS_ORIGINS lists the sites', although it is listed."""
+    private = {"Access-Control-Request-Private-Network": "true"}
+    async with serving(settings()) as served:
+        asked = await served.client.options("/embed", headers=preflight() | private)
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-private-network"] == "true"
+        asked = await served.client.options("/embed", headers=preflight("https://other.example") | private)
+        assert error(asked) == (400, "bad_request")
+
+
 async def test_errors_of_every_kind_can_be_read_by_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     key = {"X-API-Key": KEY}
 
