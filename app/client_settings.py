@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from app.setting_checks import (
+    as_browsers_write,
     check_address,
     check_bare,
     check_hosts,
@@ -97,8 +98,8 @@ class ClientSettings(BaseModel):
 
     @property
     def cors_origin_list(self) -> list[str]:
-        """The origins in SAM2_CORS_ORIGINS."""
-        return split(self.cors_origins)
+        """The origins in SAM2_CORS_ORIGINS, as browsers write them."""
+        return [as_browsers_write(origin) for origin in split(self.cors_origins)]
 
     @field_validator("label_studio_api_key")
     @classmethod

@@ -24,11 +24,20 @@ def split(text: str) -> list[str]:
 def check_origins(text: str) -> str:
     """Return a list of origins, or *. Raises ValueError."""
     for origin in split(text):
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
+        if origin != "*" and not _ORIGIN.fullmatch(origin.lower()):
             raise ValueError(
                 f"{origin!r} is not an origin; use the form https://tool.example, without a path, or *"
             )
     return text
+
+
+def as_browsers_write(origin: str) -> str:
+    """Return an origin in small letters, and without the port that its scheme has anyway."""
+    origin = origin.lower()
+    for scheme, port in (("https", ":443"), ("http", ":80")):
+        if origin.startswith(f"{scheme}://"):
+            return origin.removesuffix(port)
+    return origin
 
 
 def check_hosts(text: str) -> str:
