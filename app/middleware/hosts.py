@@ -26,8 +26,8 @@ def allowed_hosts(setting: str, *, host: str) -> tuple[str, ...]:
     Only this machine reaches a loopback address, under its own names. Other addresses, those of containers above
     all, have many names, which the server cannot know.
     """
-    if setting != "auto":
-        return tuple(part.strip().lower() for part in setting.split(",") if part.strip())
+    if setting.strip().lower() != "auto":
+        return tuple(_name_of(part) for part in setting.split(",") if part.strip())
     if not is_loopback(host):
         return (ANY,)
     itself = f"[{host}]" if ":" in host else host.lower()  # 127.0.0.2, for example
@@ -48,14 +48,21 @@ def is_allowed(host: str, allowed: Collection[str]) -> bool:
 
     Ports do not count.
     """
-    name = host.strip().lower()
-    if not name.endswith("]"):  # the end of an IPv6 address without a port
-        name = name.rpartition(":")[0] or name
-    name = name.rstrip(".")
+    name = _name_of(host)
     return any(
         pattern in (ANY, name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
         for pattern in allowed
     )
+
+
+def _name_of(host: str) -> str:
+    """Return a host in small letters, without its port and the dot of the root."""
+    name = host.strip().lower()
+    if name.count(":") > 1 and not name.startswith("["):  # an IPv6 address as settings may have it
+        return f"[{name}]"
+    if not name.endswith("]"):  # the end of an IPv6 address without a port
+        name = name.rpartition(":")[0] or name
+    return name.rstrip(".")
 
 
 class HostsMiddleware:

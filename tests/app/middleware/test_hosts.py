@@ -50,6 +50,25 @@ async def test_names_may_be_given() -> None:
             assert (await served.client.get("/model", headers={"Host": host})).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("setting", "host"),
+    [
+        ("tool.example:8443", "tool.example:8443"),
+        ("Tool.Example.", "tool.example"),
+        ("::1", "[::1]:8000"),
+        ("[FE80::1]:8000", "[fe80::1]"),
+        ("*.lab.example:443", "a.lab.example"),
+        (" AUTO ", "localhost"),
+    ],
+)
+async def test_names_may_be_written_in_any_way(setting: str, host: str) -> None:
+    """These were accepted at the start, and then every request got 421."""
+    async with serving(Settings(workers=2, allowed_hosts=setting)) as served:
+        assert (await served.client.get("/model", headers={"Host": host})).status_code == 200
+        reply = await served.client.get("/model", headers={"Host": "evil.example"})
+        assert error(reply) == (421, "host_not_allowed")
+
+
 async def test_supervisors_ask_by_any_address() -> None:
     """Docker's check asks 127.0.0.1, Kubernetes the pod's address: with a name set, no container was healthy."""
     async with serving(Settings(workers=2, allowed_hosts="tool.example")) as served:
