@@ -63,6 +63,17 @@ def test_pairs_and_files_of_digests_name_owners(tmp_path: Path) -> None:
     assert not ApiKeys("")
 
 
+def test_a_file_may_be_as_its_tools_write_it(tmp_path: Path) -> None:
+    """Seen: 'create the digest with printf %s KEY | sha256sum', of a line that was created so."""
+    path = tmp_path / "keys"
+    path.write_bytes(f"\ufeffanna:{digest(ANNA)}  -\r\nbert:{digest(BERT)} *-\r\n".encode())
+    with pytest.raises(KeysError, match="line 2"):
+        ApiKeys(str(path))
+    path.write_bytes(f"\ufeffanna:{digest(ANNA)}  -\r\nbert:{digest(BERT)}\r\n".encode())
+    keys = ApiKeys(str(path))
+    assert (keys.owner(ANNA), keys.owner(BERT)) == ("anna", "bert")
+
+
 def test_a_name_may_have_two_keys_while_one_replaces_the_other() -> None:
     keys = ApiKeys(f"anna:{ANNA},anna:{BERT}")
     assert keys.owner(ANNA) == keys.owner(BERT) == "anna"
