@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import BadRequest, RequestHeadTooLarge, ServiceError
@@ -43,6 +44,20 @@ def most_connections() -> int:
     return max(allowed - _OTHER_FILES, allowed // 2)
 
 
+def without_offer(method: bytes, url: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a request without what offers another protocol."""
+    lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
+    for name, value in headers:
+        if name in (b"upgrade", b"http2-settings"):
+            continue
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            kept = [each for each in options if each.lower() not in (b"upgrade", b"http2-settings")]
+            value = b", ".join(kept)
+        lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]:
     """Return a subclass of Uvicorn's protocol that closes a connection without a whole head after `patience_s`.
 
@@ -64,6 +79,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         _refusal: ServiceError | None = None
         _barren_bytes = 0
         """Received since the last head, the last byte of a body, or the end of a request."""
+        _part: memoryview = memoryview(b"")
+        """What the parser is reading."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in Uvicorn
             super().connection_made(transport)
@@ -84,6 +101,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 # No further than the limit, so that a head of the whole buffer is noticed before it is parsed.
                 part, rest = rest[:MAX_HEAD_BYTES], rest[MAX_HEAD_BYTES:]
                 self._barren_bytes += len(part)
+                self._part = part
                 super().data_received(part)  # type: ignore[arg-type]  # the parser takes any buffer
                 if self.transport.get_protocol() is not self:  # a WebSocket now, which has its own limits
                     if rest:
@@ -105,6 +123,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 raise self._refusal
 
         def on_headers_complete(self) -> None:
+            if self._offers_another_protocol():
+                return
             end_quiet(self)
             self._barren_bytes = 0
             if len(self.pipeline) >= _MAX_PIPELINED:
@@ -119,8 +139,32 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             super().on_body(body)
 
         def on_message_complete(self) -> None:
+            if self._offers_another_protocol():
+                return
             self._barren_bytes = 0
             super().on_message_complete()
+
+        def _offers_another_protocol(self) -> bool:
+            is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+            return is_offer and not self._should_upgrade()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Read a request without its offer of another protocol, as Java's and curl's of HTTP/2 (h2c).
+
+            A server may pass over the offer (RFC 9110, 7.8), but this parser takes all that follows the head, the
+            body above all, for that protocol. So another parser gets the head without the offer, and the rest.
+            """
+            ended = sys.exception()
+            if not isinstance(ended, HttpParserUpgrade) or not self._offers_another_protocol():
+                return
+            rest = bytes(self._part[ended.args[0] :])
+            head = without_offer(
+                self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+            )
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as Uvicorn does
+            self._part = memoryview(head + rest)
+            super().data_received(self._part)  # type: ignore[arg-type]  # as above
 
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # Uvicorn's signature
             """Refuse the connection, in the form of all errors; within an answer there is no room for that."""

@@ -6,6 +6,7 @@ import json
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.middleware.access import Receive, Scope, Send
 from app.middleware.request_heads import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.app.middleware.test_slow_clients import HEAD, asks, ended, listening
 
@@ -124,3 +125,52 @@ async def test_a_few_requests_may_be_sent_ahead_and_thousands_may_not() -> None:
         assert reply.count(b" 204 ") == 10
         reply = await replies_to(port, HEAD * 3000)
         assert reply.count(b" 204 ") < 100
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the method, the headers and the body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    names = b",".join(name for name, _ in scope["headers"])
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]}
+    )
+    await send({"type": "http.response.body", "body": body})
+    assert b"upgrade" not in names
+    assert b"http2-settings" not in names
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("size", [9, 100_000])
+@pytest.mark.parametrize("cut", [1, 40, 150, 100_000])
+async def test_a_body_behind_an_offer_of_http_2_is_read(size: int, cut: int) -> None:
+    """Java's HttpClient and curl --http2 offer it: each upload got 422 'The body is empty'."""
+    body = bytes(range(1, 10)) * (size // 9)
+    head = b"POST /a?b HTTP/1.1\r\nHost: x\r\n" + H2C + b"Content-Length: %d\r\n\r\n" % len(body)
+    async with listening(app=echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):  # the connection goes on
+            sent = head + body
+            for at in range(0, 300, cut):
+                writer.write(sent[at : at + min(cut, 300 - at)])
+                await asyncio.sleep(0)
+            writer.write(sent[300:])
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(body)) == body
+        writer.close()
+
+
+async def test_an_offer_without_a_body_and_chunks_behind_one_are_read() -> None:
+    chunked = (
+        b"POST / HTTP/1.1\r\nHost: x\r\n" + H2C + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n" + H2C.replace(b"Upgrade,", b"close, Upgrade,") + b"\r\n"
+    async with listening(app=echo) as port:
+        reply = await replies_to(port, chunked + chunked + get)
+    assert reply.count(b"HTTP/1.1 200 OK") == 3
+    assert reply.count(b"abc") == 2
+    assert reply.endswith(b"connection: close\r\n\r\n")
