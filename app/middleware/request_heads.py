@@ -6,9 +6,10 @@ Uvicorn itself bounds only the pause between two requests. Does not know about r
 import asyncio
 import logging
 import sys
+from typing import Any
 
 from httptools import HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BadRequest, RequestHeadTooLarge, ServiceError
 from app.middleware.raw_replies import raw_reply
@@ -79,6 +80,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         _refusal: ServiceError | None = None
         _barren_bytes = 0
         """Received since the last head, the last byte of a body, or the end of a request."""
+        _answered: RequestResponseCycle | None = None
+        """The request that is being answered. Those behind it wait in the pipeline; Uvicorn's `cycle` is the last."""
         _part: memoryview = memoryview(b"")
         """What the parser is reading."""
 
@@ -168,12 +171,11 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # Uvicorn's signature
             """Refuse the connection, in the form of all errors; within an answer there is no room for that."""
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            answered = self._answered
+            if answered is None or answered.response_complete or not answered.response_started:
                 self._refusal = self._refusal or BadRequest("The request is not valid HTTP.")
                 end_quiet(self)
-                if self.cycle is not None:  # its answer has nowhere to go
-                    self.cycle.disconnected = True
-                    self.cycle.message_event.set()
+                self._give_up_answers()
                 # A client that is still sending would lose the reply if the connection were closed at once.
                 self.transport.write(raw_reply(self._refusal))
                 if self.transport.can_write_eof():
@@ -182,6 +184,18 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             else:
                 self.transport.abort()
 
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            self._answered = cycle
+            super()._start_asgi_task(cycle, app)
+
+        def _give_up_answers(self) -> None:
+            """Tell all requests of this connection that nobody reads their answers. Uvicorn tells the last one."""
+            for cycle in (self._answered, *(waiting for waiting, _ in self.pipeline)):
+                if cycle is not None and not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            self.pipeline.clear()
+
         def on_response_complete(self) -> None:
             if not self.pipeline and not self.transport.is_closing():
                 quiet.setdefault(self, None)  # no timer: Uvicorn's own bounds the pause between requests
@@ -189,6 +203,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
         def connection_lost(self, exc: Exception | None) -> None:
             end_quiet(self)
+            self._give_up_answers()
             super().connection_lost(exc)
 
         def _expect_head(self) -> None:
