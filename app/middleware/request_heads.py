@@ -81,7 +81,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         _barren_bytes = 0
         """Received since the last head, the last byte of a body, or the end of a request."""
         _answered: RequestResponseCycle | None = None
-        """The request that is being answered. Those behind it wait in the pipeline; Uvicorn's `cycle` is the last."""
+        """The request that is being answered. Others wait in the pipeline; Uvicorn's `cycle` is the last one."""
         _part: memoryview = memoryview(b"")
         """What the parser is reading."""
 

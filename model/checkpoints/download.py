@@ -143,7 +143,7 @@ def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> P
         return path
     raise WeightsUnavailable(
         f"Cannot get the weights of {variant}: {reason}. What you can do:  "
-        f"fetch {_shown(url)} yourself and put it into {weights_dir}; "
+        f"fetch {_USER.sub('***@', url)} yourself and put it into {weights_dir}; "
         "or set SAM2_CHECKPOINT=PATH to a file you have; "
         "or set SAM2_CHECKPOINT=untrained to try the service with random weights."
     )
@@ -189,7 +189,7 @@ def _download_or_wait(url: str, target: Path, release: Release) -> None:
             return  # the process that held the lock has renamed or removed this file
         try:
             if not target.is_file():
-                logger.info("downloading %s to %s", _shown(url), target)
+                logger.info("downloading %s to %s", _USER.sub("***@", url), target)
                 _fetch(url, part, release)
                 os.fsync(part.fileno())
                 partial.replace(target)
@@ -287,10 +287,6 @@ def _append(response: httpx.Response, part: FileIO, *, total: int | None, name: 
             while rest:
                 rest = rest[part.write(rest) :]
             progress.update(len(chunk))
-
-
-def _shown(url: str) -> str:
-    return _USER.sub("***@", url)
 
 
 def _reason(error: Exception) -> str:
