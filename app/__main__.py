@@ -1,7 +1,6 @@
 """The command `sam2-serve`: reads the settings, logs one line for each step, then serves."""
 
 import argparse
-import errno
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 
 from app.cluster.chosen_devices import ClusterError
 from app.cluster.machine import machine_for
+from app.listening import CannotListen, bind, listen
 from app.main import create_app, prepare_routes
 from app.middleware.access import RequestIdFilter
 from app.middleware.hosts import is_loopback
@@ -40,12 +40,6 @@ from model.errors import CheckpointError, ExportError
 EXPORT_DECODER = "export-decoder"
 _USER_OF_A_URL = re.compile(r"(?<=//)[^\s'\"]+(?=@)")
 """A name and a password, which may have slashes as AWS's have."""
-
-_LISTEN_ADVICE: dict[int | None, str] = {
-    errno.EADDRINUSE: "Stop what uses this port, or set another one.",
-    errno.EACCES: "Set another port; those below 1024 need a privilege.",
-}
-_HOST_ADVICE = "SAM2_HOST must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all networks."
 
 log = logging.getLogger("app")
 
@@ -146,14 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
     try:
         listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
-    except OSError as error:
-        log.critical(
-            "Cannot listen on SAM2_HOST=%s, SAM2_PORT=%d: %s. %s",
-            settings.host,
-            settings.port,
-            error.strerror or error,
-            _LISTEN_ADVICE.get(error.errno, _HOST_ADVICE),
-        )
+    except CannotListen as error:
+        log.critical("%s", error)
         return 1
     if not keys and not is_loopback(settings.host):
         log.warning(
@@ -170,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 # Before the server starts: a download shows progress, and a failure ends here.
                 locate_weights(settings)
             running.enter_context(machine or nullcontext())
-        except (CheckpointError, ClusterError, CacheUrlError) as error:
+            listen(listeners)
+        except (CheckpointError, ClusterError, CacheUrlError, CannotListen) as error:
             log.critical("%s", error)
             return 1
         server = make_server(app, settings)
@@ -220,44 +209,6 @@ def report(error: ValidationError) -> None:
         got = f" (got {problem['input']!r})" if shows else ""
         line = f"SAM2_{name.upper()}: {problem['msg']}{got}\n"
         sys.stderr.write(_USER_OF_A_URL.sub("***", line))
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Return a socket for each address of a host, all with one port.
-
-    Addresses of a kind that this machine does not have, such as IPv6, are left out. Raises OSError if none is left,
-    or if one cannot be bound for another reason.
-    """
-    bound: list[socket.socket] = []
-    missing: OSError | None = None
-    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, address in dict.fromkeys(addresses):
-        chosen = bound[0].getsockname()[1] if bound else port  # if the port is 0, the first chooses one
-        try:
-            bound.append(_listener(family, (address[0], chosen, *address[2:])))
-        except OSError as error:
-            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                missing = error
-                continue
-            for each in bound:
-                each.close()
-            raise
-    if missing is not None and not bound:
-        raise missing
-    return bound
-
-
-def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def make_server(app: FastAPI, settings: Settings) -> Server:
