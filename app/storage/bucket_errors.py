@@ -3,6 +3,8 @@
 Does not know who asked.
 """
 
+import re
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -17,6 +19,7 @@ from botocore.exceptions import (
     ConnectionError as NoConnection,
 )
 
+_USER = re.compile(r"(?<=://)[^/\s@]*@")
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _REFUSED = {
     "InvalidAccessKeyId",
@@ -35,7 +38,10 @@ _DENIED = {"AccessDenied", "AllAccessDisabled", "403", "Forbidden"}
 
 
 class BucketError(OSError):
-    """A request to a bucket failed. The message says why."""
+    """A request to a bucket failed. The message says why, without a name and a password of the endpoint's URL."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_USER.sub("***@", message))
 
 
 def is_missing(error: Exception) -> bool:

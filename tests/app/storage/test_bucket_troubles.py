@@ -163,6 +163,18 @@ def test_an_object_that_does_not_come_whole_is_an_error(store: Store, trouble: s
         bucket.get("a")
 
 
+@pytest.mark.parametrize(
+    "beginning", ["http://robot:s3cr3t@127.0.0.1:1", "http://robot:s3cr3t@127.0.0.1:1?x=1"]
+)
+def test_a_password_in_the_endpoint_is_not_said(
+    store: Store, beginning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", beginning)
+    with opened_bucket("s3://bucket") as bucket, pytest.raises(BucketError, match=r"//\*\*\*@127") as error:
+        bucket.get("a")
+    assert "s3cr3t" not in str(error.value)
+
+
 @pytest.mark.parametrize("trouble", NONSENSE)
 def test_replies_that_are_not_those_of_a_store_are_errors_in_words(
     store: Store, trouble: str, monkeypatch: pytest.MonkeyPatch
