@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from app import main
 from app.settings import Settings, wants_traces
+from app.telemetry.start_tracing import start_tracing
 from tests import fakes
 from tests.fakes import LONG_S, picture, serving
 from tests.server import ROOT
@@ -237,3 +238,15 @@ def test_without_the_extra_the_server_says_so_and_goes_on(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     main.create_app()
     assert "pip install '.[otel]'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"), ("OTEL_BSP_MAX_QUEUE_SIZE", "0")]
+)
+def test_a_wrong_variable_costs_the_traces_and_not_the_server(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    assert start_tracing() is None
+    assert "cannot be used, so none are sent" in caplog.text
