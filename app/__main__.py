@@ -1,7 +1,6 @@
 """The command `sam2-serve`: reads the settings, logs one line for each step, then serves."""
 
 import argparse
-import errno
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 
 from app.cluster.chosen_devices import ClusterError
 from app.cluster.machine import machine_for
+from app.listening import CannotListen, bind, listen
 from app.main import create_app, prepare_routes
 from app.middleware.access import RequestIdFilter
 from app.middleware.hosts import is_loopback
@@ -41,24 +41,23 @@ EXPORT_DECODER = "export-decoder"
 _USER_OF_A_URL = re.compile(r"(?<=//)[^\s'\"]+(?=@)")
 """A name and a password, which may have slashes as AWS's have."""
 
-_LISTEN_ADVICE: dict[int | None, str] = {
-    errno.EADDRINUSE: "Stop what uses this port, or set another one.",
-    errno.EACCES: "Set another port; those below 1024 need a privilege.",
-}
-_HOST_ADVICE = "SAM2_HOST must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all networks."
-
 log = logging.getLogger("app")
 
 
 class Server(uvicorn.Server):
     """Uvicorn, but on a stop signal the requests waiting in the queues are answered at once."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, deadline_s: float) -> None:
         super().__init__(config)
         self._app = app
+        self._deadline_s = deadline_s
         self.last_resort: threading.Timer | None = None
         """Ends the process; set when it begins to stop."""
         self._is_settled = False
+
+    def stop_soon(self, *_: object) -> None:
+        """Stop as soon as it runs, or if it has stopped, do nothing. A handler of signals."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address. Only now is the port known if SAM2_PORT is 0."""
@@ -81,8 +80,7 @@ class Server(uvicorn.Server):
         """Begin to stop, and see that it ends: a thread within a library cannot be stopped but with the process."""
         super().handle_exit(sig, frame)
         if self.last_resort is None:
-            service: Segmentation = self._app.state.service
-            self.last_resort = threading.Timer(service.settings.deadline_s, end_process)
+            self.last_resort = threading.Timer(self._deadline_s, end_process)
             self.last_resort.daemon = True
             self.last_resort.start()
 
@@ -91,7 +89,7 @@ class Server(uvicorn.Server):
         service: Segmentation = self._app.state.service
         service.drain()
         streams: Streams = self._app.state.streams
-        await streams.close(patience_s=service.settings.deadline_s)
+        await streams.close(patience_s=self._deadline_s)
         await super().shutdown(sockets)
         if self.force_exit:  # a second Ctrl-C: the requests are not waited for, but what was promised is kept
             await self.lifespan.shutdown()
@@ -104,11 +102,19 @@ def end_process() -> None:
     os._exit(1)
 
 
+def leave(sig: int, _: FrameType | None) -> None:
+    """End the start, a download above all. Without a handler, the first process of a container gets no SIGTERM."""
+    raise SystemExit(128 + sig)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until a signal. Return 0 after a clean stop, 1 if it cannot start, 2 for bad settings.
 
+    A signal before it listens ends the process with 128 and its number, as without a handler.
     watchdog.py ends the process with 3 if the device hangs. `sam2-serve export-decoder` writes a file instead.
     """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, leave)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == [EXPORT_DECODER]:
         return export_decoder(arguments[1:])
@@ -130,45 +136,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.critical("%s", error)
         return 1
     keys: ApiKeys = app.state.keys
+    if keys.path is not None:
+        signal.signal(signal.SIGHUP, lambda *_: keys.reload())
+    try:
+        listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
+    except CannotListen as error:
+        log.critical("%s", error)
+        return 1
     if not keys and not is_loopback(settings.host):
         log.warning(
             "SAM2_HOST=%s accepts other machines, and without SAM2_API_KEYS any client that reaches the port may "
             "do everything. Set SAM2_API_KEYS.",
             settings.host,
         )
-    try:
-        listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
-    except OSError as error:
-        log.critical(
-            "Cannot listen on SAM2_HOST=%s, SAM2_PORT=%d: %s. %s",
-            settings.host,
-            settings.port,
-            error.strerror or error,
-            _LISTEN_ADVICE.get(error.errno, _HOST_ADVICE),
-        )
-        return 1
-    running = ExitStack()
-    try:
-        if not settings.cluster:
-            check_bucket(settings)
-            # Before the server starts: a download shows progress, and a failure ends here.
-            locate_weights(settings)
-        running.enter_context(machine or nullcontext())
-    except (CheckpointError, ClusterError, CacheUrlError) as error:
-        log.critical("%s", error)
+    with ExitStack() as running:
         for listener in listeners:
-            listener.close()
-        return 1
-    server = make_server(app, settings)
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        # Uvicorn catches these, stops, and raises them again for the previous handler. With this one, which does
-        # nothing, the exit is clean.
-        signal.signal(stop, lambda *_: None)
-    if keys.path is not None:
-        signal.signal(signal.SIGHUP, lambda *_: keys.reload())
-    prepare_routes(app)
-    tune()
-    with running:
+            running.callback(listener.close)
+        try:
+            if not settings.cluster:
+                check_bucket(settings)
+                # Before the server starts: a download shows progress, and a failure ends here.
+                locate_weights(settings)
+            running.enter_context(machine or nullcontext())
+            listen(listeners)
+        except (CheckpointError, ClusterError, CacheUrlError, CannotListen) as error:
+            log.critical("%s", error)
+            return 1
+        server = make_server(app, settings)
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            # Uvicorn catches these, stops, and raises them again for the previous handler. With this one the exit
+            # is clean. It also hears those that come before Uvicorn listens for them.
+            signal.signal(stop, server.stop_soon)
+        prepare_routes(app)
+        tune()
         server.run(listeners)
     service: Segmentation = app.state.service
     if server.last_resort is not None and not service.is_working:
@@ -211,44 +211,6 @@ def report(error: ValidationError) -> None:
         sys.stderr.write(_USER_OF_A_URL.sub("***", line))
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Return a socket for each address of a host, all with one port.
-
-    Addresses of a kind that this machine does not have, such as IPv6, are left out. Raises OSError if none is left,
-    or if one cannot be bound for another reason.
-    """
-    bound: list[socket.socket] = []
-    missing: OSError | None = None
-    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, address in dict.fromkeys(addresses):
-        chosen = bound[0].getsockname()[1] if bound else port  # if the port is 0, the first chooses one
-        try:
-            bound.append(_listener(family, (address[0], chosen, *address[2:])))
-        except OSError as error:
-            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                missing = error
-                continue
-            for each in bound:
-                each.close()
-            raise
-    if missing is not None and not bound:
-        raise missing
-    return bound
-
-
-def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
 def make_server(app: FastAPI, settings: Settings) -> Server:
     """Return the server of an application, not yet running."""
     config = uvicorn.Config(
@@ -262,7 +224,7 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         ws=patient_websocket(patience_s=settings.deadline_s),
         ws_per_message_deflate=False,  # a few kilobytes would unpack to megabytes, on the event loop
     )
-    return Server(config, app)
+    return Server(config, app, deadline_s=settings.deadline_s)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

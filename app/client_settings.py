@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     SecretStr,
     StringConstraints,
@@ -16,7 +17,16 @@ from pydantic import (
     field_validator,
 )
 
-from app.setting_checks import check_address, check_hosts, check_origins, check_tools, split
+from app.setting_checks import (
+    as_browsers_write,
+    check_address,
+    check_bare,
+    check_hosts,
+    check_not_a_link,
+    check_origins,
+    check_tools,
+    split,
+)
 
 DOORS = ("cvat", "label-studio", "qupath", "roboflow", "x-anylabeling")
 """Names for SAM2_DOORS; app/doors has them."""
@@ -26,15 +36,18 @@ class ClientSettings(BaseModel):
     """The first of all settings; settings.py has the others."""
 
     # Asked to listen on "", the system listens on all networks.
-    host: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+    host: Annotated[str, StringConstraints(min_length=1)] = Field(
         "127.0.0.1", description="Address to listen on; 0.0.0.0 for all networks."
     )
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    port: Annotated[int, BeforeValidator(check_not_a_link)] = Field(
+        8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
+    )
 
     allowed_hosts: Annotated[str, AfterValidator(check_hosts)] = Field(
         "auto",
         description="Host names that the server answers to: comma-separated, *.example.org for all names below it, "
-        "* for any. auto: localhost, 127.0.0.1 and [::1] if SAM2_HOST is a loopback address, otherwise any.",
+        "* for any. auto: localhost, 127.0.0.1, [::1] and SAM2_HOST itself if that is a loopback address, "
+        "otherwise any.",
     )
     api_keys: SecretStr = Field(
         SecretStr(""),
@@ -78,10 +91,15 @@ class ClientSettings(BaseModel):
     )
     allow_urls: bool = Field(False, description='Let /embed fetch pictures given as {"url": "https://..."}.')
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_bare(cls, value: object) -> object:
+        return check_bare(value)
+
     @property
     def cors_origin_list(self) -> list[str]:
-        """The origins in SAM2_CORS_ORIGINS."""
-        return split(self.cors_origins)
+        """The origins in SAM2_CORS_ORIGINS, as browsers write them."""
+        return [as_browsers_write(origin) for origin in split(self.cors_origins)]
 
     @field_validator("label_studio_api_key")
     @classmethod

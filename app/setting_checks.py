@@ -24,11 +24,20 @@ def split(text: str) -> list[str]:
 def check_origins(text: str) -> str:
     """Return a list of origins, or *. Raises ValueError."""
     for origin in split(text):
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
+        if origin != "*" and not _ORIGIN.fullmatch(origin.lower()):
             raise ValueError(
                 f"{origin!r} is not an origin; use the form https://tool.example, without a path, or *"
             )
     return text
+
+
+def as_browsers_write(origin: str) -> str:
+    """Return an origin in small letters, and without the port that its scheme has anyway."""
+    origin = origin.lower()
+    for scheme, port in (("https", ":443"), ("http", ":80")):
+        if origin.startswith(f"{scheme}://"):
+            return origin.removesuffix(port)
+    return origin
 
 
 def check_hosts(text: str) -> str:
@@ -41,6 +50,30 @@ def check_hosts(text: str) -> str:
         if "/" in host or "://" in host:
             raise ValueError(f"{host!r} is not a host name; use the form tool.example, without a scheme")
     return text
+
+
+def check_bare(value: object) -> object:
+    """Return a value without spaces around it. Raises ValueError if it is written in quotes.
+
+    A file with the line ends of Windows leaves a carriage return behind each value; docker --env-file keeps quotes.
+    """
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        raise ValueError("the quotes are part of the value here; leave them out")
+    return value
+
+
+def check_not_a_link(value: object) -> object:
+    """Return a port as it is. Raises ValueError for what Kubernetes tells every pod of a Service called sam2."""
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError(
+            "this is from Kubernetes, which names each Service in the variables of all pods; set "
+            "'enableServiceLinks: false' in the pod, or SAM2_PORT itself, or call the Service something else than "
+            "sam2"
+        )
+    return value
 
 
 def check_tools(text: str, known: Collection[str]) -> str:
@@ -75,6 +108,13 @@ def check_address(text: str) -> str:
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
     return text.rstrip("/")
+
+
+def check_download(text: str) -> str:
+    """Return the address of a folder on a web server. Raises ValueError, which does not quote it."""
+    if not re.fullmatch(r"https?://[^\s]+", text):
+        raise ValueError("must begin with https:// or http://")
+    return text
 
 
 def check_bucket(text: str) -> str:

@@ -18,6 +18,7 @@ from app.setting_checks import (
     check_cluster,
     check_database,
     check_devices,
+    check_download,
     check_holds_a_request,
     check_holds_an_upload,
     check_model,
@@ -58,7 +59,7 @@ class Settings(ClientSettings, BaseSettings):
         Path("weights"),
         description="Folder where released checkpoints are looked for, and downloaded to if missing.",
     )
-    weights_url: str = Field(
+    weights_url: Annotated[str, AfterValidator(check_download)] = Field(
         RELEASE_URL, description="Base URL from which released checkpoints are downloaded."
     )
     device: str = Field(

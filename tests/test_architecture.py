@@ -49,6 +49,7 @@ ROOMS = {
     "app.scheduling": Room(2, model=("model.errors",)),
     "app.codecs": Room(2, model=("model.masks", "model.types")),
     "app.limits": Room(0),
+    "app.listening": Room(0),
     "app.process": Room(0),
     "app.setting_checks": Room(0),
     "app.client_settings": Room(1),

@@ -87,6 +87,13 @@ def test_every_variable_is_a_setting_or_of_ray() -> None:
         assert name in known
 
 
+def test_services_do_not_become_settings() -> None:
+    """Without this, the Service `sam2` gives later pods SAM2_PORT=tcp://..., and no Front starts again."""
+    assert the("Service", "sam2")
+    for pod, _ in containers():
+        assert pod["enableServiceLinks"] is False
+
+
 def test_all_pods_are_of_one_image_one_ray_and_one_token() -> None:
     (image,) = {container["image"] for _, container in containers()}
     assert f"-t {image} ." in TEXT

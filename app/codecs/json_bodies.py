@@ -31,8 +31,10 @@ _PIECE = 2**18
 """Bytes looked at, or copied, in one call: at most 0.2 ms."""
 _LONG = 4096
 """Strings of at least this many bytes are taken out."""
-_TOKEN = f"{secrets.token_hex(16)}:"
-"""Prefix of the placeholders for strings. It is random, so no client can know it."""
+_MOST_PLAIN = 2**23
+"""Characters of a string that a field takes as one: masks and logits, which are smaller. A copy takes 3 ms."""
+_TOKEN_CHARACTERS = 160
+"""Length of what placeholders begin with: more than an id may have, and more than an error quotes of a value."""
 _FIELD = re.compile(rb'"[ \t\r\n]*:')
 """What stands behind the name of a field. Some strings hold it too."""
 _HOLDERS = (BaseModel, dict, list)
@@ -44,6 +46,14 @@ class TooMany(ValueError):
     """The body has more values than any request needs. They are counted before anything is parsed."""
 
 
+class TooLong(ValueError):
+    """A string is longer than what is written there can be. It is not looked at."""
+
+    def __init__(self, where: str, size: int) -> None:
+        super().__init__(f"{size} characters, where at most {_MOST_PLAIN if where else _LONG} are expected")
+        self.where = where
+
+
 class Repeated(ValueError):
     """An object has a field more than once. The parser keeps the last one and drops the others without a word."""
 
@@ -53,17 +63,25 @@ class Repeated(ValueError):
 
 
 def parse(model: type[Model], body: bytes) -> Model:
-    """Parse a body as a model. Raises TooMany, Repeated, and pydantic's ValidationError."""
+    """Parse a body as a model. Raises TooMany, TooLong, Repeated, and pydantic's ValidationError."""
     body = body.removeprefix(codecs.BOM_UTF8)  # RFC 8259 allows to ignore it, and tools on Windows write it
-    strings: list[Pieces] = []
-    if len(body) >= _LONG:
-        _count(body)
-        body, strings = _take_out(body)
+    if len(body) < _LONG:
+        parsed = model.model_validate_json(body)
+        check_repeats(body, parsed)
+        return parsed
+    _count(body)
+    token = _new_token()
+    body, strings = _take_out(body, token)
     parsed = model.model_validate_json(body)
     check_repeats(body, parsed)
     if strings:
-        _put_back(parsed, strings)
+        _put_back(parsed, strings, token)
     return parsed
+
+
+def _new_token() -> str:
+    """What the placeholders of one body begin with. It is random, so no client can know it, and no id."""
+    return f"{secrets.token_hex(16):~<{_TOKEN_CHARACTERS - 1}}:"
 
 
 def check_repeats(text: bytes, parsed: object) -> None:
@@ -116,17 +134,19 @@ def _count(body: bytes) -> None:
                 raise TooMany(f"more than {most} {what} in one body")
 
 
-def _take_out(body: bytes) -> tuple[bytes, list[Pieces]]:
-    """Return the body with a short placeholder for each long string, and these strings."""
+def _take_out(body: bytes, token: str) -> tuple[bytes, list[Pieces]]:
+    """Return the body with a short placeholder for each long string, and these strings. Raises TooLong."""
     parts: list[bytes] = []
     strings: list[Pieces] = []
     done = 0
     for start, end in _strings(body):
         if end - start < _LONG:
             continue
+        if _FIELD.match(body, end):
+            raise TooLong("", end - start)
         if (text := _long_text(body, start, end)) is None:
             continue
-        parts += [body[done:start], f"{_TOKEN}{len(strings)}".encode()]
+        parts += [body[done:start], f"{token}{len(strings)}".encode()]
         strings.append(text)
         done = end
     parts.append(body[done:])
@@ -191,21 +211,43 @@ def _is_escaped(body: bytes, at: int) -> bool:
     return (at - end) % 2 == 1
 
 
-def _put_back(value: BaseModel, strings: list[Pieces]) -> None:
+def _put_back(value: BaseModel, strings: list[Pieces], token: str) -> None:
+    def taken_out(inner: object) -> Pieces | None:
+        if isinstance(inner, str) and inner.startswith(token):
+            return strings[int(inner[len(token) :])]
+        return None
+
     for name, inner in value:
-        if isinstance(inner, str) and inner.startswith(_TOKEN):
-            text = strings[int(inner.removeprefix(_TOKEN))]
+        if (text := taken_out(inner)) is not None:
             if _takes_pieces(type(value), name):
                 value.__dict__[name] = text
             else:  # checked again: the placeholder is shorter than the string
-                type(value).__pydantic_validator__.validate_assignment(value, name, str(text))
+                _check_again(value, name, _whole(text, name))
         elif isinstance(inner, BaseModel):
-            _put_back(inner, strings)
+            _put_back(inner, strings, token)
+        elif isinstance(inner, list) and inner and isinstance(inner[0], str):
+            found = [taken_out(each) for each in inner]
+            if any(found):
+                whole = [
+                    each if text is None else _whole(text, name)
+                    for each, text in zip(inner, found, strict=True)
+                ]
+                _check_again(value, name, whole)
         elif isinstance(inner, list):
             for each in inner:
                 if not isinstance(each, BaseModel):
                     break
-                _put_back(each, strings)
+                _put_back(each, strings, token)
+
+
+def _whole(text: Pieces, name: str) -> str:
+    if (size := sum(map(len, text.parts))) > _MOST_PLAIN:
+        raise TooLong(name, size)
+    return str(text)
+
+
+def _check_again(value: BaseModel, name: str, inner: object) -> None:
+    type(value).__pydantic_validator__.validate_assignment(value, name, inner)
 
 
 @lru_cache(maxsize=256)

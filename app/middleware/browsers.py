@@ -50,6 +50,7 @@ class CorsMiddleware(CORSMiddleware):
             allow_headers=_SENT_HEADERS,
             expose_headers=EXPOSED_HEADERS,
             max_age=_PREFLIGHT_S,
+            allow_private_network=True,  # Chromium asks so where a public page calls a server on localhost
         )
         self.refuse = refuse
 

@@ -100,13 +100,21 @@ def key_of(scope: Scope) -> str:
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return credentials.strip()
+        return _as_sent(credentials)
     if key := headers.get("x-api-key", ""):
-        return key.strip()
+        return _as_sent(key)
     if scheme.lower() == "basic":
         with suppress(ValueError):  # not base64, or not UTF-8
             return decode_base64(credentials).decode().partition(":")[2]
     return ""
+
+
+def _as_sent(value: str) -> str:
+    """Return a header's value without spaces around it, as its client wrote it: UTF-8, or Latin-1 as browsers."""
+    try:
+        return value.encode("latin-1").decode().strip()
+    except UnicodeDecodeError:
+        return value.strip()
 
 
 def address_of(scope: Scope) -> str:
@@ -120,4 +128,10 @@ def _network_of(host: str) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:  # not an IP address: clients of a socket file have none
         return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if (
+        address.ipv4_mapped is not None
+    ):  # ::ffff:192.0.2.7, as proxies write that listen on both kinds at once
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -91,7 +91,7 @@ def _parse_pairs(text: str) -> tuple[_Key, ...]:
 
 def _read(path: Path) -> tuple[_Key, ...]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()  # editors of Windows write a mark at its beginning
     except (OSError, UnicodeDecodeError) as error:
         # The setting is not quoted: it may be a key without its name.
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
@@ -102,6 +102,7 @@ def _read(path: Path) -> tuple[_Key, ...]:
         if not text:
             continue
         name, _, digest = (part.strip() for part in text.partition(":"))
+        digest = digest.removesuffix("-").rstrip()  # sha256sum's name for what it read: "DIGEST  -"
         if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
             raise KeysError(
                 f"line {number} of the file is not name:digest; create the digest with 'printf %s KEY | sha256sum'"

@@ -6,8 +6,10 @@ Uvicorn itself bounds only the pause between two requests. Does not know about r
 import asyncio
 import logging
 import sys
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from httptools import HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BadRequest, RequestHeadTooLarge, ServiceError
 from app.middleware.raw_replies import raw_reply
@@ -43,6 +45,20 @@ def most_connections() -> int:
     return max(allowed - _OTHER_FILES, allowed // 2)
 
 
+def without_offer(method: bytes, url: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a request without what offers another protocol."""
+    lines = [b"%b %b HTTP/%b" % (method, url, version.encode())]
+    for name, value in headers:
+        if name in (b"upgrade", b"http2-settings"):
+            continue
+        if name == b"connection":
+            options = [option.strip() for option in value.split(b",")]
+            kept = [each for each in options if each.lower() not in (b"upgrade", b"http2-settings")]
+            value = b", ".join(kept)
+        lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]:
     """Return a subclass of Uvicorn's protocol that closes a connection without a whole head after `patience_s`.
 
@@ -64,6 +80,10 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         _refusal: ServiceError | None = None
         _barren_bytes = 0
         """Received since the last head, the last byte of a body, or the end of a request."""
+        _answered: RequestResponseCycle | None = None
+        """The request that is being answered. Others wait in the pipeline; Uvicorn's `cycle` is the last one."""
+        _part: memoryview = memoryview(b"")
+        """What the parser is reading."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in Uvicorn
             super().connection_made(transport)
@@ -84,6 +104,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 # No further than the limit, so that a head of the whole buffer is noticed before it is parsed.
                 part, rest = rest[:MAX_HEAD_BYTES], rest[MAX_HEAD_BYTES:]
                 self._barren_bytes += len(part)
+                self._part = part
                 super().data_received(part)  # type: ignore[arg-type]  # the parser takes any buffer
                 if self.transport.get_protocol() is not self:  # a WebSocket now, which has its own limits
                     if rest:
@@ -105,6 +126,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 raise self._refusal
 
         def on_headers_complete(self) -> None:
+            if self._offers_another_protocol():
+                return
             end_quiet(self)
             self._barren_bytes = 0
             if len(self.pipeline) >= _MAX_PIPELINED:
@@ -119,17 +142,40 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             super().on_body(body)
 
         def on_message_complete(self) -> None:
+            if self._offers_another_protocol():
+                return
             self._barren_bytes = 0
             super().on_message_complete()
 
+        def _offers_another_protocol(self) -> bool:
+            is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+            return is_offer and not self._should_upgrade()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Read a request without its offer of another protocol, as Java's and curl's of HTTP/2 (h2c).
+
+            A server may pass over the offer (RFC 9110, 7.8), but this parser takes all that follows the head, the
+            body above all, for that protocol. So another parser gets the head without the offer, and the rest.
+            """
+            ended = sys.exception()
+            if not isinstance(ended, HttpParserUpgrade) or not self._offers_another_protocol():
+                return
+            rest = bytes(self._part[ended.args[0] :])
+            head = without_offer(
+                self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+            )
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as Uvicorn does
+            self._part = memoryview(head + rest)
+            super().data_received(self._part)  # type: ignore[arg-type]  # as above
+
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # Uvicorn's signature
             """Refuse the connection, in the form of all errors; within an answer there is no room for that."""
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            answered = self._answered
+            if answered is None or answered.response_complete or not answered.response_started:
                 self._refusal = self._refusal or BadRequest("The request is not valid HTTP.")
                 end_quiet(self)
-                if self.cycle is not None:  # its answer has nowhere to go
-                    self.cycle.disconnected = True
-                    self.cycle.message_event.set()
+                self._give_up_answers()
                 # A client that is still sending would lose the reply if the connection were closed at once.
                 self.transport.write(raw_reply(self._refusal))
                 if self.transport.can_write_eof():
@@ -138,6 +184,18 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             else:
                 self.transport.abort()
 
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            self._answered = cycle
+            super()._start_asgi_task(cycle, app)
+
+        def _give_up_answers(self) -> None:
+            """Tell all requests of this connection that nobody reads their answers. Uvicorn tells the last one."""
+            for cycle in (self._answered, *(waiting for waiting, _ in self.pipeline)):
+                if cycle is not None and not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            self.pipeline.clear()
+
         def on_response_complete(self) -> None:
             if not self.pipeline and not self.transport.is_closing():
                 quiet.setdefault(self, None)  # no timer: Uvicorn's own bounds the pause between requests
@@ -145,6 +203,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
         def connection_lost(self, exc: Exception | None) -> None:
             end_quiet(self)
+            self._give_up_answers()
             super().connection_lost(exc)
 
         def _expect_head(self) -> None:

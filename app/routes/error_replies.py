@@ -1,17 +1,20 @@
 """Turns every error into a reply: one JSON form with a code and a message, wherever it was raised."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import Detail, ServiceError
 from app.middleware.access import NO_ANSWER, App, Receive, Scope, Send
 from app.middleware.connection import ClientGone
 from app.routes.error_schemas import ErrorReply
 from app.telemetry.metrics import Metrics
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[ServiceError], Response], App]:
@@ -57,8 +60,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[Servic
         """An unknown path or method: Starlette's own errors."""
         code = HTTPStatus(error.status_code).name.lower()
         headers = dict(error.headers or {})
-        if headers.get("Allow") == "GET":
-            headers["Allow"] = "GET, HEAD"  # head_requests.py answers it
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods_of(request))
         message = f"{request.method} {request.url.path}: {error.detail}. GET /docs lists all endpoints."
         return reply(error.status_code, code, message, headers=headers)
 
@@ -71,3 +74,13 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[Servic
         await response(scope, receive, send)
 
     return refuse, on_bug
+
+
+def _methods_of(request: Request) -> Iterator[str]:
+    """Yield the methods that a path has. Starlette names those of the first of its routes only."""
+    for method in _METHODS:
+        asked = {**request.scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in request.app.routes):
+            yield method
+            if method == "GET":
+                yield "HEAD"  # head_requests.py answers it

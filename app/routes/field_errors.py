@@ -8,6 +8,8 @@ from pydantic import ValidationError
 from app.errors import BadRequest, Detail, ValidationFailed
 
 _MOST_DETAILS = 256
+_MOST_SHOWN = 40
+"""Characters of a value that an error quotes."""
 
 
 def invalid(where: str, what: str) -> ValidationFailed:
@@ -39,11 +41,26 @@ def explain(error: ValidationError) -> BadRequest | ValidationFailed:
                 why += ": write a line break within a string as \\n (base64 -w0 writes none)"
             return BadRequest(f"The body is not JSON: {why}.")
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
-        value = repr(problem["input"])
-        shown = f" (got {value})" if len(value) <= 40 and problem["type"] != "missing" else ""
+        shown = _shown(problem["input"]) if problem["type"] != "missing" else ""
         is_unknown = problem["type"] == "extra_forbidden"
         what = "unknown field; /docs lists all fields" if is_unknown else problem["msg"]
         details.append({"where": where.lstrip(".") or "body", "what": what + shown})
     first = details[0]
     more = f" And {len(details) - 1} more." if len(details) > 1 else ""
     return ValidationFailed(f"{first['where']}: {first['what']}.{more}", details=details)
+
+
+def _shown(value: object) -> str:
+    if not _may_be_short(value):
+        return ""
+    text = repr(value)
+    return f" (got {text})" if len(text) <= _MOST_SHOWN else ""
+
+
+def _may_be_short(value: object) -> bool:
+    """Whether it is worth writing a value: a million numbers, or megabytes of text, take 100 ms in one call."""
+    if isinstance(value, (str, dict, list)) and len(value) > _MOST_SHOWN:
+        return False
+    if isinstance(value, dict):
+        return all(map(_may_be_short, value.values()))
+    return all(map(_may_be_short, value)) if isinstance(value, list) else True

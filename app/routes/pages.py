@@ -5,6 +5,7 @@ Does not know about pictures and masks: both call the same endpoints as every cl
 
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _reply(request: Request, name: str) -> Response:
     file = _FILES.get(name)
     if file is None:
         raise HTTPException(404, "Not Found")
-    zipped = "gzip" in request.headers.get("accept-encoding", "")
+    zipped = _reads_gzip(request)
     # Weak: the same file, compressed or not.
     headers = _HEADERS | {"ETag": f"W/{file.etag}"}
     if client_has(request, file.etag):
@@ -106,3 +107,12 @@ def _reply(request: Request, name: str) -> Response:
     if zipped:
         headers["Content-Encoding"] = "gzip"
     return Response(file.compressed if zipped else file.content, media_type=file.media_type, headers=headers)
+
+
+def _reads_gzip(request: Request) -> bool:
+    """Whether Accept-Encoding names gzip, and not with a weight of 0 (RFC 9110, 12.5.3)."""
+    for coding in ",".join(request.headers.getlist("accept-encoding")).split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip().lower() in ("gzip", "x-gzip"):
+            return re.fullmatch(r"\s*q=0(\.0*)?\s*", weight, re.IGNORECASE) is None
+    return False

@@ -183,6 +183,8 @@ def parse_json(model: type[Model], body: bytes) -> Model:
         return json_bodies.parse(model, body)
     except json_bodies.TooMany as error:
         raise invalid("body", str(error)) from error
+    except json_bodies.TooLong as error:
+        raise invalid(error.where or "the name of a field", f"it has {error}") from error
     except json_bodies.Repeated as error:
         raise given_twice(error.name) from error
     except ValidationError as error:

@@ -19,7 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.storage.bucket_errors import BucketError, is_missing, is_outage, words_of
+from app.storage.bucket_errors import BucketError, is_missing, is_outage, words_of, words_of_nonsense
 from app.storage.disk_trouble import DiskTrouble
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Bucket:
         def read(client: Any) -> bool:
             began = monotonic()
             reply = client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            within = SLOW_S + reply["ContentLength"] / LEAST_BYTES_PER_S
+            within = SLOW_S + reply.get("ContentLength", 0) / LEAST_BYTES_PER_S  # a proxy may leave it out
             with closing(reply["Body"]) as body:  # entered itself, it is a stream that checks nothing
                 while chunk := body.read(_CHUNK):  # raises if bytes are missing at the end
                     file.write(chunk)
@@ -125,13 +125,16 @@ class Bucket:
 
     def listing(self, beginning: str) -> list[StoredObject]:
         """Return the objects whose keys begin like this, those written first at the front."""
-        found = [
-            StoredObject(
-                each["Key"].removeprefix(self._prefix), each["Size"], each["LastModified"].timestamp()
-            )
-            for page in self._pages(beginning)
-            for each in page.get("Contents", ())
-        ]
+        try:
+            found = [
+                StoredObject(
+                    each["Key"].removeprefix(self._prefix), each["Size"], each["LastModified"].timestamp()
+                )
+                for page in self._pages(beginning)
+                for each in page.get("Contents", ())
+            ]
+        except KeyError as error:
+            raise BucketError(f"{self._endpoint} lists objects without {error}") from error
         return sorted(found, key=lambda each: each.written)
 
     def folders(self, beginning: str) -> list[str]:
@@ -175,6 +178,10 @@ class Bucket:
             yield page
             if not page.get("IsTruncated"):
                 return
+            if "NextContinuationToken" not in page:
+                raise BucketError(
+                    f"{self._endpoint} lists some objects, and does not say how to ask for more"
+                )
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _ask(self, operation: str, ask: Callable[..., T], **missing: T) -> T:
@@ -191,12 +198,20 @@ class Bucket:
                 return missing["missing"]
             why = words_of(error, bucket=self._bucket, endpoint=self._endpoint, to=operation)
             if is_outage(error):
-                with self._lock:
-                    self._paused_until, self._why = monotonic() + PAUSE_S, why
+                self._pause(why)
+            raise BucketError(why) from error
+        except OSError:  # what the callers raise: a download that is too slow, a disk that is full
+            raise
+        except Exception as error:  # boto3 has no common class for replies that it does not understand
+            self._pause(why := words_of_nonsense(error, endpoint=self._endpoint))
             raise BucketError(why) from error
         finally:
             self._on_request(operation, monotonic() - began, succeeded)
         return result
+
+    def _pause(self, why: str) -> None:
+        with self._lock:
+            self._paused_until, self._why = monotonic() + PAUSE_S, why
 
 
 def _client() -> Any:

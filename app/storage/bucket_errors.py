@@ -3,6 +3,8 @@
 Does not know who asked.
 """
 
+import re
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -17,6 +19,7 @@ from botocore.exceptions import (
     ConnectionError as NoConnection,
 )
 
+_USER = re.compile(r"(?<=://)[^/\s@]*@")
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _REFUSED = {
     "InvalidAccessKeyId",
@@ -35,7 +38,10 @@ _DENIED = {"AccessDenied", "AllAccessDisabled", "403", "Forbidden"}
 
 
 class BucketError(OSError):
-    """A request to a bucket failed. The message says why."""
+    """A request to a bucket failed. The message says why, without a name and a password of the endpoint's URL."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_USER.sub("***@", message))
 
 
 def is_missing(error: Exception) -> bool:
@@ -68,6 +74,12 @@ def words_of(error: Exception, *, bucket: str, endpoint: str, to: str = "use") -
     if isinstance(error, HTTPClientError | BotoCoreError):
         return f"the request to {endpoint} failed: {error}"
     return f"AWS's variables or files cannot be used: {error}"
+
+
+def words_of_nonsense(error: Exception, *, endpoint: str) -> str:
+    """Return what to say of a reply that boto3 fails at: a proxy's, for example, or a redirect to itself."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"{endpoint} does not answer as an S3-compatible store ({what}); is it one, and is there a proxy?"
 
 
 def _words_of_reply(error: ClientError, *, bucket: str, endpoint: str, to: str) -> str:

@@ -39,7 +39,8 @@ class JsonFormatter(logging.Formatter):
             "message": _shorten(record.getMessage()),
             "request_id": _request_id(record),
         }
-        line |= getattr(record, "fields", {})
+        for name, value in getattr(record, "fields", {}).items():
+            line[name] = _shorten(value) if isinstance(value, str) else value
         for name, lines in (("exception", _traceback(record)), ("stack", _stack(record))):
             if lines:
                 line[name] = "\n".join(lines)

@@ -23,4 +23,10 @@ def start_tracing() -> "Tracing | None":
             error,
         )
         return None
-    return Tracing()
+    try:
+        return Tracing()
+    except ValueError as error:  # a number that is none, or too small
+        log.error(
+            "OTEL_* variables enable traces, and one of them cannot be used, so none are sent: %s", error
+        )
+        return None

@@ -7,11 +7,13 @@ endpoint, headers, sampler, service name. Does not know what a stage does.
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -19,9 +21,21 @@ from app.telemetry.stages import Stage
 from app.version import VERSION
 
 REQUEST_ID = "sam2.request_id"
+_QUERY = "url.query"
 _W3C = TraceContextTextMapPropagator()
 _LAST_SPANS_S = 3.0
 """Longest wait at shutdown for a collector that does not answer. The exporter alone would try for 10 s."""
+
+
+class _NoValuesOfQueries(SpanProcessor):
+    """Leaves only names of what follows "?" in a URL. Roboflow's clients send their key there."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002  # OpenTelemetry's
+        if query := (span.attributes or {}).get(_QUERY):
+            span.set_attribute(
+                _QUERY,
+                "&".join(f"{name}=REDACTED" for name, _ in parse_qsl(str(query), keep_blank_values=True)),
+            )
 
 
 class Tracing:
@@ -35,6 +49,7 @@ class Tracing:
             resource=ours.merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,
         )
+        self.provider.add_span_processor(_NoValuesOfQueries())
         self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self.provider.get_tracer("sam2", VERSION)
 

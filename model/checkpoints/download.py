@@ -31,6 +31,8 @@ RETRY_WAITS_S = (1.0, 2.0, 4.0)
 """Pauses between attempts without progress; after the last one the download fails."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+_USER = re.compile(r"(?<=://)[^/\s]*@")
+"""A name and a password or token in a URL, of a mirror that wants them."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -141,7 +143,7 @@ def locate(variant: str, *, weights_dir: Path, base_url: str = RELEASE_URL) -> P
         return path
     raise WeightsUnavailable(
         f"Cannot get the weights of {variant}: {reason}. What you can do:  "
-        f"fetch {url} yourself and put it into {weights_dir}; "
+        f"fetch {_USER.sub('***@', url)} yourself and put it into {weights_dir}; "
         "or set SAM2_CHECKPOINT=PATH to a file you have; "
         "or set SAM2_CHECKPOINT=untrained to try the service with random weights."
     )
@@ -187,7 +189,7 @@ def _download_or_wait(url: str, target: Path, release: Release) -> None:
             return  # the process that held the lock has renamed or removed this file
         try:
             if not target.is_file():
-                logger.info("downloading %s to %s", url, target)
+                logger.info("downloading %s to %s", _USER.sub("***@", url), target)
                 _fetch(url, part, release)
                 os.fsync(part.fileno())
                 partial.replace(target)

@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from app import __main__ as command
+from app.listening import CannotListen, bind
 from app.process import spare_what_stays
 from app.service.loading import load_segmenter, locate_weights
 from app.settings import HIDDEN, Settings
@@ -100,12 +101,26 @@ def test_a_port_in_use_ends_it_with_1_before_anything_is_loaded(
         assert "must be an address of this machine" in log
 
 
+def test_a_port_that_another_server_takes_while_weights_come_ends_it_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two may bind a port until one of them listens. The other one ended in two tracebacks."""
+    (other,) = bind("127.0.0.1", 0)
+    with other:
+        monkeypatch.setattr(command, "locate_weights", lambda _: other.listen())
+        port = other.getsockname()[1]
+        assert command.main(["--port", str(port)]) == 1
+    log = capsys.readouterr().err
+    assert f"Cannot listen on SAM2_HOST=127.0.0.1, SAM2_PORT={port}: Address already in use." in log
+    assert "Traceback" not in log
+
+
 def test_all_addresses_of_a_host_have_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
     here = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", 0)) for number in (1, 2, 2)]
     elsewhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))  # no machine has this address
     for addresses in (here, [elsewhere, *here]):
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)  # noqa: B023
-        bound = command.bind("both", 0)
+        bound = bind("both", 0)
         try:
             assert [each.getsockname()[0] for each in bound] == ["127.0.0.1", "127.0.0.2"]
             assert len({each.getsockname()[1] for each in bound}) == 1
@@ -113,8 +128,8 @@ def test_all_addresses_of_a_host_have_one_port(monkeypatch: pytest.MonkeyPatch) 
             for each in bound:
                 each.close()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [elsewhere])
-    with pytest.raises(OSError, match="assign"):
-        command.bind("elsewhere", 0)
+    with pytest.raises(CannotListen, match="assign"):
+        bind("elsewhere", 0)
 
 
 def test_a_signal_is_a_clean_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

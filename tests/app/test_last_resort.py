@@ -24,12 +24,38 @@ def test_the_process_ends_where_it_stands_when_the_time_is_over(monkeypatch: pyt
     settings = Settings(workers=2, deadline_s=0.05)
     app = create_app(settings, FakeSegmenter())
     server = make_server(app, settings)
-    app.state.service = type("Service", (), {"settings": settings})()
     for _ in range(2):  # a second Ctrl-C sets no second clock
         server.handle_exit(signal.SIGINT, None)
     assert ended.wait(LONG_S)
     assert codes == [1]
     assert server.should_exit
+
+
+@pytest.mark.usefixtures("restored_process")
+@pytest.mark.parametrize("where", ["prepare_routes", "tune"])
+def test_a_signal_that_comes_before_uvicorn_listens_for_it_counts(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was swallowed: a container that is stopped while it starts was killed after its grace period."""
+    monkeypatch.setattr(command, where, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    helper = threading.Timer(LONG_S, os.kill, (os.getpid(), signal.SIGTERM))
+    helper.start()
+    try:
+        assert command.main(["--port", "0", "--checkpoint", "untrained"]) == 0
+        assert helper.is_alive()
+    finally:
+        helper.cancel()
+
+
+@pytest.mark.usefixtures("restored_process")
+@pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_download(sig: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives the first process of a container only signals that it has a handler for."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as for a first process
+    monkeypatch.setattr(command, "locate_weights", lambda _: os.kill(os.getpid(), sig))
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["--port", "0"])
+    assert exit_.value.code == code
 
 
 def test_a_second_ctrl_c_waits_for_no_request_and_keeps_what_was_promised(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app import __main__ as command
 from app.__main__ import read_settings
-from app.settings import Settings, unknown_variables
+from app.settings import HIDDEN, Settings, unknown_variables
 
 
 def test_every_setting_says_what_it_is_for() -> None:
@@ -74,6 +75,8 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("workers", "1000000"),
         ("threads", "1000000"),  # the server listened, and failed 15 s later in whatever needed memory next
         ("allowed_hosts", " , "),
+        ("weights_url", ""),
+        ("weights_url", "weights.example/sam2"),  # it failed after four tries in seven seconds
         ("allowed_hosts", "https://tool.example"),
         ("max_bodies_mib", "63"),  # and uploads of 64
         ("max_waiting_prompts", "255"),  # and 256 in a request
@@ -91,6 +94,43 @@ def test_bad_values_are_refused(name: str, value: str, monkeypatch: pytest.Monke
         Settings()
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, setting in Settings.model_fields.items() if name not in ("register_url",)]
+)
+def test_a_value_in_quotes_is_refused_and_not_taken_for_a_name(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of docker --env-file keeps quotes: embeddings went into a folder called '"' beside the server."""
+    for value in ('"/cache-of-mine"', "'/cache-of-mine'"):
+        monkeypatch.setenv(f"SAM2_{name.upper()}", value)
+        assert command.main([]) == 2
+        said = capsys.readouterr().err
+        assert (
+            f"SAM2_{name.upper()}: Value error, the quotes are part of the value here; leave them out" in said
+        )
+        assert ("cache-of-mine" in said) == (name not in HIDDEN)
+
+
+def test_line_ends_of_windows_belong_to_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "cache_dir": "/cache",
+        "keep_uploads": "true",
+        "log_format": "json",
+        "device": "cpu",
+        "doors": "none",
+        "device_cache_mib": "512",
+        "api_keys": "anna:0123456789abcdef",
+        "register_url": "postgresql://user@host/sam2",
+        "label_studio_url": "http://label-studio:8080",
+    }.items():
+        monkeypatch.setenv(f"SAM2_{name.upper()}", f" {value}\r")
+    settings = Settings()
+    assert (settings.cache_dir, settings.log_format, settings.device) == ("/cache", "json", "cpu")
+    assert (settings.keep_uploads, settings.open_doors, settings.device_cache_mib) == (True, frozenset(), 512)
+    assert settings.api_keys.get_secret_value() == "anna:0123456789abcdef"
+    assert settings.register_url.get_secret_value() == "postgresql://user@host/sam2"
+
+
 def test_a_cache_is_as_large_as_it_can_be_or_as_large_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (Settings().device_cache_mib, Settings().host_cache_mib) == ("auto", "auto")
     monkeypatch.setenv("SAM2_DEVICE_CACHE_MIB", "512")
@@ -102,6 +142,12 @@ def test_a_cache_is_as_large_as_it_can_be_or_as_large_as_is_said(monkeypatch: py
     (problem,) = raised.value.errors()
     assert problem["loc"] == ("host_cache_mib",)
     assert "must be auto, or a whole number of MiB from 0" in problem["msg"]
+
+
+def test_a_port_that_kubernetes_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_PORT", "tcp://10.96.4.7:80")
+    with pytest.raises(ValidationError, match="enableServiceLinks: false"):
+        Settings()
 
 
 def test_variables_that_no_setting_reads_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

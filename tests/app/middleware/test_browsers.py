@@ -4,7 +4,9 @@ import httpx
 import pytest
 from fastapi.responses import HTMLResponse
 from pydantic import ValidationError
+from starlette.datastructures import Headers
 
+from app.middleware.browsers import may_connect
 from app.settings import Settings
 from tests.fakes import error, picture, serving
 
@@ -54,6 +56,36 @@ async def test_a_site_that_may_call_can_ask_send_and_read(origins: str, allowed:
         assert "access-control-allow-credentials" not in response.headers
         exposed = response.headers["access-control-expose-headers"].split(", ")
         assert {"Server-Timing", "X-Request-ID", "Retry-After", "ETag"} <= set(exposed)
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("HTTPS://Tool.Example", TOOL),
+        ("https://tool.example:443", TOOL),
+        ("http://tool.example:80", "http://tool.example"),
+        ("https://tool.example:80", "https://tool.example:80"),
+        ("https://tool.example:8443", "https://tool.example:8443"),
+        ("app://Tool:443", "app://tool:443"),
+    ],
+)
+async def test_a_site_may_be_written_in_any_way(written: str, sent: str) -> None:
+    """These were accepted at the start, and then no page of the site could call."""
+    async with serving(settings(written)) as served:
+        reply = await served.client.options("/embed", headers=preflight(sent))
+        assert reply.headers["access-control-allow-origin"] == sent
+        assert may_connect(Headers({"origin": sent, "host": "sam2"}), settings(written).cors_origin_list)
+
+
+async def test_a_public_site_that_may_call_reaches_a_server_in_a_private_network() -> None:
+    """It got 400 'Disallowed CORS private-network. SAM2_CORS_ORIGINS lists the sites', although it is listed."""
+    private = {"Access-Control-Request-Private-Network": "true"}
+    async with serving(settings()) as served:
+        asked = await served.client.options("/embed", headers=preflight() | private)
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-private-network"] == "true"
+        asked = await served.client.options("/embed", headers=preflight("https://other.example") | private)
+        assert error(asked) == (400, "bad_request")
 
 
 async def test_errors_of_every_kind_can_be_read_by_the_site(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from app.__main__ import bind, make_server
+from app.__main__ import make_server
+from app.listening import bind
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import FakeSegmenter, Served, picture, serving, until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.middleware.hosts import LOCAL, allowed_hosts, is_allowed
+from app.middleware.hosts import LOCAL, allowed_hosts, is_allowed, is_loopback
 from app.settings import Settings
 from tests.fakes import error, picture, serving
 
@@ -13,7 +13,7 @@ from tests.fakes import error, picture, serving
 async def test_a_server_on_loopback_answers_to_its_own_names_only(host: str) -> None:
     async with serving() as served:
         await served.embed(picture(), "a")
-        for path in ("/images", "/", "/healthz", "/model"):
+        for path in ("/images", "/", "/metrics", "/model"):
             reply = await served.client.get(path, headers={"Host": host})
             assert error(reply) == (421, "host_not_allowed")
             assert "SAM2_ALLOWED_HOSTS" in reply.json()["error"]["message"]
@@ -50,9 +50,51 @@ async def test_names_may_be_given() -> None:
             assert (await served.client.get("/model", headers={"Host": host})).status_code == status
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.10"])
+@pytest.mark.parametrize(
+    ("setting", "host"),
+    [
+        ("tool.example:8443", "tool.example:8443"),
+        ("Tool.Example.", "tool.example"),
+        ("::1", "[::1]:8000"),
+        ("[FE80::1]:8000", "[fe80::1]"),
+        ("*.lab.example:443", "a.lab.example"),
+        (" AUTO ", "localhost"),
+    ],
+)
+async def test_names_may_be_written_in_any_way(setting: str, host: str) -> None:
+    """These were accepted at the start, and then every request got 421."""
+    async with serving(Settings(workers=2, allowed_hosts=setting)) as served:
+        assert (await served.client.get("/model", headers={"Host": host})).status_code == 200
+        reply = await served.client.get("/model", headers={"Host": "evil.example"})
+        assert error(reply) == (421, "host_not_allowed")
+
+
+async def test_supervisors_ask_by_any_address() -> None:
+    """Docker's check asks 127.0.0.1, Kubernetes the pod's address: with a name set, no container was healthy."""
+    async with serving(Settings(workers=2, allowed_hosts="tool.example")) as served:
+        for path in ("/healthz", "/readyz"):
+            for host in ("127.0.0.1:8000", "10.1.2.3:8000"):
+                assert (await served.client.get(path, headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_what_only_this_machine_reaches_is_loopback(host: str) -> None:
     assert allowed_hosts("auto", host=host) == LOCAL
+
+
+@pytest.mark.parametrize("host", ["127.8.9.10", "127.1", "LocalHost", "0:0:0:0:0:0:0:1"])
+async def test_a_loopback_address_in_any_form_is_one_and_answers_to_itself(host: str) -> None:
+    """The log says: Listening on http://127.8.9.10:8000; open it in a browser."""
+    itself = f"[{host}]" if ":" in host else host
+    async with serving(Settings(workers=2, host=host)) as served:
+        for name, status in ((f"{itself}:8000", 200), ("localhost", 200), ("evil.example", 421)):
+            reply = await served.client.get("/model", headers={"Host": name})
+            assert reply.status_code == status
+
+
+def test_a_name_that_leads_nowhere_is_not_loopback() -> None:
+    assert not is_loopback("nowhere.invalid")
+    assert not is_loopback("http://127.0.0.1")
 
 
 def test_the_port_of_an_ipv6_address_is_told_from_the_address() -> None:

@@ -107,6 +107,21 @@ async def test_unknown_paths_and_methods_get_the_same_kind_of_error() -> None:
         )  # not a redirect, which has no body
 
 
+async def test_a_wrong_method_is_told_all_that_a_path_has() -> None:
+    async with serving() as served:
+        for path, methods in {
+            "/images/truck": "GET, HEAD, DELETE",
+            "/videos": "GET, HEAD, POST",
+            "/tracks": "GET, HEAD, POST",
+            "/tracks/t/objects/1": "DELETE",
+            "/docs": "GET, HEAD",
+            "/client/index.js": "GET, HEAD",
+        }.items():
+            reply = await served.client.patch(path)
+            assert error(reply) == (405, "method_not_allowed")
+            assert reply.headers["allow"] == methods
+
+
 async def test_a_fault_of_the_server_is_answered_logged_and_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

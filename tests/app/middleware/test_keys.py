@@ -63,6 +63,17 @@ def test_pairs_and_files_of_digests_name_owners(tmp_path: Path) -> None:
     assert not ApiKeys("")
 
 
+def test_a_file_may_be_as_its_tools_write_it(tmp_path: Path) -> None:
+    """Seen: 'create the digest with printf %s KEY | sha256sum', of a line that was created so."""
+    path = tmp_path / "keys"
+    path.write_bytes(f"\ufeffanna:{digest(ANNA)}  -\r\nbert:{digest(BERT)} *-\r\n".encode())
+    with pytest.raises(KeysError, match="line 2"):
+        ApiKeys(str(path))
+    path.write_bytes(f"\ufeffanna:{digest(ANNA)}  -\r\nbert:{digest(BERT)}\r\n".encode())
+    keys = ApiKeys(str(path))
+    assert (keys.owner(ANNA), keys.owner(BERT)) == ("anna", "bert")
+
+
 def test_a_name_may_have_two_keys_while_one_replaces_the_other() -> None:
     keys = ApiKeys(f"anna:{ANNA},anna:{BERT}")
     assert keys.owner(ANNA) == keys.owner(BERT) == "anna"
@@ -221,12 +232,27 @@ async def test_a_key_comes_in_any_usual_header_and_its_name_is_the_tenant() -> N
             assert error(response) == (401, "unauthorized")
 
 
+@pytest.mark.parametrize("key", ["größer-als-sechzehn", "пароль-из-букв-и-слов", "three words and more"])
+async def test_a_key_may_have_any_letters(key: str) -> None:
+    """Programs write UTF-8 into headers; browsers write Latin-1, and refuse what is beyond it."""
+    async with serving(settings(api_keys=f"anna:{key}")) as served:
+        add_who(served.app)
+        written = [key.encode()] + ([key.encode("latin-1")] if "ö" in key else [])
+        for text in written:
+            for headers in ({b"Authorization": b"Bearer " + text}, {b"X-API-Key": text}):
+                assert (await served.client.get("/who", headers=headers)).json() == ["anna", "anna"]
+        reply = await served.client.get("/who", headers={b"X-API-Key": b"\xff" + written[0]})
+        assert error(reply) == (401, "unauthorized")
+
+
 async def test_without_keys_all_see_the_same_and_each_address_has_a_share_of_its_own() -> None:
     async with serving() as served:
         add_who(served.app)
         for address, share in (
             ("192.0.2.7", "192.0.2.7"),
             ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),  # all of IPv4 shared one share, ::/64
+            ("::FFFF:c000:0208", "192.0.2.8"),
             ("/run/sam2.sock", "/run/sam2.sock"),
         ):
             transport = httpx.ASGITransport(served.app, client=(address, 1234))

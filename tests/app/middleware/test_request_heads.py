@@ -6,8 +6,10 @@ import json
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.middleware.access import Receive, Scope, Send
 from app.middleware.request_heads import MAX_HEAD_BYTES, MAX_HEADERS
-from tests.app.middleware.test_slow_clients import HEAD, asks, ended, listening
+from tests.app.middleware.test_slow_clients import HEAD, answer, asks, ended, listening
+from tests.fakes import LONG_S
 
 START = b"GET / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -124,3 +126,103 @@ async def test_a_few_requests_may_be_sent_ahead_and_thousands_may_not() -> None:
         assert reply.count(b" 204 ") == 10
         reply = await replies_to(port, HEAD * 3000)
         assert reply.count(b" 204 ") < 100
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the method, the headers and the body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    names = b",".join(name for name, _ in scope["headers"])
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]}
+    )
+    await send({"type": "http.response.body", "body": body})
+    assert b"upgrade" not in names
+    assert b"http2-settings" not in names
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("size", [9, 100_000])
+@pytest.mark.parametrize("cut", [1, 40, 150, 100_000])
+async def test_a_body_behind_an_offer_of_http_2_is_read(size: int, cut: int) -> None:
+    """Java's HttpClient and curl --http2 offer it: each upload got 422 'The body is empty'."""
+    body = bytes(range(1, 10)) * (size // 9)
+    head = b"POST /a?b HTTP/1.1\r\nHost: x\r\n" + H2C + b"Content-Length: %d\r\n\r\n" % len(body)
+    async with listening(app=echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):  # the connection goes on
+            sent = head + body
+            for at in range(0, 300, cut):
+                writer.write(sent[at : at + min(cut, 300 - at)])
+                await asyncio.sleep(0)
+            writer.write(sent[300:])
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(body)) == body
+        writer.close()
+
+
+async def test_an_offer_without_a_body_and_chunks_behind_one_are_read() -> None:
+    chunked = (
+        b"POST / HTTP/1.1\r\nHost: x\r\n" + H2C + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
+    get = b"GET / HTTP/1.1\r\nHost: x\r\n" + H2C.replace(b"Upgrade,", b"close, Upgrade,") + b"\r\n"
+    async with listening(app=echo) as port:
+        reply = await replies_to(port, chunked + chunked + get)
+    assert reply.count(b"HTTP/1.1 200 OK") == 3
+    assert reply.count(b"abc") == 2
+    assert reply.endswith(b"connection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 40])
+async def test_a_refusal_is_no_fault_of_the_requests_before_it(
+    ahead: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one wrote its answer behind the refusal: two tracebacks, and a 500 in the metrics."""
+    async with listening(app=slowly) as port:
+        reply = await replies_to(port, HEAD * ahead + b"no HTTP\r\n\r\n")
+    assert refusal(reply) == (400, "bad_request")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_refusal_is_not_written_into_an_answer_that_has_begun() -> None:
+    async with listening(app=endlessly) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD)
+        got = await reader.readuntil(b"line")
+        writer.write(HEAD + b"no HTTP\r\n\r\n")
+        got += await ended((reader, writer))
+        writer.close()
+    assert b"bad_request" not in got
+
+
+async def test_who_leaves_is_noticed_by_all_that_was_sent_ahead() -> None:
+    noticed = asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        noticed.set()
+
+    async with listening(app=waits) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD * 3)
+        await asyncio.sleep(0.05)
+        writer.close()
+        async with asyncio.timeout(LONG_S):
+            await noticed.wait()
+
+
+async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.sleep(0.05)
+    await answer(scope, receive, send)
+
+
+async def endlessly(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(200):
+        await send({"type": "http.response.body", "body": b"line", "more_body": True})
+        await asyncio.sleep(0.01)

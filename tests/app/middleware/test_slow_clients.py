@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from app.middleware import request_heads
-from app.middleware.access import Receive, Scope, Send
+from app.middleware.access import App, Receive, Scope, Send
 from app.middleware.request_heads import most_connections, patient_protocol
 from app.settings import Settings
 from tests.fakes import LONG_S, error, serving
@@ -30,9 +30,9 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def listening(*, patience_s: float = LONG_S, most: int = 100) -> AsyncIterator[int]:
+async def listening(*, patience_s: float = LONG_S, most: int = 100, app: App = answer) -> AsyncIterator[int]:
     """Yield the port of a server with our protocol."""
-    config, state = uvicorn.Config(answer, lifespan="off", log_config=None), ServerState()
+    config, state = uvicorn.Config(app, lifespan="off", log_config=None), ServerState()
     protocol = patient_protocol(patience_s=patience_s, most=most)
     server = await asyncio.get_running_loop().create_server(
         lambda: protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0

@@ -72,6 +72,24 @@ async def test_pages_of_other_sites_may_import_the_client() -> None:
         assert ENTRY in (await served.client.get("/client.js")).text
 
 
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip", "gzip"),
+        ("br, GZIP;q=0.5", "gzip"),
+        ("identity, gzip;q=0", None),
+        ("gzip; q=0.000, br", None),
+        ("notgzip", None),
+        ("", None),
+    ],
+)
+async def test_files_are_compressed_for_those_who_read_that(accepted: str, coding: str | None) -> None:
+    async with serving() as served:
+        reply = await served.client.get("/client/index.js", headers={"Accept-Encoding": accepted})
+    assert reply.headers.get("content-encoding") == coding
+    assert reply.content == (CLIENT / "index.js").read_bytes()
+
+
 async def test_nothing_may_come_from_elsewhere_or_run_inline() -> None:
     async with serving() as served:
         policy = (await served.client.get("/")).headers["content-security-policy"]

@@ -13,7 +13,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app.__main__ import Server, bind, make_server
+from app.__main__ import Server, make_server
+from app.listening import bind
 from app.routes.streams import MAX_MESSAGE_BYTES
 from app.settings import Settings
 from tests.fakes import LONG_S, FakeSegmenter, make_app, picture, service_of, until

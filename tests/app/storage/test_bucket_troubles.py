@@ -23,6 +23,23 @@ DENIED = b"""<?xml version="1.0" encoding="UTF-8"?>
 
 PIECE = bytes(2**14)
 
+_LISTED = (
+    b"<?xml version='1.0'?><ListBucketResult><IsTruncated>%b</IsTruncated>"
+    b"<Contents><Key>a</Key>%b</Contents></ListBucketResult>"
+)
+_SIZE, _WHEN = b"<Size>1</Size>", b"<LastModified>%b</LastModified>"
+NONSENSE: dict[str, tuple[int, dict[str, str], bytes]] = {
+    "redirects": (302, {"Location": "http://127.0.0.1:1/", "Content-Length": "0"}, b""),
+    "is in another region": (301, {}, b"<Error><Code>PermanentRedirect</Code></Error>"),
+    "says nothing": (204, {}, b""),
+    "answers in part": (206, {"Content-Length": "3"}, b"abc"),
+    "has another calendar": (200, {}, _LISTED % (b"false", _SIZE + _WHEN % b"never")),
+    "forgets sizes": (200, {}, _LISTED % (b"false", b"")),
+    "has no next page": (200, {}, _LISTED % (b"true", _SIZE + _WHEN % b"2026-01-01T00:00:00Z")),
+    "counts in words": (200, {"Content-Length": "three"}, b"abc"),
+}
+"""Replies of proxies, and of stores that are none."""
+
 
 class Troubled(BaseHTTPRequestHandler):
     """A store in the state that its server names."""
@@ -54,6 +71,15 @@ class Troubled(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(DENIED)))
             self.end_headers()
             self.wfile.write(DENIED)
+            return
+        if server.trouble in NONSENSE:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, headers, body = NONSENSE[server.trouble]
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(1000 * len(PIECE)))
@@ -135,6 +161,40 @@ def test_an_object_that_does_not_come_whole_is_an_error(store: Store, trouble: s
     store.trouble = trouble
     with opened_bucket("s3://bucket") as bucket, pytest.raises(BucketError, match=words):
         bucket.get("a")
+
+
+@pytest.mark.parametrize(
+    "beginning", ["http://robot:s3cr3t@127.0.0.1:1", "http://robot:s3cr3t@127.0.0.1:1?x=1"]
+)
+def test_a_password_in_the_endpoint_is_not_said(
+    store: Store, beginning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", beginning)
+    with opened_bucket("s3://bucket") as bucket, pytest.raises(BucketError, match=r"//\*\*\*@127") as error:
+        bucket.get("a")
+    assert "s3cr3t" not in str(error.value)
+
+
+@pytest.mark.parametrize("trouble", NONSENSE)
+def test_replies_that_are_not_those_of_a_store_are_errors_in_words(
+    store: Store, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: RecursionError, KeyError, ValueError and ResponseParserError, none of which anybody expects."""
+    monkeypatch.setattr(buckets, "PAUSE_S", 0.0)
+    store.trouble = trouble
+    with opened_bucket("s3://bucket") as bucket:
+        for ask in ("get", "exists", "delete", "listing", "folders"):
+            with suppress(BucketError):
+                getattr(bucket, ask)("a")
+        with pytest.raises(BucketError):
+            bucket.probe()
+
+
+def test_an_object_without_a_length_is_read(store: Store) -> None:
+    """Some proxies send what they have compressed or changed in chunks."""
+    store.trouble = "forgets sizes"
+    with opened_bucket("s3://bucket") as bucket:
+        assert bucket.get("a") == NONSENSE["forgets sizes"][2]
 
 
 def test_a_refusal_says_what_is_not_allowed_and_where(store: Store, tmp_path: Path) -> None:

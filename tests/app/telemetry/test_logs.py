@@ -232,6 +232,15 @@ def test_what_is_endless_is_cut(formatter: logging.Formatter) -> None:
     assert "lines left out" in text
 
 
+@pytest.mark.parametrize("log_format", FORMATS)
+async def test_a_path_of_60_kb_does_not_fill_the_log(log_format: Any, output: Output) -> None:
+    """Anybody can send one, also without a key; JSON had the whole path in a field of its own."""
+    configure_logging(Settings(log_format=log_format))
+    async with serving() as served:
+        assert error(await served.client.get("/" + "a" * 60_000)) == (404, "not_found")
+    assert max(map(len, output.text.splitlines())) < 3000
+
+
 def test_values_that_json_does_not_know_are_written_as_text() -> None:
     line = JsonFormatter().format(record("\udc80 \x7f é", fields={"where": io.StringIO}))
     assert line.isascii()

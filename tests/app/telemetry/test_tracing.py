@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app import main
-from app.settings import wants_traces
+from app.settings import Settings, wants_traces
+from app.telemetry.start_tracing import start_tracing
 from tests import fakes
 from tests.fakes import LONG_S, picture, serving
 from tests.server import ROOT
@@ -126,6 +127,21 @@ async def test_a_device_continues_the_trace_of_its_front(
     assert front.start_time - slack <= device.start_time <= device.end_time <= front.end_time + slack
 
 
+async def test_a_key_in_a_query_is_not_sent_to_the_collector(exporter: InMemorySpanExporter) -> None:
+    key = "0123456789abcdef"
+    async with serving(Settings(workers=2, api_keys=f"anna:{key}")) as served:
+        headers = {"Authorization": f"Bearer {key}"}
+        await served.client.post(f"/sam2/embed_image?api_key={key}&image_id=a&v=", json={})
+        await served.client.get("/images?limit=1", headers=headers)
+    embed, images = (span.attributes for span in exporter.get_finished_spans() if span.kind.name == "SERVER")
+    assert embed
+    assert embed["url.path"] == "/sam2/embed_image"
+    assert embed["url.query"] == "api_key=REDACTED&image_id=REDACTED&v=REDACTED"
+    assert images
+    assert images["url.query"] == "limit=REDACTED"
+    assert key not in str([dict(embed), dict(images)])
+
+
 async def test_without_a_trace_of_its_request_a_device_begins_none(
     exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,3 +238,15 @@ def test_without_the_extra_the_server_says_so_and_goes_on(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     main.create_app()
     assert "pip install '.[otel]'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"), ("OTEL_BSP_MAX_QUEUE_SIZE", "0")]
+)
+def test_a_wrong_variable_costs_the_traces_and_not_the_server(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    assert start_tracing() is None
+    assert "cannot be used, so none are sent" in caplog.text

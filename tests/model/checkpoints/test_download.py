@@ -226,3 +226,15 @@ def test_a_file_that_another_process_finished_just_now_is_not_downloaded_again(t
     assert locate(VARIANT, weights_dir=tmp_path, base_url=web.url) == tmp_path / FILE
     assert web.asked == []
     assert names(tmp_path) == [FILE]
+
+
+def test_a_password_in_the_address_is_not_shown(tmp_path, web, caplog):
+    caplog.set_level("INFO")
+    web.statuses = [404]
+    url = web.url.replace("://", "://robot:s3cr3t@")
+    with pytest.raises(WeightsUnavailable) as error:
+        locate(VARIANT, weights_dir=tmp_path, base_url=url)
+    # httpx's own lines, which have it too, are not shown by the server.
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("model.")]
+    assert "//***@" in said[0]
+    assert "s3cr3t" not in str([*said, error.value])
