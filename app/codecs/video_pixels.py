@@ -37,6 +37,8 @@ _BT709, _UNSPECIFIED, _BT2020, _BT2020_CONSTANT = 1, 2, 9, 10
 _KNOWN_MATRICES = (1, 4, 5, 6, 7, 9)
 """Those that swscale has coefficients for, as H.273 numbers them."""
 _HD_WIDTH, _HD_HEIGHT = 1280, 576
+_EXACT = 2 | 8192
+"""swscale's BILINEAR and FULL_CHR_H_INT, without which more than 8 bits, and scaled frames, have white at 253."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def to_pixels(frame: VideoFrame, geometry: Geometry) -> Pixels:
         height=height,
         src_colorspace=matrix,
         dst_colorspace=matrix,
+        interpolation=_EXACT,
         threads=1,
     )
     shown: Pixels = pixels.astype(np.uint8, copy=False)

@@ -125,6 +125,22 @@ def test_colours_are_converted_with_the_matrix_and_range_of_the_file(
     assert np.abs(shown.astype(int) - (255, 0, 0)).max() <= 4, shown
 
 
+@pytest.mark.parametrize("aspect", [None, Fraction(2)])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv422p10le"])
+def test_white_is_white_in_10_bits_and_scaled_too(pix_fmt: str, aspect: Fraction | None) -> None:
+    """By default, white is 253 there."""
+    shift, kind = (2, np.uint16) if "10" in pix_fmt else (0, np.uint8)
+    levels = []
+    for y in (16, 126, 235):
+        frame = av.VideoFrame(WIDTH, HEIGHT, pix_fmt)
+        for number, plane in enumerate(frame.planes):
+            value = (128 if number else y) << shift
+            plane.update(np.full(plane.buffer_size // np.dtype(kind).itemsize, value, kind))
+        shown = frames_of(clip(pix_fmt=pix_fmt, aspect=aspect, drawings=[frame, frame]))[0]
+        levels.append(shown[10, 10].tolist())
+    assert levels == [[0] * 3, [128] * 3, [255] * 3]
+
+
 def coloured(frames: list[av.VideoFrame], matrix: int, full_range: bool, size: tuple[int, int]) -> bytes:
     """A clip of frames, tagged with their matrix and range."""
     for frame in frames:
