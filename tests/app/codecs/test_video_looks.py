@@ -141,6 +141,24 @@ def test_white_is_white_in_10_bits_and_scaled_too(pix_fmt: str, aspect: Fraction
     assert levels == [[0] * 3, [128] * 3, [255] * 3]
 
 
+@pytest.mark.parametrize("pix_fmt", ["gray", "gray10le"])
+def test_black_of_a_video_without_colours_is_black(pix_fmt: str) -> None:
+    """Its range is 16 to 235, as that of others. Monochrome cameras write such HEVC."""
+    drawings = [
+        av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH), y, np.uint8), "gray") for y in (16, 126, 235)
+    ]
+    for each in drawings:
+        each.color_range = 2  # as it is, while it becomes 10 bits
+    data = clip(
+        codec="libx265",
+        pix_fmt=pix_fmt,
+        group=1,
+        drawings=[each.reformat(format=pix_fmt) for each in drawings],
+    )
+    levels = np.array([pixels[10, 10] for pixels in frames_of(data)], int)
+    assert np.abs(levels - [[0], [128], [255]]).max() <= 1
+
+
 def coloured(frames: list[av.VideoFrame], matrix: int, full_range: bool, size: tuple[int, int]) -> bytes:
     """A clip of frames, tagged with their matrix and range."""
     for frame in frames:
