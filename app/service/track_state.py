@@ -59,6 +59,10 @@ class TrackState:
         self.history = [each for each in before if not mark or each.mark != mark]
         return len(self.history) < len(before)
 
+    def has_other_prompts(self, object_id: int, *, frame: int) -> bool:
+        """Whether an object has prompts on other frames."""
+        return any(each.object_id == object_id and each.frame != frame for each in self.history)
+
     def remove_prompts(self, object_id: int, *, frame: int | None = None) -> None:
         """Remove an object's prompts on a frame, or all of them."""
         self.history = [
@@ -66,6 +70,8 @@ class TrackState:
             for each in self.history
             if each.object_id != object_id or (frame is not None and each.frame != frame)
         ]
+        if not self.history:
+            self.done.clear()
 
     def info(self) -> TrackInfo:
         """Describe it."""
