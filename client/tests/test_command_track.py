@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from client_server import Served
@@ -15,7 +16,7 @@ from sam2_client import Client
 from sam2_client.command import main
 from sam2_client.track_arguments import prompts_of
 from tests.fakes import RADII, disc_mask
-from tests.small_videos import HEIGHT, WIDTH
+from tests.small_videos import HEIGHT, WIDTH, clip
 
 pytestmark = pytest.mark.usefixtures("clip_file")
 
@@ -164,6 +165,20 @@ def test_a_rate_for_videos_and_for_pictures(tmp_path: Path) -> None:
     frames_in(tmp_path / "frames")
     assert run("--point", "30,20", "--fps", "2", "--overlay", "slow.mp4", frames="frames") == 0
     assert [time for time, _ in shown("slow.mp4")] == pytest.approx([0, 0.5, 1, 1.5], abs=1e-3)
+
+
+def test_an_overlay_says_how_long_it_is_where_the_last_frame_comes_late() -> None:
+    """Players show nothing behind the end that a file gives."""
+    times_ms = [0, 100, 200, 300, 400, 60_000]
+    Path("late.webm").write_bytes(clip("webm", "libvpx-vp9", frames=6, times_ms=times_ms))
+    assert run(*POINT, "--overlay", "out.mp4", frames="late.webm") == 0
+    with av.open("out.mp4") as opened:
+        (stream,) = opened.streams.video
+        assert (opened.duration or 0) / av.time_base > 60
+        assert stream.duration
+        assert stream.time_base
+        assert float(stream.duration * stream.time_base) > 60
+    assert [time for time, _ in shown()] == pytest.approx([each / 1000 for each in times_ms], abs=1e-3)
 
 
 @pytest.mark.parametrize(
