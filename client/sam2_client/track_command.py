@@ -5,18 +5,21 @@ Does not know how its outputs are written.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sam2_client import overlay_video
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.messages import complain
-from sam2_client.named_files import PICTURE_SUFFIXES, named_files
+from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.sync_track import Track
 from sam2_client.track_arguments import Prompts, prompts_of
 from sam2_client.track_outputs import Clip, CocoFile, MaskFiles, Output, OverlayFile, close
-from sam2_client.track_sources import in_order
+from sam2_client.track_sources import VIDEO_SUFFIXES, in_order
 
+_PICTURES = PICTURE_SUFFIXES - VIDEO_SUFFIXES
+"""A lone file with one of these suffixes is one frame, as in a folder."""
 _PICTURES_FPS = 10.0
 
 
@@ -59,7 +62,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tuple[Track, Clip]:
     """Upload the video or the pictures, and begin the track."""
     path = Path(arguments.frames[0])
-    if len(arguments.frames) == 1 and path.is_file():
+    if len(arguments.frames) == 1 and path.is_file() and path.suffix.lower() not in _PICTURES:
         video = client.upload_video(path, fps=arguments.fps)
         tracked, fps = client.track(video), video.fps
         name = path.name
@@ -67,9 +70,7 @@ def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tup
         def file_name(index: int) -> str:
             return f"{path.stem}/{index:06d}.jpg"
     else:
-        files = in_order(file.path for file in named_files(arguments.frames, suffixes=PICTURE_SUFFIXES))
-        if not files:
-            raise ValueError("there are no pictures in what is named")
+        files = _pictures(arguments.frames)
         if arguments.fps is not None and arguments.overlay is None:
             raise Misuse("--fps requires a video, or --overlay: pictures have no time")
         tracked, fps = client.track(files, progress=shown), arguments.fps or _PICTURES_FPS
@@ -80,6 +81,20 @@ def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tup
 
     clip = Clip(name, tracked.width, tracked.height, tracked.frames, fps, file_name, tracked.picture)
     return tracked, clip
+
+
+def _pictures(named: Sequence[str]) -> list[Path]:
+    """Return the frames that are named, in order. Those of a folder are its own, as for Client.track."""
+    found = list(named_files(named, suffixes=PICTURE_SUFFIXES))
+    files = in_order(each.path for each in found if each.path.parent == each.root)
+    taken = set(files)
+    tell_left_out(
+        [each.path for each in found if each.path not in taken],
+        why="a folder within the one that is named may hold masks: name it too",
+    )
+    if not files:
+        raise ValueError("there are no pictures in what is named")
+    return files
 
 
 def _follow(

@@ -197,6 +197,29 @@ def test_pictures_are_frames(tmp_path: Path, named: list[str], capsys: pytest.Ca
     assert len(written()) == len(shown()) == 4
 
 
+def test_masks_in_the_folder_of_the_frames_are_no_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run took the masks of the first one for frames."""
+    frames_in(tmp_path / "frames")
+    for _ in range(2):
+        assert run("--point", "30,20", "-o", "frames/masks", "--coco", "out.json", frames="frames") == 0
+        assert [each["file_name"] for each in read()["images"]] == [f"frames/{n}.png" for n in range(8, 12)]
+    assert "left out frames/masks/001/000000.png" in capsys.readouterr().err
+    assert run("--point", "30,20", "--coco", "out.json", frames="frames/masks/001") == 0
+    assert len(read()["images"]) == 4
+
+
+def test_a_picture_alone_is_a_frame(tmp_path: Path) -> None:
+    """A pattern may match one file, as a folder may have one. A lone GIF is a video."""
+    frames_in(tmp_path / "frames")
+    assert run("--point", "30,20", "--coco", "out.json", frames="frames/8.png") == 0
+    assert [each["file_name"] for each in read()["images"]] == ["frames/8.png"]
+    Path("clip.gif").write_bytes(clip("gif", "gif", frames=3, pix_fmt="gray"))
+    assert run("--point", "30,20", "--coco", "out.json", frames="clip.gif") == 0
+    assert len(read()["images"]) == 3
+
+
 def test_a_picture_of_odd_size_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     for number in range(2):
