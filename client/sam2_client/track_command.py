@@ -15,7 +15,16 @@ from sam2_client.messages import complain
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.sync_track import Track
 from sam2_client.track_arguments import Prompts, prompts_of
-from sam2_client.track_outputs import Clip, CocoFile, MaskFiles, Output, OverlayFile, close
+from sam2_client.track_outputs import (
+    Clip,
+    CocoFile,
+    MaskFiles,
+    Output,
+    OverlayFile,
+    close,
+    masks_of,
+    partial_of,
+)
 from sam2_client.track_sources import VIDEO_SUFFIXES, in_order
 
 _PICTURES = PICTURE_SUFFIXES - VIDEO_SUFFIXES
@@ -28,7 +37,7 @@ def track(client: Client, arguments: argparse.Namespace) -> bool:
     _check(arguments)
     asked = prompts_of(arguments.said)
     shown = sys.stderr.isatty()
-    tracked, clip = _begin(client, arguments, shown=shown)
+    tracked, clip = _begin(client, asked, arguments, shown=shown)
     with tracked:
         for each in asked.prompts:
             tracked.click(
@@ -59,10 +68,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise Misuse(f"-o {arguments.output} is a file: name a folder")
 
 
-def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tuple[Track, Clip]:
+def _begin(
+    client: Client, asked: Prompts, arguments: argparse.Namespace, *, shown: bool
+) -> tuple[Track, Clip]:
     """Upload the video or the pictures, and begin the track."""
     path = Path(arguments.frames[0])
     if len(arguments.frames) == 1 and path.is_file() and path.suffix.lower() not in _PICTURES:
+        _spare([path], asked, arguments)
         video = client.upload_video(path, fps=arguments.fps)
         tracked, fps = client.track(video), video.fps
         name = path.name
@@ -73,6 +85,7 @@ def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tup
         files = _pictures(arguments.frames)
         if arguments.fps is not None and arguments.overlay is None:
             raise Misuse("--fps requires a video, or --overlay: pictures have no time")
+        _spare(files, asked, arguments)
         tracked, fps = client.track(files, progress=shown), arguments.fps or _PICTURES_FPS
         name = path.as_posix() if path.is_dir() else files[0].parent.as_posix()
 
@@ -95,6 +108,21 @@ def _pictures(named: Sequence[str]) -> list[Path]:
     if not files:
         raise ValueError("there are no pictures in what is named")
     return files
+
+
+def _spare(inputs: Sequence[Path], asked: Prompts, arguments: argparse.Namespace) -> None:
+    """Raise Misuse for an output in the place of what is read."""
+    read = {each.resolve() for each in inputs}
+    for option, file in (("--coco", arguments.coco), ("--overlay", arguments.overlay)):
+        if file is not None and not read.isdisjoint({file.resolve(), partial_of(file).resolve()}):
+            raise Misuse(f"{option} {file} would replace what is tracked: name another file")
+    if arguments.output is not None:
+        folders = {each.parent for each in read}
+        for object_id in {each.object for each in asked.prompts}:
+            if (folder := masks_of(arguments.output, object_id)).resolve() in folders:
+                raise Misuse(
+                    f"-o {arguments.output}: masks would replace frames in {folder}; name another folder"
+                )
 
 
 def _follow(

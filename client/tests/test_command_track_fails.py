@@ -1,5 +1,6 @@
 """`sam2 track` that is used wrongly or fails, and what a cut leaves of its outputs."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from client_server import Served
 from PIL import Image
 from track_command_files import POINT, read, run, shown, written
-from track_files import frames_in
+from track_files import CLIP, frames_in
 
 import sam2_client
 from sam2_client import overlay_video
@@ -52,6 +53,29 @@ def test_wrong_usage_ends_with_2(
         assert run(*arguments) == 2
     assert what in capsys.readouterr().err
     assert served.trouble.asked == [], "found out before anything is uploaded"
+
+
+def test_what_is_tracked_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], served: Served
+) -> None:
+    frames_in(tmp_path / "001")
+    os.link("clip.mp4", "clip.partial.mp4")
+    Path("here").symlink_to(".")
+    served.trouble.asked.clear()
+    for frames, option, output in (
+        ("clip.mp4", "--overlay", "clip.mp4"),
+        ("clip.mp4", "--overlay", "here/clip.mp4"),
+        ("clip.partial.mp4", "--overlay", "clip.mp4"),
+        ("001", "--coco", "001/8.png"),
+        ("001", "-o", "."),
+        ("001/8.png", "-o", "here"),
+    ):
+        assert run(*POINT, option, output, frames=frames) == 2
+        assert "would replace" in capsys.readouterr().err
+    assert served.trouble.asked == [], "found out before anything is uploaded"
+    assert Path("clip.mp4").read_bytes() == CLIP
+    assert run("--object", "2", "--point", "30,20", "-o", ".", frames="001") == 0
+    assert written("002") == [f"{frame:06d}.png" for frame in range(4)]
 
 
 def test_pictures_have_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
