@@ -129,3 +129,18 @@ def with_edits(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
         size = int.from_bytes(mp4[start : start + 4], "big") + len(new) - (end - at)
         changed[start : start + 4] = struct.pack(">I", size)
     return bytes(changed)
+
+
+def one_after_the_other(first: bytes, second: bytes) -> bytes:
+    """Join two WebM, of frames at 10 a second, to one whose frames change in size, as recordings of calls do."""
+    file, at = io.BytesIO(), 0
+    with av.open(io.BytesIO(first)) as model, av.open(file, "w", format="webm") as output:
+        stream = output.add_stream_from_template(model.streams.video[0])
+        for part in (first, second):
+            with av.open(io.BytesIO(part)) as given:
+                for packet in given.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = 100 * at
+                        packet.stream, at = stream, at + 1
+                        output.mux(packet)
+    return file.getvalue()

@@ -79,7 +79,7 @@ def survey(
     check: Callable[[], None],
     turn: Callable[[int], AbstractContextManager[None]],
 ) -> Video:
-    """List the packets of a video, choose frames, and decode the first one that can be.
+    """List the packets of a video, choose frames, and decode the first one of the file that can be.
 
     Raises InvalidVideo, ImageTooLarge, VideoTooLarge and ValidationFailed. Calls `check` now and then,
     and decodes within `turn`, which gets the number of pixels of a frame.
@@ -100,7 +100,8 @@ def survey(
     if not pixels:
         raise InvalidVideo("The frames of this video have no size. Save it again.")
     with turn(pixels), closing(Reader(file, demuxer, packets, max_pixels=max_pixels)) as reader:
-        first = reader.any_frame(int(frames.ticks[0]), check)
+        # Of the file, not of those chosen: all videos of a file share the embeddings of its frames.
+        first = reader.any_frame(int(packets.shown[0]), check)
         if first is None:
             raise InvalidVideo("No frame of this video can be decoded. Save it again.")
         geometry = geometry_of(first, aspect, max_pixels=max_pixels)
