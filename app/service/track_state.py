@@ -1,6 +1,7 @@
 """A track: its frames, its prompts, and what it remembers. Does not know of other tracks, or where it is kept."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,5 +141,21 @@ class TrackState:
 def check_addition(state: TrackState, request: TrackPromptRequest) -> None:
     """Check what depends neither on the frame's picture nor on other prompts. Raises InvalidPrompt."""
     check_whole([request.prompt])
-    if request.frame >= state.count:
-        raise InvalidPrompt(f"frame {request.frame}: the track has frames 0 to {state.count - 1}.")
+    if what := _beyond(state, request):
+        raise InvalidPrompt(f"{what}.")
+
+
+def check_additions(state: TrackState, requests: Sequence[TrackPromptRequest]) -> None:
+    """Check several prompts of one request. Raises InvalidPrompt with the index of the first bad one."""
+    check_whole([each.prompt for each in requests])
+    for place, request in enumerate(requests):
+        if what := _beyond(state, request):
+            where = f"prompts[{place}]"
+            raise InvalidPrompt(f"{where}: {what}.", details=[{"where": where, "what": what}])
+
+
+def _beyond(state: TrackState, request: TrackPromptRequest) -> str | None:
+    """Say in words that the track has no such frame."""
+    if request.frame < state.count:
+        return None
+    return f"frame {request.frame}: the track has frames 0 to {state.count - 1}"

@@ -20,7 +20,7 @@ from app.service.prompt_history import check_size, with_prompt
 from app.service.propagation import Propagation
 from app.service.track_frames import Pictures, TrackFrames
 from app.service.track_masks import shape_objects
-from app.service.track_state import TrackState, check_addition
+from app.service.track_state import TrackState, check_addition, check_additions
 from app.service.track_states import TrackStates
 from app.service.track_values import FrameAnswer, Frames, Range, TrackInfo, TrackPromptRequest
 from app.service.wiring import Machinery
@@ -222,8 +222,7 @@ class Tracks:
         state = await self._frames.survey(
             frames, tenant=tenant, name="", corrections=corrections, share=share
         )
-        for request in prompts:
-            check_addition(state, request)
+        check_additions(state, prompts)
         state.history = list(prompts)
         check_size(state.history)
         try:
