@@ -65,12 +65,16 @@ class TrackState:
         return any(each.object_id == object_id and each.frame != frame for each in self.history)
 
     def remove_prompts(self, object_id: int, *, frame: int | None = None) -> None:
-        """Remove an object's prompts on a frame, or all of them."""
+        """Remove an object's prompts on a frame, or all of them. Objects keep their order."""
+        order = list(dict.fromkeys(each.object_id for each in self.history))
         self.history = [
             each
             for each in self.history
             if each.object_id != object_id or (frame is not None and each.frame != frame)
         ]
+        self.history.sort(
+            key=lambda each: order.index(each.object_id)
+        )  # else one that lost its first comes later
         if not self.history:
             self.done.clear()
 

@@ -99,37 +99,6 @@ async def test_a_track_survives_a_restart_and_gives_the_same_masks(tmp_path: Pat
         assert (await served.client.get("/tracks/gone")).status_code == 404
 
 
-async def test_the_prompt_of_a_lost_frame_can_be_taken_back(tmp_path: Path) -> None:
-    """After a restart too, when nothing is remembered: the frame is not needed to forget what was said of it."""
-    settings = Settings(workers=2, cache_dir=str(tmp_path))
-    other = {**CLICK, "frame": 1}
-    async with serving(settings) as served:
-        await begin(served, "walk")
-        await served.post("/tracks/walk/prompts", other)
-        await served.post("/tracks/walk/prompts", {**CLICK, "object": 2})
-    async with serving(settings) as served:
-        await served.client.delete("/images/f0")
-        assert (await served.post("/tracks/walk/propagate", {})).status_code == 404
-        reply = await served.client.delete("/tracks/walk/objects/1/prompts/0")
-        assert (reply.status_code, reply.json()) == (200, {"dropped": None})
-        reply = await served.client.delete("/tracks/walk/objects/2/prompts/0")
-        assert "Object 2 is dropped: without its prompt on frame 0" in reply.json()["dropped"]
-        frames = await passed(served, "walk")
-        assert [each.get("frame") for each in frames] == [1, 2, None]
-        assert [each["object"] for each in frames[0]["objects"]] == [1]
-
-
-async def test_a_track_without_prompts_has_nothing_done() -> None:
-    async with serving(Settings(workers=2)) as served:
-        for path in ("objects/1", "objects/1/prompts/0"):
-            await begin(served, "walk")
-            await passed(served, "walk")
-            assert (await served.client.get("/tracks/walk")).json()["done"] == [[0, 2]]
-            await served.client.delete(f"/tracks/walk/{path}")
-            assert (await served.client.get("/tracks/walk")).json()["done"] == []
-            await served.client.delete("/tracks/walk")
-
-
 async def test_damaged_tracks_are_left_out_and_stop_nothing(tmp_path: Path) -> None:
     damages: list[dict[str, Any]] = [
         {"change": float("inf")},
