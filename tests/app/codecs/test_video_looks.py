@@ -11,7 +11,16 @@ from PIL import Image
 from app.codecs.images import decode_image
 from app.codecs.video_pixels import geometry_of, to_pixels
 from tests.app.codecs.read_videos import MAX_PIXELS, frames_of, surveyed
-from tests.small_videos import HEIGHT, MATRICES, WIDTH, clip, drawing, with_matrix
+from tests.small_videos import (
+    HEIGHT,
+    MATRICES,
+    WIDTH,
+    clip,
+    drawing,
+    number_of,
+    one_after_the_other,
+    with_matrix,
+)
 
 
 @pytest.mark.parametrize("turn", MATRICES)
@@ -51,6 +60,15 @@ def test_a_frame_of_another_size_is_scaled_to_the_first() -> None:
     shown = to_pixels(second, geometry)
     assert shown.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(shown.astype(int) - drawing(3))[:, :28].max() < 3
+
+
+def test_all_videos_of_a_file_have_the_size_of_its_first_frame() -> None:
+    """They share the embeddings of its frames, so a track of one could not use those of another."""
+    data = one_after_the_other(clip("webm", "libvpx"), clip("webm", "libvpx", size=(32, 24)))
+    for options in ({}, {"start_s": 3.0}, {"start_s": 1.0, "end_s": 2.5}):
+        video = surveyed(data, **options)
+        assert (video.width, video.height) == (WIDTH, HEIGHT)
+    assert number_of(frames_of(data, start_s=3.0)[0]) == 10
 
 
 def test_a_gif_looks_as_its_first_frame_does_to_embed() -> None:

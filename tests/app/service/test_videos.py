@@ -19,7 +19,7 @@ from app.service.videos import Videos
 from app.settings import Settings
 from app.telemetry.stages import StageTimes
 from tests.fakes import LONG_S, Served, error, serving
-from tests.small_videos import FRAMES, box, clip, number_of, one_after_the_other, with_broken_packet
+from tests.small_videos import FRAMES, box, clip, number_of, with_broken_packet
 
 CLIP = clip()
 
@@ -81,23 +81,6 @@ async def test_two_samplings_of_a_file_share_the_embeddings_of_their_frames() ->
         first = await embed(served.service.videos, 4)
         assert await embed(served.service.videos, 2, "slow") == first
         assert len(served.segmenter.encoded) == 1
-
-
-async def test_all_videos_of_a_file_have_one_size_whatever_their_first_frames_have() -> None:
-    """They share the embeddings of their frames, and a track of one could not use those of another."""
-    data = one_after_the_other(clip("webm", "libvpx"), clip("webm", "libvpx", size=(32, 24)))
-    async with serving() as served:
-        await upload(served, data)
-        await upload(served, data, name="end", start_s=3)
-        first = await embed(served.service.videos, 30)
-        for name in ("clip", "end"):
-            video = (await served.client.get(f"/videos/{name}")).json()
-            assert (video["width"], video["height"]) == (64, 48)
-        assert (await get(served, 0, "end")).headers["x-sam2-image-id"] == first
-        await served.post("/tracks", {"video_id": "end", "track_id": "walk"})
-        click = {"frame": 0, "object": 1, "point_coords": [[30, 20]], "point_labels": [1]}
-        reply = await served.post("/tracks/walk/prompts", click)
-        assert reply.status_code == 200, reply.text
 
 
 async def test_a_frame_counts_in_its_clients_rate() -> None:
