@@ -147,11 +147,11 @@ def write(file: Path, parts: Mapping[str, Any]) -> None:
     """Write a data set at once or not at all: a cut leaves the file as it was. Iterators are written as lists,
     piece by piece, so that a large one takes little memory. Raises OSError.
     """
-    file = file.resolve()  # a link stays one
-    if file.exists() and not file.is_file():  # such as /dev/stdout
+    if file.exists() and not file.is_file():  # such as /dev/stdout, whose name may lead to no other
         with file.open("w", encoding="utf-8") as out:
             out.writelines(_pieces(parts))
         return
+    file = file.resolve()  # a link stays one
     new = file.with_name(f"{file.name}.new")
     try:
         with new.open("w", encoding="utf-8") as out:
