@@ -27,6 +27,7 @@ class OverlayVideo:
         require()
         import av
 
+        file.open("wb").close()  # FFmpeg opens it with the first frame, and does not say which file it cannot
         self._output = av.open(str(file), "w", format="mp4")
         try:
             self._stream = self._output.add_stream(_CODEC, rate=Fraction(rate).limit_denominator(1000))

@@ -75,6 +75,10 @@ class CocoFile:
     _times: dict[int, float] = field(default_factory=dict)
     _objects: dict[int, None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise OSError if the file cannot be written: at the end, what is done would be lost."""
+        coco.require_writable(self.file)
+
     def add(self, frame: TrackedFrame) -> None:
         """Keep the masks of a frame."""
         if frame.error is None:

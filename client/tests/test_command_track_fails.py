@@ -104,6 +104,20 @@ def test_what_fails_is_said_in_a_line(
     assert run(*POINT, "-o", "masks") == 0, "nothing else needs it"
 
 
+@pytest.mark.parametrize("option", ["--coco", "--overlay"])
+def test_what_cannot_be_written_is_said_before_frames_are_tracked(
+    option: str, capsys: pytest.CaptureFixture[str], served: Served
+) -> None:
+    served.trouble.asked.clear()
+    suffix = ".json" if option == "--coco" else ".mp4"
+    output = "x" * (255 - len(suffix)) + suffix  # a little longer until it is complete
+    assert run(*POINT, option, output) == 1
+    said = capsys.readouterr().err
+    assert output.removesuffix(suffix) in said
+    assert not any("propagate" in asked for asked in served.trouble.asked)
+    assert [each.name for each in Path().iterdir()] == ["clip.mp4"]
+
+
 def test_a_frame_that_cannot_be_decoded_is_a_line_and_the_rest_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
