@@ -19,7 +19,7 @@ OPACITY = 0.55
 
 
 def main() -> None:
-    """Parse the command line, send the requests, draw."""
+    """Parse the command line, send the requests, draw. What fails is one line."""
     parser = argparse.ArgumentParser(description="Save the mask of a click, drawn over the picture.")
     parser.add_argument("picture", type=Path)
     parser.add_argument(
@@ -28,6 +28,16 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="default: PICTURE with .mask.png")
     arguments = parser.parse_args()
+    try:
+        run(arguments)
+    except OSError as error:  # a file that is missing, that Pillow cannot read, or that cannot be written
+        sys.exit(str(error))
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        sys.exit(f"{arguments.url}: {error}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Embed the picture, decode the clicks, and draw the best mask."""
     output = arguments.output or arguments.picture.with_suffix(".mask.png")
 
     with httpx.Client(base_url=arguments.url, timeout=60) as client:

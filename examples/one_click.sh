@@ -26,7 +26,7 @@ first() {
     [[ $2 =~ \"$1\":\"?([^\",}]*) ]] && echo "${BASH_REMATCH[1]}"
 }
 
-embedded=$(ask --form "image=@\"$picture\"" "$url/embed")
+embedded=$(ask --form image=@- "$url/embed" <"$picture") # curl reads names with quotes in its own way
 image_id=$(first image_id "$embedded") width=$(first width "$embedded") height=$(first height "$embedded")
 echo "$picture is $width x $height pixels, image_id $image_id, embedded by $(first model "$embedded")"
 

@@ -110,11 +110,38 @@ def test_examples_show_what_the_server_says_is_wrong(folder: Path, url: str) -> 
     assert not (folder / "page.svg").exists()
 
 
-def test_shell_example_says_that_no_server_is_there(folder: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    done = run(folder, ROOT / "examples/one_click.sh", "truck.jpg", "1", "1", SAM2_URL=nobody)
+@pytest.mark.parametrize("example", ["one_click.py", "one_click.sh"])
+@pytest.mark.parametrize(
+    ("picture", "output", "address", "said"),
+    [
+        ("truck.jpg", "out", "", "connect"),
+        ("truck.jpg", "out", "nothing://here", "nothing"),
+        ("missing.jpg", "out", "there", "missing.jpg"),
+        ("truck.jpg", "no/folder/out", "there", "no/folder/out"),
+    ],
+)
+def test_examples_say_in_words_what_is_missing(
+    folder: Path, url: str, example: str, picture: str, output: str, address: str, said: str
+) -> None:
+    address = {"": f"http://127.0.0.1:{free_port()}", "there": url}.get(address, address)
+    if example.endswith(".py"):
+        options = ["--point", "500,375", "--url", address, "--output", f"{output}.png"]
+        done = run(folder, sys.executable, ROOT / "examples" / example, picture, *options)
+    else:
+        arguments = [picture, "500", "375", f"{output}.svg"]
+        done = run(folder, ROOT / "examples" / example, *arguments, SAM2_URL=address)
     assert done.returncode == 1
-    assert "connect" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr.lower()
+
+
+@pytest.mark.parametrize("name", ['a "b"; c,d.jpg', "back\\slash.jpg", "-o.jpg"])
+def test_shell_example_takes_any_name(folder: Path, url: str, name: str) -> None:
+    shutil.copyfile(folder / "truck.jpg", folder / name)
+    done = run(folder, ROOT / "examples/one_click.sh", name, "500", "375", SAM2_URL=url)
+    assert done.returncode == 0, done.stderr
+    ElementTree.parse(folder / f"{name.removesuffix('.jpg')}.svg")  # noqa: S314  # our own file
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -151,8 +151,10 @@ const commands = {
 async function savePictures(kind) {
   const all = $("all-pictures").checked ? session.pictures.filter(({ video }) => !video) : [session.current];
   const pictures = all.filter((picture) => picture && exports.exportable(picture).length);
-  if (pictures.length) return exports[kind](pictures);
-  return void notice.tell("There is nothing to export yet: click on an object first.");
+  const late = all.flatMap((picture) => picture?.waiting ?? []).length;
+  if (late) notice.tell(`The last clicks on ${late === 1 ? "an object" : `${late} objects`} are not exported: their masks have not come yet. Export again when they have.`);
+  else if (!pictures.length) notice.tell("There is nothing to export yet: click on an object first.");
+  return pictures.length ? exports[kind](pictures) : null;
 }
 
 async function save(kind) {

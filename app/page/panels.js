@@ -61,6 +61,7 @@ export function objects(session) {
   const make = ({ id }) => {
     const swatch = element("button", { className: "swatch", onclick: () => (session.current.select(id), session.changed()) });
     const name = element("input", { onchange: () => change(id, { name: name.value.trim() || `object ${id}` }) });
+    name.onkeydown = ({ key, isComposing }) => key === "Enter" && !isComposing && $("stage").focus(); // the next keys are commands
     name.setAttribute("aria-label", "Name");
     name.setAttribute("list", "names");
     const figure = element("span", { className: "figure" });

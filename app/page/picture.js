@@ -44,10 +44,15 @@ export class Picture {
     return this.objects.find(({ id }) => id === this.selected) ?? null;
   }
 
+  /** Objects whose prompt the server has not answered yet. */
+  get waiting() {
+    return this.objects.filter(({ prompt, answered }) => !isEmpty(prompt) && prompt !== answered);
+  }
+
   /** The prompt that the server should answer next, or null: that of the selected object, or one that was left before its answer. */
   get unanswered() {
-    const waits = (object) => object && !isEmpty(object.prompt) && object.prompt !== object.answered;
-    return [this.object, ...this.objects].find(waits)?.prompt ?? null;
+    const { waiting } = this;
+    return (waiting.find(({ id }) => id === this.selected) ?? waiting[0])?.prompt ?? null;
   }
 
   get undoable() {

@@ -26,6 +26,8 @@ OVERTAKEN = 4.0
 """Urgent work may take 4 times as long as the batch that it overtakes, which so gets at least 1/5 of the time."""
 _OVERTAKEN_S = 0.05
 """Added to that allowance, so that the first click does not have to wait until the batch has run long enough."""
+IDLE_S = 30.0
+"""A device without work for so long is idle: between the clicks of one person there is less."""
 _LOOP_PATIENCE_S = 10.0
 """An event loop that has not answered by then is closed: it may be blocked for milliseconds, never for seconds."""
 
@@ -73,12 +75,15 @@ class DeviceThread:
         """Whether `give_up` was called: nothing that runs on the device will succeed."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called once, by the first `give_up`."""
+        self.on_idle: Callable[[], None] = lambda: None
+        """Called on the thread, once for each IDLE_S or more without work. Must not raise."""
         self.changed = threading.Condition()
         """Guards every queue of this device. Held only for queue operations, never while work runs."""
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
         self._running: _Running | None = None
         self._served: list[Queue] = []  # the queues that gave work, except the jobs, the last one last
+        self._is_idle = False
         self._closing = False
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop  # set by `start`, so it exists whenever the thread runs
@@ -208,8 +213,10 @@ class DeviceThread:
             while (work := self._next()) is None:
                 if self._closing:
                     return False
-                self.changed.wait()
-        self._do(*work)
+                if not self.changed.wait(None if self._is_idle else IDLE_S):
+                    break
+        self._is_idle = work is None
+        self._do(*(work or (self.on_idle, math.inf)))
         return True
 
     def _next(self) -> tuple[Callable[[], None], float] | None:

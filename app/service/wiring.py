@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.process import return_freed_memory
 from app.scheduling.batching import Batcher
 from app.scheduling.device import DeviceThread
 from app.scheduling.memory import WithinMemory
@@ -84,6 +85,7 @@ def wire(
     """
     sharing, per_minute = sharing_by(settings), settings.rate_pictures_per_minute
     device = DeviceThread()
+    device.on_idle = return_freed_memory
     workers = Workers(settings.workers)
 
     # Both are called on the device thread, but the store belongs to the event loop.

@@ -5,7 +5,7 @@ Does not know what the replies mean.
 
 import httpx
 
-from sam2_client.error_replies import error_of_transport
+from sam2_client.error_replies import asked, error_of_transport
 from sam2_client.errors import UnexpectedReply
 from sam2_client.step_lines import OnStep, StepLines, is_lines
 
@@ -84,6 +84,6 @@ def refuse_compressed(response: httpx.Response) -> None:
 
 def _unexpected(response: httpx.Response, why: str) -> UnexpectedReply:
     return UnexpectedReply(
-        f"{response.request.method} {response.request.url}: this is not a reply of a SAM 2 service ({why})",
+        f"{asked(response)}: this is not a reply of a SAM 2 service ({why})",
         status=response.status_code,
     )

@@ -4,7 +4,7 @@ Tells what cannot be used in lines, and leaves it as it was. Does not know about
 """
 
 import json
-import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class BoxedPicture:
     """Of the picture in the file's list."""
     name: str
     size: tuple[int, int] | None
-    """Width and height as the file has them."""
+    """Width and height as the file has them; None if it has none, or zeros, as programs write that do not know."""
     boxes: list[Box] = field(default_factory=list)
 
 
@@ -146,8 +146,10 @@ def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     width, height = entry.get("width"), entry.get("height")
     if width is None or height is None:
         return None
-    return int(width), int(height)
+    size = int(width), int(height)
+    return None if size == (0, 0) else size
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number as JSON has them, whose integers have any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

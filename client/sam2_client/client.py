@@ -6,7 +6,7 @@ Only sends, waits and reads files. The modules of stories (see asking.py) define
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from typing import Self, TypeVar
 
 import httpx
@@ -27,6 +27,7 @@ from sam2_client.sync_image import Image
 from sam2_client.sync_track import Track, Video
 from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out
 from sam2_client.tracked import TrackedFrame
+from sam2_client.workers import worked
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class Client:
     ) -> None:
         """`timeout` is the longest wait for a reply in seconds. `retries` is the number of retries if the server is
         busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests. Raises ValueError
-        for a bad `url` or `api_key`.
+        for a bad argument.
         """
         self._http = httpx.Client(**options(url, api_key, timeout), transport=transport)
         self._retries = Retries(retries)
@@ -117,15 +118,15 @@ class Client:
         others continue.
         """
         sources = check_concurrency(pictures, concurrency)
-        with Progress(len(sources), shown=progress) as bar, ThreadPoolExecutor(concurrency) as pool:
-            futures = [pool.submit(self._embed_one, source) for source in sources]
-            try:
-                for future in as_completed(futures):
-                    bar.count(future.result().error)
-            except BaseException:  # for example Ctrl-C: start no further uploads
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [future.result() for future in futures]
+        results: dict[int, EmbedResult[Image]] = {}
+        ended = worked(range(len(sources)), lambda place: self.embed(sources[place]), concurrency=concurrency)
+        with Progress(len(sources), shown=progress) as bar, closing(ended):
+            for place, result in ended:
+                error = result if isinstance(result, Exception) else None
+                image = None if isinstance(result, Exception) else result
+                results[place] = EmbedResult(sources[place], image, error)
+                bar.count(error)
+        return [results[place] for place in range(len(sources))]
 
     def image(self, image_id: str) -> Image:
         """Look up an embedded picture by its id. Raises ImageNotFound."""
@@ -225,12 +226,6 @@ class Client:
 
     def _image(self, embedded: Embedded) -> Image:
         return Image(embedded, self)
-
-    def _embed_one(self, source: PictureSource) -> EmbedResult[Image]:
-        try:
-            return EmbedResult(source, self.embed(source), None)
-        except Exception as error:  # any exception is the result of this picture
-            return EmbedResult(source, None, error)
 
     def _source(
         self, frames: FrameSources | None, image_ids: Sequence[str] | None, *, progress: bool

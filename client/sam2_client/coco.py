@@ -169,7 +169,7 @@ def require_writable(file: Path) -> None:
 
 
 def _is_special(file: Path) -> bool:
-    """Whether it is no file that can be replaced, such as /dev/stdout, whose name may lead to none."""
+    """Whether it is no file that can be replaced, such as /dev/stdout, which may link to a pipe without a path."""
     return file.exists() and not file.is_file()
 
 

@@ -7,6 +7,7 @@ Prints results to standard output and messages to standard error, and writes fil
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from sam2_client.data_set_arguments import Misuse
 from sam2_client.errors import Sam2Error
 from sam2_client.everything_command import everything
 from sam2_client.masks_from_boxes import masks_from_boxes
-from sam2_client.messages import complain, why
+from sam2_client.messages import complain, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
+from sam2_client.outputs import require_another, require_data_set
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.track_command import track
 
@@ -30,6 +32,9 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, or those of the process if None. Returns the exit code."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by a shell's >&-
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  # open until the process ends
     parsed = parse(arguments)
     run = {
         "embed": embed,
@@ -64,7 +69,7 @@ def embed(client: Client, arguments: argparse.Namespace) -> bool:
     )
     for file, result in zip(files, results, strict=True):
         if result.image is not None:
-            print(f"{result.image.image_id}\t{file}")
+            tell(f"{result.image.image_id}\t{file}")
         else:
             complain(f"{file}: {why(result.error)}")
     return all(result.error is None for result in results)
@@ -75,6 +80,13 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
     points = [*arguments.point, *arguments.not_point]
     if not points and arguments.box is None:
         raise Misuse("nothing to segment: give --point X,Y, --box X0,Y0,X1,Y1, or both")
+    for option, file in [
+        *(("-o", output) for output in arguments.output),
+        ("--overlay", arguments.overlay),
+        ("--cutout", arguments.cutout),
+    ]:
+        if file is not None:
+            require_another(option, file, [arguments.picture])
     image = client.embed(arguments.picture)
     masks = image.decode(
         points or None,
@@ -87,7 +99,7 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
     if arguments.json:
         print(json.dumps(reply))
     else:
-        print(f"{arguments.picture}: {image.width} x {image.height} pixels, {image.model}, {image.image_id}")
+        tell(f"{arguments.picture}: {image.width} x {image.height} pixels, {image.model}, {image.image_id}")
         for mask in masks:
             x, y, width, height = mask.bbox
             print(
@@ -114,6 +126,8 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         raise Misuse("--polygons requires --coco")
     if arguments.simplify and not (arguments.polygons or arguments.yolo):
         raise Misuse("--simplify requires --polygons or --yolo")
+    if arguments.coco is not None:
+        require_data_set("--coco", arguments.coco)
     if arguments.yolo is not None:
         yolo.require_empty(arguments.yolo)
     instances: list[Instance] = []
@@ -152,7 +166,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
         coco.write(arguments.coco, data)
         counts = ", ".join(f"{len(data[what])} {what}" for what in ("images", "annotations", "categories"))
-        print(f"{arguments.coco}: {counts}")
+        tell(f"{arguments.coco}: {counts}")
     filled = sum(bool(instance.mask.area) for instance in instances)
     if arguments.yolo is not None:
         # A reply's picture is a path as it was given to `sam2 decode`, a line's is relative to the line's file.
@@ -161,7 +175,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         for message in yolo.write(arguments.yolo, instances, files=files, simplify=arguments.simplify):
             done = False
             complain(message)
-        print(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
+        tell(f"{arguments.yolo}: {len({one.picture for one in instances})} images, {filled} labels")
     if filled < len(instances):
         complain(f"{len(instances) - filled} masks are empty and are left out")
     return done

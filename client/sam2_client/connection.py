@@ -3,7 +3,9 @@
 Does not know about requests.
 """
 
-from typing import TypedDict
+import threading
+from numbers import Real
+from typing import Any, TypedDict
 
 import httpx
 
@@ -22,7 +24,7 @@ class Options(TypedDict):
 
 
 def options(url: str, api_key: str | None, timeout: float) -> Options:
-    """Return the options for an address and a key. Raises ValueError if either is not valid.
+    """Return the options for an address, a key and a limit in seconds. Raises ValueError if one is not valid.
 
     `http://` may be omitted. Whitespace around a key, such as a line end, is removed.
     """
@@ -32,6 +34,7 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
         raise ValueError(f"{url!r} is not the address of a server: {error}") from error
     if base_url.scheme not in ("http", "https") or not base_url.host:
         raise ValueError(f"{url!r} is not the address of a server. Example: {DEFAULT_URL}")
+    limit_s = _seconds(timeout)
     headers = {
         "User-Agent": f"sam2-client/{__version__}",
         "Accept": "application/json",
@@ -44,5 +47,12 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
     return {
         "base_url": base_url,
         "headers": headers,
-        "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_S)),
+        "timeout": httpx.Timeout(limit_s, connect=min(limit_s, _CONNECT_S)),
     }
+
+
+def _seconds(timeout: Any) -> float:
+    is_number = isinstance(timeout, Real) and not isinstance(timeout, bool)
+    if not is_number or not 0 < (seconds := float(timeout)) <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout is {timeout!r}, but must be a number of seconds above 0, and finite")
+    return seconds

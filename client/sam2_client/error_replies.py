@@ -19,9 +19,8 @@ def error_of(response: httpx.Response) -> Sam2Error:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         text = " ".join(response.text.split())
         shown = f": {text[:_SHOWN]}" if text else ""
-        where = f"{response.request.method} {response.request.url}"
         return UnexpectedReply(
-            f"{where}: {response.status_code} {response.reason_phrase}{shown}", **_facts(response)
+            f"{asked(response)}: {response.status_code} {response.reason_phrase}{shown}", **_facts(response)
         )
 
 
@@ -43,10 +42,15 @@ def error_of_transport(error: httpx.RequestError) -> Sam2Error:
     return ConnectionFailed(f"The connection to {server} failed: {why}.")
 
 
+def asked(response: httpx.Response) -> str:
+    """Return method and address of a reply's request, without a password that the address may have."""
+    return f"{response.request.method} {response.request.url.copy_with(userinfo=b'')}"
+
+
 def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
     """Return the exception for a 2xx reply that cannot be read."""
     return UnexpectedReply(
-        f"{response.request.method} {response.request.url}: this is not a reply of a SAM 2 service ({why!r})",
+        f"{asked(response)}: this is not a reply of a SAM 2 service ({why!r})",
         status=response.status_code,
         request_id=response.headers.get("X-Request-ID"),
     )

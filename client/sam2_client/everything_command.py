@@ -7,16 +7,20 @@ import argparse
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sam2_client import coco
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
+from sam2_client.errors import ValidationFailed
+from sam2_client.images import Model
 from sam2_client.journal import Journal
-from sam2_client.long_runs import close, stamp, work_through
+from sam2_client.long_runs import close, embedded, stamp, work_through
 from sam2_client.messages import complain, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
+from sam2_client.outputs import require_data_set
 
 _OPTIONS = (
     "points_per_side",
@@ -33,17 +37,17 @@ def everything(client: Client, arguments: argparse.Namespace) -> bool:
     """Segment all pictures, write the data set, and return whether none failed."""
     if arguments.simplify and not arguments.polygons:
         raise Misuse("--simplify requires --polygons")
-    if arguments.coco.is_dir():
-        raise Misuse(f"--coco {arguments.coco} is a folder: name a file")
+    require_data_set("--coco", arguments.coco, is_long=True)
     files = named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES)
     pictures = {file.path.as_posix(): file.path for file in files}
     if not pictures:
         raise ValueError("there are no pictures in what is named")
     options = {name: value for name in _OPTIONS if (value := getattr(arguments, name)) is not None}
     simplify = arguments.simplify if arguments.polygons else None
-    run = {"model": client.model().fingerprint, "options": options, "simplify": simplify}
+    model = client.model()
+    run = {"model": model.fingerprint, "options": options, "simplify": simplify}
     with Journal(arguments.coco, {"command": "everything", **run}) as journal:
-        failed = _segment(client, pictures, options, journal, arguments)
+        failed = _segment(client, model, pictures, options, journal, arguments)
         done = [key for key in pictures if key in journal]
         if not done:
             journal.delete()
@@ -65,12 +69,13 @@ def everything(client: Client, arguments: argparse.Namespace) -> bool:
 
 def _segment(
     client: Client,
+    model: Model,
     pictures: dict[str, Path],
     options: dict[str, Any],
     journal: Journal,
     arguments: argparse.Namespace,
 ) -> int:
-    """Segment what the journal does not have. Return how many pictures failed."""
+    """Segment what the journal does not have. Return how many pictures failed. Raises Sam2Error for all of them."""
     for key in set(pictures) & set(journal):
         if not _is_unchanged(pictures[key], journal[key]["stamp"]):
             journal.forget(key)
@@ -83,7 +88,7 @@ def _segment(
 
     def segment(key: str) -> dict[str, Any]:
         read = stamp(pictures[key])
-        image = client.embed(pictures[key])
+        image = embedded(client, pictures[key], model=model)
         masks = image.everything(**options, progress=end_if_ended)
         return {
             "stamp": read,
@@ -106,10 +111,13 @@ def _segment(
         client, list(pictures), segment, journal, concurrency=arguments.concurrency, shown=shown
     )
     try:
-        for key, result in results:
-            if isinstance(result, Exception):
-                failed += 1
-                complain(f"{key}: {why(result)}")
+        with closing(results):
+            for key, result in results:
+                if isinstance(result, ValidationFailed):
+                    raise result  # of the options, which are those of all pictures
+                if isinstance(result, Exception):
+                    failed += 1
+                    complain(f"{key}: {why(result)}")
     finally:
         ended.set()
     return failed

@@ -3,22 +3,38 @@
 Does not know what is done with a picture.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sam2_client.client import Client
 from sam2_client.errors import ConnectionFailed, Unauthorized
-from sam2_client.images import Progress
+from sam2_client.images import Model, Progress
 from sam2_client.journal import Journal
 from sam2_client.messages import complain
+from sam2_client.sync_image import Image
+from sam2_client.workers import worked
 
 
 def stamp(file: Path) -> list[Any]:
     """Return what tells whether a file is the one that was read before. Raises OSError."""
     facts = file.stat()
     return [str(file), facts.st_size, facts.st_mtime_ns]
+
+
+class OtherModel(Exception):
+    """The server was started with another model since the run began."""
+
+
+def embedded(client: Client, file: Path, *, model: Model) -> Image:
+    """Embed a picture. Raises OtherModel if it is no longer done by the model that the run began with."""
+    image = client.embed(file)
+    if image.model != model.name:
+        raise OtherModel(
+            f"the server has another model now, {image.model}; {model.name} began this run, which ends here"
+        )
+    return image
 
 
 def work_through(
@@ -29,17 +45,23 @@ def work_through(
     *,
     concurrency: int,
     shown: bool,
-) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+) -> Generator[tuple[str, dict[str, Any] | Exception], None, None]:
     """Do the work of each key that the journal does not have. Yield each one's result, in the order of the ends.
 
     An exception is the result of its picture, and the others continue. Raises Sam2Error if the server itself is
-    gone, or refuses the key: what is done stays in the journal.
+    gone, or refuses the key, and ValueError if it has another model: what is done stays in the journal.
     """
     left = [key for key in keys if key not in journal]
+    ended = worked(left, work, concurrency=concurrency)
     try:
-        with Progress(len(keys), shown=shown and bool(left), done=len(keys) - len(left)) as bar:
-            for key, result in _ended(left, work, concurrency):
+        with (
+            Progress(len(keys), shown=shown and bool(left), done=len(keys) - len(left)) as bar,
+            closing(ended),
+        ):
+            for key, result in ended:
                 if isinstance(result, Exception):
+                    if isinstance(result, OtherModel):
+                        raise ValueError(str(result)) from result
                     if isinstance(result, ConnectionFailed | Unauthorized):
                         client.model()  # raises if it is not this picture alone that failed
                 else:
@@ -64,26 +86,3 @@ def close(journal: Journal, *, failed: int, of: int) -> None:
             f"{failed} of {of} pictures failed; the same command tries only these again, because {journal.path} "
             "has the others"
         )
-
-
-def _ended(
-    keys: Sequence[str], work: Callable[[str], dict[str, Any]], concurrency: int
-) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
-    pool = ThreadPoolExecutor(concurrency)
-    running: dict[Future[dict[str, Any]], str] = {}
-    coming = iter(keys)
-    try:
-        while True:
-            for key in coming:
-                running[pool.submit(work, key)] = key
-                if len(running) == concurrency:
-                    break
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield running.pop(future), future.result() if error is None else error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -18,10 +18,11 @@ from sam2_client.box_sets import BoxedPicture, BoxSet, in_pixels
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.journal import Journal
-from sam2_client.long_runs import close, stamp, work_through
+from sam2_client.long_runs import close, embedded, stamp, work_through
 from sam2_client.masks import Mask
 from sam2_client.messages import complain, named, say, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files
+from sam2_client.outputs import require_another, require_data_set
 from sam2_client.prompts import Prompt
 from sam2_client.stories import PROMPTS_PER_REQUEST
 from sam2_client.sync_image import Image
@@ -33,15 +34,13 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     output: Path = arguments.output
     if arguments.simplify and not arguments.polygons:
         raise Misuse("--simplify requires --polygons")
-    if output.is_dir() or output.resolve() == arguments.boxes.resolve():
-        raise Misuse(
-            f"-o {output} is {'a folder' if output.is_dir() else 'the file of boxes'}: name another file"
-        )
+    require_data_set("-o", output, is_long=True)
+    require_another("-o", output, [arguments.boxes], what="the file of boxes")
     is_folder = arguments.boxes.is_dir()
     boxes = read_yolo(arguments.boxes) if is_folder else box_sets.read_coco(arguments.boxes)
     files = list(named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES))
     names = [each.name for each in boxes.pictures]
-    found = picture_names.find(names, files, with_suffix=not is_folder)
+    found = (picture_names.find_labelled if is_folder else picture_names.find)(names, files)
     for line in (*boxes.problems, *picture_names.shared(names, found)):
         complain(line)
     run = Run(client, boxes, found, simplify=arguments.simplify if arguments.polygons else None)
@@ -76,7 +75,7 @@ class Run:
         self._boxes = boxes
         self._found = found
         self._simplify = simplify
-        self._fingerprint = model.fingerprint
+        self._model = model
         self._most = max(
             1, min(int(model.limits.get("max_prompts", PROMPTS_PER_REQUEST)), PROMPTS_PER_REQUEST)
         )
@@ -90,7 +89,7 @@ class Run:
         return {
             "command": "masks-from-boxes",
             "boxes": content,
-            "model": self._fingerprint,
+            "model": self._model.fingerprint,
             "simplify": self._simplify,
         }
 
@@ -131,6 +130,8 @@ class Run:
                 images[picture.place] = coco.image(
                     images[picture.place]["id"], Path(result["stamp"][0]).as_posix(), *result["size"]
                 )
+            elif picture.size is None:  # pycocotools needs it to draw a mask
+                images[picture.place] |= dict(zip(("width", "height"), result["size"], strict=True))
             for box, change in zip(picture.boxes, result["changes"], strict=True):
                 annotation = annotations[box.place]
                 if "segmentation" not in change:
@@ -153,7 +154,7 @@ class Run:
         if isinstance(file, str):
             raise FileNotFoundError(file)
         read = stamp(file)
-        image = self._client.embed(file)
+        image = embedded(self._client, file, model=self._model)
         size = image.width, image.height
         if picture.size is not None and picture.size != size:
             raise ValueError(_other_size(picture.size, size))
@@ -162,7 +163,10 @@ class Run:
         corners = [box_sets.corners(bbox, size) for bbox in bboxes]
         masks = self._masks(image, [Prompt(box=each[0]) for each in corners if each is not None])
         result: dict[str, Any] = {"stamp": read, "size": size, "clipped": [], "refused": [], "empty": []}
-        changes: list[dict[str, Any]] = [{"bbox": bbox} if in_shares else {} for bbox in bboxes]
+        changes: list[dict[str, Any]] = [
+            {"bbox": bbox, "area": max(bbox[2], 0.0) * max(bbox[3], 0.0)} if in_shares else {}
+            for bbox in bboxes
+        ]
         for box, each, change in zip(picture.boxes, corners, changes, strict=True):
             if each is None:
                 result["refused"].append(box.name)

@@ -17,6 +17,11 @@ def say(message: str) -> None:
     tqdm.write(_line(message, sys.stdout), file=sys.stdout)
 
 
+def tell(line: str) -> None:
+    """Print a line that programs read too: as it is, but for what standard output cannot encode."""
+    sys.stdout.write(f"{_encodable(line, sys.stdout)}\n")
+
+
 def complain(message: str) -> None:
     """Print a line about what is wrong."""
     tqdm.write(_line(f"sam2: {message}", sys.stderr), file=sys.stderr)
@@ -36,5 +41,9 @@ def named(things: Sequence[object]) -> str:
 def _line(message: str, file: TextIO) -> str:
     """Return the message as one line that `file` can encode. Names in data sets may hold anything."""
     shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
+    return _encodable(shown, file)
+
+
+def _encodable(line: str, file: TextIO) -> str:
     encoding = file.encoding or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+    return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,11 +1,13 @@
 """The files that a command's arguments name: files, folders and patterns. Does not read them."""
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from sam2_client.messages import complain, named
+from sam2_client.messages import complain, named, why
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
 """Suffixes of the pictures that commands read from a folder."""
@@ -24,20 +26,63 @@ def named_files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[Nam
     """
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
-            below = sorted(each for each in path.rglob("*") if each.is_file())
-            yield from (NamedFile(each, path) for each in below if each.suffix.lower() in suffixes)
-            others = [each for each in below if each.suffix.lower() not in suffixes]
-            tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")
-        elif path.exists() or not glob.has_magic(argument):
-            yield NamedFile(path, path.parent)
+        if path.exists() or not glob.has_magic(argument):
+            yield from _at(path, suffixes)
         elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
-            yield from (NamedFile(match, match.parent) for match in map(Path, matches))
+            found = chain.from_iterable(_at(Path(match), suffixes) for match in matches)
+            by_path = {file.path: file for file in found}  # `**` matches folders and what is in them
+            yield from by_path.values()
         else:
             raise FileNotFoundError(f"no file matches {argument}")
+
+
+def files_below(folder: Path, *, suffixes: set[str], tell_others: bool = False) -> list[Path]:
+    """Return the files below a folder with one of the suffixes, in order. Folders that are linked to count too.
+
+    What is hidden, as by macOS and by tools for their own use, is left out, with a line. So is a folder that cannot
+    be read. `tell_others` says that files with other suffixes get a line.
+    """
+    found: list[Path] = []
+    hidden: list[Path] = []
+    known = set(folder.resolve().parents)  # a link up is not meant
+    links = [folder]
+    for link in links:  # a folder is read at its own place, and through a link only if it has none
+        for at, folders, files in os.walk(link, onerror=_tell_unread):
+            place = Path(at)
+            if (real := place.resolve()) in known:
+                folders.clear()
+                continue
+            known.add(real)
+            hidden += [place / name for name in folders if _is_hidden(name)]
+            folders[:] = [name for name in folders if not _is_hidden(name)]
+            links += sorted(place / name for name in folders if (place / name).is_symlink())
+            found += [place / name for name in files if (place / name).is_file()]
+    named = sorted(each for each in found if each.suffix.lower() in suffixes)
+    hidden += [each for each in named if _is_hidden(each.name)]
+    tell_left_out(sorted(hidden), why="they are hidden; name them to read them all the same")
+    if tell_others:
+        others = sorted(each for each in found if each.suffix.lower() not in suffixes)
+        tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")
+    return [each for each in named if not _is_hidden(each.name)]
 
 
 def tell_left_out(files: Sequence[Path], *, why: str) -> None:
     """Say which files are not read."""
     if files:
         complain(f"left out {named(files)}: {why}")
+
+
+def _at(path: Path, suffixes: set[str]) -> Iterator[NamedFile]:
+    if path.is_dir():
+        below = files_below(path, suffixes=suffixes, tell_others=True)
+        yield from (NamedFile(each, path) for each in below)
+    else:
+        yield NamedFile(path, path.parent)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _tell_unread(error: OSError) -> None:
+    complain(f"left out {error.filename}: {why(error)}")

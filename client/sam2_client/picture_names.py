@@ -4,14 +4,17 @@ Never opens a file, and never names one that was not given. Does not know the fo
 """
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import urllib.parse
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sam2_client.messages import named
 from sam2_client.named_files import NamedFile
 
 Parts = tuple[str, ...]
+
+_NONE = "no such picture"
 
 
 def find(
@@ -21,37 +24,70 @@ def find(
 
     A name is a path within one of the folders, the end of a file's path, or a longer path that ends with a file's
     path within its folder. The first of these that is true for any file counts, and it must be true for one only.
-    `with_suffix` says whether names have the suffix of the file.
+    If there is none, the name may be an address, or be written in another case, unless another name means that
+    file too. `with_suffix` says whether names have the suffix of the file.
     """
+    known = list(files)
+    sure = found = _find(names, known, with_suffix=with_suffix, form=str)
+    for form in (str, str.casefold):
+        left = {name: _of_address(name) for name, file in found.items() if file == _NONE}
+        again = _find([*left.values()], known, with_suffix=with_suffix, form=form)
+        found = found | {name: again[path] for name, path in left.items()}
+    count = Counter(file for file in found.values() if isinstance(file, Path))
+    others = {
+        name: f"no such picture by this very name; {file} may be another one"
+        for name, file in found.items()
+        if isinstance(file, Path) and sure[name] == _NONE and count[file] > 1
+    }
+    return found | others
+
+
+def _find(
+    names: Sequence[str], files: Sequence[NamedFile], *, with_suffix: bool, form: Callable[[str], str]
+) -> dict[str, Path | str]:
+    """As `find`, of names and paths in one form."""
+    if not names:
+        return {}
     given: dict[Path, tuple[Parts, Parts]] = {}
     for path, root in {
         file.path.absolute(): file for file in files
     }.values():  # each once, however it is named
         stem = path if with_suffix else path.with_suffix("")
-        given[path] = _parts(str(stem.relative_to(root))), _parts(str(stem.absolute()))
-    by_end: dict[str, list[Path]] = defaultdict(list)
-    for path, (within, _) in given.items():
-        by_end[within[-1]].append(path)
+        given[path] = _parts(form(str(stem.relative_to(root)))), _parts(form(str(stem.absolute())))
+    wanted = {name: _parts(form(name)) for name in names}
+    within = _by([(its_own, path) for path, (its_own, _) in given.items()])
+    ends = {
+        length: _by([(whole[-length:], path) for path, (_, whole) in given.items()])
+        for length in {len(parts) for parts in wanted.values()}
+    }
 
     found: dict[str, Path | str] = {}
     guessed: dict[Path, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(names):
-        parts = _parts(name)
-        candidates = by_end.get(parts[-1], []) if parts else []
-        exact = [path for path in candidates if given[path][0] == parts]
-        ends = exact or [path for path in candidates if given[path][1][-len(parts) :] == parts]
-        longer = [path for path in candidates if parts[-len(given[path][0]) :] == given[path][0]]
-        if matches := ends or _longest(longer, given):
+    for name, parts in wanted.items():
+        sure = within.get(parts) or ends[len(parts)].get(parts, [])
+        longer = (within[parts[at:]] for at in range(len(parts)) if parts[at:] in within)
+        if matches := sure or next(longer, []):
             found[name] = matches[0] if len(matches) == 1 else f"it may be {' or '.join(map(str, matches))}"
-            if len(matches) == 1 and not ends:
+            if len(matches) == 1 and not sure:
                 guessed[matches[0]].append(name)
         else:
-            found[name] = "no such picture"
+            found[name] = _NONE
     certain = {path for name, path in found.items() if isinstance(path, Path) and name not in guessed[path]}
     for path, its_names in guessed.items():
         if len(its_names) > 1 or path in certain:
             found |= dict.fromkeys(its_names, f"no such picture in its own folder; {path} may be another one")
     return found
+
+
+def find_labelled(names: Sequence[str], files: Sequence[NamedFile]) -> dict[str, Path | str]:
+    """As `find`, for paths of label files without their suffix. If there is no such picture, the name has `images`
+    where the path has `labels`: train/images/1.jpg for train/labels/1.txt, as Ultralytics and Roboflow have it.
+    """
+    found = find(names, files, with_suffix=False)
+    others = {name: _among_images(name) for name, file in found.items() if file == _NONE}
+    among_images = find([*others.values()], files, with_suffix=False)
+    better = {name: among_images[other] for name, other in others.items()}
+    return found | {name: file for name, file in better.items() if isinstance(file, Path)}
 
 
 def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[str]:
@@ -68,9 +104,23 @@ def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[st
             )
 
 
-def _longest(paths: list[Path], given: dict[Path, tuple[Parts, Parts]]) -> list[Path]:
-    longest = max((len(given[path][0]) for path in paths), default=0)
-    return [path for path in paths if len(given[path][0]) == longest]
+def _of_address(name: str) -> str:
+    """Return the path in an address, such as Label Studio's /data/local-files/?d=my%20photo.jpg."""
+    path, _, query = name.partition("?")
+    return urllib.parse.unquote(query.removeprefix("d=") if query.startswith("d=") else path)
+
+
+def _among_images(name: str) -> str:
+    before, labels, after = f"/{name}".rpartition("/labels/")
+    return f"{before}/images/{after}" if labels else name
+
+
+def _by(pairs: Iterable[tuple[Parts, Path]]) -> dict[Parts, list[Path]]:
+    """Return the files of each path, or end of a path: many frames of videos have one name."""
+    found: dict[Parts, list[Path]] = defaultdict(list)
+    for parts, path in pairs:
+        found[parts].append(path)
+    return dict(found)
 
 
 def _parts(name: str) -> Parts:

@@ -30,6 +30,7 @@ LARGE_MIB = 16
 """Lossless uploads above this size raise a warning."""
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_OTHER_ORDERS = ("I;16B", "I;16L", "I;16N")
 _TIFF_MODES = ("I", "F")  # 32-bit grey, which PNG cannot store
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -180,6 +181,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
         raise TypeError(
             f"{type(array).__name__} is not a picture: pass a path, the bytes of a file, a PIL image or an array"
         )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     channels = array.shape[2:]
@@ -198,6 +200,8 @@ def _encode(image: Image.Image) -> bytes:
     """Encode the pixels as they are: the image's EXIF orientation is not applied."""
     if image.mode in _ALPHA_MODES:
         image = image.convert(_ALPHA_MODES[image.mode])
+    elif image.mode in _OTHER_ORDERS:  # what Pillow converts itself is cut at 255
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
     elif image.mode not in (
         *_PNG_MODES,
         *_TIFF_MODES,

@@ -8,6 +8,8 @@ clicks in place of those before. Does not know how to wait.
 import random
 from dataclasses import dataclass
 
+import numpy as np
+
 from sam2_client.errors import ConnectionFailed, Sam2Error
 
 FIRST_WAIT_S = 0.25
@@ -23,6 +25,11 @@ class Retries:
     """How often a request is retried: after status 429 or 503, or if the server could not be reached."""
 
     most: int
+
+    def __post_init__(self) -> None:
+        most: object = self.most
+        if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 0:
+            raise ValueError(f"retries is {most!r}, but must be a whole number of at least 0")
 
     def wait_s(self, failure: Sam2Error, *, tried: int) -> float | None:
         """Return the seconds to wait after attempt `tried` (from 1) failed; None if there is no further retry."""

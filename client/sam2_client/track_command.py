@@ -13,6 +13,7 @@ from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.messages import complain
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
+from sam2_client.outputs import require_another, require_data_set
 from sam2_client.sync_track import Track
 from sam2_client.track_arguments import Prompts, prompts_of
 from sam2_client.track_outputs import (
@@ -55,6 +56,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise Misuse("--simplify requires --polygons")
     if arguments.direction == "both" and arguments.last is not None:
         raise Misuse("--to requires --direction forward or backward: both goes to both ends")
+    if arguments.coco is not None:
+        require_data_set("--coco", arguments.coco)
+    if arguments.overlay is not None:
+        require_another("--overlay", arguments.overlay, map(Path, arguments.frames))
     for option, file in (("--coco", arguments.coco), ("--overlay", arguments.overlay)):
         if file is not None and file.is_dir():
             raise Misuse(f"{option} {file} is a folder: name a file")

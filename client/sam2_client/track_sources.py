@@ -214,7 +214,8 @@ def in_order(files: Iterable[Path]) -> list[Path]:
 
 def pictures_in(folder: Path) -> list[Path]:
     """Return the pictures of a folder, in the order of their names. Raises ValueError if it has none."""
-    found = in_order(each for each in folder.iterdir() if each.suffix.lower() in PICTURE_SUFFIXES)
+    files = (each for each in folder.iterdir() if not each.name.startswith("."))
+    found = in_order(each for each in files if each.suffix.lower() in PICTURE_SUFFIXES)
     if not found:
         raise ValueError(f"{folder} has no pictures: {', '.join(sorted(PICTURE_SUFFIXES))}")
     return found

@@ -14,11 +14,13 @@ from typing import Any
 
 from sam2_client import coco
 from sam2_client.box_sets import BoxSet, of_document
+from sam2_client.named_files import files_below, tell_left_out
 
 _NAME_FILES = ("classes.txt", "obj.names")
 _NO_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt"}
 _ITEM = re.compile(r"\s+(\d+)\s*:\s*(.*?)\s*|\s*-\s+(.*?)\s*")
 _INLINE = re.compile(r"(?:(\d+)\s*:\s*)?(\"[^\"]*\"|'[^']*'|[^,\s][^,]*)")
+_NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
 _LEVELS = 3
 
 
@@ -27,19 +29,24 @@ def read_yolo(folder: Path) -> BoxSet:
 
     Raises OSError, and ValueError if there are no label files.
     """
-    labels = sorted(file for file in folder.rglob("*.txt") if file.name not in _NO_LABELS)
+    labels = [file for file in files_below(folder, suffixes={".txt"}) if file.name not in _NO_LABELS]
     if not labels:
-        raise ValueError(f"{folder} has no label files: name a COCO file, or the folder of YOLO's .txt files")
+        raise ValueError(_NO_FILES.format(folder))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     problems: list[str] = []
-    for number, file in enumerate(labels, 1):
-        images.append({"id": number, "file_name": file.relative_to(folder).with_suffix("").as_posix()})
+    others: list[Path] = []
+    for file in labels:
         try:
             lines = file.read_text("utf-8-sig").splitlines()
         except UnicodeDecodeError:
             problems.append(f"{file} is left out: it is not a text file in UTF-8")
             continue
+        if _is_prose(lines):
+            others.append(file)
+            continue
+        number = len(images) + 1
+        images.append({"id": number, "file_name": file.relative_to(folder).with_suffix("").as_posix()})
         for line_number, line in enumerate(lines, 1):
             try:
                 fields = _fields(line)
@@ -49,6 +56,9 @@ def read_yolo(folder: Path) -> BoxSet:
             if fields:
                 numbers = {"id": len(annotations) + 1, "image_id": number}
                 annotations.append({**numbers, **fields, "iscrowd": 0})
+    tell_left_out(others, why="they do not begin with the number of a category, so they are no labels")
+    if not images and not problems:
+        raise ValueError(_NO_FILES.format(folder))
     names = _names(folder)
     used = sorted({annotation["category_id"] for annotation in annotations} | names.keys())
     categories = [{"id": each, "name": names.get(each, str(each)), "supercategory": ""} for each in used]
@@ -68,20 +78,30 @@ def _fields(line: str) -> dict[str, Any]:
     if len(words) not in (5, 6):
         raise ValueError(f"it has {len(words)} numbers, but a box is: category x y width height")
     try:
-        category, *box = int(words[0]), *map(float, words[1:])
+        category, *box = map(float, words)  # 0.0 is a category too, as numpy and pandas write it
     except ValueError:
         raise ValueError(f"{line.strip()[:60]!r} is not: category x y width height") from None
-    if category < 0 or not all(map(math.isfinite, box)):
+    if not (category >= 0 and category.is_integer() and all(map(math.isfinite, box))):
         raise ValueError(f"{line.strip()[:60]!r} has a number that is out of range")
     confidence = {"box_score": box[4]} if len(box) == 5 else {}
-    return {"category_id": category, "bbox": box[:4], **confidence}
+    return {"category_id": int(category), "bbox": box[:4], **confidence}
+
+
+def _is_prose(lines: list[str]) -> bool:
+    """Whether a file is something to read, such as Roboflow's README.dataset.txt."""
+    first = next((line.split()[0] for line in lines if line.strip()), "0")
+    return not first.lstrip("+-.")[:1].isdigit()
 
 
 def _names(folder: Path) -> dict[int, str]:
     """Return the names of the categories that data.yaml or classes.txt have."""
     for place in [folder.absolute(), *folder.absolute().parents][:_LEVELS]:
         for file in sorted(place.glob("*.yaml")):
-            if names := dict(_yaml_names(file.read_text("utf-8-sig", errors="replace"))):
+            try:
+                text = file.read_text("utf-8-sig", errors="replace")
+            except OSError:  # another's, above the data set, or a folder
+                continue
+            if names := dict(_yaml_names(text)):
                 return names
         for name in _NAME_FILES:
             if (file := place / name).is_file():

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from sam2_client.pictures import open_picture
+from sam2_client.pictures import Picture, open_picture
 from tests.app.codecs.small_pictures import decoded
 from tests.app.codecs.test_png import chunk, png
 from tests.oriented_files import turn
@@ -112,3 +112,21 @@ def test_what_pillow_reads_otherwise_is_not_shown(data: bytes) -> None:
     decoded(data)
     with pytest.raises(OSError, match=r"cannot be shown here as the service sees it.*convert it to PNG"):
         open_picture(data)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I;16N"])
+def test_grey_of_16_bits_is_uploaded_in_any_byte_order(mode: str) -> None:
+    values = COLOURS[..., 0]
+    stored = values.astype({"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2"))
+    image = Image.frombytes(mode, (13, 11), stored.tobytes())
+    for picture in (image, stored):
+        sent = np.asarray(Image.open(io.BytesIO(Picture(picture).read())))
+        assert np.array_equal(sent, values)
+
+
+def test_a_tiff_of_the_other_byte_order_is_itself_when_pillow_opens_it() -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, COLOURS[..., 0].astype(np.uint16), byteorder=">")
+    opened = Image.open(file)
+    assert opened.mode == "I;16B"
+    assert np.array_equal(decoded(Picture(opened).read()), decoded(file.getvalue()))

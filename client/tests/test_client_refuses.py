@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,33 @@ def test_an_id_that_a_url_loses_is_refused_by_both_clients(
 
     asyncio.run(story())
     assert served.trouble.asked == []
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeout": None}, "timeout is None, but must be a number of seconds above 0"),
+        ({"timeout": 0}, "timeout is 0, but"),
+        ({"timeout": -1.5}, "timeout is -1.5, but"),
+        ({"timeout": float("inf")}, "timeout is inf, but"),
+        ({"timeout": float("nan")}, "timeout is nan, but"),
+        ({"timeout": "5"}, "timeout is '5', but"),
+        ({"timeout": True}, "timeout is True, but"),
+        ({"retries": None}, "retries is None, but must be a whole number of at least 0"),
+        ({"retries": -1}, "retries is -1, but"),
+        ({"retries": 1.5}, "retries is 1.5, but"),
+        ({"retries": "3"}, "retries is '3', but"),
+        ({"retries": True}, "retries is True, but"),
+    ],
+)
+def test_limits_that_are_none_are_refused_before_the_first_request(
+    kind: type[Any], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        kind("http://127.0.0.1:9", **options)
+
+
+def test_limits_may_be_numpys(served: Served) -> None:
+    with Client(served.url, timeout=np.float32(20), retries=np.int64(0)) as client:
+        assert client.model().name

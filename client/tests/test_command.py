@@ -1,6 +1,8 @@
 """The command `sam2` against the real service on a real port."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +235,42 @@ def test_python_m_runs_the_command() -> None:
         check=True,
     )
     assert done.stdout.startswith("sam2-client ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_name_that_standard_output_cannot_write_ends_nothing(
+    truck: Path, tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = os.fsdecode(b"caf\xe9.png")
+    for name in (old, "d\u00e9j\u00e0.png"):
+        Path(name).write_bytes(truck.read_bytes())
+    printed = io.TextIOWrapper(io.BytesIO(), encoding)  # strict, as of a terminal
+    monkeypatch.setattr("sys.stdout", printed)
+    assert main(["embed", old, "d\u00e9j\u00e0.png", "truck.png"]) == 0
+    assert main(["decode", old, "--point", "30,20", "-o", "old.json"]) == 0
+    assert main(["export", "old.json", "--coco", f"{old}.json", "--yolo", f"{old}.yolo"]) == 0
+    printed.seek(0)
+    first, second, third, *_ = printed.read().splitlines()
+    assert first.endswith("\tcaf\\udce9.png")
+    assert second.split("\t")[1] == ("d\u00e9j\u00e0.png" if encoding == "utf-8" else "d\\xe9j\\xe0.png")
+    assert third.endswith("\ttruck.png")
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.skipif(sys.platform == "win32", reason="by a shell of Unix")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "arguments", ["embed photos", "everything photos --coco out.json --points-per-side 2"]
+)
+def test_closed_output_ends_nothing(arguments: str, closed: str) -> None:
+    client = str(Path(__file__).parent.parent)
+    done = subprocess.run(  # noqa: S603  # ourselves
+        ["/bin/sh", "-c", f'exec "$0" -m sam2_client {arguments} {closed}', sys.executable],
+        env={**os.environ, "PYTHONPATH": client},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr

@@ -289,3 +289,16 @@ def test_wrong_usage_is_said_before_any_work(
     assert found == code
     assert what in capsys.readouterr().err
     assert "POST /embed" not in served.trouble.asked
+
+
+def test_an_option_that_the_server_refuses_ends_the_run_at_the_first_picture(
+    served: Served, photos: Path, truck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(20):
+        (photos / f"{number}.png").write_bytes(picture(70 + number, 40))
+    served.trouble.asked.clear()
+    assert main([*COMMAND, "--points-per-side", "100000", "--concurrency", "2"]) == 1
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "left out" not in each]
+    assert line.startswith("sam2: points_per_side: Input should be less than or equal to 256")
+    assert served.trouble.asked.count("POST /embed") <= 4
+    assert not Path("out.json.partial").exists()

@@ -1,7 +1,6 @@
 """`sam2 export`: writes replies and prompts as a COCO data set that pycocotools loads, as RLE or polygons."""
 
 import json
-import os
 from pathlib import Path
 
 import httpx
@@ -11,7 +10,7 @@ from client_server import Served
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from sam2_client import coco, rle
+from sam2_client import rle
 from sam2_client.command import main
 from tests.fakes import RADII, disc_mask, picture
 
@@ -204,13 +203,3 @@ def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert "1 images, 1 annotations" in printed.out
     assert "1 masks are empty" in printed.err
-
-
-@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="pipes have no names here")
-def test_a_data_set_may_go_into_a_pipe() -> None:
-    """As /dev/stdout is one, whose name leads to no file."""
-    reading, writing = os.pipe()
-    coco.write(Path(f"/dev/fd/{writing}"), {"images": iter([1, 2])})
-    os.close(writing)
-    assert json.loads(os.read(reading, 1000)) == {"images": [1, 2]}
-    os.close(reading)

@@ -71,7 +71,7 @@ def test_what_is_tracked_is_not_replaced(
         ("001/8.png", "-o", "here"),
     ):
         assert run(*POINT, option, output, frames=frames) == 2
-        assert "would replace" in capsys.readouterr().err
+        assert "name another" in capsys.readouterr().err
     assert served.trouble.asked == [], "found out before anything is uploaded"
     assert Path("clip.mp4").read_bytes() == CLIP
     assert run("--object", "2", "--point", "30,20", "-o", ".", frames="001") == 0

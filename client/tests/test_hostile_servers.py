@@ -171,3 +171,23 @@ def test_times_to_wait_that_are_none_end_at_once(header: str) -> None:
     )
     with Client(transport=serving(reply), retries=0) as client, pytest.raises(Sam2Error):
         client.model()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx.Response(200, content=b"<html>"),
+        httpx.Response(200, headers={"Content-Encoding": "unknown"}, content=b"{}"),
+        httpx.Response(200, content=b"{}"),
+        httpx.Response(401, content=b"Who are you?"),
+        httpx.Response(302, headers={"Location": "/login"}),
+    ],
+)
+def test_a_password_in_the_address_stays_out_of_messages(reply: httpx.Response) -> None:
+    with (
+        Client("http://anna:let%20me-in@here/sub", transport=serving(reply)) as client,
+        pytest.raises(Sam2Error) as failed,
+    ):
+        client.embed(PICTURE)
+    assert "POST http://here/sub/embed" in str(failed.value)
+    assert not any(part in str(failed.value) for part in ("anna", "let", "me-in"))

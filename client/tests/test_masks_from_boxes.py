@@ -195,3 +195,13 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gone.json" in capsys.readouterr().err
     assert main(COMMAND) == 0, "no boxes are no failure"
     assert read() == box_set()
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_number_longer_than_floats_spoils_its_own_box_only(capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        box_set(boxed(1, 7, [10**400, 0, 5, 5]), boxed(2, 7, [1, 2, 10**310, 9]), boxed(3, 7, [9, 9, 9, 9]))
+    )
+    assert main(COMMAND) == 1
+    assert "kept as they were: annotations 1, 2\n" in capsys.readouterr().err
+    assert "segmentation" in by_id(read())[3]

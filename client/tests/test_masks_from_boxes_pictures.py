@@ -2,13 +2,16 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from box_files import COMMAND, box_set, boxed, by_id, read, write
 from PIL import Image
 from pycocotools.coco import COCO
 
+from sam2_client import picture_names
 from sam2_client.command import main
+from sam2_client.named_files import NamedFile
 from tests.fakes import picture
 from tests.oriented_files import oriented_files
 
@@ -130,3 +133,92 @@ def test_boxes_lie_on_the_picture_as_it_is_shown(photos: Path, capsys: pytest.Ca
     write({"images": [entry], "annotations": [boxed(1, 1, [10, 10, 40, 40])]})
     assert main(COMMAND) == 1
     assert f"the picture has {height} x {width} (turned by EXIF, as it is shown)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("size", [{}, {"width": None, "height": 40}, {"width": 0, "height": 0}])
+def test_a_size_that_the_file_does_not_have_is_added(size: dict[str, Any]) -> None:
+    before = box_set(boxed(1, 7, [9, 9, 20, 20]), boxed(2, 30, [9, 9, 20, 20]))
+    for entry in before["images"]:
+        del entry["width"], entry["height"]
+        entry |= size
+    write(before)
+    for form in ([], ["--polygons"]):
+        assert main([*COMMAND, *form]) == 0
+        first, unboxed, third = read()["images"]
+        assert first == {**before["images"][0], "width": 60, "height": 40}
+        assert unboxed == before["images"][1], "no box, so not opened"
+        assert (third["width"], third["height"]) == (62, 40)
+        data = COCO("out.json")
+        assert data.annToMask(data.anns[2]).shape == (40, 62)
+
+
+@pytest.mark.parametrize("start", ["", "/home/me/"])
+def test_frames_of_many_videos_are_found_by_looking_up_and_not_one_by_one(
+    start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    class Parts(tuple[str, ...]):
+        __slots__ = ()
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return tuple.__eq__(self, other)
+
+        def __getitem__(self, at: Any) -> Any:
+            part = tuple.__getitem__(self, at)
+            return Parts(part) if isinstance(at, slice) else part
+
+    real = picture_names._parts
+    monkeypatch.setattr(picture_names, "_parts", lambda name: Parts(real(name)))
+    root = Path("/data/frames")
+    inside = [f"{video}/{frame}.jpg" for video in range(100) for frame in range(5)]
+    files = [NamedFile(root / name, root) for name in inside]
+    found = picture_names.find([start + name for name in inside], files)
+    assert list(found.values()) == [file.path for file in files]
+    assert compared < 10 * len(files), "each with the 100 of its name would be 50,000 and more"
+
+
+def found_in(*files: str, name: str) -> Path | str:
+    root = Path("/data/photos")
+    return picture_names.find([name], [NamedFile(root / file, root) for file in files])[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("my%20photo.jpg", "my photo.jpg"),
+        ("/data/local-files/?d=day%201/my%20photo.jpg", "day 1/my photo.jpg"),
+        ("/data/local-files/?d=a.jpg", "a.jpg"),
+        ("https://there/bucket/photos/day/a.jpg?X-Date=1&Sign=2/3", "day/a.jpg"),
+        ("IMG_1.JPG", "img_1.jpg"),
+        ("C:\\Photos\\Day\\IMG_1.JPG", "day/img_1.jpg"),
+        ("100%25.jpg", "100%.jpg"),
+    ],
+)
+def test_a_name_may_be_an_address_or_of_a_system_without_case(name: str, file: str) -> None:
+    assert found_in(file, "other.jpg", name=name) == Path("/data/photos", file)
+
+
+def test_what_is_written_exactly_goes_first_and_one_file_only_counts() -> None:
+    assert found_in("my%20photo.jpg", "my photo.jpg", name="my%20photo.jpg") == Path(
+        "/data/photos/my%20photo.jpg"
+    )
+    assert found_in("what?.jpg", "what", name="what?.jpg") == Path("/data/photos/what?.jpg")
+    assert found_in("A.jpg", "a.jpg", name="a.jpg") == Path("/data/photos/a.jpg")
+    assert found_in("A.jpg", "a.jpg", name="a.JPG") == "it may be /data/photos/A.jpg or /data/photos/a.jpg"
+    assert found_in("a.jpg", name="b.jpg") == "no such picture"
+    assert found_in("a.jpg", name="?") == "no such picture"
+
+
+def test_a_file_that_another_name_means_is_not_guessed() -> None:
+    root = Path("/data/photos")
+    (file,) = files = [NamedFile(root / "a/1.jpg", root)]
+    found = picture_names.find(["A/1.jpg", "a/1.jpg"], files)
+    assert found["a/1.jpg"] == file.path
+    assert found["A/1.jpg"] == "no such picture by this very name; /data/photos/a/1.jpg may be another one"
+    found = picture_names.find(["A/1.jpg", "a/1.JPG"], files)
+    assert not any(isinstance(each, Path) for each in found.values())

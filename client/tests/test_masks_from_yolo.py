@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from box_files import read
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sam2_client.command import main
 from tests.fakes import RADII, disc_mask
@@ -81,3 +82,85 @@ def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str
     assert (
         "photos/more has no label files: name a COCO file, or the folder of YOLO's" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "pictures"),
+    [
+        ("export", "export"),
+        ("export/train", "export"),
+        ("export/train", "export/train/images"),
+        ("export/train/labels", "export/train"),
+    ],
+)
+def test_the_folders_of_roboflow_and_ultralytics(
+    photos: Path, labels: str, pictures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, name in [("train", "a.png"), ("valid", "b.PNG")]:
+        for folder in ("images", "labels"):
+            Path("export", part, folder).mkdir(parents=True)
+        (photos / name).rename(Path("export", part, "images", name))
+        Path("export", part, "labels", name).with_suffix(".txt").write_text(
+            "0 0.5 0.5 0.2 0.2\r\n", newline=""
+        )
+    Path("export/data.yaml").write_text("train: ../train/images\nnc: 1\nnames: ['cat']\n")
+    Path("export/README.roboflow.txt").write_text("\nset - v1\n====\n\n3 of 4 pictures were left out.\n")
+    assert main(["masks-from-boxes", labels, pictures, "-o", "out.json"]) == 0
+    said = capsys.readouterr().err
+    assert ("left out export/README.roboflow.txt: they do not begin with the number" in said) == (
+        labels == "export"
+    )
+    data = read()
+    expected = ["export/train/images/a.png", "export/valid/images/b.PNG"]
+    assert [image["file_name"] for image in data["images"]] == expected[: 2 if labels == "export" else 1]
+    assert all("segmentation" in annotation for annotation in data["annotations"])
+
+
+def test_a_picture_at_the_labels_own_path_goes_before_one_among_images(photos: Path) -> None:
+    for folder, name in [("labels", "a.png"), ("images", "b.PNG")]:
+        Path("set", folder).mkdir(parents=True)
+        (photos / name).rename(Path("set", folder, "x.png"))
+    Path("set/labels/x.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert main(["masks-from-boxes", "set", "set", "-o", "out.json"]) == 0
+    assert [image["file_name"] for image in read()["images"]] == ["set/labels/x.png"]
+
+
+def test_a_folder_of_prose_has_no_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["masks-from-boxes", "photos", "photos", "-o", "out.json"]) == 1
+    assert "photos has no label files" in capsys.readouterr().err
+
+
+def test_numbers_of_categories_may_be_written_as_floats(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels").mkdir()
+    lines = ["2.000000 0.5 0.5 0.2 0.2", "1e0 0.5 0.5 0.2 0.2", "0.5 0.5 0.5 0.2 0.2", "inf 0.5 0.5 0.2 0.2"]
+    Path("labels/a.txt").write_text("\n".join(lines))
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    assert [annotation["category_id"] for annotation in read()["annotations"]] == [2, 1]
+    assert [each["name"] for each in read()["categories"]] == ["1", "2"]
+    assert capsys.readouterr().err.count("has a number that is out of range") == 2
+
+
+def test_what_only_looks_like_a_data_yaml_has_no_names(photos: Path) -> None:
+    Path("set/labels").mkdir(parents=True)
+    Path("set/labels/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    Path("set/backup.yaml").mkdir()
+    Path("set/data.yaml").write_text("names: [cat]\n")
+    assert main(["masks-from-boxes", "set/labels", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["cat"]
+
+
+@pytest.mark.usefixtures("photos")
+def test_boxes_without_a_mask_have_an_area_so_that_pycocotools_evaluates_the_set() -> None:
+    Path("labels").mkdir()
+    lines = ["0 0.5 0.5 0.25 0.5", "0 5 5 0.1 0.25", "0 0.5 0.5 -0.1 0.1"]
+    Path("labels/a.txt").write_text("\n".join(lines))
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    data = COCO("out.json")
+    assert [annotation["area"] for annotation in data.anns.values()][1:] == [60, 0]
+    found = {"image_id": 1, "category_id": 0, "bbox": [22.5, 10, 15, 20], "score": 1.0}
+    evaluation = COCOeval(data, data.loadRes([found]), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    assert evaluation.eval["precision"].max() == pytest.approx(1)

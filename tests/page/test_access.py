@@ -128,6 +128,23 @@ def test_fingers_tap_hold_and_pinch(browser: Browser, server: PageServer) -> Non
         assert visitor.faults == []
 
 
+@pytest.mark.parametrize("size", [(360, 640), (900, 500)])
+def test_nothing_covers_another_on_small_screens(
+    browser: Browser, server: PageServer, size: tuple[int, int]
+) -> None:
+    with browser.new_context(viewport={"width": size[0], "height": size[1]}) as context:
+        visitor = Visitor(context, server.url)
+        visitor.add(TRUCK)
+        boxes = [visitor.find(part).bounding_box() for part in ("nav", ".tools", "#canvas", "#hint", "aside")]
+        ends = [box["y"] + box["height"] for box in boxes if box]
+        assert all(box and box["y"] >= end - 1 for box, end in zip(boxes[1:], ends, strict=False))
+        assert [
+            box["height"] >= least for box, least in zip(boxes, (80, 30, 240, 14, 150), strict=True) if box
+        ] == [True] * 5
+        visitor.find("[data-save=coco]").scroll_into_view_if_needed()
+        assert visitor.find("[data-save=coco]").is_visible()
+
+
 def test_masks_are_decoded_as_pycocotools_does(visitor: Visitor) -> None:
     """Masks of different shapes, decoded with the client's rle.js."""
     random = np.random.default_rng(1)

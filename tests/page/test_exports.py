@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tests.fakes import RADII, disc_mask, picture
+from tests.page.conftest import PageServer
 from tests.page.visitor import HEIGHT, WIDTH, Visitor
 from tests.rasters import HARD, assert_proper, beyond, ragged, rasterised
 
@@ -40,6 +41,30 @@ def visitor(visitor: Visitor) -> Visitor:
 
 def save(visitor: Visitor, kind: str) -> tuple[str, Path]:
     return visitor.download(visitor.find(f"[data-save={kind}]").click)
+
+
+def test_an_export_says_that_a_mask_has_not_come_yet(visitor: Visitor, server: PageServer) -> None:
+    server.segmenter.gate.clear()
+    visitor.press("n")
+    visitor.click(100, 350)
+    _, path = save(visitor, "coco")
+    assert len(COCO(str(path)).anns) == 2
+    assert visitor.alert().startswith("The last clicks on an object are not exported")
+    server.segmenter.gate.set()
+    visitor.until(lambda: visitor.find("#objects .figure").nth(2).inner_text() not in ("", "…"))
+    visitor.find("#dismiss").click()
+    _, path = save(visitor, "coco")
+    assert len(COCO(str(path)).anns) == 3
+    assert not visitor.find("#alert").is_visible()
+
+
+def test_after_a_name_the_keys_are_commands_again(visitor: Visitor) -> None:
+    name = visitor.find("#objects input").first
+    name.fill("hat")
+    name.press("Enter")
+    visitor.press("n")
+    visitor.until(lambda: visitor.find("#objects .selected").count() == 0)
+    assert name.input_value() == "hat"
 
 
 def test_coco_is_read_by_pycocotools(visitor: Visitor, capsys: pytest.CaptureFixture[str]) -> None:

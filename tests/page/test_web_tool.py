@@ -4,16 +4,17 @@ import base64
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 from pycocotools import mask as coco_mask
 
 from app.settings import Settings
-from tests.fakes import RADII, disc_mask
+from tests.fakes import RADII, disc_mask, picture
 from tests.page.conftest import PageServer
 from tests.page.sites import site_with
 from tests.server import ROOT
@@ -95,6 +96,36 @@ def test_the_example_page_draws_the_mask_of_decode_over_its_picture(
     assert (shown != DISC).mean() < 0.01
     boxes = [page.locator(part).bounding_box() for part in ("img", "canvas")]
     assert boxes[0] == boxes[1], "the mask lies over the picture"
+    assert faults == []
+
+
+def test_the_example_page_keeps_the_picture_that_was_chosen_last(
+    context: BrowserContext,
+    open_server: PageServer,
+    site: str,
+    page_of_the_site: list[bytes],
+    tmp_path: Path,
+) -> None:
+    page_of_the_site.append(EXAMPLE.replace("http://127.0.0.1:8000", open_server.url.rstrip("/")).encode())
+    small = tmp_path / "small.png"
+    small.write_bytes(picture(60, 40))
+    held: list[Route] = []
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(site)
+    choose = page.locator("input").set_input_files
+    page.route("**/embed", lambda route: held.append(route), times=1)
+    with page.expect_request("**/embed"):
+        choose(small)
+    choose(ROOT / "docs/hats.jpg")
+    expect(page.locator("output")).to_have_text("Click on an object.")
+    with page.expect_response("**/embed"):
+        held[0].continue_()  # the first picture's reply comes last
+    choose([])  # the dialog was cancelled
+    page.locator("canvas").click(position={"x": CLICK[0], "y": CLICK[1]})
+    expect(page.locator("output")).to_have_text(re.compile("predicted IoU 1.00"))
+    assert page.locator("canvas").evaluate("(canvas) => [canvas.width, canvas.height]") == [512, 341]
     assert faults == []
 
 

@@ -1,4 +1,4 @@
-"""A cluster of two fake Devices, one for each file of tests that asks for it. Needs the extra `cluster`."""
+"""A cluster of two fake Devices, one for each file of tests that asks for it (needs the extra `cluster`); haste."""
 
 import re
 import signal
@@ -33,3 +33,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Front asks the next Device at once."""
+    monkeypatch.setattr("app.cluster.asking._FIRST_PAUSE_S", 0)

@@ -7,7 +7,7 @@ import pytest
 from app.cluster import fronts as fronts_module
 from app.cluster.fronts import Fronts
 from app.service.segmentation import FrontState
-from tests.app.cluster.test_remote import front
+from tests.app.cluster.fronts import front
 from tests.fakes import LONG_S
 
 ONE, TWO = FrontState("gpu-host", 4700), FrontState("other-host", 4700)

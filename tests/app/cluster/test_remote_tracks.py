@@ -16,7 +16,7 @@ from app.codecs.answers import MaskOptions
 from app.errors import ShuttingDown
 from app.service.track_values import Range
 from model.video.values import Direction
-from tests.app.cluster.test_remote import encodes, front
+from tests.app.cluster.fronts import encodes, front
 from tests.app.routes.track_requests import CLICK, begin, click, lines, numbers
 from tests.fake_devices import FakeDevices
 from tests.fakes import Served, error, picture, serving, until

@@ -8,7 +8,7 @@ import pytest
 
 from app.cluster import remote_videos
 from app.cluster.parts import InParts, Parts
-from tests.app.cluster.test_remote import encodes, front
+from tests.app.cluster.fronts import encodes, front
 from tests.app.routes.test_videos import CLIP, MP4, pixels_of, upload
 from tests.app.routes.track_requests import click, lines, numbers
 from tests.fakes import error, until

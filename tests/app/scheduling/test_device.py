@@ -127,3 +127,16 @@ async def test_a_batch_gives_a_story_up_that_does_not_end(monkeypatch: pytest.Mo
     assert isinstance(outcome.result().exception(), ShuttingDown)
     monkeypatch.undo()
     await device.close()
+
+
+async def test_a_device_without_work_says_once_that_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.scheduling.device.IDLE_S", 0.02)
+    device, said = DeviceThread(), threading.Semaphore(0)
+    device.on_idle = said.release
+    device.start()
+    for number in range(2):
+        assert await device.run(lambda number=number: number) == number  # type: ignore[misc]
+        assert await asyncio.to_thread(said.acquire, timeout=LONG_S)
+        assert not await asyncio.to_thread(said.acquire, timeout=0.1)
+    assert device.busy_since is None
+    await device.close()

@@ -1,0 +1,46 @@
+"""Which files a command may write: never one of its pictures, as a shell makes of `--coco photos/*.jpg`.
+
+Does not know what is written.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from sam2_client.data_set_arguments import Misuse
+
+_REPLY = re.compile(rb'\s*\{\s*"(?:picture|image_id)"')
+"""How `sam2 decode` and the service begin a reply."""
+_START = 1024
+"""Bytes."""
+
+
+def require_data_set(option: str, output: Path, *, is_long: bool = False) -> None:
+    """Raise Misuse if a data set cannot be written there, or if that would replace a file that is none.
+
+    `is_long` says that what is done is kept in a file beside it, which devices and pipes do not have.
+    """
+    if output.is_dir():
+        raise Misuse(f"{option} {output} is a folder: name a file")
+    if not output.exists():
+        return
+    if not output.is_file():
+        if is_long:
+            raise Misuse(
+                f"{option} {output} is not a file, and the run keeps what is done beside it: name a file"
+            )
+        return
+    with output.open("rb") as file:
+        start = file.read(_START)
+    if b"\0" in start or _REPLY.match(start):  # text has no zeros, all pictures and videos have
+        raise Misuse(
+            f"{option} {output} exists and is not a data set, so it is not replaced: name another file"
+        )
+
+
+def require_another(
+    option: str, output: Path, inputs: Iterable[Path], *, what: str = "what the command reads"
+) -> None:
+    """Raise Misuse if writing there would replace one of the files that the command reads."""
+    if output.exists() and any(each.exists() and output.samefile(each) for each in inputs):
+        raise Misuse(f"{option} {output} is {what}: name another file")

@@ -1,0 +1,39 @@
+"""What long runs have in common."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from box_files import COMMAND, box_set, boxed, write
+from client_server import Served
+
+from sam2_client import Client, Model
+from sam2_client.command import main
+
+pytestmark = pytest.mark.usefixtures("commanded")
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize(
+    "arguments", [["everything", "photos", "--coco", "out.json", "--points-per-side", "2"], COMMAND]
+)
+def test_a_run_ends_when_the_server_has_another_model(
+    served: Served,
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, "b", [1, 1, 9, 9]), boxed(3, 30, [1, 1, 9, 9])))
+    real = Client.model
+
+    def before(client: Client) -> Model:
+        return replace(real(client), name="sam2_hiera_tiny")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "model", before)
+        assert main([*arguments, "--concurrency", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "sam2: the server has another model now, fake; sam2_hiera_tiny began this run" in error
+    assert error.count("another model") == 1, "and not for each picture"
+    assert not Path("out.json").exists()
+    assert main(arguments) == 0

@@ -1,0 +1,39 @@
+"""A Front before several fake devices."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.main import create_app
+from app.settings import Settings
+from tests.fake_devices import FakeDevices
+from tests.fakes import FakeSegmenter, Served, until
+
+
+@asynccontextmanager
+async def front(
+    devices: int = 3, *, folder: Path | None = None, **settings: Any
+) -> AsyncIterator[tuple[Served, FakeDevices]]:
+    """Run a Front before some devices."""
+    wanted = Settings(**{"workers": 2, "cache_dir": str(folder) if folder else ""} | settings)
+    segmenters = [FakeSegmenter() for _ in range(devices)]
+    fake = FakeDevices(wanted, *segmenters)
+    app = create_app(wanted, connect=fake.connect)
+    app.state.fake_devices = fake
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            await until(lambda: app.state.service.is_loaded)
+            try:
+                yield Served(app, client, segmenters[0]), fake
+            finally:
+                for segmenter in segmenters:
+                    segmenter.gate.set()
+
+
+def encodes(devices: FakeDevices) -> int:
+    """Return how many pictures were encoded in all."""
+    return sum(len(service._segmenter.encoded) for service in devices.services)  # type: ignore[union-attr]

@@ -1,0 +1,119 @@
+"""What a Front tells about its devices: which there are, with their load, and the metrics of all."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.version import VERSION
+from tests.app.cluster.fronts import front
+from tests.fake_devices import FakeDevices, Lost
+from tests.fakes import LONG_S, picture, serving, until
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
+
+@pytest.mark.usefixtures("either_service")
+async def test_the_devices_are_listed_with_their_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    async with serving() as served:
+        await served.embed(picture(), "a")
+        here = {"node": socket.gethostname(), "pid": os.getpid()}
+        async with asyncio.timeout(LONG_S):
+            while True:  # a Front looks from time to time, and work may still count when its reply comes
+                found = (await served.client.get("/cluster")).json()
+                if found["devices"][0]["images"] and not found["devices"][0]["waiting"]:
+                    break
+                await asyncio.sleep(0.01)
+        assert found["fronts"] == [here]
+        (device,) = found["devices"]
+        assert device == here | {
+            "id": "0",
+            "device": "imagined",
+            "ready": True,
+            "problem": None,
+            "waiting": 0,
+            "images": 1,
+            "model": "fake",
+            "fingerprint": served.segmenter.fingerprint,
+            "version": VERSION,
+        }
+
+
+async def test_a_device_that_is_not_ready_is_listed_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    async with front(devices=2) as (served, devices):
+        devices.services[1].drain()
+
+        async def listed() -> list[dict[str, Any]]:
+            devices: list[dict[str, Any]] = (await served.client.get("/cluster")).json()["devices"]
+            return devices
+
+        async with asyncio.timeout(LONG_S):
+            while (await listed())[1]["ready"]:  # noqa: ASYNC110  # it looks from time to time
+                await asyncio.sleep(0.01)
+        first, second = await listed()
+        assert first["ready"]
+        assert "shutting down" in second["problem"]
+        assert (await served.client.get("/readyz")).status_code == 200
+
+
+async def test_a_scrape_has_the_metrics_of_every_device() -> None:
+    async with front(devices=2) as (served, _devices):
+        await served.embed(picture(), "truck")
+        lines = (await served.client.get("/metrics")).text.splitlines()
+        assert len(lines) == len(set(lines))
+        for device in ("0", "1"):
+            assert f'sam2_cache_lookups_total{{device="{device}",outcome="miss"}} ' in "\n".join(lines)
+            assert any(line.startswith(f'sam2_waiting_prompts{{device="{device}"}} ') for line in lines)
+        assert "sam2_ready_devices 2.0" in lines
+        built = [
+            sample.labels
+            for family in text_string_to_metric_families("\n".join(lines) + "\n")
+            for sample in family.samples
+            if sample.name == "sam2_build_info"
+        ]
+        assert [(each["device"], each["exported_device"]) for each in built] == [
+            ("0", "imagined"),
+            ("1", "imagined"),
+        ]
+        metrics = [line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")]
+        runs = [name for i, name in enumerate(metrics) if i == 0 or metrics[i - 1] != name]
+        alone = [name for name in runs if not name.endswith(("_bucket", "_count", "_sum", "_created"))]
+        assert len(alone) == len(set(alone))  # the lines of a metric stand together
+
+
+async def test_a_scrape_says_who_answered_and_what_moved(tmp_path: Path) -> None:
+    async with front(folder=tmp_path, devices=2) as (served, devices):
+        await served.embed(picture(), "truck")
+        for service in devices.services:
+            await until(lambda tiers=service.store.tiers: not tiers._tasks)  # type: ignore[misc]
+        owner = devices.asked[0][1]
+        await served.click("truck")
+        await served.client.get("/images")  # any device: nothing moves
+        text = (await served.client.get("/metrics")).text
+        assert "sam2_moved_calls_total 0.0" in text
+        devices.dead.add(owner)
+        for _ in range(3):
+            assert (await served.click("truck")).status_code == 200
+        lines = (await served.client.get("/metrics")).text.splitlines()
+        assert "sam2_moved_calls_total 1.0" in lines
+        calls = {device: sum(each == device for _, each in devices.asked) for device in (0, 1)}
+        for device, count in calls.items():
+            assert f'sam2_device_calls_total{{device="{device}"}} {float(count)}' in lines
+        assert f'sam2_cache_hits_total{{device="{1 - owner}",tier="disk"}} 1.0' in lines
+
+
+async def test_ones_own_metrics_are_told_while_no_device_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(self: FakeDevices, *, patience_s: float) -> list[tuple[str, bytes]]:
+        raise Lost(patience_s)
+
+    async with front(devices=1) as (served, _):
+        monkeypatch.setattr(FakeDevices, "figures", lost)
+        reply = await served.client.get("/metrics")
+        assert reply.status_code == 200
+        assert "sam2_devices 1.0" in reply.text
