@@ -47,6 +47,7 @@ def clip(
     b_frames: int = 2,
     aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
+    x264: str = "",
     drawings: Sequence[av.VideoFrame] = (),
 ) -> bytes:
     """Return a video of `frames` frames, at 10 a second or at `times_ms`, with a key frame every `group` frames."""
@@ -64,7 +65,8 @@ def clip(
         if codec == "mpeg4":
             stream.bit_rate = 4_000_000
         if codec == "libx264":
-            stream.options = {"preset": "ultrafast" if not b_frames else "veryfast", "crf": "12"}
+            preset = "ultrafast" if not b_frames else "veryfast"
+            stream.options = {"preset": preset, "crf": "12", "x264-params": x264}
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         for number in range(len(drawings) or frames):
@@ -112,3 +114,33 @@ def with_broken_packet(data: bytes, container: str, number: int) -> bytes:
 def box(kind: bytes, content: bytes) -> bytes:
     """Return a box of an MP4."""
     return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def with_edits(mp4: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
+    """Give an MP4 with its index at the end an edit list: durations and starts, in ms."""
+    scale = int.from_bytes(mp4[(at := mp4.index(b"mdhd") + 16) : at + 4], "big") // 1000
+    entries = b"".join(struct.pack(">IiI", duration, start * scale, 1 << 16) for duration, start in edits)
+    new = box(b"edts", box(b"elst", struct.pack(">II", 0, len(edits)) + entries))
+    at = mp4.index(b"edts") - 4
+    end = at + int.from_bytes(mp4[at : at + 4], "big")
+    changed = bytearray(mp4[:at] + new + mp4[end:])
+    for holder in (b"moov", b"trak"):
+        start = mp4.index(holder) - 4
+        size = int.from_bytes(mp4[start : start + 4], "big") + len(new) - (end - at)
+        changed[start : start + 4] = struct.pack(">I", size)
+    return bytes(changed)
+
+
+def one_after_the_other(first: bytes, second: bytes) -> bytes:
+    """Join two WebM, of frames at 10 a second, to one whose frames change in size, as recordings of calls do."""
+    file, at = io.BytesIO(), 0
+    with av.open(io.BytesIO(first)) as model, av.open(file, "w", format="webm") as output:
+        stream = output.add_stream_from_template(model.streams.video[0])
+        for part in (first, second):
+            with av.open(io.BytesIO(part)) as given:
+                for packet in given.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = 100 * at
+                        packet.stream, at = stream, at + 1
+                        output.mux(packet)
+    return file.getvalue()

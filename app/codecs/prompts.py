@@ -14,7 +14,7 @@ from PIL import Image
 from app.codecs import rle
 from app.codecs.logits import decode_logits
 from app.errors import InvalidPrompt
-from model.masks.runs import Runs
+from model.masks.runs import Runs, runs
 from model.masks.transposing import by_rows
 from model.types import Logits, Prompt
 
@@ -67,7 +67,7 @@ def resolve_prompts(
 def resolve_of_track(
     request: PromptRequest, *, height: int, width: int, mask_size: tuple[int, int]
 ) -> Prompt | npt.NDArray[np.bool_]:
-    """Return clicks and a box or, for a mask, the mask itself. Raises InvalidPrompt."""
+    """Return clicks and a box or, for a mask, the mask itself at the picture's size. Raises InvalidPrompt."""
     try:
         if request.mask_input is None:
             return _resolve(request, height=height, width=width, mask_size=mask_size)
@@ -77,7 +77,8 @@ def resolve_of_track(
             )
         if isinstance(request.mask_input, RleMask):
             return _drawn(request.mask_input, height=height, width=width)
-        return _logits(request.mask_input, mask_size) > 0
+        # The mask that was shown: its outline lies between the values of the logits.
+        return by_rows(runs(_logits(request.mask_input, mask_size), height=height, width=width))
     except ValueError as error:
         raise InvalidPrompt(f"{error}.") from error
 

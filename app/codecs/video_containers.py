@@ -45,6 +45,8 @@ _LOOKS_LIKE = tuple(
 )
 
 _HOLDERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"}
+_KIND = re.compile(rb"[\x20-\x7e\xa9]{4}")
+"""FFmpeg reads no box of another kind."""
 _CHECK_EVERY = 4096
 
 
@@ -150,6 +152,8 @@ def _boxes(data: bytes, at: int, end: int, *, depth: int) -> Iterator[_Box]:
             size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
         elif size == 0:  # up to the end
             size = end - at
+        if depth == 0 and not _KIND.fullmatch(kind) and not head <= size <= end - at:
+            return  # no box: what some cameras write behind the last one, and FFmpeg ends there too
         if size < head:
             raise InvalidVideo("The boxes of this video are broken. Save it again.")
         if at + size > end and depth == 0:

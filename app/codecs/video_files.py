@@ -79,7 +79,7 @@ def survey(
     check: Callable[[], None],
     turn: Callable[[int], AbstractContextManager[None]],
 ) -> Video:
-    """List the packets of a video, choose frames, and decode the first one that can be.
+    """List the packets of a video, choose frames, and decode the first one of the file that can be.
 
     Raises InvalidVideo, ImageTooLarge, VideoTooLarge and ValidationFailed. Calls `check` now and then,
     and decodes within `turn`, which gets the number of pixels of a frame.
@@ -100,7 +100,8 @@ def survey(
     if not pixels:
         raise InvalidVideo("The frames of this video have no size. Save it again.")
     with turn(pixels), closing(Reader(file, demuxer, packets, max_pixels=max_pixels)) as reader:
-        first = reader.any_frame(int(frames.ticks[0]), check)
+        # Of the file, not of those chosen: all videos of a file share the embeddings of its frames.
+        first = reader.any_frame(int(packets.shown[0]), check)
         if first is None:
             raise InvalidVideo("No frame of this video can be decoded. Save it again.")
         geometry = geometry_of(first, aspect, max_pixels=max_pixels)
@@ -113,11 +114,10 @@ class Reader:
     def __init__(self, file: BinaryIO, demuxer: Demuxer, packets: Packets, *, max_pixels: int) -> None:
         """Open the file. Raises InvalidVideo."""
         self._file, self._demuxer, self._packets = file, demuxer, packets
-        order = np.argsort(packets.ticks, kind="stable")
+        shown = np.flatnonzero(packets.is_shown)  # others may have the time stamp of a shown one
+        order = shown[np.argsort(packets.ticks[shown], kind="stable")]
         self._sorted, self._order = packets.ticks[order], order
-        self._keys = [int(each) for each in np.flatnonzero(packets.is_key)] or [0]
-        if self._keys[0] != 0:
-            self._keys.insert(0, 0)
+        self._keys = _known_keys(packets)
         self._max_pixels = max_pixels
         self._kept: OrderedDict[int, VideoFrame] = OrderedDict()  # by time stamp, least recently used first
         self._kept_bytes = 0
@@ -127,6 +127,8 @@ class Reader:
         self._packets_left: Iterator[Packet[VideoStream]]
         self._next: Packet[VideoStream] | None
         """The packet after a seek, which was read to know it."""
+        self._begun: int
+        """The place of the packet at which decoding began."""
         self._fed: int
         """The place of the next packet to decode."""
         self._last_out: int | None
@@ -155,6 +157,15 @@ class Reader:
             self._kept.move_to_end(at)
             return self._kept[at]
         self._go_to(at)
+        found = self._decode_to(at, check)
+        if found is None and self._begun and self._begun >= self._start_for(at):
+            # Without key frames (intra refresh), a decoder that begins here has whole frames only a while later.
+            self._seek(self._keys[bisect.bisect_left(self._keys, self._begun) - 1])
+            found = self._decode_to(at, check)
+        return found
+
+    def _decode_to(self, at: int, check: Callable[[], None]) -> VideoFrame | None:
+        """Go on until the frame with a time stamp, or one after it."""
         found: VideoFrame | None = None
         while found is None and (self._last_out is None or self._last_out < at):
             check()
@@ -211,11 +222,14 @@ class Reader:
         self._skip_to(start)
 
     def _skip_to(self, start: int) -> bool:
-        """Read packets until the one at a place; false if it does not come. It is known by its time stamp."""
+        """Read packets until the one at a place; false if it does not come. It is known by its time stamp, which is
+        that of a key frame of its own, or the first one of the file.
+        """
         wanted = int(self._packets.ticks[start])
         for packet in self._packets_left:
             if _ticks_of(packet) == wanted:
-                self._fed, self._next = start, packet
+                self._begun = self._fed = start
+                self._next = packet
                 return True
         return False
 
@@ -255,13 +269,24 @@ class Reader:
         self._decoder = decoder_of(self._stream, max_pixels=self._max_pixels)
         self._packets_left = packets_of(self._container, self._stream)
         self._next = None
-        self._fed = 0
+        self._begun = self._fed = 0
         self._last_out = None
         self._is_over = False
 
     def _forget(self) -> None:
         self._kept.clear()
         self._kept_bytes = 0
+
+
+def _known_keys(packets: Packets) -> list[int]:
+    """Return the places at which decoding may begin, ascending; the first one is 0.
+
+    After a seek, a packet is known by its time stamp. So others with that of another packet are left out: frames
+    that repeat, and packets that an edit list shows twice, or decodes without showing them.
+    """
+    _, place, count = np.unique(packets.ticks, return_inverse=True, return_counts=True)
+    keys = np.flatnonzero(packets.is_key & (count[place] == 1)).tolist()
+    return [0, *(key for key in keys if key)]
 
 
 def _ticks_of(packet: Packet[VideoStream]) -> int | None:

@@ -36,7 +36,12 @@ _ORIENTATIONS = {
 _BT709, _UNSPECIFIED, _BT2020, _BT2020_CONSTANT = 1, 2, 9, 10
 _KNOWN_MATRICES = (1, 4, 5, 6, 7, 9)
 """Those that swscale has coefficients for, as H.273 numbers them."""
+_LIMITED = 1
+_GREYS = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint8)
+"""From 16..235 to 0..255, which swscale does for colours alone."""
 _HD_WIDTH, _HD_HEIGHT = 1280, 576
+_EXACT = 2 | 8192
+"""swscale's BILINEAR and FULL_CHR_H_INT, without which more than 8 bits, and scaled frames, have white at 253."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,12 @@ def to_pixels(frame: VideoFrame, geometry: Geometry) -> Pixels:
         height=height,
         src_colorspace=matrix,
         dst_colorspace=matrix,
+        interpolation=_EXACT,
         threads=1,
     )
     shown: Pixels = pixels.astype(np.uint8, copy=False)
+    if frame.color_range == _LIMITED and len(frame.format.components) == 1 and not frame.format.has_palette:
+        shown = _GREYS[shown]
     if has_alpha:
         shown = np.asarray(over_white(Image.fromarray(shown)))
     if geometry.orientation == 1:

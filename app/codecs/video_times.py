@@ -17,6 +17,8 @@ Ticks: TypeAlias = npt.NDArray[np.int64]
 """Time stamps in units of the stream's time base."""
 
 _DECIMALS = 6
+_EXACT_S = 1e-6
+"""What rounding to so many decimals changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,7 @@ def choose_frames(shown: Ticks, *, last_ticks: int, tick_s: float, sampling: Sam
     if start >= duration:
         what = f"the video lasts {duration:g} s, and {start:g} s is after its end"
         raise ValidationFailed(f"start_s: {what}.", details=[{"where": "start_s", "what": what}])
-    # Containers round time stamps to their ticks: in WebM the third frame at 30 a second is at 67 ms, not at 66.7.
-    slack = tick_s / 2
+    slack = _slack_s(shown, tick_s)
     if sampling.fps is None:
         first, stop = (int(np.searchsorted(times, each - slack)) for each in (start, end))
         stop = len(times) if end == duration else stop
@@ -105,6 +106,18 @@ def choose_frames(shown: Ticks, *, last_ticks: int, tick_s: float, sampling: Sam
         chosen = shown[np.maximum(places, 0)]
     fps = sampling.fps or _mean_rate(times, duration)
     return Frames(chosen, tuple(round(float(each), _DECIMALS) for each in at), round(fps, _DECIMALS))
+
+
+def _slack_s(shown: Ticks, tick_s: float) -> float:
+    """Return how much later than a time a frame may be to count as on screen then.
+
+    Containers round time stamps to their ticks: in WebM the third frame at 30 a second is at 67 ms, not at 66.7.
+    Frames at equal distances are not rounded, and a tick may be as long as a frame.
+    """
+    steps = np.diff(shown)
+    if len(steps) < 2 or steps.min() == steps.max():
+        return _EXACT_S
+    return max(_EXACT_S, tick_s * min(0.5, float(np.median(steps)) / 8))
 
 
 def _mean_rate(times: npt.NDArray[np.float64], duration: float) -> float:

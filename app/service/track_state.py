@@ -1,6 +1,7 @@
 """A track: its frames, its prompts, and what it remembers. Does not know of other tracks, or where it is kept."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,13 +60,23 @@ class TrackState:
         self.history = [each for each in before if not mark or each.mark != mark]
         return len(self.history) < len(before)
 
+    def has_other_prompts(self, object_id: int, *, frame: int) -> bool:
+        """Whether an object has prompts on other frames."""
+        return any(each.object_id == object_id and each.frame != frame for each in self.history)
+
     def remove_prompts(self, object_id: int, *, frame: int | None = None) -> None:
-        """Remove an object's prompts on a frame, or all of them."""
+        """Remove an object's prompts on a frame, or all of them. Objects keep their order."""
+        order = list(dict.fromkeys(each.object_id for each in self.history))
         self.history = [
             each
             for each in self.history
             if each.object_id != object_id or (frame is not None and each.frame != frame)
         ]
+        self.history.sort(
+            key=lambda each: order.index(each.object_id)
+        )  # else one that lost its first comes later
+        if not self.history:
+            self.done.clear()
 
     def info(self) -> TrackInfo:
         """Describe it."""
@@ -134,5 +145,21 @@ class TrackState:
 def check_addition(state: TrackState, request: TrackPromptRequest) -> None:
     """Check what depends neither on the frame's picture nor on other prompts. Raises InvalidPrompt."""
     check_whole([request.prompt])
-    if request.frame >= state.count:
-        raise InvalidPrompt(f"frame {request.frame}: the track has frames 0 to {state.count - 1}.")
+    if what := _beyond(state, request):
+        raise InvalidPrompt(f"{what}.")
+
+
+def check_additions(state: TrackState, requests: Sequence[TrackPromptRequest]) -> None:
+    """Check several prompts of one request. Raises InvalidPrompt with the index of the first bad one."""
+    check_whole([each.prompt for each in requests])
+    for place, request in enumerate(requests):
+        if what := _beyond(state, request):
+            where = f"prompts[{place}]"
+            raise InvalidPrompt(f"{where}: {what}.", details=[{"where": where, "what": what}])
+
+
+def _beyond(state: TrackState, request: TrackPromptRequest) -> str | None:
+    """Say in words that the track has no such frame."""
+    if request.frame < state.count:
+        return None
+    return f"frame {request.frame}: the track has frames 0 to {state.count - 1}"

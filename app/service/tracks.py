@@ -20,7 +20,7 @@ from app.service.prompt_history import check_size, with_prompt
 from app.service.propagation import Propagation
 from app.service.track_frames import Pictures, TrackFrames
 from app.service.track_masks import shape_objects
-from app.service.track_state import TrackState, check_addition
+from app.service.track_state import TrackState, check_addition, check_additions
 from app.service.track_states import TrackStates
 from app.service.track_values import FrameAnswer, Frames, Range, TrackInfo, TrackPromptRequest
 from app.service.wiring import Machinery
@@ -29,7 +29,7 @@ from app.storage.kept_tracks import KeptTracks, TrackKeeper
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
 from app.track_errors import TrackBusy, TrackNotFound
-from model.video.values import Frame, ObjectMask
+from model.video.values import Frame, ObjectMask, dropped
 
 
 class Tracks:
@@ -158,8 +158,6 @@ class Tracks:
                     state, lambda live: live.remove_object(object_id), times=StageTimes(), share=share
                 )
             state.remove_prompts(object_id)
-            if not state.history:
-                state.done.clear()
             await self.states.save(state)
 
     async def clear_prompts(
@@ -170,9 +168,15 @@ class Tracks:
         async with self._alone(state):
             if not any((each.object_id, each.frame) == (object_id, frame) for each in state.history):
                 return None
-            said: str | None = await self._changing(
-                state, lambda live: live.clear_prompts(frame, object_id), times=StageTimes(), share=share
-            )
+            said: str | None
+            if (
+                state.live is None
+            ):  # it is made again from the prompts that are left: this one's frame may be gone
+                said = None if state.has_other_prompts(object_id, frame=frame) else dropped(object_id, frame)
+            else:
+                said = await self._changing(
+                    state, lambda live: live.clear_prompts(frame, object_id), times=StageTimes(), share=share
+                )
             state.remove_prompts(object_id, frame=frame if said is None else None)
             await self.states.save(state)
             return said
@@ -218,8 +222,7 @@ class Tracks:
         state = await self._frames.survey(
             frames, tenant=tenant, name="", corrections=corrections, share=share
         )
-        for request in prompts:
-            check_addition(state, request)
+        check_additions(state, prompts)
         state.history = list(prompts)
         check_size(state.history)
         try:

@@ -199,6 +199,7 @@ class Register:
 
     async def _change(self, key: Key, change: Change) -> frozenset[str]:
         before = self.find(key.image_id, tenant=key.tenant)
+        change = self._after_pending(key, change)
         self._unsaved[key] = change
         while len(self._unsaved) > MOST_NAMES:
             del self._unsaved[next(iter(self._unsaved))]
@@ -215,6 +216,18 @@ class Register:
                 partial(self._on_unnamed, before.content)
             )  # although its name is still on the disk
         return frozenset({before.content})
+
+    def _after_pending(self, key: Key, change: Change) -> Change:
+        """Return what a change is behind one that is not written yet: the name is as that one leaves it.
+
+        Raises ImageIdConflict for a name that is about to belong to another content.
+        """
+        pending = self._unsaved.get(key)
+        if pending is None or change.name is None or change.replace:
+            return change
+        if pending.name is not None and pending.name.content != change.name.content:
+            raise ImageIdConflict.for_id(key.image_id)
+        return Change(change.name, replace=pending.replace)
 
     async def _flush(self) -> None:
         if not self._unsaved or monotonic() < self._broken_until:

@@ -147,18 +147,36 @@ def write(file: Path, parts: Mapping[str, Any]) -> None:
     """Write a data set at once or not at all: a cut leaves the file as it was. Iterators are written as lists,
     piece by piece, so that a large one takes little memory. Raises OSError.
     """
-    if file.exists() and not file.is_file():  # such as /dev/stdout, which may link to a pipe without a path
+    if _is_special(file):
         with file.open("w", encoding="utf-8") as out:
             out.writelines(_pieces(parts))
         return
-    file = file.resolve()  # a link stays one
-    new = file.with_name(f"{file.name}.new")
+    file, new = _beside(file)
     try:
         with new.open("w", encoding="utf-8") as out:
             out.writelines(_pieces(parts))
         new.replace(file)
     finally:
         new.unlink(missing_ok=True)
+
+
+def require_writable(file: Path) -> None:
+    """Raise OSError if a data set could not be written there."""
+    if not _is_special(file):
+        _, new = _beside(file)
+        new.touch()
+        new.unlink()
+
+
+def _is_special(file: Path) -> bool:
+    """Whether it is no file that can be replaced, such as /dev/stdout, which may link to a pipe without a path."""
+    return file.exists() and not file.is_file()
+
+
+def _beside(file: Path) -> tuple[Path, Path]:
+    """Return where a file is, as a link stays one, and where it is until it is complete."""
+    file = file.resolve()
+    return file, file.with_name(f"{file.name}.new")
 
 
 def _pieces(parts: Mapping[str, Any]) -> Iterator[str]:

@@ -27,6 +27,7 @@ class OverlayVideo:
         require()
         import av
 
+        file.open("wb").close()  # FFmpeg opens it with the first frame, and does not say which file it cannot
         self._output = av.open(str(file), "w", format="mp4")
         try:
             self._stream = self._output.add_stream(_CODEC, rate=Fraction(rate).limit_denominator(1000))
@@ -38,7 +39,8 @@ class OverlayVideo:
             ) from error
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
-        self._stream.options = {"crf": "18"}
+        # Frames in the order of their times: else the file says that it ends before a frame that comes late.
+        self._stream.options = {"crf": "18", "bf": "0"}
         self._last: int | None = None
         self._start = 0.0
         self.count = 0

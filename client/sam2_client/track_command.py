@@ -5,19 +5,31 @@ Does not know how its outputs are written.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sam2_client import overlay_video
 from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.messages import complain
-from sam2_client.named_files import PICTURE_SUFFIXES, named_files
+from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.outputs import require_another, require_data_set
 from sam2_client.sync_track import Track
 from sam2_client.track_arguments import Prompts, prompts_of
-from sam2_client.track_outputs import Clip, CocoFile, MaskFiles, Output, OverlayFile, close
-from sam2_client.track_sources import in_order
+from sam2_client.track_outputs import (
+    Clip,
+    CocoFile,
+    MaskFiles,
+    Output,
+    OverlayFile,
+    close,
+    masks_of,
+    partial_of,
+)
+from sam2_client.track_sources import VIDEO_SUFFIXES, in_order
 
+_PICTURES = PICTURE_SUFFIXES - VIDEO_SUFFIXES
+"""A lone file with one of these suffixes is one frame, as in a folder."""
 _PICTURES_FPS = 10.0
 
 
@@ -26,7 +38,7 @@ def track(client: Client, arguments: argparse.Namespace) -> bool:
     _check(arguments)
     asked = prompts_of(arguments.said)
     shown = sys.stderr.isatty()
-    tracked, clip = _begin(client, arguments, shown=shown)
+    tracked, clip = _begin(client, asked, arguments, shown=shown)
     with tracked:
         for each in asked.prompts:
             tracked.click(
@@ -61,10 +73,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise Misuse(f"-o {arguments.output} is a file: name a folder")
 
 
-def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tuple[Track, Clip]:
+def _begin(
+    client: Client, asked: Prompts, arguments: argparse.Namespace, *, shown: bool
+) -> tuple[Track, Clip]:
     """Upload the video or the pictures, and begin the track."""
     path = Path(arguments.frames[0])
-    if len(arguments.frames) == 1 and path.is_file():
+    if len(arguments.frames) == 1 and path.is_file() and path.suffix.lower() not in _PICTURES:
+        _spare([path], asked, arguments)
         video = client.upload_video(path, fps=arguments.fps)
         tracked, fps = client.track(video), video.fps
         name = path.name
@@ -72,11 +87,10 @@ def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tup
         def file_name(index: int) -> str:
             return f"{path.stem}/{index:06d}.jpg"
     else:
-        files = in_order(file.path for file in named_files(arguments.frames, suffixes=PICTURE_SUFFIXES))
-        if not files:
-            raise ValueError("there are no pictures in what is named")
+        files = _pictures(arguments.frames)
         if arguments.fps is not None and arguments.overlay is None:
             raise Misuse("--fps requires a video, or --overlay: pictures have no time")
+        _spare(files, asked, arguments)
         tracked, fps = client.track(files, progress=shown), arguments.fps or _PICTURES_FPS
         name = path.as_posix() if path.is_dir() else files[0].parent.as_posix()
 
@@ -85,6 +99,35 @@ def _begin(client: Client, arguments: argparse.Namespace, *, shown: bool) -> tup
 
     clip = Clip(name, tracked.width, tracked.height, tracked.frames, fps, file_name, tracked.picture)
     return tracked, clip
+
+
+def _pictures(named: Sequence[str]) -> list[Path]:
+    """Return the frames that are named, in order. Those of a folder are its own, as for Client.track."""
+    found = list(named_files(named, suffixes=PICTURE_SUFFIXES))
+    files = in_order(each.path for each in found if each.path.parent == each.root)
+    taken = set(files)
+    tell_left_out(
+        [each.path for each in found if each.path not in taken],
+        why="a folder within the one that is named may hold masks: name it too",
+    )
+    if not files:
+        raise ValueError("there are no pictures in what is named")
+    return files
+
+
+def _spare(inputs: Sequence[Path], asked: Prompts, arguments: argparse.Namespace) -> None:
+    """Raise Misuse for an output in the place of what is read."""
+    read = {each.resolve() for each in inputs}
+    for option, file in (("--coco", arguments.coco), ("--overlay", arguments.overlay)):
+        if file is not None and not read.isdisjoint({file.resolve(), partial_of(file).resolve()}):
+            raise Misuse(f"{option} {file} would replace what is tracked: name another file")
+    if arguments.output is not None:
+        folders = {each.parent for each in read}
+        for object_id in {each.object for each in asked.prompts}:
+            if (folder := masks_of(arguments.output, object_id)).resolve() in folders:
+                raise Misuse(
+                    f"-o {arguments.output}: masks would replace frames in {folder}; name another folder"
+                )
 
 
 def _follow(

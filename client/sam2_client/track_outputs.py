@@ -45,7 +45,7 @@ class MaskFiles:
     def add(self, frame: TrackedFrame) -> None:
         """Write the masks of a frame, each file at once or not at all."""
         for number, mask in frame.masks.items():
-            file = self._folder / f"{number:03d}" / f"{frame.index:06d}.png"
+            file = masks_of(self._folder, number) / f"{frame.index:06d}.png"
             file.parent.mkdir(exist_ok=True)
             new = file.with_suffix(".new")
             try:
@@ -74,6 +74,10 @@ class CocoFile:
     """Objects and annotations by frame."""
     _times: dict[int, float] = field(default_factory=dict)
     _objects: dict[int, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise OSError if the file cannot be written: at the end, what is done would be lost."""
+        coco.require_writable(self.file)
 
     def add(self, frame: TrackedFrame) -> None:
         """Keep the masks of a frame."""
@@ -216,6 +220,11 @@ def close(outputs: Sequence[Output], *, is_complete: bool, frames: int) -> None:
         complain(f"stopped: {frames} frames are done and kept in {', '.join(kept)}")
     if failure is not None:
         raise failure
+
+
+def masks_of(folder: Path, object_id: int) -> Path:
+    """Return where the masks of an object are."""
+    return folder / f"{object_id:03d}"
 
 
 def partial_of(file: Path) -> Path:

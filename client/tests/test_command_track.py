@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from client_server import Served
@@ -15,7 +16,7 @@ from sam2_client import Client
 from sam2_client.command import main
 from sam2_client.track_arguments import prompts_of
 from tests.fakes import RADII, disc_mask
-from tests.small_videos import HEIGHT, WIDTH
+from tests.small_videos import HEIGHT, WIDTH, clip
 
 pytestmark = pytest.mark.usefixtures("clip_file")
 
@@ -166,6 +167,20 @@ def test_a_rate_for_videos_and_for_pictures(tmp_path: Path) -> None:
     assert [time for time, _ in shown("slow.mp4")] == pytest.approx([0, 0.5, 1, 1.5], abs=1e-3)
 
 
+def test_an_overlay_says_how_long_it_is_where_the_last_frame_comes_late() -> None:
+    """Players show nothing behind the end that a file gives."""
+    times_ms = [0, 100, 200, 300, 400, 60_000]
+    Path("late.webm").write_bytes(clip("webm", "libvpx-vp9", frames=6, times_ms=times_ms))
+    assert run(*POINT, "--overlay", "out.mp4", frames="late.webm") == 0
+    with av.open("out.mp4") as opened:
+        (stream,) = opened.streams.video
+        assert (opened.duration or 0) / av.time_base > 60
+        assert stream.duration
+        assert stream.time_base
+        assert float(stream.duration * stream.time_base) > 60
+    assert [time for time, _ in shown()] == pytest.approx([each / 1000 for each in times_ms], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "named", [["frames"], ["frames/*.png"], [f"frames/{n}.png" for n in (10, 11, 8, 9)]], ids=str
 )
@@ -180,6 +195,29 @@ def test_pictures_are_frames(tmp_path: Path, named: list[str], capsys: pytest.Ca
     ]
     assert (data["videos"][0]["name"], data["videos"][0]["length"]) == ("frames", 4)
     assert len(written()) == len(shown()) == 4
+
+
+def test_masks_in_the_folder_of_the_frames_are_no_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run took the masks of the first one for frames."""
+    frames_in(tmp_path / "frames")
+    for _ in range(2):
+        assert run("--point", "30,20", "-o", "frames/masks", "--coco", "out.json", frames="frames") == 0
+        assert [each["file_name"] for each in read()["images"]] == [f"frames/{n}.png" for n in range(8, 12)]
+    assert "left out frames/masks/001/000000.png" in capsys.readouterr().err
+    assert run("--point", "30,20", "--coco", "out.json", frames="frames/masks/001") == 0
+    assert len(read()["images"]) == 4
+
+
+def test_a_picture_alone_is_a_frame(tmp_path: Path) -> None:
+    """A pattern may match one file, as a folder may have one. A lone GIF is a video."""
+    frames_in(tmp_path / "frames")
+    assert run("--point", "30,20", "--coco", "out.json", frames="frames/8.png") == 0
+    assert [each["file_name"] for each in read()["images"]] == ["frames/8.png"]
+    Path("clip.gif").write_bytes(clip("gif", "gif", frames=3, pix_fmt="gray"))
+    assert run("--point", "30,20", "--coco", "out.json", frames="clip.gif") == 0
+    assert len(read()["images"]) == 3
 
 
 def test_a_picture_of_odd_size_is_shown_too(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`sam2 track` that is used wrongly or fails, and what a cut leaves of its outputs."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from client_server import Served
 from PIL import Image
 from track_command_files import POINT, read, run, shown, written
-from track_files import frames_in
+from track_files import CLIP, frames_in
 
 import sam2_client
 from sam2_client import overlay_video
@@ -54,6 +55,29 @@ def test_wrong_usage_ends_with_2(
     assert served.trouble.asked == [], "found out before anything is uploaded"
 
 
+def test_what_is_tracked_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], served: Served
+) -> None:
+    frames_in(tmp_path / "001")
+    os.link("clip.mp4", "clip.partial.mp4")
+    Path("here").symlink_to(".")
+    served.trouble.asked.clear()
+    for frames, option, output in (
+        ("clip.mp4", "--overlay", "clip.mp4"),
+        ("clip.mp4", "--overlay", "here/clip.mp4"),
+        ("clip.partial.mp4", "--overlay", "clip.mp4"),
+        ("001", "--coco", "001/8.png"),
+        ("001", "-o", "."),
+        ("001/8.png", "-o", "here"),
+    ):
+        assert run(*POINT, option, output, frames=frames) == 2
+        assert "name another" in capsys.readouterr().err
+    assert served.trouble.asked == [], "found out before anything is uploaded"
+    assert Path("clip.mp4").read_bytes() == CLIP
+    assert run("--object", "2", "--point", "30,20", "-o", ".", frames="001") == 0
+    assert written("002") == [f"{frame:06d}.png" for frame in range(4)]
+
+
 def test_pictures_have_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames_in(tmp_path / "frames")
     assert run(*POINT, "-o", "masks", "--fps", "2", frames="frames") == 2
@@ -78,6 +102,20 @@ def test_what_fails_is_said_in_a_line(
     assert run(*POINT, "--overlay", "out.mp4") == 1
     assert "pip install av" in capsys.readouterr().err
     assert run(*POINT, "-o", "masks") == 0, "nothing else needs it"
+
+
+@pytest.mark.parametrize("option", ["--coco", "--overlay"])
+def test_what_cannot_be_written_is_said_before_frames_are_tracked(
+    option: str, capsys: pytest.CaptureFixture[str], served: Served
+) -> None:
+    served.trouble.asked.clear()
+    suffix = ".json" if option == "--coco" else ".mp4"
+    output = "x" * (255 - len(suffix)) + suffix  # a little longer until it is complete
+    assert run(*POINT, option, output) == 1
+    said = capsys.readouterr().err
+    assert output.removesuffix(suffix) in said
+    assert not any("propagate" in asked for asked in served.trouble.asked)
+    assert [each.name for each in Path().iterdir()] == ["clip.mp4"]
 
 
 def test_a_frame_that_cannot_be_decoded_is_a_line_and_the_rest_is_done(

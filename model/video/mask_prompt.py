@@ -14,7 +14,7 @@ from PIL import Image
 from model.errors import TrackError
 from model.types import Embedding, Logits, Prediction, Prompt
 from model.video.object_track import added
-from model.video.values import ABSENT, Direction, Frame, MaskPrompt, ObjectMask, TrackPrompt
+from model.video.values import ABSENT, Direction, Frame, MaskPrompt, ObjectMask, TrackPrompt, dropped
 
 LEAST_IOU = 0.5
 """Where the decoder thinks less of its mask, the object is said not to be there: its score is 0 at this value."""
@@ -158,7 +158,7 @@ class MaskPromptTrack:
         if found.prompts:
             return None
         del self._objects[object_id]
-        return f"Object {object_id} is dropped: without its prompt on frame {frame} it has none to be tracked from."
+        return dropped(object_id, frame)
 
     def _drawn(self, object_id: int, prompt: MaskPrompt) -> _Held:
         picture = Image.fromarray(np.ascontiguousarray(prompt.mask, np.uint8) * np.uint8(255))

@@ -32,6 +32,7 @@ from model.video.values import (
     Request,
     Seen,
     TrackPrompt,
+    dropped,
 )
 
 
@@ -210,7 +211,7 @@ class Track:
         if found.is_conditioned:
             return None
         del self._objects[object_id]
-        return f"Object {object_id} is dropped: without its prompt on frame {frame} it has none to be tracked from."
+        return dropped(object_id, frame)
 
     def _answer(self, found: ObjectTrack, frame: Frame, prompt: TrackPrompt, *, anew: bool) -> Output:
         if isinstance(prompt, MaskPrompt):

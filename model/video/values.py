@@ -111,3 +111,10 @@ class ObjectMask:
     def visible(self) -> bool:
         """Whether the object is on the frame."""
         return self.object_score > 0
+
+
+def dropped(object_id: int, frame: int) -> str:
+    """What is said of an object whose last prompt is taken back."""
+    return (
+        f"Object {object_id} is dropped: without its prompt on frame {frame} it has none to be tracked from."
+    )

@@ -82,6 +82,9 @@ def test_frames_are_reached_by_keys_slider_and_number_and_played(watcher: Watche
     visitor.find("[aria-label='Frame number']").fill("3")
     visitor.press("Enter")
     watcher.until_at(2)
+    visitor.find("[aria-label='Frame number']").fill("5.8")  # there is no frame 4.8
+    visitor.press("Enter")
+    watcher.until_at(5)
     visitor.find("#timeline input[type=range]").fill("4")
     watcher.until_at(4)
     visitor.press("Home")

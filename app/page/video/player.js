@@ -45,7 +45,7 @@ export class Player extends EventTarget {
   /** Seek without a pause: where a propagation is. */
   watch(frame) {
     if (!this.#video?.frames) return;
-    this.wanted = Math.min(Math.max(frame, 0), this.#video.frames - 1);
+    this.wanted = Math.min(Math.max(Math.round(frame), 0), this.#video.frames - 1);
     this.#moved();
     this.#load();
   }

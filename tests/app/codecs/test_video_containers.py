@@ -56,6 +56,16 @@ def test_what_is_whole_is_taken_and_what_is_cut_off_is_not(kind: str) -> None:
     use(data + bytes(4))
 
 
+@pytest.mark.parametrize("layout", ["", "faststart", "frag_keyframe+empty_moov"])
+@pytest.mark.parametrize("tail", [b"\xf3\xa1" * 300, b"\0\0\0\3\xff\xfe" * 9, bytes(99)], ids=len)
+def test_what_is_behind_the_last_box_is_nothing_that_is_missing(tail: bytes, layout: str) -> None:
+    """Some cameras write there. A file that ends within a box is still cut off."""
+    whole = clip(options={"movflags": layout} if layout else None)
+    use(whole + tail)
+    with pytest.raises(InvalidVideo, match="cut off"):
+        use(whole[:-9])
+
+
 def test_a_recording_of_a_browser_has_no_size() -> None:
     """MediaRecorder writes WebM as it comes: segment and clusters of unknown size, and no index."""
     use(clip("webm", "libvpx", options={"live": "1"}))

@@ -10,7 +10,16 @@ from app.codecs import video_files
 from app.codecs.video_files import Reader
 from app.errors import ImageTooLarge, InvalidFrame, InvalidVideo, VideoTooLarge
 from tests.app.codecs.read_videos import frames_of, nothing, reader, surveyed
-from tests.small_videos import FRAMES, HEIGHT, WIDTH, clip, number_of, sound, with_broken_packet
+from tests.small_videos import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    clip,
+    number_of,
+    sound,
+    with_broken_packet,
+    with_edits,
+)
 
 KINDS: dict[str, Callable[[], bytes]] = {
     "H.264 with B-frames": clip,
@@ -40,6 +49,32 @@ def test_any_order_gives_the_same_frames(kind: str, monkeypatch: pytest.MonkeyPa
     decoder = reader(data, video)
     numbers = [*reversed(range(FRAMES)), *(7 * number % FRAMES for number in range(FRAMES))]
     for number in numbers:
+        assert np.array_equal(decoder.read(video, number, nothing), in_order[number])
+
+
+def test_an_edit_list_that_shows_a_part_twice_can_be_read_in_any_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Packets that are decoded for one part, and not shown, have the time stamps of the next part."""
+    data = with_edits(clip(), [(600, 600), (600, 600), (400, 1500)])  # its first frame is at 200 ms
+    shown = [*range(4, 10), *range(4, 10), *range(13, 17)]
+    video = surveyed(data)
+    assert [number_of(pixels) for pixels in frames_of(data)] == shown
+    monkeypatch.setattr(video_files, "KEPT_BYTES", 0)
+    monkeypatch.setattr(video_files, "_NEAR", 0)
+    decoder = reader(data, video)
+    for number in reversed(range(len(shown))):
+        assert number_of(decoder.read(video, number, nothing)) == shown[number]
+
+
+def test_a_file_of_intra_refresh_can_be_read_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no key frames but the first. A decoder that begins elsewhere has whole frames a while later."""
+    data = clip(frames=40, x264="intra-refresh=1:keyint=10", b_frames=0)
+    in_order = frames_of(data)
+    monkeypatch.setattr(video_files, "KEPT_BYTES", 0)
+    video = surveyed(data)
+    decoder = reader(data, video)
+    for number in reversed(range(40)):
         assert np.array_equal(decoder.read(video, number, nothing), in_order[number])
 
 

@@ -11,7 +11,16 @@ from PIL import Image
 from app.codecs.images import decode_image
 from app.codecs.video_pixels import geometry_of, to_pixels
 from tests.app.codecs.read_videos import MAX_PIXELS, frames_of, surveyed
-from tests.small_videos import HEIGHT, MATRICES, WIDTH, clip, drawing, with_matrix
+from tests.small_videos import (
+    HEIGHT,
+    MATRICES,
+    WIDTH,
+    clip,
+    drawing,
+    number_of,
+    one_after_the_other,
+    with_matrix,
+)
 
 
 @pytest.mark.parametrize("turn", MATRICES)
@@ -51,6 +60,15 @@ def test_a_frame_of_another_size_is_scaled_to_the_first() -> None:
     shown = to_pixels(second, geometry)
     assert shown.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(shown.astype(int) - drawing(3))[:, :28].max() < 3
+
+
+def test_all_videos_of_a_file_have_the_size_of_its_first_frame() -> None:
+    """They share the embeddings of its frames, so a track of one could not use those of another."""
+    data = one_after_the_other(clip("webm", "libvpx"), clip("webm", "libvpx", size=(32, 24)))
+    for options in ({}, {"start_s": 3.0}, {"start_s": 1.0, "end_s": 2.5}):
+        video = surveyed(data, **options)
+        assert (video.width, video.height) == (WIDTH, HEIGHT)
+    assert number_of(frames_of(data, start_s=3.0)[0]) == 10
 
 
 def test_a_gif_looks_as_its_first_frame_does_to_embed() -> None:
@@ -123,6 +141,40 @@ def test_colours_are_converted_with_the_matrix_and_range_of_the_file(
     data = coloured(frames, matrix, full_range, size)
     shown = frames_of(data)[0][10, 10]
     assert np.abs(shown.astype(int) - (255, 0, 0)).max() <= 4, shown
+
+
+@pytest.mark.parametrize("aspect", [None, Fraction(2)])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv422p10le"])
+def test_white_is_white_in_10_bits_and_scaled_too(pix_fmt: str, aspect: Fraction | None) -> None:
+    """By default, white is 253 there."""
+    shift, kind = (2, np.uint16) if "10" in pix_fmt else (0, np.uint8)
+    levels = []
+    for y in (16, 126, 235):
+        frame = av.VideoFrame(WIDTH, HEIGHT, pix_fmt)
+        for number, plane in enumerate(frame.planes):
+            value = (128 if number else y) << shift
+            plane.update(np.full(plane.buffer_size // np.dtype(kind).itemsize, value, kind))
+        shown = frames_of(clip(pix_fmt=pix_fmt, aspect=aspect, drawings=[frame, frame]))[0]
+        levels.append(shown[10, 10].tolist())
+    assert levels == [[0] * 3, [128] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray", "gray10le"])
+def test_black_of_a_video_without_colours_is_black(pix_fmt: str) -> None:
+    """Its range is 16 to 235, as that of others. Monochrome cameras write such HEVC."""
+    drawings = [
+        av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH), y, np.uint8), "gray") for y in (16, 126, 235)
+    ]
+    for each in drawings:
+        each.color_range = 2  # as it is, while it becomes 10 bits
+    data = clip(
+        codec="libx265",
+        pix_fmt=pix_fmt,
+        group=1,
+        drawings=[each.reformat(format=pix_fmt) for each in drawings],
+    )
+    levels = np.array([pixels[10, 10] for pixels in frames_of(data)], int)
+    assert np.abs(levels - [[0], [128], [255]]).max() <= 1
 
 
 def coloured(frames: list[av.VideoFrame], matrix: int, full_range: bool, size: tuple[int, int]) -> bytes:

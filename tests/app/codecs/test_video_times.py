@@ -32,6 +32,15 @@ def test_a_rate_of_the_file_itself_takes_each_frame_once() -> None:
     assert [number_of(pixels) for pixels in frames_of(data, fps=30)][:12] == list(range(12))
 
 
+def test_a_tick_as_long_as_a_frame_brings_no_frame_forward() -> None:
+    """Some MP4s count time in frames. Half a tick before its time a frame was said to be on screen."""
+    data = clip(frames=10, options={"video_track_timescale": "10"})
+    assert surveyed(data).packets.tick_s == 0.1
+    assert [number_of(pixels) for pixels in frames_of(data, fps=24)] == [k * 10 // 24 for k in range(24)]
+    data = clip("gif", "gif", frames=9, times_ms=[10 * round(100 * k / 30) for k in range(9)], pix_fmt="gray")
+    assert [number_of(pixels) for pixels in frames_of(data, fps=30)][:9] == list(range(9))
+
+
 def test_range_and_number() -> None:
     data = clip()
     assert [number_of(pixels) for pixels in frames_of(data, start_s=0.5, end_s=0.9)] == [5, 6, 7, 8]

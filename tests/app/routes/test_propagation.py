@@ -166,9 +166,11 @@ async def test_propagate_once_leaves_nothing(served: Served) -> None:
     assert [each["object"] for each in found[2]["objects"]] == [1, 7]
     assert (await served.client.get("/tracks")).json() == kept
     assert "sam2_track_bytes 0.0" in served.service.metrics.render().decode()
-    bad = await served.post("/propagate", body | {"prompts": [CLICK, CLICK | {"point_coords": [[999, 1]]}]})
-    assert error(bad) == (422, "invalid_prompt")
-    assert "prompts[1]" in bad.text
+    for wrong in ({"point_coords": [[999, 1]]}, {"point_coords": [], "point_labels": []}, {"frame": 3}):
+        bad = await served.post("/propagate", body | {"prompts": [CLICK, CLICK | wrong]})
+        assert error(bad) == (422, "invalid_prompt")
+        assert bad.json()["error"]["message"].startswith("prompts[1]: ")
+        assert bad.json()["error"]["details"][0]["where"] == "prompts[1]"
 
 
 @with_service

@@ -50,6 +50,34 @@ async def test_names_are_those_of_a_tenant(place: Place) -> None:
         assert register.find("truck", tenant="bob") is not None
 
 
+async def test_of_uploads_that_meet_one_has_the_name(place: Place) -> None:
+    """All others are told so, and the name is that of the one that was not."""
+    contents = [A, B, A, B, B]
+    async with opened(place) as register:
+        for number in range(9):
+            adding = (register.add(name(f"truck{number}", each), replace=False) for each in contents)
+            results = await asyncio.gather(*adding, return_exceptions=True)
+            found = register.find(f"truck{number}", tenant="")
+            assert found is not None
+            refused = [isinstance(each, ImageIdConflict) for each in results]
+            assert refused == [each != found.content for each in contents]
+
+
+async def test_a_name_that_is_being_removed_can_be_given_anew(place: Place) -> None:
+    """Also where both wait until another name is written."""
+    async with opened(place) as register:
+        await register.add(name("truck", A), replace=False)
+        await asyncio.gather(
+            register.add(name("car", B), replace=False),
+            register.remove("truck", tenant=""),
+            register.add(name("truck", B), replace=False),
+        )
+        found = register.find("truck", tenant="")
+        assert found is not None
+        assert found.content == B
+        assert not register.is_named(A)
+
+
 async def test_names_survive_the_process(kept: Place) -> None:
     async with opened(kept) as register:
         truck = name("truck")
