@@ -66,6 +66,14 @@ def parse(model: type[Model], body: bytes) -> Model:
     return parsed
 
 
+def stands_for_another(text: str) -> bool:
+    """Whether a text has the placeholder of a long string, which no client may see: one that knows it can send it.
+
+    pydantic's errors hold such texts as values and as names of fields.
+    """
+    return _TOKEN in text
+
+
 def check_repeats(text: bytes, parsed: object) -> None:
     """Check that no object in a JSON text has a field twice. `parsed` is what was read from it, and has all fields.
 
@@ -201,11 +209,19 @@ def _put_back(value: BaseModel, strings: list[Pieces]) -> None:
                 type(value).__pydantic_validator__.validate_assignment(value, name, str(text))
         elif isinstance(inner, BaseModel):
             _put_back(inner, strings)
+        elif isinstance(inner, list) and inner and isinstance(inner[0], str):
+            if any(map(stands_for_another, inner)):
+                whole = [_text_for(text, strings) for text in inner]
+                type(value).__pydantic_validator__.validate_assignment(value, name, whole)
         elif isinstance(inner, list):
             for each in inner:
                 if not isinstance(each, BaseModel):
                     break
                 _put_back(each, strings)
+
+
+def _text_for(text: str, strings: list[Pieces]) -> str:
+    return str(strings[int(text.removeprefix(_TOKEN))]) if text.startswith(_TOKEN) else text
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from collections import Counter
 from fastapi.requests import HTTPConnection
 from pydantic import ValidationError
 
+from app.codecs.json_bodies import stands_for_another
 from app.errors import BadRequest, Detail, ValidationFailed
 
 _MOST_DETAILS = 256
@@ -38,12 +39,19 @@ def explain(error: ValidationError) -> BadRequest | ValidationFailed:
             if "control character" in why:  # base64 that a shell has put into a string
                 why += ": write a line break within a string as \\n (base64 -w0 writes none)"
             return BadRequest(f"The body is not JSON: {why}.")
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+        where = "".join(map(_step, problem["loc"]))
         value = repr(problem["input"])
-        shown = f" (got {value})" if len(value) <= 40 and problem["type"] != "missing" else ""
+        is_told = len(value) <= 40 and problem["type"] != "missing" and not stands_for_another(value)
+        shown = f" (got {value})" if is_told else ""
         is_unknown = problem["type"] == "extra_forbidden"
         what = "unknown field; /docs lists all fields" if is_unknown else problem["msg"]
         details.append({"where": where.lstrip(".") or "body", "what": what + shown})
     first = details[0]
     more = f" And {len(details) - 1} more." if len(details) > 1 else ""
     return ValidationFailed(f"{first['where']}: {first['what']}.{more}", details=details)
+
+
+def _step(part: int | str) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    return ".a field with a long name" if stands_for_another(part) else f".{part}"
