@@ -168,7 +168,12 @@ def _task(text: View, config: LabelConfig) -> Task:
     known = fields(text)
     number: Any = json_members.value(known["id"], most_bytes=_MOST_ID) if "id" in known else ""
     data = fields(known["data"]) if "data" in known else {}
-    there = {name: picture for name, picture in config.pictures.items() if picture.key in data}
+    # A task may have a picture for one tag and null for another: imported tables have a column for each.
+    there = {
+        name: picture
+        for name, picture in config.pictures.items()
+        if picture.key in data and not json_members.is_null(data[picture.key])
+    }
     # Once for all tags that show it: a picture in the task itself has megabytes.
     addresses = {picture: _addresses(data[picture.key], picture) for picture in set(there.values())}
     return Task(str(number), {name: addresses[picture] for name, picture in there.items()})
