@@ -42,10 +42,13 @@ class SetupBody(ToolBody):
 
 
 class RegionValue(ToolBody):
-    """Where a region lies, in percent of the picture, and its labels."""
+    """Where a region lies, in percent of the picture, and its labels.
 
-    x: float = Field(allow_inf_nan=False)
-    y: float = Field(allow_inf_nan=False)
+    Only key points and rectangles have a place of this form. What else there is, gestures.py refuses in words.
+    """
+
+    x: float = Field(default=0.0, allow_inf_nan=False)
+    y: float = Field(default=0.0, allow_inf_nan=False)
     width: float = Field(default=0.0, allow_inf_nan=False)
     height: float = Field(default=0.0, allow_inf_nan=False)
     rotation: float = Field(default=0.0, allow_inf_nan=False)
