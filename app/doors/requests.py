@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.base64_text import Base64Error, decode_base64_or_data_url
@@ -33,9 +33,24 @@ _FEW_MARKS = 32
 
 
 class ToolBody(BaseModel):
-    """The body of a tool's request. Unknown fields are passed over, because new versions of a tool add some."""
+    """The body of a tool's request. Unknown fields are passed over, because new versions of a tool add some.
+
+    A null stands for a field that is left out: tools write their unset options so.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        known = cls.model_fields
+        return {
+            name: field
+            for name, field in value.items()
+            if field is not None or name not in known or known[name].is_required()
+        }
 
 
 async def put_together(request: Request, group: Callable[[], Grouped], *, marks: int, share: str) -> Grouped:

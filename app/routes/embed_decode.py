@@ -210,7 +210,11 @@ async def readyz(request: Request) -> schemas.StatusReply:
     return schemas.StatusReply(status="ready", names="unreachable" if service.names_problem else None)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     return Response(await service_of(request).figures(), media_type=CONTENT_TYPE)

@@ -162,7 +162,9 @@ class PageQuery(Text):
     """Which of the stored pictures to list."""
 
     limit: int = Field(100, ge=1, le=1000)
-    after: str | None = Field(None, description="`next` of the previous page.")
+    after: str | None = Field(
+        None, description="`next` of the previous page, or an id. What it names may have been deleted since."
+    )
 
 
 class EmbeddingQuery(Text):

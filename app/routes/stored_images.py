@@ -9,6 +9,7 @@ from app.routes import schemas
 from app.routes.etags import client_has
 from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
+from app.storage.pages import place_as_text
 from app.storage.store import ImageRecord
 
 router = APIRouter()
@@ -23,7 +24,7 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
     page = records[: query.limit]
     return schemas.ImagesReply(
         images=[_image_reply(record, model) for record in page],
-        next=page[-1].image_id if len(records) > query.limit else None,
+        next=place_as_text(page[-1].created, page[-1].image_id) if len(records) > query.limit else None,
     )
 
 

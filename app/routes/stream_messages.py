@@ -5,7 +5,8 @@ Types and ranges only.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from app.routes.error_schemas import ErrorBody
 from app.routes.image_ids import ImageId
@@ -14,11 +15,22 @@ from app.routes.schemas import PromptBody
 
 _SAFE = 2**53 - 1  # the largest integer that JavaScript represents exactly
 
-Tag = (
+
+def _comes_back_exactly(tag: object) -> object:
+    """Return a tag. Raises PydanticCustomError for an integer that would come back rounded, as a float."""
+    if isinstance(tag, int) and abs(tag) > _SAFE:
+        raise PydanticCustomError(
+            "rounded", "JavaScript represents no whole number beyond 2**53 - 1 exactly: send it as a string"
+        )
+    return tag
+
+
+Tag = Annotated[
     Annotated[str, Field(max_length=128)]
     | Annotated[int, Field(ge=-_SAFE, le=_SAFE)]
-    | Annotated[float, Field(allow_inf_nan=False)]
-)
+    | Annotated[float, Field(allow_inf_nan=False)],
+    BeforeValidator(_comes_back_exactly),
+]
 
 
 class KeyMessage(Wire):

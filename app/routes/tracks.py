@@ -31,6 +31,7 @@ from app.routes.track_replies import describe, prompt_of, write_frame
 from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes, parse_json
 from app.service.segmentation import Segmentation
 from app.service.track_values import FrameAnswer
+from app.storage.pages import place_as_text
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -98,7 +99,7 @@ async def list_tracks(request: Request, query: Annotated[PageQuery, Query()]) ->
     model, tracker = service.ready().name, service.tracks.kind
     return TracksReply(
         tracks=[describe(info, model=model, tracker=tracker) for info in page],
-        next=page[-1].track_id if len(infos) > query.limit else None,
+        next=place_as_text(page[-1].created, page[-1].track_id) if len(infos) > query.limit else None,
     )
 
 

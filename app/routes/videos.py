@@ -23,6 +23,7 @@ from app.routes.video_fields import (
     picture_type,
 )
 from app.service.named_videos import NamedVideo
+from app.storage.pages import place_as_text
 
 router = APIRouter()
 
@@ -99,7 +100,7 @@ async def list_videos(request: Request, query: Annotated[PageQuery, Query()]) ->
             )
             for row in page
         ],
-        next=page[-1].image_id if len(rows) > query.limit else None,
+        next=place_as_text(page[-1].created, page[-1].image_id) if len(rows) > query.limit else None,
     )
 
 

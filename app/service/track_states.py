@@ -14,6 +14,7 @@ from app.errors import InvalidPrompt
 from app.names_errors import NamesUnreachable
 from app.service.track_state import TrackState
 from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackKeeper, TrackRow
+from app.storage.pages import Place, place_in
 from app.storage.register_file import Key
 from app.storage.upkeep import Upkeep
 from app.track_errors import TrackBusy, TrackIdConflict, TrackNotFound
@@ -74,10 +75,13 @@ class TrackStates:
         own.sort(key=lambda each: (each.created, each.track_id), reverse=True)
         if after is None:
             return own[:limit]
-        last = self._states.get(Key(tenant, after))
-        if last is None:
-            raise TrackNotFound(f"after={after!r} names no track. Start again without it.")
-        return own[own.index(last) + 1 :][:limit]
+        place = place_in(after)
+        if place is None:
+            last = self._states.get(Key(tenant, after))
+            if last is None:
+                raise TrackNotFound(f"after={after!r} names no track. Start again without it.")
+            place = Place(last.created, last.track_id)
+        return [each for each in own if (each.created, each.track_id) < place][:limit]
 
     async def add(self, state: TrackState) -> None:
         """Add a track. Beyond `most`, the tenant's least recently used idle one is forgotten.

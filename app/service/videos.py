@@ -45,6 +45,7 @@ from app.storage.claims import Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept_videos import KeptVideos
 from app.storage.names import check_reserved, content_key
+from app.storage.pages import place_in
 from app.storage.register_file import ImageName
 from app.storage.registers import register_in
 from app.storage.store import EmbeddingStore
@@ -153,7 +154,7 @@ class Videos:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
         async with self._deadline():
-            last = await self._known(after, tenant=tenant) if after is not None else None
+            last = None if after is None else place_in(after) or await self._known(after, tenant=tenant)
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
         return self._register.newest(tenant=tenant, limit=limit, after=last)

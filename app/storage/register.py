@@ -17,6 +17,7 @@ from typing import TypeVar
 from app.errors import ImageIdConflict
 from app.storage.damaged_files import is_damage, move_aside
 from app.storage.disk_trouble import DiskTrouble
+from app.storage.pages import Placed
 from app.storage.register_file import (
     Change,
     ImageName,
@@ -111,7 +112,7 @@ class Register:
         }
         return found | {content for content in unsaved if content.startswith(beginning)}
 
-    def newest(self, *, tenant: str, limit: int, after: ImageName | None) -> list[ImageName]:
+    def newest(self, *, tenant: str, limit: int, after: Placed | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first."""
         since = self._since()
         nothing: list[ImageName] = []

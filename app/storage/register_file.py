@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.storage.damaged_files import is_damage, move_aside
+from app.storage.pages import Placed
 from app.storage.wal import begin_wal
 
 BUSY_MS = 5000
@@ -151,7 +152,7 @@ class RegisterFile:
         rows = self._read("SELECT tenant, image_id FROM names WHERE content = ?", (content,))
         return [Key(*row) for row in rows]
 
-    def newest(self, tenant: str, *, limit: int, since: float, after: ImageName | None) -> list[ImageName]:
+    def newest(self, tenant: str, *, limit: int, since: float, after: Placed | None) -> list[ImageName]:
         """Return at most `limit` names of a tenant, newest first, given since `since`, that follow `after`."""
         created, image_id = (after.created, after.image_id) if after is not None else (float("inf"), "")
         rows = self._read(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from app.storage.disk_trouble import DiskTrouble
+from app.storage.pages import Placed
 from app.storage.register import Register
 from app.storage.register_file import ImageName
 
@@ -42,7 +43,7 @@ class NameRegister(Protocol):
     def contents(self, *, tenant: str, beginning: str) -> set[str]:
         """Return the contents of a tenant's names that begin like this."""
 
-    def newest(self, *, tenant: str, limit: int, after: ImageName | None) -> list[ImageName]:
+    def newest(self, *, tenant: str, limit: int, after: Placed | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first."""
 
     async def add(self, name: ImageName, *, replace: bool) -> frozenset[str]:

@@ -16,6 +16,7 @@ from time import monotonic, time
 
 from app.errors import ImageIdConflict
 from app.names_errors import NamesUnreachable
+from app.storage.pages import Placed
 from app.storage.postgres import Connection, Postgres
 from app.storage.register import MOST_NAMES
 from app.storage.register_file import Change, ImageName, Key, RegisterFile
@@ -99,7 +100,7 @@ class SharedRegister:
         """Return the contents of a tenant's names that begin like this."""
         return self._copy.contents(tenant, beginning=beginning)
 
-    def newest(self, *, tenant: str, limit: int, after: ImageName | None) -> list[ImageName]:
+    def newest(self, *, tenant: str, limit: int, after: Placed | None) -> list[ImageName]:
         """Return at most `limit` names that follow `after`, newest first."""
         return self._copy.newest(tenant, limit=limit, since=self._since(), after=after)
 

@@ -18,6 +18,7 @@ from app.storage.arriving import arrived
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.kept import Kept
+from app.storage.pages import place_in
 from app.storage.register_file import ImageName, Key
 from app.storage.registers import register_in
 from app.storage.tiers import DISK, Tiers
@@ -225,7 +226,7 @@ class EmbeddingStore:
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
         """Return at most `limit` pictures that follow `after`, newest name first. Raises ImageNotFound."""
-        last = await self._find(after, tenant=tenant) if after is not None else None
+        last = None if after is None else place_in(after) or await self._find(after, tenant=tenant)
         if after is not None and last is None:
             raise ImageNotFound(f"after={after!r} names no stored picture. Start again without it.")
         return await self._records(self._register.newest(tenant=tenant, limit=limit, after=last))

@@ -67,7 +67,7 @@ def read_everything(
 
 
 def read_page(response: httpx.Response) -> tuple[list[Embedded], str | None]:
-    """Read stored pictures, and the id after which the next page begins; None on the last page."""
+    """Read stored pictures, and what the next page follows; None on the last page."""
     try:
         reply = response.json()
         return [_embedded(value, None) for value in reply["images"]], reply["next"]

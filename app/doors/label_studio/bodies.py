@@ -42,10 +42,13 @@ class SetupBody(ToolBody):
 
 
 class RegionValue(ToolBody):
-    """Where a region lies, in percent of the picture, and its labels."""
+    """Where a region lies, in percent of the picture, and its labels.
 
-    x: float = Field(allow_inf_nan=False)
-    y: float = Field(allow_inf_nan=False)
+    Only key points and rectangles have a place of this form. What else there is, gestures.py refuses in words.
+    """
+
+    x: float = Field(default=0.0, allow_inf_nan=False)
+    y: float = Field(default=0.0, allow_inf_nan=False)
     width: float = Field(default=0.0, allow_inf_nan=False)
     height: float = Field(default=0.0, allow_inf_nan=False)
     rotation: float = Field(default=0.0, allow_inf_nan=False)
@@ -168,7 +171,12 @@ def _task(text: View, config: LabelConfig) -> Task:
     known = fields(text)
     number: Any = json_members.value(known["id"], most_bytes=_MOST_ID) if "id" in known else ""
     data = fields(known["data"]) if "data" in known else {}
-    there = {name: picture for name, picture in config.pictures.items() if picture.key in data}
+    # A task may have a picture for one tag and null for another: imported tables have a column for each.
+    there = {
+        name: picture
+        for name, picture in config.pictures.items()
+        if picture.key in data and not json_members.is_null(data[picture.key])
+    }
     # Once for all tags that show it: a picture in the task itself has megabytes.
     addresses = {picture: _addresses(data[picture.key], picture) for picture in set(there.values())}
     return Task(str(number), {name: addresses[picture] for name, picture in there.items()})

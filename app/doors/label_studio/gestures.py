@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app.codecs.prompts import PromptRequest, check_number
 from app.doors.label_studio.bodies import Region, RegionValue
 from app.errors import NotOffered
+from app.routes.field_errors import invalid
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -27,13 +28,18 @@ class Wanted:
 
 
 def by_picture(regions: Sequence[Region]) -> dict[tuple[str, int | None], list[Region]]:
-    """Return regions by their Image tag, and by their place in a list of pictures. Raises NotOffered."""
+    """Return regions by their Image tag, and by their place in a list of pictures.
+
+    Raises NotOffered and ValidationFailed.
+    """
     found: dict[tuple[str, int | None], list[Region]] = {}
     for region in regions:
         if region.type not in _POINTS + _BOXES:
             raise NotOffered(
                 f"Regions of type {region.type[:40]!r} are no prompts. Use key points and rectangles."
             )
+        if not {"x", "y"} <= region.value.model_fields_set:
+            raise invalid("value", f"a region of type {region.type!r} has x and y")
         if region.image_rotation % 360:
             raise NotOffered("The picture is rotated in Label Studio. Rotate it back to use the model.")
         found.setdefault((region.to_name, region.item_index), []).append(region)

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 from app.codecs import json_bodies
 from app.codecs.json_bodies import MAX_ITEMS, MAX_OBJECTS, MAX_STRINGS, Repeated, TooMany, parse
 from app.codecs.long_text import Pieces
+from app.doors.label_studio.bodies import Context
 from app.routes.schemas import DecodeBody, EmbedBody
 from app.routes.stream_messages import StreamPrompt
+from app.routes.track_fields import TrackBody
 
 LONG = "A" * 10_000
 RLE = "a[],:0o\\\\" * 2000
@@ -251,3 +253,13 @@ def test_fields_are_not_counted_twice(body: str) -> None:
 @pytest.mark.parametrize("text", ["abc", LONG])
 def test_a_byte_order_mark_is_ignored(text: str) -> None:
     assert str(parse(EmbedBody, b"\xef\xbb\xbf" + json.dumps({"image": text}).encode()).image) == text
+
+
+def test_long_strings_in_lists_are_put_back_and_checked() -> None:
+    region = {"type": "keypointlabels", "to_name": "image", "value": {"x": 1, "y": 2}}
+    region["value"] |= {"keypointlabels": ["Eagle", LONG, "é" + LONG]}  # type: ignore[operator]
+    (read,) = parse(Context, json.dumps({"result": [region]}).encode()).result
+    assert read.value.keypointlabels == ["Eagle", LONG, "é" + LONG]
+    with pytest.raises(ValidationError) as error:
+        parse(TrackBody, json.dumps({"frames": ["a", LONG]}).encode())
+    assert error.value.errors()[0]["loc"] == ("frames", 1)

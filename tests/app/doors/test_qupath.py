@@ -118,3 +118,8 @@ async def test_a_closed_door_is_none() -> None:
         reply = await served.client.get("/sam/version/")
         assert reply.status_code == 404
         assert reply.json().keys() == {"error"}
+
+
+async def test_a_null_is_an_option_that_is_left_out() -> None:
+    async with serving() as served:
+        assert await predict(served, type=None, multimask_output=None) == await predict(served)

@@ -227,3 +227,16 @@ async def test_a_picture_at_a_url_is_fetched(monkeypatch: pytest.MonkeyPatch) ->
         (found,) = await segment(served, WHERE[0], body(CLICK, image=where, format="rle"))
         assert np.array_equal(coco.decode(found["masks"]), best())
         assert served.app.state.body_budget.used_bytes == 0
+
+
+async def test_a_null_is_an_option_that_is_left_out() -> None:
+    """Roboflow's schemas call these optional, so programs write their unset ones as null."""
+    click = {"points": [{"x": 30, "y": 20, "positive": None}], "box": None}
+    unset = dict.fromkeys(
+        ["format", "multimask_output", "save_logits_to_cache", "load_logits_from_cache", "sam2_version_id"]
+    )
+    async with serving() as served:
+        path = "/sam2/segment_image"
+        assert await segment(served, path, body(click, **unset)) == await segment(served, path, body(CLICK))
+        reply = await served.post(path, body(CLICK, image=None))
+        assert (reply.status_code, reply.json()["message"][:6]) == (422, "image:")

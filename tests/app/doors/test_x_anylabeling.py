@@ -236,3 +236,11 @@ async def test_its_key_comes_in_token() -> None:
             reply = await served.client.post("/v1/predict", json=body(point(3, 4)), headers=headers)
             assert reply.status_code == 200
         assert len(served.segmenter.encoded) == 2  # each has its own
+
+
+async def test_a_null_is_an_option_that_is_left_out() -> None:
+    async with serving() as served:
+        unset = await shapes(served, point(30, 20) | {"label": None}, epsilon_factor=None, text_prompt=None)
+        assert unset == await shapes(served, point(30, 20), epsilon_factor=0.001)
+        reply = await served.post("/v1/predict", {"model": "fake", "image": DATA_URL, "params": None})
+        assert (reply.status_code, reply.json()["data"]["shapes"]) == (200, [])

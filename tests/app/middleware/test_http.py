@@ -236,3 +236,19 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
             for example in schemas[name]["examples"]:
                 response = await served.post(path, example)
                 assert response.status_code == 200, response.text
+
+
+async def test_every_reply_with_a_body_is_described() -> None:
+    """A client made from the description reads what is named there, and drops everything else."""
+    async with serving() as served:
+        paths = (await served.client.get("/openapi.json")).json()["paths"]
+        silent = {
+            (path, status)
+            for path, methods in paths.items()
+            for method in methods.values()
+            for status, reply in method["responses"].items()
+            if not reply.get("content") and status not in ("204", "304")
+        }
+        assert silent == set()
+        (kind,) = paths["/metrics"]["get"]["responses"]["200"]["content"]
+        assert (await served.client.get("/metrics")).headers["content-type"].startswith(kind)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.codecs import json_bodies
 from app.codecs.logits import encode_logits
 from app.settings import Settings
 from tests.app.routes.decode_requests import CLICK, HEIGHT, WIDTH, masks_in
@@ -187,3 +188,25 @@ async def test_a_field_in_the_query_is_refused_for_it_belongs_in_the_body() -> N
         )
         assert error(response) == (422, "validation_error")
         assert response.json()["error"]["details"][0]["where"] == "query.mask_format"
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"box": "A" * 5000}, "box"),
+        ({"box": ["A" * 5000, 1, 2, 3]}, "box[0]"),
+        ({"mask_format": "A" * 5000}, "mask_format"),
+        ({"box": [1, 2, 30, 40], "A" * 5000: 1}, "the name of a field"),
+    ],
+)
+async def test_an_error_shows_nothing_that_the_client_did_not_send(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], where: str
+) -> None:
+    """Long strings are taken out before a body is parsed. Who knew what stands for them could send it."""
+    token = json_bodies._new_token()
+    monkeypatch.setattr(json_bodies, "_new_token", lambda: token)
+    async with serving() as served:
+        response = await served.post("/decode", {"image_id": "truck", **fields})
+        assert error(response) == (422, "validation_error")
+        assert response.json()["error"]["details"][0]["where"] == where
+        assert token[:16] not in response.text

@@ -58,6 +58,33 @@ async def test_stored_pictures_are_listed_newest_first_page_by_page() -> None:
         assert error(await served.client.get("/images", params={"after": "x"})) == (404, "image_not_found")
 
 
+async def test_a_page_follows_a_picture_that_was_deleted_or_named_anew_meanwhile() -> None:
+    """Whoever deletes all that a page lists deletes its last one, too."""
+    async with serving() as served:
+        for name in "abcde":
+            await served.embed(picture(shade=ord(name)), name)
+        query: dict[str, Any] = {"limit": 2}
+        for expected in (["e", "d"], ["c", "b"], ["a"]):
+            page = (await served.client.get("/images", params=query)).json()
+            assert [image["image_id"] for image in page["images"]] == expected
+            for name in expected:
+                assert (await served.client.delete(f"/images/{name}")).status_code == 204
+            await served.embed(picture(shade=9), expected[-1])  # again, with another place
+            query["after"] = page["next"]
+        assert page["next"] is None
+
+
+@pytest.mark.parametrize("after", ["1~", "x~a", "~a", "nan~a", "inf~a", "-inf~a", "a", ""])
+async def test_a_page_follows_only_what_there_can_be(after: str) -> None:
+    async with serving() as served:
+        await served.embed(picture(), "truck")
+        reply = await served.client.get("/images", params={"after": after})
+        if after == "1~":
+            assert reply.json() == {"images": [], "next": None}
+        else:
+            assert error(reply) == (404, "image_not_found")
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=many", "limt=5"])
 async def test_a_wrong_query_is_refused(query: str) -> None:
     async with serving() as served:

@@ -21,6 +21,18 @@ async def test_a_bad_id_or_a_field_that_is_given_twice_is_told_under_its_tag(fie
         assert words in answer["error"]["message"]
 
 
+@pytest.mark.parametrize("tag", [2**53, -(2**53), 1_764_425_648_123_456_789, 10**30])
+async def test_a_number_that_would_come_back_rounded_is_no_tag(tag: int) -> None:
+    """The time in nanoseconds, say: its answer would be of another prompt, or of none."""
+    async with listening() as server, server.connect() as connection:
+        await connection.send(f'{{"tag": {tag}, "image_id": "a", "box": [1, 2, 30, 20]}}')
+        answer = await hear(connection)
+        assert (answer["tag"], answer["error"]["code"]) == (None, "validation_error")
+        assert "send it as a string" in answer["error"]["message"]
+        await connection.send('{"tag": 9007199254740991, "image_id": "a", "box": [1, 2, 30, 20]}')
+        assert (await hear(connection))["tag"] == 2**53 - 1
+
+
 async def test_a_request_that_is_no_websocket_is_told_what_is_missing() -> None:
     """Proxies that do not pass an upgrade on make one of every connection."""
     async with serving() as served:

@@ -156,6 +156,8 @@ async def test_names_are_listed_and_belong_to_one_track(served: Served) -> None:
     assert [each["track_id"] for each in page["tracks"]] == ["c", "b"]
     rest = (await served.client.get(f"/tracks?limit=2&after={page['next']}")).json()
     assert ([each["track_id"] for each in rest["tracks"]], rest["next"]) == (["a"], None)
+    assert (await served.client.delete("/tracks/b")).status_code == 204
+    assert (await served.client.get(f"/tracks?after={page['next']}")).json() == rest
     assert error(await served.client.get("/tracks?after=x")) == (404, "track_not_found")
 
 

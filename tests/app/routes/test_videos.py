@@ -111,6 +111,8 @@ async def test_a_list_has_pages() -> None:
         assert first["videos"][0]["bytes"] == len(CLIP)
         second = (await served.client.get("/videos", params={"after": first["next"]})).json()
         assert ([video["video_id"] for video in second["videos"]], second["next"]) == (["one"], None)
+        assert (await served.client.delete("/videos/two")).status_code == 204
+        assert (await served.client.get("/videos", params={"after": first["next"]})).json() == second
         unknown = await served.client.get("/videos", params={"after": "four"})
         assert error(unknown) == (404, "video_not_found")
 

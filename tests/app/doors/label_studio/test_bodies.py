@@ -26,6 +26,14 @@ def test_a_picture_that_many_tags_show_is_read_once() -> None:
     assert len({id(addresses[0]) for addresses in found.values()}) == 1
 
 
+def test_a_task_without_a_picture_keeps_no_other_from_being_read() -> None:
+    """As imported tables have them: one column for each tag, and not everything is filled in."""
+    tags = '<Image name="one" value="$a"/><Image name="other" value="$b"/><Image name="all" valueList="$c"/>'
+    tasks = [{"id": 1, "data": {"a": "/a", "b": None, "c": None}}, {"id": 2, "data": {"b": "/b"}}]
+    sent = json.dumps(body() | {"label_config": f"<View>{tags}</View>", "tasks": tasks}).encode()
+    assert [task.pictures for task in parse_predict(sent).tasks] == [{"one": ["/a"]}, {"other": ["/b"]}]
+
+
 def test_pictures_of_all_tasks_and_tags_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "MOST_PICTURES", 20)
     assert len(parse_predict(_sent("/a", "/b", images=10)).tasks) == 2

@@ -219,6 +219,10 @@ async def test_pictures_in_the_task_itself() -> None:
         assert reply.status_code == 422
 
 
+def region(kind: str, **value: object) -> dict[str, object]:
+    return {"type": kind, "to_name": "img", "value": value}
+
+
 @pytest.mark.parametrize(
     ("changed", "status", "message"),
     [
@@ -237,6 +241,17 @@ async def test_pictures_in_the_task_itself() -> None:
         ({"tasks": [{"id": 1, "data": {"image": 5}}]}, 422, "tasks[0]: data.image"),
         ({"params": {"context": {"result": [{"type": "keypointlabels"}]}}}, 422, "result[0].to_name"),
         ({"params": {"context": {"result": [key_point() | {"type": "brushlabels"}]}}}, 501, "brushlabels"),
+        (
+            {"params": {"context": {"result": [region("brushlabels", format="rle", rle=[0, 1])]}}},
+            501,
+            "brushlabels",
+        ),
+        (
+            {"params": {"context": {"result": [region("polygonlabels", points=[[1, 1]])]}}},
+            501,
+            "polygonlabels",
+        ),
+        ({"params": {"context": {"result": [region("rectanglelabels", x=1, width=5)]}}}, 422, "has x and y"),
         ({"params": {"context": {"result": [key_point() | {"image_rotation": 90}]}}}, 501, "rotated"),
         ({"params": {"context": {"result": [rectangle(10, 10, 0, 5)]}}}, 422, "is empty"),
         ({"params": {"context": {"result": [key_point()] * 257}}}, 422, "257 points; the limit is 256"),
