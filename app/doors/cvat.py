@@ -130,7 +130,7 @@ _FORMS: dict[str, tuple[MaskOptions, Callable[[MaskAnswer], bytes]]] = {
 
 def _check_name(name: str) -> None:
     if name != NAME:
-        raise HTTPException(404, f"There is no function {name!r}; the only one is {NAME!r}.")
+        raise HTTPException(404, f"there is no function {name!r}; the only one is {NAME!r}")
 
 
 def _descriptor(request: Request) -> dict[str, Any]:

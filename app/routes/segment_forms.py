@@ -20,6 +20,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _TEXTS = ("mask_format", "mask_input", "order")
 """Fields that may be given without JSON's quotes."""
+_PYTHONS_WORDS = {"True": True, "False": False}
+"""As Python's libraries write values of a form."""
 
 
 class Segment(NamedTuple):
@@ -69,6 +71,8 @@ def _value(name: str, text: str, model: type[BaseModel]) -> Any:
         return text
     if name not in model.model_fields:
         return text  # unknown, and rejected as such
+    if text in _PYTHONS_WORDS:
+        return _PYTHONS_WORDS[text]
     try:
         value = from_json(text)
         json_bodies.check_repeats(text.encode(), value)

@@ -63,6 +63,15 @@ async def test_options_and_logits_may_stand_without_quotes(quote: str) -> None:
         assert response.json()["predictions"][0]["masks"][0]["area"] == mask["area"]
 
 
+async def test_true_and_false_may_be_written_as_pythons_libraries_write_them() -> None:
+    async with serving() as served:
+        for said, masks in (("False", 1), ("True", 3)):
+            response = await segment(served, CLICK | {"multimask_output": said, "replace": said})
+            assert len(response.json()["predictions"][0]["masks"]) == masks
+        refused = await segment(served, CLICK | {"multimask_output": "Yes"})
+        assert error(refused) == (422, "validation_error")
+
+
 async def test_a_picture_is_named_and_its_name_is_guarded() -> None:
     async with serving() as served:
         assert (await segment(served, CLICK | {"image_id": "truck"})).json()["image_id"] == "truck"
