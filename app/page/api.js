@@ -26,5 +26,5 @@ export const describeModel = () => connection.request("model");
 /** Whether the server responds. */
 export const answers = () => connection.answers();
 
-/** POST /embed. Calls `onProgress` with the fraction sent, 0..1; at 1 the server computes. */
-export const upload = (file, onProgress) => connection.upload("embed", file, { onProgress });
+/** POST /embed with `options` {onProgress, signal}. Calls `onProgress` with the fraction sent, 0..1; at 1 the server computes. */
+export const upload = (file, options) => connection.upload("embed", file, options);

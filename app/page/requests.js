@@ -14,7 +14,7 @@ const kept = ({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts,
 
 export class Requests {
   model = null; // the reply of GET /model, once it has arrived
-  #uploading = null;
+  #uploading = null; // {picture, abort} of the upload in progress
   #asked = null; // {prompt, abort} of the request in progress
   #hover = client.hover();
   #quietUntil = 0; // no previews before this time
@@ -56,13 +56,15 @@ export class Requests {
     this.session.redraw();
   }
 
-  /** Upload one picture at a time, the current one first. */
+  /** Upload one picture at a time, the current one first. One that leaves the page lets the next go on. */
   async #upload() {
     const { session, notice } = this;
     const lacks = (picture) => picture && !picture.imageId && !picture.problem && !picture.video;
+    if (this.#uploading && !session.pictures.includes(this.#uploading.picture)) this.#uploading.abort.abort();
     const picture = lacks(session.current) ? session.current : session.pictures.find(lacks);
     if (!picture || this.#uploading) return;
-    this.#uploading = picture;
+    const abort = new AbortController(), { signal } = abort;
+    this.#uploading = { picture, abort };
     const onProgress = (share) => {
       picture.progress = share;
       session.redraw();
@@ -71,15 +73,17 @@ export class Requests {
       const { limits } = await this.describe();
       if (picture.file.size > limits.max_upload_mib * 2 ** 20) // browsers lose a rejection that arrives during an upload
         throw new Error(`The file has ${(picture.file.size / 2 ** 20).toFixed(1)} MiB, but the server accepts at most ${limits.max_upload_mib} MiB.`);
-      const reply = await patiently(() => upload(picture.file, onProgress), { notice });
+      const reply = await patiently(() => upload(picture.file, { onProgress, signal }), { notice, signal });
       const { image_id: imageId, width, height } = reply.data;
       Object.assign(picture, { imageId, width, height, progress: 1 });
       const file = { name: picture.name, type: contentType(picture.file) };
       if (!session.last) session.last = { ...reply, curl: curlUpload(address("embed"), file, { withKey: !!apiKey.get() }) };
       if (picture === session.current) notice.say(`${picture.name} is ready, ${width} by ${height} pixels.`);
     } catch (error) {
-      picture.problem = error.message;
-      notice.tell(`${picture.name}: ${error.message}`);
+      if (!signal.aborted) {
+        picture.problem = error.message;
+        notice.tell(`${picture.name}: ${error.message}`);
+      }
     }
     this.#uploading = null;
     session.changed(picture);

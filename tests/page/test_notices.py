@@ -77,3 +77,20 @@ def test_the_button_for_the_key_opens_its_field(context: BrowserContext, server:
     visitor.until(lambda: "nothing to export" in visitor.alert())
     assert not visitor.find("#key").is_visible()
     assert visitor.page.evaluate("sessionStorage.getItem('sam2-api-key')") == "open"
+
+
+@pytest.mark.parametrize("way", ["waits", "sends"])
+def test_a_picture_that_is_removed_lets_the_next_be_uploaded(
+    visitor: Visitor, context: BrowserContext, server: PageServer, way: str
+) -> None:
+    """It was asked for again and again, and the others stood behind it."""
+    held: list[Route] = []
+    answers = {"waits": refusal(500, "The model broke."), "sends": lambda route: held.append(route)}
+    context.route(f"{server.url}embed", answers[way])
+    choose(visitor, TRUCK)
+    visitor.until(lambda: "Try now" in visitor.alert() or held != [])
+    visitor.find("#thumbnails .remove").click(force=True)
+    visitor.find("#alert").wait_for(state="hidden")
+    context.unroute(f"{server.url}embed")
+    visitor.add(CAT)
+    assert visitor.alert() == ""
