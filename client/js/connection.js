@@ -1,6 +1,6 @@
 /** Requests to one server, with its key: replies are timed, and failures are ApiErrors. Does not try twice. */
 
-import { connectionFailed, refusal, unexpectedReply } from "./errors.js";
+import { ApiError, connectionFailed, refusal, unexpectedReply } from "./errors.js";
 
 /** @typedef {string | (() => string)} Key an API key, or a function that returns the current one; "" for none */
 
@@ -19,6 +19,8 @@ import { connectionFailed, refusal, unexpectedReply } from "./errors.js";
  * @property {number} serverMs
  * @property {[string, number][]} stages the stages of serverMs, from Server-Timing
  */
+
+const UNSENDABLE = "The API key has a character that cannot be sent, perhaps an invisible one that was copied along.";
 
 export class Connection {
   #key;
@@ -122,7 +124,9 @@ export class Connection {
 
   /** @returns {Record<string, string>} */
   #keyHeader() {
-    return this.key ? { "X-API-Key": this.key } : {};
+    const { key } = this;
+    if (/[^\t\n\r -~\x80-\xff]/.test(key)) throw new ApiError(401, { code: "unauthorized", message: UNSENDABLE }); // no header can carry it
+    return key ? { "X-API-Key": key } : {};
   }
 
   /**

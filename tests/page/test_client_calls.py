@@ -261,3 +261,18 @@ def test_a_key_goes_with_every_request_and_may_change(tool: WebTool) -> None:
         await client.model();"""
     )
     assert keys == ["one", "one", "two", "three", None]
+
+
+@pytest.mark.parametrize(
+    "call", ["mine.model()", "mine.embed(file)", "mine.embed(file, { onProgress() {} })"]
+)
+def test_a_key_that_no_header_can_carry_is_a_wrong_key_not_a_silent_server(tool: WebTool, call: str) -> None:
+    key = "sesame\u200b"  # copied along, and not seen
+    error = tool.run(
+        f"const mine = new Client(location.origin, {{ key: given[0] }}); return caught({call});", key
+    )
+    assert (error["status"], error["code"]) == (401, "unauthorized")
+    assert "cannot be sent" in error["message"]
+    assert (
+        tool.run("return (await new Client(location.origin, { key: 'sesame\\n' }).model()).model;") == "fake"
+    )

@@ -94,3 +94,17 @@ def test_a_picture_that_is_removed_lets_the_next_be_uploaded(
     context.unroute(f"{server.url}embed")
     visitor.add(CAT)
     assert visitor.alert() == ""
+
+
+def test_a_key_with_a_character_that_cannot_be_sent_is_asked_for_again(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """The page said that the server does not respond, and tried again for ever."""
+    visitor.page.evaluate("sessionStorage.setItem('sam2-api-key', 'sesame\\u200b')")
+    visitor.page.reload()
+    visitor.find("#key").wait_for()
+    assert "cannot be sent" in visitor.alert()
+    visitor.find("#key").fill("sesame")
+    visitor.find("#key").press("Enter")
+    visitor.find("#alert").wait_for(state="hidden")
+    visitor.add(TRUCK)
