@@ -68,8 +68,21 @@ export class Stream {
     return (this.#opening ??= new Promise((resolve, reject) => {
       const url = new URL(this.#connection.address("decode/stream"));
       url.protocol = url.protocol.replace("http", "ws");
-      const socket = new WebSocket(url);
+      /** @type {WebSocket} */
+      let socket;
       let opened = false;
+      const ended = (/** @type {ApiError} */ error) => {
+        this.#opening = null;
+        if (!opened) this.#restsUntil = performance.now() + REST_MS;
+        this.#fail(error);
+        reject(error);
+      };
+      const refused = () => connectionFailed(`The connection to ${url.href} could not be opened.`);
+      try {
+        socket = new WebSocket(url);
+      } catch { // the page's policy forbids it, or, in older Node, there are none
+        return queueMicrotask(() => ended(refused()));
+      }
       socket.onopen = () => {
         opened = true;
         const { key } = this.#connection; // browsers cannot set headers here
@@ -83,13 +96,7 @@ export class Stream {
           this.#fail(unexpectedReply(url.href));
         }
       };
-      socket.onclose = (event) => {
-        this.#opening = null;
-        if (!opened) this.#restsUntil = performance.now() + REST_MS;
-        const error = opened ? closed(event) : connectionFailed(`The connection to ${url.href} could not be opened.`);
-        this.#fail(error);
-        reject(error);
-      };
+      socket.onclose = (event) => ended(opened ? closed(event) : refused());
     }));
   }
 
