@@ -30,6 +30,7 @@ export class Connection {
    * @param {Key} key
    */
   constructor(url, key = "") {
+    if (/^[\w.-]+:\d/.test(String(url))) throw new TypeError(`The server's address lacks http:// or https:// at its start: ${url}`);
     /** The server's URL, with a slash at the end. */
     this.url = new URL(url, globalThis.document?.baseURI);
     if (!this.url.pathname.endsWith("/")) this.url.pathname += "/";

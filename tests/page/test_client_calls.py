@@ -276,3 +276,11 @@ def test_a_key_that_no_header_can_carry_is_a_wrong_key_not_a_silent_server(tool:
     assert (
         tool.run("return (await new Client(location.origin, { key: 'sesame\\n' }).model()).model;") == "fake"
     )
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "127.0.0.1:8000/sam"])
+def test_an_address_without_http_is_said_at_once(tool: WebTool, address: str) -> None:
+    """The one failed as an invalid URL at the first call, the other asked the page's own server below a path."""
+    error = tool.run("return caught((async () => new Client(given[0]))());", address)
+    assert error["name"] == "TypeError"
+    assert error["message"] == f"The server's address lacks http:// or https:// at its start: {address}"
