@@ -1,0 +1,47 @@
+"""Prompts that the server refuses: each is asked once, and nothing else is taken back with it."""
+
+from playwright.sync_api import BrowserContext, Route
+
+from tests.page.conftest import PageServer
+from tests.page.scene import TRUCK
+from tests.page.test_notices import refusal
+from tests.page.visitor import Visitor
+
+
+def test_a_prompt_of_an_earlier_visit_is_refused_once(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """There was no step to take back, so it was asked again a hundred times a second."""
+    visitor.add(TRUCK)
+    server.segmenter.gate.clear()
+    visitor.click(200, 150)
+    visitor.until(lambda: '"points":[[' in visitor.stored())
+    context.route(f"{server.url}decode", refusal(422, "No such prompt."))
+    visitor.page.reload()
+    visitor.until(lambda: "No such prompt." in visitor.alert())
+    visitor.page.wait_for_timeout(300)
+    assert visitor.requests.count(f"{server.url}decode") == 2
+    context.unroute(f"{server.url}decode")
+    server.segmenter.gate.set()
+    visitor.click(300, 150)
+    visitor.until(lambda: visitor.find("#objects .figure").inner_text() not in ("", "…"))
+
+
+def test_what_was_done_since_a_refused_click_stays(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    visitor.add(TRUCK)
+    visitor.click(420, 300)
+    visitor.until(lambda: visitor.find("#objects .figure").inner_text() not in ("", "…"))
+    visitor.press("a")
+    held: list[Route] = []
+    context.route(f"{server.url}decode", lambda route: held.append(route))
+    visitor.click(200, 150)
+    visitor.until(lambda: held != [])
+    shown = visitor.find("#objects li button[title=Shown]").first
+    shown.click()
+    refusal(422, "No such prompt.")(held[0])
+    visitor.until(lambda: "No such prompt." in visitor.alert())
+    visitor.page.wait_for_timeout(300)
+    assert len(held) == 1
+    assert shown.get_attribute("aria-pressed") == "false"
