@@ -1,15 +1,14 @@
 /** The page's own server, with the key that the user enters. Does not know about the page. */
 
 import { Client } from "../client/client.js";
+import { Values } from "./storage.js";
 
 export { contentType } from "../client/connection.js";
 
 const KEY = "sam2-api-key";
+const values = new Values("sessionStorage");
 
-export const apiKey = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY)),
-};
+export const apiKey = { get: () => values.get(KEY), set: (key) => values.set(KEY, key) };
 
 /** The server, also behind a proxy that serves the page below a path. It tries once: patience.js shows why it waits. */
 export const client = new Client(new URL(".", document.baseURI), { key: apiKey.get, retries: 0, deadlineS: Infinity });

@@ -13,6 +13,7 @@ import * as pointer from "./pointer.js";
 import { addPoint, boxBetween, withBox, withThree } from "./prompts.js";
 import { Requests } from "./requests.js";
 import { Session } from "./session.js";
+import { values } from "./storage.js";
 
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
@@ -181,7 +182,7 @@ function listHelp(rows) {
 }
 
 function setTheme(theme) {
-  if (theme) localStorage.setItem("sam2-theme", document.documentElement.dataset.theme = theme);
+  if (theme) values.set("sam2-theme", document.documentElement.dataset.theme = theme);
 }
 
 let last = null; // the current picture, when keepBitmap last looked
@@ -245,7 +246,7 @@ function render() {
   for (const button of document.querySelectorAll("[data-label]")) button.setAttribute("aria-pressed", +button.dataset.label === options.label);
 }
 
-setTheme(localStorage.getItem("sam2-theme"));
+setTheme(values.get("sam2-theme"));
 for (const button of document.querySelectorAll("[data-command]")) {
   const { command, argument } = button.dataset;
   button.onclick = (event) => commands[command](argument && JSON.parse(argument), event);

@@ -1,7 +1,7 @@
 /** The open pictures and the current one. Dispatches "change" after every change and stores it. */
 
 import { Picture } from "./picture.js";
-import { Storage } from "./storage.js";
+import { Storage, values } from "./storage.js";
 
 const OPTIONS = "sam2-options";
 
@@ -17,7 +17,7 @@ export class Session extends EventTarget {
   current = null;
   preview = null; // the mask under the pointer
   last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
-  options = { label: 1, refine: true, hover: true, ...JSON.parse(localStorage.getItem(OPTIONS) ?? "{}") };
+  options = { label: 1, refine: true, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
   #storage = null;
   #elsewhere = new Set(); // ids of what another window has changed since this one was used: written here, it would be lost
   #catching = new Set(); // those of them that are being read
@@ -32,7 +32,7 @@ export class Session extends EventTarget {
     } catch {
       notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
     }
-    const looked = this.pictures.find(({ id }) => id === localStorage.getItem("sam2-current"));
+    const looked = this.pictures.find(({ id }) => id === values.get("sam2-current"));
     this.show(looked ?? this.pictures[0] ?? null);
   }
 
@@ -64,7 +64,7 @@ export class Session extends EventTarget {
 
   show(picture) {
     this.current = picture;
-    localStorage.setItem("sam2-current", picture?.id ?? "");
+    values.set("sam2-current", picture?.id ?? "");
     this.changed();
   }
 
@@ -76,7 +76,7 @@ export class Session extends EventTarget {
 
   set(option, value) {
     this.options[option] = value;
-    localStorage.setItem(OPTIONS, JSON.stringify(this.options));
+    values.set(OPTIONS, JSON.stringify(this.options));
     this.changed();
   }
 

@@ -1,5 +1,31 @@
 /** Stores picture files and their records in IndexedDB, across reloads, for all windows of the page. Does not know what they mean. */
 
+/** Small values by name, in the window's `storage`, localStorage or sessionStorage. A browser that lends none keeps them for this window. */
+export class Values {
+  #here = {};
+  #kept;
+
+  constructor(storage) {
+    try {
+      this.#kept = window[storage];
+    } catch {} // its user blocks all cookies
+  }
+
+  get(name) {
+    return this.#here[name] ?? this.#kept?.getItem(name) ?? "";
+  }
+
+  set(name, value) {
+    this.#here[name] = value;
+    try {
+      this.#kept?.setItem(name, value);
+    } catch {} // no room
+  }
+}
+
+/** Values that the browser keeps. */
+export const values = new Values("localStorage");
+
 const settled = (request) =>
   new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
