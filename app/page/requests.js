@@ -60,7 +60,8 @@ export class Requests {
   async #upload() {
     const { session, notice } = this;
     const lacks = (picture) => picture && !picture.imageId && !picture.problem && !picture.video;
-    if (this.#uploading && !session.pictures.includes(this.#uploading.picture)) this.#uploading.abort.abort();
+    const sent = this.#uploading;
+    if (sent && (sent.picture.problem || !session.pictures.includes(sent.picture))) sent.abort.abort();
     const picture = lacks(session.current) ? session.current : session.pictures.find(lacks);
     if (!picture || this.#uploading) return;
     const abort = new AbortController(), { signal } = abort;

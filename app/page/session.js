@@ -19,11 +19,18 @@ export class Session extends EventTarget {
   last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
   options = { label: 1, refine: true, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
   #storage = null;
+  #full = () => {}; // says once that the browser stores no more
+  #storing = Promise.resolve(); // one file after the other is read
   #elsewhere = new Set(); // ids of what another window has changed since this one was used: written here, it would be lost
   #catching = new Set(); // those of them that are being read
 
   /** Load what an earlier visit stored. If the browser stores nothing, say so once; all else works. */
   async open(notice) {
+    let said = false;
+    this.#full = () => {
+      if (!said) notice.tell("This browser stores no more for this page. What you do from now on is lost when you close the window.");
+      said = true;
+    };
     try {
       this.#storage = await Storage.open();
       this.#storage.onwritten = (id) => this.#elsewhere.add(id);
@@ -51,14 +58,25 @@ export class Session extends EventTarget {
   /** Add a picture or a video, without showing it. */
   keep(picture) {
     this.pictures.push(picture);
-    this.#storage?.add(picture.record, picture.file).catch(() => {}); // if the disk is full, only the reload is affected
+    this.#storing = this.#storing.then(() => this.#store(picture));
+  }
+
+  /** Store a new picture. Its content is copied first: the browser may keep no more than the file's place, and there it may change. */
+  async #store(picture) {
+    try {
+      if (!picture.video) picture.file = new File([await picture.file.arrayBuffer()], picture.file.name, { type: picture.file.type });
+    } catch {
+      picture.problem ||= "This file cannot be read any more. Add it again.";
+      this.redraw();
+    }
+    if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, picture.file).catch(this.#full);
   }
 
   remove(picture) {
     picture.close?.();
     const at = this.pictures.indexOf(picture);
     this.pictures.splice(at, 1);
-    this.#storage?.remove(picture.id);
+    this.#storage?.remove(picture.id).catch(() => {}); // it comes back with a reload
     this.show(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
   }
 
@@ -83,7 +101,7 @@ export class Session extends EventTarget {
   /** Announce and store a change of the current picture, or of `picture`. */
   changed(picture = this.current) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(() => {});
+    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(this.#full);
     this.dispatchEvent(new Event("change"));
   }
 

@@ -32,6 +32,13 @@ const settled = (request) =>
     request.onerror = () => reject(request.error);
   });
 
+/** Resolves once all of a transaction is written: a full disk shows only then. */
+const written = (transaction) =>
+  new Promise((resolve, reject) => {
+    transaction.oncomplete = resolve;
+    transaction.onabort = () => reject(transaction.error);
+  });
+
 export class Storage {
   #database;
   #waiting = new Map(); // records not yet written, by id
@@ -73,7 +80,8 @@ export class Storage {
   async add(record, file) {
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("records").put(record);
-    await settled(transaction.objectStore("files").put(file, record.id));
+    transaction.objectStore("files").put(file, record.id);
+    await written(transaction);
     this.#windows.postMessage(record.id);
   }
 
@@ -87,7 +95,8 @@ export class Storage {
     this.#waiting.delete(id);
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("files").delete(id);
-    await settled(transaction.objectStore("records").delete(id));
+    transaction.objectStore("records").delete(id);
+    await written(transaction);
     this.#windows.postMessage(id);
   }
 
@@ -95,7 +104,9 @@ export class Storage {
     while (this.#waiting.size) {
       const [id, record] = this.#waiting.entries().next().value;
       this.#waiting.delete(id);
-      await settled(this.#database.transaction("records", "readwrite").objectStore("records").put(record));
+      const transaction = this.#database.transaction("records", "readwrite");
+      transaction.objectStore("records").put(record);
+      await written(transaction);
       this.#windows.postMessage(id);
     }
   }
