@@ -162,3 +162,17 @@ def test_masks_are_decoded_as_pycocotools_does(visitor: Visitor) -> None:
     }"""
     for shape, decoded in zip(shapes, json.loads(visitor.page.evaluate(script, inputs)), strict=True):
         assert np.array_equal(np.reshape(decoded, shape.shape), shape)
+
+
+def test_keys_are_commands_with_caps_lock_and_after_the_choice_of_all_pictures(visitor: Visitor) -> None:
+    """The one made Undo a Redo and all else nothing, the other took every key."""
+    visitor.add(TRUCK)
+    visitor.click(200, 150)
+    visitor.find("#objects li").wait_for()
+    visitor.find("#all-pictures").click()
+    locked = (
+        "(key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))"
+    )
+    for key, count in (("z", 0), ("y", 1), ("Z", 0), ("Y", 1)):
+        visitor.page.evaluate(locked, key)
+        visitor.until(lambda count=count: visitor.find("#objects li").count() == count)
