@@ -265,7 +265,8 @@ addEventListener("paste", (event) => take(event.clipboardData.files));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
-  take(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  else notice.tell("What was dropped is no file. Copy the picture and paste it here, or save it first.");
 });
 
 session.addEventListener("change", render);

@@ -108,3 +108,15 @@ def test_a_key_with_a_character_that_cannot_be_sent_is_asked_for_again(
     visitor.find("#key").press("Enter")
     visitor.find("#alert").wait_for(state="hidden")
     visitor.add(TRUCK)
+
+
+def test_what_is_dropped_and_no_file_is_said(visitor: Visitor) -> None:
+    """As a picture of another page, of which some browsers give only the address. Nothing happened at all."""
+    visitor.page.evaluate(
+        """() => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.setData("text/uri-list", "https://example.org/cat.png");
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }"""
+    )
+    visitor.until(lambda: visitor.alert().startswith("What was dropped is no file."))
