@@ -1,0 +1,22 @@
+"""Where the picture is after the window has changed."""
+
+from tests.page.scene import TRUCK
+from tests.page.visitor import Visitor
+
+PIXELS = """() => {
+  const { width, height } = document.getElementById("picture");
+  const { data } = document.getElementById("picture").getContext("2d").getImageData(0, 0, width, height);
+  return data.filter((value, at) => at % 4 === 3 && value).length;
+}"""
+
+
+def test_a_moved_picture_stays_within_a_window_that_shrinks(visitor: Visitor) -> None:
+    visitor.add(TRUCK)
+    visitor.press(*"--------")
+    visitor.page.mouse.move(*visitor.place(300, 200))
+    visitor.page.mouse.down(button="middle")
+    visitor.page.mouse.move(690, 590, steps=4)
+    visitor.page.mouse.up(button="middle")
+    visitor.page.set_viewport_size({"width": 930, "height": 430})
+    visitor.page.wait_for_timeout(200)
+    assert visitor.page.evaluate(PIXELS) > 100
