@@ -3,6 +3,7 @@
 import { Picture as Embedded } from "../client/pictures.js";
 import { address, apiKey, client, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
+import { chosenMask } from "./picture.js";
 import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
 
 const LOST = "The server has lost this picture twice in a row, each time right after its upload. Click on its thumbnail to try again. " +
@@ -101,9 +102,15 @@ export class Requests {
     const asked = (this.#asked = { prompt, abort: new AbortController() });
     this.#hover.stop();
     try {
-      const body = toBody(picture.imageId, prompt);
       const { signal } = asked.abort;
-      const reply = await patiently(() => decode(body, signal), { notice, signal });
+      let body = toBody(picture.imageId, prompt);
+      const send = () => patiently(() => decode(body, signal), { notice, signal });
+      const reply = await send().catch((error) => {
+        const { height, width } = picture, mask = chosenMask(picture.objects.find((object) => object.prompt === prompt) ?? {});
+        if (error.code !== "invalid_prompt" || typeof prompt.previous !== "string" || !mask) throw error;
+        body = { ...body, mask_input: { size: [height, width], counts: mask.counts } }; // its logits may be of another model
+        return send();
+      });
       picture.lost = false;
       picture.answer(prompt, reply.data.predictions[0].masks.map(kept));
       session.last = { ...reply, curl: curl(address("decode"), body, { withKey: !!apiKey.get() }) };

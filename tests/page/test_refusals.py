@@ -1,5 +1,7 @@
 """Prompts that the server refuses: each is asked once, and nothing else is taken back with it."""
 
+import json
+
 from playwright.sync_api import BrowserContext, Route
 
 from tests.page.conftest import PageServer
@@ -45,3 +47,27 @@ def test_what_was_done_since_a_refused_click_stays(
     visitor.page.wait_for_timeout(300)
     assert len(held) == 1
     assert shown.get_attribute("aria-pressed") == "false"
+
+
+def test_an_object_of_another_models_visit_is_refined_from_its_pixels(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """Its logits have another size, so every click on it was refused and taken back."""
+    refused: list[str] = []
+
+    def answer(route: Route) -> None:
+        logits = json.loads(route.request.post_data or "").get("mask_input")
+        if not isinstance(logits, str):
+            return route.fallback()
+        refused.append(logits)
+        body = {"error": {"code": "invalid_prompt", "message": "It comes from another model."}}
+        return route.fulfill(status=422, body=json.dumps(body), content_type="application/json")
+
+    context.route(f"{server.url}decode", answer)
+    visitor.add(TRUCK)
+    visitor.click(200, 150)
+    visitor.until(lambda: visitor.find("#objects .figure").inner_text() not in ("", "…"))
+    visitor.click(220, 150)
+    visitor.until(lambda: server.prompts() == [((1,), False), ((1, 1), True)])
+    visitor.page.wait_for_timeout(200)
+    assert (len(refused), visitor.alert()) == (1, "")
