@@ -4,8 +4,7 @@
  */
 
 import { searchEverything } from "./api.js";
-import { holds } from "./label_map.js";
-import { coloursOf } from "./palette.js";
+import { coloursOf, holds } from "./label_map.js";
 import { patiently } from "./patience.js";
 import { chosenMask, withRuns } from "./picture.js";
 import { addPoint, EMPTY } from "./prompts.js";

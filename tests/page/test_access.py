@@ -176,3 +176,21 @@ def test_keys_are_commands_with_caps_lock_and_after_the_choice_of_all_pictures(v
     for key, count in (("z", 0), ("y", 1), ("Z", 0), ("Y", 1)):
         visitor.page.evaluate(locked, key)
         visitor.until(lambda count=count: visitor.find("#objects li").count() == count)
+
+
+def test_what_is_chosen_is_seen_where_the_system_chooses_the_colours(
+    browser: Browser, server: PageServer
+) -> None:
+    """There, borders, backgrounds and shadows have one colour each, and all swatches were white."""
+    with browser.new_context(viewport={"width": 1000, "height": 640}, forced_colors="active") as context:
+        visitor = Visitor(context, server.url)
+        visitor.add(TRUCK)
+        visitor.click(200, 150)
+        visitor.find("#candidates button").first.wait_for()
+        looks = """(selector) => [...document.querySelectorAll(selector)].map((node) => {
+          const { outlineStyle, backgroundColor } = getComputedStyle(node);
+          return [outlineStyle, backgroundColor];
+        })"""
+        outlines = [style for style, _ in visitor.page.evaluate(looks, "#candidates button, [data-label]")]
+        assert sorted(outlines) == ["none", "none", "none", "solid", "solid"]
+        assert visitor.page.evaluate(looks, ".swatch")[0][1] == "rgb(47, 129, 247)"
