@@ -178,6 +178,17 @@ def test_keys_are_commands_with_caps_lock_and_after_the_choice_of_all_pictures(v
         visitor.until(lambda count=count: visitor.find("#objects li").count() == count)
 
 
+@pytest.mark.parametrize("button", ["#objects button[title=Delete]", "#thumbnails .remove"])
+def test_the_focus_has_a_place_after_a_deletion(visitor: Visitor, button: str) -> None:
+    visitor.add(TRUCK, ("cat.png", picture(WIDTH, HEIGHT, shade=200)))
+    visitor.click(200, 150)
+    visitor.find("#objects li").wait_for()
+    visitor.find(button).first.focus()
+    visitor.press("Enter")
+    visitor.until(lambda: visitor.find("#objects li").count() == 0)
+    visitor.until(lambda: visitor.page.evaluate("document.activeElement.id") == "stage")
+
+
 def test_what_is_chosen_is_seen_where_the_system_chooses_the_colours(
     browser: Browser, server: PageServer
 ) -> None:
