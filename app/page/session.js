@@ -77,6 +77,7 @@ export class Session extends EventTarget {
     picture.close?.();
     const at = this.pictures.indexOf(picture);
     this.pictures.splice(at, 1);
+    this.#catching.delete(picture.id);
     this.#storage?.remove(picture.id).catch(() => {}); // it comes back with a reload
     this.show(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
   }
@@ -123,6 +124,7 @@ export class Session extends EventTarget {
         this.#elsewhere.add(id); // tried again at the next use; until then nothing is written over it
         continue;
       }
+      if (!this.#catching.has(id)) continue; // removed meanwhile
       const now = record ? [await revived(record)] : [];
       const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
       if (before?.working) continue;

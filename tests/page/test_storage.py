@@ -64,3 +64,20 @@ def test_a_picture_is_shown_and_uploaded_though_its_file_has_left(
     visitor.click(200, 150)
     visitor.until(lambda: len(server.segmenter.decoded) == 1)
     assert visitor.alert() == ""
+
+
+def test_a_picture_that_is_removed_while_another_windows_work_is_read_stays_away(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """As by a tap, whose first half makes the window catch up: it came back as it had been read."""
+    visitor.add(TRUCK, CAT)
+    other = Visitor(context, server.url)
+    other.until_ready()
+    other.click(200, 150)
+    other.until(lambda: '"counts"' in other.stored())
+    visitor.page.evaluate(
+        "() => { dispatchEvent(new Event('focus')); document.querySelector('.remove').click(); }"
+    )
+    visitor.page.wait_for_timeout(300)
+    assert visitor.find("#thumbnails li").count() == 1
+    assert "truck.png" not in visitor.stored()
