@@ -146,8 +146,10 @@ export class Client {
    * @param {{onProgress?: (share: number) => void, signal: AbortSignal}} options
    */
   async send(path, file, { onProgress, signal }) {
-    if (onProgress) return (await this.connection.upload(path, file, { onProgress, signal })).data;
-    return (await this.connection.request(path, { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal })).data;
+    if (onProgress && globalThis.XMLHttpRequest) return (await this.connection.upload(path, file, { onProgress, signal })).data;
+    const { data } = await this.connection.request(path, { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal });
+    onProgress?.(1); // Node and service workers do not report more
+    return data;
   }
 }
 

@@ -284,3 +284,14 @@ def test_an_address_without_http_is_said_at_once(tool: WebTool, address: str) ->
     error = tool.run("return caught((async () => new Client(given[0]))());", address)
     assert error["name"] == "TypeError"
     assert error["message"] == f"The server's address lacks http:// or https://: {address}"
+
+
+def test_where_no_progress_is_reported_an_upload_ends_with_all_of_it(tool: WebTool) -> None:
+    """As in Node and in service workers, which have no XMLHttpRequest: it was a ReferenceError."""
+    shares = tool.run(
+        """delete window.XMLHttpRequest;
+        const shares = [];
+        await client.embed(file, { onProgress: (share) => shares.push(share) });
+        return shares;"""
+    )
+    assert shares == [1]
