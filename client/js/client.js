@@ -47,6 +47,7 @@ export class Client {
    */
   async embed(source, options = {}) {
     let file = source instanceof Blob ? source : null;
+    if (!file && typeof source !== "string" && !(source instanceof URL)) throw new TypeError("A picture is a File, a Blob or an address.");
     const { imageId, replace, stretch, onProgress } = options;
     const path = withQuery("embed", { image_id: imageId, replace, stretch });
     /** @param {CallOptions} call */

@@ -295,3 +295,10 @@ def test_where_no_progress_is_reported_an_upload_ends_with_all_of_it(tool: WebTo
         return shares;"""
     )
     assert shares == [1]
+
+
+@pytest.mark.parametrize("source", ["undefined", "new Uint8Array(5)", "new Image()", "[file]"])
+def test_what_is_no_picture_is_said_at_once(tool: WebTool, source: str) -> None:
+    """It was turned into an address, such as '[object HTMLImageElement]', which cannot be fetched."""
+    error = tool.run(f"return caught(client.embed({source}));")
+    assert (error["name"], error["message"]) == ("TypeError", "A picture is a File, a Blob or an address.")
