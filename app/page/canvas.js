@@ -63,7 +63,7 @@ export class Canvas {
     for (const { canvas } of [this.picture, this.masks, this.marks])
       Object.assign(canvas, { width: Math.max(Math.round(width * this.ratio), 1), height: Math.max(Math.round(height * this.ratio), 1) });
     this.image = this.masks.createImageData(this.screen.width, this.screen.height);
-    if (this.#drawn && this.view.fitted) this.view.fit(this.#drawn, this.screen);
+    if (this.#drawn) this.view.fitted ? this.view.fit(this.#drawn, this.screen) : this.view.pan(0, 0, this.#drawn, this.screen);
     this.#draw();
   }
 

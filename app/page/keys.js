@@ -46,14 +46,17 @@ const POINTER = [
 
 /** Whether a key belongs to the field that has the focus. A slider needs few of them. */
 const isTyping = ({ target, key }) =>
-  target.matches("input[type=range]") ? /^(Arrow|Page|Home|End)/.test(key) : target.matches("input, select, textarea");
+  target.matches("input[type=range]") ? /^(Arrow|Page|Home|End)/.test(key) : target.matches("input:not([type=checkbox]), select, textarea");
+
+/** The key as it is without Caps Lock. */
+export const keyOf = ({ key = "", shiftKey }) => (key.length > 1 ? key : shiftKey ? key.toUpperCase() : key.toLowerCase());
 
 /** Run `commands` by name. Those of the stage need its focus. Keys in text fields are left alone. */
 export function listen(stage, commands) {
   addEventListener("keydown", (event) => {
     if (event.altKey || isTyping(event) || document.querySelector("dialog[open]")) return;
     const control = event.ctrlKey || event.metaKey;
-    const key = event.key.length === 1 && control && event.shiftKey ? event.key.toUpperCase() : event.key;
+    const key = keyOf(event);
     const table = control ? PAGE_KEYS.slice(0, 2) : event.target === stage ? [...STAGE_KEYS, ...PAGE_KEYS] : PAGE_KEYS;
     const found = table.find(([keys]) => keys.includes(key));
     if (!found) return;

@@ -5,61 +5,55 @@ import { apiKey } from "./api.js";
 const $ = (id) => document.getElementById(id);
 
 export class Notice {
-  #owner = null;
+  #told = null; // {message, way} that the user dismisses; it is shown before those of
+  #owners = new Map(); // requests that wait
   #waiting = [];
 
   constructor() {
     $("retry").onclick = () => this.#release("retry");
-    $("dismiss").onclick = () => this.#hide();
+    $("dismiss").onclick = () => this.#tell(null);
     $("key-form").onsubmit = (event) => {
       event.preventDefault();
       apiKey.set($("key").value.trim());
-      $("key-form").hidden = true;
+      for (const shown of this.#owners.values()) if (shown.way === "key") shown.way = null;
+      this.#tell(null);
       this.#release("key");
     };
   }
 
   /** Whether a request has failed and is being retried. */
   get failing() {
-    return this.#owner !== null;
+    return this.#owners.size > 0;
   }
 
-  /** Show a message until `clear(owner)`. Without an owner, the user dismisses it. */
-  show(owner, message) {
-    this.#owner = owner;
-    // The countdown at the end is a separate element: screen readers must not repeat the message every second.
-    const [, said, counted] = message.match(/^(.*?)(\d+ s\.)?$/s);
-    if ($("alert-text").textContent !== said) $("alert-text").textContent = said;
-    $("alert-count").textContent = counted ?? "";
-    $("alert").hidden = false;
-    $("dismiss").hidden = owner !== null;
+  /** Show why a request waits, until `clear(owner)`, with a way out: "retry", or a field for the "key". */
+  show(owner, message, way) {
+    if (!this.#owners.has(owner) && this.#told?.way !== "key") this.#told = null;
+    this.#owners.set(owner, { message, way });
+    this.#render();
   }
 
+  /** Show a message until the user dismisses it. */
   tell(message) {
-    this.show(null, message);
-    $("retry").hidden = true;
+    this.#tell({ message });
   }
 
   clear(owner) {
-    if (this.#owner === owner) this.#hide();
+    if (this.#owners.delete(owner)) this.#render();
   }
 
-  /** Resolves when the user presses the button. Rejects with AbortError. */
-  offerRetry(signal) {
-    $("retry").hidden = false;
-    return this.#wait("retry", signal);
-  }
-
-  askForKey(signal) {
-    $("retry").hidden = true;
-    this.openKey();
-    return this.#wait("key", signal);
+  /** Resolves when the user takes the way out. Rejects with AbortError. */
+  taken(way, signal) {
+    return new Promise((resolve, reject) => {
+      const fail = () => reject(new DOMException("The request is no longer needed.", "AbortError"));
+      if (signal?.aborted) fail();
+      signal?.addEventListener("abort", fail, { once: true });
+      this.#waiting.push({ way, resolve });
+    });
   }
 
   openKey() {
-    $("key-form").hidden = false;
-    $("key").value = apiKey.get();
-    $("key").focus();
+    this.#tell({ message: "Enter the server's API key.", way: "key" });
   }
 
   /** Announce to screen readers what others see. */
@@ -67,25 +61,30 @@ export class Notice {
     $("said").textContent = message;
   }
 
-  #wait(what, signal) {
-    return new Promise((resolve, reject) => {
-      const fail = () => reject(new DOMException("The request is no longer needed.", "AbortError"));
-      if (signal?.aborted) fail();
-      signal?.addEventListener("abort", fail, { once: true });
-      this.#waiting.push({ what, resolve });
-    });
+  #release(way) {
+    for (const waiting of this.#waiting) if (waiting.way === way) waiting.resolve();
+    this.#waiting = this.#waiting.filter((waiting) => waiting.way !== way);
   }
 
-  #release(what) {
-    const [released, kept] = [true, false].map((same) => this.#waiting.filter((entry) => (entry.what === what) === same));
-    this.#waiting = kept;
-    for (const { resolve } of released) resolve();
+  #tell(told) {
+    this.#told = told;
+    this.#render();
   }
 
-  #hide() {
-    this.#owner = null;
-    $("alert").hidden = true;
-    $("alert-text").textContent = "";
-    $("retry").hidden = true;
+  #render() {
+    const waiting = [...this.#owners.values()], shown = this.#told ?? waiting.at(-1);
+    // The countdown at the end is a separate element: screen readers must not repeat the message every second.
+    const [, said, counted] = (shown?.message ?? "").match(/^(.*?)(\d+ s\.)?$/s);
+    if ($("alert-text").textContent !== said) $("alert-text").textContent = said;
+    $("alert-count").textContent = counted ?? "";
+    $("alert").hidden = !shown;
+    $("dismiss").hidden = !this.#told;
+    $("retry").hidden = shown?.way !== "retry";
+    const form = $("key-form"), asks = [this.#told, ...waiting].some((one) => one?.way === "key");
+    if (form.hidden !== asks) return; // it stays as it is
+    form.hidden = !asks;
+    if (!asks) return;
+    $("key").value = apiKey.get();
+    $("key").focus();
   }
 }

@@ -23,7 +23,10 @@ function each(list, items, make, update) {
     if (list.children[at] !== child) list.insertBefore(child, list.children[at] ?? null);
     update(child, item);
   });
-  for (const child of kept.values()) child.remove();
+  for (const child of kept.values()) {
+    if (child.contains(document.activeElement)) $("stage").focus();
+    child.remove();
+  }
 }
 
 export function attributes(node, values) {

@@ -29,19 +29,19 @@ export async function patiently(task, { notice, signal }) {
 async function wayOut(error, { notice, signal, shown }) {
   if (error.status === 0) {
     for (let wait = 1; !signal?.aborted; wait = Math.min(wait * 2, MOST_WAIT_S)) {
-      await countDown(wait, (left) => notice.show(shown, `${error.message} Your work is kept. Trying again in ${left} s.`), { notice, signal });
+      await countDown(wait, (left) => notice.show(shown, `${error.message} Your work is kept. Trying again in ${left} s.`, "retry"), { notice, signal });
       if (await answers()) return;
     }
     signal.throwIfAborted();
   } else if (error.status === 401) {
-    notice.show(shown, `${error.message} Enter the server's API key.`);
-    await notice.askForKey(signal);
+    notice.show(shown, `${error.message} Enter the server's API key.`, "key");
+    await notice.taken("key", signal);
   } else if (error.retryAfterS !== null) {
     const seconds = Math.min(Math.max(error.retryAfterS, LEAST_COUNT_S), MOST_COUNT_S);
-    await countDown(seconds, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`), { notice, signal });
+    await countDown(seconds, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`, "retry"), { notice, signal });
   } else if (error.status >= 500 && error.status !== 501) { // a server that cannot do it never will
-    notice.show(shown, error.message);
-    await notice.offerRetry(signal);
+    notice.show(shown, error.message, "retry");
+    await notice.taken("retry", signal);
   } else {
     throw error;
   }
@@ -49,7 +49,7 @@ async function wayOut(error, { notice, signal, shown }) {
 
 /** Calls `show` once a second. The user may end the wait early. */
 async function countDown(seconds, show, { notice, signal }) {
-  const pressed = notice.offerRetry(signal);
+  const pressed = notice.taken("retry", signal);
   for (let left = Math.ceil(seconds); left > 0; left--) {
     show(left);
     const tick = new Promise((resolve) => setTimeout(resolve, 1000, "tick"));

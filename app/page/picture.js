@@ -106,9 +106,10 @@ export class Picture {
     this.#answered(prompt, { masks, chosen: 0 });
   }
 
-  /** The server refuses a prompt: take it back, or, if its object was left since, keep that as it is. */
+  /** The server refuses a prompt: take it back if it was the last step, and else keep its object as it is. */
   refuse(prompt) {
-    if (this.object?.prompt === prompt) this.undo();
+    const before = this.#past.at(-1)?.objects;
+    if (before && this.object?.prompt === prompt && !before.some((object) => object.prompt === prompt)) this.undo();
     else this.#answered(prompt, {});
   }
 

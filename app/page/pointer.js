@@ -29,6 +29,7 @@ export function listen(stage, canvas, { label, meant }) {
   });
 
   stage.addEventListener("pointerdown", (event) => {
+    if ([3, 4].includes(event.button)) return; // back and forward
     const at = canvas.at(event);
     stage.setPointerCapture(event.pointerId);
     down.set(event.pointerId, at);

@@ -3,6 +3,7 @@
 import { Picture as Embedded } from "../client/pictures.js";
 import { address, apiKey, client, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
+import { chosenMask } from "./picture.js";
 import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
 
 const LOST = "The server has lost this picture twice in a row, each time right after its upload. Click on its thumbnail to try again. " +
@@ -14,7 +15,7 @@ const kept = ({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts,
 
 export class Requests {
   model = null; // the reply of GET /model, once it has arrived
-  #uploading = null;
+  #uploading = null; // {picture, abort} of the upload in progress
   #asked = null; // {prompt, abort} of the request in progress
   #hover = client.hover();
   #quietUntil = 0; // no previews before this time
@@ -60,9 +61,12 @@ export class Requests {
   async #upload() {
     const { session, notice } = this;
     const lacks = (picture) => picture && !picture.imageId && !picture.problem && !picture.video;
+    const sent = this.#uploading;
+    if (sent && (sent.picture.problem || !session.pictures.includes(sent.picture))) sent.abort.abort();
     const picture = lacks(session.current) ? session.current : session.pictures.find(lacks);
     if (!picture || this.#uploading) return;
-    this.#uploading = picture;
+    const abort = new AbortController(), { signal } = abort;
+    this.#uploading = { picture, abort };
     const onProgress = (share) => {
       picture.progress = share;
       session.redraw();
@@ -71,15 +75,17 @@ export class Requests {
       const { limits } = await this.describe();
       if (picture.file.size > limits.max_upload_mib * 2 ** 20) // browsers lose a rejection that arrives during an upload
         throw new Error(`The file has ${(picture.file.size / 2 ** 20).toFixed(1)} MiB, but the server accepts at most ${limits.max_upload_mib} MiB.`);
-      const reply = await patiently(() => upload(picture.file, onProgress), { notice });
+      const reply = await patiently(() => upload(picture.file, { onProgress, signal }), { notice, signal });
       const { image_id: imageId, width, height } = reply.data;
       Object.assign(picture, { imageId, width, height, progress: 1 });
       const file = { name: picture.name, type: contentType(picture.file) };
       if (!session.last) session.last = { ...reply, curl: curlUpload(address("embed"), file, { withKey: !!apiKey.get() }) };
       if (picture === session.current) notice.say(`${picture.name} is ready, ${width} by ${height} pixels.`);
     } catch (error) {
-      picture.problem = error.message;
-      notice.tell(`${picture.name}: ${error.message}`);
+      if (!signal.aborted) {
+        picture.problem = error.message;
+        notice.tell(`${picture.name}: ${error.message}`);
+      }
     }
     this.#uploading = null;
     session.changed(picture);
@@ -96,9 +102,15 @@ export class Requests {
     const asked = (this.#asked = { prompt, abort: new AbortController() });
     this.#hover.stop();
     try {
-      const body = toBody(picture.imageId, prompt);
       const { signal } = asked.abort;
-      const reply = await patiently(() => decode(body, signal), { notice, signal });
+      const body = toBody(picture.imageId, prompt);
+      const send = () => patiently(() => decode(body, signal), { notice, signal });
+      const reply = await send().catch((error) => {
+        const object = picture.objects.find((one) => one.prompt === prompt), mask = object && chosenMask(object);
+        if (error.code !== "invalid_prompt" || typeof prompt.previous !== "string" || !mask) throw error;
+        body.mask_input = { size: [picture.height, picture.width], counts: mask.counts }; // the logits of another model do not fit
+        return send();
+      });
       picture.lost = false;
       picture.answer(prompt, reply.data.predictions[0].masks.map(kept));
       session.last = { ...reply, curl: curl(address("decode"), body, { withKey: !!apiKey.get() }) };

@@ -1,9 +1,11 @@
 /** The open pictures and the current one. Dispatches "change" after every change and stores it. */
 
 import { Picture } from "./picture.js";
-import { Storage } from "./storage.js";
+import { lent, Storage } from "./storage.js";
 
 const OPTIONS = "sam2-options";
+
+export const values = lent("localStorage");
 
 /** A picture or a video from a stored record. */
 async function revived(record) {
@@ -17,13 +19,19 @@ export class Session extends EventTarget {
   current = null;
   preview = null; // the mask under the pointer
   last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
-  options = { label: 1, refine: true, hover: true, ...JSON.parse(localStorage.getItem(OPTIONS) ?? "{}") };
+  options = { label: 1, refine: true, hover: true, ...JSON.parse(values.getItem(OPTIONS) ?? "{}") };
   #storage = null;
+  #full = () => {}; // says so, once
+  #storing = Promise.resolve(); // one file at a time
   #elsewhere = new Set(); // ids of what another window has changed since this one was used: written here, it would be lost
   #catching = new Set(); // those of them that are being read
 
   /** Load what an earlier visit stored. If the browser stores nothing, say so once; all else works. */
   async open(notice) {
+    this.#full = () => {
+      this.#full = () => {};
+      notice.tell("This browser stores no more for this page. Your work is lost when you close the window.");
+    };
     try {
       this.#storage = await Storage.open();
       this.#storage.onwritten = (id) => this.#elsewhere.add(id);
@@ -32,7 +40,7 @@ export class Session extends EventTarget {
     } catch {
       notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
     }
-    const looked = this.pictures.find(({ id }) => id === localStorage.getItem("sam2-current"));
+    const looked = this.pictures.find(({ id }) => id === values.getItem("sam2-current"));
     this.show(looked ?? this.pictures[0] ?? null);
   }
 
@@ -51,20 +59,32 @@ export class Session extends EventTarget {
   /** Add a picture or a video, without showing it. */
   keep(picture) {
     this.pictures.push(picture);
-    this.#storage?.add(picture.record, picture.file).catch(() => {}); // if the disk is full, only the reload is affected
+    this.#storing = this.#storing.then(() => this.#store(picture));
+  }
+
+  /** Store a new picture, by its content: else private windows keep only the file's place, and it may leave. */
+  async #store(picture) {
+    try {
+      if (!picture.video) picture.file = new File([await picture.file.arrayBuffer()], picture.file.name, { type: picture.file.type });
+    } catch {
+      picture.problem ||= "This file cannot be read. Add it again.";
+      this.redraw();
+    }
+    if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, picture.file).catch(() => this.#full());
   }
 
   remove(picture) {
     picture.close?.();
     const at = this.pictures.indexOf(picture);
     this.pictures.splice(at, 1);
-    this.#storage?.remove(picture.id);
+    this.#catching.delete(picture.id);
+    this.#storage?.remove(picture.id).catch(() => {}); // it comes back with a reload
     this.show(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
   }
 
   show(picture) {
     this.current = picture;
-    localStorage.setItem("sam2-current", picture?.id ?? "");
+    values.setItem("sam2-current", picture?.id ?? "");
     this.changed();
   }
 
@@ -76,14 +96,14 @@ export class Session extends EventTarget {
 
   set(option, value) {
     this.options[option] = value;
-    localStorage.setItem(OPTIONS, JSON.stringify(this.options));
+    values.setItem(OPTIONS, JSON.stringify(this.options));
     this.changed();
   }
 
   /** Announce and store a change of the current picture, or of `picture`. */
   changed(picture = this.current) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(() => {});
+    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(() => this.#full());
     this.dispatchEvent(new Event("change"));
   }
 
@@ -104,6 +124,7 @@ export class Session extends EventTarget {
         this.#elsewhere.add(id); // tried again at the next use; until then nothing is written over it
         continue;
       }
+      if (!this.#catching.has(id)) continue; // removed meanwhile
       const now = record ? [await revived(record)] : [];
       const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
       if (before?.working) continue;

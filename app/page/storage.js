@@ -1,9 +1,26 @@
 /** Stores picture files and their records in IndexedDB, across reloads, for all windows of the page. Does not know what they mean. */
 
+/** localStorage or sessionStorage. If its user blocks all cookies, the browser lends none: then values last as long as the window. */
+export function lent(storage) {
+  try {
+    return window[storage];
+  } catch {
+    const values = new Map();
+    return { getItem: (name) => values.get(name), setItem: (name, value) => values.set(name, value) };
+  }
+}
+
 const settled = (request) =>
   new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
+  });
+
+/** Resolves once a transaction is written: a full disk shows only then. */
+const written = (transaction) =>
+  new Promise((resolve, reject) => {
+    transaction.oncomplete = resolve;
+    transaction.onabort = () => reject(transaction.error);
   });
 
 export class Storage {
@@ -47,7 +64,8 @@ export class Storage {
   async add(record, file) {
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("records").put(record);
-    await settled(transaction.objectStore("files").put(file, record.id));
+    transaction.objectStore("files").put(file, record.id);
+    await written(transaction);
     this.#windows.postMessage(record.id);
   }
 
@@ -61,7 +79,8 @@ export class Storage {
     this.#waiting.delete(id);
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("files").delete(id);
-    await settled(transaction.objectStore("records").delete(id));
+    transaction.objectStore("records").delete(id);
+    await written(transaction);
     this.#windows.postMessage(id);
   }
 
@@ -69,7 +88,9 @@ export class Storage {
     while (this.#waiting.size) {
       const [id, record] = this.#waiting.entries().next().value;
       this.#waiting.delete(id);
-      await settled(this.#database.transaction("records", "readwrite").objectStore("records").put(record));
+      const transaction = this.#database.transaction("records", "readwrite");
+      transaction.objectStore("records").put(record);
+      await written(transaction);
       this.#windows.postMessage(id);
     }
   }

@@ -47,6 +47,7 @@ export class Client {
    */
   async embed(source, options = {}) {
     let file = source instanceof Blob ? source : null;
+    if (!file && typeof source !== "string" && !(source instanceof URL)) throw new TypeError("A picture is a File, a Blob or an address.");
     const { imageId, replace, stretch, onProgress } = options;
     const path = withQuery("embed", { image_id: imageId, replace, stretch });
     /** @param {CallOptions} call */
@@ -146,8 +147,10 @@ export class Client {
    * @param {{onProgress?: (share: number) => void, signal: AbortSignal}} options
    */
   async send(path, file, { onProgress, signal }) {
-    if (onProgress) return (await this.connection.upload(path, file, { onProgress, signal })).data;
-    return (await this.connection.request(path, { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal })).data;
+    if (onProgress && globalThis.XMLHttpRequest) return (await this.connection.upload(path, file, { onProgress, signal })).data;
+    const { data } = await this.connection.request(path, { method: "POST", body: file, headers: { "Content-Type": contentType(file) }, signal });
+    onProgress?.(1); // Node and service workers do not report more
+    return data;
   }
 }
 

@@ -1,6 +1,6 @@
 /** Requests to one server, with its key: replies are timed, and failures are ApiErrors. Does not try twice. */
 
-import { connectionFailed, refusal, unexpectedReply } from "./errors.js";
+import { ApiError, connectionFailed, refusal, unexpectedReply } from "./errors.js";
 
 /** @typedef {string | (() => string)} Key an API key, or a function that returns the current one; "" for none */
 
@@ -28,6 +28,7 @@ export class Connection {
    * @param {Key} key
    */
   constructor(url, key = "") {
+    if (/^[\w.-]+:\d/.test(String(url))) throw new TypeError(`The server's address lacks http:// or https://: ${url}`);
     /** The server's URL, with a slash at the end. */
     this.url = new URL(url, globalThis.document?.baseURI);
     if (!this.url.pathname.endsWith("/")) this.url.pathname += "/";
@@ -122,7 +123,9 @@ export class Connection {
 
   /** @returns {Record<string, string>} */
   #keyHeader() {
-    return this.key ? { "X-API-Key": this.key } : {};
+    const { key } = this;
+    if (/[^\t\n\r -~\x80-\xff]/.test(key)) throw new ApiError(401, { code: "unauthorized", message: "The API key has characters that cannot be sent." });
+    return key ? { "X-API-Key": key } : {};
   }
 
   /**
@@ -137,6 +140,32 @@ export class Connection {
     } catch {
       signal?.throwIfAborted();
       throw this.silent();
+    }
+  }
+
+  /**
+   * Each line of a reply of lines of JSON, parsed, as it arrives. Throws ApiErrors. Who stops reading closes the connection.
+   * @param {Response} reply
+   * @param {AbortSignal} [signal]
+   * @returns {AsyncGenerator<any, void, void>}
+   */
+  async *lines(reply, signal) {
+    const reader = /** @type {ReadableStream<Uint8Array>} */ (reply.body).getReader(), decoder = new TextDecoder();
+    /** @type {string[]} */
+    let parts = []; // of a line that goes on
+    try {
+      for (;;) {
+        const { value, done } = await this.heard(reader.read(), signal);
+        const lines = decoder.decode(value, { stream: !done }).split("\n");
+        for (const end of lines.slice(0, -1)) {
+          yield parsed(parts.join("") + end, reply.url);
+          parts = [];
+        }
+        parts.push(/** @type {string} */ (lines.at(-1)));
+        if (done) return;
+      }
+    } finally {
+      reader.cancel().catch(() => {}); // it may be closed already
     }
   }
 
@@ -174,7 +203,7 @@ function timed(text, started, header, from) {
  * @param {string} from
  * @returns {any}
  */
-export function parsed(text, from) {
+function parsed(text, from) {
   try {
     const value = JSON.parse(text);
     if (value instanceof Object) return value;

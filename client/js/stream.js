@@ -68,8 +68,16 @@ export class Stream {
     return (this.#opening ??= new Promise((resolve, reject) => {
       const url = new URL(this.#connection.address("decode/stream"));
       url.protocol = url.protocol.replace("http", "ws");
-      const socket = new WebSocket(url);
       let opened = false;
+      const ended = (/** @type {ApiError} */ error) => {
+        this.#opening = null;
+        if (!opened) this.#restsUntil = performance.now() + REST_MS;
+        this.#fail(error);
+        reject(error);
+      };
+      const refused = () => connectionFailed(`The connection to ${url.href} could not be opened.`);
+      const socket = made(url);
+      if (!socket) return queueMicrotask(() => ended(refused()));
       socket.onopen = () => {
         opened = true;
         const { key } = this.#connection; // browsers cannot set headers here
@@ -83,13 +91,7 @@ export class Stream {
           this.#fail(unexpectedReply(url.href));
         }
       };
-      socket.onclose = (event) => {
-        this.#opening = null;
-        if (!opened) this.#restsUntil = performance.now() + REST_MS;
-        const error = opened ? closed(event) : connectionFailed(`The connection to ${url.href} could not be opened.`);
-        this.#fail(error);
-        reject(error);
-      };
+      socket.onclose = (event) => ended(opened ? closed(event) : refused());
     }));
   }
 
@@ -107,6 +109,13 @@ export class Stream {
     } else if (skipped) this.#waiting.get(tag)?.reject(new DOMException("A newer prompt took its place.", "AbortError"));
     else this.#waiting.get(tag)?.resolve(answer); // none waits if it was aborted
   }
+}
+
+/** @param {URL} url */
+function made(url) {
+  try {
+    return new WebSocket(url);
+  } catch {} // the page's policy forbids it, or, in older Node, there are none
 }
 
 /** @param {CloseEvent} event */

@@ -162,3 +162,46 @@ def test_masks_are_decoded_as_pycocotools_does(visitor: Visitor) -> None:
     }"""
     for shape, decoded in zip(shapes, json.loads(visitor.page.evaluate(script, inputs)), strict=True):
         assert np.array_equal(np.reshape(decoded, shape.shape), shape)
+
+
+def test_keys_are_commands_with_caps_lock_and_after_the_choice_of_all_pictures(visitor: Visitor) -> None:
+    """The one made Undo a Redo and all else nothing, the other took every key."""
+    visitor.add(TRUCK)
+    visitor.click(200, 150)
+    visitor.find("#objects li").wait_for()
+    visitor.find("#all-pictures").click()
+    locked = (
+        "(key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))"
+    )
+    for key, count in (("z", 0), ("y", 1), ("Z", 0), ("Y", 1)):
+        visitor.page.evaluate(locked, key)
+        visitor.until(lambda count=count: visitor.find("#objects li").count() == count)
+
+
+@pytest.mark.parametrize("button", ["#objects button[title=Delete]", "#thumbnails .remove"])
+def test_the_focus_has_a_place_after_a_deletion(visitor: Visitor, button: str) -> None:
+    visitor.add(TRUCK, ("cat.png", picture(WIDTH, HEIGHT, shade=200)))
+    visitor.click(200, 150)
+    visitor.find("#objects li").wait_for()
+    visitor.find(button).first.focus()
+    visitor.press("Enter")
+    visitor.until(lambda: visitor.find("#objects li").count() == 0)
+    visitor.until(lambda: visitor.page.evaluate("document.activeElement.id") == "stage")
+
+
+def test_what_is_chosen_is_seen_where_the_system_chooses_the_colours(
+    browser: Browser, server: PageServer
+) -> None:
+    """There, borders, backgrounds and shadows have one colour each, and all swatches were white."""
+    with browser.new_context(viewport={"width": 1000, "height": 640}, forced_colors="active") as context:
+        visitor = Visitor(context, server.url)
+        visitor.add(TRUCK)
+        visitor.click(200, 150)
+        visitor.find("#candidates button").first.wait_for()
+        looks = """(selector) => [...document.querySelectorAll(selector)].map((node) => {
+          const { outlineStyle, backgroundColor } = getComputedStyle(node);
+          return [outlineStyle, backgroundColor];
+        })"""
+        outlines = [style for style, _ in visitor.page.evaluate(looks, "#candidates button, [data-label]")]
+        assert sorted(outlines) == ["none", "none", "none", "solid", "solid"]
+        assert visitor.page.evaluate(looks, ".swatch")[0][1] == "rgb(47, 129, 247)"

@@ -261,3 +261,44 @@ def test_a_key_goes_with_every_request_and_may_change(tool: WebTool) -> None:
         await client.model();"""
     )
     assert keys == ["one", "one", "two", "three", None]
+
+
+@pytest.mark.parametrize(
+    "call", ["mine.model()", "mine.embed(file)", "mine.embed(file, { onProgress() {} })"]
+)
+def test_a_key_that_no_header_can_carry_is_a_wrong_key_not_a_silent_server(tool: WebTool, call: str) -> None:
+    key = "sesame\u200b"  # copied along, and not seen
+    error = tool.run(
+        f"const mine = new Client(location.origin, {{ key: given[0] }}); return caught({call});", key
+    )
+    assert (error["status"], error["code"]) == (401, "unauthorized")
+    assert "cannot be sent" in error["message"]
+    assert (
+        tool.run("return (await new Client(location.origin, { key: 'sesame\\n' }).model()).model;") == "fake"
+    )
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "127.0.0.1:8000/sam"])
+def test_an_address_without_http_is_said_at_once(tool: WebTool, address: str) -> None:
+    """The one failed as an invalid URL at the first call, the other asked the page's own server below a path."""
+    error = tool.run("return caught((async () => new Client(given[0]))());", address)
+    assert error["name"] == "TypeError"
+    assert error["message"] == f"The server's address lacks http:// or https://: {address}"
+
+
+def test_where_no_progress_is_reported_an_upload_ends_with_all_of_it(tool: WebTool) -> None:
+    """As in Node and in service workers, which have no XMLHttpRequest: it was a ReferenceError."""
+    shares = tool.run(
+        """delete window.XMLHttpRequest;
+        const shares = [];
+        await client.embed(file, { onProgress: (share) => shares.push(share) });
+        return shares;"""
+    )
+    assert shares == [1]
+
+
+@pytest.mark.parametrize("source", ["undefined", "new Uint8Array(5)", "new Image()", "[file]"])
+def test_what_is_no_picture_is_said_at_once(tool: WebTool, source: str) -> None:
+    """It was turned into an address, such as '[object HTMLImageElement]', which cannot be fetched."""
+    error = tool.run(f"return caught(client.embed({source}));")
+    assert (error["name"], error["message"]) == ("TypeError", "A picture is a File, a Blob or an address.")

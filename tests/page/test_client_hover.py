@@ -203,3 +203,15 @@ def test_a_wrong_key_is_said_and_not_tried_again(locked: WebTool) -> None:
     assert (error["status"], error["code"]) == (401, "unauthorized")
     assert (closed["status"], closed["code"]) == (401, "unauthorized")
     assert closed["message"].startswith("The server closed the connection: a key in a header")
+
+
+@pytest.mark.parametrize(
+    "without", ["delete window.WebSocket;", "WebSocket = class { constructor() { throw Error(); } };"]
+)
+def test_where_no_websocket_can_be_made_previews_are_requests(tool: WebTool, without: str) -> None:
+    """As in Node 20, and on a page whose policy or https forbids it. Each preview waited for its deadline."""
+    requests: list[str] = []
+    tool.page.on("request", lambda request: requests.append(request.url))
+    click = "(await hover.click(picture, [7, 5], { deadlineS: 5 })).length"
+    assert tool.run(f"{without} {PICTURE} return [{click}, {click}];") == [3, 3]
+    assert requests.count(f"{tool.url}decode") == 2

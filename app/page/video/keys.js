@@ -1,5 +1,7 @@
 /** The keys that a video adds to those of the page. Does not know what they do. */
 
+import { keyOf } from "../keys.js";
+
 const ROWS = [
   ["Video: Left, Right", "Previous, next frame; with Shift, ten frames"],
   ["Video: Space", "Play, pause"],
@@ -12,8 +14,8 @@ const ROWS = [
 
 export const helpRows = () => ROWS;
 
-const isField = (target) => target.matches("input:not([type=range]), select, textarea");
-const isControl = (target) => isField(target) || target.matches("button, a, summary");
+const isField = (target) => target.matches("input:not([type=range], [type=checkbox]), select, textarea");
+const isControl = (target) => isField(target) || target.matches("button, a, summary, [type=checkbox]");
 
 /** Take keys before the page does, while `current()` is a video. The arrow keys belong to the cross where there is one. */
 export function listen({ stage, canvas, current, player, commands }) {
@@ -37,7 +39,7 @@ export function listen({ stage, canvas, current, player, commands }) {
   };
 
   addEventListener("keydown", (event) => {
-    const { key, target } = event;
+    const { target } = event, key = keyOf(event);
     if (!current() || event.altKey || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
     if (key === " " && !isControl(target)) {
       event.preventDefault();

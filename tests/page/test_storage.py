@@ -1,0 +1,83 @@
+"""A browser that stores nothing or no more, and files that change on disk."""
+
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext
+
+from tests.fakes import RADII, disc_mask
+from tests.page.conftest import PageServer
+from tests.page.scene import CAT, TRUCK
+from tests.page.visitor import HEIGHT, WIDTH, Visitor
+
+DENY = """for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+  Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
+
+
+def test_without_any_storage_all_else_works(browser: Browser, server: PageServer) -> None:
+    """As in Chromium when its user blocks all cookies. The page stayed blank, without a word."""
+    with browser.new_context(viewport={"width": 1000, "height": 640}) as context:
+        context.add_init_script(DENY)
+        visitor = Visitor(context, server.url)
+        assert visitor.alert().startswith("This browser stores nothing for this page.")
+        visitor.press("h")
+        assert visitor.find("#hover").get_attribute("aria-pressed") == "false"
+        visitor.add(TRUCK)
+        visitor.click(200, 150)
+        visitor.until_seen(disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH))
+        assert visitor.faults == []
+
+
+def test_a_full_disk_is_said_once(visitor: Visitor, context: BrowserContext, server: PageServer) -> None:
+    """It shows at the end of a transaction, after each of its requests: the work was lost with the next reload."""
+    devtools = context.new_cdp_session(visitor.page)
+    quota = {"origin": server.url.rstrip("/"), "quotaSize": 1000}
+    devtools.send("Storage.overrideQuotaForOrigin", quota)
+    visitor.add(TRUCK)
+    visitor.until(lambda: visitor.alert().startswith("This browser stores no more for this page."))
+    visitor.find("#dismiss").click()
+    visitor.click(200, 150)
+    visitor.until(lambda: visitor.find("#objects .figure").inner_text() not in ("", "…"))
+    visitor.page.wait_for_timeout(200)
+    assert visitor.alert() == ""
+
+
+def test_a_picture_is_shown_and_uploaded_though_its_file_has_left(
+    visitor: Visitor, server: PageServer, tmp_path: Path
+) -> None:
+    """As a card that is taken out. The page said that the browser, or the server, cannot do it."""
+    files = {name: tmp_path / name for name in ("truck.png", "cat.png")}
+    for name, content in (TRUCK, CAT):
+        files[name].write_bytes(content)
+    server.segmenter.gate.clear()
+    visitor.find("#files").set_input_files(list(files.values()))
+    visitor.until(lambda: "cat.png" in visitor.stored())
+    visitor.page.wait_for_timeout(200)
+    for file in files.values():
+        file.unlink()
+    server.segmenter.gate.set()
+    visitor.until_ready()
+    for key in ("PageDown", "PageUp"):
+        visitor.press(key)
+        visitor.until_ready()
+        visitor.page.wait_for_timeout(300)  # until it is decoded
+    server.forget()
+    visitor.click(200, 150)
+    visitor.until(lambda: len(server.segmenter.decoded) == 1)
+    assert visitor.alert() == ""
+
+
+def test_a_picture_that_is_removed_while_another_windows_work_is_read_stays_away(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """As by a tap, whose first half makes the window catch up: it came back as it had been read."""
+    visitor.add(TRUCK, CAT)
+    other = Visitor(context, server.url)
+    other.until_ready()
+    other.click(200, 150)
+    other.until(lambda: '"counts"' in other.stored())
+    visitor.page.evaluate(
+        "() => { dispatchEvent(new Event('focus')); document.querySelector('.remove').click(); }"
+    )
+    visitor.page.wait_for_timeout(300)
+    assert visitor.find("#thumbnails li").count() == 1
+    assert "truck.png" not in visitor.stored()
