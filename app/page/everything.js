@@ -3,8 +3,9 @@
  * belongs to its picture and lives as long as the window. Does not know how it is drawn.
  */
 
-import { searchEverything } from "./api.js";
-import { coloursOf, holds } from "./label_map.js";
+import { searchEverything } from "./everything_request.js";
+import { holds } from "./label_map.js";
+import { coloursOf } from "./palette.js";
 import { patiently } from "./patience.js";
 import { chosenMask, withRuns } from "./picture.js";
 import { addPoint, EMPTY } from "./prompts.js";
@@ -151,13 +152,9 @@ export class Everything {
     return this.objectOf(mask)?.name ?? `Found ${mask.label}`;
   }
 
-  /** Of the picture, in percent. */
-  share({ area }) {
-    return +(100 * area / (this.found.width * this.found.height)).toPrecision(2);
-  }
-
   describe(mask) {
-    return `${this.nameOf(mask)}: predicted IoU ${mask.iou.toFixed(2)}, stability ${mask.stability.toFixed(2)}, ${mask.area.toLocaleString("en")} pixels, ${this.share(mask)} % of the picture`;
+    const share = +(100 * mask.area / (this.found.width * this.found.height)).toPrecision(2);
+    return `${this.nameOf(mask)}: predicted IoU ${mask.iou.toFixed(2)}, stability ${mask.stability.toFixed(2)}, ${mask.area.toLocaleString("en")} pixels, ${share} % of the picture`;
   }
 
   /** The mask that a pixel means, or null: the smallest there, or a larger one that `larger` has gone to. */

@@ -62,7 +62,8 @@ export class EverythingView {
     $("named").hidden = !named || !at || !found;
     if ($("named").hidden) return;
     $("named-name").textContent = this.everything.nameOf(named);
-    $("named-scores").textContent = `IoU ${named.iou.toFixed(2)} · stability ${named.stability.toFixed(2)} · ${this.everything.share(named)} %`;
+    const share = +(100 * named.area / (found.width * found.height)).toPrecision(2);
+    $("named-scores").textContent = `IoU ${named.iou.toFixed(2)} · stability ${named.stability.toFixed(2)} · ${share} %`;
     $("named-swatch").style.background = named.colour;
     const [x, y] = at.map((value) => value / this.canvas.ratio);
     const { offsetWidth: width, offsetHeight: height } = $("named"), room = this.stage.getBoundingClientRect();

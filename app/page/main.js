@@ -12,7 +12,8 @@ import { chosenMask } from "./picture.js";
 import * as pointer from "./pointer.js";
 import { addPoint, boxBetween, withBox, withThree } from "./prompts.js";
 import { Requests } from "./requests.js";
-import { Session, values } from "./session.js";
+import { Session } from "./session.js";
+import { values } from "./storage.js";
 
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
@@ -166,19 +167,22 @@ async function save(kind) {
   }
   if (!made) return;
   const { name, blob } = made instanceof Blob ? { name: `${kind}.json`, blob: made } : made;
-  const link = panels.element("a", { href: URL.createObjectURL(blob), download: name });
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   notice.say(`${name} is saved.`);
 }
 
 function listHelp(rows) {
-  const { element } = panels;
-  $("help-rows").append(...rows.map(([key, what]) => element("div", {}, element("dt", {}, key), element("dd", {}, what))));
+  $("help-rows").append(...rows.map(([key, what]) => {
+    const row = document.createElement("div");
+    for (const [tag, text] of [["dt", key], ["dd", what]]) row.append(Object.assign(document.createElement(tag), { textContent: text }));
+    return row;
+  }));
 }
 
 function setTheme(theme) {
-  if (theme) values.setItem("sam2-theme", document.documentElement.dataset.theme = theme);
+  if (theme) values.set("sam2-theme", document.documentElement.dataset.theme = theme);
 }
 
 let last = null; // the current picture, when keepBitmap last looked
@@ -242,7 +246,7 @@ function render() {
   for (const button of document.querySelectorAll("[data-label]")) button.setAttribute("aria-pressed", +button.dataset.label === options.label);
 }
 
-setTheme(values.getItem("sam2-theme"));
+setTheme(values.get("sam2-theme"));
 for (const button of document.querySelectorAll("[data-command]")) {
   const { command, argument } = button.dataset;
   button.onclick = (event) => commands[command](argument && JSON.parse(argument), event);
@@ -262,7 +266,7 @@ addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
   if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-  else notice.tell("That is no file. Copy the picture, and paste it here.");
+  else notice.tell("What was dropped is no file. Copy the picture and paste it here, or save it first.");
 });
 
 session.addEventListener("change", render);

@@ -5,8 +5,8 @@ import { apiKey } from "./api.js";
 const $ = (id) => document.getElementById(id);
 
 export class Notice {
-  #told = null; // {message, way} that the user dismisses; it is shown before those of
-  #owners = new Map(); // requests that wait
+  #told = null; // what the user dismisses, {message, way}; over what requests wait for
+  #owners = new Map(); // the same of each request that has failed and waits; the newest is shown
   #waiting = [];
 
   constructor() {
@@ -26,7 +26,7 @@ export class Notice {
     return this.#owners.size > 0;
   }
 
-  /** Show why a request waits, until `clear(owner)`, with a way out: "retry", or a field for the "key". */
+  /** Show why a request waits, until `clear(owner)`, and a way out: the button "retry", or the field for the "key". */
   show(owner, message, way) {
     if (!this.#owners.has(owner) && this.#told?.way !== "key") this.#told = null;
     this.#owners.set(owner, { message, way });
@@ -62,8 +62,9 @@ export class Notice {
   }
 
   #release(way) {
-    for (const waiting of this.#waiting) if (waiting.way === way) waiting.resolve();
-    this.#waiting = this.#waiting.filter((waiting) => waiting.way !== way);
+    const [released, kept] = [true, false].map((same) => this.#waiting.filter((entry) => (entry.way === way) === same));
+    this.#waiting = kept;
+    for (const { resolve } of released) resolve();
   }
 
   #tell(told) {

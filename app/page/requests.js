@@ -57,7 +57,7 @@ export class Requests {
     this.session.redraw();
   }
 
-  /** Upload one picture at a time, the current one first. */
+  /** Upload one picture at a time, the current one first. One that leaves the page lets the next go on. */
   async #upload() {
     const { session, notice } = this;
     const lacks = (picture) => picture && !picture.imageId && !picture.problem && !picture.video;
@@ -103,12 +103,12 @@ export class Requests {
     this.#hover.stop();
     try {
       const { signal } = asked.abort;
-      const body = toBody(picture.imageId, prompt);
+      let body = toBody(picture.imageId, prompt);
       const send = () => patiently(() => decode(body, signal), { notice, signal });
       const reply = await send().catch((error) => {
-        const object = picture.objects.find((one) => one.prompt === prompt), mask = object && chosenMask(object);
+        const { height, width } = picture, mask = chosenMask(picture.objects.find((object) => object.prompt === prompt) ?? {});
         if (error.code !== "invalid_prompt" || typeof prompt.previous !== "string" || !mask) throw error;
-        body.mask_input = { size: [picture.height, picture.width], counts: mask.counts }; // the logits of another model do not fit
+        body = { ...body, mask_input: { size: [height, width], counts: mask.counts } }; // its logits may be of another model
         return send();
       });
       picture.lost = false;

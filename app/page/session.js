@@ -1,11 +1,9 @@
 /** The open pictures and the current one. Dispatches "change" after every change and stores it. */
 
 import { Picture } from "./picture.js";
-import { lent, Storage } from "./storage.js";
+import { Storage, values } from "./storage.js";
 
 const OPTIONS = "sam2-options";
-
-export const values = lent("localStorage");
 
 /** A picture or a video from a stored record. */
 async function revived(record) {
@@ -19,18 +17,19 @@ export class Session extends EventTarget {
   current = null;
   preview = null; // the mask under the pointer
   last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
-  options = { label: 1, refine: true, hover: true, ...JSON.parse(values.getItem(OPTIONS) ?? "{}") };
+  options = { label: 1, refine: true, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
   #storage = null;
-  #full = () => {}; // says so, once
-  #storing = Promise.resolve(); // one file at a time
+  #full = () => {}; // says once that the browser stores no more
+  #storing = Promise.resolve(); // one file after the other is read
   #elsewhere = new Set(); // ids of what another window has changed since this one was used: written here, it would be lost
   #catching = new Set(); // those of them that are being read
 
   /** Load what an earlier visit stored. If the browser stores nothing, say so once; all else works. */
   async open(notice) {
+    let said = false;
     this.#full = () => {
-      this.#full = () => {};
-      notice.tell("This browser stores no more for this page. Your work is lost when you close the window.");
+      if (!said) notice.tell("This browser stores no more for this page. What you do from now on is lost when you close the window.");
+      said = true;
     };
     try {
       this.#storage = await Storage.open();
@@ -40,7 +39,7 @@ export class Session extends EventTarget {
     } catch {
       notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
     }
-    const looked = this.pictures.find(({ id }) => id === values.getItem("sam2-current"));
+    const looked = this.pictures.find(({ id }) => id === values.get("sam2-current"));
     this.show(looked ?? this.pictures[0] ?? null);
   }
 
@@ -62,15 +61,15 @@ export class Session extends EventTarget {
     this.#storing = this.#storing.then(() => this.#store(picture));
   }
 
-  /** Store a new picture, by its content: else private windows keep only the file's place, and it may leave. */
+  /** Store a new picture. Its content is copied first: the browser may keep no more than the file's place, and there it may change. */
   async #store(picture) {
     try {
       if (!picture.video) picture.file = new File([await picture.file.arrayBuffer()], picture.file.name, { type: picture.file.type });
     } catch {
-      picture.problem ||= "This file cannot be read. Add it again.";
+      picture.problem ||= "This file cannot be read any more. Add it again.";
       this.redraw();
     }
-    if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, picture.file).catch(() => this.#full());
+    if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, picture.file).catch(this.#full);
   }
 
   remove(picture) {
@@ -84,7 +83,7 @@ export class Session extends EventTarget {
 
   show(picture) {
     this.current = picture;
-    values.setItem("sam2-current", picture?.id ?? "");
+    values.set("sam2-current", picture?.id ?? "");
     this.changed();
   }
 
@@ -96,14 +95,14 @@ export class Session extends EventTarget {
 
   set(option, value) {
     this.options[option] = value;
-    values.setItem(OPTIONS, JSON.stringify(this.options));
+    values.set(OPTIONS, JSON.stringify(this.options));
     this.changed();
   }
 
   /** Announce and store a change of the current picture, or of `picture`. */
   changed(picture = this.current) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(() => this.#full());
+    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(this.#full);
     this.dispatchEvent(new Event("change"));
   }
 

@@ -1,14 +1,30 @@
 /** Stores picture files and their records in IndexedDB, across reloads, for all windows of the page. Does not know what they mean. */
 
-/** localStorage or sessionStorage. If its user blocks all cookies, the browser lends none: then values last as long as the window. */
-export function lent(storage) {
-  try {
-    return window[storage];
-  } catch {
-    const values = new Map();
-    return { getItem: (name) => values.get(name), setItem: (name, value) => values.set(name, value) };
+/** Small values by name, in the window's `storage`, localStorage or sessionStorage. A browser that lends none keeps them for this window. */
+export class Values {
+  #here = {};
+  #kept;
+
+  constructor(storage) {
+    try {
+      this.#kept = window[storage];
+    } catch {} // its user blocks all cookies
+  }
+
+  get(name) {
+    return this.#here[name] ?? this.#kept?.getItem(name) ?? "";
+  }
+
+  set(name, value) {
+    this.#here[name] = value;
+    try {
+      this.#kept?.setItem(name, value);
+    } catch {} // no room
   }
 }
+
+/** Values that the browser keeps. */
+export const values = new Values("localStorage");
 
 const settled = (request) =>
   new Promise((resolve, reject) => {
@@ -16,7 +32,7 @@ const settled = (request) =>
     request.onerror = () => reject(request.error);
   });
 
-/** Resolves once a transaction is written: a full disk shows only then. */
+/** Resolves once all of a transaction is written: a full disk shows only then. */
 const written = (transaction) =>
   new Promise((resolve, reject) => {
     transaction.oncomplete = resolve;

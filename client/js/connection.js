@@ -20,6 +20,8 @@ import { ApiError, connectionFailed, refusal, unexpectedReply } from "./errors.j
  * @property {[string, number][]} stages the stages of serverMs, from Server-Timing
  */
 
+const UNSENDABLE = "The API key has a character that cannot be sent, perhaps an invisible one that was copied along.";
+
 export class Connection {
   #key;
 
@@ -28,7 +30,7 @@ export class Connection {
    * @param {Key} key
    */
   constructor(url, key = "") {
-    if (/^[\w.-]+:\d/.test(String(url))) throw new TypeError(`The server's address lacks http:// or https://: ${url}`);
+    if (/^[\w.-]+:\d/.test(String(url))) throw new TypeError(`The server's address lacks http:// or https:// at its start: ${url}`);
     /** The server's URL, with a slash at the end. */
     this.url = new URL(url, globalThis.document?.baseURI);
     if (!this.url.pathname.endsWith("/")) this.url.pathname += "/";
@@ -124,7 +126,7 @@ export class Connection {
   /** @returns {Record<string, string>} */
   #keyHeader() {
     const { key } = this;
-    if (/[^\t\n\r -~\x80-\xff]/.test(key)) throw new ApiError(401, { code: "unauthorized", message: "The API key has characters that cannot be sent." });
+    if (/[^\t\n\r -~\x80-\xff]/.test(key)) throw new ApiError(401, { code: "unauthorized", message: UNSENDABLE }); // no header can carry it
     return key ? { "X-API-Key": key } : {};
   }
 
@@ -140,32 +142,6 @@ export class Connection {
     } catch {
       signal?.throwIfAborted();
       throw this.silent();
-    }
-  }
-
-  /**
-   * Each line of a reply of lines of JSON, parsed, as it arrives. Throws ApiErrors. Who stops reading closes the connection.
-   * @param {Response} reply
-   * @param {AbortSignal} [signal]
-   * @returns {AsyncGenerator<any, void, void>}
-   */
-  async *lines(reply, signal) {
-    const reader = /** @type {ReadableStream<Uint8Array>} */ (reply.body).getReader(), decoder = new TextDecoder();
-    /** @type {string[]} */
-    let parts = []; // of a line that goes on
-    try {
-      for (;;) {
-        const { value, done } = await this.heard(reader.read(), signal);
-        const lines = decoder.decode(value, { stream: !done }).split("\n");
-        for (const end of lines.slice(0, -1)) {
-          yield parsed(parts.join("") + end, reply.url);
-          parts = [];
-        }
-        parts.push(/** @type {string} */ (lines.at(-1)));
-        if (done) return;
-      }
-    } finally {
-      reader.cancel().catch(() => {}); // it may be closed already
     }
   }
 
@@ -203,7 +179,7 @@ function timed(text, started, header, from) {
  * @param {string} from
  * @returns {any}
  */
-function parsed(text, from) {
+export function parsed(text, from) {
   try {
     const value = JSON.parse(text);
     if (value instanceof Object) return value;

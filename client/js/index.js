@@ -2,12 +2,13 @@
 
 export { Client } from "./client.js";
 export { Connection } from "./connection.js";
+export { toImageData, toSvgPath } from "./drawing.js";
 export { ApiError } from "./errors.js";
 export { Hover } from "./hover.js";
 export { Mask } from "./masks.js";
-export { joined, outline, toSvgPath } from "./outline.js";
+export { joined, outline } from "./outline.js";
 export { Picture } from "./pictures.js";
-export { paint, pixel, toImageData } from "./raster.js";
+export { paint, pixel } from "./raster.js";
 export { decodeRuns, toBitmap } from "./rle.js";
 export { Track } from "./tracks.js";
 export { Video } from "./videos.js";

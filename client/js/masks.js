@@ -1,7 +1,7 @@
 /** One mask of a reply, in the forms that web tools draw and store. Does not know about requests. */
 
-import { outline, toSvgPath } from "./outline.js";
-import { toImageData } from "./raster.js";
+import { toImageData, toSvgPath } from "./drawing.js";
+import { outline } from "./outline.js";
 import { decodeRuns, toBitmap } from "./rle.js";
 
 /** @typedef {{size: [number, number], counts: string}} Rle COCO's, with height first */

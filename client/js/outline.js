@@ -41,12 +41,6 @@ export function outline(bitmap, { width, height }, { smooth = true } = {}) {
 }
 
 /**
- * The `d` of an SVG path: outer rings run clockwise and holes the other way, so both fill rules leave holes open.
- * @param {Outline} outline
- */
-export const toSvgPath = ({ polygons, holes }) => [...polygons, ...holes].map((ring) => `M${ring.join("L")}Z`).join("");
-
-/**
  * Join rings to one, by lines there and back that enclose nothing, for formats that have one ring for an object. By the
  * even-odd rule the result has the pixels of all rings: holes stay holes.
  * @param {Ring[]} rings at least one

@@ -1,6 +1,4 @@
-/** Draws the runs of a mask, at the screen's own resolution or the picture's. Does not know about the DOM. */
-
-import { fill as fillRuns } from "./rle.js";
+/** Draws the runs of a mask at the screen's own resolution. Does not know about the DOM. */
 
 /**
  * A colour "#rrggbb" with an opacity 0..1 as one pixel of ImageData.
@@ -63,16 +61,4 @@ export function paint({ ends, bbox }, { width, height }, view, target, { fill, e
       before = now;
     }
   }
-}
-
-/**
- * The mask in one colour, all else transparent, at the picture's size.
- * @param {Uint32Array} ends of runs, from `decodeRuns`
- * @param {import("./rle.js").Size} size
- * @param {{colour?: string, opacity?: number}} [look] "#rrggbb", and 0..1
- */
-export function toImageData(ends, size, { colour = "#2f81f7", opacity = 0.5 } = {}) {
-  const image = new ImageData(size.width, size.height);
-  fillRuns(new Uint32Array(image.data.buffer), ends, size, pixel(colour, opacity));
-  return image;
 }

@@ -68,6 +68,8 @@ export class Stream {
     return (this.#opening ??= new Promise((resolve, reject) => {
       const url = new URL(this.#connection.address("decode/stream"));
       url.protocol = url.protocol.replace("http", "ws");
+      /** @type {WebSocket} */
+      let socket;
       let opened = false;
       const ended = (/** @type {ApiError} */ error) => {
         this.#opening = null;
@@ -76,8 +78,11 @@ export class Stream {
         reject(error);
       };
       const refused = () => connectionFailed(`The connection to ${url.href} could not be opened.`);
-      const socket = made(url);
-      if (!socket) return queueMicrotask(() => ended(refused()));
+      try {
+        socket = new WebSocket(url);
+      } catch { // the page's policy forbids it, or, in older Node, there are none
+        return queueMicrotask(() => ended(refused()));
+      }
       socket.onopen = () => {
         opened = true;
         const { key } = this.#connection; // browsers cannot set headers here
@@ -109,13 +114,6 @@ export class Stream {
     } else if (skipped) this.#waiting.get(tag)?.reject(new DOMException("A newer prompt took its place.", "AbortError"));
     else this.#waiting.get(tag)?.resolve(answer); // none waits if it was aborted
   }
-}
-
-/** @param {URL} url */
-function made(url) {
-  try {
-    return new WebSocket(url);
-  } catch {} // the page's policy forbids it, or, in older Node, there are none
 }
 
 /** @param {CloseEvent} event */

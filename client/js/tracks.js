@@ -1,6 +1,7 @@
 /** A track: objects that a server follows through frames, from a prompt or more. Does not know where the frames are from. */
 
 import { ApiError, statusOf, unexpectedReply } from "./errors.js";
+import { linesOf } from "./lines.js";
 import { Mask } from "./masks.js";
 import { maskFields, promptFields } from "./prompts.js";
 
@@ -119,7 +120,7 @@ export class Track {
     const wait = () => setTimeout(() => silence.abort(noFrame(deadlineS)), Math.min(deadlineS * 1000, LONGEST_TIMER_MS));
     let timer = wait();
     try {
-      for await (const line of connection.lines(reply, signal)) {
+      for await (const line of linesOf(connection, reply, signal)) {
         clearTimeout(timer); // who reads may take their time
         if (line.done) return;
         if (line.error && line.frame === undefined) throw errorOfLine(line.error);

@@ -283,7 +283,7 @@ def test_an_address_without_http_is_said_at_once(tool: WebTool, address: str) ->
     """The one failed as an invalid URL at the first call, the other asked the page's own server below a path."""
     error = tool.run("return caught((async () => new Client(given[0]))());", address)
     assert error["name"] == "TypeError"
-    assert error["message"] == f"The server's address lacks http:// or https://: {address}"
+    assert error["message"] == f"The server's address lacks http:// or https:// at its start: {address}"
 
 
 def test_where_no_progress_is_reported_an_upload_ends_with_all_of_it(tool: WebTool) -> None:

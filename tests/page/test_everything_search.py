@@ -110,4 +110,4 @@ def test_what_cannot_be_mended_is_told(visitor: Visitor, context: BrowserContext
     )
     visitor.press("s")
     visitor.until(lambda: "Not on this picture." in visitor.alert())
-    assert not visitor.find("#search").is_visible()
+    visitor.until(lambda: not visitor.find("#search").is_visible())

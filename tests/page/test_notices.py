@@ -119,4 +119,4 @@ def test_what_is_dropped_and_no_file_is_said(visitor: Visitor) -> None:
           document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
         }"""
     )
-    visitor.until(lambda: visitor.alert().startswith("That is no file."))
+    visitor.until(lambda: visitor.alert().startswith("What was dropped is no file."))
