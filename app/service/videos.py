@@ -153,6 +153,7 @@ class Videos:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
         async with self._deadline():
+            await self._register.catch_up(waits=False)  # a client lists what another server has just taken in
             last = await self._known(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")

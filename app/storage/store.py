@@ -218,6 +218,7 @@ class EmbeddingStore:
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a picture. Does not count as a use. Raises ImageNotFound."""
+        await self._register.catch_up(waits=False)  # it may have been replaced or deleted a moment ago
         name = await self._find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
@@ -225,6 +226,7 @@ class EmbeddingStore:
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
         """Return at most `limit` pictures that follow `after`, newest name first. Raises ImageNotFound."""
+        await self._register.catch_up(waits=False)  # a client lists what another server has just taken in
         last = await self._find(after, tenant=tenant) if after is not None else None
         if after is not None and last is None:
             raise ImageNotFound(f"after={after!r} names no stored picture. Start again without it.")

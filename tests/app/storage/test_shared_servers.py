@@ -56,6 +56,34 @@ async def test_a_picture_of_one_server_is_clicked_on_at_another(url: str, tmp_pa
         assert (await one.embed(picture(shade=9), "truck")).status_code == 200  # the name is free
 
 
+async def test_what_one_server_has_answered_is_in_the_next_list_of_another(url: str, tmp_path: Path) -> None:
+    """A balancer sends lists to the servers in turn."""
+    async with two(url, tmp_path) as (one, other):
+        for number in range(3):
+            assert (await one.embed(picture(shade=number), f"n{number}")).status_code == 200
+            assert await names(other) == [f"n{each}" for each in range(number, -1, -1)]
+        assert (await one.client.delete("/images/n1")).is_success
+        assert await names(other) == ["n2", "n0"]
+        assert (await one.client.delete("/images/n0")).is_success
+        assert error(await other.client.get("/images/n0")) == (404, "image_not_found")
+        reply = await one.client.post(
+            "/embed", files={"image": picture(90, 50)}, data={"image_id": "n2", "replace": "true"}
+        )
+        assert reply.status_code == 200
+        assert (await other.client.get("/images/n2")).json()["width"] == reply.json()["width"]
+        assert (
+            await one.client.post(
+                "/videos",
+                params={"video_id": "v"},
+                content=clip(frames=3),
+                headers={"Content-Type": "video/mp4"},
+            )
+        ).is_success
+        assert [each["video_id"] for each in (await other.client.get("/videos")).json()["videos"]] == ["v"]
+        assert (await one.client.delete("/videos/v")).is_success
+        assert (await other.client.get("/videos")).json()["videos"] == []
+
+
 async def test_a_new_picture_at_two_servers_at_once_gets_one_owner(url: str, tmp_path: Path) -> None:
     async with two(url, tmp_path) as (one, other):
         replies = await asyncio.gather(one.embed(picture(), "truck"), other.embed(picture(shade=9), "truck"))
