@@ -5,7 +5,6 @@ the embeddings of its frames. Belongs to the event loop; files are read in worke
 """
 
 import io
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -301,7 +300,7 @@ class Videos:
         self, name: str, content: str, video: Video, data: bytes, *, tenant: str, replace: bool
     ) -> None:
         """Give a file its name and write it, after which it survives a restart if there is a folder."""
-        now = time.time()
+        now = self._register.now()
         row = ImageName(tenant, name, content, video.height, video.width, len(data), created=now, used=now)
         known = self._register.find(name, tenant=tenant)
         try:

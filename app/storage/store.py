@@ -144,7 +144,9 @@ class EmbeddingStore:
 
     async def find_named(self, name: ImageName) -> Embedding | None:
         """As `find`. One that another server has named a moment ago and not written yet is waited for."""
-        return await (arrived(name, self.find) if self._has_files else self.find(name.content))
+        return await (
+            arrived(name, self.find, now=self._register.now) if self._has_files else self.find(name.content)
+        )
 
     async def find_upload(self, content: str) -> bytes | None:
         """Return the picture file of a content; None if it was not kept."""
@@ -269,7 +271,7 @@ class EmbeddingStore:
             raise ImageIdConflict.for_id(image_id)
 
     async def _name(self, claim: Claim, content: str, embedding: Embedding, *, replace: bool) -> None:
-        now = time.time()
+        now = self._register.now()
         name = ImageName(
             claim.tenant,
             claim.name,

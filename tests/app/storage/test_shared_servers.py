@@ -230,6 +230,39 @@ async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp
                     await asyncio.sleep(0.05)
 
 
+async def test_ages_are_those_by_the_clock_of_the_database(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose own clock is ten minutes slow gives no names that the others take for expired."""
+    own = time.time
+    settings = Settings(workers=2, cache_dir=str(tmp_path), register_url=url, image_ttl_s=300)
+    async with serving(settings) as slow, serving(settings) as other:
+        monkeypatch.setattr(time, "time", lambda: own() - 600)
+        assert (await slow.embed(picture(), "truck")).status_code == 200
+        began = await slow.client.post("/tracks", json={"track_id": "t", "frames": ["truck"]})
+        assert began.is_success, began.text
+        monkeypatch.setattr(time, "time", own)
+        for _ in range(2):
+            assert (await other.click("truck")).status_code == 200
+            for path in ("/images/truck", "/tracks/t"):
+                assert abs((await other.client.get(path)).json()["created"] - own()) < 100
+            await other.service.store.tend()
+            await other.service.tracks.states.tend()
+
+
+async def test_a_clock_that_is_set_meanwhile_changes_no_age(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(workers=2, cache_dir=str(tmp_path), register_url=url, image_ttl_s=300)
+    async with serving(settings) as one:
+        assert (await one.embed(picture(), "truck")).status_code == 200
+        own = time.time
+        monkeypatch.setattr(time, "time", lambda: own() + 600)
+        monkeypatch.setattr("app.storage.shared_clock.time", time.time)
+        await one.service.store.tend()
+        assert (await one.click("truck")).status_code == 200
+
+
 async def test_a_video_of_one_server_is_read_at_another(url: str, tmp_path: Path) -> None:
     async with two(url, tmp_path) as (one, other):
         added = await one.client.post(
