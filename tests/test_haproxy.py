@@ -5,8 +5,10 @@ Needs Debian's haproxy, which .ci/run installs.
 
 import json
 import re
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -204,6 +206,22 @@ def test_videos_and_tracks_of_a_caller_go_to_one_server(recorded: Recorded) -> N
 def test_servers_are_told_the_address_of_the_client_and_no_other(recorded: Recorded) -> None:
     _, heads = recorded.sent("GET", "/model", headers={"X-Forwarded-For": "203.0.113.7"})
     assert heads["x-forwarded-for"] == "127.0.0.1"
+
+
+def test_a_small_picture_or_form_that_a_server_refuses_goes_to_another_one(recorded: Recorded) -> None:
+    """Clients send the body after the head, and HAProxy repeats only what it had in whole before it sent any."""
+    recorded.recorders[0].status = 503
+    try:
+        for kind in ("image/jpeg", "multipart/form-data; boundary=b", "application/json"):
+            for path in ("/embed", "/segment", "/a/door") * 3:
+                with socket.create_connection(("127.0.0.1", recorded.client.base_url.port or 0)) as client:
+                    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: {kind}\r\n"
+                    client.sendall(f"{head}Content-Length: 50000\r\n\r\n".encode())
+                    time.sleep(0.02)
+                    client.sendall(bytes(50_000))
+                    assert client.recv(12) == b"HTTP/1.1 200", (path, kind)
+    finally:
+        recorded.recorders[0].status = 200
 
 
 def test_a_click_that_a_server_refuses_goes_to_another_one_and_one_on_a_track_does_not(

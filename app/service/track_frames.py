@@ -4,8 +4,7 @@ Does not know about objects.
 """
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from app.errors import InvalidFrame, InvalidPrompt
@@ -37,8 +36,8 @@ class Pictures(Protocol):
 class TrackFrames:
     """Finds frames among images and videos."""
 
-    def __init__(self, service: Pictures, *, most: int) -> None:
-        self._service, self._most = service, most
+    def __init__(self, service: Pictures, *, most: int, now: Callable[[], float]) -> None:
+        self._service, self._most, self._now = service, most, now
 
     async def survey(
         self, frames: Frames, *, tenant: str, name: str, corrections: Corrections, share: str
@@ -53,7 +52,7 @@ class TrackFrames:
             self._check_number(count)
             size = await self._size_of(frames.image_ids, tenant=tenant)
         self._check_number(count)
-        now = time.time()
+        now = self._now()
         return TrackState(tenant, name, frames, count, *size, corrections, created=now, used=now)
 
     def _check_number(self, count: int) -> None:

@@ -5,7 +5,6 @@ Belongs to the event loop. Does not know how objects are followed.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -47,6 +46,10 @@ class TrackStates:
         """Stop the maintenance, and write what is pending."""
         if await self._upkeep.stop():
             await self._save_unsaved()
+
+    def now(self) -> float:
+        """Return the time by which tracks have their ages."""
+        return self._keeper.now()
 
     async def find(self, track_id: str, *, tenant: str) -> TrackState:
         """Return a track. Raises TrackNotFound, and NamesUnreachable if other servers may have it."""
@@ -135,7 +138,7 @@ class TrackStates:
         await self._catch_up(waits=False)
         await self._save_unsaved()
         if self._ttl_s:
-            due = time.time() - self._ttl_s
+            due = self.now() - self._ttl_s
             with suppress(NamesUnreachable):
                 for state in [each for each in self._states.values() if each.created < due]:
                     await self.forget(state)

@@ -4,7 +4,6 @@ Tenants see only their own. Prompts are kept on the disk, if there is one; what 
 again from them. One request at a time works on a track. Belongs to the event loop. Does not know about HTTP.
 """
 
-import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -45,9 +44,10 @@ class Tracks:
     ) -> None:
         self._ready = ready = service.ready
         self._workers = machinery.workers
-        self._frames = TrackFrames(service, most=settings.max_video_frames)
         self._deadline = partial(within, settings.deadline_s)
         folder, sharing = settings.cache_path, machinery.sharing
+        kept: TrackKeeper = sharing.tracks() if sharing else KeptTracks(folder and folder / "tracks")
+        self._frames = TrackFrames(service, most=settings.max_video_frames, now=kept.now)
         self._live = LiveTracks(
             machinery,
             ready=ready,
@@ -58,7 +58,6 @@ class Tracks:
         self._propagation = Propagation(
             self._live, metrics, embedding=self._frames.embedding, deadline_s=settings.deadline_s
         )
-        kept: TrackKeeper = sharing.tracks() if sharing else KeptTracks(folder and folder / "tracks")
         self.states = TrackStates(
             kept, most=settings.max_tracks, ttl_s=settings.image_ttl_s, on_forget=self._live.forget
         )
@@ -203,7 +202,7 @@ class Tracks:
             found = self._followed(state, wanted, options, non_overlapping=non_overlapping, share=share)
             async with aclosing(found):
                 async for each in found:
-                    state.used = time.time()
+                    state.used = self.states.now()
                     yield each
 
     async def propagate_once(
@@ -308,7 +307,7 @@ class Tracks:
             try:
                 if state.is_deleted:
                     raise TrackNotFound.deleted_meanwhile(state.track_id)
-                state.used = time.time()
+                state.used = self.states.now()
                 yield
             finally:
                 state.lock.release()

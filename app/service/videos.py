@@ -5,7 +5,6 @@ the embeddings of its frames. Belongs to the event loop; files are read in worke
 """
 
 import io
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -154,6 +153,7 @@ class Videos:
         """Return at most `limit` names that follow `after`, newest first. Raises VideoNotFound."""
         self._check_ready()
         async with self._deadline():
+            await self._register.catch_up(waits=False)  # a client lists what another server has just taken in
             last = None if after is None else place_in(after) or await self._known(after, tenant=tenant)
         if after is not None and last is None:
             raise VideoNotFound(f"after={after!r} names no stored video. Start again without it.")
@@ -301,7 +301,7 @@ class Videos:
         self, name: str, content: str, video: Video, data: bytes, *, tenant: str, replace: bool
     ) -> None:
         """Give a file its name and write it, after which it survives a restart if there is a folder."""
-        now = time.time()
+        now = self._register.now()
         row = ImageName(tenant, name, content, video.height, video.width, len(data), created=now, used=now)
         known = self._register.find(name, tenant=tenant)
         try:

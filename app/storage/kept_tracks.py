@@ -76,6 +76,9 @@ class _Seen(NamedTuple):
 class TrackKeeper(Protocol):
     """Keeps the prompts of tracks: in files of this machine, or in a database of several (shared_tracks.py)."""
 
+    def now(self) -> float:
+        """Return the time by which tracks have their ages: that of all servers."""
+
     async def catch_up(self, *, waits: bool) -> list[TrackChanges]:
         """Return what other servers did since the last call; the first time, all tracks."""
 
@@ -103,6 +106,10 @@ class KeptTracks:
         self._seen: dict[Path, _Seen] = {}
         self._seen_folder = -1
         """Its modification time, which any change of a name changes; -1 before the first look."""
+
+    def now(self) -> float:
+        """Return the time of this machine."""
+        return time.time()
 
     async def catch_up(self, *, waits: bool) -> list[TrackChanges]:  # noqa: ARG002  # files need no wait
         """Return what other processes did since the last call; the first time, all tracks."""

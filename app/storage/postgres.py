@@ -29,6 +29,8 @@ LOCK_S = 3
 """Shorter than STATEMENT_S, which would otherwise end the wait as a failure of the database."""
 JOB_S = 10.0
 """Longest time for a job. After it the connection is cut: a server that is frozen, or a network, says nothing."""
+LOCKED_S = 2 * JOB_S
+"""Longest time that a job begins again because of a lock. A server holds none for longer than JOB_S."""
 RETRY_S = 0.25
 """Before the first try to connect again; doubled for each further one, up to MOST_RETRY_S."""
 MOST_RETRY_S = 2.0
@@ -146,10 +148,16 @@ class Postgres:
             raise self.unreachable()
         line = self.names if in_order else min(self._others, key=lambda each: each.waiting)
         is_second = False
+        began = monotonic()
         while True:
             made = line.made
             try:
                 done = await line.run(job)
+            except psycopg.errors.LockNotAvailable as error:
+                if monotonic() - began < LOCKED_S:
+                    continue
+                self._lost(error)  # somebody else's lock, who may be away
+                raise self.unreachable() from error
             except _MEET_AGAIN:
                 continue
             except _OURS:

@@ -76,6 +76,10 @@ class Register:
         await self._run(self._file.close)
         self._thread.shutdown(wait=False)
 
+    def now(self) -> float:
+        """Return the time by which names have their ages."""
+        return time()
+
     def find(self, image_id: str, *, tenant: str) -> ImageName | None:
         """Look up a name; None if it is unknown or expired."""
         key = Key(tenant, image_id)

@@ -25,6 +25,9 @@ class NameRegister(Protocol):
     async def close(self) -> None:
         """Write what is pending."""
 
+    def now(self) -> float:
+        """Return the time by which names have their ages: that of all servers."""
+
     def find(self, image_id: str, *, tenant: str) -> ImageName | None:
         """Look up a name; None if it is unknown, as far as this server knows, or expired."""
 

@@ -19,6 +19,9 @@ MOST_AT_ONCE = 32
 
 _ROWS_AT_ONCE = 2000
 
+_ONE_VIEW = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+"""All statements of the transaction see the rows as of the first one."""
+
 _COLUMNS = b"tenant, id, content, height, width, nbytes, created, used"
 
 _PUT = b"""
@@ -85,7 +88,7 @@ class SharedNames:
         if not forgotten <= seen < last:  # it was away for too long, or the database is an older copy
             return None
         with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            connection.execute(_ONE_VIEW)
             last, _ = self._changes.last(connection)
             rows = connection.execute(
                 b"SELECT " + _COLUMNS + b" FROM sam2_names WHERE kind = %s AND change > %s",
@@ -147,21 +150,24 @@ class SharedNames:
 
     def old(self, connection: Connection, before: float, *, most: int) -> list[tuple[Key, float]]:
         """Return names given before a time and, beyond `most`, the least recently used; each with its time."""
-        [(count,)] = connection.execute(
-            "SELECT count(*) FROM sam2_names WHERE kind = %s", (self._kind,)
-        ).fetchall()
         found: list[Any] = []
-        if before > -math.inf:
-            found = connection.execute(
-                "SELECT tenant, id, created FROM sam2_names WHERE kind = %s AND created < %s",
-                (self._kind, before),
+        # In one view: what another server expires in between would count twice, as gone and as surplus.
+        with connection.transaction():
+            connection.execute(_ONE_VIEW)
+            [(count,)] = connection.execute(
+                "SELECT count(*) FROM sam2_names WHERE kind = %s", (self._kind,)
             ).fetchall()
-        if (too_many := count - len(found) - most) > 0:
-            found += connection.execute(
-                "SELECT tenant, id, created FROM sam2_names WHERE kind = %s AND created >= %s "
-                "ORDER BY used LIMIT %s",
-                (self._kind, before, too_many),
-            ).fetchall()
+            if before > -math.inf:
+                found = connection.execute(
+                    "SELECT tenant, id, created FROM sam2_names WHERE kind = %s AND created < %s",
+                    (self._kind, before),
+                ).fetchall()
+            if (too_many := count - len(found) - most) > 0:
+                found += connection.execute(
+                    "SELECT tenant, id, created FROM sam2_names WHERE kind = %s AND created >= %s "
+                    "ORDER BY used LIMIT %s",
+                    (self._kind, before, too_many),
+                ).fetchall()
         return [(Key(tenant, image_id), created) for tenant, image_id, created in found]
 
     def use(self, connection: Connection, used: Mapping[Key, float]) -> None:

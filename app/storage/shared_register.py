@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from time import monotonic, time
+from time import monotonic
 
 from app.errors import ImageIdConflict
 from app.names_errors import NamesUnreachable
@@ -21,13 +21,14 @@ from app.storage.postgres import Connection, Postgres
 from app.storage.register import MOST_NAMES
 from app.storage.register_file import Change, ImageName, Key, RegisterFile
 from app.storage.shared_changes import forget_removed
+from app.storage.shared_clock import SharedClock
 from app.storage.shared_names import MOST_AT_ONCE, Asked, SharedNames
 from app.storage.written import NamesAway
 
 log = logging.getLogger(__name__)
 
 _FORGET_S = 600.0
-"""Between two times that old removals are forgotten."""
+"""Between two times that the clock is set, and old removals are forgotten."""
 
 _USES_AT_ONCE = 5000
 """In one statement, which has 5 s. After an outage a server may have a use of every name to tell."""
@@ -41,11 +42,17 @@ class SharedRegister:
     """
 
     def __init__(
-        self, postgres: Postgres, kind: str, *, ttl_s: float, on_unnamed: Callable[[str], None]
+        self,
+        postgres: Postgres,
+        kind: str,
+        *,
+        clock: SharedClock,
+        ttl_s: float,
+        on_unnamed: Callable[[str], None],
     ) -> None:
         """Create a register; `open` reads the names. `ttl_s` 0: names do not expire."""
         self._postgres, self._names = postgres, SharedNames(kind)
-        self._ttl_s, self._on_unnamed = ttl_s, on_unnamed
+        self._clock, self._ttl_s, self._on_unnamed = clock, ttl_s, on_unnamed
         self._copy = RegisterFile(None)
         self._seen = -1
         self._read_over = 0  # the connection over which the copy was read, by its number
@@ -65,6 +72,10 @@ class SharedRegister:
     async def close(self) -> None:
         """Write what is pending."""
         await self.tend()
+
+    def now(self) -> float:
+        """Return the time by which names have their ages."""
+        return self._clock.now()
 
     def find(self, image_id: str, *, tenant: str) -> ImageName | None:
         """Look up a name as this server knows it; None if it is unknown or expired."""
@@ -86,7 +97,7 @@ class SharedRegister:
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""
-        self._used[name.key] = time()
+        self._used[name.key] = self.now()
 
     def used(self, name: ImageName) -> float:
         """Return when a name was last used, as far as this server knows."""
@@ -170,6 +181,7 @@ class SharedRegister:
                 used = {key: moment for key, moment in used.items() if key not in some}
             if monotonic() >= self._forget_at:
                 self._forget_at = monotonic() + _FORGET_S
+                await self._postgres.once(self._clock.set, in_order=True)
                 await self._postgres.once(forget_removed, in_order=True)
         except NamesUnreachable:
             self._used = used | self._used
@@ -293,4 +305,4 @@ class SharedRegister:
 
     def _since(self) -> float:
         """Return the time before which names are expired."""
-        return time() - self._ttl_s if self._ttl_s else -math.inf
+        return self.now() - self._ttl_s if self._ttl_s else -math.inf

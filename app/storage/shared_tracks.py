@@ -15,6 +15,7 @@ from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackRow
 from app.storage.postgres import Connection, Postgres
 from app.storage.register_file import Key
 from app.storage.shared_changes import SharedChanges
+from app.storage.shared_clock import SharedClock
 from app.storage.shared_schema import lock
 
 _PUT = b"""
@@ -40,12 +41,16 @@ class _Look(NamedTuple):
 class SharedTracks:
     """A TrackKeeper. Its numbers are those of changes, which have the order of the commits (shared_changes.py)."""
 
-    def __init__(self, postgres: Postgres) -> None:
-        self._postgres, self._changes = postgres, SharedChanges("track")
+    def __init__(self, postgres: Postgres, clock: SharedClock) -> None:
+        self._postgres, self._clock, self._changes = postgres, clock, SharedChanges("track")
         self._seen = -1
         self._read_over = 0  # the connection over which all tracks were read, by its number
         self._looking = asyncio.Lock()
         self._found = deque[TrackChanges]()  # survives a caller who goes away
+
+    def now(self) -> float:
+        """Return the time by which tracks have their ages."""
+        return self._clock.now()
 
     async def catch_up(self, *, waits: bool) -> list[TrackChanges]:
         """Return what other servers did. Without the database, nothing, or raise NamesUnreachable after a wait."""

@@ -5,7 +5,8 @@ Imported only where SAM2_REGISTER_URL is set. Does not know about requests.
 
 from collections.abc import Callable
 
-from app.storage.postgres import Postgres
+from app.storage.postgres import Connection, Postgres
+from app.storage.shared_clock import SharedClock
 from app.storage.shared_rates import SharedRates
 from app.storage.shared_register import SharedRegister
 from app.storage.shared_schema import prepare
@@ -17,7 +18,8 @@ class Sharing:
 
     def __init__(self, url: str) -> None:
         """Create it; `open` connects. Raises ValueError for a URL that cannot be read."""
-        self._postgres = Postgres(url, prepare=prepare)
+        self._clock = SharedClock()
+        self._postgres = Postgres(url, prepare=self._prepare)
 
     @property
     def problem(self) -> str:
@@ -34,12 +36,16 @@ class Sharing:
 
     def register(self, kind: str, *, ttl_s: float, on_unnamed: Callable[[str], None]) -> SharedRegister:
         """Return the names of a kind."""
-        return SharedRegister(self._postgres, kind, ttl_s=ttl_s, on_unnamed=on_unnamed)
+        return SharedRegister(self._postgres, kind, clock=self._clock, ttl_s=ttl_s, on_unnamed=on_unnamed)
 
     def tracks(self) -> SharedTracks:
         """Return the tracks."""
-        return SharedTracks(self._postgres)
+        return SharedTracks(self._postgres, self._clock)
 
     def rates(self, per_minute: float) -> SharedRates:
         """Return the pictures a minute of all clients."""
         return SharedRates(self._postgres, per_minute)
+
+    def _prepare(self, connection: Connection) -> None:
+        prepare(connection)
+        self._clock.set(connection)

@@ -145,7 +145,9 @@ class EmbeddingStore:
 
     async def find_named(self, name: ImageName) -> Embedding | None:
         """As `find`. One that another server has named a moment ago and not written yet is waited for."""
-        return await (arrived(name, self.find) if self._has_files else self.find(name.content))
+        return await (
+            arrived(name, self.find, now=self._register.now) if self._has_files else self.find(name.content)
+        )
 
     async def find_upload(self, content: str) -> bytes | None:
         """Return the picture file of a content; None if it was not kept."""
@@ -219,6 +221,7 @@ class EmbeddingStore:
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a picture. Does not count as a use. Raises ImageNotFound."""
+        await self._register.catch_up(waits=False)  # it may have been replaced or deleted a moment ago
         name = await self._find(image_id, tenant=tenant)
         if name is None:
             raise ImageNotFound.for_id(image_id)
@@ -226,6 +229,7 @@ class EmbeddingStore:
 
     async def describe_all(self, *, tenant: str, limit: int, after: str | None) -> list[ImageRecord]:
         """Return at most `limit` pictures that follow `after`, newest name first. Raises ImageNotFound."""
+        await self._register.catch_up(waits=False)  # a client lists what another server has just taken in
         last = None if after is None else place_in(after) or await self._find(after, tenant=tenant)
         if after is not None and last is None:
             raise ImageNotFound(f"after={after!r} names no stored picture. Start again without it.")
@@ -268,7 +272,7 @@ class EmbeddingStore:
             raise ImageIdConflict.for_id(image_id)
 
     async def _name(self, claim: Claim, content: str, embedding: Embedding, *, replace: bool) -> None:
-        now = time.time()
+        now = self._register.now()
         name = ImageName(
             claim.tenant,
             claim.name,

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from app.storage.disk_trouble import DiskTrouble
+from app.storage.held_uploads import HeldUploads
 from app.storage.kept_embeddings import KeptEmbeddings
 from app.storage.memory_tier import MemoryTier
 from app.storage.written import NamesAway, WhileNamed, Written, appeared
@@ -68,7 +69,7 @@ class Tiers:
         self._on_hit, self._on_evict = on_hit, on_evict
         self._fetching: dict[str, asyncio.Task[Embedding | None]] = {}
         self._moving: dict[str, Embedding] = {}
-        self._uploads: dict[str, bytes] = {}  # being written
+        self._uploads = HeldUploads()
         self._unsaved, self._used = set[str](), set[str]()
         self._places = asyncio.Semaphore(MOST_SAVING)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,6 +120,7 @@ class Tiers:
         self._moving.pop(content, None)
         self._fetching.pop(content, None)
         self._unsaved.discard(content)
+        self._uploads.let_go(content)
 
     async def shed(self, share: float) -> int:
         """Evict the coldest embeddings, at least `share` (0..1) of the device's bytes. Returns their number.
@@ -154,9 +156,9 @@ class Tiers:
             async with asyncio.timeout(SLOW_DISK_S):
                 await self._places.acquire()
         except TimeoutError as error:
-            self._not_saved(content, error)
+            self._not_saved(content, error, upload)
             return
-        self._uploads |= {content: upload} if upload is not None else {}
+        self._uploads.hold(content, upload)
         self._start(self._save(self.files, content, embedding, upload), name=DISK)
 
     def save_all(self) -> None:
@@ -166,11 +168,8 @@ class Tiers:
 
     def used_bytes(self, tier: str) -> int:
         """Return the bytes of embeddings in a tier; on disk, also of uploads."""
-        if tier == DEVICE:
-            return self.device.used_bytes
-        if tier == HOST:
-            return self.host.used_bytes if self.host is not None else 0
-        return self.files.used_bytes if self.files is not None else 0
+        place = self.files if tier == DISK else self.host if tier == HOST else self.device
+        return place.used_bytes if place is not None else 0
 
     def num_images(self, tier: str) -> int:
         """Return the number of embeddings in a tier."""
@@ -190,9 +189,8 @@ class Tiers:
 
     async def where(self, contents: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Return the tiers that hold each content."""
-        files = self.files
         on_disk: Collection[str] = ()
-        if files is not None:
+        if (files := self.files) is not None:
             on_disk = await self._run(self._reading, lambda: files.held(contents))
         in_host = {*(self.host or ()), *self._moving}
         places: dict[str, Collection[str]] = {DEVICE: set(self.device), HOST: in_host, DISK: on_disk}
@@ -203,17 +201,17 @@ class Tiers:
     async def tend(self) -> None:
         """Do the periodic maintenance: retry failed writes, and record uses on the disk."""
         used, self._used = self._used, set()
-        files = self.files
-        if files is None:
+        if (files := self.files) is None:
             return
         await self._run(self._reading, lambda: files.touch(used))
         for content in list(self._unsaved):
             embedding = self.device.peek(content) or (self.host.peek(content) if self.host else None)
             if embedding is None:
                 self._unsaved.discard(content)
+                self._uploads.let_go(content)
                 continue
             await self._places.acquire()
-            await self._save(files, content, embedding, None)
+            await self._save(files, content, embedding, self._uploads.get(content))
             if content in self._unsaved:
                 break  # it still fails
         await self._run(self._writing, files.trim)
@@ -288,13 +286,14 @@ class Tiers:
                     self._settling += 1
                     self._start(self._settle(made), name=DISK)
         except (OSError, sqlite3.Error) as error:
-            self._not_saved(content, error)
+            self._not_saved(content, error, upload)
         else:
             if self._trouble is not None:
                 self._trouble.over()
             await self._run(self._writing, files.trim)
         finally:
-            self._uploads.pop(content, None)
+            if content not in self._unsaved:
+                self._uploads.let_go(content)
             self._places.release()
 
     async def _settle(self, made: Written) -> None:
@@ -306,8 +305,9 @@ class Tiers:
         finally:
             self._settling -= 1
 
-    def _not_saved(self, content: str, error: Exception) -> None:
+    def _not_saved(self, content: str, error: Exception, upload: bytes | None) -> None:
         self._unsaved.add(content)
+        self._uploads.hold_if_there_is_room(content, upload)
         if self._trouble is not None and not isinstance(error, NamesAway):
             self._trouble.report("an embedding cannot be written", error)
 

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,7 +302,7 @@ async def test_many_frames_are_looked_up_in_turns_with_others_and_too_many_not_a
         return ImageName(tenant, image_id, "content", 40, 60, 1, 0.0, 0.0)
 
     store = SimpleNamespace(look_up=look_up)
-    frames = TrackFrames(SimpleNamespace(store=store, ready=lambda: None), most=1000)  # type: ignore[arg-type]
+    frames = TrackFrames(SimpleNamespace(store=store, ready=lambda: None), most=1000, now=time.time)  # type: ignore[arg-type]
     options: dict[str, Any] = {"tenant": "", "name": "walk", "corrections": "kept", "share": ""}
     with pytest.raises(InvalidPrompt, match="1001 frames; a track has 1000 at most"):
         await frames.survey(Frames(("a",) * 1001), **options)

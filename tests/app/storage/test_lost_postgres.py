@@ -114,6 +114,33 @@ async def test_a_database_that_says_nothing_is_given_up(
         assert ours.find("new", tenant="") is not None
 
 
+async def test_tables_that_somebody_else_locks_are_a_trouble_that_is_told(
+    frail: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """VACUUM FULL, or a session that was left open: everything answers, but no name can be given."""
+    monkeypatch.setitem(postgres_module._SESSION, "lock_timeout", 100)
+    monkeypatch.setattr(postgres_module, "LOCKED_S", 0.2)
+    url = frail.new_database()
+    sharing = Sharing(url)
+    await sharing.open()
+    register = sharing.register("image", ttl_s=0, on_unnamed=lambda _: None)
+    await register.open()
+    await register.add(name("truck"), replace=False)
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE sam2_names")
+        with pytest.raises(ConnectionError):  # tried later: whoever has no deadline does not wait for ever
+            await asyncio.wait_for(register.while_named(A, lambda: None), LONG_S)
+        assert "lock timeout" in sharing.problem
+        assert "lock timeout" in caplog.text
+        adding = asyncio.create_task(_within_a_request(register))
+        await asyncio.sleep(0.5)
+        assert not adding.done()
+    await adding
+    assert sharing.problem == ""
+    await register.close()
+    await sharing.close()
+
+
 async def test_after_a_loss_the_names_are_those_of_the_database(frail: PostgresServer) -> None:
     """An older copy may have taken its place: then names are gone, and numbers begin again."""
     url = frail.new_database()

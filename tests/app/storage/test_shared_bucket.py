@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings
+from app.storage import held_uploads
 from app.storage import removals as removals_module
 from tests.app.storage.kept_images import on_disk, saved
 from tests.fakes import Served, error, picture, serving, until
@@ -80,6 +81,43 @@ async def test_an_evicted_embedding_is_made_again_from_its_upload(
         await forgotten(served)
         assert (await served.click("truck")).is_success
         assert len(served.segmenter.encoded) == 2
+
+
+async def test_an_upload_of_an_outage_is_kept_once_the_bucket_is_back(
+    object_store: ObjectStore, tmp_path: Path
+) -> None:
+    url = object_store.new_bucket()
+    async with serving(settings(url, tmp_path, keep_uploads=True)) as served:
+        object_store.kill()
+        try:
+            assert (await served.embed(picture(), "truck")).is_success
+            assert (await served.embed(picture(shade=9), "deleted")).is_success
+            tiers = served.service.store.tiers
+            await until(lambda: len(tiers._unsaved) == 2)
+            assert (await served.client.delete("/images/deleted")).is_success
+        finally:
+            object_store.start()
+        end_pause(served)
+        await served.service.store.tend()
+        await until(lambda: sorted(kinds(object_store, url)) == ["embeddings", "uploads"])
+        await until(lambda: content_of(0) not in tiers._uploads)
+        assert content_of(9) not in tiers._uploads
+
+
+async def test_no_more_uploads_wait_for_a_bucket_than_there_is_room_for(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_uploads, "MOST_BYTES", len(picture()) + 10)
+    async with serving(settings(object_store.new_bucket(), tmp_path, keep_uploads=True)) as served:
+        object_store.kill()
+        try:
+            tiers = served.service.store.tiers
+            for shade in range(3):
+                assert (await served.embed(picture(shade=shade), f"n{shade}")).is_success
+                await until(lambda: len(tiers._unsaved) == shade + 1)  # noqa: B023  # before the next round
+            assert [content_of(shade) in tiers._uploads for shade in range(3)] == [True, False, False]
+        finally:
+            object_store.start()
 
 
 async def test_deleting_deletes(object_store: ObjectStore, tmp_path: Path) -> None:

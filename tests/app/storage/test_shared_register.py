@@ -1,14 +1,17 @@
 """Names in a PostgreSQL that several servers share: what each sees of the others."""
 
 import asyncio
+import math
 import random
 import threading
 from contextlib import suppress
+from typing import Any
 
 import psycopg
 import pytest
 
 from app.errors import ImageIdConflict
+from app.storage.shared_names import SharedNames
 from tests.app.storage.registers import A, ids, name, opened
 from tests.fakes import LONG_S
 
@@ -126,6 +129,29 @@ async def test_uses_are_written_and_count_where_there_are_too_many(
         assert set().union(*gone) == {"b" * 64}
         await asyncio.gather(ours.catch_up(), theirs.catch_up())
         assert ids(ours) == ids(theirs) == ["a", "c"]
+
+
+async def test_what_another_server_expires_meanwhile_does_not_make_one_more_surplus(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.storage.shared_register.MOST_NAMES", 2)
+    async with opened(url) as ours:
+        for number, image_id in enumerate("abc"):
+            await ours.add(name(image_id, image_id * 64, created=float(number)), replace=False)
+
+        class Overtaken(psycopg.Connection[tuple[Any, ...]]):
+            def execute(self, query: Any, *given: Any, **more: Any) -> Any:
+                if query == "SELECT count(*) FROM sam2_names WHERE kind = %s":
+                    counted = super().execute(query, *given, **more)
+                    with psycopg.connect(url) as other:
+                        other.execute("DELETE FROM sam2_names WHERE id = 'a'")
+                    return counted
+                return super().execute(query, *given, **more)
+
+        with Overtaken.connect(url, autocommit=True) as connection:
+            assert [key.image_id for key, _ in SharedNames("image").old(connection, -math.inf, most=2)] == [
+                "a"
+            ]
 
 
 async def test_a_server_that_was_away_for_hours_reads_everything(url: str) -> None:

@@ -56,6 +56,34 @@ async def test_a_picture_of_one_server_is_clicked_on_at_another(url: str, tmp_pa
         assert (await one.embed(picture(shade=9), "truck")).status_code == 200  # the name is free
 
 
+async def test_what_one_server_has_answered_is_in_the_next_list_of_another(url: str, tmp_path: Path) -> None:
+    """A balancer sends lists to the servers in turn."""
+    async with two(url, tmp_path) as (one, other):
+        for number in range(3):
+            assert (await one.embed(picture(shade=number), f"n{number}")).status_code == 200
+            assert await names(other) == [f"n{each}" for each in range(number, -1, -1)]
+        assert (await one.client.delete("/images/n1")).is_success
+        assert await names(other) == ["n2", "n0"]
+        assert (await one.client.delete("/images/n0")).is_success
+        assert error(await other.client.get("/images/n0")) == (404, "image_not_found")
+        reply = await one.client.post(
+            "/embed", files={"image": picture(90, 50)}, data={"image_id": "n2", "replace": "true"}
+        )
+        assert reply.status_code == 200
+        assert (await other.client.get("/images/n2")).json()["width"] == reply.json()["width"]
+        assert (
+            await one.client.post(
+                "/videos",
+                params={"video_id": "v"},
+                content=clip(frames=3),
+                headers={"Content-Type": "video/mp4"},
+            )
+        ).is_success
+        assert [each["video_id"] for each in (await other.client.get("/videos")).json()["videos"]] == ["v"]
+        assert (await one.client.delete("/videos/v")).is_success
+        assert (await other.client.get("/videos")).json()["videos"] == []
+
+
 async def test_a_new_picture_at_two_servers_at_once_gets_one_owner(url: str, tmp_path: Path) -> None:
     async with two(url, tmp_path) as (one, other):
         replies = await asyncio.gather(one.embed(picture(), "truck"), other.embed(picture(shade=9), "truck"))
@@ -200,6 +228,39 @@ async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp
                 while len((await other.client.get("/tracks/walk")).json().get("objects", ())) != 1:
                     await one.service.tracks.states.tend()
                     await asyncio.sleep(0.05)
+
+
+async def test_ages_are_those_by_the_clock_of_the_database(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose own clock is ten minutes slow gives no names that the others take for expired."""
+    own = time.time
+    settings = Settings(workers=2, cache_dir=str(tmp_path), register_url=url, image_ttl_s=300)
+    async with serving(settings) as slow, serving(settings) as other:
+        monkeypatch.setattr(time, "time", lambda: own() - 600)
+        assert (await slow.embed(picture(), "truck")).status_code == 200
+        began = await slow.client.post("/tracks", json={"track_id": "t", "frames": ["truck"]})
+        assert began.is_success, began.text
+        monkeypatch.setattr(time, "time", own)
+        for _ in range(2):
+            assert (await other.click("truck")).status_code == 200
+            for path in ("/images/truck", "/tracks/t"):
+                assert abs((await other.client.get(path)).json()["created"] - own()) < 100
+            await other.service.store.tend()
+            await other.service.tracks.states.tend()
+
+
+async def test_a_clock_that_is_set_meanwhile_changes_no_age(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(workers=2, cache_dir=str(tmp_path), register_url=url, image_ttl_s=300)
+    async with serving(settings) as one:
+        assert (await one.embed(picture(), "truck")).status_code == 200
+        own = time.time
+        monkeypatch.setattr(time, "time", lambda: own() + 600)
+        monkeypatch.setattr("app.storage.shared_clock.time", time.time)
+        await one.service.store.tend()
+        assert (await one.click("truck")).status_code == 200
 
 
 async def test_a_video_of_one_server_is_read_at_another(url: str, tmp_path: Path) -> None:
