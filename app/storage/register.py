@@ -103,9 +103,8 @@ class Register:
         if self._is_named_unsaved(content):
             return True
         nothing: list[Key] = []
-        return any(
-            key not in self._unsaved for key in self._read(lambda: self._file.keys_of(content), nothing)
-        )
+        keys = self._read(lambda: self._file.keys_of(content), nothing)
+        return any(key not in self._unsaved for key in keys)
 
     def contents(self, *, tenant: str, beginning: str) -> set[str]:
         """Return the contents of a tenant's names that begin like this."""
