@@ -18,8 +18,9 @@ _PIECE = 1 << 16
 """Characters decoded in one call, a multiple of 4. It holds the interpreter lock: for 0.2 ms if the text has line
 breaks. With four times as many, the event loop waited 7 ms on a machine whose processors are busy, because a thread
 that holds the lock may lose its own."""
-_HAND_OVER_CHARACTERS = 1 << 20
-"""After so many, which take a millisecond or less, another thread gets the interpreter lock."""
+_HAND_OVER_CHARACTERS = 1 << 18
+"""After so many, which take a quarter of a millisecond, or two on busy processors, another thread gets the
+interpreter lock."""
 _WHITESPACE = b" \t\r\n\f\v"
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
