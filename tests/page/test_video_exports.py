@@ -101,7 +101,7 @@ def test_an_overlay_is_a_video_that_shows_frames_and_masks(watcher: Watcher) -> 
     with av.open(str(path)) as opened:
         frames = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
     assert frames[0].shape == (HEIGHT, WIDTH, 3)
-    assert FRAMES <= len(frames) <= FRAMES + 2
+    assert FRAMES - 1 <= len(frames) <= FRAMES + 2  # it encodes while it plays: a busy machine may drop one
     for frame in frames:
         red, _, blue = frame[205:215, 195:205].reshape(-1, 3).mean(0)  # on the object, over grey
         assert blue > red + 40
