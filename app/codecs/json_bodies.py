@@ -65,13 +65,11 @@ class Repeated(ValueError):
 def parse(model: type[Model], body: bytes) -> Model:
     """Parse a body as a model. Raises TooMany, TooLong, Repeated, and pydantic's ValidationError."""
     body = body.removeprefix(codecs.BOM_UTF8)  # RFC 8259 allows to ignore it, and tools on Windows write it
-    if len(body) < _LONG:
-        parsed = model.model_validate_json(body)
-        check_repeats(body, parsed)
-        return parsed
-    _count(body)
+    strings: list[Pieces] = []
     token = _new_token()
-    body, strings = _take_out(body, token)
+    if len(body) >= _LONG:
+        _count(body)
+        body, strings = _take_out(body, token)
     parsed = model.model_validate_json(body)
     check_repeats(body, parsed)
     if strings:

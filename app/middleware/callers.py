@@ -130,8 +130,6 @@ def _network_of(host: str) -> str:
         return host
     if isinstance(address, ipaddress.IPv4Address):
         return host
-    if (
-        address.ipv4_mapped is not None
-    ):  # ::ffff:192.0.2.7, as proxies write that listen on both kinds at once
+    if address.ipv4_mapped is not None:  # ::ffff:192.0.2.7, of a proxy that listens on both kinds at once
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))

@@ -72,9 +72,8 @@ class TrackState:
             for each in self.history
             if each.object_id != object_id or (frame is not None and each.frame != frame)
         ]
-        self.history.sort(
-            key=lambda each: order.index(each.object_id)
-        )  # else one that lost its first comes later
+        # An object that has lost its first prompt would else come later.
+        self.history.sort(key=lambda each: order.index(each.object_id))
         if not self.history:
             self.done.clear()
 

@@ -168,9 +168,8 @@ class Tracks:
             if not any((each.object_id, each.frame) == (object_id, frame) for each in state.history):
                 return None
             said: str | None
-            if (
-                state.live is None
-            ):  # it is made again from the prompts that are left: this one's frame may be gone
+            if state.live is None:
+                # It is made again from the prompts that are left, and the frame of this one may be gone.
                 said = None if state.has_other_prompts(object_id, frame=frame) else dropped(object_id, frame)
             else:
                 said = await self._changing(

@@ -9,6 +9,7 @@ class HeldUploads:
 
     def __init__(self) -> None:
         self._held: dict[str, bytes] = {}
+        self._nbytes = 0
 
     def __contains__(self, content: str) -> bool:
         """Whether an upload is held."""
@@ -21,14 +22,16 @@ class HeldUploads:
     def hold(self, content: str, upload: bytes | None) -> None:
         """Hold an upload, if there is one."""
         if upload is not None:
+            self.let_go(content)
             self._held[content] = upload
+            self._nbytes += len(upload)
 
     def let_go(self, content: str) -> None:
         """Forget an upload."""
-        self._held.pop(content, None)
+        self._nbytes -= len(self._held.pop(content, b""))
 
     def hold_if_there_is_room(self, content: str, upload: bytes | None) -> None:
         """Hold an upload that must wait for long, unless too many bytes do."""
         self.hold(content, upload)
-        if sum(map(len, self._held.values())) > MOST_BYTES:
+        if self._nbytes > MOST_BYTES:
             self.let_go(content)

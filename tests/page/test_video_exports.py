@@ -96,12 +96,15 @@ def test_masks_are_a_png_for_each_frame(watcher: Watcher) -> None:
 
 
 def test_an_overlay_is_a_video_that_shows_frames_and_masks(watcher: Watcher) -> None:
-    name, path = save(watcher, "overlay")
-    assert name == "my walk-overlay.webm"
-    with av.open(str(path)) as opened:
-        frames = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
+    for _ in range(3):  # it is encoded while it plays: a busy machine may drop a frame
+        name, path = save(watcher, "overlay")
+        assert name == "my walk-overlay.webm"
+        with av.open(str(path)) as opened:
+            frames = [frame.to_ndarray(format="rgb24") for frame in opened.decode(video=0)]
+        if len(frames) >= FRAMES:
+            break
     assert frames[0].shape == (HEIGHT, WIDTH, 3)
-    assert FRAMES - 1 <= len(frames) <= FRAMES + 2  # it encodes while it plays: a busy machine may drop one
+    assert FRAMES <= len(frames) <= FRAMES + 2
     for frame in frames:
         red, _, blue = frame[205:215, 195:205].reshape(-1, 3).mean(0)  # on the object, over grey
         assert blue > red + 40
