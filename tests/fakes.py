@@ -34,7 +34,7 @@ IOUS = (0.5, 0.9, 1.25)
 SINGLE_IOU = 0.75
 devices_are_elsewhere = False
 """Whether `make_app` makes a Front, which asks a device by calls. The fixture `either_service` sets it."""
-LONG_S = 20.0
+LONG_S = 60.0
 """A timeout that no passing test comes near."""
 
 
@@ -67,8 +67,8 @@ class FakeSegmenter:
         self.fail_next: Exception | None = None
         self.fail_begin: Exception | None = None
         self.begun = 0
-        self.between_steps: Callable[[], None] = lambda: None
         """Tracks that were begun, or begun again."""
+        self.between_steps: Callable[[], None] = lambda: None
         self.gate = threading.Event()
         self.gate.set()
         self._entered = threading.Semaphore(0)

@@ -21,7 +21,7 @@ def thin(rings: Sequence[Ring], *, fraction: float) -> list[Ring]:
         return list(rings)
     points = [np.asarray(ring, np.float64) for ring in rings]
     tolerances = [np.full(len(ring), fraction * _length(ring)) for ring in points]
-    kept = simplify(points, tolerances)
+    kept = simplify(points, tolerances, uncrossed=True)
     return [ring[stays].round(2).tolist() for ring, stays in zip(points, kept, strict=True)]
 
 

@@ -54,7 +54,7 @@ def outline(logits_hw: Floats, mask: Runs, *, tolerance: float = 0.0) -> Outline
     rings = [ring[kept] for ring, kept in zip(smooth, flat, strict=True)]
     if tolerance > _FLAT:
         rest = [np.minimum(limit[kept], tolerance - _FLAT) for limit, kept in zip(limits, flat, strict=True)]
-        rings = [ring[kept] for ring, kept in zip(rings, simplify(rings, rest), strict=True)]
+        rings = [ring[kept] for ring, kept in zip(rings, simplify(rings, rest, uncrossed=True), strict=True)]
     outer: list[Ring] = []
     holes: list[Ring] = []
     for ring, whole, area in zip(rings, exact, found.areas.tolist(), strict=True):

@@ -7,17 +7,20 @@ required to represent a digitized line or its caricature", 1973.
 import numpy as np
 import numpy.typing as npt
 
+from model.masks.crossings import crossing
+
 Ring = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 
 
-def simplify(rings: list[Ring], tolerances: list[Ring]) -> list[Booleans]:
+def simplify(rings: list[Ring], tolerances: list[Ring], *, uncrossed: bool = False) -> list[Booleans]:
     """Select points of closed rings (n, 2), first point not repeated; True (n,) for those that stay.
 
     Each point that goes lies within its own tolerance (n,), above 0, of the line between those that stay around
     it. At least three of each ring stay, so no ring vanishes. Rings that are closer than the tolerance may touch
-    or cross afterwards.
+    or cross afterwards, themselves and each other. With `uncrossed`, points stay where they would, so that rings
+    that did not cross or touch before do not do so afterwards.
     """
     if not rings:
         return []
@@ -36,6 +39,8 @@ def simplify(rings: list[Ring], tolerances: list[Ring]) -> list[Booleans]:
     while undecided.size:
         chords = np.cumsum(kept)
         undecided = _keep_farthest(points, kept, undecided, groups=chords, limits=limits)
+    if uncrossed:
+        _uncross(points, kept, ring_of_points)
     return [kept[first : end - 1] for first, end in zip(firsts, ends, strict=True)]
 
 
@@ -54,6 +59,23 @@ def halve(points: Ring, starts: Integers, *, tolerance: float) -> tuple[Booleans
     kept = np.ones(len(points), dtype=bool)
     kept[second] = _distances(points[second], points[second - 1], points[after]) > tolerance
     return kept, np.concatenate(([0], np.cumsum(kept)))[starts]
+
+
+def _uncross(points: Ring, kept: Booleans, rings: Integers) -> None:
+    """Keep the farthest of the points that chords left out which cross or touch others, until none does."""
+    while True:
+        corners = np.flatnonzero(kept)
+        is_chord = np.diff(rings[corners]) == 0
+        firsts, lasts = corners[:-1][is_chord], corners[1:][is_chord]
+        wide = lasts - firsts > 1
+        crossed = crossing(points[firsts], points[lasts], wide) & wide
+        if not crossed.any():
+            return
+        of_chord = np.zeros(len(points), dtype=bool)
+        of_chord[firsts[crossed]] = True
+        chords = np.cumsum(kept, dtype=np.int64)
+        undecided = np.flatnonzero(of_chord[corners][chords - 1] & ~kept)
+        _keep_farthest(points, kept, undecided, groups=chords)
 
 
 def _keep_farthest(

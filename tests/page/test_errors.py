@@ -57,13 +57,13 @@ def test_a_full_server_is_asked_again_when_it_says(
     narrow_server.segmenter.gate.clear()
     with ThreadPoolExecutor(2) as others:
         answers = []
-        for _ in range(2):  # one runs, one waits
+        for holds in (lambda: len(narrow_server.segmenter.decoded) == 1, lambda: _one_waits(narrow_server)):
             answers.append(
                 others.submit(
                     httpx.post, f"{narrow_server.url}decode", json=body, timeout=LONG_S, trust_env=False
                 )
             )
-            visitor.page.wait_for_timeout(200)
+            visitor.until(holds)
         visitor.click(200, 150)
         visitor.until(lambda: "Trying again in" in visitor.alert())
         assert "Try now" in visitor.alert()
@@ -71,6 +71,10 @@ def test_a_full_server_is_asked_again_when_it_says(
         visitor.until_seen(SEEN)
         assert visitor.alert() == ""
         assert all(answer.result().is_success for answer in answers)
+
+
+def _one_waits(server: PageServer) -> bool:
+    return "\nsam2_waiting_prompts 1.0\n" in httpx.get(f"{server.url}metrics", trust_env=False).text
 
 
 def test_a_file_that_is_too_large_is_refused_with_the_limit(

@@ -15,7 +15,7 @@ from playwright.sync_api import BrowserContext, FileChooser, Locator, Page
 
 WIDTH, HEIGHT = 600, 400
 """Size of the pictures that tests use, in pixels."""
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """A timeout that no passing test comes near."""
 
 _STORED = """async () => {
