@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.codecs.answers import MaskOptions
 from app.routes.image_ids import ImageId
-from app.routes.mask_fields import Area, FormatFields
+from app.routes.mask_fields import WHOLE, Area, FormatFields
 from app.routes.schemas import Box, MaskReply
 from app.service.everything import MOST_POINTS
 from app.service.found_masks import Wish
@@ -27,7 +27,7 @@ _OWN = " Left out: the model's own, which /model states."
 class EverythingFields(FormatFields):
     """What to look for on a picture, and how to return it."""
 
-    points_per_side: Annotated[int, Field(ge=1, le=256)] = Field(
+    points_per_side: Annotated[int, Field(ge=1, le=256), WHOLE] = Field(
         32, description="Clicks on a grid of so many points a side."
     )
     points: Annotated[list[Fractions], Field(min_length=1, max_length=MOST_POINTS, fail_fast=True)] | None = (
@@ -51,7 +51,7 @@ class EverythingFields(FormatFields):
         description="Of two masks of a crop whose boxes have a larger IoU than this, the better is kept."
         + _OWN,
     )
-    crop_n_layers: Annotated[int, Field(ge=0, le=3)] = Field(
+    crop_n_layers: Annotated[int, Field(ge=0, le=3), WHOLE] = Field(
         0,
         description="Also look at crops of the picture, 2**i a side for each layer i. Each is encoded anew, and "
         "counts as a picture.",
@@ -62,7 +62,7 @@ class EverythingFields(FormatFields):
     crop_overlap_ratio: Share = Field(
         512 / 1500, description="Overlap of the crops of the first layer, in shorter sides of the picture."
     )
-    crop_n_points_downscale_factor: Annotated[int, Field(ge=1, le=256)] = Field(
+    crop_n_points_downscale_factor: Annotated[int, Field(ge=1, le=256), WHOLE] = Field(
         1, description="In layer i, points_per_side is divided by this to the power of i."
     )
     min_mask_region_area: Area = Field(
@@ -72,7 +72,7 @@ class EverythingFields(FormatFields):
     )
     use_m2m: bool = Field(False, description="Refine each mask once, by its own logits, before it is judged.")
     multimask_output: bool = Field(True, description="Three masks for each click, or one.")
-    max_masks: Annotated[int, Field(ge=1)] | None = Field(
+    max_masks: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         None, description="Return at most so many, the first in the order."
     )
     order: Literal["iou", "area"] = Field("iou", description="Best predicted IoU or largest first.")

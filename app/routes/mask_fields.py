@@ -5,7 +5,7 @@ Does not know about prompts.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_AREA = 65536
 """Largest hole or speck: no mask has more pixels at low resolution."""
@@ -13,6 +13,14 @@ MOST_TOLERANCE = 1000
 """Largest distance in pixels by which an outline may move; shapes are lost far below it."""
 
 Area = Annotated[float, Field(ge=0, le=MOST_AREA, allow_inf_nan=False)]
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Behind an integer of a request: 1.0 is one, as in JSON Schema, and NumPy's labels often come so."""
 
 
 class Wire(BaseModel):

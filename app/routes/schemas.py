@@ -13,7 +13,7 @@ from app.codecs.deep import Stretch
 from app.codecs.long_text import Pieces
 from app.codecs.prompts import MAX_POINTS
 from app.routes.image_ids import ImageId
-from app.routes.mask_fields import MaskFields, Wire
+from app.routes.mask_fields import WHOLE, MaskFields, Wire
 
 MOST_PROMPTS = 4096
 """Upper limit of SAM2_MAX_PROMPTS. A longer list is rejected before it takes memory."""
@@ -28,14 +28,16 @@ _EXAMPLE_PICTURE = (
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 PointCoords = Annotated[list[Point], Field(max_length=MAX_POINTS, fail_fast=True)]
-PointLabels = Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(max_length=MAX_POINTS, fail_fast=True)]
+PointLabels = Annotated[
+    list[Annotated[int, Field(ge=0, le=1), WHOLE]], Field(max_length=MAX_POINTS, fail_fast=True)
+]
 Box = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
 
 
 class Rle(Wire):
     """A mask in COCO RLE: column-major runs, the first one background."""
 
-    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)] = Field(
+    size: Annotated[list[Annotated[int, Field(ge=1), WHOLE]], Field(min_length=2, max_length=2)] = Field(
         description="Height and width of the mask.", examples=[[1200, 1800]]
     )
     # Validation stops at the first wrong number: a million errors would take a thousand times the list's memory.

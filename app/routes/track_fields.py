@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.routes.image_ids import ImageId, fits_a_url
-from app.routes.mask_fields import MaskFields, Wire
+from app.routes.mask_fields import WHOLE, MaskFields, Wire
 from app.routes.schemas import MaskReply, PromptBody
 from app.routes.video_fields import VideoId
 from app.service.prompt_history import MOST_PROMPTS
@@ -25,8 +25,10 @@ TrackId = Annotated[
     ),
     AfterValidator(fits_a_url),
 ]
-ObjectId = Annotated[int, Field(ge=0, le=2**31 - 1, description="The client's own number.", examples=[1])]
-FrameNumber = Annotated[int, Field(ge=0, le=MOST_FRAMES, description="From 0.", examples=[0])]
+ObjectId = Annotated[
+    int, Field(ge=0, le=2**31 - 1, description="The client's own number.", examples=[1]), WHOLE
+]
+FrameNumber = Annotated[int, Field(ge=0, le=MOST_FRAMES, description="From 0.", examples=[0]), WHOLE]
 
 
 class FramesFields(Wire):
