@@ -46,7 +46,11 @@ class Tracks:
         self._workers = machinery.workers
         self._deadline = partial(within, settings.deadline_s)
         folder, sharing = settings.cache_path, machinery.sharing
-        kept: TrackKeeper = sharing.tracks() if sharing else KeptTracks(folder and folder / "tracks")
+        kept: TrackKeeper = (
+            sharing.tracks()
+            if sharing
+            else KeptTracks(folder and folder / "tracks", on_failure=metrics.disk_failures.inc)
+        )
         self._frames = TrackFrames(service, most=settings.max_video_frames, now=kept.now)
         self._live = LiveTracks(
             machinery,

@@ -76,7 +76,7 @@ class Videos:
         self._metrics, self._check_ready, self._store = metrics, check_ready, store
         self._deadline = partial(within, settings.deadline_s)
         folder = settings.cache_path / "videos" if settings.cache_path is not None else None
-        trouble = DiskTrouble(folder) if folder is not None else None
+        trouble = DiskTrouble(folder, on_failure=metrics.disk_failures.inc) if folder is not None else None
         self._open_videos = OpenVideos(
             max_pixels=int(settings.max_image_megapixels * 1e6), max_frames=settings.max_video_frames
         )

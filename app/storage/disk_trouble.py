@@ -5,6 +5,7 @@ A full disk fails a hundred times a second, and one log line says as much. Does 
 
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 
 log = logging.getLogger(__name__)
@@ -16,14 +17,23 @@ QUIET_S = 60.0
 class DiskTrouble:
     """Reports failures of one folder or bucket, which a setting names. Any thread may call it."""
 
-    def __init__(self, place: object, *, setting: str = "SAM2_CACHE_DIR") -> None:
+    def __init__(
+        self,
+        place: object,
+        *,
+        setting: str = "SAM2_CACHE_DIR",
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_failure` is called for each failure, on its thread."""
         self._place, self._setting = place, setting
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self._failures = 0
         self._last_said = 0.0
 
     def report(self, what: str, error: Exception) -> None:
         """Report a failed disk operation."""
+        self._on_failure()
         with self._lock:
             self._failures += 1
             now = monotonic()

@@ -94,13 +94,14 @@ class TrackKeeper(Protocol):
 class KeptTracks:
     """A TrackKeeper: files in a folder, by tenant and name, which processes of one machine may share.
 
-    A file has the number of the change that wrote it. Without a folder, nothing is kept.
+    A file has the number of the change that wrote it. Without a folder, nothing is kept. `on_failure` is called for
+    each operation on the disk that failed, on any thread.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, on_failure: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        self._trouble = DiskTrouble(folder) if folder is not None else None
+        self._trouble = DiskTrouble(folder, on_failure=on_failure) if folder is not None else None
         self._looking = asyncio.Lock()
         self._found = deque[TrackChanges]()  # survives a caller who goes away
         self._seen: dict[Path, _Seen] = {}

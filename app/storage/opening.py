@@ -74,6 +74,7 @@ async def open_store(
         adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),
+        on_disk_failure=metrics.disk_failures.inc,
         bucket=bucket,
         sharing=sharing,
     )

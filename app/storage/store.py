@@ -70,7 +70,8 @@ class ImageRecord:
 class EmbeddingStore:
     """Combines register and tiers. Methods that take a name also take its tenant, who sees only its own names.
 
-    `adopt` moves an embedding to the device. `on_hit` and `on_evict` get the name of the tier, on any thread.
+    `adopt` moves an embedding to the device. `on_hit` and `on_evict` get the name of the tier.
+    All three are called on any thread.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class EmbeddingStore:
         adopt: Callable[[Embedding], Awaitable[Embedding]],
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
+        on_disk_failure: Callable[[], None] = lambda: None,
         bucket: "Bucket | None" = None,
         sharing: "Sharing | None" = None,
     ) -> None:
         """Create it; `open` opens the register. With `sharing`, names are those of all servers."""
         folder = limits.folder
-        trouble = DiskTrouble(folder) if folder is not None else None
+        trouble = DiskTrouble(folder, on_failure=on_disk_failure) if folder is not None else None
         self._kept = kept = Kept.in_place(
             bucket,
             folder,

@@ -106,6 +106,9 @@ class Metrics:
             ["operation"],
             registry=registry,
         )
+        self.disk_failures = Counter(
+            "sam2_disk_failures", "Operations on SAM2_CACHE_DIR that failed.", registry=registry
+        )
         self.video_frames = Counter(
             "sam2_video_frames",
             "Frames of videos that were asked for: decoded, or failed because their data are broken.",

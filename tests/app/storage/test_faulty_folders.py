@@ -1,14 +1,26 @@
 """A folder that is full, read-only, deleted or has a torn file: requests still work, and the files come back."""
 
+import io
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from app.storage.beside import Beside
 from app.storage.embedding_files import EmbeddingFiles
 from tests.app.storage.kept_images import on_disk, saved, settings
-from tests.fakes import error, picture, serving
+from tests.fakes import Served, error, picture, serving
+
+
+async def failures(served: Served) -> float:
+    """Operations on the disk that failed, by the metrics."""
+    found = re.search(
+        r"^sam2_disk_failures_total (\S+)$", (await served.client.get("/metrics")).text, re.MULTILINE
+    )
+    assert found
+    return float(found[1])
 
 
 async def test_a_full_disk_stops_nobody_and_is_made_up_for(
@@ -24,6 +36,7 @@ async def test_a_full_disk_stops_nobody_and_is_made_up_for(
             assert (await served.click(str(shade))).status_code == 200
         await saved(served)
         assert caplog.text.count("No space left on device") == 1
+        assert await failures(served) >= 3
         assert str(tmp_path) in caplog.text
         assert (await served.client.get("/images/0")).json()["tiers"] == ["device"]
         monkeypatch.undo()
@@ -46,6 +59,19 @@ async def test_a_folder_that_is_read_only_stops_nobody(
         assert (await served.click("truck")).status_code == 200
         assert (await served.client.delete("/images/truck")).status_code == 204
         assert error(await served.click("truck")) == (404, "image_not_found")
+
+        await served.embed(picture(), "frame")
+        await saved(served)
+        before = await failures(served)
+        assert before > 0
+        await served.post("/tracks", {"frames": ["frame"], "track_id": "walk"})
+        counted = await failures(served)
+        assert counted > before
+        film = io.BytesIO()
+        Image.new("RGB", (64, 48)).save(film, "GIF")
+        reply = await served.client.post("/videos", files={"video": ("film.gif", film.getvalue())})
+        assert reply.status_code == 200
+        assert await failures(served) > counted
     assert "Read-only file system" in caplog.text
 
 
