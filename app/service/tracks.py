@@ -45,12 +45,9 @@ class Tracks:
         self._ready = ready = service.ready
         self._workers = machinery.workers
         self._deadline = partial(within, settings.deadline_s)
-        folder, sharing = settings.cache_path, machinery.sharing
-        kept: TrackKeeper = (
-            sharing.tracks()
-            if sharing
-            else KeptTracks(folder and folder / "tracks", on_failure=metrics.disk_failures.inc)
-        )
+        folder = settings.cache_path and settings.cache_path / "tracks"
+        on_disk = partial(KeptTracks, folder, on_failure=metrics.disk_failures.inc)
+        kept: TrackKeeper = machinery.sharing.tracks() if machinery.sharing else on_disk()
         self._frames = TrackFrames(service, most=settings.max_video_frames, now=kept.now)
         self._live = LiveTracks(
             machinery,
