@@ -139,7 +139,8 @@ class _CudaStream:
         self._captures = torch.cuda.Stream(cuda.device, priority=priority)
         # A pool of its own: graphs of the two streams run at the same time, and must not share memory.
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed: list[torch.cuda.CUDAGraph] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        """All that were begun, used or not: see `_captured` and `_leave_pool`."""
         self._staging = Staging(cuda.pinned)
 
     def current(self) -> AbstractContextManager[None]:
@@ -191,8 +192,12 @@ class _CudaStream:
 
         Not by torch.cuda.graph, which waits for the whole device and empties its caches at every capture: an encode
         may be running on another stream.
+
+        The graph lives on, though nobody may want it in the end: since torch 2.12 one that goes takes cuBLAS's
+        workspaces for its stream with it, to which other graphs captured there write (pytorch/pytorch#193402).
         """
         graph = torch.cuda.CUDAGraph()
+        self._graphs.append(graph)
         with _no_garbage_collection():
             try:
                 # Only what this thread does can spoil the capture; threads that copy embeddings to the host go on.
@@ -205,18 +210,17 @@ class _CudaStream:
                     raise
                 graph.capture_end()
             except BaseException:
-                self._leave_pool(graph)
+                self._leave_pool()
                 raise
         return graph
 
-    def _leave_pool(self, graph: torch.cuda.CUDAGraph) -> None:
+    def _leave_pool(self) -> None:
         """Leave the pool of a capture that failed to its fate, and go on with a new one.
 
         Until torch 2.12 a capture that ends in an error leaves the allocator believing that it goes on
         (pytorch/pytorch#180395); it is told here. Where torch has told it already, it refuses, and all is well. The
-        allocator of pinned memory cannot be told, and keeps a pointer to the graph: so the graph is kept, too.
+        allocator of pinned memory cannot be told, and keeps a pointer to the graph, which is kept in any case.
         """
-        self._failed.append(graph)
         with suppress(RuntimeError, AttributeError):
             torch._C._cuda_endAllocateToPool(self._cuda.device.index, self._pool)
         self._pool = torch.cuda.graph_pool_handle()

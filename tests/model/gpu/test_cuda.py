@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -160,8 +160,13 @@ def test_after_a_capture_that_failed_the_next_one_starts_afresh(
     assert "begin in pool 3" in fake.calls  # 1 and 2 are those of the other streams
 
 
-def test_a_graph_whose_capture_failed_lives_on(cuda: Cuda, fake: FakeTorchCuda) -> None:
-    """Until torch 2.12 the allocator of pinned memory keeps a pointer to it."""
+@pytest.mark.parametrize("fails_at", ["end", "nothing"])
+def test_a_graph_lives_on_where_its_capture_failed_and_where_nobody_wants_it(
+    cuda: Cuda, fake: FakeTorchCuda, fails_at: str
+) -> None:
+    """Until torch 2.12 the allocator of pinned memory keeps a pointer to one that failed. Since then one that goes
+    frees the workspaces of cuBLAS, to which the other graphs of its stream write.
+    """
     graphs: list[weakref.ref[object]] = []
     begin = torch.cuda.CUDAGraph.capture_begin
 
@@ -170,8 +175,8 @@ def test_a_graph_whose_capture_failed_lives_on(cuda: Cuda, fake: FakeTorchCuda) 
         begin(graph, **options)
 
     torch.cuda.CUDAGraph.capture_begin = remember  # type: ignore[method-assign]  # of the fake
-    fake.fails_at = ("end",)
-    with pytest.raises(RuntimeError, match="end"):
+    fake.fails_at = (fails_at,)
+    with suppress(RuntimeError):
         cuda.clicks.capture(lambda: None, is_idle=False)
     gc.collect()
     assert graphs[0]() is not None
