@@ -11,8 +11,15 @@ import torch
 from model.errors import DeviceLost, DeviceOutOfMemory
 from model.gpu.device import GpuDevice
 
-_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED", "can't allocate memory")
-"""Torch's allocator, and the driver (for graphs and pinned memory); cuBLAS; cuDNN; torch's allocator on a CPU."""
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "can't allocate memory",
+    "NVML_SUCCESS ==",
+)
+"""Torch's allocator, and the driver (for graphs and pinned memory); cuBLAS; cuDNN; torch's allocator on a CPU; and
+torch's allocator on a part of a GPU (MIG), where NVML does not say who has the memory (pytorch/pytorch#112377)."""
 
 # Before torch 2.8 errors of the driver have no type of their own.
 _OF_THE_DRIVER: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)

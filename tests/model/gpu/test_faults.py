@@ -29,6 +29,9 @@ ILLEGAL = RuntimeError(
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"
         ),
+        RuntimeError(
+            'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154'
+        ),
     ],
 )
 def test_all_lack_of_memory_is_recognised(error: Exception) -> None:
