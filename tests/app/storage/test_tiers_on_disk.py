@@ -80,18 +80,25 @@ async def test_nothing_without_a_name_comes_to_the_disk(place: Place) -> None:
         assert place.files() == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),  # on the way from a GPU
+    ],
+)
 async def test_what_could_not_be_written_is_written_when_the_disk_works(
-    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(place, device=9) as w:
 
         def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
+            raise error
 
         monkeypatch.setattr(place.kind, "write_beside", full)
         for content in "abc":
             await w.save(content, 1.0)
-        assert caplog.text.count("No space left on device") == 1
+        assert caplog.text.count(str(error)) == 1
         assert place.files() == []
         await w.tiers.tend()
         w.tiers.drop("c")
