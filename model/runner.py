@@ -23,7 +23,7 @@ from model.cpu.threads import Threads, set_up_thread
 from model.devices import resolve_device, resolve_dtype
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
-from model.gpu.engine import GpuEngine
+from model.gpu.engine import GpuEngine, guarded
 from model.gpu.faults import Faults
 from model.gpu.options import GpuOptions
 from model.network.config import VARIANTS
@@ -76,7 +76,7 @@ class Sam2Runner:
             model,
             video or VideoSource(self.config, name, None, weights_fingerprint),
             decode=self.decode,
-            named=self._faults.named,
+            named=lambda: guarded(self._faults, self._engine),
             working=self._working,
         )
         if gpu is None:

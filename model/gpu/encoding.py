@@ -53,7 +53,8 @@ class Encoding:
     - A slot that is claimed is written by the stream `pictures` alone. Its embedding comes into being once the host
       has seen that the writing is done; so no other stream and no other thread can read a slot before.
     - A slot is free once its embedding has been dropped. A decode holds the embeddings it reads until the host has
-      its results, and who copies an embedding to the host waits for the copy; so nothing reads a slot that is free.
+      its results, a track until its work is done (`GpuEngine.borrowed`), and who copies an embedding to the host
+      waits for the copy; so nothing reads a slot that is free.
     - An encode or a decode that fails waits for what it launched before it lets go of its slots (`finishing`).
 
     Memory that torch hands out within a stream's block it hands out again within the same stream only. Of what is

@@ -5,7 +5,7 @@ Does not know which GPU it is.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from model.gpu.arena import Arena
 from model.gpu.decoder import GpuDecoder
 from model.gpu.decoding import Decoding
-from model.gpu.device import GpuDevice
+from model.gpu.device import GpuDevice, finishing
 from model.gpu.encoding import Encoding
-from model.gpu.faults import is_out_of_memory
+from model.gpu.faults import Faults, is_out_of_memory
 from model.gpu.options import GpuOptions
 from model.gpu.room import Room, num_slots_beside, slot_bytes
 from model.network.sam2 import Sam2
@@ -69,6 +69,16 @@ class GpuEngine:
     def adopt(self, embedding: Embedding) -> Embedding:
         """An embedding that lives elsewhere, brought to the arena. Raises NoFreeSlot."""
         return self._decoding.adopt(embedding)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Work of others that reads embeddings, on the stream of pictures; done when the block ends.
+
+        Nothing else is on that stream then, and a slot may be used again as soon as its embedding is dropped.
+        """
+        with finishing(self._gpu.pictures):
+            yield
+            self._gpu.pictures.mark().wait()
 
     def warm_up(self) -> None:
         """Prepare what would be slow the first time, and say how long it took. Raises as the constructor."""
