@@ -122,7 +122,20 @@ class GpuEngine:
         encoder_bytes = self._gpu.peak_bytes(encoding.rehearse)
         decoder_bytes = self._gpu.peak_bytes(decoding.rehearse)
         # The small arena and the buffers of this rehearsal are still held: the real ones replace them.
-        return Room(self._gpu.free_bytes(), encoder_bytes=encoder_bytes, decoder_bytes=decoder_bytes)
+        tracks = self._options.track_mib * 2**20 if self._model.config.video is not None else 0
+        return Room(
+            self._gpu.free_bytes(),
+            encoder_bytes=encoder_bytes,
+            decoder_bytes=decoder_bytes,
+            track_bytes=tracks,
+        )
+
+
+@contextmanager
+def guarded(faults: Faults, engine: GpuEngine | None) -> Iterator[None]:
+    """Work on a device that its engine does not know, if it has one: `faults.named`, and `borrowed`."""
+    with faults.named(), engine.borrowed() if engine is not None else nullcontext():
+        yield
 
 
 @contextmanager
