@@ -6,6 +6,7 @@ Does not know about models. Nothing here is proved without a GPU, so there is as
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from typing import Any, cast
 
 import numpy.typing as npt
@@ -132,16 +133,23 @@ class _CudaStream:
 
     def __init__(self, cuda: Cuda, priority: int) -> None:
         self._cuda = cuda
+        self._priority = priority
         self._stream = torch.cuda.Stream(cuda.device, priority=priority)
-        # Captures have a stream of their own, of the same priority, which their kernels keep. No copy ever goes
-        # there: an event that another thread records on a stream that is being captured makes the next allocation
-        # fail.
-        self._captures = torch.cuda.Stream(cuda.device, priority=priority)
         # A pool of its own: graphs of the two streams run at the same time, and must not share memory.
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: list[torch.cuda.CUDAGraph] = []
         """All that were begun, used or not: see `_captured` and `_leave_pool`."""
         self._staging = Staging(cuda.pinned)
+
+    @cached_property
+    def _captures(self) -> torch.cuda.Stream:
+        """Captures have a stream of their own, of the same priority, which their kernels keep.
+
+        No copy ever goes there: an event that another thread records on a stream that is being captured makes the
+        next allocation fail. Not before it is needed: torch has 32 streams of a priority and then gives the first
+        one again, and the end of a graph would take the workspaces of all that were captured there (`_captured`).
+        """
+        return torch.cuda.Stream(self._cuda.device, priority=self._priority)
 
     def current(self) -> AbstractContextManager[None]:
         """See Stream."""

@@ -27,7 +27,8 @@ class FakeTorchCuda:
         self.fails_at: tuple[str, ...] = ()
         self.collects: list[bool] = []
         self.pools = iter(range(100))
-        note = self.note
+        self.streams = 0
+        fake, note = self, self.note
 
         class Event:
             def query(self) -> bool:
@@ -41,8 +42,9 @@ class FakeTorchCuda:
             def __init__(self, device: torch.device, priority: int) -> None:
                 self.priority = priority
 
-                self.name = f"{'captures' if len(made) % 2 else 'stream'} {priority}"
+                self.name = f"{'captures' if len(made) > 2 else 'stream'} {priority}"  # made when needed
                 made.append(self)
+                fake.streams = len(made)
 
             def record_event(self) -> Event:
                 note("record")
@@ -73,13 +75,13 @@ class FakeTorchCuda:
             yield
             note("leave")
 
-        for name, fake in (
+        for name, stand_in in (
             ("Event", Event),
             ("Stream", Stream),
             ("CUDAGraph", CUDAGraph),
             ("stream", stream),
         ):
-            monkeypatch.setattr(torch.cuda, name, fake)
+            monkeypatch.setattr(torch.cuda, name, stand_in)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(self.pools))
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: note("settle"))
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: note("trim"))
@@ -134,6 +136,17 @@ def test_before_anybody_is_served_memory_is_given_back_between_the_run_and_the_c
     monkeypatch.setattr(cuda, "trim", lambda: fake.note("trim"))
     cuda.pictures.capture(lambda: fake.note("work"), is_idle=True)
     assert fake.calls[2:5] == ["work", "trim", "begin in pool 1"]
+
+
+def test_no_stream_is_taken_for_captures_before_there_is_one(cuda: Cuda, fake: FakeTorchCuda) -> None:
+    """Torch has 32 of a priority. A process that makes several of these, as the benchmark does, would have two
+    capture on one stream, and the end of one's graphs free what those of the other write to.
+    """
+    assert fake.streams == 3
+    for _ in range(2):
+        cuda.pictures.capture(lambda: None, is_idle=False)
+    cuda.uploads.mark()
+    assert fake.streams == 4
 
 
 def test_the_streams_share_no_pool_and_clicks_go_first(cuda: Cuda, fake: FakeTorchCuda) -> None:
