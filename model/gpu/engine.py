@@ -35,7 +35,7 @@ class GpuEngine:
         `preprocess` makes uint8 pixels (h, w, 3), on the GPU or not, into the encoder's input (3, s, s), float32.
         """
         self._model, self._gpu, self._options, self._preprocess = model, gpu, options, preprocess
-        with _naming_the_settings(options):
+        with naming_the_settings(options):
             kept, reason = self._kept()
             self.arena, self._encoding, self._decoding = self._parts(kept + num_slots_beside(options))
         self.cache_bytes = kept * slot_bytes(model)
@@ -82,7 +82,7 @@ class GpuEngine:
 
     def warm_up(self) -> None:
         """Prepare what would be slow the first time, and say how long it took. Raises as the constructor."""
-        with _naming_the_settings(self._options):
+        with naming_the_settings(self._options):
             self._decoding.warm_up(self._encoding.warm_up())
         self._gpu.trim()  # of the runs before the captures nothing is used again
 
@@ -139,7 +139,7 @@ def guarded(faults: Faults, engine: GpuEngine | None) -> Iterator[None]:
 
 
 @contextmanager
-def _naming_the_settings(options: GpuOptions) -> Iterator[None]:
+def naming_the_settings(options: GpuOptions) -> Iterator[None]:
     """Raise ValueError, which says what to change, where memory runs out."""
     try:
         yield

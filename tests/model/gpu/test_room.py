@@ -16,6 +16,7 @@ from model.gpu.room import MARGIN_BYTES, PICTURE_BYTES, Room, num_slots_beside, 
 from model.network.config import VARIANTS
 from model.network.preprocessing import Preprocessing
 from model.network.sam2 import Sam2
+from model.runner import load_runner
 from model.types import Pixels
 from tests.model.gpu.host_gpu import HostGpu
 from tests.model.gpu.meta_memory import META, MetaGpu, peak_bytes
@@ -213,3 +214,19 @@ def test_channels_shrunk_one_by_one_are_the_whole_bit_for_bit() -> None:
 def test_a_gpu_shrinks_channels_one_by_one() -> None:
     runner = make_gpu_runner()
     assert engine_of(runner)._encoding._preprocess == runner._preprocess.by_channel
+
+
+def test_a_card_that_has_no_memory_for_the_weights_is_told_what_to_lower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others may use it, too."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("model.runner.load_image_half", fail)
+    monkeypatch.setattr("model.runner.resolve_device", torch.device)
+    with pytest.raises(ValueError, match=r"a smaller SAM2_MODEL\. \(CUDA out of memory\. Tried"):
+        load_runner("sam2.1_hiera_tiny", checkpoint=None, device="cuda", dtype="bfloat16")
+    with pytest.raises(torch.OutOfMemoryError):
+        load_runner("sam2.1_hiera_tiny", checkpoint=None, device="cpu", dtype="bfloat16")
