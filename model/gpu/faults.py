@@ -60,10 +60,10 @@ class Faults:
     @contextmanager
     def named(self) -> Iterator[None]:
         """The block may raise DeviceOutOfMemory and DeviceLost. After the former, the next block starts trimmed."""
-        if self._was_full and self._gpu is not None:
-            self._gpu.trim()  # only now: the frames of the error still held what did not fit
-        self._was_full = False
+        was_full, self._was_full = self._was_full, False
         try:
+            if was_full and self._gpu is not None:
+                self._gpu.trim()  # only now: the frames of the error still held what did not fit
             yield
         except RuntimeError as error:
             if is_out_of_memory(error):
