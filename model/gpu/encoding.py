@@ -135,7 +135,7 @@ class Encoding:
         if not self._fits_the_filter(image):
             return
         try:
-            self._shrink(count, image)
+            self._shrink_there(count, image)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -215,14 +215,29 @@ class Encoding:
             work()
 
     def _shrink(self, place: int, image: Pixels) -> None:
-        """Upload a picture and shrink it to its place in `_shrunk`; returns while that runs."""
+        """Upload a picture and shrink it to its place in `_shrunk`; returns while that runs.
+
+        One that the device has no memory for, of several hundred megapixels say, is shrunk on the host.
+        """
+        if self._fits_the_filter(image):
+            try:
+                self._shrink_there(place, image)
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+        self._put(place, torch.from_numpy(image))
+
+    def _shrink_there(self, place: int, image: Pixels) -> None:
+        with self._uploads.current():
+            pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
+            self._uploads.upload(image, pixels)
+            self._put(place, pixels)
+
+    def _put(self, place: int, pixels: Tensor) -> None:
         with self._uploads.current():
             if self._copied is not None:
                 self._uploads.after(self._copied)
-            pixels = torch.from_numpy(image)
-            if self._fits_the_filter(image):
-                pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
-                self._uploads.upload(image, pixels)
             self._shrunk[place].copy_(self._preprocess(pixels))
 
     def _fits_the_filter(self, image: Pixels) -> bool:
