@@ -33,7 +33,10 @@ _LIMIT = 32.0
 
 _TOGETHER = 4
 """Objects that a CPU decodes between two pauses, and that a GPU follows at once: each takes 105 MiB in half
-precision while it attends to its memories, and a track may have 64. See model/gpu/room.py."""
+precision while it attends to memories of seven frames, and a track may have 64. See model/gpu/room.py."""
+
+_FRAMES_TOGETHER = 7 * _TOGETHER
+"""Memories that a GPU attends to at once. Frames with a prompt are never forgotten, so one object may have more."""
 
 _Between = Callable[[], None]
 
@@ -99,9 +102,7 @@ class DeviceNetwork:
         with self._running() as pause:
             outputs: list[Output] = []
             # A CPU attends for all at once: what they have in common is computed once.
-            at_once = _TOGETHER if self._fast is None else len(requests)
-            for first in range(0, len(requests), at_once):
-                alike = requests[first : first + at_once]
+            for alike in _fitting(requests) if self._fast is None else [requests]:
                 features = self._conditioned(embedding, [request.seen for request in alike], pause)
                 for start in range(0, len(alike), _TOGETHER):
                     some = slice(start, start + _TOGETHER)
@@ -244,6 +245,21 @@ class DeviceNetwork:
             Output(each.clone(), pointer.clone(), score, iou)
             for each, pointer, (score, iou) in zip(logits, pointers, scores, strict=True)
         ]
+
+
+def _fitting(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    """Neighbours, as many as may be followed at once on a GPU."""
+    alike: list[Request] = []
+    frames = 0
+    for each in requests:
+        more = len(each.seen.memories) if each.seen is not None else 0
+        if len(alike) == _TOGETHER or (alike and frames + more > _FRAMES_TOGETHER):
+            yield alike
+            alike, frames = [], 0
+        alike.append(each)
+        frames += more
+    if alike:
+        yield alike
 
 
 def wants_best_of_three(requests: Sequence[Request]) -> list[bool]:

@@ -19,7 +19,7 @@ from model.network.memory import VideoMemory
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
 from model.types import Embedding, Prompt
-from model.video.network import DeviceNetwork
+from model.video.network import DeviceNetwork, _fitting
 from model.video.track import Track
 from model.video.values import Direction, Frame, MaskPrompt, Output, Request, Seen, TrackPrompt
 from tests.model.checkpoints.weight_files import saved
@@ -123,6 +123,16 @@ def test_a_gpu_follows_a_few_objects_at_once(
     assert shown[0] is not None
     assert shown[1] is not None
     assert np.abs(shown[0] - shown[1]).max() < 1e-3 * np.abs(shown[0]).max()
+
+
+def test_a_gpu_follows_fewer_at_once_of_those_that_remember_much() -> None:
+    """Frames with a prompt are all remembered."""
+    memory = torch.zeros(1)
+    requests = [Request(Seen(((memory, 0),) * frames, ())) for frames in (7, 7, 7, 7, 7, 20, 9, 30, 1)]
+    requests += [Request(None, CLICK)] * 5
+    assert list(map(len, _fitting(requests))) == [4, 2, 1, 1, 4, 2]
+    assert [each for some in _fitting(requests) for each in some] == requests
+    assert not list(_fitting([]))
 
 
 def seen_by(network: DeviceNetwork, embedding: Embedding, *, memories: int) -> Seen:
