@@ -75,7 +75,7 @@ class Tiers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(files.readers if files else 2, thread_name_prefix="tiers")
         self._writing = ThreadPoolExecutor(files.writers if files else 1, thread_name_prefix="disk")
-        self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing, self._moves = (ThreadPoolExecutor(1, thread_name_prefix=it) for it in ("sync", "move"))
         self._settling = 0
 
     async def find(self, content: str) -> Embedding | None:
@@ -222,7 +222,7 @@ class Tiers:
             fetching.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
-        for executor in (self._reading, self._writing, self._syncing):
+        for executor in (self._reading, self._writing, self._syncing, self._moves):
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def _fetch(self, content: str) -> Embedding | None:
@@ -261,7 +261,7 @@ class Tiers:
         return [task for task in self._tasks if task.get_name() == HOST]
 
     async def _move(self, host: MemoryTier, content: str, embedding: Embedding) -> None:
-        in_host = await self._run(self._reading, partial(to_host, embedding))
+        in_host = await self._run(self._moves, partial(to_host, embedding))  # behind no read of a slow disk
         if self._moving.get(content) is not embedding:
             return  # used again or dropped by then
         del self._moving[content]
