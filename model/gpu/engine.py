@@ -74,7 +74,7 @@ class GpuEngine:
     def borrowed(self) -> Iterator[None]:
         """Work of others that reads embeddings, on the stream of pictures; done when the block ends.
 
-        Nothing else is on that stream then, and a slot may be used again as soon as its embedding is dropped.
+        A slot may be used again then as soon as its embedding is dropped. Encodes that pass follow in the stream.
         """
         with finishing(self._gpu.pictures):
             yield
