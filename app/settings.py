@@ -95,8 +95,8 @@ class Settings(ClientSettings, BaseSettings):
         "auto",
         description="Device memory for embeddings; the least recently used ones are evicted first. On a GPU one "
         "takes 8 MiB, all of the memory is allocated at the start, and auto is what is free beside the model and "
-        "its graphs, less a reserve. On a CPU one takes 22 MiB in float32 and 11 MiB in half precision, and auto "
-        "is a quarter of the memory that this process may use.",
+        "its graphs, less a reserve and SAM2_TRACK_MEMORY_MIB. On a CPU one takes 22 MiB in float32 and 11 MiB in "
+        "half precision, and auto is a quarter of the memory that this process may use.",
     )
     host_cache_mib: Annotated[int | Literal["auto"], PlainValidator(partial(check_size, least=0))] = Field(
         "auto",
@@ -170,7 +170,10 @@ class Settings(ClientSettings, BaseSettings):
     )
     max_tracks: int = Field(1000, ge=1, description="Most tracks of one client. The oldest goes.")
     track_memory_mib: int = Field(
-        1024, ge=1, description="Memory for what tracks remember; those used longest ago give way first."
+        1024,
+        ge=1,
+        description="Memory for what tracks remember, on a GPU of its memory; those used longest ago give way "
+        "first.",
     )
     max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(

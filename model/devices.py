@@ -22,8 +22,8 @@ slower."""
 def resolve_device(name: str) -> torch.device:
     """The device that "auto", "cpu", "cuda" or "cuda:N" stands for.
 
-    Raises ValueError for any other name, and for a device that is not there. Where "auto" is a CPU although the
-    machine has a GPU, the log says why.
+    Raises ValueError for any other name, and for a device that is not there or computes nothing. Where "auto" is a
+    CPU although the machine has a GPU, the log says why.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,9 +35,11 @@ def resolve_device(name: str) -> torch.device:
         )
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {error}") from error
+        # A card for which torch has no kernels gives memory all the same, and nothing is asked of it for none.
+        torch.ones(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        reason, _, _ = str(error).partition("\n")  # without torch's advice on debugging
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
     return device
 
 

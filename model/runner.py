@@ -23,7 +23,7 @@ from model.cpu.threads import Threads, set_up_thread
 from model.devices import resolve_device, resolve_dtype
 from model.gpu.cuda import Cuda
 from model.gpu.device import GpuDevice
-from model.gpu.engine import GpuEngine
+from model.gpu.engine import GpuEngine, guarded, naming_the_settings
 from model.gpu.faults import Faults
 from model.gpu.options import GpuOptions
 from model.network.config import VARIANTS
@@ -76,7 +76,7 @@ class Sam2Runner:
             model,
             video or VideoSource(self.config, name, None, weights_fingerprint),
             decode=self.decode,
-            named=self._faults.named,
+            named=lambda: guarded(self._faults, self._engine),
             working=self._working,
         )
         if gpu is None:
@@ -301,9 +301,10 @@ def load_runner(
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     set_up_thread(threads, cpus=cpus)
-    model, fingerprint = load_image_half(
-        config, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
-    )
+    with naming_the_settings(gpu_options) if torch_device.type == "cuda" else nullcontext():
+        model, fingerprint = load_image_half(
+            config, checkpoint, variant=variant, device=torch_device, dtype=torch_dtype
+        )
     name = variant if checkpoint is not None else f"{variant}{_UNTRAINED}"
     gpu = Cuda(torch_device) if torch_device.type == "cuda" else None
     if gpu is None and gpu_options.compile == "on":

@@ -82,7 +82,7 @@ class DeviceThread:
         self._jobs = _Jobs(self.changed)
         self._queues: list[Queue] = [self._jobs]  # by priority
         self._running: _Running | None = None
-        self._served: list[Queue] = []  # the queues that gave work, except the jobs, the last one last
+        self._served: list[Queue] = []  # the queues that gave work, the last one last
         self._is_idle = False
         self._closing = False
         self._ended = asyncio.Event()
@@ -105,7 +105,7 @@ class DeviceThread:
         self._thread.start()
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run a job, such as loading or warm-up, on the thread, before any waiting batch.
+        """Run a job, such as loading or warm-up, on the thread, before waiting batches; of many, in turn with them.
 
         Jobs also overtake a running batch (see `overtake`). Raises what the job raises, and ShuttingDown if the
         device closes before the job begins.
@@ -223,16 +223,15 @@ class DeviceThread:
         """Return work of the first queue that has some; the queue served last comes last, the one before it second
         last.
 
-        So endless clicks cannot keep an encode from starting, nor clicks and encodes together a step of a track.
-        Jobs are few, and always go first.
+        So endless clicks cannot keep an encode from starting, nor clicks and encodes a step of a track, nor endless
+        jobs any of these: each embedding that comes back to the device is one.
         """
         served = self._served
         for queue in sorted(
             self._queues, key=lambda queue: served.index(queue) + 1 if queue in served else 0
         ):
             if (work := queue.take()) is not None:
-                if queue is not self._jobs:
-                    self._served = [*(each for each in served if each is not queue), queue]
+                self._served = [*(each for each in served if each is not queue), queue]
                 return work, queue.priority
         return None
 
@@ -254,7 +253,7 @@ class DeviceThread:
 
 
 class _Jobs:
-    """The queue that goes before all others: single jobs, one at a time."""
+    """The queue with the highest priority: single jobs, one at a time."""
 
     priority = -math.inf
 

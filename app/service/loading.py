@@ -85,6 +85,7 @@ def load_segmenter(settings: Settings) -> Segmenter:
             batch_images=settings.batch_images,
             batch_prompts=settings.batch_prompts,
             compile=settings.compile,
+            track_mib=0 if settings.video == "off" else settings.track_memory_mib,
         ),
     )
     log.info(
@@ -99,10 +100,7 @@ def load_segmenter(settings: Settings) -> Segmenter:
 
 
 def load_video_half(settings: Settings, segmenter: Segmenter) -> None:
-    """Load the model's part for videos, if SAM2_VIDEO is on. Raises CheckpointError.
-
-    Before the warm-up, which divides what is free of a GPU's memory.
-    """
+    """Load the model's part for videos, if SAM2_VIDEO is on. Raises CheckpointError."""
     if settings.video != "on":
         return
     started = perf_counter()

@@ -3,10 +3,13 @@
 Does not know where they go.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 
 from model.types import Embedding
+
+log = logging.getLogger(__name__)
 
 
 class MemoryTier:
@@ -62,3 +65,12 @@ class MemoryTier:
         content, embedding = self._embeddings.popitem(last=False)
         self.used_bytes -= embedding.nbytes
         return content, embedding
+
+
+def to_host(embedding: Embedding) -> Embedding | None:
+    """Copy an embedding to host memory; None, and a word in the log, where the host has no memory for it."""
+    try:
+        return embedding.to_host()
+    except (RuntimeError, MemoryError) as error:
+        log.error("An embedding could not be moved to host memory, and is evicted: %s", error)
+        return None

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.held_uploads import HeldUploads
 from app.storage.kept_embeddings import KeptEmbeddings
-from app.storage.memory_tier import MemoryTier
+from app.storage.memory_tier import MemoryTier, to_host
 from app.storage.written import NamesAway, WhileNamed, Written, appeared
 from model.types import Embedding
 
@@ -75,7 +75,7 @@ class Tiers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(files.readers if files else 2, thread_name_prefix="tiers")
         self._writing = ThreadPoolExecutor(files.writers if files else 1, thread_name_prefix="disk")
-        self._syncing = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing, self._moves = (ThreadPoolExecutor(1, thread_name_prefix=it) for it in ("sync", "move"))
         self._settling = 0
 
     async def find(self, content: str) -> Embedding | None:
@@ -222,7 +222,7 @@ class Tiers:
             fetching.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
-        for executor in (self._reading, self._writing, self._syncing):
+        for executor in (self._reading, self._writing, self._syncing, self._moves):
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def _fetch(self, content: str) -> Embedding | None:
@@ -261,11 +261,11 @@ class Tiers:
         return [task for task in self._tasks if task.get_name() == HOST]
 
     async def _move(self, host: MemoryTier, content: str, embedding: Embedding) -> None:
-        in_host = await self._run(self._reading, embedding.to_host)
+        in_host = await self._run(self._moves, partial(to_host, embedding))  # behind no read of a slow disk
         if self._moving.get(content) is not embedding:
             return  # used again or dropped by then
         del self._moving[content]
-        for _ in host.add(content, in_host):
+        for _ in host.add(content, in_host) if in_host is not None else ():
             self._on_evict(HOST)
 
     async def _save(
@@ -285,7 +285,7 @@ class Tiers:
                 if made is not None and self._settling < MOST_SETTLING:
                     self._settling += 1
                     self._start(self._settle(made), name=DISK)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, RuntimeError, MemoryError) as error:
             self._not_saved(content, error, upload)
         else:
             if self._trouble is not None:

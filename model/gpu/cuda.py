@@ -6,6 +6,7 @@ Does not know about models. Nothing here is proved without a GPU, so there is as
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from typing import Any, cast
 
 import numpy.typing as npt
@@ -132,15 +133,23 @@ class _CudaStream:
 
     def __init__(self, cuda: Cuda, priority: int) -> None:
         self._cuda = cuda
+        self._priority = priority
         self._stream = torch.cuda.Stream(cuda.device, priority=priority)
-        # Captures have a stream of their own, of the same priority, which their kernels keep. No copy ever goes
-        # there: an event that another thread records on a stream that is being captured makes the next allocation
-        # fail.
-        self._captures = torch.cuda.Stream(cuda.device, priority=priority)
         # A pool of its own: graphs of the two streams run at the same time, and must not share memory.
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed: list[torch.cuda.CUDAGraph] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        """All that were begun, used or not: see `_captured` and `_leave_pool`."""
         self._staging = Staging(cuda.pinned)
+
+    @cached_property
+    def _captures(self) -> torch.cuda.Stream:
+        """Captures have a stream of their own, of the same priority, which their kernels keep.
+
+        No copy ever goes there: an event that another thread records on a stream that is being captured makes the
+        next allocation fail. Not before it is needed: torch has 32 streams of a priority and then gives the first
+        one again, and the end of a graph would take the workspaces of all that were captured there (`_captured`).
+        """
+        return torch.cuda.Stream(self._cuda.device, priority=self._priority)
 
     def current(self) -> AbstractContextManager[None]:
         """See Stream."""
@@ -191,8 +200,12 @@ class _CudaStream:
 
         Not by torch.cuda.graph, which waits for the whole device and empties its caches at every capture: an encode
         may be running on another stream.
+
+        The graph lives on, though nobody may want it in the end: since torch 2.12 one that goes takes cuBLAS's
+        workspaces for its stream with it, to which other graphs captured there write (pytorch/pytorch#193402).
         """
         graph = torch.cuda.CUDAGraph()
+        self._graphs.append(graph)
         with _no_garbage_collection():
             try:
                 # Only what this thread does can spoil the capture; threads that copy embeddings to the host go on.
@@ -205,18 +218,17 @@ class _CudaStream:
                     raise
                 graph.capture_end()
             except BaseException:
-                self._leave_pool(graph)
+                self._leave_pool()
                 raise
         return graph
 
-    def _leave_pool(self, graph: torch.cuda.CUDAGraph) -> None:
+    def _leave_pool(self) -> None:
         """Leave the pool of a capture that failed to its fate, and go on with a new one.
 
         Until torch 2.12 a capture that ends in an error leaves the allocator believing that it goes on
         (pytorch/pytorch#180395); it is told here. Where torch has told it already, it refuses, and all is well. The
-        allocator of pinned memory cannot be told, and keeps a pointer to the graph: so the graph is kept, too.
+        allocator of pinned memory cannot be told, and keeps a pointer to the graph, which is kept in any case.
         """
-        self._failed.append(graph)
         with suppress(RuntimeError, AttributeError):
             torch._C._cuda_endAllocateToPool(self._cuda.device.index, self._pool)
         self._pool = torch.cuda.graph_pool_handle()

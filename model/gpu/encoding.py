@@ -53,7 +53,8 @@ class Encoding:
     - A slot that is claimed is written by the stream `pictures` alone. Its embedding comes into being once the host
       has seen that the writing is done; so no other stream and no other thread can read a slot before.
     - A slot is free once its embedding has been dropped. A decode holds the embeddings it reads until the host has
-      its results, and who copies an embedding to the host waits for the copy; so nothing reads a slot that is free.
+      its results, a track until its work is done (`GpuEngine.borrowed`), and who copies an embedding to the host
+      waits for the copy; so nothing reads a slot that is free.
     - An encode or a decode that fails waits for what it launched before it lets go of its slots (`finishing`).
 
     Memory that torch hands out within a stream's block it hands out again within the same stream only. Of what is
@@ -134,7 +135,7 @@ class Encoding:
         if not self._fits_the_filter(image):
             return
         try:
-            self._shrink(count, image)
+            self._shrink_there(count, image)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -214,14 +215,29 @@ class Encoding:
             work()
 
     def _shrink(self, place: int, image: Pixels) -> None:
-        """Upload a picture and shrink it to its place in `_shrunk`; returns while that runs."""
+        """Upload a picture and shrink it to its place in `_shrunk`; returns while that runs.
+
+        One that the device has no memory for, of several hundred megapixels say, is shrunk on the host.
+        """
+        if self._fits_the_filter(image):
+            try:
+                self._shrink_there(place, image)
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+        self._put(place, torch.from_numpy(image))
+
+    def _shrink_there(self, place: int, image: Pixels) -> None:
+        with self._uploads.current():
+            pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
+            self._uploads.upload(image, pixels)
+            self._put(place, pixels)
+
+    def _put(self, place: int, pixels: Tensor) -> None:
         with self._uploads.current():
             if self._copied is not None:
                 self._uploads.after(self._copied)
-            pixels = torch.from_numpy(image)
-            if self._fits_the_filter(image):
-                pixels = torch.empty(image.shape, dtype=torch.uint8, device=self._gpu.device)
-                self._uploads.upload(image, pixels)
             self._shrunk[place].copy_(self._preprocess(pixels))
 
     def _fits_the_filter(self, image: Pixels) -> bool:

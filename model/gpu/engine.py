@@ -5,7 +5,7 @@ Does not know which GPU it is.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from model.gpu.arena import Arena
 from model.gpu.decoder import GpuDecoder
 from model.gpu.decoding import Decoding
-from model.gpu.device import GpuDevice
+from model.gpu.device import GpuDevice, finishing
 from model.gpu.encoding import Encoding
-from model.gpu.faults import is_out_of_memory
+from model.gpu.faults import Faults, is_out_of_memory
 from model.gpu.options import GpuOptions
 from model.gpu.room import Room, num_slots_beside, slot_bytes
 from model.network.sam2 import Sam2
@@ -35,7 +35,7 @@ class GpuEngine:
         `preprocess` makes uint8 pixels (h, w, 3), on the GPU or not, into the encoder's input (3, s, s), float32.
         """
         self._model, self._gpu, self._options, self._preprocess = model, gpu, options, preprocess
-        with _naming_the_settings(options):
+        with naming_the_settings(options):
             kept, reason = self._kept()
             self.arena, self._encoding, self._decoding = self._parts(kept + num_slots_beside(options))
         self.cache_bytes = kept * slot_bytes(model)
@@ -70,9 +70,19 @@ class GpuEngine:
         """An embedding that lives elsewhere, brought to the arena. Raises NoFreeSlot."""
         return self._decoding.adopt(embedding)
 
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Work of others that reads embeddings, on the stream of pictures; done when the block ends.
+
+        A slot may be used again then as soon as its embedding is dropped. Encodes that pass follow in the stream.
+        """
+        with finishing(self._gpu.pictures):
+            yield
+            self._gpu.pictures.mark().wait()
+
     def warm_up(self) -> None:
         """Prepare what would be slow the first time, and say how long it took. Raises as the constructor."""
-        with _naming_the_settings(self._options):
+        with naming_the_settings(self._options):
             self._decoding.warm_up(self._encoding.warm_up())
         self._gpu.trim()  # of the runs before the captures nothing is used again
 
@@ -112,11 +122,24 @@ class GpuEngine:
         encoder_bytes = self._gpu.peak_bytes(encoding.rehearse)
         decoder_bytes = self._gpu.peak_bytes(decoding.rehearse)
         # The small arena and the buffers of this rehearsal are still held: the real ones replace them.
-        return Room(self._gpu.free_bytes(), encoder_bytes=encoder_bytes, decoder_bytes=decoder_bytes)
+        tracks = self._options.track_mib * 2**20 if self._model.config.video is not None else 0
+        return Room(
+            self._gpu.free_bytes(),
+            encoder_bytes=encoder_bytes,
+            decoder_bytes=decoder_bytes,
+            track_bytes=tracks,
+        )
 
 
 @contextmanager
-def _naming_the_settings(options: GpuOptions) -> Iterator[None]:
+def guarded(faults: Faults, engine: GpuEngine | None) -> Iterator[None]:
+    """Work on a device that its engine does not know, if it has one: `faults.named`, and `borrowed`."""
+    with faults.named(), engine.borrowed() if engine is not None else nullcontext():
+        yield
+
+
+@contextmanager
+def naming_the_settings(options: GpuOptions) -> Iterator[None]:
     """Raise ValueError, which says what to change, where memory runs out."""
     try:
         yield

@@ -11,8 +11,15 @@ import torch
 from model.errors import DeviceLost, DeviceOutOfMemory
 from model.gpu.device import GpuDevice
 
-_OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED", "can't allocate memory")
-"""Torch's allocator, and the driver (for graphs and pinned memory); cuBLAS; cuDNN; torch's allocator on a CPU."""
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "can't allocate memory",
+    "NVML_SUCCESS ==",
+)
+"""Torch's allocator, and the driver (for graphs and pinned memory); cuBLAS; cuDNN; torch's allocator on a CPU; and
+torch's allocator on a part of a GPU (MIG), where NVML does not say who has the memory (pytorch/pytorch#112377)."""
 
 # Before torch 2.8 errors of the driver have no type of their own.
 _OF_THE_DRIVER: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
@@ -53,10 +60,10 @@ class Faults:
     @contextmanager
     def named(self) -> Iterator[None]:
         """The block may raise DeviceOutOfMemory and DeviceLost. After the former, the next block starts trimmed."""
-        if self._was_full and self._gpu is not None:
-            self._gpu.trim()  # only now: the frames of the error still held what did not fit
-        self._was_full = False
+        was_full, self._was_full = self._was_full, False
         try:
+            if was_full and self._gpu is not None:
+                self._gpu.trim()  # only now: the frames of the error still held what did not fit
             yield
         except RuntimeError as error:
             if is_out_of_memory(error):

@@ -17,4 +17,6 @@ class GpuOptions:
     """Pictures in one forward pass, at most."""
     batch_prompts: int = 64
     """Prompts in one forward pass, at most; rounded up to a power of two, and never more than 64."""
+    track_mib: int = 0
+    """For what tracks remember, if the model has a video half. It is taken as tracks need it, not at the start."""
     compile: Compile = "auto"

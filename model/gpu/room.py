@@ -15,7 +15,10 @@ PICTURE_BYTES = 7 * 100 * 10**6
 """A picture of 100 megapixels while it is shrunk: a byte for each of three channels, and one channel in float32."""
 
 MARGIN_BYTES = 256 * 2**20
-"""For kernels and workspaces that libraries load when they are first used."""
+"""For kernels and workspaces that libraries load when they are first used, and for the video half: 14 MiB."""
+
+TRACK_SHARE = 4
+"""Tracks have one part of so many at most of what is left, so that a small GPU still keeps pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +30,36 @@ class Room:
     """Of the largest batch of pictures. The encoder's graphs hold so much for good."""
     decoder_bytes: int
     """Of the largest batch of prompts. The decoder's graphs hold so much for good, when that shape has been met."""
+    track_bytes: int = 0
+    """What tracks may remember."""
 
     @property
     def reserve_bytes(self) -> int:
-        """What comes and goes: a shape that is first met runs once as it is, and pictures are shrunk."""
+        """What comes and goes: a shape that is first met runs once as it is, pictures are shrunk, and objects of a
+        track are followed (see model/video/network.py).
+        """
         return max(PICTURE_BYTES, self.decoder_bytes, self.encoder_bytes) + MARGIN_BYTES
+
+    @property
+    def left_bytes(self) -> int:
+        """For embeddings and tracks; negative where not even the rest fits."""
+        return self.free_bytes - self.encoder_bytes - self.decoder_bytes - self.reserve_bytes
+
+    @property
+    def tracks_get(self) -> int:
+        """Bytes that are left to tracks."""
+        return max(0, min(self.track_bytes, self.left_bytes // TRACK_SHARE))
 
     def num_slots(self, model: Sam2) -> int:
         """Embeddings that fit; negative where not even the rest fits."""
-        left = self.free_bytes - self.encoder_bytes - self.decoder_bytes - self.reserve_bytes
-        return left // slot_bytes(model)
+        return (self.left_bytes - self.tracks_get) // slot_bytes(model)
 
     def __str__(self) -> str:
         """For the log and for errors."""
         graphs = self.encoder_bytes + self.decoder_bytes
+        tracks = f", {self.tracks_get / 2**20:.0f} for tracks" if self.track_bytes else ""
         return (
-            f"{self.free_bytes / 2**20:.0f} MiB were free, {graphs / 2**20:.0f} are for graphs, "
+            f"{self.free_bytes / 2**20:.0f} MiB were free, {graphs / 2**20:.0f} are for graphs{tracks}, "
             f"{self.reserve_bytes / 2**20:.0f} in reserve"
         )
 

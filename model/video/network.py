@@ -6,6 +6,7 @@ Does not know which frames there are, or what is kept of them.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +32,11 @@ _LIMIT = 32.0
 
 
 _TOGETHER = 4
-"""Objects that a CPU decodes between two pauses."""
+"""Objects that a CPU decodes between two pauses, and that a GPU follows at once: each takes 105 MiB in half
+precision while it attends to memories of seven frames, and a track may have 64. See model/gpu/room.py."""
+
+_FRAMES_TOGETHER = 7 * _TOGETHER
+"""Memories that a GPU attends to at once. Frames with a prompt are never forgotten, so one object may have more."""
 
 _Between = Callable[[], None]
 
@@ -95,13 +100,14 @@ class DeviceNetwork:
     def decode(self, embedding: Embedding, requests: Sequence[Request]) -> list[Output]:
         """Several objects on one frame, whose clicks are equally many, as one batch."""
         with self._running() as pause:
-            features = self._conditioned(embedding, [request.seen for request in requests], pause)
-            together = len(requests) if self._fast is None else _TOGETHER
             outputs: list[Output] = []
-            for start in range(0, len(requests), together):
-                some = slice(start, start + together)
-                outputs += self._decoded(embedding, features[some], requests[some])
-                pause()
+            # A CPU attends for all at once: what they have in common is computed once.
+            for alike in _fitting(requests) if self._fast is None else [requests]:
+                features = self._conditioned(embedding, [request.seen for request in alike], pause)
+                for start in range(0, len(alike), _TOGETHER):
+                    some = slice(start, start + _TOGETHER)
+                    outputs += self._decoded(embedding, features[some], alike[some])
+                    pause()
             return outputs
 
     def _decoded(self, embedding: Embedding, features: Tensor, requests: Sequence[Request]) -> list[Output]:
@@ -148,9 +154,13 @@ class DeviceNetwork:
             )
             if self._fast is not None:
                 return self._fast.remember(features, masks, present, pause)
-            # Tensors of their own: a view would keep all objects' memories alive for as long as one.
-            memories = self._memory.remember(features, torch.stack(list(masks))[:, None], present)
-            return [each.clone() for each in memories]
+            memories: list[Tensor] = []
+            while drawn := list(islice(masks, _TOGETHER)):
+                some = slice(len(memories), len(memories) + len(drawn))
+                made = self._memory.remember(features, torch.stack(drawn)[:, None], present[some])
+                # Tensors of their own: a view would keep all objects' memories alive for as long as one.
+                memories += [each.clone() for each in made]
+            return memories
 
     def _drawn(self, logits: Tensor, *, prompted: bool) -> Tensor:
         """Logits (h, w) to a mask of 0..1 in pixels of the model's picture."""
@@ -235,6 +245,21 @@ class DeviceNetwork:
             Output(each.clone(), pointer.clone(), score, iou)
             for each, pointer, (score, iou) in zip(logits, pointers, scores, strict=True)
         ]
+
+
+def _fitting(requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    """Neighbours, as many as may be followed at once on a GPU."""
+    alike: list[Request] = []
+    frames = 0
+    for each in requests:
+        more = len(each.seen.memories) if each.seen is not None else 0
+        if len(alike) == _TOGETHER or (alike and frames + more > _FRAMES_TOGETHER):
+            yield alike
+            alike, frames = [], 0
+        alike.append(each)
+        frames += more
+    if alike:
+        yield alike
 
 
 def wants_best_of_three(requests: Sequence[Request]) -> list[bool]:

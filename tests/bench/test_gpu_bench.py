@@ -113,7 +113,9 @@ def test_a_step_that_hangs_is_cut_off_whatever_it_catches(session: Session) -> N
             signal.pause()
 
     run_steps([Step("hangs", hang, 0), Step("last", adding("a"), 0)], session, seconds=0.2)
-    assert session.results.steps["hangs"].startswith("failed after 0.2")
+    assert (
+        float(session.results.steps["hangs"].removeprefix("failed after ")) >= 0.2
+    )  # more on a busy machine
     assert "cut off after" in session.results.notes[0].text
     assert session.results.steps["last"] == "skipped"
 

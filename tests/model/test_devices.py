@@ -25,6 +25,23 @@ def test_a_gpu_that_is_not_there_is_refused_with_torchs_reason(name: str) -> Non
         resolve_device(name)
 
 
+@pytest.mark.parametrize("fails", ["ones", "add_"])
+def test_a_gpu_that_computes_nothing_is_refused_before_anything_is_loaded(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card for which torch has no kernels gives memory all the same; the first cast would fail, unexplained."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError(
+            "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA"
+        )
+
+    monkeypatch.setattr(torch if fails == "ones" else torch.Tensor, fails, fail)
+    expected = r"^device 'cpu' cannot be used here: CUDA error: no kernel image .* on the device$"
+    with pytest.raises(ValueError, match=expected):
+        resolve_device("cpu")
+
+
 @pytest.mark.parametrize(
     ("capabilities", "name", "expected"),
     [

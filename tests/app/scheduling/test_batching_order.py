@@ -1,4 +1,4 @@
-"""Order on the device: clicks before uploads, small requests before large ones, jobs before batches."""
+"""Order on the device: clicks before uploads, small requests before large ones, a job before batches."""
 
 import asyncio
 import threading
@@ -91,6 +91,32 @@ def test_jobs_run_on_the_thread_of_the_batches_and_before_those_that_wait() -> N
         assert {thread.name for _, thread in threads} == {"device"}
 
     asyncio.run(story())
+
+
+def test_many_jobs_leave_clicks_and_uploads_a_turn() -> None:
+    """Prompts on hundreds of pictures that are in host memory are as many jobs: each brings one to the device."""
+    order: list[str] = []
+
+    def run(items: Sequence[str]) -> Sequence[str]:
+        order.extend(items)
+        return items
+
+    async def story() -> None:
+        async with started() as device:
+            encode = device.batcher(run, name="encode", priority=1, max_batch=1)
+            decode = device.batcher(run, name="decode", priority=0, max_batch=1)
+            await device.block(encode)
+            tasks = await submitted(
+                *(device.thread.run(lambda: order.append("job")) for _ in range(5)),
+                decode.submit("click", deadline_s=LONG_S),
+                decode.submit("click", deadline_s=LONG_S),
+                encode.submit("picture", deadline_s=LONG_S),
+            )
+            device.gate.set()
+            await outcomes(tasks)
+
+    asyncio.run(story())
+    assert order == ["block", "job", "click", "picture", "job", "click", "job", "job", "job"]
 
 
 def _load_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,7 +19,10 @@ from tests.fakes import FakeSegmenter, serving
 from tests.model.checkpoints.weight_files import hollow, image_half, released_shapes
 
 
-def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("video", "track_mib"), [("auto", 77), ("off", 0)])
+def test_what_is_set_for_a_gpu_reaches_it(
+    video: Literal["auto", "off"], track_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: dict[str, Any] = {}
 
     def load_runner(variant: str, **options: Any) -> FakeSegmenter:
@@ -39,6 +42,8 @@ def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> No
             batch_prompts=7,
             compile="off",
             threads=5,
+            video=video,
+            track_memory_mib=77,
         )
     )
     assert asked == {
@@ -48,7 +53,9 @@ def test_what_is_set_for_a_gpu_reaches_it(monkeypatch: pytest.MonkeyPatch) -> No
         "dtype": "bfloat16",
         "threads": 5,
         "cpus": 3,
-        "gpu_options": GpuOptions(cache_mib=100, batch_images=3, batch_prompts=7, compile="off"),
+        "gpu_options": GpuOptions(
+            cache_mib=100, batch_images=3, batch_prompts=7, compile="off", track_mib=track_mib
+        ),
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.storage.embedding_files import EmbeddingFiles
-from tests.app.storage.small_tiers import SIZE, on_device, plain, value_of, world
+from model.types import Embedding
+from tests.app.storage.small_tiers import SIZE, OnDevice, on_device, plain, value_of, world
 from tests.fakes import until
 
 
@@ -120,3 +121,22 @@ async def test_room_is_made_when_the_coldest_has_left() -> None:
         assert w.tiers._moving == {}
         assert await w.where("a") == ("host",)
         assert await w.where("b") == ("device",)
+
+
+async def test_what_cannot_be_moved_to_the_host_leaves_the_device_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it would hold its place for ever, and whoever wants room would be told that some has been made."""
+
+    def fail(_: OnDevice) -> Embedding:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8388608 bytes.")
+
+    monkeypatch.setattr(OnDevice, "to_host", fail)
+    async with world(device=3) as w:
+        w.tiers.put("a", on_device(1.0))
+        w.tiers.put("b", on_device(2.0))
+        made = [await w.tiers.make_room() for _ in range(3)]
+        assert made == [True, True, False]
+        assert not w.tiers.in_memory()
+        assert await w.tiers.find("a") is None
+    assert "could not be moved to host memory" in caplog.text

@@ -72,6 +72,31 @@ async def test_what_is_dropped_while_it_is_read_stays_dropped(
         assert w.tiers.in_memory() == set()
 
 
+async def test_reads_that_hang_hold_no_embedding_on_the_device(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device waits for room, and with it all clicks."""
+    gate, reading = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any) -> None:
+        reading.release()
+        assert gate.wait(LONG_S)
+
+    async with world(place) as w:
+        monkeypatch.setattr(place.kind, "read", hang)
+        readers = w.tiers.files.readers if w.tiers.files is not None else 0
+        finding = [asyncio.create_task(w.tiers.find(f"lost {number}")) for number in range(readers)]
+        for _ in finding:
+            assert await asyncio.to_thread(reading.acquire, True, LONG_S)
+        w.tiers.put("a", on_device(1.0))
+        try:
+            assert await asyncio.wait_for(w.tiers.make_room(), LONG_S / 4)
+            assert w.tiers.num_images("host") == 1
+        finally:
+            gate.set()
+        assert await asyncio.gather(*finding) == [None] * readers
+
+
 async def test_nothing_without_a_name_comes_to_the_disk(place: Place) -> None:
     async with world(place) as w:
         await w.tiers.save("a", plain(1.0), upload=b"picture")
@@ -80,18 +105,25 @@ async def test_nothing_without_a_name_comes_to_the_disk(place: Place) -> None:
         assert place.files() == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),  # on the way from a GPU
+    ],
+)
 async def test_what_could_not_be_written_is_written_when_the_disk_works(
-    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world(place, device=9) as w:
 
         def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
+            raise error
 
         monkeypatch.setattr(place.kind, "write_beside", full)
         for content in "abc":
             await w.save(content, 1.0)
-        assert caplog.text.count("No space left on device") == 1
+        assert caplog.text.count(str(error)) == 1
         assert place.files() == []
         await w.tiers.tend()
         w.tiers.drop("c")

@@ -127,6 +127,7 @@ class HostGpu:
 
     def trim(self) -> None:
         """See GpuDevice."""
+        self.settle()
         self.trims += 1
 
     def free_bytes(self) -> int:

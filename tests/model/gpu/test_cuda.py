@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class FakeTorchCuda:
         self.fails_at: tuple[str, ...] = ()
         self.collects: list[bool] = []
         self.pools = iter(range(100))
-        note = self.note
+        self.streams = 0
+        fake, note = self, self.note
 
         class Event:
             def query(self) -> bool:
@@ -41,8 +42,9 @@ class FakeTorchCuda:
             def __init__(self, device: torch.device, priority: int) -> None:
                 self.priority = priority
 
-                self.name = f"{'captures' if len(made) % 2 else 'stream'} {priority}"
+                self.name = f"{'captures' if len(made) > 2 else 'stream'} {priority}"  # made when needed
                 made.append(self)
+                fake.streams = len(made)
 
             def record_event(self) -> Event:
                 note("record")
@@ -73,13 +75,13 @@ class FakeTorchCuda:
             yield
             note("leave")
 
-        for name, fake in (
+        for name, stand_in in (
             ("Event", Event),
             ("Stream", Stream),
             ("CUDAGraph", CUDAGraph),
             ("stream", stream),
         ):
-            monkeypatch.setattr(torch.cuda, name, fake)
+            monkeypatch.setattr(torch.cuda, name, stand_in)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(self.pools))
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: note("settle"))
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: note("trim"))
@@ -136,6 +138,17 @@ def test_before_anybody_is_served_memory_is_given_back_between_the_run_and_the_c
     assert fake.calls[2:5] == ["work", "trim", "begin in pool 1"]
 
 
+def test_no_stream_is_taken_for_captures_before_there_is_one(cuda: Cuda, fake: FakeTorchCuda) -> None:
+    """Torch has 32 of a priority. A process that makes several of these, as the benchmark does, would have two
+    capture on one stream, and the end of one's graphs free what those of the other write to.
+    """
+    assert fake.streams == 3
+    for _ in range(2):
+        cuda.pictures.capture(lambda: None, is_idle=False)
+    cuda.uploads.mark()
+    assert fake.streams == 4
+
+
 def test_the_streams_share_no_pool_and_clicks_go_first(cuda: Cuda, fake: FakeTorchCuda) -> None:
     cuda.clicks.capture(lambda: None, is_idle=False)
     cuda.pictures.capture(lambda: None, is_idle=False)
@@ -160,8 +173,13 @@ def test_after_a_capture_that_failed_the_next_one_starts_afresh(
     assert "begin in pool 3" in fake.calls  # 1 and 2 are those of the other streams
 
 
-def test_a_graph_whose_capture_failed_lives_on(cuda: Cuda, fake: FakeTorchCuda) -> None:
-    """Until torch 2.12 the allocator of pinned memory keeps a pointer to it."""
+@pytest.mark.parametrize("fails_at", ["end", "nothing"])
+def test_a_graph_lives_on_where_its_capture_failed_and_where_nobody_wants_it(
+    cuda: Cuda, fake: FakeTorchCuda, fails_at: str
+) -> None:
+    """Until torch 2.12 the allocator of pinned memory keeps a pointer to one that failed. Since then one that goes
+    frees the workspaces of cuBLAS, to which the other graphs of its stream write.
+    """
     graphs: list[weakref.ref[object]] = []
     begin = torch.cuda.CUDAGraph.capture_begin
 
@@ -170,8 +188,8 @@ def test_a_graph_whose_capture_failed_lives_on(cuda: Cuda, fake: FakeTorchCuda) 
         begin(graph, **options)
 
     torch.cuda.CUDAGraph.capture_begin = remember  # type: ignore[method-assign]  # of the fake
-    fake.fails_at = ("end",)
-    with pytest.raises(RuntimeError, match="end"):
+    fake.fails_at = (fails_at,)
+    with suppress(RuntimeError):
         cuda.clicks.capture(lambda: None, is_idle=False)
     gc.collect()
     assert graphs[0]() is not None

@@ -137,6 +137,25 @@ def test_a_picture_that_is_too_long_for_the_gpus_filter_is_shrunk_on_the_host(
     torch.testing.assert_close(actual.image_rows, expected.image_rows, rtol=1e-4, atol=1e-4)
 
 
+def test_a_picture_that_the_gpu_has_no_memory_for_is_shrunk_on_the_host(
+    pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SAM2_MAX_IMAGE_MEGAPIXELS may be ten times what the reserve holds; such a picture was refused each time."""
+    gpu = HostGpu()
+    runner = make_gpu_runner(gpu=gpu)
+    expected = runner.encode(pictures[:2])
+    upload = gpu.uploads.upload
+
+    def full(array: np.ndarray, into: torch.Tensor) -> None:
+        if array is pictures[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.79 GiB")
+        upload(array, into)
+
+    monkeypatch.setattr(gpu.uploads, "upload", full)
+    for found, known in zip(runner.encode(pictures[:2]), expected, strict=True):
+        assert torch.equal(found.image_rows, known.image_rows)
+
+
 def test_nothing_keeps_a_runner_alive(pictures: list[Pixels]) -> None:
     """An embedding that outlives its runner does no harm."""
     runner = make_gpu_runner()

@@ -29,6 +29,9 @@ ILLEGAL = RuntimeError(
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"
         ),
+        RuntimeError(
+            'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154'
+        ),
     ],
 )
 def test_all_lack_of_memory_is_recognised(error: Exception) -> None:
@@ -94,6 +97,22 @@ def test_after_lack_of_memory_the_next_batch_starts_with_empty_caches(
     for _ in range(2):
         runner.decode([(embedding, CLICK)])
         assert gpu.trims == 1
+
+
+def test_a_device_that_is_lost_after_lack_of_memory_is_known_to_be_lost(
+    pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emptying the caches then fails, before the batch begins, and each time."""
+    gpu = HostGpu()
+    runner = make_gpu_runner(gpu=gpu)
+    (embedding,) = runner.encode(pictures[:1])
+    with monkeypatch.context() as patch:
+        broken(runner, RuntimeError("CUDA error: out of memory"), patch)
+        with pytest.raises(DeviceOutOfMemory):
+            runner.encode(pictures[:1])
+    gpu.is_lost = True
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        runner.decode([(embedding, CLICK)])
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,26 @@
 
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from model.checkpoints.parameters import untrained_parameters
 from model.gpu.engine import GpuEngine
 from model.gpu.graphs import FixedWork
 from model.gpu.options import GpuOptions
-from model.gpu.room import MARGIN_BYTES, PICTURE_BYTES, num_slots_beside, slot_bytes
+from model.gpu.room import MARGIN_BYTES, PICTURE_BYTES, Room, num_slots_beside, slot_bytes
 from model.network.config import VARIANTS
 from model.network.preprocessing import Preprocessing
 from model.network.sam2 import Sam2
+from model.runner import load_runner
 from model.types import Pixels
 from tests.model.gpu.host_gpu import HostGpu
 from tests.model.gpu.meta_memory import META, MetaGpu, peak_bytes
-from tests.model.gpu.small_runners import CLICK, engine_of, make_gpu_runner
+from tests.model.gpu.small_runners import CLICK, SMALL, engine_of, make_gpu_runner
+from tests.model.video.small import CONFIG
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -70,6 +74,33 @@ def test_a_card_of_any_size_keeps_as_many_embeddings_as_it_can(
     assert re.search(
         r"Room for \d+ embeddings.*SAM2_DEVICE_CACHE_MIB=auto: \d+ MiB were free, \d+ are for", caplog.text
     )
+
+
+@pytest.mark.parametrize(("free", "tracks"), [(40 * GIB, 1024), (4 * GIB, 535), (2 * GIB, 23), (GIB, 0)])
+def test_tracks_have_what_they_may_remember_or_a_quarter_of_a_small_card(free: int, tracks: int) -> None:
+    """Embeddings would have taken all but the reserve, and a long track have found no memory for ever."""
+    room = Room(free, encoder_bytes=300 * MIB, decoder_bytes=700 * MIB, track_bytes=GIB)
+    others = replace(room, track_bytes=0)
+    assert room.tracks_get // MIB == tracks
+    one = slot_bytes(model := model_of("sam2.1_hiera_tiny"))
+    assert (others.num_slots(model) - room.num_slots(model)) * one == pytest.approx(tracks * MIB, abs=2 * one)
+    assert f" are for graphs, {tracks} for tracks, " in str(room)
+    assert "track" not in str(others)
+
+
+def test_a_model_for_pictures_leaves_nothing_to_tracks() -> None:
+    """Theirs are masks in host memory."""
+    found = []
+    for config in (SMALL, CONFIG):
+        with torch.device("meta"):
+            model = Sam2(config)
+        untrained_parameters(model, device=HostGpu.device, dtype=torch.float32)
+        gpu = HostGpu()
+        gpu.free = 1100 * MIB
+        options = GpuOptions(track_mib=10)
+        found.append(len(GpuEngine(model, gpu, options, preprocess=lambda image: image).arena))
+        gpu.peaks.clear()
+    assert (found[0] - found[1]) * slot_bytes(model) == 10 * MIB
 
 
 def test_a_card_that_is_too_small_is_told_what_to_lower() -> None:
@@ -183,3 +214,19 @@ def test_channels_shrunk_one_by_one_are_the_whole_bit_for_bit() -> None:
 def test_a_gpu_shrinks_channels_one_by_one() -> None:
     runner = make_gpu_runner()
     assert engine_of(runner)._encoding._preprocess == runner._preprocess.by_channel
+
+
+def test_a_card_that_has_no_memory_for_the_weights_is_told_what_to_lower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others may use it, too."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("model.runner.load_image_half", fail)
+    monkeypatch.setattr("model.runner.resolve_device", torch.device)
+    with pytest.raises(ValueError, match=r"a smaller SAM2_MODEL\. \(CUDA out of memory\. Tried"):
+        load_runner("sam2.1_hiera_tiny", checkpoint=None, device="cuda", dtype="bfloat16")
+    with pytest.raises(torch.OutOfMemoryError):
+        load_runner("sam2.1_hiera_tiny", checkpoint=None, device="cpu", dtype="bfloat16")

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import NoFreeSlot
+from model.errors import DeviceOutOfMemory, NoFreeSlot
 from model.gpu.options import GpuOptions
 from model.gpu.room import num_slots_beside, slot_bytes
 from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
 from model.types import Embedding, Pixels
+from tests.model.gpu.host_gpu import HostGpu, HostMark
 from tests.model.gpu.small_runners import CLICK, OPTIONS, decode_one, engine_of, make_gpu_runner
 from tests.model.test_runner import assert_equal
 
@@ -101,3 +102,23 @@ def test_an_embedding_that_was_moved_to_the_host_comes_back(
     assert arena.num_free == free - 1
     assert runner.adopt(back) is back
     np.testing.assert_array_equal(decode_one(runner, back).logits, decode_one(runner, embeddings[0]).logits)
+
+
+def test_a_slot_that_a_track_reads_is_not_written_before_the_reading_is_done(
+    pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes memories returned while kernels ran; its caller drops the frame, and an encode has the slot."""
+    gpu = HostGpu()
+    runner = make_gpu_runner(gpu=gpu)
+    waited: list[str] = []
+    mark = HostMark()
+    monkeypatch.setattr(mark, "wait", lambda: waited.append(gpu.current[-1]))
+    monkeypatch.setattr(gpu.pictures, "mark", lambda: mark)
+    with runner.tracking._named():
+        assert gpu.current == ["pictures"]
+        assert not waited
+    assert waited == ["pictures"]
+    assert not gpu.current
+    with pytest.raises(DeviceOutOfMemory), runner.tracking._named():
+        raise RuntimeError("CUDA out of memory")
+    assert len(waited) == 2

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from model.network.memory import VideoMemory
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
 from model.types import Embedding, Prompt
-from model.video.network import DeviceNetwork
+from model.video.network import DeviceNetwork, _fitting
 from model.video.track import Track
 from model.video.values import Direction, Frame, MaskPrompt, Output, Request, Seen, TrackPrompt
 from tests.model.checkpoints.weight_files import saved
@@ -93,6 +94,45 @@ def test_the_cpus_own_way_is_that_of_the_paper_and_pauses(small: tuple[Sam2Runne
     calls.clear()
     Track(network, num_frames=5).prompt(video[0], 1, CLICK)
     assert not calls  # those of another track
+
+
+def test_a_gpu_follows_a_few_objects_at_once(
+    small: tuple[Sam2Runner, DeviceNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All 64 of a track would take 6 GiB of a memory that embeddings have filled, and never be followed."""
+    runner, network = small
+    video, memory = frames(runner, 2), network._memory
+    most = []
+
+    def noting(way: Any) -> Any:
+        def noted(features: Any, objects: Any, *others: Any) -> Any:
+            most.append(len(objects))
+            return way(features, objects, *others)
+
+        return noted
+
+    for name in ("condition", "remember"):
+        monkeypatch.setattr(memory, name, noting(getattr(memory, name)))
+    shown = []
+    for count in (9, 1):
+        track = Track(DeviceNetwork(runner.model, memory), num_frames=2)
+        for object_id in range(count):
+            track.prompt(video[0], object_id, CLICK)
+        shown.append([track.step(frame)[-1].logits for frame in video][1])
+    assert most == [4, 4, 1, 4, 4, 1, 4, 4, 1] + [1] * 3
+    assert shown[0] is not None
+    assert shown[1] is not None
+    assert np.abs(shown[0] - shown[1]).max() < 1e-3 * np.abs(shown[0]).max()
+
+
+def test_a_gpu_follows_fewer_at_once_of_those_that_remember_much() -> None:
+    """Frames with a prompt are all remembered."""
+    memory = torch.zeros(1)
+    requests = [Request(Seen(((memory, 0),) * frames, ())) for frames in (7, 7, 7, 7, 7, 20, 9, 30, 1)]
+    requests += [Request(None, CLICK)] * 5
+    assert list(map(len, _fitting(requests))) == [4, 2, 1, 1, 4, 2]
+    assert [each for some in _fitting(requests) for each in some] == requests
+    assert not list(_fitting([]))
 
 
 def seen_by(network: DeviceNetwork, embedding: Embedding, *, memories: int) -> Seen:
