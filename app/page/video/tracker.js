@@ -148,11 +148,10 @@ export class Tracker {
     prompts.sent(id, frame, prompt);
   }
 
-  /** A prompt that makes no sense to the server leaves the video. */
+  /** What makes no sense to the server is not sent again. */
   #refuse(video, { prompts }, { id, frame, prompt }) {
     prompts.refuse(id, frame, prompt);
-    const object = video.tracked.find((one) => one.id === id);
-    if (prompt && object?.prompts.get(frame) === prompt) video.undo();
+    if (prompt) video.refuse(id, { frame, prompt });
   }
 
   /** One way through the frames. Another try goes on there, or begins anew if the server has forgotten these frames. */
