@@ -39,6 +39,8 @@ class TrackState:
     done: set[int] = field(default_factory=set)
     goes_on_at: dict[Direction, int] = field(default_factory=dict)
     live: ObjectTracks | None = None
+    remade: Any = None
+    """What is made again of it so far, while `live` is not there. See live_tracks.py."""
     nbytes: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who works on it."""
