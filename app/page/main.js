@@ -2,6 +2,7 @@
 
 import { apiKey } from "./api.js";
 import { Canvas } from "./canvas.js";
+import { filesIn } from "./dropped.js";
 import { Everything } from "./everything.js";
 import { EverythingView } from "./everything_view.js";
 import * as exports from "./export.js";
@@ -222,6 +223,16 @@ async function take(files, { asFrames = false } = {}) {
   }
 }
 
+async function takeFolders(entries) {
+  try {
+    const files = await filesIn(entries);
+    if (files.length) take(files);
+    else notice.tell("There are no files in the folder.");
+  } catch (error) {
+    notice.tell(`The folder cannot be read: ${error.message}`);
+  }
+}
+
 function render() {
   const { current: picture, options } = session;
   keepBitmap();
@@ -265,7 +276,9 @@ addEventListener("paste", (event) => take(event.clipboardData.files));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  const { files, items } = event.dataTransfer, entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (entries.some((entry) => entry.isDirectory)) takeFolders(entries);
+  else if (files.length) take(files);
   else notice.tell("What was dropped is no file. Copy the picture and paste it here, or save it first.");
 });
 

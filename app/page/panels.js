@@ -74,14 +74,14 @@ export function objects(session) {
   };
   each($("objects"), picture?.objects ?? [], make, (item, object) => {
     const [swatch, name, figure, eye, remove] = item.children;
-    const mask = chosenMask(object), selected = object === picture.object;
+    const mask = chosenMask(object), selected = object === picture.object, { prompt, answered } = object;
     item.classList.toggle("selected", selected);
     swatch.style.background = object.colour;
     swatch.textContent = object.done ? "✓" : "";
     attributes(swatch, { "aria-pressed": selected, "aria-label": `Select ${object.name}${object.done ? ", accepted" : ""}` });
     if (document.activeElement !== name) name.value = object.name;
-    figure.textContent = mask ? (mask.visible === false ? "–" : mask.iou.toFixed(2)) : object.prompt.points.length || object.prompt.box ? "…" : "";
-    figure.title = mask ? mask.visible === false ? "Not visible on this frame" : `Predicted IoU ${mask.iou}; ${mask.area} pixels` : "";
+    figure.textContent = mask ? (mask.visible === false ? "–" : mask.iou.toFixed(2)) : answered === prompt ? "!" : prompt.points.length || prompt.box ? "…" : "";
+    figure.title = mask ? mask.visible === false ? "Not visible on this frame" : `Predicted IoU ${mask.iou}; ${mask.area} pixels` : answered === prompt ? "The server refused these clicks" : "";
     attributes(eye, { "aria-pressed": !object.hidden, "aria-label": `Show ${object.name}` });
     remove.setAttribute("aria-label", `Delete ${object.name}`);
   });

@@ -36,6 +36,23 @@ class Did(Generic[T]):
     first_frame: int | None
 
 
+@dataclass(slots=True)
+class Remade:
+    """A track that is made again from its prompts. Requests that come to their deadline go on where others were."""
+
+    live: ObjectTracks
+    history: list[TrackPromptRequest]
+    given: int = 0
+    """Number of prompts that it has. The device thread counts: it knows whether what a caller left was done."""
+
+    def give(self, place: int, work: Callable[[ObjectTracks], Any]) -> "Did[Any] | ServiceError":
+        """On the device thread: do the work of a prompt, unless an earlier request's has been done."""
+        did = _attempt(self.live, work if place == self.given else _nothing)
+        if isinstance(did, Did):
+            self.given = max(self.given, place + 1)
+        return did
+
+
 class EmbeddingOf(Protocol):
     """Finds or makes the embedding of a track's frame."""
 
@@ -80,10 +97,7 @@ class LiveTracks:
         live = state.live
         assert live is not None  # noqa: S101  # nobody else forgets it while the lock is held
         did: Did[T] = await self._run(partial(_attempt, live, work), times=times, share=share)
-        state.nbytes = did.nbytes
-        self._live[state] = None
-        self._live.move_to_end(state)
-        self._keep_within(state)
+        self._hold(state, did.nbytes)
         return did
 
     async def prompt_of(self, state: TrackState, request: TrackPromptRequest, *, share: str) -> TrackPrompt:
@@ -102,34 +116,43 @@ class LiveTracks:
     def forget(self, state: TrackState) -> None:
         """Drop what a track remembers; its prompts stay."""
         self._live.pop(state, None)
-        state.live, state.nbytes = None, 0
+        state.live, state.remade, state.nbytes = None, None, 0
         state.done.clear()
         state.goes_on_at.clear()
 
     async def _begin(self, state: TrackState, *, share: str) -> None:
-        """Begin a track, and give it its prompts again, each within a deadline of its own."""
+        """Begin a track, and give it its prompts again, each within a deadline of its own.
+
+        A request may have less time than all prompts take: then the next one goes on.
+        """
         times = StageTimes()
-        async with within(self._deadline_s):
-            begin = partial(
-                _begin,
-                self._ready(),
-                num_frames=state.count,
-                corrections=state.corrections,
-                between=self._between,
-            )
-            live: ObjectTracks = await self._run(begin, times=times, share=share)
+        remade: Remade | None = state.remade
+        if remade is None or remade.history != state.history:
+            async with within(self._deadline_s):
+                begin = partial(
+                    _begin,
+                    self._ready(),
+                    num_frames=state.count,
+                    corrections=state.corrections,
+                    between=self._between,
+                )
+                live: ObjectTracks = await self._run(begin, times=times, share=share)
+            state.remade = remade = Remade(live, list(state.history))
         for place, request in enumerate(state.history):
+            if place < remade.given:
+                continue
             try:
                 async with within(self._deadline_s):
                     prompt = await self.prompt_of(state, request, share=share)
                     embedding = await self._embedding(state, request.frame, times=times, share=share)
                     work = prompting(Frame(request.frame, embedding), request, prompt)
-                    await self._run(partial(_attempt, live, work), times=times, share=share)
+                    did = await self._run(partial(remade.give, place, work), times=times, share=share)
+                self._hold(state, did.nbytes)
             except InvalidPrompt as error:
                 where = f"prompts[{place}]"
                 what = error.message
                 raise InvalidPrompt(f"{where}: {what}", details=[{"where": where, "what": what}]) from error
-        state.live = live
+        state.live, state.remade = remade.live, None
         state.done.clear()
         state.goes_on_at.clear()
 
@@ -137,6 +160,13 @@ class LiveTracks:
         ran = await self._tracker.submit(work, deadline_s=left_s(), share=share)
         times.add_ran([ran])
         return ran.result
+
+    def _hold(self, state: TrackState, nbytes: int) -> None:
+        """Count what a track remembers now. Raises Overloaded if that is too much, and forgets it."""
+        state.nbytes = nbytes
+        self._live[state] = None
+        self._live.move_to_end(state)
+        self._keep_within(state)
 
     def _keep_within(self, state: TrackState) -> None:
         """Forget what idle tracks remember, least recently used first, until the rest fits."""
@@ -163,6 +193,10 @@ def prompting(
 ) -> Callable[[ObjectTracks], Any]:
     """Return the work of one prompt."""
     return partial(_prompt, frame=frame, request=request, prompt=prompt)
+
+
+def _nothing(_: ObjectTracks) -> None:
+    pass
 
 
 def _begin(

@@ -31,11 +31,16 @@ class TrackState:
     """Who began it; empty if nobody asks again."""
     number: int = 0
     """Of the change that servers have seen of each other; 0 if they do not share tracks, or not yet this one."""
+    contents: tuple[str, ...] = ()
+    """A hash of what the id of each frame, or that of the video, named when the track was begun; empty where it can
+    name nothing else. None at all in a file of an earlier version."""
     history: list[TrackPromptRequest] = field(default_factory=list)
     """Prompts in the order given: a track is made again by giving them again. See prompt_history.py."""
     done: set[int] = field(default_factory=set)
     goes_on_at: dict[Direction, int] = field(default_factory=dict)
     live: ObjectTracks | None = None
+    remade: Any = None
+    """What is made again of it so far, while `live` is not there. See live_tracks.py."""
     nbytes: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who works on it."""
@@ -111,6 +116,7 @@ class TrackState:
             "created": self.created,
             "used": self.used,
             "mark": self.mark,
+            "contents": list(self.contents),
             "prompts": [each.to_json() for each in self.history],
         }
 
@@ -134,11 +140,19 @@ class TrackState:
             created=float(content["created"]),
             used=float(content["used"]),
             mark=str(content.get("mark", "")),  # a file of an earlier version has none
+            contents=_contents(content.get("contents", []), of=1 if video_id is not None else len(image_ids)),
             history=[TrackPromptRequest.of_json(each) for each in content["prompts"]],
         )
         for each in state.history:
             check_addition(state, each)
         return state
+
+
+def _contents(found: Any, *, of: int) -> tuple[str, ...]:
+    """Raises TypeError and ValueError."""
+    if found and (len(found) != of or not all(isinstance(each, str) for each in found)):
+        raise ValueError("its frames' contents are not those of its frames")
+    return tuple(found)
 
 
 def check_addition(state: TrackState, request: TrackPromptRequest) -> None:

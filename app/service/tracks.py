@@ -262,7 +262,10 @@ class Tracks:
         except InvalidPrompt:
             raise
         except BaseException:
-            self._live.forget(state)
+            if (
+                state.live is not None
+            ):  # else nothing was done but to make it again, which the next request goes on with
+                self._live.forget(state)
             raise
         state.goes_on_at.clear()
         return did.result

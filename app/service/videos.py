@@ -146,7 +146,7 @@ class Videos:
         """Return what is known of a video. Does not count as a use. Raises VideoNotFound."""
         async with self._deadline():
             self._check_ready()
-            row = await self._find(video_id, tenant=tenant)
+            row = await self.find(video_id, tenant=tenant)
             return NamedVideo.of(video_id, await self._survey(video_id, row.content, share=share))
 
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[ImageName]:
@@ -238,14 +238,14 @@ class Videos:
             return image_id, embedding
 
     async def _numbered(self, video_id: str, number: int, *, tenant: str, share: str) -> tuple[str, Video]:
-        row = await self._find(video_id, tenant=tenant)
+        row = await self.find(video_id, tenant=tenant)
         self._register.use(row)
         video = await self._survey(video_id, row.content, share=share)
         if not 0 <= number < len(video):
             raise FrameNotFound(f"There is no frame {number}: the video has frames 0 to {len(video) - 1}.")
         return row.content, video
 
-    async def _find(self, video_id: str, *, tenant: str) -> ImageName:
+    async def find(self, video_id: str, *, tenant: str) -> ImageName:
         """Look up a name. Raises VideoNotFound."""
         row = await self._known(video_id, tenant=tenant)
         if row is None:

@@ -40,10 +40,12 @@ def files_below(folder: Path, *, suffixes: set[str], tell_others: bool = False) 
     """Return the files below a folder with one of the suffixes, in order. Folders that are linked to count too.
 
     What is hidden, as by macOS and by tools for their own use, is left out, with a line. So is a folder that cannot
-    be read. `tell_others` says that files with other suffixes get a line.
+    be read, and a link to nothing, as git-annex has for what is not fetched. `tell_others` says that files with
+    other suffixes get a line.
     """
     found: list[Path] = []
     hidden: list[Path] = []
+    absent: list[Path] = []
     known = set(folder.resolve().parents)  # a link up is not meant
     links = [folder]
     for link in links:  # a folder is read at its own place, and through a link only if it has none
@@ -56,10 +58,13 @@ def files_below(folder: Path, *, suffixes: set[str], tell_others: bool = False) 
             hidden += [place / name for name in folders if _is_hidden(name)]
             folders[:] = [name for name in folders if not _is_hidden(name)]
             links += sorted(place / name for name in folders if (place / name).is_symlink())
-            found += [place / name for name in files if (place / name).is_file()]
+            for file in map(place.joinpath, files):
+                (found if file.is_file() else absent).append(file)
     named = sorted(each for each in found if each.suffix.lower() in suffixes)
     hidden += [each for each in named if _is_hidden(each.name)]
     tell_left_out(sorted(hidden), why="they are hidden; name them to read them all the same")
+    lost = [each for each in absent if each.suffix.lower() in suffixes and not _is_hidden(each.name)]
+    tell_left_out(sorted(lost), why="they are links to nothing, or no files")
     if tell_others:
         others = sorted(each for each in found if each.suffix.lower() not in suffixes)
         tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")

@@ -166,9 +166,7 @@ class MaskPromptTrack:
             np.asarray(picture.resize(self._mask_size[::-1], Image.Resampling.BILINEAR), np.float32) / 255
         )
         logits = ((shrunk * 2 - 1) * _SURE).astype(np.float32)
-        if not prompt.mask.any():
-            return _Held(ObjectMask(object_id, logits, _GONE, 1.0), None)
-        return _Held(ObjectMask(object_id, logits, _SURE, 1.0), logits)
+        return self._prompted(object_id, logits, _SURE if prompt.mask.any() else _GONE, 1.0)
 
     def _clicked(
         self, object_id: int, found: _Followed, frame: Frame, prompt: Prompt, *, anew: bool
@@ -186,7 +184,14 @@ class MaskPromptTrack:
         (prediction,) = self._decode([(frame.embedding, asked)])
         logits, iou = _best(prediction)
         # The user says that it is there, whatever the decoder thinks of its mask.
-        return _Held(ObjectMask(object_id, logits, max(_score(iou), 1e-3), iou), logits)
+        return self._prompted(object_id, logits, max(_score(iou), 1e-3), iou)
+
+    @staticmethod
+    def _prompted(object_id: int, logits: Logits, score: float, iou: float) -> _Held:
+        """Where nothing is left, of clicks on the background say, nothing is visible and to be followed."""
+        if (logits > 0).any():
+            return _Held(ObjectMask(object_id, logits, score, iou), logits)
+        return _Held(ObjectMask(object_id, logits, min(score, -1e-3), iou), None)
 
     def _judged(self, object_id: int, prediction: Prediction, last: Logits) -> _Held:
         logits, iou = _best(prediction)

@@ -135,6 +135,7 @@ def added(earlier: TrackPrompt | None, prompt: Prompt) -> Prompt:
         )
     if prompt.box is not None and earlier is not None and isinstance(earlier, Prompt):
         raise TrackError(
-            "A box cannot be added to the clicks of a frame: replace them, with the box before its clicks."
+            "A box cannot be added to the clicks of a frame: replace them (clear: true), with the box in the same "
+            "prompt as its clicks."
         )
     return joined(earlier, prompt)

@@ -7,7 +7,9 @@ from playwright.sync_api import BrowserContext, Route
 from tests.page.conftest import PageServer
 from tests.page.scene import TRUCK
 from tests.page.test_notices import refusal
-from tests.page.visitor import Visitor
+from tests.page.visitor import HEIGHT, WIDTH, Visitor
+from tests.page.watcher import Watcher
+from tests.small_videos import clip
 
 
 def test_a_prompt_of_an_earlier_visit_is_refused_once(
@@ -47,6 +49,30 @@ def test_what_was_done_since_a_refused_click_stays(
     visitor.page.wait_for_timeout(300)
     assert len(held) == 1
     assert shown.get_attribute("aria-pressed") == "false"
+    assert "!" in visitor.find("#objects .figure").all_inner_texts()
+
+
+def test_what_was_done_since_a_refused_click_on_a_video_stays(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """It was taken back in the place of the click, which waited for ever."""
+    watcher, held = Watcher(visitor), list[Route]()
+    watcher.open(clip(frames=2, size=(WIDTH, HEIGHT)))
+    context.route(f"{server.url}tracks/*/prompts", lambda route: held.append(route))
+    visitor.click(200, 150)
+    visitor.until(lambda: held != [])
+    shown, figure = visitor.find("#objects li button[title=Shown]"), visitor.find("#objects .figure")
+    shown.click()
+    assert figure.inner_text() == "…"
+    refusal(422, "No such prompt.")(held[0])
+    visitor.until(lambda: "No such prompt." in visitor.alert())
+    assert shown.get_attribute("aria-pressed") == "false"
+    assert figure.inner_text() == "!"
+    visitor.press("a")
+    context.unroute(f"{server.url}tracks/*/prompts")
+    visitor.click(220, 150)
+    visitor.until(lambda: figure.first.inner_text() not in ("", "…", "!"))
+    assert len(held) == 1
 
 
 def test_an_object_of_another_models_visit_is_refined_from_its_pixels(

@@ -1,13 +1,18 @@
 """A browser that stores nothing or no more, and files that change on disk."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.fakes import RADII, disc_mask
 from tests.page.conftest import PageServer
 from tests.page.scene import CAT, TRUCK
 from tests.page.visitor import HEIGHT, WIDTH, Visitor
+from tests.page.watcher import Watcher
+from tests.small_videos import clip
 
 DENY = """for (const name of ["localStorage", "sessionStorage", "indexedDB"])
   Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
@@ -39,6 +44,42 @@ def test_a_full_disk_is_said_once(visitor: Visitor, context: BrowserContext, ser
     visitor.until(lambda: visitor.find("#objects .figure").inner_text() not in ("", "…"))
     visitor.page.wait_for_timeout(200)
     assert visitor.alert() == ""
+
+
+_MASKS = """async () => {
+  const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+  const database = await done(indexedDB.open("sam2-page"));
+  const [{ objects: [object] }] = await done(database.transaction("records").objectStore("records").getAll());
+  database.close();
+  return object.masks.size;
+}"""
+_FAST = "const now = performance.now.bind(performance); performance.now = () => 1e5 * now()"
+
+
+def test_a_reload_in_the_middle_of_tracking_keeps_what_is_tracked(
+    visitor: Visitor, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stored at the end only: an hour of tracking was lost with the window."""
+    permits, decode = threading.Semaphore(3), server.segmenter.decode  # of the click, and of frames 1 and 2
+
+    def permitted(jobs: Any) -> Any:
+        permits.acquire()
+        return decode(jobs)
+
+    monkeypatch.setattr(server.segmenter, "decode", permitted)
+    watcher = Watcher(visitor)
+    watcher.open(clip(frames=6, size=(WIDTH, HEIGHT)))
+    visitor.click(200, 150)
+    visitor.until_seen(disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH))
+    visitor.page.evaluate(_FAST)
+    watcher.button("Track forward").click()
+    visitor.until(lambda: visitor.page.evaluate(_MASKS) == 3)
+    visitor.page.reload()
+    permits.release(100)
+    watcher.until_ready()
+    watcher.visitor.find("#timeline input[type=range]").fill("2")
+    watcher.until_at(2)
+    visitor.until_seen(disc_mask(200, 150, RADII[1], height=HEIGHT, width=WIDTH))
 
 
 def test_a_picture_is_shown_and_uploaded_though_its_file_has_left(

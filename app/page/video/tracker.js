@@ -14,6 +14,7 @@ const FORGOTTEN = "The server has forgotten this video twice in a row. Click on 
 const CROWDED = "The server keeps forgetting the track of this video: another window or program takes its place. Close that one, or have the " +
   "server's SAM2_MAX_TRACKS raised. Then click on the video's thumbnail to go on.";
 const MOST_LOSSES = 2, LOSSES_MS = 5 * 60_000; // of a track, in that time: more are no restarts
+const STORE_MS = 5000; // how much of a propagation may be lost with the window
 const LOST = ["video_not_found", "track_not_found", "image_not_found"];
 
 /** What the page stores of a mask. */
@@ -21,6 +22,7 @@ const kept = ({ mask, score, visible }) => ({ counts: mask.rle.counts, iou: mask
 
 export class Tracker {
   #remotes = new WeakMap(); // by video: what the server has of it, and what is under way
+  #due = 0; // when what is tracked is stored next
 
   constructor(session, requests, notice) {
     Object.assign(this, { session, requests, notice });
@@ -146,11 +148,10 @@ export class Tracker {
     prompts.sent(id, frame, prompt);
   }
 
-  /** A prompt that makes no sense to the server leaves the video. */
+  /** What makes no sense to the server is not sent again. */
   #refuse(video, { prompts }, { id, frame, prompt }) {
     prompts.refuse(id, frame, prompt);
-    const object = video.tracked.find((one) => one.id === id);
-    if (prompt && object?.prompts.get(frame) === prompt) video.undo();
+    if (prompt) video.refuse(id, { frame, prompt });
   }
 
   /** One way through the frames. Another try goes on there, or begins anew if the server has forgotten these frames. */
@@ -170,7 +171,12 @@ export class Tracker {
       working.done++;
       if (error) video.errors.set(frame, error.message);
       else video.track(frame, objects.filter(({ object, mask }) => mask && accepts(object, frame)).map((each) => [each.object, kept(each)]));
-      this.session.redraw();
+      const now = performance.now();
+      if (now < this.#due) this.session.redraw();
+      else {
+        this.#due = now + STORE_MS;
+        this.session.changed(video);
+      }
       onFrame(frame);
     }
   }

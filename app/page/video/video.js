@@ -24,6 +24,7 @@ export class Video {
   #past = [];
   #future = [];
   #seen = {}; // the objects as they are on one frame
+  #refused = new WeakSet(); // prompts
 
   /**
    * From a stored record; see `record`. `files`: one video, or pictures in order. Sizes and ids come from the server.
@@ -56,8 +57,8 @@ export class Video {
     const seen = this.#seen;
     if (seen.of !== this.tracked || seen.frame !== this.frame || seen.stale) {
       const objects = this.tracked.map(({ prompts, masks, ...object }) => {
-        const mask = masks.get(this.frame);
-        return { ...object, prompt: prompts.get(this.frame) ?? EMPTY, masks: mask ? [mask] : null, chosen: 0 };
+        const mask = masks.get(this.frame), prompt = prompts.get(this.frame) ?? EMPTY;
+        return { ...object, prompt, masks: mask ? [mask] : null, chosen: 0, answered: this.#refused.has(prompt) && prompt };
       });
       this.#seen = { of: this.tracked, frame: this.frame, objects };
     }
@@ -127,6 +128,14 @@ export class Video {
     const prompted = moments.flat().filter((object) => object.id === id && object.prompts.get(frame) === prompt);
     for (const { masks } of new Set(prompted)) masks.set(frame, mask);
     this.#seen.stale = true;
+  }
+
+  /** The server refuses a prompt: take it back if it was the last step. What was done since stays. */
+  refuse(id, { frame, prompt }) {
+    const has = (objects) => objects?.some((object) => object.id === id && object.prompts.get(frame) === prompt);
+    this.#refused.add(prompt);
+    this.#seen.stale = true;
+    if (has(this.tracked) && has(this.#past.at(-1)?.objects) === false) this.undo();
   }
 
   /** Store the masks of a frame that was tracked: [id, mask] pairs. */

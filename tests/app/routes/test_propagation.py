@@ -8,7 +8,7 @@ import pytest
 from app.codecs.answers import MaskOptions
 from app.service.track_values import Range
 from tests.app.routes.track_requests import CLICK, begin, click, lines, numbers, with_service
-from tests.fakes import Served, error
+from tests.fakes import Served, error, picture
 from tests.small_videos import clip, with_broken_packet
 
 pytestmark = pytest.mark.usefixtures("either_service")
@@ -187,6 +187,43 @@ async def test_a_frame_that_cannot_be_decoded_is_an_error_of_that_frame(served: 
     said = (await served.client.get(f"/tracks/{track}")).json()
     assert said["done"] == [[0, 2], [4, 5]]
     assert error(await click(served, track, frame=3)) == (422, "invalid_frame")
+
+
+@with_service
+async def test_a_track_does_not_follow_another_video_that_got_the_name_of_its_own(served: Served) -> None:
+    async def upload(content: bytes) -> None:
+        reply = await served.client.post(
+            "/videos?video_id=clip&replace=true", content=content, headers={"Content-Type": "video/mp4"}
+        )
+        assert reply.status_code == 200, reply.text
+
+    first, second = clip(frames=4), clip(frames=5)
+    await upload(first)
+    track = (await served.post("/tracks", {"video_id": "clip"})).json()["track_id"]
+    await click(served, track)
+    await upload(second)
+    assert error(await click(served, track, frame=1)) == (409, "video_id_conflict")
+    reply = await served.post(f"/tracks/{track}/propagate", {})
+    assert error(reply) == (409, "video_id_conflict")
+    assert "Begin another track" in reply.json()["error"]["message"]
+    await upload(first)
+    assert numbers(await lines(served, track)) == [0, 1, 2, 3]
+
+
+@with_service
+async def test_a_frame_whose_name_got_another_picture_is_an_error_of_that_frame(served: Served) -> None:
+    track = await begin(served)
+    await click(served, track)
+    for file in (picture(shade=99), picture(shade=2)):
+        await served.client.post(
+            "/embed?image_id=f2&replace=true", content=file, headers={"Content-Type": "image/png"}
+        )
+        found = await lines(served, track)
+        assert numbers(found) == [0, 1, 2, 3]
+        assert ("error" in found[2]) == (file == picture(shade=99))
+        if "error" in found[2]:
+            assert found[2]["error"]["code"] == "invalid_frame"
+            assert "another picture" in found[2]["error"]["message"]
 
 
 @pytest.mark.parametrize(("wanted", "given"), [("meta", "plain"), ("kept", "kept"), (None, "kept")])

@@ -107,6 +107,8 @@ async def test_damaged_tracks_are_left_out_and_stop_nothing(tmp_path: Path) -> N
         {"count": 9},
         {"image_ids": [1, 2, 3]},
         {"video_id": {}},
+        {"contents": ["a"]},
+        {"contents": 5},
         {"prompts": [{"frame": 3}]},
         {"prompts": [{"point_labels": []}]},
         {"prompts": [{"mask_input": 5}]},

@@ -81,6 +81,24 @@ def test_a_drawn_mask_stands_and_an_empty_one_says_that_it_is_not_there() -> Non
     assert track.step(frame(1))[0].visible
 
 
+def test_a_mask_that_is_empty_is_not_visible_whoever_made_it() -> None:
+    track = MaskPromptTrack(
+        lambda jobs: [
+            Prediction(np.full((1, SIDE, SIDE), -5, np.float32), np.array([0.9]), 1.0) for _ in jobs
+        ],
+        num_frames=8,
+        mask_size=(SIDE, SIDE),
+    )
+    nothing_but_background = Prompt(points=((1.0, 1.0),), labels=(0,))
+    speck = np.zeros((32 * SIDE, 64 * SIDE), bool)
+    speck[9, 9] = True
+    for prompt in (nothing_but_background, MaskPrompt(speck)):
+        (shown,) = track.prompt(frame(0), 1, prompt)
+        assert shown.logits is not None
+        assert (shown.visible, (shown.logits > 0).any()) == (False, False)
+        assert not track.step(frame(1))[0].visible
+
+
 def test_memory_does_not_grow_with_the_video() -> None:
     track = MaskPromptTrack(Decoder(), num_frames=12, mask_size=(SIDE, SIDE))
     track.prompt(frame(0), 1, CLICK)
