@@ -262,9 +262,7 @@ class Tracks:
         except InvalidPrompt:
             raise
         except BaseException:
-            if (
-                state.live is not None
-            ):  # else nothing was done but to make it again, which the next request goes on with
+            if state.live is not None:  # else it was only being made again: the next request goes on with that
                 self._live.forget(state)
             raise
         state.goes_on_at.clear()
