@@ -262,7 +262,9 @@ class Tracks:
         except InvalidPrompt:
             raise
         except BaseException:
-            if state.live is not None:  # else it was only being made again: the next request goes on with that
+            if (
+                state.live is not None
+            ):  # else it was only being made again: the next request goes on with that
                 self._live.forget(state)
             raise
         state.goes_on_at.clear()
