@@ -58,7 +58,9 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
         return embedded.cached, service.keeps(embedded.nbytes) // 2
 
     app.state.label_studio_pictures = pictures
-    app.state.label_studio_ahead = ahead = Ahead(embed, service.metrics)
+    app.state.label_studio_ahead = ahead = Ahead(
+        embed, service.metrics, pictures_per_minute=settings.rate_pictures_per_minute
+    )
     try:
         yield
     finally:
