@@ -28,6 +28,7 @@ class SamBody(ToolBody):
     b64img: LongText
     type: str = ""
     bbox: Box | None = None
+    """Two opposite corners: which come first depends on how the viewer is turned."""
     point_coords: PointCoords | None = None
     point_labels: PointLabels | None = None
     b64mask: str | None = None
@@ -45,7 +46,7 @@ async def predict(request: Request) -> Response:
         prompt = PromptRequest(
             point_coords=body.point_coords or (),
             point_labels=body.point_labels or (),
-            box=body.bbox,
+            box=_box(body.bbox) if body.bbox is not None else None,
             multimask_output=body.multimask_output,
         )
         data = await picture_file(request, body.b64img, where="b64img")
@@ -81,6 +82,11 @@ async def progress() -> Response:
 async def others(rest: str) -> Response:
     """What samapi has and this service does not."""
     raise NotOffered(f"/sam/{rest} is not supported: only prompts with a box and points are.")
+
+
+def _box(corners: list[float]) -> list[float]:
+    x0, y0, x1, y1 = corners
+    return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
 
 
 def _feature(mask: MaskAnswer, model: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from app.codecs import json_bodies, json_members
 from app.codecs.json_members import NotJson, View, fields, items
 from app.codecs.long_text import Pieces, beginning
 from app.codecs.prompts import MAX_POINTS
-from app.doors.label_studio.label_config import MOST_BYTES, ConfigError, LabelConfig, Picture, read_config
+from app.doors.label_studio.label_config import MOST_BYTES, ConfigError, LabelConfig, read_config
+from app.doors.label_studio.task_data import TaskData, is_list
 from app.doors.requests import ToolBody
 from app.errors import BadRequest, ServiceError
 from app.routes.field_errors import given_twice, invalid
@@ -31,6 +32,7 @@ _SHORT = 64 * 2**10
 MOST_PICTURES = 131_072
 """Of all tasks of a request. Each becomes an object for each of its Image tags."""
 _SLICE = 2**18
+_NOTHING = memoryview(b"{}")
 
 
 class SetupBody(ToolBody):
@@ -170,29 +172,48 @@ def _context(params: View) -> Context | None:
 def _task(text: View, config: LabelConfig) -> Task:
     known = fields(text)
     number: Any = json_members.value(known["id"], most_bytes=_MOST_ID) if "id" in known else ""
-    data = fields(known["data"]) if "data" in known else {}
-    # A task may have a picture for one tag and null for another: imported tables have a column for each.
-    there = {
-        name: picture
-        for name, picture in config.pictures.items()
-        if picture.key in data and not json_members.is_null(data[picture.key])
-    }
+    data = TaskData(known.get("data", _NOTHING))
+    pictures: dict[str, list[str | Pieces]] = {}
     # Once for all tags that show it: a picture in the task itself has megabytes.
-    addresses = {picture: _addresses(data[picture.key], picture) for picture in set(there.values())}
-    return Task(str(number), {name: addresses[picture] for name, picture in there.items()})
+    read: dict[str, list[str | Pieces]] = {}
+    for name, value in _images(config, data):
+        if value not in read:
+            # A task may have a picture for one tag and null for another: imported tables have a column for each.
+            there = data.find(value)
+            read[value] = _addresses(there, value) if there is not None else []
+        if read[value]:
+            pictures[name] = read[value]
+    return Task(str(number), pictures)
 
 
-def _addresses(text: View, picture: Picture) -> list[str | Pieces]:
-    values = items(text) if picture.is_list else [text]
-    found = [_address(each) for each in values]
+def _images(config: LabelConfig, data: TaskData) -> Iterator[tuple[str, str]]:
+    """Yield the name of each Image tag, copies by a Repeater included, and what it shows."""
+    found = 0
+    for name, picture in config.pictures.items():
+        repeater = picture.repeater
+        copies = 1 if repeater is None else data.length(repeater.of)
+        found += copies
+        if found > MOST_PICTURES:
+            raise json_bodies.TooMany(f"more than {MOST_PICTURES} pictures in one request")
+        if repeater is None:
+            yield name, picture.value
+            continue
+        for copy in map(str, range(copies)):
+            yield name.replace(repeater.mark, copy), picture.value.replace(repeater.mark, copy)
+
+
+def _addresses(text: View, value: str) -> list[str | Pieces]:
+    found = [_address(each) for each in (items(text) if is_list(text) else [text])]
     if not all(isinstance(each, str | Pieces) for each in found):
-        raise NotJson(f"data.{picture.key} is not the address of a picture")
+        raise NotJson(f"{value[:80]} of its data is not the address of a picture")
     return found
 
 
 def _address(text: View) -> Any:
     if len(text) <= _SHORT:
         address = json_members.value(text, most_bytes=_SHORT)
+    elif not bytes(text[:_SHORT]).lstrip().startswith(b'"'):
+        return None
     else:
         address = parse_json(_Inline, b"".join((b'{"picture":', *_slices(text), b"}"))).picture
     if len(text) > _MOST_ADDRESS and isinstance(address, str | Pieces) and not is_inline(address):

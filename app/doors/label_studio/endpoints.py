@@ -18,7 +18,7 @@ from app.doors.door import Door
 from app.doors.label_studio.ahead import Ahead
 from app.doors.label_studio.bodies import Asked, Context, Region, parse_predict, parse_setup
 from app.doors.label_studio.gestures import Wanted, by_picture, objects
-from app.doors.label_studio.label_config import ConfigError, Control
+from app.doors.label_studio.label_config import ConfigError, Control, control_for
 from app.doors.label_studio.pictures import Caller, Source, TaskPictures
 from app.doors.label_studio.regions import options_for, regions
 from app.doors.label_studio.server import LabelStudioServer
@@ -58,7 +58,9 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
         return embedded.cached, service.keeps(embedded.nbytes) // 2
 
     app.state.label_studio_pictures = pictures
-    app.state.label_studio_ahead = ahead = Ahead(embed, service.metrics)
+    app.state.label_studio_ahead = ahead = Ahead(
+        embed, service.metrics, pictures_per_minute=settings.rate_pictures_per_minute
+    )
     try:
         yield
     finally:
@@ -175,13 +177,14 @@ def _source(asked: Asked, picture: str, index: int | None) -> Source:
 def _by_control(
     asked: Asked, picture: str, drawn: list[Region], *, width: int, height: int, most: int
 ) -> list[tuple[Control, list[Wanted]]]:
+    found = objects(drawn, width=width, height=height, most=most)
+    try:
+        controls = asked.config.controls_on(picture) if found else []
+    except ConfigError as error:
+        raise invalid("label_config", str(error)) from error
     grouped: dict[Control, list[Wanted]] = {}
-    for wanted in objects(drawn, width=width, height=height, most=most):
-        try:
-            control = asked.config.control_for(picture, wanted.label)
-        except ConfigError as error:
-            raise invalid("label_config", str(error)) from error
-        grouped.setdefault(control, []).append(wanted)
+    for wanted in found:
+        grouped.setdefault(control_for(wanted.label, controls), []).append(wanted)
     return list(grouped.items())
 
 

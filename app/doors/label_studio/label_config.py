@@ -3,8 +3,9 @@
 The config is XML that users write. Does not know tasks.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from xml.etree import ElementTree
 
@@ -22,6 +23,9 @@ _MOST_PICTURES = 100
 """Image tags: each is looked for in each task."""
 _MOST_CONTROLS = 1000
 """Tags that keep regions: all are looked through for each label."""
+_LONGEST_NAME = 64
+"""Characters of the name of a repeated Image tag: each number in it may be that of the copy."""
+_NUMBER = re.compile("[0-9]+")
 
 Kind: TypeAlias = Literal["bitmasklabels", "brushlabels", "polygonlabels", "rectanglelabels"]
 """Type of a region, and the name of the field with its labels."""
@@ -34,11 +38,22 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Repeater:
+    """A tag that stands for as many copies of those in it as a list of the task's data has members."""
+
+    of: str
+    """Where the list is, such as $pages."""
+    mark: str
+    """What stands for the number of a copy, from 0, in the attributes of the tags within: {{idx}}."""
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """An Image tag: where a task's data has its picture, or a list of pictures."""
 
-    key: str
-    is_list: bool
+    value: str
+    """Such as $image, $pages[0].url or https://host/$name.jpg."""
+    repeater: Repeater | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,18 @@ class Control:
     name: str
     pictures: frozenset[str]
     labels: frozenset[str]
+    repeater: Repeater | None = None
+
+    def on(self, picture: str) -> "Control | None":
+        """Return the control, or its copy, that keeps regions on an Image tag; None if they go elsewhere."""
+        if picture in self.pictures:
+            return self
+        if self.repeater is not None and len(picture) <= _LONGEST_NAME:
+            mark = self.repeater.mark
+            for number in _NUMBER.finditer(picture):
+                if picture[: number.start()] + mark + picture[number.end() :] in self.pictures:
+                    return replace(self, name=self.name.replace(mark, number.group()))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +86,20 @@ class LabelConfig:
     """By the name of their tag."""
     controls: tuple[Control, ...]
 
-    def control_for(self, picture: str, label: str | None) -> Control:
-        """Return the tag that keeps a mask on this Image tag: the best kind of those that have the label.
-
-        A label that no tag has does not count: labels may come with the task. Raises ConfigError.
-        """
-        here = [control for control in self.controls if picture in control.pictures]
+    def controls_on(self, picture: str) -> list[Control]:
+        """Return the tags that keep regions on this Image tag, the best kind first. Raises ConfigError for none."""
+        here = [here for control in self.controls if (here := control.on(picture)) is not None]
         if not here:
             raise ConfigError(
                 f"no tag can keep a mask on {picture!r}; add BrushLabels, PolygonLabels, RectangleLabels or "
                 "BitmaskLabels to the labeling setup"
             )
-        return _best([control for control in here if label in control.labels] or here)
+        return sorted(here, key=lambda control: _KINDS.index(control.kind))
 
 
-def _best(controls: Sequence[Control]) -> Control:
-    return min(controls, key=lambda control: _KINDS.index(control.kind))
+def control_for(label: str | None, controls: Sequence[Control]) -> Control:
+    """Return the first tag that has the label. One that none has does not count: labels may come with the task."""
+    return next((control for control in controls if label in control.labels), controls[0])
 
 
 def read_config(text: str) -> LabelConfig:
@@ -93,7 +118,8 @@ def read_config(text: str) -> LabelConfig:
         raise ConfigError(f"it is not XML: {error}") from error
     _check_depth(root)
     tags = list(root.iter())
-    config = LabelConfig(_pictures(tags), tuple(_controls(tags)))
+    repeaters = _repeaters(tags)
+    config = LabelConfig(_pictures(tags, repeaters), tuple(_controls(tags, repeaters)))
     if len(config.pictures) > _MOST_PICTURES or len(config.controls) > _MOST_CONTROLS:
         raise ConfigError(
             f"it has more than {_MOST_PICTURES} Image tags, or more than {_MOST_CONTROLS} that keep regions"
@@ -118,20 +144,33 @@ def _check_depth(root: ElementTree.Element) -> None:
         raise ConfigError(f"its tags lie in each other more than {_DEEPEST} deep")
 
 
-def _pictures(tags: Iterable[ElementTree.Element]) -> dict[str, Picture]:
-    found = {}
+def _repeaters(tags: Iterable[ElementTree.Element]) -> Mapping[ElementTree.Element, Repeater]:
+    """Return the Repeater around each tag, the outermost one, as far as there is one."""
+    found: dict[ElementTree.Element, Repeater] = {}
     for tag in tags:
-        value, values = tag.get("value", ""), tag.get("valueList", "")
-        source = values or value
-        if tag.tag.lower() == "image" and source.startswith("$"):
-            found[tag.get("name", "")] = Picture(source.removeprefix("$"), is_list=bool(values))
+        if tag.tag.lower() == "repeater" and tag not in found:
+            repeater = Repeater(tag.get("on", ""), tag.get("indexFlag", "") or "{{idx}}")
+            found |= dict.fromkeys(tag.iter(), repeater)
     return found
 
 
-def _controls(tags: Iterable[ElementTree.Element]) -> Iterable[Control]:
+def _pictures(
+    tags: Iterable[ElementTree.Element], repeaters: Mapping[ElementTree.Element, Repeater]
+) -> dict[str, Picture]:
+    found = {}
+    for tag in tags:
+        value = tag.get("valueList", "") or tag.get("value", "")
+        if tag.tag.lower() == "image" and "$" in value:
+            found[tag.get("name", "")] = Picture(value, repeaters.get(tag))
+    return found
+
+
+def _controls(
+    tags: Iterable[ElementTree.Element], repeaters: Mapping[ElementTree.Element, Repeater]
+) -> Iterable[Control]:
     for tag in tags:
         kind = next((kind for kind in _KINDS if kind == tag.tag.lower()), None)
         if kind is not None:
             labels = (child.get("alias", "") or child.get("value", "") for child in tag.iter("Label"))
             pictures = frozenset(name.strip() for name in tag.get("toName", "").split(","))
-            yield Control(kind, tag.get("name", ""), pictures, frozenset(labels))
+            yield Control(kind, tag.get("name", ""), pictures, frozenset(labels), repeaters.get(tag))

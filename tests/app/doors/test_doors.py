@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import threading
 from base64 import b64encode
 
 import httpx
@@ -20,6 +21,7 @@ from app.doors.doors import ALL, open_doors
 from app.doors.requests import ToolBody, admitted, masks_on, picture_file, reading
 from app.doors.rings import outermost, with_holes
 from app.middleware.callers import tenant_of
+from app.scheduling.abandoned import Abandoned, abandoned_by
 from app.settings import Settings
 from tests.fakes import picture, serving
 
@@ -191,16 +193,50 @@ def test_outermost_rings_lie_in_no_other() -> None:
 
 def test_thousands_of_rings_are_told_apart_by_their_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask of noise has thousands of rings; comparing all corners of all pairs would take minutes."""
-    compared = 0
-    is_inside = rings._is_inside
+    compared: list[rings.Floats] = []
+    inside = rings._inside
 
-    def counted(points: rings.Floats, corners: rings.Floats) -> bool:
-        nonlocal compared
-        compared += 1
-        return is_inside(points, corners)
+    def counted(points: rings.Floats, corners: rings.Floats) -> object:
+        compared.append(corners)
+        return inside(points, corners)
 
-    monkeypatch.setattr(rings, "_is_inside", counted)
+    monkeypatch.setattr(rings, "_inside", counted)
     many = [square(3 * x, 3 * y, 2) for x in range(40) for y in range(40)]
     assert len(outermost(many)) == len(many)
     assert all(len(part) == 1 for part in with_holes(many, [square(-9, -9, 1)] * len(many)))
-    assert compared == len(many)
+    assert compared == []
+    around = square(-1, -1, 200)
+    assert with_holes([*many, around], [square(0.5, 0.5, 1)] * 99)[0][0] == many[0]
+    assert len(compared) == 2  # all holes of a ring at once
+
+
+def comb(teeth: int) -> list[list[float]]:
+    """Return a ring with so many slots from below, each one wide, and of 20,000 corners in steps of 0.01."""
+    top = [[2.0 * teeth - 0.01 * step * teeth / 100, 0.0] for step in range(20_000)]
+    slots = [[2.0 * i + x, y] for i in range(teeth) for x, y in ((0, 100), (1, 100), (1, 5), (2, 5))]
+    return [*top, *slots]
+
+
+def test_a_ring_of_many_corners_is_not_compared_with_each_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ring around a thousand holes has most corners of a mask: 30 s for a mask of noise."""
+    compared = 0
+    groups = rings._groups
+
+    def counted(counts: rings.Integers) -> object:
+        nonlocal compared
+        compared += int(counts.sum())
+        return groups(counts)
+
+    monkeypatch.setattr(rings, "_groups", counted)
+    ring = comb(100)
+    holes = [square(2 * i + x, y, 0.5) for i in range(100) for x, y in ((0.2, 50), (1.2, 50), (1.2, 2))]
+    found = with_holes([ring], holes)[0][1:]
+    assert found == [hole for i, hole in enumerate(holes) if i % 3 != 1]  # those in slots are outside
+    assert compared < 4 * len(holes) * 500
+
+
+def test_comparing_rings_ends_when_nobody_waits_for_it() -> None:
+    given_up = threading.Event()
+    given_up.set()
+    with abandoned_by(given_up), pytest.raises(Abandoned):
+        with_holes([square(0, 0, 9)], [square(1, 1, 1)])

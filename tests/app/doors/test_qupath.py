@@ -59,6 +59,15 @@ async def test_a_click_is_answered_with_an_outline_in_geojson() -> None:
         assert abs(drawn(feature).sum() - mask["area"]) <= 0.1 * mask["area"]
 
 
+async def test_a_box_may_begin_at_any_corner() -> None:
+    """In a turned viewer, the upper left corner of an annotation is another one of the picture."""
+    corners = ([10, 5, 50, 35], [50, 35, 10, 5], [50, 5, 10, 35], [10, 35, 50, 5])
+    async with serving() as served:
+        found = [await predict(served, bbox=box, point_coords=None, point_labels=None) for box in corners]
+        assert found[0][0]["geometry"]["coordinates"]
+        assert all(features == found[0] for features in found)
+
+
 async def _id(served: Served) -> str:
     (image,) = (await served.client.get("/images")).json()["images"]
     return str(image["image_id"])

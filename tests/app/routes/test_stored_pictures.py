@@ -4,6 +4,7 @@ import io
 import json
 import re
 import time
+from base64 import b64encode
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,24 @@ async def test_an_embedding_that_the_client_has_is_not_sent_again() -> None:
         response = await served.client.get(path, headers={"If-None-Match": etag})
         assert response.status_code == 200
         assert len({etag, *others, response.headers["etag"]}) == 4
+
+
+async def test_a_file_that_is_read_in_another_way_has_another_embedding() -> None:
+    """Else a page that asks for what has changed would draw on with the maps of the other reading."""
+    path = "/images/scan/embedding"
+    async with serving() as served:
+        etags = []
+        for stretch in ("range", "percentile", "none"):
+            sent = {
+                "image": b64encode(picture()).decode(),
+                "image_id": "scan",
+                "stretch": stretch,
+                "replace": True,
+            }
+            assert (await served.post("/embed", sent)).status_code == 200
+            response = await served.client.get(path, headers={"If-None-Match": ", ".join(etags)})
+            assert response.status_code == 200
+            etags.append(response.headers["etag"])
 
 
 async def test_an_embedding_comes_only_in_the_forms_there_are() -> None:

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.doors.label_studio import ahead
 from app.doors.label_studio.pictures import Caller, Source
-from app.errors import InvalidImage, Overloaded
+from app.errors import InvalidImage, Overloaded, RateLimited
 from tests.app.doors.label_studio.studio import Studio, body, connected, key_point
 from tests.fakes import Served, picture, until
 
@@ -177,17 +179,107 @@ async def test_waiting_pictures_are_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ahead, "MOST_WAITING", 3)
+    monkeypatch.setattr(ahead, "MOST_RUNS", 1)
     async with connected() as (served, studio):
         served.segmenter.gate.clear()
         assert len(await retrieve(served, batch(studio, 5))) == 5
         assert (await counts(served))["wait"] == 3
         await retrieve(served, batch(studio, 3))  # they wait already
-        monkeypatch.setattr(ahead, "MOST_RUNS", 1)
         await retrieve(served, batch(studio, 2, project="2.1"))
         assert (await counts(served))["wait"] == 3
         served.segmenter.gate.set()
         await until(idle(served))
         assert "too many wait already" in caplog.text
+
+
+async def test_one_client_leaves_room_for_the_pictures_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a project with many tasks would keep all others from being embedded ahead for hours."""
+    monkeypatch.setattr(ahead, "MOST_WAITING", 30)
+    async with connected() as (served, _):
+        served.segmenter.gate.clear()
+        runs = runs_of(served)
+        waiting = []
+        for share in ("anna", "bert"):
+            await runs.add([Source(str(task), f"/{task}") for task in range(50)], Caller("", share, "1"))
+            waiting.append(runs.waiting)
+        assert waiting == [30, 37]
+        await runs.close()
+
+
+async def test_a_client_over_its_rate_does_not_hold_up_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    async def embed(source: Source, caller: Caller) -> tuple[bool, int]:
+        if caller.share == "anna":
+            raise RateLimited("too many", retry_after_s=3600)
+        done.append(source.task)
+        return False, 1000
+
+    async with connected() as (served, _):
+        runs = runs_of(served)
+        monkeypatch.setattr(runs, "_embed", embed)
+        for project in "123":
+            await runs.add([Source("1", "/1"), Source("2", "/2")], Caller("", "anna", project))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await runs.add([Source("1", "/1"), Source("2", "/2")], Caller("", "bert", "4"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert done == ["1", "2"]
+        await runs.close()
+
+
+async def test_runs_leave_half_of_the_rate_to_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each click on a picture that is not embedded yet would get 429 until a project is done."""
+    now = 1000.0
+    done: list[tuple[str, float]] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0)
+
+    async def embed(source: Source, caller: Caller) -> tuple[bool, int]:
+        done.append((source.task, now))
+        return source.task == "1", 1000
+
+    async with connected(rate_pictures_per_minute=20) as (served, _):
+        runs = runs_of(served)
+        monkeypatch.setattr(runs, "_embed", embed)
+        monkeypatch.setattr(ahead, "monotonic", lambda: now)
+        monkeypatch.setattr(ahead, "asyncio", SimpleNamespace(create_task=asyncio.create_task, sleep=sleep))
+        for project in "12":
+            await runs.add([Source(str(task), "/") for task in range(3)], Caller("", "anna", project))
+        await asyncio.gather(*runs._tasks)
+        times = [at for task, at in done if task != "1"]  # the others were known
+        assert len(done) == 6
+        assert all(later - earlier >= 6 for earlier, later in pairwise(times))
+        assert times[-1] - times[0] < 30
+        assert runs._paused_until == {}
+        monkeypatch.undo()
+
+
+async def test_pictures_that_are_fetched_slowly_do_not_hold_up_another_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    async def embed(source: Source, caller: Caller) -> tuple[bool, int]:
+        if caller.share == "anna":
+            await asyncio.Event().wait()
+        done.append(source.task)
+        return False, 1000
+
+    async with connected() as (served, _):
+        runs = runs_of(served)
+        monkeypatch.setattr(runs, "_embed", embed)
+        for project in "123":
+            await runs.add([Source("1", "/1")], Caller("", "anna", project))
+        await runs.add([Source("1", "/1"), Source("2", "/2")], Caller("", "bert", "4"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert done == ["1", "2"]
+        await runs.close()
 
 
 async def test_waiting_pictures_are_bounded_in_bytes_and_added_in_turns(
@@ -218,7 +310,7 @@ async def test_waiting_pictures_are_bounded_in_bytes_and_added_in_turns(
         await runs.add([], Caller("", "", "3"))
         assert runs.waiting == waiting
         await runs.close()
-        assert (runs.waiting, runs._nbytes) == (0, 0)
+        assert (runs.waiting, runs._bytes.used, runs._runs_of.used) == (0, 0, 0)
 
 
 async def test_a_project_never_fills_the_whole_memory(

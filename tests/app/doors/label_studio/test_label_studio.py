@@ -238,7 +238,7 @@ def region(kind: str, **value: object) -> dict[str, object]:
         ({"tasks": [{"id": 1, "data": {"image": "/" * 8191}}]}, 422, "address has 8193 bytes"),
         ({"tasks": [{"id": 1, "data": {"image": "/" * 70_000}}]}, 422, "address has 70002 bytes"),
         ({"tasks": [{"id": 1, "data": {"text": "a"}}]}, 422, "no picture for the Image tag 'img'"),
-        ({"tasks": [{"id": 1, "data": {"image": 5}}]}, 422, "tasks[0]: data.image"),
+        ({"tasks": [{"id": 1, "data": {"image": 5}}]}, 422, "tasks[0]: $image of its data"),
         ({"params": {"context": {"result": [{"type": "keypointlabels"}]}}}, 422, "result[0].to_name"),
         ({"params": {"context": {"result": [key_point() | {"type": "brushlabels"}]}}}, 501, "brushlabels"),
         (
