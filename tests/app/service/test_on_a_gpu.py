@@ -9,6 +9,7 @@ import torch
 
 from app.settings import Settings
 from model.checkpoints.parameters import untrained_parameters
+from model.gpu.encoding import Encoding
 from model.gpu.options import GpuOptions
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
@@ -70,17 +71,31 @@ async def test_uploads_and_clicks_of_many_at_once_are_answered_as_one_by_one(
                 assert ious(reply) == pytest.approx(ious(alone), abs=1e-4)
 
 
-async def test_a_gpu_without_memory_refuses_and_goes_on(runner: Sam2Runner, gpu: HostGpu) -> None:
+async def test_a_gpu_without_memory_refuses_and_goes_on(
+    runner: Sam2Runner, gpu: HostGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(Settings(workers=2), runner) as served:  # type: ignore[arg-type]
         await served.embed(picture(), "truck")
-        upload = gpu.uploads.upload
 
         def full(*_: object) -> None:
             raise RuntimeError("CUDA error: out of memory")
 
-        gpu.uploads.upload = full  # type: ignore[method-assign]
-        assert error(await served.embed(picture(shade=1))) == (503, "overloaded")
-        gpu.uploads.upload = upload  # type: ignore[method-assign]
+        with monkeypatch.context() as patch:
+            patch.setattr(Encoding, "_put", full)  # not even room for a picture that the host has shrunk
+            assert error(await served.embed(picture(shade=1))) == (503, "overloaded")
         assert (await served.embed(picture(shade=1))).status_code == 200
         assert (await served.client.get("/images/truck")).json()["tiers"][0] == "device"
         assert gpu.trims > 0
+
+
+async def test_a_picture_that_a_gpu_has_no_memory_for_is_shrunk_by_the_host(
+    runner: Sam2Runner, gpu: HostGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(Settings(workers=2), runner) as served:  # type: ignore[arg-type]
+
+        def full(*_: object) -> None:
+            raise RuntimeError("CUDA error: out of memory")
+
+        monkeypatch.setattr(gpu.uploads, "upload", full)
+        await served.embed(picture(), "truck")
+        assert (await served.click("truck")).status_code == 200
