@@ -5,7 +5,8 @@ Imported only where SAM2_REGISTER_URL is set. Does not know about requests.
 
 from collections.abc import Callable
 
-from app.storage.postgres import Connection, Postgres
+from app.storage.postgres import Postgres
+from app.storage.postgres_line import Connection
 from app.storage.shared_clock import SharedClock
 from app.storage.shared_rates import SharedRates
 from app.storage.shared_register import SharedRegister
