@@ -60,6 +60,8 @@ class Postgres:
         self._others = (Line(conninfo, prepare), Line(conninfo, prepare))
         self._may_try = False
         self._may_go_on = asyncio.Event()
+        """Set where nobody should wait: it may be tried, or it will not be."""
+        self._is_draining = False
         self._probing: asyncio.Task[None] | None = None
         self._since: float | None = None
         self._reason = ""
@@ -86,6 +88,11 @@ class Postgres:
             self._lost(error)
         else:
             self._try_again()
+
+    def drain(self) -> None:
+        """Let no request wait any more for a database that cannot be used: the server stops."""
+        self._is_draining = True
+        self._may_go_on.set()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -165,7 +172,8 @@ class Postgres:
 
     def _lost(self, error: Exception) -> None:
         self._may_try = False
-        self._may_go_on.clear()
+        if not self._is_draining:
+            self._may_go_on.clear()
         self._reason = self.said(error)
         now = monotonic()
         if self._since is None:

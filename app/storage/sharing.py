@@ -31,6 +31,10 @@ class Sharing:
         """Connect, or go on trying. Raises UnusableDatabase."""
         await self._postgres.open()
 
+    def drain(self) -> None:
+        """Let no request wait any more for a database that cannot be used: the server stops."""
+        self._postgres.drain()
+
     async def close(self) -> None:
         """Close the connections. The registers are closed by then."""
         await self._postgres.close()

@@ -2,19 +2,21 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import within
+from app.settings import Settings
 from app.storage import postgres as postgres_module
 from app.storage import postgres_line
 from app.storage.postgres import Postgres
 from app.storage.registers import NameRegister
 from app.storage.sharing import Sharing
 from tests.app.storage.registers import A, B, ids, name, opened
-from tests.fakes import LONG_S
+from tests.fakes import LONG_S, error, picture, serving, until
 from tests.postgres import PostgresServer, running_postgres
 
 
@@ -166,6 +168,24 @@ async def test_tables_that_somebody_else_locks_are_a_trouble_that_is_told(
     assert sharing.problem == ""
     await register.close()
     await sharing.close()
+
+
+async def test_a_request_that_waits_for_the_database_does_not_hold_up_the_end_of_the_server(
+    frail: PostgresServer, tmp_path: Path
+) -> None:
+    settings = Settings(
+        workers=2, cache_dir=str(tmp_path), register_url=frail.new_database(), deadline_s=10 * LONG_S
+    )
+    async with serving(settings) as served:
+        frail.kill()
+        try:
+            waiting = asyncio.create_task(served.embed(picture(), "truck"))
+            await until(lambda: bool(served.service.names_problem))
+            served.service.drain()
+            refused = await asyncio.wait_for(waiting, LONG_S)
+            assert error(refused) == (503, "names_unreachable")
+        finally:
+            frail.start()
 
 
 async def test_after_a_loss_the_names_are_those_of_the_database(frail: PostgresServer) -> None:
