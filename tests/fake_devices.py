@@ -35,6 +35,7 @@ class FakeDevices:
         """Method and device of every call."""
         self.dying: list[int] = []
         """For each of the next calls, the steps after which its device dies; a call has one step."""
+        self.is_draining = False
         self.fronts: tuple[FrontState, ...] = ()
         """Who has asked lately how a device is."""
         self._traces = start_tracing()
@@ -82,6 +83,10 @@ class FakeDevices:
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """See Devices."""
         return [(str(i), service.metrics.render()) for i, service in self._living()]
+
+    def drain(self) -> None:
+        """See Devices."""
+        self.is_draining = True
 
     async def close(self) -> None:
         """See Devices."""

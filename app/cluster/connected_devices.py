@@ -15,6 +15,7 @@ from app.cluster.connection import Connection, Said
 from app.cluster.door import Address
 from app.cluster.keys import is_held
 from app.cluster.ring import Ring, within_bounds
+from app.errors import ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class ConnectedDevices:
         self._connecting: dict[str, asyncio.Task[str]] = {}
         self._ring = Ring(())
         self._is_any = asyncio.Event()
+        """Set where nobody should wait: there is a Device, or none will be waited for."""
+        self._is_draining = False
 
     async def ask(self, key: str, call: Call) -> Answer:
         """See Devices."""
@@ -63,6 +66,11 @@ class ConnectedDevices:
         """Send no more calls to Devices that the engine does not run any more, also if they stand still."""
         for name in self._connections.keys() - set(names):
             self._end(self._connections[name])
+
+    def drain(self) -> None:
+        """See Devices."""
+        self._is_draining = True
+        self._is_any.set()
 
     def close(self) -> None:
         """End all connections."""
@@ -102,14 +110,16 @@ class ConnectedDevices:
 
     def _change(self) -> None:
         self._ring = Ring(self._connections, before=self._ring)
-        if self._connections:
+        if self._connections or self._is_draining:
             self._is_any.set()
         else:
             self._is_any.clear()
 
     async def _chosen(self, key: str) -> Connection:
-        """Return the Device for a call. Waits while there is none, as long as the request may."""
+        """Return the Device for a call. Waits while there is none, as long as the request may. See Devices.ask."""
         while not self._connections:
+            if self._is_draining:
+                raise ShuttingDown()
             await self._is_any.wait()
         ranked = self._ring.ranked(key or uuid.uuid4().hex)
         owner = self._connections[ranked[0]]

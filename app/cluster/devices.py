@@ -16,7 +16,8 @@ class Devices(Protocol):
     async def ask(self, key: str, call: Call) -> Answer:
         """Have a call answered. An empty key goes to any Device. When cancelled, the Device ends the work.
 
-        Raises ConnectionError if the Device is lost. Waits while there is none.
+        Raises ConnectionError if the Device is lost. While there is none it waits or, after `drain`, raises
+        ShuttingDown.
         """
 
     def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Step | FrameStep | Answer, None]:
@@ -27,6 +28,9 @@ class Devices(Protocol):
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """Return the names of all Devices that answer in time, and their metrics."""
+
+    def drain(self) -> None:
+        """Wait for no new Device any more: this server stops, and others may find one."""
 
     async def close(self) -> None:
         """End what was begun for this server."""

@@ -34,6 +34,8 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 """The least that Ray accepts. Calls do not go through it."""
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans among the descendants become children of this process."""
+_WRITING_S = 20.0
+"""For devices to write what they promised. A Ray that was told to stop at the same time says nothing for ever."""
 _ENDING_S = 5.0
 
 
@@ -121,11 +123,22 @@ class OneMachine:
 
     def _end(self) -> None:
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # it misses the event loop, which has ended
+        deleting = threading.Thread(target=_delete_devices, name="end of the devices", daemon=True)
         if self._is_running:
-            with suppress(Exception):  # whatever is wrong with it, it ends below
-                serve.delete(APPLICATION)  # the devices write what they promised
+            deleting.start()
+            deleting.join(_WRITING_S)
+        if deleting.is_alive():
+            log.error(
+                "Ray does not end the devices, as if it were ended too; what they promised may be lost."
+            )
+            self._end_rest()
+            logging.shutdown()
+            os._exit(1)  # Ray's own end would crash while that thread waits in it
         with suppress(Exception):
             ray.shutdown()
+        self._end_rest()
+
+    def _end_rest(self) -> None:
         _end_descendants()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -154,6 +167,11 @@ async def _in_a_thread(job: Callable[[], None]) -> None:
 
     threading.Thread(target=run, name="start of the devices", daemon=True).start()
     await done
+
+
+def _delete_devices() -> None:
+    with suppress(Exception):  # whatever is wrong with Ray, it is ended anyway
+        serve.delete(APPLICATION)
 
 
 def _end_descendants() -> None:

@@ -69,6 +69,10 @@ class RayDevices:
         said = await self._all("figures", patience_s)
         return [each for each in said.values() if each is not None]
 
+    def drain(self) -> None:
+        """See Devices."""
+        self._connected.drain()
+
     async def close(self) -> None:
         """See Devices."""
         if self._looking is not None:

@@ -113,6 +113,8 @@ class RemoteSegmentation:
     def drain(self) -> None:
         """Reject new requests. Those at a Device are answered."""
         self._draining = True
+        if self._watching is not None:
+            self._devices.drain()
 
     async def close(self) -> None:
         """Drain, and let go of the Devices."""

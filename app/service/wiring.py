@@ -61,6 +61,8 @@ class Machinery:
         """Reject new and waiting work."""
         for queue in (self.decoder, self.searcher, self.encoder, self.tracker):
             queue.drain()
+        if self.sharing is not None:
+            self.sharing.drain()
 
     async def disconnect(self) -> None:
         """Close the bucket and the database, when nothing uses them any more."""

@@ -5,30 +5,22 @@ Imported only where SAM2_REGISTER_URL is set. Does not know what is kept there.
 
 import asyncio
 import logging
-import socket
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import left_s
+from app.storage.postgres_line import DEFAULTS, JOB_S, MEET_AGAIN, OURS, Connection, Hopeless, Line
 
 T = TypeVar("T")
-Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 5
-STATEMENT_S = 5
-LOCK_S = 3
-"""Shorter than STATEMENT_S, which would otherwise end the wait as a failure of the database."""
-JOB_S = 10.0
-"""Longest time for a job. After it the connection is cut: a server that is frozen, or a network, says nothing."""
 LOCKED_S = 2 * JOB_S
 """Longest time that a job begins again because of a lock. A server holds none for longer than JOB_S."""
 RETRY_S = 0.25
@@ -39,30 +31,6 @@ QUIET_S = 60.0
 MARGIN_S = 0.5
 """A request is told in words so long before its deadline, which says nothing of PostgreSQL."""
 RETRY_AFTER_S = 5
-
-_DEFAULTS: dict[str, Any] = {
-    "connect_timeout": CONNECT_S,
-    "fallback_application_name": "sam2-serve",
-    "client_encoding": "utf8",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-_SESSION = {
-    "statement_timeout": STATEMENT_S * 1000,
-    "lock_timeout": LOCK_S * 1000,
-    # Locks of a server that was stopped in the middle of a transaction.
-    "idle_in_transaction_session_timeout": int(JOB_S) * 1000,
-}
-_MEET_AGAIN = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-)
-"""Two servers met; one of them begins again."""
-_OURS = (psycopg.DataError, psycopg.IntegrityError)
-"""A job that would fail each time, so nobody waits for it."""
 
 
 class UnusableDatabase(Exception):
@@ -80,7 +48,7 @@ class Postgres:
         """Create it; `open` connects. Raises ValueError for a URL that libpq does not take."""
         try:
             given = conninfo_to_dict(url)
-            conninfo = make_conninfo("", **(_DEFAULTS | given))
+            conninfo = make_conninfo("", **(DEFAULTS | given))
         except psycopg.ProgrammingError:
             # Its message quotes the URL, with the password in it.
             raise ValueError("SAM2_REGISTER_URL: libpq cannot read this URL; see docs/scaling.md.") from None
@@ -90,7 +58,10 @@ class Postgres:
         self.names = Line(conninfo, prepare)
         """For what has an order: the changes of names."""
         self._others = (Line(conninfo, prepare), Line(conninfo, prepare))
-        self._may_try = asyncio.Event()
+        self._may_try = False
+        self._may_go_on = asyncio.Event()
+        """Set where nobody should wait: it may be tried, or it will not be."""
+        self._is_draining = False
         self._probing: asyncio.Task[None] | None = None
         self._since: float | None = None
         self._reason = ""
@@ -116,7 +87,12 @@ class Postgres:
         except psycopg.Error as error:
             self._lost(error)
         else:
-            self._may_try.set()
+            self._try_again()
+
+    def drain(self) -> None:
+        """Let no request wait any more for a database that cannot be used: the server stops."""
+        self._is_draining = True
+        self._may_go_on.set()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -128,13 +104,10 @@ class Postgres:
 
     async def reachable(self, *, patience_s: float) -> None:
         """Wait until it makes sense to try. Raises NamesUnreachable."""
-        if self._may_try.is_set():
-            return
-        try:
-            async with asyncio.timeout(max(0.0, patience_s)):
-                await self._may_try.wait()
-        except TimeoutError as error:
-            raise self.unreachable() from error
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._may_go_on.wait()
+        self._check()
 
     def unreachable(self) -> NamesUnreachable:
         """Return the error of a request that cannot be answered without the database."""
@@ -144,8 +117,7 @@ class Postgres:
 
     async def once(self, job: Callable[[Connection], T], *, in_order: bool = False) -> T:
         """Run a job. Raises NamesUnreachable if the database cannot be used."""
-        if not self._may_try.is_set():
-            raise self.unreachable()
+        self._check()
         line = self.names if in_order else min(self._others, key=lambda each: each.waiting)
         is_second = False
         began = monotonic()
@@ -158,12 +130,13 @@ class Postgres:
                     continue
                 self._lost(error)  # somebody else's lock, who may be away
                 raise self.unreachable() from error
-            except _MEET_AGAIN:
+            except MEET_AGAIN:
                 continue
-            except _OURS:
+            except OURS:
                 raise
             except (psycopg.Error, UnusableDatabase) as error:
-                if made == line.made > 0 and not is_second:  # its connection was old; a new one may work
+                is_old = made == line.made > 0 and not isinstance(error, Hopeless)
+                if is_old and not is_second:  # a new connection may work
                     is_second = True
                     continue
                 self._lost(error)
@@ -189,8 +162,18 @@ class Postgres:
         text = " ".join(str(error).split())
         return text.replace(self._secret, "***") if self._secret else text
 
+    def _check(self) -> None:
+        if not self._may_try:
+            raise self.unreachable()
+
+    def _try_again(self) -> None:
+        self._may_try = True
+        self._may_go_on.set()
+
     def _lost(self, error: Exception) -> None:
-        self._may_try.clear()
+        self._may_try = False
+        if not self._is_draining:
+            self._may_go_on.clear()
         self._reason = self.said(error)
         now = monotonic()
         if self._since is None:
@@ -221,87 +204,8 @@ class Postgres:
             except (psycopg.Error, UnusableDatabase) as error:
                 self._reason = self.said(error)
             else:
-                self._may_try.set()
+                self._try_again()
                 return
-
-
-class Line:
-    """One connection, made when it is needed, and the thread that uses it."""
-
-    def __init__(self, conninfo: str, prepare: Callable[[Connection], None]) -> None:
-        self._conninfo, self._prepare = conninfo, prepare
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
-        self._connection: Connection | None = None
-        self._turn = asyncio.Lock()
-        self.waiting = 0
-        """Jobs that run or wait."""
-        self.made = 0
-        """Connections so far."""
-
-    async def run(self, job: Callable[[Connection], T]) -> T:
-        """Run a job on the thread, to its end even if the caller goes away. Raises psycopg.Error."""
-        self.waiting += 1
-        running = asyncio.create_task(self._in_turn(job))
-        running.add_done_callback(self._done)
-        return await asyncio.shield(running)
-
-    async def close(self) -> None:
-        """End the connection and the thread."""
-        async with self._turn:
-            if self._connection is not None:
-                self._connection.close()
-        self._thread.shutdown(wait=False)
-
-    def _done(self, running: "asyncio.Task[Any]") -> None:
-        self.waiting -= 1
-        if not running.cancelled():
-            running.exception()  # marks it as retrieved: the caller may be gone
-
-    async def _in_turn(self, job: Callable[[Connection], T]) -> T:
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            cut = loop.call_later(JOB_S, self._cut)
-            try:
-                return await loop.run_in_executor(self._thread, self._work, job)
-            finally:
-                cut.cancel()
-
-    def _work(self, job: Callable[[Connection], T]) -> T:
-        connection = self._connection or self._connect()
-        try:
-            return job(connection)
-        except psycopg.Error as error:
-            # Whatever the error left behind, the next job begins with a new connection.
-            if not isinstance(error, (*_MEET_AGAIN, *_OURS)) or connection.closed:
-                connection.close()
-                self._connection = None
-            raise
-
-    def _connect(self) -> Connection:
-        # Prepared statements do not survive a pooler such as PgBouncer.
-        connection = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
-        self._connection = connection  # from here on `_cut` ends what hangs
-        try:
-            wanted = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
-            connection.execute(f"SELECT {wanted}".encode())
-            self._prepare(connection)
-        except BaseException:
-            connection.close()
-            self._connection = None
-            raise
-        self.made += 1
-        return connection
-
-    def _cut(self) -> None:
-        """Make the thread's read end, on the event loop: libpq itself waits for ever."""
-        connection = self._connection
-        if connection is None:
-            return  # libpq is connecting, for which it has a limit
-        with (
-            suppress(OSError, psycopg.Error),  # it has ended by itself
-            socket.socket(fileno=socket.dup(connection.fileno())) as ours,
-        ):
-            ours.shutdown(socket.SHUT_RDWR)
 
 
 def patience_s() -> float:

@@ -6,7 +6,7 @@ commits, and a server that has seen one has seen all before it. Does not know wh
 
 from collections.abc import Collection
 
-from app.storage.postgres import Connection
+from app.storage.postgres_line import Connection
 from app.storage.register_file import Key
 
 _FORGOTTEN_AFTER = "1 hour"

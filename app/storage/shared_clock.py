@@ -5,7 +5,7 @@ By it all of them say when a name was given, and whether it is young, old or exp
 
 from time import monotonic, time
 
-from app.storage.postgres import Connection
+from app.storage.postgres_line import Connection
 
 _NOW = b"SELECT extract(epoch FROM clock_timestamp())::float8"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.storage.postgres import Connection
+from app.storage.postgres_line import Connection
 from app.storage.register_file import Change, ImageName, Key, values_of
 from app.storage.shared_changes import SharedChanges
 from app.storage.shared_schema import lock

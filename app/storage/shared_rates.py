@@ -6,7 +6,8 @@ Does not know what a client is.
 from time import monotonic
 from typing import NamedTuple
 
-from app.storage.postgres import Connection, Postgres
+from app.storage.postgres import Postgres
+from app.storage.postgres_line import Connection
 
 _TIDY_S = 60.0
 _TAKE = b"""

@@ -17,7 +17,8 @@ from time import monotonic
 from app.errors import ImageIdConflict
 from app.names_errors import NamesUnreachable
 from app.storage.pages import Placed
-from app.storage.postgres import Connection, Postgres
+from app.storage.postgres import Postgres
+from app.storage.postgres_line import Connection
 from app.storage.register import MOST_NAMES
 from app.storage.register_file import Change, ImageName, Key, RegisterFile
 from app.storage.shared_changes import forget_removed

@@ -5,7 +5,8 @@ Does not know who reads and writes them.
 
 import hashlib
 
-from app.storage.postgres import Connection, UnusableDatabase
+from app.storage.postgres import UnusableDatabase
+from app.storage.postgres_line import Connection
 
 # Ids are compared by their bytes ("C"): an index by another order breaks when the system's library changes it.
 _STEPS = (

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from app.names_errors import NamesUnreachable
 from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackRow
-from app.storage.postgres import Connection, Postgres
+from app.storage.postgres import Postgres
+from app.storage.postgres_line import Connection
 from app.storage.register_file import Key
 from app.storage.shared_changes import SharedChanges
 from app.storage.shared_clock import SharedClock

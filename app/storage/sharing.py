@@ -5,7 +5,8 @@ Imported only where SAM2_REGISTER_URL is set. Does not know about requests.
 
 from collections.abc import Callable
 
-from app.storage.postgres import Connection, Postgres
+from app.storage.postgres import Postgres
+from app.storage.postgres_line import Connection
 from app.storage.shared_clock import SharedClock
 from app.storage.shared_rates import SharedRates
 from app.storage.shared_register import SharedRegister
@@ -29,6 +30,10 @@ class Sharing:
     async def open(self) -> None:
         """Connect, or go on trying. Raises UnusableDatabase."""
         await self._postgres.open()
+
+    def drain(self) -> None:
+        """Let no request wait any more for a database that cannot be used: the server stops."""
+        self._postgres.drain()
 
     async def close(self) -> None:
         """Close the connections. The registers are closed by then."""

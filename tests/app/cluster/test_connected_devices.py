@@ -14,6 +14,7 @@ from app.cluster.calls import Answer, Answering, Call, FrameStep
 from app.cluster.connected_devices import ConnectedDevices
 from app.cluster.door import AHEAD, Door
 from app.cluster.keys import of_image, of_track
+from app.errors import ShuttingDown
 from app.service.segmentation import Segmentation
 from app.service.track_values import FrameAnswer
 from tests.fakes import until
@@ -121,6 +122,32 @@ async def test_a_picture_is_passed_on_by_a_busy_device_and_a_track_is_not() -> N
             made.services[owner].gate.set()
             assert {(await each).device for each in waiting} == {owner}
             await more
+
+
+async def test_a_front_that_stops_waits_for_no_new_device() -> None:
+    """All that runs may have been told to stop at once, as systemd does."""
+    async with cluster(1) as made:
+        made.kill("d0")
+        await until(lambda: made.losses == 1)
+        waiting = asyncio.create_task(made.ask())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        made.front.drain()
+        with pytest.raises(ShuttingDown):
+            await waiting
+        with pytest.raises(ShuttingDown):
+            await made.ask()
+
+
+async def test_a_front_that_stops_has_its_calls_answered() -> None:
+    async with cluster(1) as made:
+        made.services["d0"].gate.clear()
+        waiting = asyncio.create_task(made.ask())
+        await until(lambda: made.services["d0"].begun == 1)
+        made.front.drain()
+        made.services["d0"].gate.set()
+        assert (await waiting).device == "d0"
+        assert (await made.ask()).device == "d0"  # a frame of a propagation, say
 
 
 async def test_who_does_not_wait_any_more_ends_the_work() -> None:

@@ -25,6 +25,7 @@ import pytest
 from PIL import Image
 from websockets.sync.client import connect
 
+from app.settings import Settings
 from tests.app.cluster.running_cluster import CLICK, START_S, Cluster, descendants, hits, listed, wait_until
 from tests.fakes import picture
 from tests.server import ROOT, environment
@@ -255,6 +256,28 @@ def test_a_ray_that_does_not_start_is_said_in_words() -> None:
     assert done.returncode == 1
     assert "Ray does not start on this machine: The current node timed out" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, when it is imported
+def test_a_ray_that_does_not_end_the_devices_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where it was told to stop together with the command: by systemd, say."""
+    from app.cluster import one_machine  # here, because it needs Ray
+
+    never, ended = threading.Event(), list[object]()
+    monkeypatch.setattr(one_machine, "_WRITING_S", 0.01)
+    monkeypatch.setattr(one_machine.serve, "delete", lambda _: never.wait())
+    monkeypatch.setattr(one_machine, "_end_descendants", lambda: ended.append("descendants"))
+    monkeypatch.setattr(one_machine.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(one_machine.os, "_exit", ended.append)
+    machine = one_machine.OneMachine(Settings(devices="cpu:2"))
+    machine._folder, machine._is_running = tmp_path / "folder", True
+    machine._folder.mkdir()
+    machine._end()
+    never.set()
+    assert ended[:2] == ["descendants", 1]
+    assert not machine._folder.exists()
 
 
 def test_ctrl_c_leaves_no_process_and_keeps_what_was_promised(cluster: Cluster) -> None:

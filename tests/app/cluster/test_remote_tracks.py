@@ -245,6 +245,7 @@ async def test_a_front_that_is_stopped_ends_its_propagations_with_an_error_in_wo
         stream = service.tracks.propagate("walk", **wanted_by_a_route(), tenant="", share="")
         assert (await anext(stream)).frame == 0
         service.drain()
+        assert devices.is_draining
         with pytest.raises(ShuttingDown):
             await anext(stream)
         assert not (await devices.services[0].tracks.states.find("walk", tenant="")).is_propagating

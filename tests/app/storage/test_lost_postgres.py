@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import within
+from app.settings import Settings
 from app.storage import postgres as postgres_module
+from app.storage import postgres_line
+from app.storage.postgres import Postgres
 from app.storage.registers import NameRegister
 from app.storage.sharing import Sharing
 from tests.app.storage.registers import A, B, ids, name, opened
-from tests.fakes import LONG_S
+from tests.fakes import LONG_S, error, picture, serving, until
 from tests.postgres import PostgresServer, running_postgres
 
 
@@ -98,7 +102,7 @@ async def test_a_database_that_says_nothing_is_given_up(
     frail: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frozen machine, or a network that loses everything: the connection stays, and no error comes."""
-    monkeypatch.setattr(postgres_module, "JOB_S", 0.3)
+    monkeypatch.setattr(postgres_line, "JOB_S", 0.3)
     async with opened(frail.new_database()) as ours:
         await ours.add(name("truck"), replace=False)
         frail.freeze()
@@ -114,11 +118,36 @@ async def test_a_database_that_says_nothing_is_given_up(
         assert ours.find("new", tenant="") is not None
 
 
+async def test_what_waits_behind_a_job_that_found_the_database_frozen_does_not_try_it_too(
+    frail: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would wait five seconds for a connection, and prompts on a known track wait for all of them."""
+    monkeypatch.setattr(postgres_line, "JOB_S", 0.3)
+    monkeypatch.setattr(postgres_module, "RETRY_S", LONG_S)
+    postgres = Postgres(frail.new_database(), prepare=lambda _: None)
+    await postgres.open()
+    frail.freeze()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(psycopg, "connect", _unexpected)
+            jobs = [postgres.once(lambda each: each.execute("SELECT 1"), in_order=True) for _ in range(3)]
+            found = await asyncio.gather(*jobs, return_exceptions=True)
+    finally:
+        frail.thaw()
+    assert [type(each) for each in found] == 3 * [NamesUnreachable]
+    assert postgres.problem.endswith("what it was asked for took longer than 0.3 s")
+    await postgres.close()
+
+
+def _unexpected(*_: object, **__: object) -> None:
+    pytest.fail("nobody should connect")
+
+
 async def test_tables_that_somebody_else_locks_are_a_trouble_that_is_told(
     frail: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """VACUUM FULL, or a session that was left open: everything answers, but no name can be given."""
-    monkeypatch.setitem(postgres_module._SESSION, "lock_timeout", 100)
+    monkeypatch.setitem(postgres_line._SESSION, "lock_timeout", 100)
     monkeypatch.setattr(postgres_module, "LOCKED_S", 0.2)
     url = frail.new_database()
     sharing = Sharing(url)
@@ -139,6 +168,24 @@ async def test_tables_that_somebody_else_locks_are_a_trouble_that_is_told(
     assert sharing.problem == ""
     await register.close()
     await sharing.close()
+
+
+async def test_a_request_that_waits_for_the_database_does_not_hold_up_the_end_of_the_server(
+    frail: PostgresServer, tmp_path: Path
+) -> None:
+    settings = Settings(
+        workers=2, cache_dir=str(tmp_path), register_url=frail.new_database(), deadline_s=10 * LONG_S
+    )
+    async with serving(settings) as served:
+        frail.kill()
+        try:
+            waiting = asyncio.create_task(served.embed(picture(), "truck"))
+            await until(lambda: bool(served.service.names_problem))
+            served.service.drain()
+            refused = await asyncio.wait_for(waiting, LONG_S)
+            assert error(refused) == (503, "names_unreachable")
+        finally:
+            frail.start()
 
 
 async def test_after_a_loss_the_names_are_those_of_the_database(frail: PostgresServer) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import within
-from app.storage import postgres as postgres_module
-from app.storage.postgres import Connection, Postgres
+from app.storage import postgres_line
+from app.storage.postgres import Postgres
+from app.storage.postgres_line import Connection
 from tests.app.storage.registers import A, B, name, opened
 from tests.fakes import LONG_S
 
@@ -85,7 +86,7 @@ async def test_a_lock_that_another_server_holds_for_long_is_no_loss_of_the_datab
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for limit in ("statement_timeout", "lock_timeout"):
-        monkeypatch.setitem(postgres_module._SESSION, limit, postgres_module._SESSION[limit] // 20)
+        monkeypatch.setitem(postgres_line._SESSION, limit, postgres_line._SESSION[limit] // 20)
     async with opened(url) as ours, opened(url) as theirs:
         await ours.add(name("truck"), replace=False)
         entered = threading.Event()
@@ -106,7 +107,7 @@ async def test_a_new_connection_that_is_never_answered_is_given_up_too(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a pooler in front of a database that is gone."""
-    monkeypatch.setattr(postgres_module, "JOB_S", 0.3)
+    monkeypatch.setattr(postgres_line, "JOB_S", 0.3)
 
     def hang(connection: Connection) -> None:
         connection.execute("SELECT pg_sleep(3)")
