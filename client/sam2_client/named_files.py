@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from sam2_client.messages import complain, named, why
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".avif"}
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
+PICTURE_SUFFIXES = _JPEG | {".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".heif", ".avif"}
 """Suffixes of the pictures that commands read from a folder."""
 
 

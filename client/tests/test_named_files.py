@@ -17,6 +17,17 @@ def names(printed: str) -> list[str]:
     return [line.split("\t")[1] for line in printed.splitlines()]
 
 
+@pytest.mark.parametrize(
+    "suffix", [".jfif", ".JPE", ".heif"]
+)  # as Windows, old programs and telephones write them
+def test_rarer_names_of_pictures_are_known(
+    suffix: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / f"rare{suffix}").write_bytes(picture(30, 20))
+    assert main(["embed", "photos"]) == 0
+    assert f"photos/rare{suffix}" in names(capsys.readouterr().out)
+
+
 def test_a_folder_that_is_linked_to_is_read_once(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
