@@ -31,6 +31,7 @@ from tests.server import ROOT, free_port
 from tests.tools.checking import SCENE, Checks, Reference, agreement, large_jpeg, median_ms, serving
 
 ORT_WEB = "onnxruntime-web@1.30.0"
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 ORT_FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 EXAMPLE = re.search(r"```js\n(.*?)```", (ROOT / "docs/tools/browser-decoders.md").read_text(), re.DOTALL)
 CLICK, SECOND = [161.0, 294.0], [20.0, 20.0]
@@ -57,9 +58,11 @@ def hosting(folder: Path, port: int) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", port), partial(Site, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://localhost:{port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://localhost:{port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def npm_package() -> Path:
@@ -274,7 +277,7 @@ def main() -> None:
             image_id = Reference(url).embed(SCENE.read_bytes())
             fingerprint = check_onnxruntime(checks, url, folder / "decoder.onnx", image_id)
             with hosting(folder, port) as site, sync_playwright() as playwright:
-                executable = shutil.which("chromium") or shutil.which("google-chrome")
+                executable = next(filter(None, map(shutil.which, BROWSERS)), None)
                 browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
                 print(f"Chromium {browser.version}")
                 page = browser.new_page()
