@@ -33,6 +33,8 @@ NOTHING: Mapping[str, Shape] = MappingProxyType({})
 
 _EMBEDDING = re.compile(r"(embed|embed_window|embeddings\.\d+|tokens?)(\.weight)?$")
 
+_ADAPTER = ".lora_"
+
 
 class Digest(Protocol):
     """What hashlib makes."""
@@ -198,6 +200,11 @@ def _check_fit(
         else f"It has {describe_trunk(shapes)}: it looks like none of the released SAM 2 models nor the built-in "
         "one, whose parameters are expected in Meta's names or in transformers'."
     )
+    if any(_ADAPTER in name for name in unexpected):
+        known = (
+            "It has LoRA adapters beside the weights: merge them (with peft, model.merge_and_unload()), and save "
+            "the state_dict() of what that gives."
+        )
     raise CheckpointError(f"{path} does not fit {variant}. " + "; ".join(problems) + f". {known}")
 
 

@@ -154,3 +154,11 @@ def test_a_parameter_of_the_model_s_own_is_still_refused(tmp_path):
     module = on_meta(released_shapes("sam2.1_hiera_tiny"))
     with pytest.raises(CheckpointError, match=r"1 unexpected: adapter\.weight \[1\]"):
         load(module, path)
+
+
+def test_adapters_that_were_not_merged_say_what_to_do(tmp_path):
+    shapes = released_shapes("sam2.1_hiera_tiny")
+    adapter = {"image_encoder.trunk.blocks.0.attn.qkv.lora_A.default.weight": torch.zeros(4, 96)}
+    weights = {f"base_model.model.{name}": x for name, x in (hollow(shapes) | adapter).items()}
+    with pytest.raises(CheckpointError, match=r"1 unexpected: .*lora_A.*LoRA adapters.*merge_and_unload\(\)"):
+        load(on_meta(shapes), saved(weights, tmp_path / "checkpoint.pt"))
