@@ -201,6 +201,14 @@ def test_weights_that_float16_cannot_hold_are_not_exported(trained: Path, tmp_pa
         export.export([export.Weights.of(state)], tmp_path / "out.safetensors")
 
 
+def test_an_export_that_cannot_be_written_says_where(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gone" / "out.safetensors"
+    assert export.main([str(trained / "run"), str(out)]) == 1
+    assert f"{out} cannot be written" in capsys.readouterr().err
+
+
 def test_an_export_of_several_runs_is_their_mean(trained: Path, tmp_path: Path) -> None:
     one, other = State.load(trained / "run"), State.load(trained / "run")
     assert one is not None
