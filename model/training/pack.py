@@ -176,6 +176,7 @@ def _picture(tar: tarfile.TarFile, said: dict[str, Any], *, path: Path) -> Pictu
     for run in said["masks"]:
         if tuple(run["size"]) != pixels.shape[:2]:
             raise PackError(f"{path}: {said['file']} is {pixels.shape[:2]}, a mask of it {run['size']}.")
+    coco.area(said["masks"])  # raises TypeError for counts that are a list, now and not amid the training
     return Picture(pixels, tuple(said["masks"]), said["source"], said["file"])
 
 

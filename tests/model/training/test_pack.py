@@ -1,5 +1,6 @@
 """Reading the training pack, what is held out of it, and the regions of its photographs."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,11 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         read_pack(tmp_path)
 
 
+def listed(counts: re.Match[bytes]) -> bytes:
+    """Counts as a list, in as many bytes."""
+    return b'"counts": [1]'.ljust(len(counts[0]))
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -64,6 +70,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         (lambda tar: tar.replace(b'{"file"', b'["file"'), "line 1 of "),
         (lambda tar: tar.replace(b'"masks"', b'"maska"'), "line 1 of .*'masks'"),
         (lambda tar: tar.replace(b'"size": [', b'"sizf": ['), "line 1 of .*'size'"),
+        (lambda tar: re.sub(rb'"counts": "[^"]+"', listed, tar), "line 1 of .*got list"),
     ],
 )
 def test_a_damaged_tar_is_named_and_the_place_in_it(

@@ -22,7 +22,7 @@ from model.training.objects import DataError, read_annotated
 from model.training.state import State
 from model.types import Prompt
 from tests.model.training.eval_sets import pictures, write_set
-from tests.model.training.packs import photograph, striped, write_pack, write_tar
+from tests.model.training.packs import encoded, photograph, striped, write_pack, write_tar
 
 SMALL = ("--side", "64", "--steps", "2", "--batch", "1", "--masks", "1", "--workers", "0", "--threads", "1")
 
@@ -295,6 +295,24 @@ def test_what_is_no_evaluation_set(tmp_path: Path) -> None:
     (tmp_path / "gone.tar").write_bytes(whole.replace(b'"x.png"', b'"y.png"'))
     with pytest.raises(DataError, match=r"y\.png"):
         list(read_annotated(tmp_path / "gone.tar"))
+
+
+@pytest.mark.parametrize(
+    ("masks", "why"),
+    [
+        ([encoded(np.zeros((60, 80), np.bool_))], r"a mask of a\.png is empty"),
+        ([encoded(np.ones((30, 40), np.bool_))], r"a\.png is \(60, 80\), a mask of it \(30, 40\)"),
+        ([{"size": [60, 80], "counts": [9, 4791]}], "Expected bytes, got list"),
+        ([], "no picture has a mask"),
+    ],
+)
+def test_objects_that_nobody_can_click_at_are_refused(
+    tmp_path: Path, masks: list[dict[str, object]], why: str
+) -> None:
+    picture = replace(photograph("a.png"), pixels=striped(60, 80, 40), runs=tuple(masks))
+    write_tar(tmp_path / "set.tar", [picture])
+    with pytest.raises(DataError, match=why):
+        list(read_annotated(tmp_path))
 
 
 def test_any_variant_can_be_evaluated_at_any_size() -> None:
