@@ -20,6 +20,10 @@ _POSITIONS = "prompt_encoder.shared_embedding.positional_embedding"
 _IMAGE_POSITIONS = "shared_image_embedding.positional_embedding"
 _POINTS = "prompt_encoder.point_embed.weight"
 
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Words of torch.compile, of FullyShardedDataParallel and of activation checkpointing, which wrap any module: they
+stand before every name, or amid those of one part."""
+
 _HEADS = r"(\.iou_prediction_head|\.pred_obj_score_head|\.output_hypernetworks_mlps\.\d|object_pointer_proj)"
 
 _TRANSFORMERS_TO_META: tuple[tuple[str, str], ...] = (
@@ -76,10 +80,12 @@ _TRANSFORMERS_TO_META: tuple[tuple[str, str], ...] = (
 def with_released_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
     """Return the tensors under Meta's names, and whether transformers had named them.
 
-    A word before every name, as of DistributedDataParallel ("module."), torch.compile ("_orig_mod.") and
-    Lightning ("model."), goes; tensors without it are another module's and are left out. Raises CheckpointError
-    if the tensors are those of transformers, but not a network that Meta's names can describe.
+    A word before every name, as of DistributedDataParallel ("module.") and Lightning ("model."), goes; tensors
+    without it are another module's and are left out. Those of torch.compile and its like go wherever they are.
+    Raises CheckpointError if the tensors are those of transformers, but not a network that Meta's names can
+    describe.
     """
+    tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     for landmark in (_OF_META, _OF_TRANSFORMERS):
         found = [name for name in tensors if name == landmark or name.endswith(f".{landmark}")]
         if found:

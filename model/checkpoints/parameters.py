@@ -33,6 +33,8 @@ NOTHING: Mapping[str, Shape] = MappingProxyType({})
 
 _EMBEDDING = re.compile(r"(embed|embed_window|embeddings\.\d+|tokens?)(\.weight)?$")
 
+_ADAPTER = ".lora_"
+
 
 class Digest(Protocol):
     """What hashlib makes."""
@@ -65,7 +67,8 @@ def load_parameters(
     order of name. It is that of the weights alone: file format, names in the file, `device` and `dtype` do not
     change it.
 
-    Raises CheckpointError when the file cannot be read, holds anything but tensors, or does not fit.
+    Raises CheckpointError when the file cannot be read, holds anything but tensors, does not fit, or has values
+    that are not finite, of which every mask would come out empty without a word.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     exact_names = {*_POSITIONS, *(name for name, _ in module.named_buffers())}
@@ -75,6 +78,8 @@ def load_parameters(
         check_config(path, variant=variant)
     digest = sha256()
     parameters: dict[str, Tensor] = {}
+    broken: list[str] = []
+    too_large: list[str] = []
     for name in sorted(expected):
         values = found.pop(name).detach()
         _add(digest, name, values)
@@ -84,6 +89,9 @@ def load_parameters(
             copy=True,
             memory_format=torch.contiguous_format,
         )
+        if not parameters[name].isfinite().all():
+            (too_large if values.float().isfinite().all() else broken).append(name)
+    _check_values(path, broken, too_large, dtype=dtype)
     module.load_state_dict(parameters, assign=True)
     fingerprint = digest.hexdigest()
     logger.info("%s: %s parameters of %s, weights %.12s", path, _count(module), variant, fingerprint)
@@ -192,7 +200,26 @@ def _check_fit(
         else f"It has {describe_trunk(shapes)}: it looks like none of the released SAM 2 models nor the built-in "
         "one, whose parameters are expected in Meta's names or in transformers'."
     )
+    if any(_ADAPTER in name for name in unexpected):
+        known = (
+            "It has LoRA adapters beside the weights: merge them (with peft, model.merge_and_unload()), and save "
+            "the state_dict() of what that gives."
+        )
     raise CheckpointError(f"{path} does not fit {variant}. " + "; ".join(problems) + f". {known}")
+
+
+def _check_values(path: Path, broken: list[str], too_large: list[str], *, dtype: torch.dtype) -> None:
+    if broken:
+        raise CheckpointError(
+            f"{path} has values that are NaN or infinite, in {len(broken)} of its parameters: {some(broken)}. Its "
+            "training has diverged, or the file is damaged: take an earlier checkpoint, or get it again."
+        )
+    if too_large:
+        kind = str(dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{path} has values that are too large for {kind}, in {len(too_large)} of its parameters: "
+            f"{some(too_large)}. Set SAM2_DTYPE=bfloat16 or float32."
+        )
 
 
 def _what_differs(shapes: Mapping[str, Shape], candidates: tuple[str, ...], variant: str) -> str:

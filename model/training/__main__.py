@@ -24,10 +24,11 @@ from model.network.config import BUILTIN
 from model.training.discs import DiscsFirst
 from model.training.export import read_weights
 from model.training.held_out import validation_figures
+from model.training.options import minutes, rate, whole
 from model.training.pack import PackError, read_pack
 from model.training.scenes import Scenes
 from model.training.segments import with_segments
-from model.training.state import FILE_NAME, Plan, PlanDiffers, State
+from model.training.state import FILE_NAME, Diverged, Plan, PlanDiffers, State
 from model.training.trainer import Pace, Trainer
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -35,13 +36,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
+    """0 when the last step is done or the run was asked to stop, 1 where it cannot begin or go on."""
     said = _parser().parse_args(arguments)
     keep_freed_memory()
     cv2.setNumThreads(1)  # its calls are small; callers with many of them have their own threads
     set_up_thread(said.threads or max(1, (os.cpu_count() or 1) - said.workers), cpus=None)
-    said.out.mkdir(parents=True, exist_ok=True)
     try:
+        said.out.mkdir(parents=True, exist_ok=True)
         state = State.load(said.out)
         start = read_weights(said.start_from) if said.start_from else None
         pack = read_pack(said.data)
@@ -86,9 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     validate = partial(validation_figures, pack, side=said.side, device=said.device)
-    is_done = trainer.run(
-        said.out, validate=validate, note=partial(append_line, said.out / "log.jsonl"), stop=signalled()
-    )
+    try:
+        is_done = trainer.run(
+            said.out, validate=validate, note=partial(append_line, said.out / "log.jsonl"), stop=signalled()
+        )
+    except (Diverged, OSError) as error:
+        print(f"{error} {left_in(said.out)}", file=sys.stderr)
+        return 1
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
     return 0
@@ -135,6 +140,13 @@ def append_line(path: Path, values: dict[str, object]) -> None:
         file.write(json.dumps(values) + "\n")
 
 
+def left_in(folder: Path) -> str:
+    """Say what a run that failed leaves in its folder."""
+    if (folder / FILE_NAME).is_file():
+        return f"What was saved before is still in {folder / FILE_NAME}."
+    return f"Nothing was saved in {folder} before."
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m model.training", description="Train the built-in model; cut at any time, it goes on."
@@ -142,30 +154,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the training pack")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the run: its state, its log")
     plan = parser.add_argument_group("the plan, which a run keeps from its first step to its last")
-    plan.add_argument("--side", type=int, default=256, help="pixels of the square that a picture becomes")
-    plan.add_argument("--steps", type=int, default=20_000)
-    plan.add_argument("--batch", type=int, default=8, help="pictures in a step")
-    plan.add_argument("--masks", type=int, default=4, help="masks of each picture")
-    plan.add_argument("--learning-rate", type=float, default=3e-4, help="at its highest")
-    plan.add_argument("--warm-up", type=int, default=500, help="steps")
-    plan.add_argument("--seed", type=int, default=0)
+    plan.add_argument(
+        "--side", type=whole(32), default=256, help="pixels of the square that a picture becomes"
+    )
+    plan.add_argument("--steps", type=whole(1), default=20_000)
+    plan.add_argument("--batch", type=whole(1), default=8, help="pictures in a step")
+    plan.add_argument("--masks", type=whole(1), default=4, help="masks of each picture")
+    plan.add_argument("--learning-rate", type=rate, default=3e-4, help="at its highest")
+    plan.add_argument("--warm-up", type=whole(0), default=500, help="steps")
+    plan.add_argument("--seed", type=whole(0), default=0)
     plan.add_argument("--start-from", type=Path, help="a run's folder or exported weights to begin with")
     pace = parser.add_argument_group("how it is carried out on this machine")
     pace.add_argument("--device", default="auto")
     pace.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    pace.add_argument("--workers", type=int, default=1, help="processes that make scenes")
+    pace.add_argument("--workers", type=whole(0), default=1, help="processes that make scenes")
     pace.add_argument(
         "--threads",
-        type=int,
+        type=whole(1),
         help="of the steps, on a CPU; if not given, one for each core that the workers leave. Too many wait for "
         "each other whenever another process runs.",
     )
     pace.add_argument(
         "--cache", type=Path, help="folder of the photographs' regions; OUT/segments if not given"
     )
-    pace.add_argument("--save-every-min", type=float, default=5.0)
-    pace.add_argument("--validate-every-min", type=float, default=30.0)
-    pace.add_argument("--stop-after-min", type=float, default=math.inf, help="save and stop after so long")
+    pace.add_argument("--save-every-min", type=minutes, default=5.0)
+    pace.add_argument("--validate-every-min", type=minutes, default=30.0)
+    pace.add_argument("--stop-after-min", type=minutes, default=math.inf, help="save and stop after so long")
     return parser
 
 

@@ -54,7 +54,7 @@ def export(parts: Sequence[Weights], path: Path) -> None:
     """Write the mean of some weights to `path`.
 
     In float16, buffers too, which are small numbers. Raises ValueError where a weight does not fit float16, and for
-    weights of different models.
+    weights of different models, and OSError where the file cannot be written.
     """
     (variant, *others) = {part.variant for part in parts}
     if others:
@@ -68,7 +68,10 @@ def export(parts: Sequence[Weights], path: Path) -> None:
         raise ValueError(f"not finite in float16: {', '.join(broken)}")
     runs = [run for part in parts for run in part.runs]
     metadata = {"model": variant, "runs": json.dumps(runs), "licence": "Apache-2.0"}
-    save_file(weights, path, metadata=metadata)
+    try:
+        save_file(weights, path, metadata=metadata)
+    except SafetensorError as error:  # which OSError is none of
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

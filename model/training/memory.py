@@ -29,8 +29,9 @@ from model.training.frozen_clips import FrozenClips
 from model.training.memory_half import LearningModel
 from model.training.memory_rounds import MemoryRounds
 from model.training.optimiser import Optimiser
+from model.training.options import minutes, rate, whole
 from model.training.pack import PackError, read_pack
-from model.training.state import FILE_NAME, Plan, PlanDiffers, State
+from model.training.state import FILE_NAME, Diverged, Plan, PlanDiffers, State, check_finite
 from model.training.trainer import LOSS_DECAY, MAX_GRADIENT_NORM, follow_average, learning_rate
 
 FRAMES = 8
@@ -91,7 +92,7 @@ class MemoryTrainer:
         return self.step == self.plan.steps
 
     def take_step(self) -> None:
-        """One step on the next clips, one after the other."""
+        """One step on the next clips, one after the other. Raises Diverged."""
         parameters = list(self._model.video.parameters())
         for place in range(self.plan.batch):
             index = self.step * self.plan.batch + place
@@ -104,7 +105,8 @@ class MemoryTrainer:
         for parameter in parameters:  # what this step did not use, as the embedding of absence
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        check_finite(self._losses | {"gradient": float(norm)}, step=self.step)
         self._optimiser.step(learning_rate(self.plan, self.step))
         self.step += 1
         follow_average(list(self._average.values()), self._weights, step=self.step)
@@ -128,12 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     cv2.setNumThreads(1)
     set_up_thread(said.threads, cpus=None)
-    said.out.mkdir(parents=True, exist_ok=True)
 
     def clips() -> Clips:
         return Clips(read_pack(said.data).training(), side=said.side, frames=FRAMES, seed=said.seed)
 
     try:
+        said.out.mkdir(parents=True, exist_ok=True)
         state = State.load(said.out)
         model = LearningModel(locate(BUILTIN, weights_dir=Path("weights")), side=said.side, seed=said.seed)
         plan = Plan(
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             save_every_s=60 * said.save_every_min,
             stop_after_s=60 * said.stop_after_min,
         )
-    except (PackError, PlanDiffers, CheckpointError, ValueError, OSError) as error:
+    except (PackError, PlanDiffers, Diverged, CheckpointError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
@@ -173,15 +175,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder of the run: its state, log and features"
     )
-    parser.add_argument("--side", type=int, default=320, help="pixels of the square that a frame becomes")
-    parser.add_argument("--steps", type=int, default=6_000)
-    parser.add_argument("--batch", type=int, default=2, help="clips in a step")
-    parser.add_argument("--learning-rate", type=float, default=3e-4, help="at its highest")
-    parser.add_argument("--warm-up", type=int, default=50, help="steps")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--save-every-min", type=float, default=5.0)
-    parser.add_argument("--stop-after-min", type=float, default=math.inf, help="save and stop after so long")
+    parser.add_argument(
+        "--side", type=whole(32), default=320, help="pixels of the square that a frame becomes"
+    )
+    parser.add_argument("--steps", type=whole(1), default=6_000)
+    parser.add_argument("--batch", type=whole(1), default=2, help="clips in a step")
+    parser.add_argument("--learning-rate", type=rate, default=3e-4, help="at its highest")
+    parser.add_argument("--warm-up", type=whole(0), default=50, help="steps")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--threads", type=whole(1), default=1, help="of the CPU")
+    parser.add_argument("--save-every-min", type=minutes, default=5.0)
+    parser.add_argument(
+        "--stop-after-min", type=minutes, default=math.inf, help="save and stop after so long"
+    )
     return parser
 
 

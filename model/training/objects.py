@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +39,18 @@ class Annotated:
 def read_annotated(data: Path) -> Iterator[Annotated]:
     """Every picture of a tar with its annotations.jsonl first, or of all tars in a folder.
 
-    Raises DataError where there is none, or a tar is not of this format.
+    Raises DataError where there is no tar or no object, and for a tar that is not of this format.
     """
     tars = sorted(data.glob("*.tar")) if data.is_dir() else [data]
     if not tars:
         raise DataError(f"There is no tar file in {data}.")
+    has_objects = False
     for path in tars:
-        yield from _read_tar(path)
+        for picture in _read_tar(path):
+            has_objects = has_objects or bool(picture.masks)
+            yield picture
+    if not has_objects:
+        raise DataError(f"There is no object in {data}: no picture has a mask.")
 
 
 def _read_tar(path: Path) -> Iterator[Annotated]:
@@ -54,7 +60,7 @@ def _read_tar(path: Path) -> Iterator[Annotated]:
                 said = json.loads(line)
                 with Image.open(io.BytesIO(_member(tar, said["file"]))) as image:
                     pixels = np.array(image.convert("RGB"))
-                masks = tuple(coco.decode(run).view(bool) for run in said["masks"])
+                masks = tuple(_object(run, pixels.shape[:2], file=said["file"]) for run in said["masks"])
                 ignored = coco.decode(said["ignore"]).view(bool) if "ignore" in said else None
                 yield Annotated(
                     said["file"],
@@ -62,8 +68,18 @@ def _read_tar(path: Path) -> Iterator[Annotated]:
                     masks,
                     np.zeros(pixels.shape[:2], bool) if ignored is None else ignored,
                 )
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+    except (OSError, tarfile.TarError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no evaluation set: {error}") from error
+
+
+def _object(run: dict[str, Any], size: tuple[int, ...], *, file: str) -> Mask:
+    """(h, w) of one COCO RLE. Raises ValueError for a mask of another size than its picture, and an empty one."""
+    mask = np.asarray(coco.decode(run).view(bool))
+    if mask.shape != size:
+        raise ValueError(f"{file} is {size}, a mask of it {mask.shape}")
+    if not mask.any():
+        raise ValueError(f"a mask of {file} is empty")
+    return mask
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:

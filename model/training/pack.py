@@ -135,8 +135,8 @@ def read_pack(folder: Path) -> Pack:
     Cut-outs are the pictures with alpha, backgrounds those without masks.
 
     Raises:
-        PackError: the folder holds no tar, or one without the files that it should hold, or a mask that does not
-            fit its picture.
+        PackError: the folder holds no tar, or one that is damaged, is not of this format or lacks a file, or a mask
+            that does not fit its picture.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
@@ -158,18 +158,26 @@ def as_pixels(image: npt.NDArray[Any]) -> Pixels:
 
 def _pictures(path: Path) -> Iterator[Picture]:
     """One tar, in the order of its lines."""
-    with tarfile.open(path) as tar:
-        for line in _member(tar, "annotations.jsonl").decode().splitlines():
-            said = json.loads(line)
-            with Image.open(io.BytesIO(_member(tar, said["file"]))) as image:
-                has_alpha = image.mode in ("RGBA", "LA", "PA")
-                pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
-            for run in said["masks"]:
-                if tuple(run["size"]) != pixels.shape[:2]:
-                    raise PackError(
-                        f"{path}: {said['file']} is {pixels.shape[:2]}, a mask of it {run['size']}."
-                    )
-            yield Picture(pixels, tuple(said["masks"]), said["source"], said["file"])
+    place = "it"
+    try:
+        with tarfile.open(path) as tar:
+            for number, line in enumerate(_member(tar, "annotations.jsonl").decode().splitlines(), start=1):
+                place = f"line {number} of annotations.jsonl, or its picture,"
+                yield _picture(tar, json.loads(line), path=path)
+    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise PackError(f"{path}: {place} cannot be read: {error or type(error).__name__}.") from error
+
+
+def _picture(tar: tarfile.TarFile, said: dict[str, Any], *, path: Path) -> Picture:
+    """The picture of one line."""
+    with Image.open(io.BytesIO(_member(tar, said["file"]))) as image:
+        has_alpha = image.mode in ("RGBA", "LA", "PA")
+        pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
+    for run in said["masks"]:
+        if tuple(run["size"]) != pixels.shape[:2]:
+            raise PackError(f"{path}: {said['file']} is {pixels.shape[:2]}, a mask of it {run['size']}.")
+    coco.area(said["masks"])  # raises TypeError for counts that are a list, now and not amid the training
+    return Picture(pixels, tuple(said["masks"]), said["source"], said["file"])
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:

@@ -3,7 +3,9 @@
 Does not know what the values mean.
 """
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +19,10 @@ FILE_NAME = "state.pt"
 
 class PlanDiffers(Exception):
     """A run cannot go on under another plan than it began with. The message says what differs."""
+
+
+class Diverged(Exception):
+    """A run's numbers are not finite any more. The message says what to do."""
 
 
 class StateError(ValueError):
@@ -61,14 +67,22 @@ class State:
     """Spent so far."""
 
     def save(self, folder: Path) -> None:
-        """Write the state into `folder`; what was there stays until the new file is whole."""
+        """Write the state into `folder`; what was there stays until the new file is whole.
+
+        Raises OSError where it cannot be written, as on a full disk.
+        """
         partial = folder / f"{FILE_NAME}.part"
         values = {name: getattr(self, name) for name in self.__slots__} | {"plan": asdict(self.plan)}
-        with partial.open("wb") as file:
-            torch.save(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / FILE_NAME)
+        try:
+            with partial.open("wb") as file:
+                torch.save(values, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(folder / FILE_NAME)
+        except (OSError, RuntimeError) as error:  # torch.save turns some of the one into the other
+            partial.unlink(missing_ok=True)
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise OSError(f"{folder / FILE_NAME} cannot be written: {cause}.") from error
 
     @classmethod
     def load(cls, folder: Path) -> "State | None":
@@ -99,3 +113,15 @@ class State:
                 f"This run began with {'; '.join(differing)}. Give the same values to go on from step "
                 f"{self.step:,}, or another folder to begin anew."
             )
+
+
+def check_finite(losses: Mapping[str, float], *, step: int) -> None:
+    """Raise Diverged where loss or gradient is NaN or infinite: the weights are lost, and are not saved."""
+    broken = [
+        f"{name} {losses[name]}" for name in ("loss", "gradient") if not math.isfinite(losses.get(name, 0))
+    ]
+    if broken:
+        raise Diverged(
+            f"Training has diverged by step {step:,}: {', '.join(broken)}. Begin again in another folder, with a "
+            "lower --learning-rate."
+        )

@@ -25,7 +25,7 @@ from model.training.attention import PlainAttention
 from model.training.network import WorkingCopy, initial_network
 from model.training.optimiser import Optimiser
 from model.training.rounds import Rounds
-from model.training.state import Plan, State
+from model.training.state import Plan, State, check_finite
 
 MAX_GRADIENT_NORM = 1.0
 AVERAGE_DECAY = 0.999
@@ -132,6 +132,7 @@ class Trainer:
         """Train to the last step, or until `stop` says so; True where the last step is done.
 
         Saves into `folder`. Passes the averaged weights to `validate`, and its result and the losses to `note`.
+        Raises Diverged, and OSError where the state cannot be written; what was saved before stays.
         """
         begun = saved = validated = monotonic()
         before = self._seconds
@@ -177,12 +178,13 @@ class Trainer:
         self._fresh_losses.append({"loss": loss.total.detach(), "gradient": norm, **loss.parts})
 
     def report(self) -> Report:
-        """Where the run is. The device is waited for, so not every step asks."""
+        """Where the run is. The device is waited for, so not every step asks. Raises Diverged."""
         for parts in self._fresh_losses:
             for name, value in parts.items():
                 old = self._losses.get(name, float(value))
                 self._losses[name] = LOSS_DECAY * old + (1 - LOSS_DECAY) * float(value)
         self._fresh_losses.clear()
+        check_finite(self._losses, step=self.step)
         return Report(self.step, learning_rate(self.plan, self.step), self._seconds, dict(self._losses))
 
     def averaged(self) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from model.checkpoints.parameters import identify
+from model.checkpoints.parameters import identify, load_parameters
 from model.errors import CheckpointError
 from model.network.config import BUILTIN, VARIANTS
 from model.network.sam2 import Sam2
 from tests.model.checkpoints.weight_files import (
+    CPU,
     box_weights,
     hollow,
     image_half,
@@ -107,3 +108,22 @@ def test_a_changed_file_of_the_right_variant_says_so(tmp_path):
         CheckpointError, match=r"1 unexpected: adapter.weight.*Its trunk is that of sam2.1_hiera_tiny"
     ):
         load(on_meta(shapes), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_and_named(tmp_path, value):
+    weights = box_weights()
+    weights["linear.weight"][1, 2] = value
+    module = on_meta()
+    with pytest.raises(CheckpointError, match=r"NaN or infinite, in 1 of its parameters: linear\.weight\. "):
+        load(module, saved({"model": weights}, tmp_path / "weights.pt"))
+    assert module.linear.weight.is_meta
+
+
+def test_values_that_the_precision_cannot_hold_name_one_that_can(tmp_path):
+    weights = box_weights()
+    weights["norm.bias"][0] = 1e6
+    path = saved({"model": weights}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"too large for float16.*norm\.bias\. Set SAM2_DTYPE=bfloat16"):
+        load_parameters(on_meta(), path, variant="any", device=CPU, dtype=torch.float16)
+    load_parameters(on_meta(), path, variant="any", device=CPU, dtype=torch.bfloat16)

@@ -131,6 +131,21 @@ def test_weights_are_found_where_programs_put_them(tmp_path, key, prefix):
     assert recognise(path) == ("sam2.1_hiera_tiny",)
 
 
+@pytest.mark.parametrize(
+    ("part", "word"),
+    [
+        ("image_encoder.", "_orig_mod."),
+        ("image_encoder.trunk.blocks.3.", "_checkpoint_wrapped_module."),
+        ("sam_mask_decoder.", "_fsdp_wrapped_module._orig_mod."),
+    ],
+)
+def test_parts_that_were_wrapped_one_by_one_are_found(tmp_path, part, word):
+    shapes = released_shapes("sam2.1_hiera_tiny")
+    weights = {f"module.{name.replace(part, part + word)}": x for name, x in hollow(shapes).items()}
+    assert any(word in name for name in weights)
+    load(on_meta(shapes), saved({"model": weights}, tmp_path / "checkpoint.pt"))
+
+
 def test_a_parameter_of_the_model_s_own_is_still_refused(tmp_path):
     weights = {f"module.{name}": x for name, x in hollow(released_shapes("sam2.1_hiera_tiny")).items()}
     path = saved(
@@ -139,3 +154,11 @@ def test_a_parameter_of_the_model_s_own_is_still_refused(tmp_path):
     module = on_meta(released_shapes("sam2.1_hiera_tiny"))
     with pytest.raises(CheckpointError, match=r"1 unexpected: adapter\.weight \[1\]"):
         load(module, path)
+
+
+def test_adapters_that_were_not_merged_say_what_to_do(tmp_path):
+    shapes = released_shapes("sam2.1_hiera_tiny")
+    adapter = {"image_encoder.trunk.blocks.0.attn.qkv.lora_A.default.weight": torch.zeros(4, 96)}
+    weights = {f"base_model.model.{name}": x for name, x in (hollow(shapes) | adapter).items()}
+    with pytest.raises(CheckpointError, match=r"1 unexpected: .*lora_A.*LoRA adapters.*merge_and_unload\(\)"):
+        load(on_meta(shapes), saved(weights, tmp_path / "checkpoint.pt"))

@@ -1,5 +1,7 @@
 """Reading the training pack, what is held out of it, and the regions of its photographs."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +53,33 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     wrong = replace(photograph(), runs=(encoded(np.ones((30, 40), np.bool_)),))
     write_tar(tmp_path / "a.tar", [wrong])
     with pytest.raises(PackError, match=r"a\.jpg is \(120, 160\), a mask of it \[30, 40\]"):
+        read_pack(tmp_path)
+
+
+def listed(counts: re.Match[bytes]) -> bytes:
+    """Counts as a list, in as many bytes."""
+    return b'"counts": [1]'.ljust(len(counts[0]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda tar: b"no tar at all", "it cannot be read"),
+        (lambda tar: tar[: tar.index(b"IDAT")], "it cannot be read: unexpected end of data"),
+        (lambda tar: tar.replace(b"PNG", b"XXX"), "line 1 of .*cannot identify image file"),
+        (lambda tar: tar.replace(b'{"file"', b'["file"'), "line 1 of "),
+        (lambda tar: tar.replace(b'"masks"', b'"maska"'), "line 1 of .*'masks'"),
+        (lambda tar: tar.replace(b'"size": [', b'"sizf": ['), "line 1 of .*'size'"),
+        (lambda tar: re.sub(rb'"counts": "[^"]+"', listed, tar), "line 1 of .*got list"),
+    ],
+)
+def test_a_damaged_tar_is_named_and_the_place_in_it(
+    tmp_path: Path, damage: Callable[[bytes], bytes], why: str
+) -> None:
+    write_tar(tmp_path / "a.tar", [photograph()])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(damage(whole))
+    with pytest.raises(PackError, match=rf"a\.tar: .*{why}"):
         read_pack(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,13 @@ from safetensors.torch import save_file
 from model.checkpoints.halves import load_image_half
 from model.network.config import BUILTIN, VARIANTS
 from model.runner import load_runner
-from model.training import evaluate, export
+from model.training import evaluate, export, memory
 from model.training.__main__ import main, signalled, training_dtype
 from model.training.objects import DataError, read_annotated
 from model.training.state import State
 from model.types import Prompt
 from tests.model.training.eval_sets import pictures, write_set
-from tests.model.training.packs import photograph, striped, write_pack, write_tar
+from tests.model.training.packs import encoded, photograph, striped, write_pack, write_tar
 
 SMALL = ("--side", "64", "--steps", "2", "--batch", "1", "--masks", "1", "--workers", "0", "--threads", "1")
 
@@ -66,6 +67,68 @@ def test_another_command_line_is_refused(trained: Path, capsys: pytest.CaptureFi
 def test_a_folder_without_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), str(tmp_path / "run"), *SMALL]) == 1
     assert "no tar file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--batch", "0", "not a whole number of at least 1"),
+        ("--masks", "two", "not a whole number of at least 1"),
+        ("--workers", "-1", "not a whole number of at least 0"),
+        ("--threads", "0", "not a whole number of at least 1"),
+        ("--learning-rate", "nan", "not a finite number of at least 0"),
+        ("--stop-after-min", "nan", "not a number of minutes"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, why: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), str(tmp_path / "run"), option, value])
+    assert why in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for command in (main, memory.main):
+        assert command([str(tmp_path), str(tmp_path / "file")]) == 1
+        assert f"File exists: '{tmp_path / 'file'}'" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_stops_and_saves_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = State.load(trained / "run")
+    assert state is not None
+    state.step, state.network["no_mem_embed"] = 1, state.network["no_mem_embed"] * float("nan")
+    state.save(tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+    assert main([str(trained / "data"), str(tmp_path), *SMALL]) == 1
+    said = capsys.readouterr().err
+    assert "Training has diverged by step 2: loss nan" in said
+    assert "saved before is still in" in said
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_a_disk_that_is_full_is_named_and_keeps_the_last_state(trained: Path, tmp_path: Path) -> None:
+    state = State.load(trained / "run")
+    assert state is not None
+    state.save(tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        with pytest.raises(OSError, match=r"state\.pt cannot be written"):
+            state.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_a_signal_asks_to_stop() -> None:
@@ -136,6 +199,14 @@ def test_weights_that_float16_cannot_hold_are_not_exported(trained: Path, tmp_pa
     state.average["no_mem_embed"] += 1e6
     with pytest.raises(ValueError, match="not finite in float16: no_mem_embed"):
         export.export([export.Weights.of(state)], tmp_path / "out.safetensors")
+
+
+def test_an_export_that_cannot_be_written_says_where(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gone" / "out.safetensors"
+    assert export.main([str(trained / "run"), str(out)]) == 1
+    assert f"{out} cannot be written" in capsys.readouterr().err
 
 
 def test_an_export_of_several_runs_is_their_mean(trained: Path, tmp_path: Path) -> None:
@@ -224,6 +295,24 @@ def test_what_is_no_evaluation_set(tmp_path: Path) -> None:
     (tmp_path / "gone.tar").write_bytes(whole.replace(b'"x.png"', b'"y.png"'))
     with pytest.raises(DataError, match=r"y\.png"):
         list(read_annotated(tmp_path / "gone.tar"))
+
+
+@pytest.mark.parametrize(
+    ("masks", "why"),
+    [
+        ([encoded(np.zeros((60, 80), np.bool_))], r"a mask of a\.png is empty"),
+        ([encoded(np.ones((30, 40), np.bool_))], r"a\.png is \(60, 80\), a mask of it \(30, 40\)"),
+        ([{"size": [60, 80], "counts": [9, 4791]}], "Expected bytes, got list"),
+        ([], "no picture has a mask"),
+    ],
+)
+def test_objects_that_nobody_can_click_at_are_refused(
+    tmp_path: Path, masks: list[dict[str, object]], why: str
+) -> None:
+    picture = replace(photograph("a.png"), pixels=striped(60, 80, 40), runs=tuple(masks))
+    write_tar(tmp_path / "set.tar", [picture])
+    with pytest.raises(DataError, match=why):
+        list(read_annotated(tmp_path))
 
 
 def test_any_variant_can_be_evaluated_at_any_size() -> None:
