@@ -47,12 +47,13 @@ export class Stream {
       };
       const abort = () => (leave(), reject(signal.reason));
       if (signal.aborted) return abort();
+      const opening = this.#open(); // throws what a `key` of the page throws
       signal.addEventListener("abort", abort);
       this.#waiting.set(tag, {
         resolve: (answer) => (leave(), resolve(answer)),
         reject: (error) => (leave(), reject(error)),
       });
-      this.#open().then(
+      opening.then(
         (socket) => this.#waiting.has(tag) && socket.send(JSON.stringify({ tag, ...body })),
         () => {}, // the end of the connection rejects all that wait
       );
@@ -65,7 +66,15 @@ export class Stream {
 
   /** @returns {Promise<WebSocket>} */
   #open() {
-    return (this.#opening ??= new Promise((resolve, reject) => {
+    return (this.#opening ??= this.#connect(this.#connection.key));
+  }
+
+  /**
+   * @param {string} key
+   * @returns {Promise<WebSocket>}
+   */
+  #connect(key) {
+    return new Promise((resolve, reject) => {
       const url = new URL(this.#connection.address("decode/stream"));
       url.protocol = url.protocol.replace("http", "ws");
       /** @type {WebSocket} */
@@ -85,8 +94,7 @@ export class Stream {
       }
       socket.onopen = () => {
         opened = true;
-        const { key } = this.#connection; // browsers cannot set headers here
-        if (key) socket.send(JSON.stringify({ api_key: key }));
+        if (key) socket.send(JSON.stringify({ api_key: key })); // browsers cannot set headers here
         resolve(socket);
       };
       socket.onmessage = ({ data }) => {
@@ -97,7 +105,7 @@ export class Stream {
         }
       };
       socket.onclose = (event) => ended(opened ? closed(event) : refused());
-    }));
+    });
   }
 
   /** @param {ApiError} error of all that wait */

@@ -205,6 +205,21 @@ def test_a_wrong_key_is_said_and_not_tried_again(locked: WebTool) -> None:
     assert closed["message"].startswith("The server closed the connection: a key in a header")
 
 
+def test_what_a_key_of_the_page_throws_is_thrown_and_not_waited_for(locked: WebTool) -> None:
+    error, masks = locked.run(
+        f"""window.key = () => given[0];
+        client = new Client(location.origin, {{ key: () => window.key() }});
+        {PICTURE}
+        const {{ key }} = window;
+        window.key = () => {{ throw new RangeError("signed out"); }};
+        const error = await caught(hover.click(picture, [7, 5], {{ deadlineS: 5 }}));
+        window.key = key;
+        return [error, (await hover.click(picture, [7, 5])).length];""",
+        KEY,
+    )
+    assert (error["name"], error["message"], masks) == ("RangeError", "signed out", 3)
+
+
 @pytest.mark.parametrize(
     "without", ["delete window.WebSocket;", "WebSocket = class { constructor() { throw Error(); } };"]
 )
