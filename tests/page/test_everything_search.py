@@ -101,13 +101,14 @@ def test_a_connection_that_is_lost_halfway_is_asked_again(
     assert visitor.alert() == ""
 
 
-def test_what_cannot_be_mended_is_told(visitor: Visitor, context: BrowserContext, server: PageServer) -> None:
+@pytest.mark.parametrize(("status", "steps"), [(422, ""), (200, '{"progress": 0.5, "found": 1}\n')])
+def test_what_cannot_be_mended_is_told(
+    visitor: Visitor, context: BrowserContext, server: PageServer, status: int, steps: str
+) -> None:
     visitor.add(TRUCK)
-    error = json.dumps({"error": {"code": "invalid_prompt", "message": "Not on this picture."}})
-    context.route(
-        f"{server.url}everything",
-        lambda route: route.fulfill(status=422, body=error, content_type="application/json"),
-    )
+    error = {"error": {"code": "invalid_prompt", "message": "Not on this picture."}}
+    body = f"{steps}{json.dumps(error)}\n"
+    context.route(f"{server.url}everything", lambda route: route.fulfill(status=status, body=body))
     visitor.press("s")
     visitor.until(lambda: "Not on this picture." in visitor.alert())
     visitor.until(lambda: not visitor.find("#search").is_visible())
