@@ -45,7 +45,13 @@ export class Stream {
         this.#waiting.delete(tag);
         signal.removeEventListener("abort", abort);
       };
-      const abort = () => (leave(), reject(signal.reason));
+      const abort = () => {
+        leave();
+        reject(signal.reason);
+        if (signal.reason?.code !== "timed_out") return;
+        this.close(); // a connection whose other end is gone says nothing for minutes: the next prompt opens another
+        this.#opening = null;
+      };
       if (signal.aborted) return abort();
       const opening = this.#open(); // throws what a `key` of the page throws
       signal.addEventListener("abort", abort);
@@ -74,13 +80,15 @@ export class Stream {
    * @returns {Promise<WebSocket>}
    */
   #connect(key) {
-    return new Promise((resolve, reject) => {
+    /** @type {Promise<WebSocket>} */
+    const mine = new Promise((resolve, reject) => {
       const url = new URL(this.#connection.address("decode/stream"));
       url.protocol = url.protocol.replace("http", "ws");
       /** @type {WebSocket} */
       let socket;
       let opened = false;
       const ended = (/** @type {ApiError} */ error) => {
+        if (this.#opening !== mine) return reject(error); // left
         this.#opening = null;
         if (!opened) this.#restsUntil = performance.now() + REST_MS;
         this.#fail(error);
@@ -106,6 +114,7 @@ export class Stream {
       };
       socket.onclose = (event) => ended(opened ? closed(event) : refused());
     });
+    return mine;
   }
 
   /** @param {ApiError} error of all that wait */
