@@ -78,6 +78,25 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
                     self.transport.resume_reading()
             return await self.queue.get()
 
+        async def send(self, message: Any) -> None:
+            """A refused upgrade that is answered is done. Uvicorn logs an error for those that are not."""
+            await super().send(message)
+            if self.initial_response is not None and self.close_sent:
+                self.handshake_complete = True
+
+        def send_receive_event_to_app(self) -> None:
+            """A text that is not UTF-8 ends the connection. Uvicorn also logs it as an error of the server."""
+            if self.curr_msg_data_type == "text" and not self.close_sent:
+                self.frames = [b"".join(self.frames)]
+                try:
+                    self.frames[0].decode()
+                except UnicodeDecodeError:
+                    self.frames = []
+                    self.conn.fail(CloseCode.INVALID_DATA)
+                    self.handle_parser_exception()
+                    return
+            super().send_receive_event_to_app()
+
         def _parse(self) -> None:
             """Parse until there is an event for the endpoint, which pauses reading, or nothing is left."""
             while self._unparsed and not self.read_paused and not self.transport.is_closing():

@@ -1,6 +1,6 @@
 /** POST /everything, whose reply is a line of JSON for each step. Does not know what is found. */
 
-import { ApiError } from "../client/errors.js";
+import { ApiError, statusOf } from "../client/errors.js";
 import { linesOf } from "../client/lines.js";
 import { client } from "./api.js";
 
@@ -12,7 +12,7 @@ export async function searchEverything(body, { signal, onStep }) {
   const reply = await connection.open("everything", { method: "POST", body: JSON.stringify(body), signal, headers: HEADERS });
   for await (const line of linesOf(connection, reply, signal)) {
     const { progress, error, ...result } = line;
-    if (error) throw new ApiError(500, error); // after the first step the status is 200, and a retry may help
+    if (error) throw new ApiError(statusOf(error.code), error); // after the first step the reply has 200
     if (progress === undefined) return result;
     onStep(progress);
   }

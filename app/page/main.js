@@ -235,6 +235,7 @@ async function takeFolders(entries) {
 
 function render() {
   const { current: picture, options } = session;
+  if (requests.model) $("model").textContent = requests.model.model;
   keepBitmap();
   panels.thumbnails(session, requests);
   panels.objects(session);
@@ -285,4 +286,5 @@ addEventListener("drop", (event) => {
 session.addEventListener("change", render);
 await session.open(notice);
 if (session.pictures.some(({ video }) => video)) videos();
-$("model").textContent = (await requests.describe()).model;
+await requests.describe();
+session.redraw();

@@ -28,8 +28,9 @@ export class Requests {
     });
   }
 
-  /** The model and its limits, requested once. Also shows early whether a key is required. */
-  async describe() {
+  /** The model and its limits, requested once, or `anew`: a server that was restarted may have others. Also shows early whether a key is required. */
+  async describe(anew) {
+    if (anew) this.model = null;
     return (this.model ??= (await patiently(describeModel, { notice: this.notice })).data);
   }
 

@@ -3,6 +3,7 @@
 Types and ranges only.
 """
 
+from math import isfinite
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -13,11 +14,15 @@ from app.routes.image_ids import ImageId
 from app.routes.mask_fields import MaskFields, Wire
 from app.routes.schemas import PromptBody
 
+_LONGEST = 128
 _SAFE = 2**53 - 1  # the largest integer that JavaScript represents exactly
 
 
 def _comes_back_exactly(tag: object) -> object:
-    """Return a tag. Raises PydanticCustomError for an integer that would come back rounded, as a float."""
+    """Return a tag. Raises PydanticCustomError for what is none, or would come back rounded, as a float."""
+    is_number = isinstance(tag, (int, float)) and not isinstance(tag, bool) and isfinite(tag)
+    if not is_number and not (isinstance(tag, str) and len(tag) <= _LONGEST):
+        raise PydanticCustomError("tag", "Input should be a number, or a string of at most 128 characters")
     if isinstance(tag, int) and abs(tag) > _SAFE:
         raise PydanticCustomError(
             "rounded", "JavaScript represents no whole number beyond 2**53 - 1 exactly: send it as a string"
@@ -26,7 +31,7 @@ def _comes_back_exactly(tag: object) -> object:
 
 
 Tag = Annotated[
-    Annotated[str, Field(max_length=128)]
+    Annotated[str, Field(max_length=_LONGEST)]
     | Annotated[int, Field(ge=-_SAFE, le=_SAFE)]
     | Annotated[float, Field(allow_inf_nan=False)],
     BeforeValidator(_comes_back_exactly),

@@ -45,14 +45,21 @@ export class Stream {
         this.#waiting.delete(tag);
         signal.removeEventListener("abort", abort);
       };
-      const abort = () => (leave(), reject(signal.reason));
+      const abort = () => {
+        leave();
+        reject(signal.reason);
+        if (signal.reason?.code !== "timed_out") return;
+        this.close(); // a connection whose other end is gone says nothing for minutes: the next prompt opens another
+        this.#opening = null;
+      };
       if (signal.aborted) return abort();
+      const opening = this.#open(); // throws what a `key` of the page throws
       signal.addEventListener("abort", abort);
       this.#waiting.set(tag, {
         resolve: (answer) => (leave(), resolve(answer)),
         reject: (error) => (leave(), reject(error)),
       });
-      this.#open().then(
+      opening.then(
         (socket) => this.#waiting.has(tag) && socket.send(JSON.stringify({ tag, ...body })),
         () => {}, // the end of the connection rejects all that wait
       );
@@ -65,13 +72,23 @@ export class Stream {
 
   /** @returns {Promise<WebSocket>} */
   #open() {
-    return (this.#opening ??= new Promise((resolve, reject) => {
+    return (this.#opening ??= this.#connect(this.#connection.key));
+  }
+
+  /**
+   * @param {string} key
+   * @returns {Promise<WebSocket>}
+   */
+  #connect(key) {
+    /** @type {Promise<WebSocket>} */
+    const mine = new Promise((resolve, reject) => {
       const url = new URL(this.#connection.address("decode/stream"));
       url.protocol = url.protocol.replace("http", "ws");
       /** @type {WebSocket} */
       let socket;
       let opened = false;
       const ended = (/** @type {ApiError} */ error) => {
+        if (this.#opening !== mine) return reject(error); // left
         this.#opening = null;
         if (!opened) this.#restsUntil = performance.now() + REST_MS;
         this.#fail(error);
@@ -85,8 +102,7 @@ export class Stream {
       }
       socket.onopen = () => {
         opened = true;
-        const { key } = this.#connection; // browsers cannot set headers here
-        if (key) socket.send(JSON.stringify({ api_key: key }));
+        if (key) socket.send(JSON.stringify({ api_key: key })); // browsers cannot set headers here
         resolve(socket);
       };
       socket.onmessage = ({ data }) => {
@@ -97,7 +113,8 @@ export class Stream {
         }
       };
       socket.onclose = (event) => ended(opened ? closed(event) : refused());
-    }));
+    });
+    return mine;
   }
 
   /** @param {ApiError} error of all that wait */

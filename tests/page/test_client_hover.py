@@ -117,6 +117,21 @@ def test_a_prompt_that_a_dying_connection_lost_is_sent_again(tool: WebTool) -> N
     assert tool.run(PICTURE + script) == [3, [["connection_failed", message]]]
 
 
+def test_after_a_deadline_another_connection_is_opened(tool: WebTool) -> None:
+    """The other end of the first is gone, and the network does not say so."""
+    sockets: list[WebSocketRoute] = []
+
+    def handle(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        if len(sockets) > 1:
+            socket.connect_to_server()
+
+    tool.page.route_web_socket("**/decode/stream", handle)
+    error = tool.run(f"{PICTURE} return caught(hover.click(picture, [7, 5], {{ deadlineS: 0.5 }}));")
+    assert error["code"] == "timed_out"
+    assert tool.run("return (await hover.click(picture, [7, 5], { deadlineS: 5 })).length;") == 3
+
+
 @pytest.mark.parametrize("answer", ["<html>", "null", '{"tag": 1}', '{"tag": 1, "predictions": [{}]}'])
 def test_an_answer_of_something_else_is_an_error(tool: WebTool, answer: str) -> None:
     tool.page.route_web_socket(
@@ -203,6 +218,21 @@ def test_a_wrong_key_is_said_and_not_tried_again(locked: WebTool) -> None:
     assert (error["status"], error["code"]) == (401, "unauthorized")
     assert (closed["status"], closed["code"]) == (401, "unauthorized")
     assert closed["message"].startswith("The server closed the connection: a key in a header")
+
+
+def test_what_a_key_of_the_page_throws_is_thrown_and_not_waited_for(locked: WebTool) -> None:
+    error, masks = locked.run(
+        f"""window.key = () => given[0];
+        client = new Client(location.origin, {{ key: () => window.key() }});
+        {PICTURE}
+        const {{ key }} = window;
+        window.key = () => {{ throw new RangeError("signed out"); }};
+        const error = await caught(hover.click(picture, [7, 5], {{ deadlineS: 5 }}));
+        window.key = key;
+        return [error, (await hover.click(picture, [7, 5])).length];""",
+        KEY,
+    )
+    assert (error["name"], error["message"], masks) == ("RangeError", "signed out", 3)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,24 @@ def test_errors_are_quoted_and_tried_again(
     assert visitor.alert() == ""
 
 
+def test_the_threshold_is_of_the_model_that_the_server_has_now(
+    visitor: Visitor, context: BrowserContext, server: PageServer, answered: list[dict[str, object]]
+) -> None:
+    """A server that was restarted with another model keeps pictures, so nothing else tells."""
+    visitor.add(TRUCK)
+
+    def other(route: Route) -> None:
+        model = route.fetch().json()
+        route.fulfill(json={**model, "model": "other", "everything": {"pred_iou_thresh": 0.88}})
+
+    context.route(f"{server.url}model", other)
+    visitor.press("s")
+    visitor.find("#everything-panel").wait_for()
+    assert [body["pred_iou_thresh"] for body in answered] == [0.63]
+    assert visitor.find("#threshold").input_value() == "0.88"
+    assert visitor.find("#model").inner_text() == "other"
+
+
 def test_a_connection_that_is_lost_halfway_is_asked_again(
     visitor: Visitor, context: BrowserContext, server: PageServer
 ) -> None:
@@ -101,13 +119,14 @@ def test_a_connection_that_is_lost_halfway_is_asked_again(
     assert visitor.alert() == ""
 
 
-def test_what_cannot_be_mended_is_told(visitor: Visitor, context: BrowserContext, server: PageServer) -> None:
+@pytest.mark.parametrize(("status", "steps"), [(422, ""), (200, '{"progress": 0.5, "found": 1}\n')])
+def test_what_cannot_be_mended_is_told(
+    visitor: Visitor, context: BrowserContext, server: PageServer, status: int, steps: str
+) -> None:
     visitor.add(TRUCK)
-    error = json.dumps({"error": {"code": "invalid_prompt", "message": "Not on this picture."}})
-    context.route(
-        f"{server.url}everything",
-        lambda route: route.fulfill(status=422, body=error, content_type="application/json"),
-    )
+    error = {"error": {"code": "invalid_prompt", "message": "Not on this picture."}}
+    body = f"{steps}{json.dumps(error)}\n"
+    context.route(f"{server.url}everything", lambda route: route.fulfill(status=status, body=body))
     visitor.press("s")
     visitor.until(lambda: "Not on this picture." in visitor.alert())
     visitor.until(lambda: not visitor.find("#search").is_visible())

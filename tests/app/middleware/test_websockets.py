@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from contextlib import suppress
 from time import monotonic
 
@@ -13,6 +14,7 @@ from app.middleware.rates import LoopTime
 from app.middleware.websockets import FIRST_MESSAGE_BYTES
 from tests.app.middleware.test_request_heads import refusal, replies_to
 from tests.app.routes.test_stream import CLICK, closed, hear, listening, say
+from tests.fakes import LONG_S
 
 UPGRADE = (
     b"GET /decode/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -44,6 +46,23 @@ async def test_an_upgrade_with_too_many_headers_is_refused() -> None:
             431,
             "request_head_too_large",
         )
+
+
+async def test_what_clients_do_wrong_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    not_utf8 = b"\x81\x82\0\0\0\0\xff\xff"
+    async with listening() as server:
+        foreign = await replies_to(server.port, UPGRADE + b"Origin: http://other.example\r\n\r\n")
+        assert refusal(foreign) == (403, "origin_refused")
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(UPGRADE + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(not_utf8)
+        assert await asyncio.wait_for(reader.read(), LONG_S) == b"\x88\x02\x03\xef"  # 1007
+        writer.close()
+        async with server.connect() as connection:
+            await connection.send('{"tag": "\N{SNOWMAN}"}')
+            assert (await hear(connection))["tag"] == "\N{SNOWMAN}"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_before_a_key_messages_are_small() -> None:

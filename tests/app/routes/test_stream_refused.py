@@ -33,6 +33,17 @@ async def test_a_number_that_would_come_back_rounded_is_no_tag(tag: int) -> None
         assert (await hear(connection))["tag"] == 2**53 - 1
 
 
+@pytest.mark.parametrize("tag", ["null", "true", "[1]", "NaN", "1e400", f'"{"x" * 129}"'])
+async def test_what_cannot_be_a_tag_is_told_in_words(tag: str) -> None:
+    async with listening() as server, server.connect() as connection:
+        await connection.send(f'{{"tag": {tag}, "image_id": "truck", "box": [1, 2, 30, 20]}}')
+        answer = await hear(connection)
+    assert (answer["tag"], answer["error"]["code"]) == (None, "validation_error")
+    said = "tag: Input should be a number, or a string of at most 128 characters"
+    assert answer["error"]["message"].startswith(said)
+    assert [detail["where"] for detail in answer["error"]["details"]] == ["tag"]
+
+
 async def test_a_request_that_is_no_websocket_is_told_what_is_missing() -> None:
     """Proxies that do not pass an upgrade on make one of every connection."""
     async with serving() as served:
