@@ -169,7 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(stop, server.stop_soon)
         prepare_routes(app)
         tune()
-        server.run(listeners)
+        try:
+            server.run(listeners)
+        except SystemExit:  # Uvicorn has logged why; its 3 is the watchdog's here
+            return 1
     service: Segmentation = app.state.service
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()

@@ -37,6 +37,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
         return _bind(host, port)
     except OSError as error:
         raise CannotListen(host, port, error) from error
+    except UnicodeError as error:  # a part of a name is empty or too long for any name server
+        raise CannotListen(host, port, OSError("this is no name of a host")) from error
 
 
 def listen(bound: Sequence[socket.socket]) -> None:

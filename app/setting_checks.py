@@ -5,9 +5,12 @@ Does not know the settings.
 
 import re
 from collections.abc import Collection
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from pydantic import SecretStr, ValidationInfo
+
+T = TypeVar("T", str, Path)
 
 # Any scheme, because browser extensions and desktop tools have their own.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
@@ -101,6 +104,17 @@ def check_size(value: int | str, least: int) -> int | Literal["auto"]:
     if not str(value).isdecimal() or int(value) < least:
         raise ValueError(f"must be auto, or a whole number of MiB from {least}")
     return int(value)
+
+
+def check_path(path: T) -> T:
+    """Return a path as it is. Raises ValueError if it begins with ~ and nobody knows that folder."""
+    try:
+        Path(path).expanduser()
+    except RuntimeError as error:  # a container's user often has no entry in /etc/passwd
+        raise ValueError(
+            "the home folder that ~ stands for is not known here; write the path without ~"
+        ) from error
+    return path
 
 
 def check_address(text: str) -> str:

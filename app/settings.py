@@ -23,6 +23,7 @@ from app.setting_checks import (
     check_holds_an_upload,
     check_model,
     check_no_devices,
+    check_path,
     check_size,
 )
 from model.checkpoints.download import RELEASE_URL
@@ -49,13 +50,13 @@ class Settings(ClientSettings, BaseSettings):
         + ". The last one is small and part of this package; the others are Meta's and are downloaded. If it is "
         "not set, weights in SAM2_CHECKPOINT say which.",
     )
-    checkpoint: str = Field(
+    checkpoint: Annotated[str, AfterValidator(check_path)] = Field(
         "",
         description="The model's weights, used instead of the released ones: a .pt of Meta's release or training "
         "code, a .safetensors in Meta's or transformers' names, or a folder that transformers saved; or "
         f"'{UNTRAINED}' for random weights, to try the server without any file.",
     )
-    weights_dir: Path = Field(
+    weights_dir: Annotated[Path, AfterValidator(check_path)] = Field(
         Path("weights"),
         description="Folder where released checkpoints are looked for, and downloaded to if missing.",
     )
@@ -103,7 +104,7 @@ class Settings(ClientSettings, BaseSettings):
         description="Host memory for embeddings that do not fit into a GPU's memory; 0: none. auto: a quarter of "
         "the memory that this process may use. Not used without a GPU, because both are then the same memory.",
     )
-    cache_dir: str = Field(
+    cache_dir: Annotated[str, AfterValidator(check_path)] = Field(
         "",
         description="Folder that keeps embeddings and the names of images across restarts. Several servers may "
         "share it. Empty: they are kept in memory only.",

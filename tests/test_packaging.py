@@ -30,6 +30,13 @@ def test_licence_is_there_as_the_package_says() -> None:
     assert (ROOT / "client/js/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
+def test_a_clone_without_symbolic_links_is_whole() -> None:
+    """Git on Windows writes a link's target as text; the README's first picture was 20 bytes there."""
+    for copy, of in (("docs/hats.jpg", "app/page/hats.jpg"), ("client/LICENSE", "LICENSE")):
+        assert not (ROOT / copy).is_symlink()
+        assert (ROOT / copy).read_bytes() == (ROOT / of).read_bytes()
+
+
 def test_what_the_javascript_client_is_checked_with_is_pinned_and_it_needs_nothing() -> None:
     assert "dependencies" not in JAVASCRIPT
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in JAVASCRIPT["devDependencies"].values())

@@ -37,7 +37,7 @@ class ApiKeys:
 
     def __init__(self, setting: str) -> None:
         given_here = ":" in setting
-        self.path = Path(setting).expanduser() if setting and not given_here else None
+        self.path = _path(setting) if setting and not given_here else None
         """The file of keys, if they come from one."""
         self._keys: tuple[_Key, ...] = ()
         if self.path is not None:
@@ -87,6 +87,15 @@ def _parse_pairs(text: str) -> tuple[_Key, ...]:
             )
         keys.append(_Key(name, _digest(key)))
     return _checked(keys)
+
+
+def _path(setting: str) -> Path:
+    try:
+        return Path(setting).expanduser()
+    except RuntimeError:
+        raise KeysError(
+            "the home folder that ~ stands for is not known here; write the path without ~"
+        ) from None
 
 
 def _read(path: Path) -> tuple[_Key, ...]:

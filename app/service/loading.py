@@ -29,11 +29,13 @@ def locate_weights(settings: Settings) -> Path | None:
     if settings.checkpoint == UNTRAINED:
         return None
     if (path := settings.checkpoint_path) is not None:
-        if not path.exists():
+        try:
+            path.stat()
+        except OSError as error:  # not only that it is missing: a folder above it may be closed to this user
             raise WeightsUnavailable(
-                f"SAM2_CHECKPOINT names {path}, and there is no such file or folder. Correct it, leave it out to "
+                f"SAM2_CHECKPOINT names {path}: {error.strerror}. Correct it, leave it out to "
                 f"use SAM2_MODEL's released file, or set it to '{UNTRAINED}' for random weights."
-            )
+            ) from error
         return path
     return locate(
         settings.model,

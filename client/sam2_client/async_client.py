@@ -15,7 +15,7 @@ from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.async_image import AsyncImage
 from sam2_client.async_track import AsyncTrack, AsyncVideo
-from sam2_client.connection import DEFAULT_URL, options
+from sam2_client.connection import DEFAULT_URL, environment_in_words, options
 from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
@@ -44,7 +44,9 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """See Client."""
-        self._http = httpx.AsyncClient(**options(url, api_key, timeout), transport=transport)
+        chosen = options(url, api_key, timeout)
+        with environment_in_words():
+            self._http = httpx.AsyncClient(**chosen, transport=transport)
         self._retries = Retries(retries)
 
     async def close(self) -> None:

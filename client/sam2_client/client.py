@@ -13,7 +13,7 @@ import httpx
 
 from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
-from sam2_client.connection import DEFAULT_URL, options
+from sam2_client.connection import DEFAULT_URL, environment_in_words, options
 from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
@@ -49,9 +49,11 @@ class Client:
     ) -> None:
         """`timeout` is the longest wait for a reply in seconds. `retries` is the number of retries if the server is
         busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests. Raises ValueError
-        for a bad argument.
+        for a bad argument, or a proxy or certificate in the environment that cannot be used.
         """
-        self._http = httpx.Client(**options(url, api_key, timeout), transport=transport)
+        chosen = options(url, api_key, timeout)
+        with environment_in_words():
+            self._http = httpx.Client(**chosen, transport=transport)
         self._retries = Retries(retries)
 
     def close(self) -> None:

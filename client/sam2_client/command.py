@@ -22,7 +22,7 @@ from sam2_client.everything_command import everything
 from sam2_client.masks_from_boxes import masks_from_boxes
 from sam2_client.messages import complain, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
-from sam2_client.outputs import require_another, require_data_set
+from sam2_client.outputs import require_another, require_data_set, require_picture
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.track_command import track
 
@@ -80,13 +80,15 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
     points = [*arguments.point, *arguments.not_point]
     if not points and arguments.box is None:
         raise Misuse("nothing to segment: give --point X,Y, --box X0,Y0,X1,Y1, or both")
-    for option, file in [
-        *(("-o", output) for output in arguments.output),
-        ("--overlay", arguments.overlay),
-        ("--cutout", arguments.cutout),
+    for option, file, mode in [
+        *(("-o", output, "L") for output in arguments.output),
+        ("--overlay", arguments.overlay, "RGB"),
+        ("--cutout", arguments.cutout, "RGBA"),
     ]:
         if file is not None:
             require_another(option, file, [arguments.picture])
+            if option != "-o" or file.suffix.lower() != ".json":
+                require_picture(option, file, mode=mode)
     image = client.embed(arguments.picture)
     masks = image.decode(
         points or None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from sam2_client.connection import proxy_hint
 from sam2_client.errors import BY_CODE, ConnectionFailed, Sam2Error, TimedOut, UnexpectedReply
 
 _SHOWN = 200
@@ -39,7 +40,16 @@ def error_of_transport(error: httpx.RequestError) -> Sam2Error:
     why = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return TimedOut(f"{server} did not reply in time ({type(error).__name__}).")
-    return ConnectionFailed(f"The connection to {server} failed: {why}.")
+    return ConnectionFailed(f"The connection to {server} failed: {why}.{_tls_hint(why)}{proxy_hint(url)}")
+
+
+def _tls_hint(why: str) -> str:
+    """Return what to do about a failure of TLS, or ""."""
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        return " If the server's certificate is of an authority of your own, set SSL_CERT_FILE to that one's file."
+    if "WRONG_VERSION_NUMBER" in why:
+        return " What answers does not speak TLS: try http://."
+    return ""
 
 
 def asked(response: httpx.Response) -> str:

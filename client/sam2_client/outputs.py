@@ -3,9 +3,12 @@
 Does not know what is written.
 """
 
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from PIL import Image
 
 from sam2_client.data_set_arguments import Misuse
 
@@ -44,3 +47,15 @@ def require_another(
     """Raise Misuse if writing there would replace one of the files that the command reads."""
     if output.exists() and any(each.exists() and output.samefile(each) for each in inputs):
         raise Misuse(f"{option} {output} is {what}: name another file")
+
+
+def require_picture(option: str, output: Path, *, mode: str) -> None:
+    """Raise Misuse if the kind of picture that the name says cannot hold a mode of Pillow, such as RGBA."""
+    kind = Image.registered_extensions().get(output.suffix.lower())
+    try:
+        Image.new(mode, (16, 16)).save(io.BytesIO(), kind or output.suffix)
+    except (KeyError, OSError, ValueError) as error:
+        raise Misuse(
+            f"{option} {output}: this cannot be written as {output.suffix or 'a file without a suffix'}; "
+            "use .png"
+        ) from error

@@ -111,14 +111,14 @@ def test_no_server(truck: Path) -> None:
     assert (caught.value.code, caught.value.status) == ("connection_failed", None)
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port"])
+@pytest.mark.parametrize("url", ["ftp://host", "http://", "http://host:port", "host:73536", "host/?a=1"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="not the address of a server"):
         Client(url)
 
 
 def test_the_scheme_may_be_left_out_and_a_path_stays(served: Served, truck: Path) -> None:
-    with Client(served.url.removeprefix("http://")) as client:
+    with Client(served.url.removeprefix("http://") + "\r\n") as client:
         assert client.embed(truck).width == 60
     with Client(f"{served.url}/behind/a/proxy/") as client, pytest.raises(Sam2Error) as caught:
         client.embed(truck)

@@ -146,6 +146,18 @@ def test_decode_sends_clicks_of_both_kinds_and_a_box(served: Served, truck: Path
             "'-1' is not a number of at least 0",
         ),
         (["decode", "truck.png", "--point", "1,1", "--max-sprinkle-area", "nan"], "'nan' is not a number"),
+        *(
+            (
+                ["decode", "truck.png", "--point", "1,1", option, file],
+                f"{option} {file}: this cannot be written",
+            )
+            for option, file in (
+                ("-o", "m.xyz"),
+                ("--overlay", "m"),
+                ("--cutout", "m.json"),
+                ("--cutout", "m.jpg"),
+            )
+        ),
         (["export", "replies"], "--coco"),
         (["export", "1.json", "--coco", "out.json", "--simplify", "2"], "--simplify requires --polygons"),
         (["embed", "truck.png", "--concurrency", "0"], "at least 1"),
@@ -172,7 +184,6 @@ def test_what_fails_is_said_in_a_line(
             ["decode", "truck.png", "--point", "999,1"],
             "too far outside the picture of 60 x 40 pixels: at most by",
         ),
-        (["decode", "truck.png", "--point", "1,1", "-o", "mask.xyz"], ".xyz"),
         (["embed", "truck.png", "--url", "ftp://host"], "not the address of a server"),
         (["export", "truck.png", "--coco", "out.json"], "not a reply of /decode"),
     ]:

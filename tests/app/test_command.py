@@ -93,7 +93,7 @@ def test_a_port_in_use_ends_it_with_1_before_anything_is_loaded(
     assert f"SAM2_PORT={port}" in log
     assert "in use" in log
     assert "Stop what uses this port" in log
-    for host in ("no such host", "192.0.2.1"):  # no machine has this address
+    for host in ("no such host", "a..b", "a" * 64, "192.0.2.1"):  # no machine has this address
         assert command.main(["--host", host]) == 1
         log = capsys.readouterr().err
         assert f"SAM2_HOST={host}" in log
@@ -159,6 +159,20 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_1(tmp_path: Path) ->
     assert done.returncode == 1
     assert "CRITICAL" in done.stderr
     assert str(path) in done.stderr
+
+
+def test_an_application_that_cannot_start_ends_the_server_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was 3, Uvicorn's code for this and the watchdog's for a device that hangs."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no threads")
+
+    monkeypatch.setattr(command, "locate_weights", lambda _: None)
+    monkeypatch.setattr("app.main.LocalSegmentation", fail)
+    assert command.main(["--port", "0"]) == 1
+    assert "Application startup failed" in capsys.readouterr().err
 
 
 def test_a_file_of_ones_own_is_taken_without_a_download(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("workers", "1000000"),
         ("threads", "1000000"),  # the server listened, and failed 15 s later in whatever needed memory next
         ("allowed_hosts", " , "),
+        *((name, "~nobody-of-this-name/x") for name in ("cache_dir", "checkpoint", "weights_dir")),
         ("weights_url", ""),
         ("weights_url", "weights.example/sam2"),  # it failed after four tries in seven seconds
         ("allowed_hosts", "https://tool.example"),

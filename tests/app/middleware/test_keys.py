@@ -313,3 +313,8 @@ async def test_a_working_day_with_a_key() -> None:
         assert (await anna.embed(picture(), "truck")).status_code == 200
         clicks = await asyncio.gather(*(anna.click("truck") for _ in range(5)))
         assert [click.status_code for click in clicks] == [200] * 5
+
+
+def test_a_file_in_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(KeysError, match="write the path without ~"):
+        ApiKeys("~nobody-of-this-name/keys")

@@ -152,5 +152,5 @@ def test_random_weights_say_so_and_keep_their_variant() -> None:
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailable, match=r"names .*absent, and there is no such file or folder"):
+    with pytest.raises(WeightsUnavailable, match=r"names .*absent: No such file or directory"):
         locate_weights(Settings(checkpoint=str(tmp_path / "absent")))
