@@ -262,9 +262,7 @@ class Tracks:
         except InvalidPrompt:
             raise
         except BaseException:
-            if (
-                state.live is not None
-            ):  # else it was only being made again: the next request goes on with that
+            if state.live is not None:  # else it was being made again, and the next request goes on
                 self._live.forget(state)
             raise
         state.goes_on_at.clear()
