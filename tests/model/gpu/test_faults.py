@@ -7,7 +7,7 @@ import torch
 from model.errors import DeviceLost, DeviceOutOfMemory
 from model.gpu.faults import is_out_of_memory
 from model.runner import Sam2Runner
-from model.types import Pixels
+from model.types import Embedding, Pixels
 from tests.model.gpu.host_gpu import HostGpu
 from tests.model.gpu.small_runners import CLICK, engine_of, make_gpu_runner
 
@@ -82,17 +82,25 @@ def test_an_error_that_passes_is_raised_as_it_is(
         runner.encode(pictures[:1])
 
 
+def after_lack_of_memory(
+    gpu: HostGpu, pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Sam2Runner, Embedding]:
+    """A runner whose last encode did not fit, and an embedding that it made before."""
+    runner = make_gpu_runner(gpu=gpu)
+    (embedding,) = runner.encode(pictures)
+    with monkeypatch.context() as patch:
+        broken(runner, RuntimeError("CUDA error: out of memory"), patch)
+        with pytest.raises(DeviceOutOfMemory):
+            runner.encode(pictures)
+    return runner, embedding
+
+
 def test_after_lack_of_memory_the_next_batch_starts_with_empty_caches(
     pictures: list[Pixels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not before: the error's frames hold what did not fit."""
     gpu = HostGpu()
-    runner = make_gpu_runner(gpu=gpu)
-    (embedding,) = runner.encode(pictures[:1])
-    with monkeypatch.context() as patch:
-        broken(runner, RuntimeError("CUDA error: out of memory"), patch)
-        with pytest.raises(DeviceOutOfMemory):
-            runner.encode(pictures[:1])
+    runner, embedding = after_lack_of_memory(gpu, pictures[:1], monkeypatch)
     assert gpu.trims == 0
     for _ in range(2):
         runner.decode([(embedding, CLICK)])
@@ -104,12 +112,7 @@ def test_a_device_that_is_lost_after_lack_of_memory_is_known_to_be_lost(
 ) -> None:
     """Emptying the caches then fails, before the batch begins, and each time."""
     gpu = HostGpu()
-    runner = make_gpu_runner(gpu=gpu)
-    (embedding,) = runner.encode(pictures[:1])
-    with monkeypatch.context() as patch:
-        broken(runner, RuntimeError("CUDA error: out of memory"), patch)
-        with pytest.raises(DeviceOutOfMemory):
-            runner.encode(pictures[:1])
+    runner, embedding = after_lack_of_memory(gpu, pictures[:1], monkeypatch)
     gpu.is_lost = True
     with pytest.raises(DeviceLost, match="illegal memory access"):
         runner.decode([(embedding, CLICK)])
