@@ -210,7 +210,8 @@ def report(error: ValidationError) -> None:
         # An error without a location has all settings as its input, secrets among them.
         shows = bool(name) and name not in HIDDEN
         got = f" (got {problem['input']!r})" if shows else ""
-        line = f"SAM2_{name.upper()}: {problem['msg']}{got}\n"
+        what = problem["msg"].removeprefix("Value error, ")  # pydantic's, before the words of our own checks
+        line = f"SAM2_{name.upper()}: {what}{got}\n"
         sys.stderr.write(_USER_OF_A_URL.sub("***", line))
 
 

@@ -106,9 +106,7 @@ def test_a_value_in_quotes_is_refused_and_not_taken_for_a_name(
         monkeypatch.setenv(f"SAM2_{name.upper()}", value)
         assert command.main([]) == 2
         said = capsys.readouterr().err
-        assert (
-            f"SAM2_{name.upper()}: Value error, the quotes are part of the value here; leave them out" in said
-        )
+        assert f"SAM2_{name.upper()}: the quotes are part of the value here; leave them out" in said
         assert ("cache-of-mine" in said) == (name not in HIDDEN)
 
 

@@ -154,3 +154,15 @@ def test_random_weights_say_so_and_keep_their_variant() -> None:
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailable, match=r"names .*absent: No such file or directory"):
         locate_weights(Settings(checkpoint=str(tmp_path / "absent")))
+
+
+def test_weights_in_a_folder_that_is_closed_to_this_user_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    settings = Settings(checkpoint=str(tmp_path / "tiny.pt"))
+    monkeypatch.setattr(Path, "stat", closed)  # root may look everywhere
+    with pytest.raises(WeightsUnavailable, match=r"names .*tiny\.pt: Permission denied"):
+        locate_weights(settings)
