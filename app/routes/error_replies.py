@@ -12,7 +12,6 @@ from app.errors import Detail, ServiceError
 from app.middleware.access import NO_ANSWER, App, Receive, Scope, Send
 from app.middleware.connection import ClientGone
 from app.routes.error_schemas import ErrorReply
-from app.routes.field_errors import own_words
 from app.telemetry.metrics import Metrics
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -50,7 +49,7 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> tuple[Callable[[Servic
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(_: Request, error: RequestValidationError) -> Response:
         details: list[Detail] = [
-            {"where": ".".join(map(str, problem["loc"])), "what": own_words(problem["msg"])}
+            {"where": ".".join(map(str, problem["loc"])), "what": problem["msg"]}
             for problem in error.errors()
         ]
         message = f"{details[0]['where']}: {details[0]['what']}."

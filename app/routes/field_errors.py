@@ -43,16 +43,12 @@ def explain(error: ValidationError) -> BadRequest | ValidationFailed:
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
         shown = _shown(problem["input"]) if problem["type"] != "missing" else ""
         is_unknown = problem["type"] == "extra_forbidden"
-        what = "unknown field; /docs lists all fields" if is_unknown else own_words(problem["msg"])
+        msg = problem["msg"].removeprefix("Value error, ")  # pydantic's, before the words of our own checks
+        what = "unknown field; /docs lists all fields" if is_unknown else msg
         details.append({"where": where.lstrip(".") or "body", "what": what + shown})
     first = details[0]
     more = f" And {len(details) - 1} more." if len(details) > 1 else ""
     return ValidationFailed(f"{first['where']}: {first['what']}.{more}", details=details)
-
-
-def own_words(message: str) -> str:
-    """A message of pydantic's without what it puts before the words of our own checks."""
-    return message.removeprefix("Value error, ")
 
 
 def _shown(value: object) -> str:
