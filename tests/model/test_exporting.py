@@ -170,6 +170,18 @@ def test_nothing_is_left_where_it_cannot_be_written(runner, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_what_is_no_file_is_written_to_and_not_replaced(runner, tmp_path):
+    device = tmp_path / "decoder.onnx"
+    device.symlink_to("/dev/full")
+    with pytest.raises(ExportError, match=r"Cannot write .*decoder.onnx: No space left on device"):
+        export_decoder(runner.model, device, metadata={})
+    assert device.is_symlink()
+    device.unlink()
+    device.symlink_to("/dev/null")
+    assert export_decoder(runner.model, device, metadata={}) > 2**20
+    assert device.is_symlink()
+
+
 def test_without_onnx_the_extra_is_named(runner, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ExportError, match=r"sam2-service\[onnx\]"):

@@ -90,12 +90,18 @@ async def test_the_next_batch_waits_while_one_runs_and_none_after_it() -> None:
 async def test_two_searches_take_turns_and_share_no_batch() -> None:
     async with stepping(Settings(workers=2, batch_prompts=4)) as (served, model):
         model.held = False
-        model.gate.set()
         await served.embed(picture(shade=9), "others")
-        model.gate.clear()
+        await model.wait_until_entered()
+        model.held = True
         callers = [asking(), asking(image_id="others")]
         requests = [caller.request(served) for caller in callers]
-        await until(lambda: served.service._searcher.waiting >= 6)
+        calls = served.service._searcher._calls
+        for _ in range(15):
+            await model.wait_until_entered()
+            # One batch of the search whose batch runs, and two of the other.
+            await until(lambda: sum(map(len, calls.values())) == 3)
+            model.gate.set()
+        model.held = False
         model.gate.set()
         await asyncio.gather(*requests)
         assert all(len(each) == 1 for each in model.searched)
