@@ -77,8 +77,8 @@ def export_decoder(model: Sam2, path: Path, *, metadata: dict[str, str]) -> int:
     """Write the decoder of a model that is on the CPU in float32. Returns the bytes written.
 
     `metadata` goes into the file for whoever loads it. The file appears whole or not at all; what is no file,
-    such as /dev/stdout, is written to. Raises ExportError, whose message says what to do, if onnx is not installed or the
-    file cannot be written.
+    such as /dev/stdout, is written to. Raises ExportError, whose message says what to do, if onnx is not
+    installed or the file cannot be written.
     """
     require_onnx()
     content = _with_metadata(_graph(model), metadata)
