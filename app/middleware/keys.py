@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.setting_checks import check_path
+
 MIN_KEY_LENGTH = 16
 """Keys are hashed without key stretching, so they must be long themselves. 24 random bytes in hex are 48 long."""
 
@@ -37,7 +39,7 @@ class ApiKeys:
 
     def __init__(self, setting: str) -> None:
         given_here = ":" in setting
-        self.path = _path(setting) if setting and not given_here else None
+        self.path = _path_of(setting) if setting and not given_here else None
         """The file of keys, if they come from one."""
         self._keys: tuple[_Key, ...] = ()
         if self.path is not None:
@@ -89,13 +91,11 @@ def _parse_pairs(text: str) -> tuple[_Key, ...]:
     return _checked(keys)
 
 
-def _path(setting: str) -> Path:
+def _path_of(setting: str) -> Path:
     try:
-        return Path(setting).expanduser()
-    except RuntimeError:
-        raise KeysError(
-            "the home folder that ~ stands for is not known here; write the path without ~"
-        ) from None
+        return Path(check_path(setting)).expanduser()
+    except ValueError as error:
+        raise KeysError(str(error)) from None
 
 
 def _read(path: Path) -> tuple[_Key, ...]:

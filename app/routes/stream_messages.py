@@ -20,13 +20,13 @@ _SAFE = 2**53 - 1  # the largest integer that JavaScript represents exactly
 
 def _comes_back_exactly(tag: object) -> object:
     """Return a tag. Raises PydanticCustomError for what is none, or would come back rounded, as a float."""
-    is_number = isinstance(tag, (int, float)) and not isinstance(tag, bool) and isfinite(tag)
-    if not is_number and not (isinstance(tag, str) and len(tag) <= _LONGEST):
-        raise PydanticCustomError("tag", "Input should be a number, or a string of at most 128 characters")
-    if isinstance(tag, int) and abs(tag) > _SAFE:
+    if isinstance(tag, int) and abs(tag) > _SAFE:  # first: no float holds one of 400 digits
         raise PydanticCustomError(
             "rounded", "JavaScript represents no whole number beyond 2**53 - 1 exactly: send it as a string"
         )
+    is_number = isinstance(tag, (int, float)) and not isinstance(tag, bool) and isfinite(tag)
+    if not is_number and not (isinstance(tag, str) and len(tag) <= _LONGEST):
+        raise PydanticCustomError("tag", "Input should be a number, or a string of at most 128 characters")
     return tag
 
 

@@ -21,7 +21,7 @@ async def test_a_bad_id_or_a_field_that_is_given_twice_is_told_under_its_tag(fie
         assert words in answer["error"]["message"]
 
 
-@pytest.mark.parametrize("tag", [2**53, -(2**53), 1_764_425_648_123_456_789, 10**30])
+@pytest.mark.parametrize("tag", [2**53, -(2**53), 1_764_425_648_123_456_789, 10**30, 10**400])
 async def test_a_number_that_would_come_back_rounded_is_no_tag(tag: int) -> None:
     """The time in nanoseconds, say: its answer would be of another prompt, or of none."""
     async with listening() as server, server.connect() as connection:

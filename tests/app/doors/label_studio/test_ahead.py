@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -206,12 +206,23 @@ async def test_one_client_leaves_room_for_the_pictures_of_another(monkeypatch: p
         await runs.close()
 
 
-async def test_a_client_over_its_rate_does_not_hold_up_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def _over_its_rate() -> None:
+    raise RateLimited("too many", retry_after_s=3600)
+
+
+async def _without_an_end() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("of_anna", [_over_its_rate, _without_an_end])
+async def test_a_client_over_its_rate_or_of_a_slow_server_does_not_hold_up_another(
+    of_anna: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
 
     async def embed(source: Source, caller: Caller) -> tuple[bool, int]:
         if caller.share == "anna":
-            raise RateLimited("too many", retry_after_s=3600)
+            await of_anna()
         done.append(source.task)
         return False, 1000
 
@@ -257,29 +268,6 @@ async def test_runs_leave_half_of_the_rate_to_clicks(monkeypatch: pytest.MonkeyP
         assert times[-1] - times[0] < 30
         assert runs._paused_until == {}
         monkeypatch.undo()
-
-
-async def test_pictures_that_are_fetched_slowly_do_not_hold_up_another_client(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    done: list[str] = []
-
-    async def embed(source: Source, caller: Caller) -> tuple[bool, int]:
-        if caller.share == "anna":
-            await asyncio.Event().wait()
-        done.append(source.task)
-        return False, 1000
-
-    async with connected() as (served, _):
-        runs = runs_of(served)
-        monkeypatch.setattr(runs, "_embed", embed)
-        for project in "123":
-            await runs.add([Source("1", "/1")], Caller("", "anna", project))
-        await runs.add([Source("1", "/1"), Source("2", "/2")], Caller("", "bert", "4"))
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert done == ["1", "2"]
-        await runs.close()
 
 
 async def test_waiting_pictures_are_bounded_in_bytes_and_added_in_turns(
