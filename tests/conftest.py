@@ -16,6 +16,10 @@ settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
 
 
+_LONGEST = {"golden", "soak", "training", "test_examples.py", "test_server_killed_behind_haproxy.py"}
+"""Folders and files, of half a minute and more."""
+
+
 def pytest_collection_finish() -> None:
     """Exclude imported modules from garbage collection, which would otherwise take a fifth of a second per test."""
     gc.collect()
@@ -29,7 +33,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files, so that at the end no process works alone on one of them."""
-    items.sort(key=lambda item: "golden" not in item.path.parts)
+    items.sort(key=lambda item: not _LONGEST.intersection(item.path.parts))
 
 
 @pytest.hookimpl(tryfirst=True)

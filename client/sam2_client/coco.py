@@ -15,6 +15,7 @@ import numpy as np
 
 from sam2_client.images import KnownImage
 from sam2_client.masks import Mask
+from sam2_client.messages import naming
 from sam2_client.simplifying import area
 from sam2_client.version import __version__
 
@@ -148,12 +149,12 @@ def write(file: Path, parts: Mapping[str, Any]) -> None:
     piece by piece, so that a large one takes little memory. Raises OSError.
     """
     if _is_special(file):
-        with file.open("w", encoding="utf-8") as out:
+        with naming(file), file.open("w", encoding="utf-8") as out:
             out.writelines(_pieces(parts))
         return
     file, new = _beside(file)
     try:
-        with new.open("w", encoding="utf-8") as out:
+        with naming(file), new.open("w", encoding="utf-8") as out:
             out.writelines(_pieces(parts))
         new.replace(file)
     finally:

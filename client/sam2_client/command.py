@@ -20,13 +20,13 @@ from sam2_client.data_set_arguments import Misuse
 from sam2_client.errors import Sam2Error
 from sam2_client.everything_command import everything
 from sam2_client.masks_from_boxes import masks_from_boxes
-from sam2_client.messages import complain, tell, why
+from sam2_client.messages import complain, naming, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.outputs import require_another, require_data_set, require_picture
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.track_command import track
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
 """Exit codes other than 0."""
 
 
@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Client(parsed.url, parsed.api_key or None) as client:
             done = run(client, parsed)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, such as head: the end that SIGPIPE gives a program
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except Sam2Error as error:
         complain(f"{error.message} [{error.code}]")
         return FAILED
@@ -109,14 +113,16 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
                 f"{width} x {height} at {x},{y}"
             )
     for output in arguments.output:
-        if output.suffix.lower() == ".json":
-            output.write_text(json.dumps(reply) + "\n", "utf-8")
-        else:
-            masks[0].to_pil().save(output)
-    if arguments.overlay is not None:
-        masks[0].overlay(arguments.picture).save(arguments.overlay)
-    if arguments.cutout is not None:
-        masks[0].cutout(arguments.picture).save(arguments.cutout)
+        with naming(output):
+            if output.suffix.lower() == ".json":
+                output.write_text(json.dumps(reply) + "\n", "utf-8")
+            else:
+                masks[0].to_pil().save(output)
+    for draw, output in ((masks[0].overlay, arguments.overlay), (masks[0].cutout, arguments.cutout)):
+        if output is not None:
+            picture = draw(arguments.picture)
+            with naming(output):
+                picture.save(output)
     return True
 
 

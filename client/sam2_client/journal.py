@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
+from sam2_client.messages import naming
+
 _KIND = "sam2 journal 1"
 _START = b'["sam2 journal 1"'
 
@@ -50,8 +52,9 @@ class Journal:
     def __setitem__(self, key: str, value: Any) -> None:
         """Add a line. It is in the file when this returns."""
         place = self._end()
-        self._file.write(json.dumps([key, value]).encode() + b"\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps([key, value]).encode() + b"\n")
+            self._file.flush()
         self._places[key] = place
 
     def __len__(self) -> int:

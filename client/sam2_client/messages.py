@@ -4,7 +4,9 @@ Lines appear above a progress bar, not within it. Does not know the commands.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
@@ -30,6 +32,17 @@ def complain(message: str) -> None:
 def why(error: Exception | None) -> str:
     """Return the error's message without the file's name, which the caller adds."""
     return str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name the file in an OSError that names none, as that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def named(things: Sequence[object]) -> str:

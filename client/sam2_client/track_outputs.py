@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from sam2_client import coco
-from sam2_client.messages import complain, say
+from sam2_client.messages import complain, naming, say
 from sam2_client.overlay_video import OverlayVideo
 from sam2_client.tracked import TrackedFrame, TrackedMask
 
@@ -49,7 +49,8 @@ class MaskFiles:
             file.parent.mkdir(exist_ok=True)
             new = file.with_suffix(".new")
             try:
-                mask.to_pil().save(new, "PNG")
+                with naming(file):
+                    mask.to_pil().save(new, "PNG")
                 new.replace(file)
             finally:
                 new.unlink(missing_ok=True)

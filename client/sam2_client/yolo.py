@@ -16,6 +16,7 @@ from pathlib import Path
 from sam2_client.coco import Instance, sizes
 from sam2_client.joining import joined
 from sam2_client.masks import Mask
+from sam2_client.messages import naming
 
 _SUFFIX = re.compile(r"(?:\.\w{1,10})?$")
 _LONGEST_NAME = 200
@@ -44,7 +45,9 @@ def write(
     labels.mkdir(parents=True, exist_ok=True)
     missing = []
     for (picture, of_picture), name in zip(lines.items(), _names(lines), strict=True):
-        (labels / f"{name}.txt").write_text("".join(of_picture), "utf-8")
+        label_file = labels / f"{name}.txt"
+        with naming(label_file):
+            label_file.write_text("".join(of_picture), "utf-8")
         target = images / f"{name}{_SUFFIX.findall(picture)[0]}"
         if (file := files.get(picture)) is not None and os.path.isfile(file):  # noqa: PTH113  # takes any name
             shutil.copyfile(file, target)
