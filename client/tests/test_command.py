@@ -293,7 +293,12 @@ def test_a_full_disk_is_said_with_the_file(arguments: str, capsys: pytest.Captur
 def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
     client = str(Path(__file__).parent.parent)
     done = subprocess.run(  # ourselves
-        ["/bin/sh", "-c", '{ "$0" -m sam2_client embed photos/a.png; echo $? >code; } | true', sys.executable],
+        [
+            "/bin/sh",
+            "-c",
+            '{ "$0" -m sam2_client embed photos/a.png; echo $? >code; } | true',
+            sys.executable,
+        ],
         env={**os.environ, "PYTHONPATH": client},
         check=False,
         capture_output=True,
