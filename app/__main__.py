@@ -127,41 +127,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in unknown_variables():
         log.warning("%s is not a setting; 'sam2-serve --help' lists all settings.", name)
     try:
-        machine = machine_for(settings)
-        app = create_app(settings, connect=machine.connect if machine else None)
+        return serve(settings)
     except KeysError as error:
         sys.stderr.write(f"SAM2_API_KEYS: {error}\n")
         return 2
-    except (ClusterError, SharingError) as error:
+    except (CacheUrlError, CannotListen, CheckpointError, ClusterError, SharingError) as error:
         log.critical("%s", error)
         return 1
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal. Return 0 after a clean stop, 1 if the model cannot be loaded.
+
+    Raises the error of whatever is missing at the start, and KeysError for keys that cannot be read.
+    """
+    machine = machine_for(settings)
+    app = create_app(settings, connect=machine.connect if machine else None)
     keys: ApiKeys = app.state.keys
     if keys.path is not None:
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
-    try:
-        listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
-    except CannotListen as error:
-        log.critical("%s", error)
-        return 1
-    if not keys and not is_loopback(settings.host):
-        log.warning(
-            "SAM2_HOST=%s accepts other machines, and without SAM2_API_KEYS any client that reaches the port may "
-            "do everything. Set SAM2_API_KEYS.",
-            settings.host,
-        )
     with ExitStack() as running:
+        listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
         for listener in listeners:
             running.callback(listener.close)
-        try:
-            if not settings.cluster:
-                check_bucket(settings)
-                # Before the server starts: a download shows progress, and a failure ends here.
-                locate_weights(settings)
-            running.enter_context(machine or nullcontext())
-            listen(listeners)
-        except (CheckpointError, ClusterError, CacheUrlError, CannotListen) as error:
-            log.critical("%s", error)
-            return 1
+        if not keys and not is_loopback(settings.host):
+            log.warning(
+                "SAM2_HOST=%s accepts other machines, and without SAM2_API_KEYS any client that reaches the port "
+                "may do everything. Set SAM2_API_KEYS.",
+                settings.host,
+            )
+        if not settings.cluster:
+            check_bucket(settings)
+            # Before the server starts: a download shows progress, and a failure ends here.
+            locate_weights(settings)
+        running.enter_context(machine or nullcontext())
+        listen(listeners)
         server = make_server(app, settings)
         for stop in (signal.SIGINT, signal.SIGTERM):
             # Uvicorn catches these, stops, and raises them again for the previous handler. With this one the exit
