@@ -27,6 +27,7 @@ export function listen(stage, canvas, { label, meant }) {
   addEventListener("keyup", (event) => {
     if (event.key === " ") space = false;
   });
+  addEventListener("blur", () => (space = false)); // its release is another window's
 
   stage.addEventListener("pointerdown", (event) => {
     if ([3, 4].includes(event.button)) return; // back and forward

@@ -37,3 +37,15 @@ def test_the_mouses_buttons_for_back_and_forward_place_no_click(
     assert visitor.find("#objects li").count() == 0
     visitor.click(200, 150)
     visitor.find("#objects li").wait_for()
+
+
+def test_space_moves_the_picture_until_it_is_released_or_the_window_is_left(visitor: Visitor) -> None:
+    visitor.add(TRUCK)
+    visitor.find("#stage").focus()
+    visitor.page.keyboard.down("Space")
+    visitor.drag((200, 150), (210, 160))
+    visitor.page.evaluate("dispatchEvent(new Event('blur'))")
+    visitor.page.wait_for_timeout(200)
+    assert visitor.find("#objects li").count() == 0
+    visitor.click(200, 150)
+    visitor.find("#objects li").wait_for()
