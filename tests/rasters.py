@@ -11,6 +11,7 @@ from scipy import ndimage
 
 Mask = npt.NDArray[np.bool_]
 _SQUARE = np.ones((3, 3), bool)
+_EDGES_AT_ONCE = 4096
 
 
 def rasterised(
@@ -18,17 +19,19 @@ def rasterised(
 ) -> Mask:
     """Return pixels (height, width) whose centre lies inside, by the even-odd rule."""
     height, width = size
-    x = np.arange(width) + 0.5
-    y = (np.arange(height) + 0.5)[:, np.newaxis]
-    inside = np.zeros(size, dtype=bool)
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    crossings = np.zeros((height, width + 1), int)  # by row, and by how many centres of pixels lie left of it
     for ring in rings:
         points = np.asarray(ring, np.float64)
-        for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-            rows = slice(max(0, int(min(y0, y1)) - 1), int(max(y0, y1)) + 2)
-            if y0 != y1:
-                crossing = x0 + (y[rows] - y0) / (y1 - y0) * (x1 - x0)
-                inside[rows] ^= ((y0 <= y[rows]) != (y1 <= y[rows])) & (x < crossing)
-    return inside
+        for part in range(0, len(points), _EDGES_AT_ONCE):
+            edges = np.arange(part, min(part + _EDGES_AT_ONCE, len(points)))
+            (x0, y0), (x1, y1) = points[edges].T, points[(edges + 1) % len(points)].T
+            rows, edge = np.nonzero((y0 <= y[:, np.newaxis]) != (y1 <= y[:, np.newaxis]))
+            along = (y[rows] - y0[edge]) / (y1[edge] - y0[edge])
+            where = x0[edge] + along * (x1[edge] - x0[edge])
+            np.add.at(crossings, (rows, np.searchsorted(x, where)), 1)
+    right_of = crossings[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return np.asarray(right_of[:, 1:] % 2 == 1)
 
 
 def beyond(drawn: Mask, mask: Mask, *, reach: int) -> int:
@@ -49,8 +52,14 @@ def assert_proper(rings: Iterable[Sequence[Sequence[float]]]) -> None:
     for ring in rings:
         assert len({tuple(point) for point in ring}) >= 3
         assert all(tuple(one) != tuple(other) for one, other in zip(ring, [*ring[1:], ring[0]], strict=True))
-        x, y = np.asarray(ring, np.float64).T
-        assert abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) > 0
+        assert signed_area(ring) != 0
+
+
+def signed_area(ring: Sequence[Sequence[float]] | npt.NDArray[np.float64]) -> float:
+    """Return the area within a ring, positive if it runs clockwise on the screen."""
+    points = np.asarray(ring, np.float64)
+    (x, y), (next_x, next_y) = points.T, np.concatenate([points[1:], points[:1]]).T
+    return float((x * next_y - next_x * y).sum() / 2)
 
 
 def _drawn(*rows: str) -> Mask:

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from sam2_client import Mask, rle
 from sam2_client.masks import DODGER_BLUE
 from sam2_client.outlines import Ring, trace
-from tests.rasters import HARD, assert_proper, beyond, ragged, rasterised
+from tests.rasters import HARD, assert_proper, beyond, ragged, rasterised, signed_area
 
 
 def mask_of(pixels: np.ndarray) -> Mask:
@@ -22,12 +22,6 @@ def mask_of(pixels: np.ndarray) -> Mask:
         area=int(pixels.sum()),
         bbox=tuple(coco_mask.toBbox(encoded).astype(int).tolist()),
     )
-
-
-def signed_area(ring: Ring) -> float:
-    """Return the area of a ring, positive if it runs clockwise on the screen."""
-    (x, y), (next_x, next_y) = np.array(ring).T, np.roll(ring, -1, axis=0).T
-    return float((x * next_y - next_x * y).sum()) / 2
 
 
 @pytest.fixture(params=range(24))

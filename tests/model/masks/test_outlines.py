@@ -3,22 +3,16 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from model.masks.outlines import Outline, outline
 from model.masks.runs import runs
 from tests.model.masks.logit_maps import MAPS, Map, Size, blobs, empty, full, ring
-from tests.rasters import HARD, Mask, assert_proper, beyond, ragged, rasterised
+from tests.rasters import HARD, Mask, assert_proper, beyond, ragged, rasterised, signed_area
 
 
 def polygons(logits: Map, *, height: int, width: int, simplify: float = 0) -> Outline:
     return outline(logits, runs(logits, height=height, width=width), tolerance=simplify)
-
-
-def signed_area(points: npt.NDArray[np.float64]) -> float:
-    x, y = points.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
 @pytest.mark.parametrize("make", [blobs, ring, full, empty])
