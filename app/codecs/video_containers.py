@@ -23,7 +23,8 @@ Demuxer: TypeAlias = Literal["mov", "matroska", "gif"]
 """FFmpeg's name of the one reader that may open a file."""
 
 WANTED = "Send an MP4, MOV, WebM or GIF file."
-CONVERT = "Convert it to H.264: ffmpeg -i VIDEO -c:v libx264 -pix_fmt yuv420p video.mp4"
+CONVERT = "Convert it to H.264: ffmpeg -i VIDEO -c:v libx264 -pix_fmt yuv444p video.mp4"
+"""In yuv420p it would fail for an odd width or height."""
 
 _MOV = re.compile(rb".{4}(ftyp|moov|mdat|moof|wide|free|skip|pnot)", re.DOTALL)
 _PICTURE = re.compile(rb".{4}ftyp(avi[fs]|he[iv][a-z]|m[is]f1)", re.DOTALL)
