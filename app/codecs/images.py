@@ -66,9 +66,9 @@ _LOOKS_LIKE = tuple(
         (rb"data:", "a data URL"),
         (rb"/9j/|iVBORw0KGgo|R0lGOD|UklGR", "a picture in base64"),
         (rb"PK\x03\x04", "a ZIP archive"),
-        (rb".{4}ftyp(isom|mp4|qt)", "a video"),
     )
 )
+_VIDEO = re.compile(rb".{4}ftyp(isom|mp4|qt|M4V|iso\d|avc1)|\x1aE\xdf\xa3", re.DOTALL)
 
 
 def decode_image(data: bytes, *, max_pixels: int, stretch: Stretch = "range") -> Pixels:
@@ -95,6 +95,8 @@ def decode_image(data: bytes, *, max_pixels: int, stretch: Stretch = "range") ->
             "This is a HEIC picture, which this server cannot read yet: install pillow-heif there (pip install "
             "'.[heif]'), or send a JPEG."
         )
+    if _VIDEO.match(data):
+        raise InvalidImage(f"The body looks like a video: POST it to /videos. {_WANTED}")
     for pattern, what in _LOOKS_LIKE:
         if pattern.match(data[:1024]):
             raise InvalidImage(f"The body looks like {what}, which is not supported. {_WANTED}")

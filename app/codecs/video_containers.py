@@ -23,6 +23,8 @@ Demuxer: TypeAlias = Literal["mov", "matroska", "gif"]
 """FFmpeg's name of the one reader that may open a file."""
 
 WANTED = "Send an MP4, MOV, WebM or GIF file."
+CONVERT = "Convert it to H.264: ffmpeg -i VIDEO -c:v libx264 -pix_fmt yuv444p video.mp4"
+"""In yuv420p it would fail for an odd width or height."""
 
 _MOV = re.compile(rb".{4}(ftyp|moov|mdat|moof|wide|free|skip|pnot)", re.DOTALL)
 _PICTURE = re.compile(rb".{4}ftyp(avi[fs]|he[iv][a-z]|m[is]f1)", re.DOTALL)
@@ -33,16 +35,23 @@ _LOOKS_LIKE = tuple(
     for pattern, what in (
         (rb"\s*#EXTM3U", "a playlist, which names other files"),
         (rb"\s*ffconcat", "a list of other files"),
-        (rb"RIFF.{4}AVI ", "an AVI"),
         (rb"RIFF.{4}WEBP|\x89PNG|\xff\xd8\xff|II\*\0|MM\0\*|BM", "a picture: POST it to /embed"),
-        (rb"OggS", "an Ogg file"),
-        (rb"FLV\x01", "an FLV"),
-        (rb"\x00\x00\x01[\xba\xb3]", "an MPEG program stream"),
-        (rb"\x47.{187}\x47", "an MPEG transport stream"),
         (rb"ID3|\xff[\xfb\xf3\xf1]|fLaC|RIFF.{4}WAVE", "audio"),
         (rb"\s*<", "an HTML or XML document"),
     )
 )
+_OTHERS = tuple(
+    (re.compile(pattern, re.DOTALL), what)
+    for pattern, what in (
+        (rb"RIFF.{4}AVI ", "an AVI"),
+        (rb"OggS", "an Ogg file"),
+        (rb"FLV\x01", "an FLV"),
+        (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file"),
+        (rb"\x00\x00\x01[\xba\xb3]", "an MPEG program stream"),
+        (rb"\x47.{187}\x47", "an MPEG transport stream"),
+    )
+)
+"""Containers of videos that are not read here."""
 
 _HOLDERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"}
 _KIND = re.compile(rb"[\x20-\x7e\xa9]{4}")
@@ -68,6 +77,9 @@ def demuxer_of(head: bytes) -> Demuxer:
     for pattern, what in _LOOKS_LIKE:
         if pattern.match(head):
             raise InvalidVideo(f"The body looks like {what}. {WANTED}")
+    for pattern, what in _OTHERS:
+        if pattern.match(head):
+            raise InvalidVideo(f"The body is {what}, which is not read here. {CONVERT}")
     raise InvalidVideo(f"The body is not a video in a supported container. {WANTED}")
 
 

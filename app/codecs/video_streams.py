@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from app.codecs.video_containers import Demuxer
+from app.codecs.video_containers import CONVERT, Demuxer
 from app.codecs.video_times import Ticks
 from app.errors import InvalidVideo, VideoTooLarge
 
@@ -118,8 +118,7 @@ def decoder_of(stream: VideoStream, *, max_pixels: int) -> VideoCodecContext:
         name = ""
     if name not in CODECS:
         raise InvalidVideo(
-            f"The video is coded as {name or 'something unknown'}, which is not read here. Convert it to H.264: "
-            "ffmpeg -i VIDEO -c:v libx264 -pix_fmt yuv420p video.mp4"
+            f"The video is coded as {name or 'something unknown'}, which is not read here. {CONVERT}"
         )
     decoder = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and decoder.codec.canonical_name in _ALPHA_DECODERS:

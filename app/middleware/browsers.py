@@ -16,7 +16,7 @@ from app.middleware.access import App, Message, Receive, Scope, Send
 
 EXPOSED_HEADERS = (
     "Content-Disposition", "ETag", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID",
-    "X-SAM2-Fingerprint", "X-SAM2-Model",
+    "X-SAM2-Fingerprint", "X-SAM2-Image-ID", "X-SAM2-Model",
 )  # fmt: skip
 """Reply headers that scripts of other sites may read."""
 

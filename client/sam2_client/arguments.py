@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from sam2_client.coco import DEFAULT_LABEL
 from sam2_client.connection import DEFAULT_URL
@@ -18,6 +17,8 @@ from sam2_client.data_set_arguments import (
     add_polygons,
     at_least_1,
     box,
+    name,
+    path,
     point,
     size,
 )
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "embed", parents=[server], help="embed pictures ahead of time; prints their ids"
     )
-    one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
+    one.add_argument("pictures", nargs="+", type=name, metavar="PICTURE", help="files, folders, patterns")
     one.add_argument(
         "--concurrency", type=at_least_1, default=4, metavar="N", help="concurrent uploads; default 4"
     )
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "decode", parents=[server, clean_up], help="segment one object of a picture", epilog=_PIXELS
     )
-    one.add_argument("picture", type=Path)
+    one.add_argument("picture", type=path)
     one.add_argument(
         "--point", type=point, action="append", default=[], metavar="X,Y", help="on the object; repeatable"
     )
@@ -109,18 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=path,
         action="append",
         default=[],
         metavar="FILE",
         help="write the best mask, white on black; if FILE ends in .json, the reply, for export; repeatable",
     )
     one.add_argument(
-        "--overlay", type=Path, metavar="FILE", help="write the picture with the best mask in colour"
+        "--overlay", type=path, metavar="FILE", help="write the picture with the best mask in colour"
     )
     one.add_argument(
         "--cutout",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="write the best mask's object alone, cropped to its box, transparent around it: PNG, WebP or TIFF",
     )
@@ -138,13 +139,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "files",
         nargs="+",
+        type=name,
         metavar="FILE",
         help="replies of decode (.json), prompts to decode now (.jsonl), folders, patterns",
     )
-    one.add_argument("--coco", type=Path, metavar="FILE", help="file to write a COCO data set to")
+    one.add_argument("--coco", type=path, metavar="FILE", help="file to write a COCO data set to")
     one.add_argument(
         "--yolo",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="new folder to write a data set for Ultralytics' YOLO segmentation to, with copies of the pictures",
     )

@@ -60,6 +60,8 @@ def read_reply(path: Path) -> Iterator[Instance]:
     """Read the best mask of each prediction of a reply file. Raises OSError, and ValueError for other files."""
     try:
         reply = json.loads(path.read_bytes())
+        if "error" in reply:
+            raise ValueError(f"it is an error: {reply['error']['message']}")
         for prediction in reply["predictions"]:
             yield Instance(
                 picture=str(reply.get("picture", reply["image_id"])),
@@ -68,6 +70,8 @@ def read_reply(path: Path) -> Iterator[Instance]:
                 label=str(reply.get("label", DEFAULT_LABEL)),
                 mask=Mask.from_dict(prediction["masks"][0], size=(int(reply["height"]), int(reply["width"]))),
             )
+    except UnicodeDecodeError as error:  # whose words hold the whole file
+        raise ValueError(f"{path} is not a reply of /decode: it is no text") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a reply of /decode with masks as RLE ({error!r})") from error
 

@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def embed(client: Client, arguments: argparse.Namespace) -> bool:
     """Embed pictures; print each one's id, a tab and its file."""
     files = [file.path for file in named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES)]
+    if not files:
+        raise ValueError("there are no pictures in what is named")
     results = client.embed_many(
         files, concurrency=arguments.concurrency, progress=len(files) > 1 and sys.stderr.isatty()
     )
@@ -136,6 +138,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         raise Misuse("--simplify requires --polygons or --yolo")
     if arguments.coco is not None:
         require_data_set("--coco", arguments.coco)
+        coco.require_writable(arguments.coco)
     if arguments.yolo is not None:
         yolo.require_empty(arguments.yolo)
     instances: list[Instance] = []
@@ -151,7 +154,12 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             continue
         try:
             if file.suffix.lower() == ".jsonl":
-                prompts += read_prompt_lines(file)
+                for line in read_prompt_lines(file):
+                    if isinstance(line, PromptLine):
+                        prompts.append(line)
+                    else:
+                        done = False
+                        complain(line)
             else:
                 instances += coco.read_reply(file)
         except (OSError, ValueError) as error:

@@ -39,9 +39,9 @@ def add_everything(commands: "Commands", server: argparse.ArgumentParser) -> Non
         description="Segment every object of pictures, into one COCO data set with one category.",
         epilog=f"Without options, the server's model has its own, as SAM2AutomaticMaskGenerator. {_RESUME}",
     )
-    one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
+    one.add_argument("pictures", nargs="+", type=name, metavar="PICTURE", help="files, folders, patterns")
     one.add_argument(
-        "--coco", type=Path, required=True, metavar="OUTPUT", help="file to write the data set to"
+        "--coco", type=path, required=True, metavar="OUTPUT", help="file to write the data set to"
     )
     add_polygons(one)
     one.add_argument(
@@ -82,9 +82,9 @@ def add_masks_from_boxes(commands: "Commands", server: argparse.ArgumentParser) 
         epilog=_BOXES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    one.add_argument("boxes", type=Path, metavar="BOXES", help="a COCO file, or a folder of YOLO's labels")
-    one.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
-    one.add_argument("-o", "--output", type=Path, required=True, metavar="OUTPUT", help="COCO file to write")
+    one.add_argument("boxes", type=path, metavar="BOXES", help="a COCO file, or a folder of YOLO's labels")
+    one.add_argument("pictures", nargs="+", type=name, metavar="PICTURE", help="files, folders, patterns")
+    one.add_argument("-o", "--output", type=path, required=True, metavar="OUTPUT", help="COCO file to write")
     add_polygons(one)
     one.add_argument(
         "--uncertain",
@@ -118,6 +118,18 @@ def _add_concurrency(one: argparse.ArgumentParser, *, default: int) -> None:
         metavar="N",
         help="pictures at a time; default %(default)s",
     )
+
+
+def name(text: str) -> str:
+    """Parse the name of files. An empty one would be the current folder with all that is in it."""
+    if not text:
+        raise argparse.ArgumentTypeError("a name is empty: is a variable of the shell not set?")
+    return text
+
+
+def path(text: str) -> Path:
+    """Parse the name of one file or folder."""
+    return Path(name(text))
 
 
 def size(text: str) -> float:

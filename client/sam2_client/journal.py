@@ -101,8 +101,8 @@ class Journal:
         before = before if isinstance(before, dict) else {}
         other = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))
         raise ValueError(
-            f"{self.path} is what a run with another {' and '.join(other)} has done so far: finish that run, or "
-            "delete the file to begin anew"
+            f"{self.path} is what a run has done so far that differs in {' and '.join(other)}: finish that run, "
+            "or delete the file to begin anew"
         )
 
     def _start(self, length: int) -> bytes:

@@ -25,6 +25,7 @@ def require_data_set(option: str, output: Path, *, is_long: bool = False) -> Non
     """
     if output.is_dir():
         raise Misuse(f"{option} {output} is a folder: name a file")
+    require_folder(option, output)
     if not output.exists():
         return
     if not output.is_file():
@@ -39,6 +40,12 @@ def require_data_set(option: str, output: Path, *, is_long: bool = False) -> Non
         raise Misuse(
             f"{option} {output} exists and is not a data set, so it is not replaced: name another file"
         )
+
+
+def require_folder(option: str, output: Path) -> None:
+    """Raise Misuse if a file has no folder to be in: found out at the end, it would cost what is done by then."""
+    if not output.parent.is_dir():
+        raise Misuse(f"{option} {output}: there is no folder {output.parent}")
 
 
 def require_another(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -55,6 +56,8 @@ _BROKEN = (
 )
 """What Pillow's decoders raise for broken files, besides OSError."""
 _ALPHA_MODES = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+_LOADING = threading.Lock()
+"""Pillow reads a file's pixels when they are first needed, and breaks where two threads need those of one image."""
 
 
 class LargePictureWarning(UserWarning):
@@ -112,6 +115,8 @@ def open_picture(source: PictureSource) -> Image.Image:
     off, and for what Pillow cannot read or reads otherwise than the service.
     """
     if isinstance(source, Image.Image):
+        with _LOADING:
+            source.load()
         return _to_rgb(source)
     if not isinstance(source, bytes | str | os.PathLike):
         return _to_rgb(_from_array(source))
@@ -198,6 +203,8 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 
 def _encode(image: Image.Image) -> bytes:
     """Encode the pixels as they are: the image's EXIF orientation is not applied."""
+    with _LOADING:
+        image.load()
     if image.mode in _ALPHA_MODES:
         image = image.convert(_ALPHA_MODES[image.mode])
     elif image.mode in _OTHER_ORDERS:  # what Pillow converts itself is cut at 255

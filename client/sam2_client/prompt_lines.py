@@ -37,8 +37,11 @@ class PromptLine:
     prompt: Prompt
 
 
-def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
-    """Read the lines of a file. Skips empty lines. Raises OSError, and ValueError with the number of a bad line."""
+def read_prompt_lines(file: Path) -> Iterator[PromptLine | str]:
+    """Yield the lines of a file, and a message with its number for each bad one. Skips empty lines.
+
+    Raises OSError, and ValueError for a file that is not text.
+    """
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
@@ -57,7 +60,8 @@ def read_prompt_lines(file: Path) -> Iterator[PromptLine]:
             to_wire(prompt)  # only to find what is wrong with it while the line's number is known
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             why = "it has no picture" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{file}, line {number}: {why}") from error
+            yield f"{file}, line {number}: {why}"
+            continue
         yield PromptLine(path=file.parent / picture, picture=picture, label=label, prompt=prompt)
 
 

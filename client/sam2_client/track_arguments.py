@@ -6,22 +6,21 @@ Does not know about servers.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from sam2_client.coco import DEFAULT_LABEL
-from sam2_client.data_set_arguments import Misuse, add_polygons, box, number, point, positive
+from sam2_client.data_set_arguments import Misuse, add_polygons, box, name, number, path, point, positive
 from sam2_client.prompts import TrackPrompt
 
 if TYPE_CHECKING:
     from sam2_client.data_set_arguments import Commands
 
 _EPILOG = """\
-prompts: --frame, --object and --label hold for the --point, --not, --box and --mask after them. Two objects, and a
-correction of the first one on frame 30:
+prompts: --frame and --object hold for the --point, --not, --box and --mask after them; --label is the category of
+the object named last. Two objects, and a correction of the first one on frame 30:
   sam2 track clip.mp4 --point 500,375 --object 2 --box 10,20,90,80 --object 1 --frame 30 --not 480,300 -o masks
 
 masks: FOLDER/OBJECT/FRAME.png, such as masks/001/000012.png, white on black, all black where the object is not
@@ -30,8 +29,8 @@ visible; so SAM 2's own script names them with --per_obj_png_file. Files that ex
 COCO: a frame is an image with video_id and frame_index, a visible mask is an annotation with video_id and track_id,
 the object's number; "videos" and "tracks" list both. These are the names of the TAO data set. Tools that do not
 know them read the file as pictures, which they could not do with a list of masks for each object (YouTube-VIS).
-file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -i CLIP.mp4 -start_number 0 CLIP/%06d.jpg
-makes them.
+file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -r 10 -i CLIP.mp4 -start_number 0
+CLIP/%06d.jpg makes them: any -r before -i, or ffmpeg repeats and drops frames of a variable rate.
 
 overlay: an MP4 of the frames that were tracked, with a colour for each object. It requires PyAV: pip install av
 
@@ -80,19 +79,20 @@ def add_track(
     one.add_argument(
         "frames",
         nargs="+",
+        type=name,
         metavar="VIDEO",
         help="a video; or pictures as its frames, 2.png before 10.png: a folder, files, a pattern",
     )
     for option, kind, metavar, text in (
         ("--frame", number, "N", "frame of the prompts that follow, from 0; default 0"),
         ("--object", number, "N", "object of the prompts that follow; default 1"),
-        ("--label", str, "NAME", f"category of this object; default {DEFAULT_LABEL}"),
+        ("--label", str, "NAME", f"category of the object named last; default {DEFAULT_LABEL}"),
         ("--point", point, "X,Y", "on the object; repeatable"),
         ("--not", point, "X,Y", "not on the object; repeatable"),
         ("--box", box, "X0,Y0,X1,Y1", "around the object"),
         (
             "--mask",
-            Path,
+            path,
             "FILE",
             "the object's mask as a picture, not black on it; all black: it is not here",
         ),
@@ -120,11 +120,11 @@ def add_track(
     one.add_argument(
         "--non-overlapping", action="store_true", help="each pixel belongs to one object at most"
     )
-    one.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write masks as PNG")
-    one.add_argument("--coco", type=Path, metavar="FILE", help="write a COCO data set")
+    one.add_argument("-o", "--output", type=path, metavar="FOLDER", help="write masks as PNG")
+    one.add_argument("--coco", type=path, metavar="FILE", help="write a COCO data set")
     add_polygons(one)
     one.add_argument(
-        "--overlay", type=Path, metavar="FILE", help="write a video (.mp4) with objects in colour"
+        "--overlay", type=path, metavar="FILE", help="write a video (.mp4) with objects in colour"
     )
 
 

@@ -13,7 +13,7 @@ from sam2_client.client import Client
 from sam2_client.data_set_arguments import Misuse
 from sam2_client.messages import complain
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
-from sam2_client.outputs import require_another, require_data_set
+from sam2_client.outputs import require_another, require_data_set, require_folder
 from sam2_client.sync_track import Track
 from sam2_client.track_arguments import Prompts, prompts_of
 from sam2_client.track_outputs import (
@@ -28,7 +28,7 @@ from sam2_client.track_outputs import (
 )
 from sam2_client.track_sources import VIDEO_SUFFIXES, in_order
 
-_PICTURES = PICTURE_SUFFIXES - VIDEO_SUFFIXES
+_PICTURES, _VIDEOS = PICTURE_SUFFIXES - VIDEO_SUFFIXES, VIDEO_SUFFIXES - PICTURE_SUFFIXES
 """A lone file with one of these suffixes is one frame, as in a folder."""
 _PICTURES_FPS = 10.0
 
@@ -60,12 +60,9 @@ def _check(arguments: argparse.Namespace) -> None:
         require_data_set("--coco", arguments.coco)
     if arguments.overlay is not None:
         require_another("--overlay", arguments.overlay, map(Path, arguments.frames))
-    for option, file in (("--coco", arguments.coco), ("--overlay", arguments.overlay)):
-        if file is not None and file.is_dir():
-            raise Misuse(f"{option} {file} is a folder: name a file")
-        if file is not None and not file.parent.is_dir():
-            raise Misuse(f"{option} {file}: there is no folder {file.parent}")
-    if arguments.overlay is not None:
+        if arguments.overlay.is_dir():
+            raise Misuse(f"--overlay {arguments.overlay} is a folder: name a file")
+        require_folder("--overlay", arguments.overlay)
         if arguments.overlay.suffix.lower() != ".mp4":
             raise Misuse(f"--overlay {arguments.overlay}: name a file that ends in .mp4")
         overlay_video.require()
@@ -112,6 +109,9 @@ def _pictures(named: Sequence[str]) -> list[Path]:
     )
     if not files:
         raise ValueError("there are no pictures in what is named")
+    for each in files:
+        if each.suffix.lower() in _VIDEOS and each.is_file():
+            raise Misuse(f"{each} is a video: give its name alone, without a pattern or other files")
     return files
 
 

@@ -166,6 +166,8 @@ def sorted_out(
     if isinstance(frames, KnownVideo):
         return Source(frames._stored)
     if isinstance(frames, str | os.PathLike):
+        if not os.fspath(frames):
+            raise ValueError("the name is empty: name a video, or a folder of pictures")
         path = Path(frames)
         return list(pictures_in(path)) if path.is_dir() else Picture(frames)
     if isinstance(frames, bytes):

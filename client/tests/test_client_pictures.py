@@ -12,6 +12,7 @@ from PIL import Image
 import sam2_client
 from sam2_client import Client
 from sam2_client.pictures import Picture, open_picture
+from sam2_client.workers import worked
 from tests.app.codecs.small_pictures import decoded, gif_of_a_small_frame
 from tests.app.codecs.test_cut_off import JPEGS, run_length_bmp
 from tests.app.codecs.test_png import chunk, png
@@ -51,6 +52,19 @@ def test_arrays_are_uploaded_without_loss(
 def test_pil_images_of_every_mode_are_uploaded(client: Client, mode: str) -> None:
     image = client.embed(Image.new(mode, (6, 4)))
     assert (image.width, image.height) == (6, 4)
+
+
+def test_threads_may_share_an_image_whose_file_is_not_read_yet() -> None:
+    """As `embed_many([image] * 4)` and a track of one picture do: Pillow reads the file in the first that asks."""
+    noise, file = Image.effect_noise((300, 300), 50), io.BytesIO()
+    noise.save(file, "PNG")
+    wanted = Picture(noise).read()
+    for _ in range(5):
+        with Image.open(file) as shared:
+            results = [result for _, result in worked([shared] * 8, Picture, concurrency=8)]
+        for result in results:
+            assert isinstance(result, Picture), repr(result)
+            assert result.read() == wanted
 
 
 def test_pixels_keep_their_place_whatever_exif_says_of_them(client: Client) -> None:

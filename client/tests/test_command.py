@@ -159,6 +159,10 @@ def test_decode_sends_clicks_of_both_kinds_and_a_box(served: Served, truck: Path
                 ("--cutout", "m.jpg"),
             )
         ),
+        (["embed", ""], "a name is empty"),  # "$FOLDER", which is not set: not all of this folder
+        (["everything", "", "--coco", "out.json"], "a name is empty"),
+        (["track", "truck.png", "--point", "1,1", "-o", ""], "a name is empty"),
+        (["export", "1.json", "--coco", "no/out.json"], "there is no folder no"),
         (["export", "replies"], "--coco"),
         (["export", "1.json", "--coco", "out.json", "--simplify", "2"], "--simplify requires --polygons"),
         (["embed", "truck.png", "--concurrency", "0"], "at least 1"),
@@ -179,6 +183,8 @@ def test_wrong_usage_ends_with_2(
 def test_what_fails_is_said_in_a_line(
     served: Served, truck: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Path("empty").mkdir()
+    Path("failed.json").write_text('{"error": {"code": "image_not_found", "message": "No embedding"}}')
     for arguments, what in [
         (["decode", "nowhere.png", "--point", "1,1"], "nowhere.png"),
         (
@@ -186,10 +192,13 @@ def test_what_fails_is_said_in_a_line(
             "too far outside the picture of 60 x 40 pixels: at most by",
         ),
         (["embed", "truck.png", "--url", "ftp://host"], "not the address of a server"),
-        (["export", "truck.png", "--coco", "out.json"], "not a reply of /decode"),
+        (["export", "truck.png", "--coco", "out.json"], "not a reply of /decode: it is no text"),
+        (["export", "failed.json", "--coco", "out.json"], "it is an error: No embedding"),
+        (["embed", "empty"], "there are no pictures"),
     ]:
         assert main(arguments) == 1
         error = capsys.readouterr().err
+        assert len(error) < 300
         assert what in error
         assert error.startswith("sam2: ")
         assert "Traceback" not in error

@@ -141,7 +141,9 @@ def test_a_journal_of_another_run_is_not_mixed_in(
         cut_after(1, patched)
         assert main([*COMMAND, "--concurrency", "1"]) == 130
     assert main([*COMMAND, "--max-masks", "1"]) == 1
-    assert "out.json.partial is what a run with another options has done so far" in capsys.readouterr().err
+    assert (
+        "out.json.partial is what a run has done so far that differs in options:" in capsys.readouterr().err
+    )
     for foreign in ("mine\n", "mine", '["mine", {}]\n'):
         Path("out.json.partial").write_text(foreign)
         assert main(COMMAND) == 1
@@ -268,7 +270,7 @@ def test_options_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["everything", "photos", "--coco", "o.json", "--pred-iou-thresh", "2"], 2, "not a number of 0..1"),
         (["everything", "photos/more/empty", "--coco", "o.json"], 1, "there are no pictures"),
-        (["everything", "photos", "--coco", "nowhere/o.json"], 1, "nowhere/o.json.partial"),
+        (["everything", "photos", "--coco", "nowhere/o.json"], 2, "there is no folder nowhere"),
         (["everything", "*.jpg", "--coco", "o.json"], 1, "no file matches *.jpg"),
     ],
 )

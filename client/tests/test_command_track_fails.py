@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("clip_file")
         (["--object", "2", "--label", "a", "--object", "1", *POINT, "-o", "m"], "--label a: object 2 has no"),
         (["--box", "1,2,3,4", "--box", "1,2,3,4", "-o", "masks"], "--box is given twice"),
         ([*POINT, "--mask", "black.png", "-o", "masks"], "a mask is a prompt of its own"),
+        (["clip.mp4", *POINT, "-o", "masks"], "clip.mp4 is a video: give its name alone"),
         ([*POINT, "-o", "masks", "--polygons"], "--polygons requires --coco"),
         ([*POINT, "--coco", "a.json", "--simplify", "1"], "--simplify requires --polygons"),
         ([*POINT, "-o", "masks", "--direction", "both", "--to", "3"], "--to requires"),

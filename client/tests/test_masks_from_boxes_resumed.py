@@ -52,4 +52,4 @@ def test_another_file_of_boxes_does_not_take_over_a_journal(
     content["annotations"][0]["bbox"][0] = 2
     write(content)
     assert main(COMMAND) == 1
-    assert "a run with another boxes has done so far" in capsys.readouterr().err
+    assert "a run has done so far that differs in boxes:" in capsys.readouterr().err

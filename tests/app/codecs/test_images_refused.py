@@ -72,7 +72,8 @@ WHOLE = whole_files()
         (b"data:image/png;base64,iVBORw0KGgo=", "a data URL"),
         (b"/9j/4AAQSkZJRgABAQ", "in base64"),
         (b"PK\x03\x04" + bytes(30), "a ZIP archive"),
-        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video: POST it to /videos"),
+        (b"\x1aE\xdf\xa3", "a video: POST it to /videos"),
     ],
 )
 def test_what_is_no_picture_is_called_by_its_name(body: bytes, words: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.codecs import video_files
+from app.codecs.video_containers import CONVERT
 from app.codecs.video_files import Reader
 from app.errors import ImageTooLarge, InvalidFrame, InvalidVideo, VideoTooLarge
 from tests.app.codecs.read_videos import frames_of, nothing, reader, surveyed
@@ -124,6 +125,14 @@ def test_a_broken_frame_is_an_error_of_its_own(container: str, codec: str) -> No
                 decoder.read(video, number, nothing)
         else:
             assert number_of(decoder.read(video, number, nothing)) == number
+
+
+def test_what_is_advised_for_other_files_does_for_an_odd_width_and_height() -> None:
+    """As FFV1 has them: libx264 refuses them in yuv420p."""
+    _, codec, _, pix_fmt, _ = CONVERT.split(" VIDEO ")[1].split()
+    data = clip(codec=codec, pix_fmt=pix_fmt, size=(63, 47), frames=3)
+    video = surveyed(data)
+    assert [number_of(reader(data, video).read(video, each, nothing)) for each in range(3)] == [0, 1, 2]
 
 
 def test_a_broken_first_frame_leaves_the_others() -> None:

@@ -55,7 +55,7 @@ async def test_a_site_that_may_call_can_ask_send_and_read(origins: str, allowed:
         assert response.headers["access-control-allow-origin"] == allowed
         assert "access-control-allow-credentials" not in response.headers
         exposed = response.headers["access-control-expose-headers"].split(", ")
-        assert {"Server-Timing", "X-Request-ID", "Retry-After", "ETag"} <= set(exposed)
+        assert {"Server-Timing", "X-Request-ID", "Retry-After", "ETag", "X-SAM2-Image-ID"} <= set(exposed)
 
 
 @pytest.mark.parametrize(
