@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.storage import kept_tracks
-from app.storage.kept_tracks import ChangedElsewhere, KeptTracks, TrackRow
+from app.storage.kept_tracks import ChangedElsewhere, KeptTracks, NotKept, TrackRow
 from app.storage.register_file import Key
 
 WALK, RUN = Key("ann", "walk"), Key("", "run")
@@ -115,7 +115,8 @@ async def test_a_process_that_stands_still_with_the_lock_is_a_trouble_of_the_dis
     monkeypatch.setattr(kept_tracks, "_PATIENCE_S", 0.02)
     ours, theirs = KeptTracks(tmp_path), KeptTracks(tmp_path)
     with theirs._alone(tmp_path):
-        assert await save(ours, WALK, 1) == 0
+        with pytest.raises(NotKept):
+            await save(ours, WALK, 1)
         assert "another process holds" in caplog.text
     assert await save(ours, WALK, 1) > 0
 
