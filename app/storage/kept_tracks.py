@@ -113,6 +113,8 @@ class KeptTracks:
         self._seen: dict[Path, _Seen] = {}
         self._seen_folder = -1
         """Its modification time, which any change of a name changes; -1 before the first look."""
+        self._newest = 0
+        """The greatest number so far: a clock that is set back must not make a new track older than a removed one."""
         self._lost = set[Path]()
         """Files that went with their folder, and are to be written again."""
         self._left = set[Path]()
@@ -156,7 +158,7 @@ class KeptTracks:
             with self._lock:
                 self._notice_loss(self._folder)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new = max(time.time_ns(), number + 1)
+            new = max(time.time_ns(), number + 1, self._newest + 1)
             given = {"tenant": key.tenant, "name": key.image_id, "change": new}
             made = Beside.written(place, json.dumps(given | content).encode())
             try:
@@ -171,6 +173,7 @@ class KeptTracks:
                     self._left.discard(place)
                     self._lost.discard(place)
                     self._seen[place] = _Seen(_mark(place.stat()), key, new)
+                    self._newest = max(self._newest, new)
             finally:
                 made.discard()  # does nothing if it has appeared
         except OSError as error:
@@ -241,6 +244,7 @@ class KeptTracks:
                 row = _read(place)
                 self._seen[place] = _Seen(mark, row.key if row else None, row.number if row else 0)
                 rows += [row] if row is not None else []
+                self._newest = max(self._newest, self._seen[place].number)
         gone = [self._seen.pop(place) for place in self._seen.keys() - marks.keys()]
         return TrackChanges(rows, {each.key: each.number for each in gone if each.key is not None})
 

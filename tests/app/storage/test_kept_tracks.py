@@ -138,3 +138,19 @@ async def test_a_change_at_the_same_tick_of_the_clock_is_seen(
     monkeypatch.setattr(kept_tracks.os, "scandir", lambda folder: looked.append(folder))
     await asyncio.gather(*(news(theirs) for _ in range(3)))
     assert looked == []
+
+
+async def test_a_track_begun_anew_counts_although_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who knows the first one goes on showing it: its number would be the greater one."""
+    ours = KeptTracks(tmp_path)
+    first = await save(ours, WALK, 1)
+    await save(KeptTracks(tmp_path), RUN, 1)
+    await ours.remove(WALK)
+    monkeypatch.setattr("app.storage.kept_tracks.time.time_ns", lambda: first - 3600 * 10**9)
+    assert await save(ours, WALK, 2) > first
+    another = KeptTracks(tmp_path)  # a server that was started since
+    [changes] = await another.catch_up(waits=True)
+    await another.remove(WALK)
+    assert await save(another, WALK, 3) > max(row.number for row in changes.rows)
