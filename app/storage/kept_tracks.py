@@ -114,7 +114,7 @@ class KeptTracks:
         self._seen_folder = -1
         """Its modification time, which any change of a name changes; -1 before the first look."""
         self._newest = 0
-        """The greatest number so far: a clock that is set back must not make a new track older than a removed one."""
+        """The greatest number so far, above which the next one is, although the clock may be set back."""
         self._lost = set[Path]()
         """Files that went with their folder, and are to be written again."""
         self._left = set[Path]()
