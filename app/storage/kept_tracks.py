@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _SUFFIX = ".json"
 _LOCK = "lock"
 _PATIENCE_S = 2.0
+_RETRY_S = 5.0
+"""Between two times that a file is removed in vain: each may take _PATIENCE_S, and requests wait meanwhile."""
 _TICK_NS = 100 * 10**6
 """More than the clock of a file system stands still."""
 
@@ -115,10 +117,9 @@ class KeptTracks:
         """Its modification time, which any change of a name changes; -1 before the first look."""
         self._newest = 0
         """The greatest number so far, above which the next one is, although the clock may be set back."""
-        self._lost = set[Path]()
-        """Files that went with their folder, and are to be written again."""
-        self._left = set[Path]()
-        """Files of removed tracks, which the failing disk still has."""
+        self._lost = set[Path]()  # files that went with their folder, and are to be written again
+        self._left = set[Path]()  # files of removed tracks, which the failing disk still has
+        self._retry_at = 0.0
 
     def now(self) -> float:
         """Return the time of this machine."""
@@ -194,6 +195,7 @@ class KeptTracks:
         except OSError as error:
             self._trouble.report("a track cannot be removed", error)
             self._left.add(place)
+            self._retry_at = time.monotonic() + _RETRY_S
             return False
         self._left.discard(place)
         self._lost.discard(place)
@@ -203,9 +205,8 @@ class KeptTracks:
         """Find what has changed."""
         if self._folder is None or self._trouble is None:
             return
-        for place in list(self._left):
-            if not self._remove(place):
-                break
+        if self._left and time.monotonic() >= self._retry_at:
+            all(map(self._remove, list(self._left)))  # until one fails
         with self._lock:
             try:
                 self._notice_loss(self._folder)

@@ -136,6 +136,7 @@ async def test_what_a_failing_disk_did_not_take_or_give_up_is_made_up_for(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("app.storage.kept_tracks._RETRY_S", 0.0)
     folder = tmp_path / "tracks"
     ours, gone, early, late = states_on(folder), new("gone"), new("early"), new("late")
     await ours.add(gone)
