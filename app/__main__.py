@@ -88,6 +88,8 @@ class Server(uvicorn.Server):
         """Answer all waiting requests, then let Uvicorn wait for the running ones."""
         service: Segmentation = self._app.state.service
         service.drain()
+        for budget in (self._app.state.body_budget, self._app.state.strangers_budget):
+            budget.drain()
         streams: Streams = self._app.state.streams
         await streams.close(patience_s=self._deadline_s)
         await super().shutdown(sockets)

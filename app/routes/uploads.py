@@ -6,7 +6,7 @@ Does not know what a picture is.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +24,7 @@ from app.errors import (
     ImageTooLarge,
     Overloaded,
     ServiceError,
+    ShuttingDown,
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
@@ -64,11 +65,19 @@ class BodyBudget:
 
     shares: Shares
     patience_s: float
+    _waiting: set[asyncio.Timeout] = field(default_factory=set, init=False)
+    _is_draining: bool = field(default=False, init=False)
 
     @property
     def used_bytes(self) -> int:
         """Bytes held at this moment."""
         return self.shares.used
+
+    def drain(self) -> None:
+        """Refuse what has not arrived yet: the server stops, and would refuse the whole body too."""
+        self._is_draining = True
+        for each in self._waiting:
+            each.reschedule(asyncio.get_running_loop().time())
 
     @contextmanager
     def holding(self, share: str) -> Iterator[Callable[[int], None]]:
@@ -107,8 +116,8 @@ class BodyBudget:
         """Yield the body of a request. Its bytes count until the block ends.
 
         Raises UnsupportedEncoding for a compressed body, `of` beyond `max_bytes` (at once if
-        Content-Length says so), Overloaded if the budget is spent, BadRequest if the client disconnects, and
-        BodyTooSlow if it stops in the middle or is too slow.
+        Content-Length says so), Overloaded if the budget is spent, BadRequest if the client disconnects,
+        BodyTooSlow if it stops in the middle or is too slow, and ShuttingDown after `drain`.
         """
         _check_encoding(request.headers)
         thing = "picture" if of is ImageTooLarge else "video"
@@ -133,8 +142,13 @@ class BodyBudget:
         due = loop.time() + self.patience_s
         try:
             while True:
-                async with asyncio.timeout_at(min(loop.time() + self.patience_s, due)):
-                    chunk = await anext(stream, None)
+                end = loop.time() if self._is_draining else min(loop.time() + self.patience_s, due)
+                async with asyncio.timeout_at(end) as waiting:
+                    self._waiting.add(waiting)
+                    try:
+                        chunk = await anext(stream, None)
+                    finally:
+                        self._waiting.discard(waiting)
                 if chunk is None:
                     return
                 due += len(chunk) / _LEAST_BYTES_PER_S
@@ -142,6 +156,8 @@ class BodyBudget:
         except ClientDisconnect as error:
             raise BadRequest("The connection closed before the whole body had arrived.") from error
         except TimeoutError as error:
+            if self._is_draining:
+                raise ShuttingDown() from error
             raise BodyTooSlow(
                 f"The body arrived too slowly: nothing for {self.patience_s:g} s, or less than "
                 f"{_LEAST_BYTES_PER_S} bytes per second."

@@ -12,7 +12,7 @@ from functools import partial
 from app.errors import InvalidPrompt
 from app.names_errors import NamesUnreachable
 from app.service.track_state import TrackState
-from app.storage.kept_tracks import ChangedElsewhere, TrackChanges, TrackKeeper, TrackRow
+from app.storage.kept_tracks import ChangedElsewhere, NotKept, TrackChanges, TrackKeeper, TrackRow
 from app.storage.pages import Place, place_in
 from app.storage.register_file import Key
 from app.storage.upkeep import Upkeep
@@ -29,7 +29,7 @@ class TrackStates:
     ) -> None:
         self._keeper, self._most, self._ttl_s, self._on_forget = keeper, most, ttl_s, on_forget
         self._states: dict[Key, TrackState] = {}
-        self._unsaved: set[TrackState] = set()
+        self._unsaved: dict[TrackState, None] = {}  # those that were tried longest ago first
         self._missed: dict[Key, TrackRow] = {}  # of tracks that were worked on when other servers' rows came
         self._upkeep = Upkeep(self.tend, "the tracks")
 
@@ -100,6 +100,8 @@ class TrackStates:
             for oldest in idle[: max(0, len(own) + 1 - self._most)]:
                 await self.forget(oldest)
             await self._write(state, waits=True)
+        except NotKept:
+            self._unsaved[state] = None
         except (NamesUnreachable, asyncio.CancelledError):
             self._let_go(state)
             raise
@@ -110,17 +112,19 @@ class TrackStates:
             raise TrackIdConflict.for_id(state.track_id) from error
 
     async def save(self, state: TrackState) -> None:
-        """Write a track's prompts, unless it is forgotten. Without the database that servers share, later.
+        """Write a track's prompts, unless it is forgotten. Without the disk or the servers' database, later.
 
         Raises TrackBusy and TrackNotFound if another server has changed it meanwhile; its changes count.
         """
+        self._unsaved.pop(state, None)  # before it is written: it may be lost again meanwhile
         try:
             await self._write(state, waits=False)
-            self._unsaved.discard(state)
-        except NamesUnreachable:
-            self._unsaved.add(state)
+        except (NamesUnreachable, NotKept):
+            self._unsaved[state] = None
+        except asyncio.CancelledError:
+            self._unsaved[state] = None  # nobody hears whether it could be written
+            raise
         except ChangedElsewhere as error:
-            self._unsaved.discard(state)
             if error.row is None:
                 self._let_go(state)
                 raise TrackNotFound.deleted_meanwhile(state.track_id) from error
@@ -147,6 +151,8 @@ class TrackStates:
         for state in list(self._unsaved):
             with suppress(TrackBusy, TrackNotFound):  # another server's changes count
                 await self.save(state)
+            if state in self._unsaved:
+                break  # it still fails
 
     async def _write(self, state: TrackState, *, waits: bool) -> None:
         """Write, to its end even if the request goes away: the number of the change must be known."""
@@ -173,6 +179,8 @@ class TrackStates:
 
     def _take(self, changes: TrackChanges) -> None:
         """Take in what other servers did. What this one has seen or written since is newer."""
+        if changes.is_lost:
+            self._unsaved |= dict.fromkeys(self._states.values())
         for row in changes.rows:
             known = self._states.get(row.key)
             if known is None:
@@ -204,7 +212,7 @@ class TrackStates:
 
     def _let_go(self, state: TrackState) -> None:
         state.is_deleted = True
-        self._unsaved.discard(state)
+        self._unsaved.pop(state, None)
         self._missed.pop(state.key, None)
         if self._states.get(state.key) is state:
             del self._states[state.key]

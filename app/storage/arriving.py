@@ -27,7 +27,8 @@ async def arrived(
 ) -> T | None:
     """Return what `find` has for the content of a name. While that is nothing and the name is young, look again."""
     end, pause_s = monotonic() + WAIT_S, _PAUSE_S
-    while (found := await find(name.content)) is None and now() - name.created < YOUNG_S:
+    # Neither is a name young that was given by a clock that has been set back since.
+    while (found := await find(name.content)) is None and abs(now() - name.created) < YOUNG_S:
         if monotonic() + pause_s > end:
             break
         await asyncio.sleep(pause_s)

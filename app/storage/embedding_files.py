@@ -65,6 +65,8 @@ class EmbeddingFiles:
         self.used_bytes = self.num_embeddings = 0
         """Counts of the last scan plus the writes since then. The bytes include uploads."""
         self._looked = 0.0
+        self._unreadable = set[Path]()
+        """Files that are there and could not be read: who has what they should hold writes them anew."""
 
     def read(self, content: str) -> Embedding | None:
         """Return the embedding of a content; None if there is none. A broken file is logged and removed."""
@@ -100,11 +102,12 @@ class EmbeddingFiles:
     def remove(self, content: str) -> None:
         """Remove the upload and the embeddings of every model. A failure is logged."""
         try:
-            (self._uploads / content).unlink(missing_ok=True)
-            for folder in self._models():
-                (folder / f"{content}{_SUFFIX}").unlink(missing_ok=True)
+            places = [self._uploads / content, *(each / f"{content}{_SUFFIX}" for each in self._models())]
         except OSError as error:
             self._trouble.report(f"the files of {content} cannot be removed", error)
+            return
+        for place in places:
+            self._remove(place)
 
     def held(self, contents: Collection[str]) -> set[str]:
         """Return those contents that have an embedding here."""
@@ -136,7 +139,8 @@ class EmbeddingFiles:
         self.used_bytes = sum(file.size for file in (*uploads, *mine, *others))
         self.num_embeddings = len(mine) + len(others)
         for file in surplus(uploads, mine, others, capacity_bytes=self._capacity_bytes):
-            file.path.unlink(missing_ok=True)
+            if not self._remove(file.path):
+                continue  # the next run has others in its place
             self.used_bytes -= file.size
             if file.path.suffix == _SUFFIX:
                 self.num_embeddings -= 1
@@ -161,17 +165,26 @@ class EmbeddingFiles:
             return None
         except OSError as error:
             self._trouble.report(f"{path.name} cannot be read", error)
+            self._unreadable.add(path)
             return None
 
     def _remove_broken(self, path: Path, why: str) -> None:
         log.error("Removing %s and continuing without it: %s.", path, why)
+        self._remove(path)
+
+    def _remove(self, path: Path) -> bool:
+        """Remove a file, if it is there. Returns whether it is gone; a failure is logged."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            self._trouble.report(f"{path.name} cannot be removed", error)
+            self._trouble.report(f"{path} cannot be removed", error)
+            return False
+        return True
 
     def _write_beside(self, place: Path, make: Callable[[], bytes]) -> Beside | None:
-        if place.exists():
+        if place in self._unreadable:
+            self._unreadable.discard(place)
+        elif place.exists():
             return None
         # Pictures are private: only this user may read them.
         for folder in (self._folder, place.parent.parent, place.parent):

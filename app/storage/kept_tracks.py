@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _SUFFIX = ".json"
 _LOCK = "lock"
 _PATIENCE_S = 2.0
+_RETRY_S = 5.0
+"""Between two times that a file is removed in vain: each may take _PATIENCE_S, and requests wait meanwhile."""
 _TICK_NS = 100 * 10**6
 """More than the clock of a file system stands still."""
 
@@ -54,6 +56,8 @@ class TrackChanges:
     """Each with the number of the change."""
     all_until: int | None = None
     """Not None: these are all tracks that there were after this change."""
+    is_lost: bool = False
+    """Whether what was kept is gone, without any server's doing: the tracks in memory are to be written again."""
 
 
 class ChangedElsewhere(Exception):
@@ -62,6 +66,10 @@ class ChangedElsewhere(Exception):
     def __init__(self, row: TrackRow | None) -> None:
         super().__init__()
         self.row = row
+
+
+class NotKept(Exception):
+    """The disk fails, which has been reported. Who has the track writes it again later."""
 
 
 class _Seen(NamedTuple):
@@ -85,7 +93,7 @@ class TrackKeeper(Protocol):
     async def save(
         self, key: Key, content: dict[str, Any], number: int, *, is_wanted: Callable[[], bool], waits: bool
     ) -> int:
-        """Write a track, unless it is not wanted any more by then. Returns its new number."""
+        """Write a track, unless it is not wanted any more by then. Returns its new number. Raises NotKept."""
 
     async def remove(self, key: Key) -> None:
         """Remove a track, if there is one."""
@@ -107,6 +115,11 @@ class KeptTracks:
         self._seen: dict[Path, _Seen] = {}
         self._seen_folder = -1
         """Its modification time, which any change of a name changes; -1 before the first look."""
+        self._newest = 0
+        """The greatest number so far, above which the next one is, although the clock may be set back."""
+        self._lost = set[Path]()  # files that went with their folder, and are to be written again
+        self._left = set[Path]()  # files of removed tracks, which the failing disk still has
+        self._retry_at = 0.0
 
     def now(self) -> float:
         """Return the time of this machine."""
@@ -129,44 +142,51 @@ class KeptTracks:
     ) -> int:
         """Write a file, or replace it, unless it is not wanted any more by then. Returns its new number.
 
-        Raises ChangedElsewhere. A failure of the disk is logged, and the number stays.
+        Raises ChangedElsewhere, and NotKept for a failure of the disk, which is logged.
         """
         return await asyncio.to_thread(partial(self._save, key, content, number, is_wanted=is_wanted))
 
     async def remove(self, key: Key) -> None:
-        """Remove a file, if there is one. A failure is logged."""
-        await asyncio.to_thread(self._remove, key)
+        """Remove a file, if there is one. A failure is logged, and `catch_up` tries again."""
+        if self._folder is not None:
+            await asyncio.to_thread(self._remove, _place(self._folder, key))
 
     def _save(self, key: Key, content: dict[str, Any], number: int, *, is_wanted: Callable[[], bool]) -> int:
         if self._folder is None or self._trouble is None:
             return number
         place = _place(self._folder, key)
         try:
-            is_lost = not self._folder.is_dir()
+            with self._lock:
+                self._notice_loss(self._folder)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new = max(time.time_ns(), number + 1)
+            new = max(time.time_ns(), number + 1, self._newest + 1)
             given = {"tenant": key.tenant, "name": key.image_id, "change": new}
             made = Beside.written(place, json.dumps(given | content).encode())
             try:
                 with self._alone(self._folder):
                     if not is_wanted():
                         return number
-                    if not is_lost and self._number(place) != number:
+                    there = self._number(place)
+                    is_ours = place in self._left or (there == 0 and place in self._lost)
+                    if there != number and not is_ours:
                         raise ChangedElsewhere(_read(place))
                     made.appear()
+                    self._left.discard(place)
+                    self._lost.discard(place)
                     self._seen[place] = _Seen(_mark(place.stat()), key, new)
+                    self._newest = max(self._newest, new)
             finally:
                 made.discard()  # does nothing if it has appeared
         except OSError as error:
             self._trouble.report("a track cannot be written", error)
-            return number
+            raise NotKept from error
         self._trouble.over()
         return new
 
-    def _remove(self, key: Key) -> None:
+    def _remove(self, place: Path) -> bool:
+        """Remove a file, if it is there. Returns whether it is gone."""
         if self._folder is None or self._trouble is None:
-            return
-        place = _place(self._folder, key)
+            return True
         try:
             if place.exists():
                 with self._alone(self._folder):
@@ -174,13 +194,22 @@ class KeptTracks:
                     self._seen.pop(place, None)
         except OSError as error:
             self._trouble.report("a track cannot be removed", error)
+            self._left.add(place)
+            self._retry_at = time.monotonic() + _RETRY_S
+            return False
+        self._left.discard(place)
+        self._lost.discard(place)
+        return True
 
     def _look(self) -> None:
         """Find what has changed."""
         if self._folder is None or self._trouble is None:
             return
+        if self._left and time.monotonic() >= self._retry_at:
+            all(map(self._remove, list(self._left)))  # until one fails
         with self._lock:
             try:
+                self._notice_loss(self._folder)
                 folder = self._folder.stat().st_mtime_ns
                 if folder == self._seen_folder:
                     return
@@ -198,14 +227,25 @@ class KeptTracks:
             # Another change at the same tick of the clock would not be seen.
             self._seen_folder = folder if time.time_ns() - folder > _TICK_NS else 0
 
+    def _notice_loss(self, folder: Path) -> None:
+        """See whether somebody removed the folder: the lock in it, no server removes. Raises OSError."""
+        if not self._seen or (folder / _LOCK).exists():
+            return
+        log.error("%s was removed; creating it again with the known tracks.", folder)
+        self._lost.update(self._seen)
+        self._seen.clear()
+        self._found.append(TrackChanges([], {}, is_lost=True))
+
     def _changes(self, marks: Mapping[Path, tuple[int, int, int]]) -> TrackChanges:
         rows = list[TrackRow]()
         for place, mark in marks.items():
             known = self._seen.get(place)
-            if place.suffix == _SUFFIX and (known is None or known.mark != mark):
+            is_new = known is None or known.mark != mark
+            if is_new and place.suffix == _SUFFIX and place not in self._left:
                 row = _read(place)
                 self._seen[place] = _Seen(mark, row.key if row else None, row.number if row else 0)
                 rows += [row] if row is not None else []
+                self._newest = max(self._newest, self._seen[place].number)
         gone = [self._seen.pop(place) for place in self._seen.keys() - marks.keys()]
         return TrackChanges(rows, {each.key: each.number for each in gone if each.key is not None})
 

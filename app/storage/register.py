@@ -216,9 +216,8 @@ class Register:
         if before is None or self.is_named(before.content):
             return frozenset()
         if key in self._unsaved:
-            await self._run(
-                partial(self._on_unnamed, before.content)
-            )  # although its name is still on the disk
+            # Although its name is still on the disk.
+            await self._run(partial(self._on_unnamed, before.content))
         return frozenset({before.content})
 
     def _after_pending(self, key: Key, change: Change) -> Change:
@@ -226,16 +225,17 @@ class Register:
 
         Raises ImageIdConflict for a name that is about to belong to another content.
         """
-        pending = self._unsaved.get(key)
-        if pending is None or change.name is None or change.replace:
+        if change.name is None or change.replace:
             return change
+        if (pending := self._unsaved.get(key)) is None:  # without the file, what the client is told counts
+            return Change(change.name, replace=self._stands_in)
         if pending.name is not None and pending.name.content != change.name.content:
             raise ImageIdConflict.for_id(key.image_id)
         return Change(change.name, replace=pending.replace)
 
     async def _flush(self) -> None:
-        if not self._unsaved or monotonic() < self._broken_until:
-            return
+        if self._stands_in or not self._unsaved or monotonic() < self._broken_until:
+            return  # what does not reach the file must reach it later: it may have other names
         changes, since = dict(self._unsaved), self._since()
         try:
             await self._run(lambda: self._file.apply(changes, since=since, on_unnamed=self._on_unnamed))

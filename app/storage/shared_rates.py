@@ -10,11 +10,17 @@ from app.storage.postgres import Postgres
 from app.storage.postgres_line import Connection
 
 _TIDY_S = 60.0
+_MOST_AT_ONCE = 100
+"""Pictures. One request has 84 at most: crops of /everything."""
 _TAKE = b"""
     WITH now AS (SELECT extract(epoch FROM clock_timestamp())::float8 AS s)
     INSERT INTO sam2_rates AS r SELECT %(share)s, now.s + %(cost)s FROM now
-    ON CONFLICT (share) DO UPDATE SET full_at = greatest(r.full_at, excluded.full_at - %(cost)s) + %(cost)s
+    ON CONFLICT (share) DO UPDATE SET full_at = CASE
+        WHEN r.full_at > excluded.full_at - %(cost)s + %(ahead)s THEN excluded.full_at
+        ELSE greatest(r.full_at, excluded.full_at - %(cost)s) + %(cost)s
+    END
     WHERE r.full_at - (excluded.full_at - %(cost)s) <= %(most)s - %(cost)s + 1e-6
+        OR r.full_at > excluded.full_at - %(cost)s + %(ahead)s
     RETURNING 1
 """
 _WAIT = b"SELECT full_at - extract(epoch FROM clock_timestamp())::float8 FROM sam2_rates WHERE share = %s"
@@ -27,6 +33,8 @@ class _Cost(NamedTuple):
     share: str
     cost: float
     most: float
+    ahead: float
+    """No bucket is full later than so many seconds from now, unless the clock has been set back: it begins anew."""
 
 
 class SharedRates:
@@ -44,7 +52,8 @@ class SharedRates:
         if not self._limit or not count:
             return 0.0
         cost_s = count * 60 / self._limit
-        cost = _Cost(share, cost_s, max(60.0, cost_s))
+        ahead_s = max(60.0, cost_s, _MOST_AT_ONCE * 60 / self._limit)
+        cost = _Cost(share, cost_s, max(60.0, cost_s), ahead_s)
         return await self._postgres.once(lambda connection: self._take(connection, cost))
 
     def _take(self, connection: Connection, cost: _Cost) -> float:

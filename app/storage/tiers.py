@@ -70,7 +70,7 @@ class Tiers:
         self._fetching: dict[str, asyncio.Task[Embedding | None]] = {}
         self._moving: dict[str, Embedding] = {}
         self._uploads = HeldUploads()
-        self._unsaved, self._used = set[str](), set[str]()
+        self._unsaved, self._used = dict[str, None](), set[str]()  # those first that were tried longest ago
         self._places = asyncio.Semaphore(MOST_SAVING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(files.readers if files else 2, thread_name_prefix="tiers")
@@ -119,7 +119,7 @@ class Tiers:
             self.host.pop(content)
         self._moving.pop(content, None)
         self._fetching.pop(content, None)
-        self._unsaved.discard(content)
+        self._unsaved.pop(content, None)
         self._uploads.let_go(content)
 
     async def shed(self, share: float) -> int:
@@ -164,7 +164,7 @@ class Tiers:
     def save_all(self) -> None:
         """Write everything in memory again, because the disk has lost it."""
         if self.files is not None:
-            self._unsaved.update(self.in_memory())
+            self._unsaved |= dict.fromkeys(self.in_memory())
 
     def used_bytes(self, tier: str) -> int:
         """Return the bytes of embeddings in a tier; on disk, also of uploads."""
@@ -207,7 +207,7 @@ class Tiers:
         for content in list(self._unsaved):
             embedding = self.device.peek(content) or (self.host.peek(content) if self.host else None)
             if embedding is None:
-                self._unsaved.discard(content)
+                self._unsaved.pop(content, None)
                 self._uploads.let_go(content)
                 continue
             await self._places.acquire()
@@ -272,7 +272,7 @@ class Tiers:
         self, files: KeptEmbeddings, content: str, embedding: Embedding, upload: bytes | None
     ) -> None:
         """Write an upload and an embedding. The caller has acquired a place, which is released here."""
-        self._unsaved.discard(content)  # before it is written: save_all may add it meanwhile
+        self._unsaved.pop(content, None)  # before it is written: save_all may add it meanwhile
         try:
             run = partial(self._run, self._writing)
             writes: list[Callable[[], Written | None]] = [lambda: files.write_beside(content, embedding)]
@@ -306,7 +306,7 @@ class Tiers:
             self._settling -= 1
 
     def _not_saved(self, content: str, error: Exception, upload: bytes | None) -> None:
-        self._unsaved.add(content)
+        self._unsaved[content] = None
         self._uploads.hold_if_there_is_room(content, upload)
         if self._trouble is not None and not isinstance(error, NamesAway):
             self._trouble.report("an embedding cannot be written", error)

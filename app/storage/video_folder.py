@@ -17,6 +17,8 @@ class VideoFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._unreadable = set[str]()
+        """Contents whose file is there and could not be read: who sends one writes it anew."""
 
     def use(self, content: str) -> bool:
         """Count a use of a file, which may be open for long. Returns whether it is there."""
@@ -28,13 +30,17 @@ class VideoFolder:
             file = (self._folder / content).open("rb")
         except FileNotFoundError:
             return None
+        except OSError:
+            self._unreadable.add(content)
+            raise
+        self._unreadable.discard(content)
         _touch(file.fileno())
         return file
 
     def write_beside(self, content: str, data: bytes) -> Beside | None:
         """Write a file next to its final path; None if it is there already. Raises OSError."""
         place = self._folder / content
-        if place.exists():
+        if place.exists() and content not in self._unreadable:
             return None
         # Videos are private: only this user may read them.
         for folder in (self._folder.parent, self._folder):
@@ -58,13 +64,19 @@ class VideoFolder:
                 found.append((state.st_mtime, state.st_size, path))
             elif is_stale(state.st_mtime):
                 path.unlink(missing_ok=True)
-        used = sum(size for _, size, _ in found)
+        used, failure = sum(size for _, size, _ in found), None
         for _, size, path in sorted(found)[:-1]:  # the newest stays, even if it alone is larger
             if used <= capacity_bytes:
                 break
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # the others go all the same
+                failure = error
+                continue
             on_evict(path.name)
             used -= size
+        if failure is not None:
+            raise failure
         return used
 
 

@@ -89,7 +89,7 @@ def client_that_goes_away(server: RealServer) -> None:
 
 
 def stop_while_requests_wait(server: RealServer) -> None:
-    """Waiting requests get an error at once, running ones are finished, and the exit is clean."""
+    """Waiting requests and half uploads get an error at once, running ones are finished, and the exit is clean."""
     server.block()
     with server.client() as client, ThreadPoolExecutor(8) as threads:
         running = threads.submit(client.post, "/decode", json=CLICK)
@@ -97,7 +97,14 @@ def stop_while_requests_wait(server: RealServer) -> None:
         clicks = [threads.submit(client.post, "/decode", json=CLICK) for _ in range(2)]
         uploads = [threads.submit(embed, client, picture(shade=shade), f"p{shade}") for shade in (1, 2)]
         server.wait_until(lambda: server.waiting("prompts") == 2 and server.waiting("images") == 2)
-        server.process.send_signal(signal.SIGTERM)
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=LONG_S) as half:
+            head = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/x\r\nContent-Length: 9\r\n\r\n"
+            half.sendall(head + b"half")
+            with server.client() as other:  # the connection before it has been accepted by then
+                other.get("/healthz")
+            server.process.send_signal(signal.SIGTERM)
+            assert half.recv(65536).startswith(b"HTTP/1.1 503 ")
         for call in [*clicks, *uploads]:
             response = call.result()
             assert error(response) == (503, "shutting_down")

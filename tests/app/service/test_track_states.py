@@ -1,9 +1,11 @@
 """Tracks that two servers share: what one hears of the other, and that one server does not meet itself."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from app.codecs.prompts import PromptRequest
 from app.service.track_state import TrackState
 from app.service.track_states import TrackStates
 from app.service.track_values import Frames, TrackPromptRequest
+from app.storage.beside import Beside
+from app.storage.kept_tracks import KeptTracks
 from app.storage.sharing import Sharing
 from tests.postgres import PostgresServer
 
@@ -25,6 +29,17 @@ async def states_in(url: str) -> AsyncIterator[TrackStates]:
         yield TrackStates(sharing.tracks(), most=9, ttl_s=0, on_forget=lambda _: None)
     finally:
         await sharing.close()
+
+
+def states_on(folder: Path) -> TrackStates:
+    """The tracks as one server knows them that keeps them in a folder."""
+    return TrackStates(KeptTracks(folder), most=9, ttl_s=0, on_forget=lambda _: None)
+
+
+async def known_after_a_restart(folder: Path) -> dict[str, list[TrackPromptRequest]]:
+    """What the next server reads in a folder: the prompts of each track."""
+    known = await states_on(folder).newest(tenant="", limit=9, after=None)
+    return {each.track_id: each.history for each in known}
 
 
 def new(name: str = "walk") -> TrackState:
@@ -113,3 +128,50 @@ async def test_a_track_whose_caller_leaves_before_it_is_written_does_not_take_th
         leave.set()
         await ours.add(new())
         assert len(await ours.newest(tenant="", limit=9, after=None)) == 1
+
+
+async def test_what_a_failing_disk_did_not_take_or_give_up_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("app.storage.kept_tracks._RETRY_S", 0.0)
+    folder = tmp_path / "tracks"
+    ours, gone, early, late = states_on(folder), new("gone"), new("early"), new("late")
+    await ours.add(gone)
+    await ours.add(early)
+    with monkeypatch.context() as broken:
+        broken.setattr(Beside, "written", fail)
+        broken.setattr(Path, "unlink", fail)
+        await ours.forget(gone)
+        early.history.append(click(1))
+        await ours.save(early)
+        await ours.add(late)
+        await ours.tend()
+        assert await known_after_a_restart(folder) == {"gone": [], "early": []}
+    await ours.tend()
+    assert await known_after_a_restart(folder) == {"early": [click(1)], "late": []}
+
+
+@pytest.mark.parametrize("who", ["the maintenance", "a request"])
+async def test_the_tracks_of_a_folder_that_is_removed_come_back(tmp_path: Path, who: str) -> None:
+    """Whoever writes first: with one track there, the others must not look as if a server had removed them."""
+    folder = tmp_path / "tracks"
+    ours, theirs, walk, run = states_on(folder), states_on(folder), new("walk"), new("run")
+    await ours.add(walk)
+    await ours.add(run)
+    await theirs.tend()
+    shutil.rmtree(folder)
+    if who == "a request":
+        walk.history.append(click(1))
+        await ours.save(walk)
+    for each in (ours, theirs, ours, theirs):
+        await each.tend()
+    known = await known_after_a_restart(folder)
+    assert known == {"walk": walk.history, "run": []}
+    for each in (ours, theirs):
+        assert {it.track_id: it.history for it in await each.newest(tenant="", limit=9, after=None)} == known
+    await theirs.forget(await theirs.find("run", tenant=""))
+    await ours.tend()
+    assert (await known_after_a_restart(folder)).keys() == {"walk"}

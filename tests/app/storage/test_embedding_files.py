@@ -126,3 +126,41 @@ def test_a_file_that_cannot_be_read_or_removed_is_a_miss_too(
     assert "cannot be read" in caplog.text
     files.remove(A)
     assert files._embedding_path(A).is_dir()
+
+
+def test_what_cannot_be_removed_keeps_nothing_else_from_going(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here folders in the places of files. Once one of them stopped every eviction, and the disk filled up."""
+    files = files_in(tmp_path, capacity=40_000)
+    write(files, A, cells=150, used=time.time() - 100)
+    write(files, B, cells=150, used=time.time() - 50)
+    write(files, C, cells=150)
+    place = next(tmp_path.rglob(f"{A}*"))
+    place.unlink()
+    place.mkdir()
+    os.utime(place, (1.0, 1.0))
+    files.trim()
+    assert files.held([B, C]) == {C}
+    assert "cannot be removed" in caplog.text
+    (tmp_path / "uploads" / C).mkdir(parents=True)
+    files.remove(C)
+    assert files.held([C]) == set()
+
+
+def test_a_file_that_cannot_be_read_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another user, say, or on a bad sector: it stays where it is, and would count as written for good."""
+    files = files_in(tmp_path)
+    write(files, A, 1.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", _fail)
+        assert files.read(A) is None
+    assert files.write_beside(B, embedding()) is not None
+    write(files, A, 2.0)
+    assert (found := files.read(A)) is not None
+    assert found.image_rows[0, 0] == 2.0
+    assert files.write_beside(A, embedding()) is None
+
+
+def _fail(*_: object) -> bytes:
+    raise OSError(5, "Input/output error")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.storage import kept_tracks
-from app.storage.kept_tracks import ChangedElsewhere, KeptTracks, TrackRow
+from app.storage.kept_tracks import ChangedElsewhere, KeptTracks, NotKept, TrackRow
 from app.storage.register_file import Key
 
 WALK, RUN = Key("ann", "walk"), Key("", "run")
@@ -115,7 +115,8 @@ async def test_a_process_that_stands_still_with_the_lock_is_a_trouble_of_the_dis
     monkeypatch.setattr(kept_tracks, "_PATIENCE_S", 0.02)
     ours, theirs = KeptTracks(tmp_path), KeptTracks(tmp_path)
     with theirs._alone(tmp_path):
-        assert await save(ours, WALK, 1) == 0
+        with pytest.raises(NotKept):
+            await save(ours, WALK, 1)
         assert "another process holds" in caplog.text
     assert await save(ours, WALK, 1) > 0
 
@@ -137,3 +138,19 @@ async def test_a_change_at_the_same_tick_of_the_clock_is_seen(
     monkeypatch.setattr(kept_tracks.os, "scandir", lambda folder: looked.append(folder))
     await asyncio.gather(*(news(theirs) for _ in range(3)))
     assert looked == []
+
+
+async def test_a_track_begun_anew_counts_although_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who knows the first one goes on showing it: its number would be the greater one."""
+    ours = KeptTracks(tmp_path)
+    first = await save(ours, WALK, 1)
+    await save(KeptTracks(tmp_path), RUN, 1)
+    await ours.remove(WALK)
+    monkeypatch.setattr("app.storage.kept_tracks.time.time_ns", lambda: first - 3600 * 10**9)
+    assert await save(ours, WALK, 2) > first
+    another = KeptTracks(tmp_path)  # a server that was started since
+    [changes] = await another.catch_up(waits=True)
+    await another.remove(WALK)
+    assert await save(another, WALK, 3) > max(row.number for row in changes.rows)

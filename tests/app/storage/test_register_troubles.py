@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import ImageIdConflict
 from app.storage.register_file import RegisterFile
-from tests.app.storage.registers import A, B, name, opened
+from tests.app.storage.registers import A, B, ids, name, opened
 
 
 class FullDisk:
@@ -79,17 +80,29 @@ async def test_a_folder_that_cannot_be_used_is_stood_in_for_until_it_can(
 ) -> None:
     """Permissions do not stop root, and tests may run as root. A file instead of the folder stops root too."""
     monkeypatch.setattr("app.storage.register.RETRY_S", 0.0)
-    folder = tmp_path / "cache"
+    folder, before = tmp_path / "cache", tmp_path / "before"
+    async with opened(before) as register:
+        for each in ("deleted", "sent again", "kept"):
+            await register.add(name(each), replace=False)
     folder.write_bytes(b"")
     async with opened(folder) as register:
         await register.add(name("truck"), replace=False)
         assert register.find("truck", tenant="") is not None
         assert not await register.tend()
         assert "cannot be opened" in caplog.text
+        await register.remove("deleted", tenant="")
+        await register.add(name("sent again", B), replace=False)
+        with pytest.raises(ImageIdConflict):
+            await register.add(name("sent again", A), replace=False)
         folder.unlink()
+        before.rename(folder)
         assert await register.tend()
+        assert ids(register) == ["kept", "sent again", "truck"]
     async with opened(folder) as register:
         assert register.find("truck", tenant="") is not None
+        assert register.find("deleted", tenant="") is None
+        assert (again := register.find("sent again", tenant="")) is not None
+        assert again.content == B
 
 
 async def test_a_register_that_is_none_is_moved_aside(

@@ -55,6 +55,21 @@ async def test_a_server_that_is_stopped_has_written_everything(tmp_path: Path) -
     assert len(files_of(tmp_path)) == 8
 
 
+async def test_what_is_gone_is_said_at_once_although_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name of the future is none that another server has given a moment ago."""
+    monkeypatch.setattr("app.storage.arriving.WAIT_S", 60.0)
+    async with serving(settings(tmp_path)) as served:
+        await served.embed(picture(), "truck")
+        await on_disk(served, "truck")
+    shutil.rmtree(tmp_path / "embeddings")
+    earlier = time.time() - 3600
+    monkeypatch.setattr("app.storage.register.time", lambda: earlier)
+    async with serving(settings(tmp_path)) as served, asyncio.timeout(30):
+        assert error(await served.click("truck")) == (404, "image_not_found")
+
+
 async def test_another_model_makes_its_own_embeddings_of_the_same_images(tmp_path: Path) -> None:
     async with serving(settings(tmp_path)) as served:
         await served.embed(picture(), "truck")
