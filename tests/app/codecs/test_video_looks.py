@@ -92,6 +92,7 @@ def test_a_gif_looks_as_its_first_frame_does_to_embed() -> None:
     data = file.getvalue()
     shown = frames_of(data)
     assert np.array_equal(shown[0], decode_image(data, max_pixels=MAX_PIXELS))
+    assert all(frame.flags.writeable for frame in shown), "torch warns of others"
     assert tuple(shown[0][40, 40]) == (255, 255, 255)
     assert tuple(shown[3][10, 28]) == (20, 20, 250)
     assert tuple(shown[3][10, 4]) == (255, 255, 255)
