@@ -103,7 +103,9 @@ def to_pixels(frame: VideoFrame, geometry: Geometry) -> Pixels:
     if frame.color_range == _LIMITED and len(frame.format.components) == 1 and not frame.format.has_palette:
         shown = _GREYS[shown]
     if has_alpha:
-        shown = over_white(Image.fromarray(shown)).copy()  # torch warns of pixels that are Pillow's and read-only
+        shown = over_white(
+            Image.fromarray(shown)
+        ).copy()  # torch warns of pixels that are Pillow's and read-only
     if geometry.orientation == 1:
         return np.ascontiguousarray(shown)
     return upright(
