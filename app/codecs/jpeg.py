@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import simplejpeg
 from PIL import Image
 
@@ -25,6 +26,7 @@ _MAX_SCANNED_PIXELS = (
     2_000_000_000  # 20 scans of 100 megapixels: each scan passes over all, however few its bytes
 )
 _HEAD_BYTES = 256 * 1024  # where claimed_pixels looks, so that it takes the event loop no noticeable time
+_BEHIND = bytes(range(85, 213))  # neither a marker nor zeros, as which libjpeg takes what is missing
 _ZEROS = bytes(16)  # at the end of a scan, these raise the question whether they are data
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -50,16 +52,18 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
         raise InvalidImage(
             f"The JPEG has {parts.scans} scans, which is too many for its size. Save it as a baseline JPEG."
         )
-    is_cmyk = parts.components == 4
-    colours = "CMYK" if is_cmyk else "RGB"
-    bare = _without_filling(parts, colours)
-    orientation = exif_orientation(parts.exif)
+    return _read(_without_filling(parts), parts)
+
+
+def _read(bare: bytes, parts: "_Parts") -> Pixels:
+    """Return the pixels of `bare`, made of these parts, upright. Raises ValueError if data are missing."""
+    is_cmyk, orientation = parts.components == 4, exif_orientation(parts.exif)
     try:
-        stored = decode_stream(bare, colours)
+        stored = decode_stream(bare, "CMYK" if is_cmyk else "RGB")
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
-        return _by_pillow(bare, orientation)
+        return _by_pillow(bare, orientation, is_arithmetic=parts.is_arithmetic)
     if orientation == 1 and not is_cmyk:
         return stored
 
@@ -71,7 +75,7 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
     return upright(rows, size=(stored.shape[1], stored.shape[0]), orientation=orientation)
 
 
-def _without_filling(parts: "_Parts", colours: str) -> bytes:
+def _without_filling(parts: "_Parts") -> bytes:
     """Return the JPEG without the zeros that fill its last scan, as in files that were not written to the end.
 
     Zeros can be data, in a large area of one colour. Those need every byte; a filling has at least one to spare.
@@ -79,7 +83,7 @@ def _without_filling(parts: "_Parts", colours: str) -> bytes:
     *head, last_scan = parts.kept
     if last_scan.endswith(_ZEROS):
         try:
-            decode_stream(b"".join([*head, last_scan[:-1], b"\xff\xd9"]), colours)
+            _read(b"".join([*head, last_scan[:-1], b"\xff\xd9"]), parts)
         except ValueError:
             pass
         else:
@@ -110,10 +114,21 @@ def check_stream(bare: bytes, *, most: tuple[int, int]) -> None:
             )
 
 
-def _by_pillow(bare: bytes, orientation: int) -> Pixels:
-    """Read what TurboJPEG's interface has no name for: chrominance at unusual resolutions."""
-    with Image.open(io.BytesIO(bare), formats=["JPEG"]) as image:
-        return upright(rows_of(image), size=image.size, orientation=orientation)
+def _by_pillow(bare: bytes, orientation: int, *, is_arithmetic: bool) -> Pixels:
+    """Read what TurboJPEG's interface has no name for: components at unusual resolutions, as in CMYK by Pillow.
+
+    Raises ValueError if data are missing. Pillow does not say so, but then what stands behind the data changes
+    pixels. Not with arithmetic coding, which looks ahead; such a file needs its end marker anyway.
+    """
+
+    def pixels(stream: bytes) -> Pixels:
+        with Image.open(io.BytesIO(stream), formats=["JPEG"]) as image:
+            return upright(rows_of(image), size=image.size, orientation=orientation)
+
+    found = pixels(bare)
+    if not is_arithmetic and not np.array_equal(pixels(bare[:-2] + _BEHIND + bare[-2:]), found):
+        raise ValueError("premature end of JPEG data")
+    return found
 
 
 @dataclass(slots=True)
@@ -166,7 +181,8 @@ class _Parts:
             # without application segments and comments, except the two that define the colours: JFIF's and Adobe's
             elif marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
                 self.kept.append(segment)
-        if not has_end and (kind in _ARITHMETIC or not self._coverage.is_whole or at < len(data)):
+        self.is_arithmetic = kind in _ARITHMETIC
+        if not has_end and (self.is_arithmetic or not self._coverage.is_whole or at < len(data)):
             raise InvalidImage("The JPEG is cut off: it ends before its last scan does. Send the whole file.")
 
     def _add_frame(self, segment: bytes) -> None:
@@ -186,10 +202,7 @@ class _Parts:
         self._coverage.add(header, is_progressive=is_progressive)
         self.scans += 1
         stop = _first(_NEXT, data, end)
-        scan = data[end:stop]
-        if stop == len(data):
-            scan = scan.removesuffix(b"\xff")
-        self.kept += [header, scan]
+        self.kept += [header, data[end:stop].rstrip(b"\xff")]  # fill, or half of what is cut off
         return stop
 
 

@@ -5,6 +5,7 @@ Does not know what the tags mean to a decoder.
 
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -89,14 +90,13 @@ class Directory:
                 if length * struct.calcsize("=" + _TYPES.get(kind, "II")) > inline:
                     (at,) = self._unpack("Q" if self.is_big else "I", at)
                 self.tags[number] = Values(kind, length, at)
-            (self.next,) = self._unpack("Q" if self.is_big else "I", first + size * count)
         except struct.error as error:
-            if Tag.WIDTH in self.tags and Tag.HEIGHT in self.tags:
-                self.next = 0  # only the address of the next picture is missing
-            else:
-                raise InvalidImage(
-                    "The TIFF is cut off: its directory is missing. Send the whole file."
-                ) from error
+            raise InvalidImage(
+                "The TIFF is cut off: tags of its directory are missing. Send the whole file."
+            ) from error
+        self.next = 0
+        with suppress(struct.error):  # nothing else is missing
+            (self.next,) = self._unpack("Q" if self.is_big else "I", first + size * count)
 
     def _unpack(self, layout: str, at: int) -> tuple[int, ...]:
         return struct.unpack_from(self.order + layout, self.data, at)

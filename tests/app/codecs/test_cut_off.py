@@ -23,6 +23,10 @@ JPEGS = {
     "grey": encoded(PICTURE.convert("L"), "JPEG"),
     "progressive grey": encoded(PICTURE.convert("L"), "JPEG", progressive=True),
     "CMYK": encoded(PICTURE.convert("CMYK"), "JPEG"),
+    "CMYK, three inks at half resolution": encoded(PICTURE.convert("CMYK"), "JPEG", subsampling=1),
+    "progressive CMYK, three at a quarter": encoded(
+        PICTURE.convert("CMYK"), "JPEG", subsampling=2, progressive=True
+    ),
     "flat, whose data are zeros": encoded(Image.new("L", (640, 640), 128), "JPEG", optimize=True),
 }
 
@@ -163,6 +167,19 @@ def test_run_length_bmps_are_read_as_written(data: bytes, bits: int, rows: list[
 def test_a_run_length_bmp_of_too_few_rows_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidImage, match="last rows are missing"):
         decoded(run_length_bmp(data))
+
+
+def test_a_tiff_without_the_end_of_its_directory_is_refused() -> None:
+    """Its last tag says that the second sample is alpha."""
+    data = encoded(PICTURE.convert("LA"), "TIFF", compression="packbits")
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    end = at + 2 + 12 * count
+    without_the_address_of_the_next_picture = data[:end]
+    np.testing.assert_array_equal(decoded(without_the_address_of_the_next_picture), decoded(data))
+    for cut in (3, 4, 5, 8, 11, 12, 13, 40):
+        with pytest.raises(InvalidImage, match="cut off"):
+            decoded(data[: end - cut])
 
 
 @pytest.mark.parametrize("photometric", ["L", "RGB", "RGBA", "CMYK", "YCbCr"])
