@@ -27,12 +27,12 @@ from app.middleware.hosts import is_loopback
 from app.middleware.keys import ApiKeys, KeysError
 from app.middleware.request_heads import most_connections, patient_protocol
 from app.middleware.websockets import patient_websocket
-from app.process import spare_what_stays, tune
+from app.process import hold_standard_streams, spare_what_stays, tune
 from app.routes.streams import Streams
 from app.service.exporting import export
 from app.service.loading import locate_weights
 from app.service.segmentation import Segmentation
-from app.settings import HIDDEN, Settings, unknown_variables
+from app.settings import HIDDEN, Settings, unknown_variables, unusable_proxies
 from app.storage.opening import CacheUrlError, SharingError, check_bucket
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A signal before it listens ends the process with 128 and its number, as without a handler.
     watchdog.py ends the process with 3 if the device hangs. `sam2-serve export-decoder` writes a file instead.
     """
+    hold_standard_streams()
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -128,6 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings)
     for name in unknown_variables():
         log.warning("%s is not a setting; 'sam2-serve --help' lists all settings.", name)
+    for part in unusable_proxies():
+        log.warning(
+            "FORWARDED_ALLOW_IPS: no proxy has the address %r, so what it says of clients does not count. Use "
+            "addresses such as 10.0.0.5, networks such as 10.0.0.0/24 (no bits beyond the mask), or * alone.",
+            part,
+        )
     try:
         return serve(settings)
     except KeysError as error:

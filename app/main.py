@@ -107,6 +107,7 @@ def create_app(
         summary="Embed a picture once; every click after that is answered in milliseconds.",
         version=VERSION,
         lifespan=lifespan,
+        docs_url=None,  # pages.py has it
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         dependencies=[Depends(check_query)],

@@ -1,15 +1,29 @@
-"""What makes a process that serves a model faster: its memory, its garbage collection, its interpreter's lock.
+"""What a process that serves a model needs: standard streams; and what makes it faster: memory, garbage, the GIL.
 
 Does not know what the process does.
 """
 
 import ctypes
 import gc
+import os
 import platform
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Options of mallopt(3)."""
+
+
+def hold_standard_streams() -> None:
+    """Put the null device in place of standard streams that are closed, as of a service that nobody listens to.
+
+    Else the next sockets get their numbers, 0 to 2, and libuv (uvloop) ends the process when it closes one of them.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # as long as the process
 
 
 def tune() -> None:

@@ -3,6 +3,7 @@
 The only file that reads the environment. Does not know what the values do.
 """
 
+import ipaddress
 import os
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,10 @@ from app.setting_checks import (
     check_no_devices,
     check_path,
     check_size,
+    split,
 )
 from model.checkpoints.download import RELEASE_URL
+from model.device_names import check_device
 from model.network.config import BUILTIN, VARIANTS
 
 UNTRAINED = "untrained"
@@ -63,7 +66,7 @@ class Settings(ClientSettings, BaseSettings):
     weights_url: Annotated[str, AfterValidator(check_download)] = Field(
         RELEASE_URL, description="Base URL from which released checkpoints are downloaded."
     )
-    device: str = Field(
+    device: Annotated[str, AfterValidator(check_device)] = Field(
         "auto", description="auto (a GPU if torch can use one), cpu, or a GPU as torch names it."
     )
     devices: Annotated[str, AfterValidator(check_devices)] = Field(
@@ -277,6 +280,20 @@ def wants_traces() -> bool:
         return False
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return exporter == "otlp" or any(os.environ.get(name) for name in endpoints)
+
+
+def unusable_proxies() -> list[str]:
+    """Return parts of Uvicorn's FORWARDED_ALLOW_IPS that no proxy matches: no address, and no network of them."""
+    text = os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
+    return [] if text == "*" else [part for part in split(text) if not _is_network(part)]
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def unknown_variables() -> list[str]:

@@ -4,10 +4,11 @@ Does not know about models.
 """
 
 import logging
-import re
 from pathlib import Path
 
 import torch
+
+from model.device_names import check_device
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +26,10 @@ def resolve_device(name: str) -> torch.device:
     Raises ValueError for any other name, and for a device that is not there or computes nothing. Where "auto" is a
     CPU although the machine has a GPU, the log says why.
     """
-    if name == "auto":
+    if check_device(name) == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu":
             _warn_of_unused_gpu()
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(
-            f"device {name!r} cannot be used here: only auto, cpu, cuda and cuda:N (N from 0) are supported."
-        )
     try:
         device = torch.device(name)
         # A card for which torch has no kernels gives memory all the same, and nothing is asked of it for none.

@@ -55,7 +55,7 @@ ROOMS = {
     "app.client_settings": Room(1),
     "app.errors": Room(1),
     "app.segmenter": Room(1, model=("model.types", "model.video")),
-    "app.settings": Room(2, model=("model.checkpoints", "model.network")),
+    "app.settings": Room(2, model=("model.checkpoints", "model.device_names", "model.network")),
     "app.track_errors": Room(2),
     "app.names_errors": Room(2),
     "app.version": Room(1),
@@ -71,6 +71,7 @@ ROOMS = {
     "model.network": Room(2),
     "model.masks": Room(2),
     "model.everything": Room(3),
+    "model.device_names": Room(0),
     "model.devices": Room(1),
     "model.errors": Room(1),
     "model.types": Room(1),
@@ -232,6 +233,7 @@ def test_one_file_knows_cuda_and_the_runner_chooses_it() -> None:
     places = (
         "app/cluster/ray_environment.py",  # which GPUs are seen, before any is used
         "model/gpu/cuda.py",
+        "model/device_names.py",
         "model/devices.py",
         "model/runner.py",
     )

@@ -29,6 +29,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         _, definitions = models_json_schema(
             [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
         )
+        document["servers"] = [{"url": "."}]  # where openapi.json is, also below the path of a proxy
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).update(definitions["$defs"])
         if app.state.keys:

@@ -1,4 +1,4 @@
-"""Serves the page at / with its files below /page/, and the JavaScript client: /client.js, and /client/ below it.
+"""Serves the page at / with its files below /page/, /docs, and the JavaScript client: /client.js and /client/.
 
 Does not know about pictures and masks: both call the same endpoints as every client.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 
 from app.routes.etags import client_has
 
@@ -69,6 +70,12 @@ _FILES = {"client.js": _file(_ENTRY, ".js")} | {
 async def page(request: Request) -> Response:
     """The page itself."""
     return _reply(request, "page/index.html")
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """FastAPI's page of the API. It asks for openapi.json beside it, so it works below a proxy's path too."""
+    return get_swagger_ui_html(openapi_url="openapi.json", title=f"{request.app.title} - Swagger UI")
 
 
 @router.get("/page/{name}")

@@ -36,6 +36,8 @@ _AT_ONCE = 2
 """Searches that run at a time. More would not be done sooner, because all wait for one device."""
 _AT_ONCE_NEWCOMERS = 1
 """In addition, for clients that have none running."""
+_BATCHES_AT_ONCE = 2
+"""Batches of one search: one waits while another runs, so that the device has no gap."""
 _BATCH_S = 0.04
 """How long a batch of a search may take where clicks of others wait for it."""
 _PASSED_BATCH_S = 0.25
@@ -129,14 +131,17 @@ class Request:
 class Searches:
     """Runs searches, a few at a time. The others wait for their turn."""
 
-    def __init__(self, machinery: Machinery, *, most_prompts: int) -> None:
+    def __init__(self, machinery: Machinery, *, most_prompts: int, most_waiting: int) -> None:
+        """`most_prompts` in one batch, `most_waiting` of one client in the queue of searches."""
         self._searcher, self._workers = machinery.searcher, machinery.workers
         self._encodings = machinery.encodings
-        self._most_prompts = most_prompts
+        # So that all batches of all searches that run at a time have room in the queue, at once and of one client.
+        room = most_waiting // (_BATCHES_AT_ONCE * (_AT_ONCE + _AT_ONCE_NEWCOMERS))
+        self._most_prompts = max(1, min(most_prompts, room))
         self._turns = Turns(_AT_ONCE, reserved=_AT_ONCE_NEWCOMERS)
         self._cropping = Turns(1, reserved=0)
         self._shares = Shares(_HELD_BYTES)
-        self._batch = _FIRST_BATCH
+        self._batch = min(_FIRST_BATCH, self._most_prompts)
 
     @property
     def held_bytes(self) -> int:
@@ -222,7 +227,7 @@ class Searches:
             async with aclosing(self._siftings(request, crop, embedding, times)) as batches:
                 async for batch in batches:
                     under_way.append(asyncio.create_task(decode_and_sift(*batch)))
-                    if len(under_way) > 1:
+                    if len(under_way) >= _BATCHES_AT_ONCE:
                         found += await under_way.popleft()
             while under_way:
                 found += await under_way.popleft()

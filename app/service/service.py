@@ -79,7 +79,9 @@ class SegmentationService:
         self._decoder, self._searcher = machinery.decoder, machinery.searcher
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
-        self.searches = Searches(machinery, most_prompts=settings.batch_prompts)
+        self.searches = Searches(
+            machinery, most_prompts=settings.batch_prompts, most_waiting=settings.max_waiting_prompts
+        )
         self.videos = Videos(settings, metrics, machinery, check_ready=self.ready, store=lambda: self.store)
         self.tracks = Tracks(settings, metrics, machinery, service=self)
         self._drain_queues, self._disconnect = machinery.drain, machinery.disconnect

@@ -16,16 +16,20 @@ def start_tracing() -> "Tracing | None":
     if not wants_traces():
         return None
     try:
-        from app.telemetry.tracing import Tracing  # here, because the SDK is large and few need it
+        # Here, because the SDK is large and few need it. It reads some of its variables when it is imported.
+        from app.telemetry.tracing import Tracing
+
+        return Tracing()
     except ImportError as error:
         log.warning(
             "OTEL_* variables enable traces, but the extra 'otel' is not installed: pip install '.[otel]' (%s)",
             error,
         )
         return None
-    try:
-        return Tracing()
-    except ValueError as error:  # a number that is none, or too small
+    except (
+        ValueError,
+        RuntimeError,
+    ) as error:  # a number that is none or too small, or a plug-in that is not there
         log.error(
             "OTEL_* variables enable traces, and one of them cannot be used, so none are sent: %s", error
         )

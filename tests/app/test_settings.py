@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import __main__ as command
 from app.__main__ import read_settings
-from app.settings import HIDDEN, Settings, unknown_variables
+from app.settings import HIDDEN, Settings, unknown_variables, unusable_proxies
 
 
 def test_every_setting_says_what_it_is_for() -> None:
@@ -56,6 +57,7 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
     [
         ("model", "sam3"),
         ("dtype", "int8"),
+        *(("device", value) for value in ("", "CPU", "gpu", "mps", "cuda:", "cuda:-1", "0")),
         ("port", "70000"),
         ("host", ""),  # as of a variable that a compose file passes on and nobody set
         ("host", " "),
@@ -154,3 +156,26 @@ def test_variables_that_no_setting_reads_are_found(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SAM2_PORT", "8000")
     monkeypatch.setenv("SAM_X", "1")
     assert unknown_variables() == ["SAM2_PRT"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unusable"),
+    [
+        ("", []),
+        ("*", []),
+        ("127.0.0.1, ::1,10.0.0.0/24 ,fd00::/8,", []),
+        (
+            "10.0.0.5/24",
+            ["10.0.0.5/24"],
+        ),  # bits beyond the mask: Uvicorn takes it for a name, and never meets it
+        ("balancer,10.0.0.0/99", ["balancer", "10.0.0.0/99"]),
+        ("10.0.0.5,*", ["*"]),
+    ],
+)
+def test_proxies_that_nobody_is_are_found(
+    value: str, unusable: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", value)
+    assert unusable_proxies() == unusable
+    trusted = ProxyHeadersMiddleware(None, value).trusted_hosts  # type: ignore[arg-type]
+    assert sorted(trusted.trusted_literals - {""}) == sorted(unusable)

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 
+import httpx
 import pytest
 
 from app.middleware.access import AccessMiddleware, Message, Receive, RequestIdFilter, Scope, Send, request_id
@@ -169,8 +170,13 @@ async def test_a_fault_in_the_middle_of_a_reply_is_left_to_the_server(
 
 async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> None:
     async with serving() as served:
-        assert "swagger" in (await served.client.get("/docs")).text
+        page = (await served.client.get("/docs")).text
+        assert "swagger" in page
         document = (await served.client.get("/openapi.json")).json()
+        # Below the path of a reverse proxy the page asked the proxy's root, and so did "Try it out".
+        beside = httpx.URL("https://proxy.example/sam2/docs").join(re.search("url: '(.+)'", page)[1])
+        assert beside == "https://proxy.example/sam2/openapi.json"
+        assert beside.join(document["servers"][0]["url"]) == "https://proxy.example/sam2/"
         assert (await served.client.get("/openapi.json")).json() == document
         schemas = document["components"]["schemas"]
         for name in re.findall(

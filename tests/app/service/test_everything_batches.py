@@ -73,6 +73,18 @@ async def test_batches_are_even_because_cores_share_them(monkeypatch: pytest.Mon
         assert sizes == [2, 2] + [4] * (len(sizes) - 2)
 
 
+@pytest.mark.parametrize("most_waiting", [6, 16, 40])
+async def test_batches_have_room_in_a_short_queue(monkeypatch: pytest.MonkeyPatch, most_waiting: int) -> None:
+    """They grew beyond SAM2_MAX_WAITING_PROMPTS, so an idle server answered every search with 503 halfway."""
+    monkeypatch.setattr(search, "_PASSED_BATCH_S", 1000.0)
+    settings = Settings(workers=2, max_prompts=1, max_waiting_prompts=most_waiting)
+    async with serving(settings) as served:
+        await served.embed(picture(), "dots")
+        callers = [served.post("/everything", {"image_id": "dots", **FOUND}) for _ in range(3)]
+        for reply in await asyncio.gather(*callers):
+            assert reply.status_code == 200, reply.text
+
+
 async def test_the_next_batch_waits_while_one_runs_and_none_after_it() -> None:
     """So the device has no gap between them, and not more is in flight than that."""
     async with stepping(Settings(workers=2, batch_prompts=4)) as (served, model):

@@ -241,12 +241,21 @@ def test_without_the_extra_the_server_says_so_and_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"), ("OTEL_BSP_MAX_QUEUE_SIZE", "0")]
+    ("name", "value"),
+    [
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "of_nobody"),
+    ],
 )
 def test_a_wrong_variable_costs_the_traces_and_not_the_server(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv(name, value)
+    for module in ("opentelemetry.sdk.trace", "app.telemetry.tracing"):
+        monkeypatch.delitem(
+            sys.modules, module, raising=False
+        )  # as in a new process: some are read on import
     assert start_tracing() is None
     assert "cannot be used, so none are sent" in caplog.text
