@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.errors import BadRequest, RequestHeadTooLarge, ServiceError
 from app.middleware.raw_replies import raw_reply
+from app.middleware.readers import Reader
 
 if sys.platform != "win32":
     import resource
@@ -66,7 +67,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
     The time counts from the connection's start, and from the first byte of each further request; later bytes do
     not restart the clock. If more than `most` connections are open, the one that has been quiet longest is closed
-    for the newest, so that active clients are served. A connection whose request is being answered is never closed.
+    for the newest, so that active clients are served. A connection whose request is being answered is not closed,
+    unless its client reads nothing of what is sent for `patience_s` (readers.py).
     """
     quiet: dict[HttpToolsProtocol, asyncio.TimerHandle | None] = {}  # quiet for longest first
 
@@ -87,6 +89,7 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in Uvicorn
             super().connection_made(transport)
+            self._reader = Reader(transport, patience_s=patience_s)
             self._expect_head()
             if len(self.connections) > most:
                 longest = next(iter(quiet))  # exists: this connection is in it
@@ -201,8 +204,17 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 quiet.setdefault(self, None)  # no timer: Uvicorn's own bounds the pause between requests
             super().on_response_complete()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reader.wait()
+
+        def resume_writing(self) -> None:
+            self._reader.end_wait()
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
             end_quiet(self)
+            self._reader.end_wait()
             self._give_up_answers()
             super().connection_lost(exc)
 
