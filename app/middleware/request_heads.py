@@ -6,6 +6,7 @@ Uvicorn itself bounds only the pause between two requests. Does not know about r
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.errors import BadRequest, RequestHeadTooLarge, ServiceError
 from app.middleware.raw_replies import raw_reply
+from app.middleware.readers import Reader
 
 if sys.platform != "win32":
     import resource
@@ -26,7 +28,9 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 128
 """Headers of a request, trailers included."""
 _LINGER_S = 1.0
-"""Time for a refused client to read its reply; what it sends meanwhile is dropped."""
+"""Time for a client that is still sending to read its reply; what it sends meanwhile is dropped."""
+_LINGER_BYTES = 1024
+"""Whoever sends as much in that time gets as much time again."""
 _MAX_PIPELINED = 32
 """Requests that one connection sends ahead of their answers."""
 
@@ -43,6 +47,23 @@ def most_connections() -> int:
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return max(allowed - _OTHER_FILES, allowed // 2)
+
+
+class _AnswerTo(asyncio.Transport):
+    """What the answer to one request is written to. `linger` ends the connection of one that is still arriving."""
+
+    def __init__(self, cycle: RequestResponseCycle, *, linger: Callable[[], None]) -> None:
+        super().__init__()
+        self._cycle, self._transport, self._linger = cycle, cycle.transport, linger
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._cycle.response_complete and self._cycle.more_body and not self._transport.is_closing():
+            self._linger()
+        else:
+            self._transport.close()
 
 
 def without_offer(method: bytes, url: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bytes:
@@ -66,7 +87,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
 
     The time counts from the connection's start, and from the first byte of each further request; later bytes do
     not restart the clock. If more than `most` connections are open, the one that has been quiet longest is closed
-    for the newest, so that active clients are served. A connection whose request is being answered is never closed.
+    for the newest, so that active clients are served. A connection whose request is being answered is not closed,
+    unless its client reads nothing of what is sent for `patience_s` (readers.py).
     """
     quiet: dict[HttpToolsProtocol, asyncio.TimerHandle | None] = {}  # quiet for longest first
 
@@ -84,9 +106,13 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         """The request that is being answered. Others wait in the pipeline; Uvicorn's `cycle` is the last one."""
         _part: memoryview = memoryview(b"")
         """What the parser is reading."""
+        _dropped_bytes: int | None = None
+        """Received since the last look, if everything was said; else None."""
+        _is_stopping = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in Uvicorn
             super().connection_made(transport)
+            self._reader = Reader(transport, patience_s=patience_s)
             self._expect_head()
             if len(self.connections) > most:
                 longest = next(iter(quiet))  # exists: this connection is in it
@@ -95,6 +121,9 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 log.debug("Closed the longest idle connection, because more than %d are open.", most)
 
         def data_received(self, data: bytes) -> None:
+            if self._dropped_bytes is not None:
+                self._dropped_bytes += len(data)
+                return
             if self.cycle is None or self.cycle.response_complete:
                 self._expect_head()
             if self._refusal is not None:
@@ -135,7 +164,10 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                     f"More than {_MAX_PIPELINED} requests were sent ahead of their answers."
                 )
                 raise self._refusal
+            before = self.cycle
             super().on_headers_complete()
+            if self.cycle is not before:
+                self.cycle.transport = _AnswerTo(self.cycle, linger=self._linger)
 
         def on_body(self, body: bytes) -> None:
             self._barren_bytes = 0
@@ -184,6 +216,30 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
             else:
                 self.transport.abort()
 
+        def shutdown(self) -> None:
+            self._is_stopping = True
+            super().shutdown()
+
+        def _linger(self) -> None:
+            """End the connection after an answer that did not wait for the body's end, as Connection: close asks.
+
+            A client that is still sending, as most do until all is sent, would find the connection reset.
+            """
+            self._dropped_bytes = 0
+            self.pipeline.clear()
+            self.transport.write_eof()
+            self._linger_on(until=self.loop.time() + (0.0 if self._is_stopping else patience_s))
+
+        def _linger_on(self, *, until: float) -> None:
+            def look() -> None:
+                if (self._dropped_bytes or 0) < _LINGER_BYTES or self.loop.time() > until:
+                    self.transport.close()
+                else:
+                    self._linger_on(until=until)
+
+            self._dropped_bytes = 0
+            self.loop.call_later(_LINGER_S, look)
+
         def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
             self._answered = cycle
             super()._start_asgi_task(cycle, app)
@@ -201,8 +257,17 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 quiet.setdefault(self, None)  # no timer: Uvicorn's own bounds the pause between requests
             super().on_response_complete()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reader.wait()
+
+        def resume_writing(self) -> None:
+            self._reader.end_wait()
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
             end_quiet(self)
+            self._reader.end_wait()
             self._give_up_answers()
             super().connection_lost(exc)
 

@@ -14,6 +14,7 @@ from websockets.http11 import Request
 from app.errors import BadRequest
 from app.middleware.access import Scope
 from app.middleware.raw_replies import raw_reply
+from app.middleware.readers import Reader
 
 FIRST_MESSAGE_BYTES = 16 * 1024
 """Largest message of a client that has not shown a key: room for a key, or for a prompt with many clicks."""
@@ -49,10 +50,20 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
+            self._reader = Reader(self.transport, patience_s=patience_s)
             self._handshake_timer = self.loop.call_later(patience_s, self._give_up)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._reader.wait()
+
+        def resume_writing(self) -> None:
+            self._reader.end_wait()
+            super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._end_timer()
+            self._reader.end_wait()
             self._unparsed.clear()
             super().connection_lost(exc)
 

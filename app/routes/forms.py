@@ -47,6 +47,11 @@ def parse_form(
 
     `files` are the names of the field that holds it: PICTURE_FIELDS or VIDEO_FIELDS.
     """
+    if not boundary:
+        raise BadRequest(
+            "The Content-Type multipart/form-data has no boundary. HTTP libraries write one into it: do not set "
+            "this header yourself."
+        )
     parts: list[_Part] = []
     ended = False
     at, piece = 0, b""
@@ -97,7 +102,10 @@ def parse_form(
             parser.write(piece)
         parser.finalize()
     except (FormParserError, ValueError) as error:
-        raise BadRequest(f"The body is not valid multipart/form-data: {error}") from error
+        raise BadRequest(
+            "The body is not valid multipart/form-data, or its boundary is not the one in the Content-Type "
+            f"header: {error}."
+        ) from error
     if not ended:
         raise BadRequest(
             "The multipart/form-data body is cut off, or its boundary is not the one in the Content-Type header."

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
 
-from app.errors import OriginRefused, ServiceError
+from app.errors import NoWebSocket, OriginRefused, ServiceError
 from app.middleware.access import request_id
 from app.middleware.browsers import may_connect
 from app.middleware.callers import address_of
@@ -66,3 +66,10 @@ async def decode_stream(websocket: WebSocket) -> None:
         await websocket.send_denial_response(refusal_of(websocket, error))
     finally:
         request_id.reset(token)
+
+
+@router.websocket("/{path:path}")
+async def nowhere(websocket: WebSocket) -> None:
+    """What Starlette would answer with 403 and no word."""
+    error = NoWebSocket(f"There is no WebSocket at {websocket.url.path}. The one of this server is {ROUTE}.")
+    await websocket.send_denial_response(refusal_of(websocket, error))

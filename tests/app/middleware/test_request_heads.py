@@ -6,6 +6,7 @@ import json
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.middleware import request_heads
 from app.middleware.access import Receive, Scope, Send
 from app.middleware.request_heads import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.app.middleware.test_slow_clients import HEAD, answer, asks, ended, listening
@@ -226,3 +227,41 @@ async def endlessly(scope: Scope, receive: Receive, send: Send) -> None:
     for _ in range(200):
         await send({"type": "http.response.body", "body": b"line", "more_body": True})
         await asyncio.sleep(0.01)
+
+
+async def refuse_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with 413 before the body."""
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"large"})
+
+
+@pytest.mark.parametrize("version", [b"1.0\r\n", b"1.1\r\nConnection: close\r\n"], ids=["1.0", "close"])
+async def test_an_answer_before_the_bodys_end_reaches_a_client_that_sends_on(version: bytes) -> None:
+    """PHP and nginx send so, and read when all is sent: their connection was reset, and they had no answer."""
+    async with listening(app=refuse_at_once) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/" + version + b"Host: x\r\nContent-Length: 16777216\r\n\r\n")
+        for _ in range(16):
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+        reply = await asyncio.wait_for(reader.read(), LONG_S)
+        assert (reply[:12], reply[-5:]) == (b"HTTP/1.1 413", b"large")
+        writer.close()
+
+
+async def test_a_client_that_sends_no_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_heads, "_LINGER_S", 0.05)
+    async with asyncio.timeout(LONG_S), listening(app=refuse_at_once) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        assert (await reader.read()).endswith(b"large")
+
+        async def send_on() -> None:
+            while True:
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await send_on()
+        writer.close()

@@ -1,4 +1,4 @@
-"""Clients that send nothing, or a byte now and then: they are disconnected, and active clients are served."""
+"""Clients that send or read nothing, or a byte now and then: they are disconnected, and others are served."""
 
 import asyncio
 import resource
@@ -12,11 +12,18 @@ from uvicorn.server import ServerState
 from app.middleware import request_heads
 from app.middleware.access import App, Receive, Scope, Send
 from app.middleware.request_heads import most_connections, patient_protocol
+from app.middleware.websockets import patient_websocket
 from app.settings import Settings
 from tests.fakes import LONG_S, error, serving
 
 SOON_S = 0.2
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = HEAD[:-2] + (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    b"Sec-WebSocket-Version: 13\r\n\r\n"
+)
+MUCH = bytes(16 << 20)
+"""More than the system keeps for a connection."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -29,10 +36,22 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def say_much(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request and every WebSocket with MUCH."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "bytes": MUCH})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": MUCH})
+
+
 @asynccontextmanager
 async def listening(*, patience_s: float = LONG_S, most: int = 100, app: App = answer) -> AsyncIterator[int]:
     """Yield the port of a server with our protocol."""
-    config, state = uvicorn.Config(app, lifespan="off", log_config=None), ServerState()
+    ws = patient_websocket(patience_s=patience_s)
+    config, state = uvicorn.Config(app, lifespan="off", log_config=None, ws=ws), ServerState()
+    config.load()
     protocol = patient_protocol(patience_s=patience_s, most=most)
     server = await asyncio.get_running_loop().create_server(
         lambda: protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
@@ -130,6 +149,31 @@ async def test_who_is_answered_makes_room_for_nobody() -> None:
             assert await asks(connection, b"123456789")
         for _, writer in (*working, late):
             writer.close()
+
+
+@pytest.mark.parametrize("head", [HEAD, UPGRADE], ids=["http", "websocket"])
+async def test_who_reads_nothing_of_a_reply_is_not_waited_for(head: bytes) -> None:
+    """The reply stayed in memory, and a server that was told to stop ended with an error after its deadline."""
+    async with asyncio.timeout(LONG_S):
+        async with listening(patience_s=SOON_S, app=say_much) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+            writer.write(head)
+            await reader.readexactly(1)
+        with pytest.raises(asyncio.IncompleteReadError):
+            await reader.readexactly(len(MUCH))
+        writer.close()
+
+
+async def test_who_reads_slowly_but_steadily_gets_the_whole_reply() -> None:
+    async with listening(patience_s=SOON_S, app=say_much) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        writer.write(HEAD)
+        await reader.readuntil(b"\r\n\r\n1000000\r\n")
+        for _ in range(8):
+            await reader.readexactly(len(MUCH) // 8)
+            await asyncio.sleep(SOON_S / 4)
+        assert await reader.readexactly(7) == b"\r\n0\r\n\r\n"
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -179,9 +179,13 @@ WHOLE = form("xyz", ('name="image"; filename="a.png"', picture()))
         ("application/json", b'{"image": "\xff"}', "not JSON"),
         (BOUNDARY, b"", "cut off"),
         (BOUNDARY, WHOLE[:-20], "cut off"),
-        (BOUNDARY, b"no form at all", "multipart"),
-        ("multipart/form-data; boundary=other", WHOLE, "multipart"),
-        ("multipart/form-data", WHOLE, "multipart"),
+        (BOUNDARY, b"no form at all", "not valid multipart"),
+        ("multipart/form-data; boundary=other", WHOLE, "its boundary is not the one in the Content-Type"),
+        (
+            "multipart/form-data",
+            WHOLE,
+            "has no boundary. HTTP libraries write one into it: do not set this header",
+        ),
     ],
 )
 async def test_a_broken_body_is_a_bad_request(media_type: str, body: bytes, words: str) -> None:

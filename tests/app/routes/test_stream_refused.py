@@ -1,6 +1,10 @@
 """Messages of /decode/stream that are refused, each under its tag."""
 
+import json
+
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tests.app.routes.test_stream import hear, listening
 from tests.fakes import serving
@@ -51,3 +55,19 @@ async def test_a_request_that_is_no_websocket_is_told_what_is_missing() -> None:
         assert (reply.status_code, reply.json()["error"]["code"]) == (426, "upgrade_required")
         assert reply.headers["upgrade"] == "websocket"
         assert "A proxy in between has to pass on" in reply.json()["error"]["message"]
+
+
+async def test_a_websocket_to_another_path_is_told_the_right_one() -> None:
+    """It got 403 and no word, as if its key or its site were refused."""
+    async with listening() as server:
+        for path in ("/decode", "/decode/stream/", "/"):
+            with pytest.raises(InvalidStatus) as refusal:
+                await connect(f"ws://127.0.0.1:{server.port}{path}", proxy=None)
+            reply = refusal.value.response
+            assert reply.status_code == 404
+            said = json.loads(reply.body or b"")["error"]
+            assert said["code"] == "not_found"
+            assert (
+                said["message"]
+                == f"There is no WebSocket at {path}. The one of this server is /decode/stream."
+            )
