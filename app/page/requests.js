@@ -36,7 +36,7 @@ export class Requests {
 
   /** Retry a picture that the server rejected, or that the browser could not show. */
   retry(picture) {
-    Object.assign(picture, { problem: "", unreadable: false });
+    Object.assign(picture, { problem: "", unreadable: false, shown: null });
     this.session.redraw();
   }
 

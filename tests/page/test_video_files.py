@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -73,6 +74,27 @@ def test_a_frame_that_cannot_be_read_is_named_and_the_rest_is_tracked(watcher: W
     visitor.until(lambda: "Frame 3 cannot be" in visitor.alert())
     watcher.until_at(4)
     assert visitor.colour(200, 152) != (0, 0, 0)
+
+
+def test_a_frame_is_shown_once_the_server_can_be_reached_and_has_its_video_again(
+    watcher: Watcher, server: PageServer
+) -> None:
+    visitor = watcher.visitor
+    corner = "() => picture.getContext('2d').getImageData(picture.width * 0.7, picture.height * 0.7, 1, 1).data[0]"
+    watcher.open(clip(frames=30, size=(WIDTH, HEIGHT)))
+    (video,) = httpx.get(f"{server.url}videos", trust_env=False).json()["videos"]
+    httpx.delete(f"{server.url}videos/{video['video_id']}", trust_env=False)
+    visitor.press("End")
+    watcher.until_at(29)
+    visitor.until(lambda: abs(visitor.page.evaluate(corner) - 110) < 9)  # white is what cannot be read
+    visitor.page.context.set_offline(True)
+    visitor.press("Shift+ArrowLeft")
+    visitor.until(lambda: "does not respond" in visitor.alert())
+    visitor.page.context.set_offline(False)
+    visitor.find("#retry").click()
+    watcher.until_at(19)
+    visitor.until(lambda: abs(visitor.page.evaluate(corner) - 210) < 9)
+    visitor.until(lambda: visitor.alert() == "")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ export class Player extends EventTarget {
   playing = false;
   #video = null;
   #frames = null;
-  #seeking = false;
+  #seeking = null; // the video whose frame is being loaded
 
   /** `onError(error, frame)` hears why a frame cannot be shown. */
   constructor(session, onError) {
@@ -29,7 +29,7 @@ export class Player extends EventTarget {
   /** Show what should be shown and is not, after an undo or an upload. */
   follow() {
     const video = this.#video;
-    if (!video?.load || this.#seeking || this.playing) return;
+    if (!video?.load || this.#seeking === video || this.playing) return;
     if (!video.bitmap || video.shown !== video.frame) this.seek(video.frame);
   }
 
@@ -63,16 +63,15 @@ export class Player extends EventTarget {
 
   /** One at a time: of the frames that are wanted meanwhile, only the last is loaded. */
   async #load() {
-    if (this.#seeking || !this.#video?.load) return;
-    this.#seeking = true;
     const video = this.#video;
+    if (this.#seeking === video || !video?.load) return;
+    this.#seeking = video;
     for (let frame = null; video === this.#video && frame !== this.wanted;) {
       frame = this.wanted;
       await this.#show(frame);
     }
-    this.#seeking = false;
-    if (video !== this.#video) this.#load();
-    else this.#frames.prepare(this.wanted);
+    if (this.#seeking === video) this.#seeking = null;
+    if (video === this.#video) this.#frames.prepare(this.wanted);
   }
 
   async #show(frame) {

@@ -90,11 +90,8 @@ class Workspace {
     if (!this.player.left) this.player.watch(frame);
   }
 
-  /** A frame that the server no longer has is uploaded again with its video, and then shown. */
   #unreadable(error, frame) {
-    const { current: video } = this;
-    if (this.tracker.recover(video, error)) return void (video.bitmap = null);
-    video.errors.set(frame, error.message);
+    this.current.errors.set(frame, error.message);
     this.notice.tell(`Frame ${frame + 1} cannot be shown. ${error.message}`);
   }
 

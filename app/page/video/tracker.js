@@ -184,7 +184,7 @@ export class Tracker {
   async #upload(video) {
     const { notice, session } = this;
     if (video.sequence) await this.#embed(video);
-    else if (video.videoId) Object.assign(video, sizes(await patiently(() => client.openVideo(video.videoId), { notice })));
+    else if (video.videoId) this.#open(video, await patiently(() => client.openVideo(video.videoId), { notice }));
     else {
       const { limits } = await this.requests.describe();
       if (video.file.size > limits.max_video_mib * MIB) // browsers lose a rejection that arrives during an upload
@@ -193,12 +193,29 @@ export class Tracker {
         Object.assign(video, { progress: share, state: share < 1 ? "Uploading" : "Reading the video" });
         session.redraw();
       };
-      const stored = await patiently(() => client.video(video.file, { onProgress }), { notice });
-      Object.assign(video, sizes(stored), { videoId: stored.videoId });
+      this.#open(video, await patiently(() => client.video(video.file, { onProgress }), { notice }));
     }
     video.ready = true;
     session.changed(video);
     notice.say(`${video.name} is ready: ${video.frames} frames of ${video.width} by ${video.height} pixels.`);
+  }
+
+  #open(video, stored) {
+    const { videoId, width, height, fps, times } = stored;
+    Object.assign(video, { videoId, width, height, fps, times, load: (frame) => this.#frame(video, stored, frame) });
+  }
+
+  /** A frame as a picture. A server that has forgotten its video is given it again first. */
+  async #frame(video, stored, frame) {
+    try {
+      return await patiently(() => stored.frame(frame), { notice: this.notice });
+    } catch (error) {
+      if (error.code !== "video_not_found") throw error;
+      if (video.ready) this.recover(video, error);
+    }
+    await this.follow(video);
+    if (video.problem) throw new Error(video.problem);
+    return video.load(frame);
   }
 
   /** Pictures are frames once they are embedded. */
@@ -215,8 +232,6 @@ export class Tracker {
     }
   }
 }
-
-const sizes = (stored) => ({ width: stored.width, height: stored.height, fps: stored.fps, times: stored.times, load: (frame) => stored.frame(frame) });
 
 /**
  * What is to be done: {direction, done, of, passes: [{direction, from, done, accepts(object, frame)}]}. One way begins at the keyframe
