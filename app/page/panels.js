@@ -34,10 +34,13 @@ export function attributes(node, values) {
   return node;
 }
 
+let last = Promise.resolve(); // thumbnail that is made: one at a time, as each decodes its whole picture
+
 export function thumbnails(session, requests) {
   const make = (picture) => {
     const canvas = element("canvas", { width: 0, height: 0 });
-    (picture.poster ?? createImageBitmap(picture.file, { resizeHeight: 96, resizeQuality: "medium" })).then((small) => {
+    const reduce = () => createImageBitmap(picture.file, { resizeHeight: 96, resizeQuality: "medium" });
+    (picture.poster ?? (last = last.then(reduce, reduce))).then((small) => {
       Object.assign(canvas, { width: small.width, height: small.height });
       canvas.getContext("2d").drawImage(small, 0, 0);
     }, () => {});

@@ -8,6 +8,18 @@ from tests.fakes import picture
 from tests.page.visitor import Visitor
 
 
+COUNT_THUMBNAILS = """() => {
+  const make = createImageBitmap;
+  window.most = window.now = 0;
+  window.createImageBitmap = (file, options) => {
+    if (!options) return make(file);
+    most = Math.max(most, ++now);
+    return make(file, options).finally(() => now--);
+  };
+}"""
+"""How many thumbnails are made at once, each from a whole picture."""
+
+
 def drop(context: BrowserContext, visitor: Visitor, *paths: Path) -> None:
     """Drop files and folders, as a file manager does."""
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
@@ -19,7 +31,8 @@ def drop(context: BrowserContext, visitor: Visitor, *paths: Path) -> None:
 def test_the_pictures_of_a_folder_are_taken_in_the_order_of_their_numbers(
     visitor: Visitor, context: BrowserContext, tmp_path: Path
 ) -> None:
-    """A folder was told to be no picture."""
+    """A folder was told to be no picture. Its thumbnails were made all at once, in gigabytes of memory."""
+    visitor.page.evaluate(COUNT_THUMBNAILS)
     folder, beside = tmp_path / "folder", tmp_path / "beside.png"
     (folder / "more").mkdir(parents=True)
     names = ("10.png", "2.png", "more/1.png", ".hidden.png", "notes.txt")
@@ -34,6 +47,9 @@ def test_the_pictures_of_a_folder_are_taken_in_the_order_of_their_numbers(
         "1.png",
         "beside.png",
     ]
+    drawn = "[...document.querySelectorAll('.open canvas')].every((canvas) => canvas.width)"
+    visitor.until(lambda: visitor.page.evaluate(drawn))
+    assert visitor.page.evaluate("most") == 1
     assert visitor.alert().startswith("1 of 5 files are neither pictures nor videos")
 
 
