@@ -74,8 +74,9 @@ export class Video {
  * @param {VideoOptions & CallOptions} [options]
  */
 export async function uploadVideo(client, file, { videoId, replace, fps, startS, endS, maxFrames, onProgress, ...options } = {}) {
+  if (!(file instanceof Blob)) throw new TypeError("A video is a File or a Blob.");
   const path = withQuery("videos", { video_id: videoId, replace, fps, start_s: startS, end_s: endS, max_frames: maxFrames });
-  return new Video(client, await client.call((signal) => client.send(path, file, { onProgress, signal }), options));
+  return new Video(client, await client.call((signal) => client.send(path, file.slice(), { onProgress, signal }), options)); // without its type: the server looks at the content
 }
 
 /**

@@ -43,6 +43,14 @@ def test_a_video_has_frames_and_options(tool: WebTool, mp4: str) -> None:
     assert reply == [2, [0.1, 0.2], "image/jpeg", "image/png", WIDTH, 2, 1, "video_not_found"]
 
 
+def test_what_is_no_video_is_said_in_words(tool: WebTool) -> None:
+    """A picture was answered with advice on curl, and null with what it lacks."""
+    refused, none = tool.run("return [await caught(client.video(file)), await caught(client.video(null))];")
+    assert (refused["status"], refused["code"]) == (422, "invalid_video")
+    assert refused["message"].startswith("The body is a picture: POST it to /embed.")
+    assert (none["name"], none["message"]) == ("TypeError", "A video is a File or a Blob.")
+
+
 def test_objects_are_followed_both_ways_and_taken_back(tool: WebTool, mp4: str) -> None:
     reply = tool.run(
         f"""{BEGIN}
