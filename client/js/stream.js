@@ -48,9 +48,7 @@ export class Stream {
       const abort = () => {
         leave();
         reject(signal.reason);
-        if (signal.reason?.code !== "timed_out") return;
-        this.close(); // a connection whose other end is gone says nothing for minutes: the next prompt opens another
-        this.#opening = null;
+        if (signal.reason?.code === "timed_out") this.close(); // a connection whose other end is gone says nothing for minutes
       };
       if (signal.aborted) return abort();
       const opening = this.#open(); // throws what a `key` of the page throws
@@ -66,8 +64,10 @@ export class Stream {
     });
   }
 
+  /** Leave the connection: the next prompt opens another. */
   close() {
     this.#opening?.then((socket) => socket.close(1000), () => {});
+    this.#opening = null;
   }
 
   /** @returns {Promise<WebSocket>} */

@@ -86,7 +86,7 @@ def test_a_connection_that_was_closed_is_opened_again(tool: WebTool) -> None:
     tool.page.on("websocket", lambda socket: opened.append(socket))
     lengths = tool.run(
         f"""{PICTURE}
-        const lengths = [];
+        const lengths = [], hover = new Client(location.origin, {{ retries: 0 }}).hover();
         for (const x of [1, 2]) {{
           lengths.push((await hover.click(picture, [x, 5])).length);
           hover.close();
