@@ -48,8 +48,12 @@ const POINTER = [
 const isTyping = ({ target, key }) =>
   target.matches("input[type=range]") ? /^(Arrow|Page|Home|End)/.test(key) : target.matches("input:not([type=checkbox]), select, textarea");
 
-/** The key as it is without Caps Lock. */
-export const keyOf = ({ key = "", shiftKey }) => (key.length > 1 ? key : shiftKey ? key.toUpperCase() : key.toLowerCase());
+/** The key as it is without Caps Lock. On a keyboard of other letters, as Cyrillic ones, the Latin letter at its place. */
+export function keyOf({ key = "", code = "", shiftKey }) {
+  if (key.length > 1) return key;
+  const letter = key > "~" && code.startsWith("Key") ? code[3] : key;
+  return shiftKey ? letter.toUpperCase() : letter.toLowerCase();
+}
 
 /** Run `commands` by name. Those of the stage need its focus. Keys in text fields are left alone. */
 export function listen(stage, commands) {
