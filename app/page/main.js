@@ -213,6 +213,7 @@ async function take(files, { asFrames = false } = {}) {
   const taken = [...files]; // the browser empties its list
   const maybeVideo = ({ name, type }) => /^(video\/|image\/gif)/.test(type) || (!type && !/\.(heic|avif)$/i.test(name));
   if (!taken.length) return;
+  notice.outdate();
   document.activeElement?.blur(); // a name that is being typed belongs to the picture that is shown now
   try {
     const added = asFrames || taken.some(maybeVideo) ? await (await videos()).take(taken, { asFrames }) : session.add(taken);

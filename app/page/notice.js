@@ -28,7 +28,7 @@ export class Notice {
 
   /** Show why a request waits, until `clear(owner)`, and a way out: the button "retry", or the field for the "key". */
   show(owner, message, way) {
-    if (!this.#owners.has(owner) && this.#told?.way !== "key") this.#told = null;
+    if (!this.#owners.has(owner)) this.outdate();
     this.#owners.set(owner, { message, way });
     this.#render();
   }
@@ -36,6 +36,11 @@ export class Notice {
   /** Show a message until the user dismisses it. */
   tell(message) {
     this.#tell({ message });
+  }
+
+  /** What was told is of the past, unless it asks for the key. */
+  outdate() {
+    if (this.#told?.way !== "key") this.#tell(null);
   }
 
   clear(owner) {

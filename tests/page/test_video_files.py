@@ -104,6 +104,8 @@ def test_a_frame_is_shown_once_the_server_can_be_reached_and_has_its_video_again
 def test_what_is_no_video_is_refused_in_words(watcher: Watcher, name: str, kind: str, said: str) -> None:
     watcher.drop((name, kind, b"not a video"))
     watcher.visitor.until(lambda: said in watcher.visitor.alert())
+    watcher.drop(("next.png", "image/png", picture()))
+    watcher.visitor.until(lambda: watcher.visitor.alert() == "")  # it stayed over what was opened next
 
 
 def test_a_file_that_is_too_large_is_not_sent(open_page: Callable[[PageServer], Visitor]) -> None:
