@@ -48,14 +48,15 @@ export function zip(files) {
   if (files.length > MOST_FILES || total > MOST_BYTES) throw new RangeError("That is over 65,535 files or 4 GiB: export fewer pictures at once.");
   const parts = [], directory = [];
   const sized = (blobs) => blobs.reduce((sum, bytes) => sum + bytes.length, 0);
+  let begins = 0;
   for (const { name, bytes } of files) {
     const path = new TextEncoder().encode(name);
     const common = [[0x0800, 2], [0, 2], [0, 2], [0x21, 2], [crc32(bytes), 4], [bytes.length, 4], [bytes.length, 4], [path.length, 2], [0, 2]];
-    const begins = sized(parts);
     parts.push(pack([[0x04034b50, 4], [20, 2], ...common], true), path, bytes);
     directory.push(pack([[0x02014b50, 4], [20, 2], [20, 2], ...common, [0, 2], [0, 2], [0, 2], [0, 4], [begins, 4]], true), path);
+    begins += sized(parts.slice(-3));
   }
   const count = [[files.length, 2], [files.length, 2]];
-  const end = pack([[0x06054b50, 4], [0, 4], ...count, [sized(directory), 4], [sized(parts), 4], [0, 2]], true);
+  const end = pack([[0x06054b50, 4], [0, 4], ...count, [sized(directory), 4], [begins, 4], [0, 2]], true);
   return new Blob([...parts, ...directory, end], { type: "application/zip" });
 }
