@@ -7,7 +7,6 @@ from playwright.sync_api import BrowserContext
 from tests.fakes import picture
 from tests.page.visitor import Visitor
 
-
 COUNT_THUMBNAILS = """() => {
   const make = createImageBitmap;
   window.most = window.now = 0;

@@ -80,7 +80,9 @@ def test_a_frame_is_shown_once_the_server_can_be_reached_and_has_its_video_again
     watcher: Watcher, server: PageServer
 ) -> None:
     visitor = watcher.visitor
-    corner = "() => picture.getContext('2d').getImageData(picture.width * 0.7, picture.height * 0.7, 1, 1).data[0]"
+    corner = (
+        "() => picture.getContext('2d').getImageData(picture.width * 0.7, picture.height * 0.7, 1, 1).data[0]"
+    )
     watcher.open(clip(frames=30, size=(WIDTH, HEIGHT)))
     (video,) = httpx.get(f"{server.url}videos", trust_env=False).json()["videos"]
     httpx.delete(f"{server.url}videos/{video['video_id']}", trust_env=False)
