@@ -66,13 +66,6 @@ class OriginRefused(ServiceError):
     code = "origin_refused"
 
 
-class NoWebSocket(ServiceError):
-    """A WebSocket to a path that has none."""
-
-    status = 404
-    code = "not_found"
-
-
 class ImageNotFound(ServiceError):
     """There is no embedding under this id."""
 

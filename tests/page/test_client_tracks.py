@@ -47,7 +47,7 @@ def test_what_is_no_video_is_said_in_words(tool: WebTool) -> None:
     """A picture was answered with advice on curl, and null with what it lacks."""
     refused, none = tool.run("return [await caught(client.video(file)), await caught(client.video(null))];")
     assert (refused["status"], refused["code"]) == (422, "invalid_video")
-    assert refused["message"].startswith("The body is a picture: POST it to /embed.")
+    assert refused["message"].startswith("The body looks like a picture: POST it to /embed.")
     assert (none["name"], none["message"]) == ("TypeError", "A video is a File or a Blob.")
 
 
