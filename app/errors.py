@@ -6,6 +6,8 @@ Does not know about FastAPI; routes/error_replies.py turns these into replies.
 from collections.abc import Sequence
 from typing import ClassVar, TypedDict
 
+_STOPPING = "The server is shutting down. Retry in a moment."
+
 
 class Detail(TypedDict):
     """One thing that is wrong with a request: where it is and what is wrong."""
@@ -64,6 +66,13 @@ class OriginRefused(ServiceError):
 
     status = 403
     code = "origin_refused"
+
+
+class NoWebSocket(ServiceError):
+    """A WebSocket to a path that has none."""
+
+    status = 404
+    code = "not_found"
 
 
 class ImageNotFound(ServiceError):
@@ -226,8 +235,7 @@ class InvalidFrame(ServiceError):
     def of_number(cls, number: int, time_s: float) -> "InvalidFrame":
         """The frame of that number, which is on screen at that time."""
         return cls(
-            f"Frame {number} (at {time_s:g} s) cannot be decoded: its data are broken. Other frames may be whole; "
-            "go on with the next."
+            f"Frame {number} (at {time_s:g} s) cannot be decoded: its data are broken. The next one may be whole."
         )
 
 
@@ -268,7 +276,6 @@ class RateLimited(RetryableError):
 class InferenceFailed(ServiceError):
     """The model failed on this batch; the server continues."""
 
-    status = 500
     code = "inference_failed"
 
 
@@ -300,11 +307,7 @@ class ShuttingDown(RetryableError):
     code = "shutting_down"
 
     def __init__(
-        self,
-        message: str = "The server is shutting down. Retry in a moment.",
-        *,
-        retry_after_s: int = 2,
-        details: Sequence[Detail] = (),
+        self, message: str = _STOPPING, *, retry_after_s: int = 2, details: Sequence[Detail] = ()
     ) -> None:
         # The same arguments as every ServiceError, because copy.copy calls it with them.
         super().__init__(message, retry_after_s=retry_after_s, details=details)

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
 
-from app.errors import OriginRefused, ServiceError
+from app.errors import NoWebSocket, OriginRefused, ServiceError
 from app.middleware.access import request_id
 from app.middleware.browsers import may_connect
 from app.middleware.callers import address_of
@@ -21,13 +21,6 @@ from app.routes.streams import Stream, Streams
 router = APIRouter()
 
 log = logging.getLogger(__name__)
-
-
-class NoWebSocket(ServiceError):
-    """A WebSocket to a path that has none."""
-
-    status = 404
-    code = "not_found"
 
 
 @router.get(ROUTE, include_in_schema=False)
