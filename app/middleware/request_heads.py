@@ -59,6 +59,9 @@ class _AnswerTo(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._transport.write(data)
 
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
     def close(self) -> None:
         if self._cycle.response_complete and self._cycle.more_body and not self._transport.is_closing():
             self._linger()

@@ -265,3 +265,15 @@ async def test_a_client_that_sends_no_more_is_not_waited_for(monkeypatch: pytest
         with pytest.raises(ConnectionError):
             await send_on()
         writer.close()
+
+
+async def test_a_body_is_sent_when_it_is_asked_for() -> None:
+    """As curl does with more than a megabyte: it waits for 100 Continue."""
+    async with asyncio.timeout(LONG_S), listening(app=echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"abc")
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(3) == b"abc"
+        writer.close()
