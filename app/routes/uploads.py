@@ -77,7 +77,8 @@ class BodyBudget:
         """Refuse what has not arrived yet: the server stops, and would refuse the whole body too."""
         self._is_draining = True
         for each in self._waiting:
-            each.reschedule(asyncio.get_running_loop().time())
+            if not each.expired():
+                each.reschedule(asyncio.get_running_loop().time())
 
     @contextmanager
     def holding(self, share: str) -> Iterator[Callable[[int], None]]:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.routes import uploads
+from app.routes.uploads import BodyBudget
+from app.scheduling.shares import Shares
 from app.settings import Settings
-from tests.fakes import error, picture, serving
+from tests.fakes import LONG_S, error, picture, serving
 
 PNG = {"Content-Type": "image/png"}
 
@@ -125,3 +127,15 @@ async def test_a_large_body_is_put_together_off_the_event_loop(monkeypatch: pyte
         assert (await served.embed(small + bytes(2**20))).status_code == 200
     assert threads[0] is threading.main_thread()
     assert threads[1] is not threading.main_thread()
+
+
+async def test_a_body_that_is_late_while_the_server_stops_does_not_break_the_stop() -> None:
+    budget = BodyBudget(Shares(1), patience_s=1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(-1) as late:
+            budget._waiting.add(late)
+            try:
+                await asyncio.sleep(LONG_S)
+            finally:
+                assert late.expired()
+                budget.drain()
