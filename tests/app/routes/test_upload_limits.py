@@ -131,7 +131,8 @@ async def test_a_large_body_is_put_together_off_the_event_loop(monkeypatch: pyte
 
 async def test_a_body_that_is_late_while_the_server_stops_does_not_break_the_stop() -> None:
     budget = BodyBudget(Shares(1), patience_s=1)
-    with pytest.raises(TimeoutError):
+
+    async def wait() -> None:
         async with asyncio.timeout(-1) as late:
             budget._waiting.add(late)
             try:
@@ -139,3 +140,6 @@ async def test_a_body_that_is_late_while_the_server_stops_does_not_break_the_sto
             finally:
                 assert late.expired()
                 budget.drain()
+
+    with pytest.raises(TimeoutError):
+        await wait()
