@@ -16,7 +16,7 @@ settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
 
 
-_LONGEST = {"golden", "soak", "training", "test_examples.py", "test_server_killed_behind_haproxy.py"}
+_LONGEST = {"golden", "training", "test_examples.py", "test_server_killed_behind_haproxy.py"}
 """Folders and files, of half a minute and more."""
 
 

@@ -28,9 +28,9 @@ def test_a_few_seconds_of_mixed_load_leave_nothing_behind(tmp_path: Path) -> Non
     assert [one for one in findings if not one.passed and "drift" not in one.must_hold] == []
 
 
-def test_a_second_of_an_attack_is_judged(tmp_path: Path) -> None:
-    """Times need a quiet machine; `make soak` checks them."""
-    seen = attacks.run("deep_nesting", Effort(tmp_path, quick=True), seconds=1)
+def test_seconds_of_an_attack_are_judged(tmp_path: Path) -> None:
+    """Times need a quiet machine; `make soak` checks them. On a busy one, a second can pass without an answer."""
+    seen = attacks.run("deep_nesting", Effort(tmp_path, quick=True), seconds=4)
     assert seen.outcomes["422"] > 0
     assert seen.outcomes.keys() <= {"422", "closed", "ConnectionRefusedError"}  # it is stopped meanwhile
     assert {reply.status for reply in seen.clicks} == {200}

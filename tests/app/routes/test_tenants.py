@@ -163,6 +163,38 @@ async def _not_upgraded(tenants: Tenants) -> None:
     assert (await tenants.bert("GET", "/decode/stream")).status_code == 426
 
 
+def berts_websocket(path: str) -> dict[str, Any]:
+    """The scope of a WebSocket with Bert's key."""
+    return {
+        "type": "websocket",
+        "path": path,
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in bearer(BERT).items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("test", 80),
+        "scheme": "ws",
+        "subprotocols": [],
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+@proves("WEBSOCKET", "/{path:path}")
+async def _no_websocket(tenants: Tenants) -> None:
+    """It is the same for everybody: nothing is looked up."""
+    heard: list[Any] = []
+
+    async def say() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def hear(message: Any) -> None:
+        heard.append(message)
+
+    for name in ("nobodys", NAMES[0]):
+        await tenants.served.app(berts_websocket(f"/images/{name}"), say, hear)
+    assert [message["status"] for message in heard if "status" in message] == [404, 404]
+
+
 @proves("WEBSOCKET", "/decode/stream")
 async def _stream(tenants: Tenants) -> None:
     """Each of her names gets the same answer as an unknown name."""
@@ -172,18 +204,7 @@ async def _stream(tenants: Tenants) -> None:
     async def hear(message: Any) -> None:
         heard.append(message)
 
-    scope = {
-        "type": "websocket",
-        "path": "/decode/stream",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in bearer(BERT).items()],
-        "client": ("127.0.0.1", 1),
-        "server": ("test", 80),
-        "scheme": "ws",
-        "subprotocols": [],
-    }
-    talking = asyncio.create_task(tenants.served.app(scope, said.get, hear))
+    talking = asyncio.create_task(tenants.served.app(berts_websocket("/decode/stream"), said.get, hear))
     said.put_nowait({"type": "websocket.connect"})
     for number, name in enumerate(("nobodys", *NAMES)):
         text = json.dumps({"tag": 0, "image_id": name, **CLICK})
