@@ -191,7 +191,7 @@ def test_a_click_whose_reply_was_lost_is_not_sent_twice(tool: WebTool, mp4: str)
 
     tool.run(f"{BEGIN} window.track = track;", mp4)
     tool.page.route("**/prompts", lose)
-    script = "return (await caught(track.click([9, 9], { frame: 0, clear: given[0], deadlineS: 0.4 }))).code;"
+    script = "return (await caught(track.click([9, 9], { frame: 0, clear: given[0], deadlineS: 2 }))).code;"
     assert tool.run(script, False) == "connection_failed"
     assert len(bodies) == 1
     tool.run(script, True)
