@@ -26,10 +26,8 @@ def start_tracing() -> "Tracing | None":
             error,
         )
         return None
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # a number that is none or too small, or a plug-in that is not there
+    # A number that is none or too small, or a plug-in that is not there.
+    except (ValueError, RuntimeError) as error:
         log.error(
             "OTEL_* variables enable traces, and one of them cannot be used, so none are sent: %s", error
         )
