@@ -32,7 +32,8 @@ def test_seconds_of_an_attack_are_judged(tmp_path: Path) -> None:
     """Times need a quiet machine; `make soak` checks them. On a busy one, a second can pass without an answer."""
     seen = attacks.run("deep_nesting", Effort(tmp_path, quick=True), seconds=4)
     assert seen.outcomes["422"] > 0
-    assert seen.outcomes.keys() <= {"422", "closed", "ConnectionRefusedError"}  # it is stopped meanwhile
+    # It is stopped meanwhile: 503 is what a request hears that is being read at that moment.
+    assert seen.outcomes.keys() <= {"422", "503", "closed", "ConnectionRefusedError"}
     assert {reply.status for reply in seen.clicks} == {200}
     assert 0 < seen.memory_before_mib < seen.memory_peak_mib
     assert 0 < seen.lag_p99_s < 10
