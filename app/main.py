@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from operator import attrgetter
 
 from fastapi import Depends, FastAPI
 
@@ -123,6 +124,9 @@ def create_app(
             "exclude": lambda scope: scope["path"] in QUIET,
         },
         responses={"default": {"description": "Any error.", "model": ErrorReply}},
+        generate_unique_id_function=attrgetter(
+            "name"
+        ),  # generated clients have a method decode, not decode_decode_post
     )
     app.state.keys = keys
     app.state.in_flight = in_flight = InFlight(settings.rate_requests_in_flight)

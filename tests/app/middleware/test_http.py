@@ -256,5 +256,11 @@ async def test_every_reply_with_a_body_is_described() -> None:
             if not reply.get("content") and status not in ("204", "304")
         }
         assert silent == set()
+        names = [method["operationId"] for methods in paths.values() for method in methods.values()]
+        assert len(names) == len(set(names))
+        assert {paths["/embed"]["post"]["operationId"], paths["/decode"]["post"]["operationId"]} == {
+            "embed",
+            "decode",
+        }
         (kind,) = paths["/metrics"]["get"]["responses"]["200"]["content"]
         assert (await served.client.get("/metrics")).headers["content-type"].startswith(kind)
