@@ -5,7 +5,7 @@ about files or shapes: what has no known name keeps its own.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -87,9 +87,8 @@ def with_released_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     """
     tensors = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     for landmark in (_OF_META, _OF_TRANSFORMERS):
-        found = [name for name in tensors if name == landmark or name.endswith(f".{landmark}")]
-        if found:
-            prefix = min(found, key=len).removesuffix(landmark)
+        if prefixes := _prefixes(tensors, landmark):
+            prefix = prefixes[0]
             inner = {
                 name.removeprefix(prefix): tensor
                 for name, tensor in tensors.items()
@@ -98,6 +97,20 @@ def with_released_names(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
             is_of_transformers = landmark == _OF_TRANSFORMERS
             return (_from_transformers(inner) if is_of_transformers else inner), is_of_transformers
     return dict(tensors), False
+
+
+def networks_in(names: Iterable[str]) -> list[str]:
+    """Return the words before the names of each network among them, the one that is used first.
+
+    A training run may keep the moving average of its weights beside them: "model." and "model_ema.".
+    """
+    plain = [_WRAPPERS.sub("", name) for name in names]
+    return _prefixes(plain, _OF_META) or _prefixes(plain, _OF_TRANSFORMERS)
+
+
+def _prefixes(names: Iterable[str], landmark: str) -> list[str]:
+    found = [name for name in names if name == landmark or name.endswith(f".{landmark}")]
+    return sorted((name.removesuffix(landmark) for name in found), key=len)
 
 
 def _from_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.files import read_tensors, some
-from model.checkpoints.names import with_released_names
+from model.checkpoints.names import networks_in, with_released_names
 from model.checkpoints.transformers_config import check_config
 from model.checkpoints.variants import Shape, describe_trunk, identify
 from model.errors import CheckpointError
@@ -72,7 +72,8 @@ def load_parameters(
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     exact_names = {*_POSITIONS, *(name for name, _ in module.named_buffers())}
-    found, is_of_transformers = with_released_names(read_tensors(path))
+    tensors = read_tensors(path)
+    found, is_of_transformers = with_released_names(tensors)
     _check_fit(found, expected, beside, path=path, variant=variant)
     if is_of_transformers:
         check_config(path, variant=variant)
@@ -93,6 +94,15 @@ def load_parameters(
             (too_large if values.float().isfinite().all() else broken).append(name)
     _check_values(path, broken, too_large, dtype=dtype)
     module.load_state_dict(parameters, assign=True)
+    used, *others = networks_in(tensors) or [""]
+    if others:
+        logger.warning(
+            "%s holds several networks; the one whose names begin with %r is used, not %s. Save the wanted one "
+            "alone to use another.",
+            path,
+            used,
+            ", ".join(map(repr, others)),
+        )
     fingerprint = digest.hexdigest()
     logger.info("%s: %s parameters of %s, weights %.12s", path, _count(module), variant, fingerprint)
     return fingerprint

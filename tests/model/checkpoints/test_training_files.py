@@ -146,6 +146,14 @@ def test_parts_that_were_wrapped_one_by_one_are_found(tmp_path, part, word):
     load(on_meta(shapes), saved({"model": weights}, tmp_path / "checkpoint.pt"))
 
 
+def test_of_several_networks_the_one_with_the_shortest_names_is_used_and_said(tmp_path, caplog):
+    shapes = released_shapes("sam2.1_hiera_tiny")
+    words = ("model_ema.module.", "model.")
+    weights = {f"{word}{name}": tensor for word in words for name, tensor in hollow(shapes).items()}
+    load(on_meta(shapes), saved({"state_dict": weights}, tmp_path / "both.pt"))
+    assert "names begin with 'model.' is used, not 'model_ema.module.'" in caplog.text
+
+
 def test_a_parameter_of_the_model_s_own_is_still_refused(tmp_path):
     weights = {f"module.{name}": x for name, x in hollow(released_shapes("sam2.1_hiera_tiny")).items()}
     path = saved(
