@@ -13,7 +13,7 @@ TORCH_INSTALLED := $(shell cat $(TORCH_STAMP) 2>/dev/null)
 # What python -m tests.bench.gpu needs on a GPU machine that already has torch, numpy, pillow, scipy,
 # safetensors, tqdm and certifi.
 KIT_PYTHON ?= 3.12
-KIT := fastapi starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \
+KIT := fastapi fastapi-swagger starlette uvicorn httptools websockets uvloop pydantic pydantic-core pydantic-settings python-dotenv \
   annotated-types annotated-doc typing-inspection typing-extensions python-multipart opentelemetry-api anyio httpx \
   httpcore h11 click idna prometheus-client pybase64 simplejpeg pycocotools
 

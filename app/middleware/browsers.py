@@ -27,11 +27,10 @@ _PREFLIGHT_S = 7200  # the most that Chromium honours
 _COMMON_POLICY = "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 PAGE_POLICY = f"default-src 'self'; img-src 'self' blob: data:; {_COMMON_POLICY}"
 DOCS_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
-    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
-    f"img-src 'self' data: https://fastapi.tiangolo.com; {_COMMON_POLICY}"
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    f"img-src 'self' data:; {_COMMON_POLICY}"
 )
-"""Policy of /docs. This page is FastAPI's: it has an inline script and loads Swagger UI from FastAPI's CDN."""
+"""Policy of /docs. This page is FastAPI's: it has an inline script, and Swagger UI sets styles."""
 
 
 class CorsMiddleware(CORSMiddleware):

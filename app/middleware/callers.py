@@ -18,7 +18,7 @@ from app.middleware.keys import ApiKeys
 from app.middleware.rates import InFlight
 
 FREE = frozenset({"/", "/client.js", "/healthz", "/readyz", "/docs", "/openapi.json"})
-FREE_FOLDERS = ("/client/", "/page/")
+FREE_FOLDERS = ("/client/", "/docs/", "/page/")
 """Paths that need no key to be read: supervisors have none, browsers send none to open a page, and pages hold no
 data. POST needs one: a door may have the same path."""
 METRICS = "/metrics"

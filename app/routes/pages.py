@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -28,6 +30,7 @@ _MEDIA_TYPES = {
     ".svg": "image/svg+xml",
     ".jpg": "image/jpeg",
 }
+_SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
 _HEADERS = {
     # Nothing is loaded from other hosts and no inline script runs; pictures are the user's own files.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
@@ -74,8 +77,20 @@ async def page(request: Request) -> Response:
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """FastAPI's page of the API. It asks for openapi.json beside it, so it works below a proxy's path too."""
-    return get_swagger_ui_html(openapi_url="openapi.json", title=f"{request.app.title} - Swagger UI")
+    """FastAPI's page of the API. It asks for files beside it alone: below a proxy's path, and offline."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=f"{request.app.title} - Swagger UI",
+        swagger_js_url=f"docs/{_SWAGGER[0]}",
+        swagger_css_url=f"docs/{_SWAGGER[1]}",
+        swagger_favicon_url="page/icon.svg",
+    )
+
+
+@router.get("/docs/{name}")
+def docs_file(request: Request, name: str) -> Response:
+    """The script or the style sheet of Swagger UI. 404 for everything else. In a thread: they are large."""
+    return _send(request, _swagger(name) if name in _SWAGGER else None)
 
 
 @router.get("/page/{name}")
@@ -102,8 +117,16 @@ async def client_file(request: Request, name: str) -> Response:
     return _reply(request, f"client/{name}")
 
 
+@cache
+def _swagger(name: str) -> _File:
+    return _file((files("fastapi_swagger") / "resources" / name).read_bytes(), Path(name).suffix)
+
+
 def _reply(request: Request, name: str) -> Response:
-    file = _FILES.get(name)
+    return _send(request, _FILES.get(name))
+
+
+def _send(request: Request, file: _File | None) -> Response:
     if file is None:
         raise HTTPException(404, "Not Found")
     zipped = _reads_gzip(request)

@@ -256,7 +256,16 @@ async def test_every_reply_with_a_body_is_described() -> None:
             if not reply.get("content") and status not in ("204", "304")
         }
         assert silent == set()
-        names = [method["operationId"] for methods in paths.values() for method in methods.values()]
+        operations = [method for methods in paths.values() for method in methods.values()]
+        assert {tag for each in operations for tag in each["tags"]} == {
+            "pictures",
+            "masks",
+            "videos",
+            "tracks",
+            "server",
+        }
+        assert paths["/images/{image_id}"]["delete"]["summary"] == "Forget a picture"
+        names = [each["operationId"] for each in operations]
         assert len(names) == len(set(names))
         assert {paths["/embed"]["post"]["operationId"], paths["/decode"]["post"]["operationId"]} == {
             "embed",

@@ -358,6 +358,7 @@ async def _tells_nothing(tenants: Tenants, path: str) -> None:
 @proves("GET", "/metrics")
 @proves("GET", "/openapi.json")
 @proves("GET", "/docs")
+@proves("GET", "/docs/{name}")
 @proves("GET", "/")
 @proves("GET", "/page/{name}")
 @proves("GET", "/page/video/{name}")
@@ -369,6 +370,7 @@ async def _says_nothing_of_pictures(tenants: Tenants) -> None:
     for path in (
         *about_the_server,
         "/",
+        "/docs/swagger-ui.css",
         "/page/main.js",
         "/page/video/start.js",
         "/client.js",
