@@ -97,7 +97,7 @@ async def test_a_picture_that_many_send_at_once_is_counted_once(url: str, tmp_pa
 
 async def test_without_the_database_known_pictures_are_served(tmp_path: Path) -> None:
     with running_postgres() as server:
-        async with two(server.new_database(), tmp_path, pictures_per_minute=9, deadline_s=2) as (one, other):
+        async with two(server.new_database(), tmp_path, pictures_per_minute=9, deadline_s=4) as (one, other):
             for served, name in ((one, "truck"), (other, "car")):
                 await served.embed(picture(), name)
             await other.client.get("/images/truck")

@@ -72,7 +72,7 @@ async def test_of_two_prompts_on_a_track_at_once_one_is_told_so(url: str, tmp_pa
 
 async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp_path: Path) -> None:
     with running_postgres() as server:
-        async with two(server.new_database(), tmp_path, deadline_s=2) as (one, other):
+        async with two(server.new_database(), tmp_path, deadline_s=4) as (one, other):
             for number in range(3):
                 await one.embed(picture(shade=number), f"f{number}")
             await begin_track(one, "walk")
