@@ -147,7 +147,7 @@ async def test_nothing_is_watched_where_the_setting_says_so() -> None:
 
 
 def test_a_real_process_ends_with_3_and_its_log_is_json_to_the_last_line(tmp_path: Path) -> None:
-    with real_server(tmp_path, "--watchdog-s", "0.5", "--log-format", "json") as server:
+    with real_server(tmp_path, "--watchdog-s", "2", "--log-format", "json") as server:
         with server.client() as client:
             assert embed(client, picture(), "truck").status_code == 200
             server.block()
