@@ -63,7 +63,7 @@ def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAM2_PRT", "8000")
-    assert command.main(["--checkpoint", str(tmp_path / "none.pt")]) == 1
+    assert command.main(["--port", "0", "--checkpoint", str(tmp_path / "none.pt")]) == 1
     log = capsys.readouterr().err
     assert str(tmp_path / "none.pt") in log
     assert "SAM2_CHECKPOINT" in log
