@@ -70,7 +70,7 @@ class RealServer:
 
     @staticmethod
     def wait_until(holds: Callable[[], bool]) -> None:
-        """Wait until a condition holds. On a crowded machine a process needs a minute to import what it serves with."""
+        """Wait until a condition holds. On a crowded machine, a process needs a minute to import what it needs."""
         end = time.monotonic() + 3 * LONG_S
         while not holds():
             assert time.monotonic() < end

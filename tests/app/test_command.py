@@ -73,7 +73,16 @@ def test_weights_that_are_missing_end_it_with_1_and_a_way_to_go_on(
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        released = ["--model", "sam2.1_hiera_tiny", "--weights-dir", str(tmp_path), "--weights-url", url]
+        released = [
+            "--port",
+            "0",
+            "--model",
+            "sam2.1_hiera_tiny",
+            "--weights-dir",
+            str(tmp_path),
+            "--weights-url",
+            url,
+        ]
         assert command.main(released) == 1
     log = capsys.readouterr().err
     assert str(tmp_path) in log
