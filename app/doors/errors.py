@@ -49,7 +49,7 @@ def _in_form(door: Door, scope: Scope, start: Message, body: bytes) -> bytes:
         error = json.loads(body)["error"]
         fault = Fault(start["status"], str(error["code"]), str(error["message"]))
     except (ValueError, TypeError, KeyError):
-        return body  # the reply to a HEAD request has no body
+        return body
     number = dict(start["headers"]).get(b"x-request-id", b"-").decode("latin-1")
     token = request_id.set(number)
     log.info("%s %s for %s: %s", scope["method"], scope["path"], door.name, fault.message)

@@ -94,7 +94,8 @@ class AccessMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", this_id)]
-            sent_out += len(message.get("body", b""))
+            if scope["method"] != "HEAD":  # the server leaves its bodies out
+                sent_out += len(message.get("body", b""))
             await send(message)
 
         try:

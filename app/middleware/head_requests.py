@@ -3,11 +3,16 @@
 FastAPI's routes take HEAD only where they say so. Does not know which paths answer GET.
 """
 
+from http import HTTPStatus
+
 from app.middleware.access import App, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """Lets the app see GET. The headers are those of GET, Content-Length included."""
+    """Lets the app see GET. The headers are those of GET, Content-Length included.
+
+    The body of an error goes on to doors/errors.py, which gives it another length; the server sends none.
+    """
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -18,8 +23,13 @@ class HeadMiddleware:
             await self.app(scope, receive, send)
             return
 
+        is_error = False
+
         async def send_without_body(message: Message) -> None:
-            if message["type"] == "http.response.body":
+            nonlocal is_error
+            if message["type"] == "http.response.start":
+                is_error = message["status"] >= HTTPStatus.BAD_REQUEST
+            elif not is_error:
                 message = {**message, "body": b""}
             await send(message)
 

@@ -128,8 +128,10 @@ async def test_errors_have_the_form_of_the_tool_and_their_reason_is_logged(
         assert said(await served.client.get("/tool/bug"))[:2] == (500, "internal_error")
         others = await served.client.get("/nothing")
         assert json.loads(others.content).keys() == {"error"}
-        head = await served.client.head("/tool/nothing")
-        assert (head.status_code, head.content) == (404, b"")
+        for path in ("/tool/nothing", "/tool/bug"):
+            get, head = await served.client.get(path), await served.client.head(path)
+            assert (head.status_code, head.content) == (get.status_code, b"")
+            assert head.headers["content-length"] == get.headers["content-length"]
 
 
 async def test_a_picture_file_beyond_the_limit_is_refused() -> None:
