@@ -167,6 +167,8 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                     f"More than {_MAX_PIPELINED} requests were sent ahead of their answers."
                 )
                 raise self._refusal
+            if self.parser.get_http_version() == "1.0":  # knows no 100 Continue (RFC 9110, 10.1.1)
+                self.expect_100_continue = False
             before = self.cycle
             super().on_headers_complete()
             if self.cycle is not before:
