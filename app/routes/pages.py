@@ -5,7 +5,6 @@ Does not know about pictures and masks: both call the same endpoints as every cl
 
 import gzip
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,6 +13,7 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
+from app.routes.accepted import weights
 from app.routes.etags import client_has
 
 router = APIRouter(include_in_schema=False)
@@ -140,9 +140,7 @@ def _send(request: Request, file: _File | None) -> Response:
 
 
 def _reads_gzip(request: Request) -> bool:
-    """Whether Accept-Encoding names gzip, and not with a weight of 0 (RFC 9110, 12.5.3)."""
-    for coding in ",".join(request.headers.getlist("accept-encoding")).split(","):
-        name, _, weight = coding.partition(";")
-        if name.strip().lower() in ("gzip", "x-gzip"):
-            return re.fullmatch(r"\s*q=0(\.0*)?\s*", weight, re.IGNORECASE) is None
-    return False
+    """Whether Accept-Encoding names gzip, and likes no encoding at all no better (RFC 9110, 12.5.3)."""
+    accepted = weights(request.headers, "accept-encoding")
+    zipped = max(accepted.get("gzip", 0.0), accepted.get("x-gzip", 0.0))
+    return zipped > 0 and zipped >= accepted.get("identity", 0.0)

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TypeAlias
 
 from starlette.requests import Request
 
+from app.routes.accepted import weight_of, weights
 from app.routes.line_replies import MEDIA_TYPE
 from app.service.search import Report
 
@@ -15,9 +16,10 @@ Work: TypeAlias = Callable[[Report], Coroutine[None, None, bytes]]
 
 
 def wants_lines(request: Request) -> bool:
-    """Whether the client accepts lines of JSON."""
-    accepted = ",".join(request.headers.getlist("accept")).split(",")
-    return any(_media_type(each) == MEDIA_TYPE and not _is_refused(each) for each in accepted)
+    """Whether the client names lines of JSON among what it accepts, and likes plain JSON no better."""
+    accepted = weights(request.headers, "accept")
+    lines = accepted.get(MEDIA_TYPE, 0.0)
+    return lines > 0 and lines >= weight_of("application/json", accepted)
 
 
 class Steps:
@@ -58,12 +60,3 @@ class Steps:
             await self._changed.wait()
         newest, self._newest = self._newest, None
         return newest
-
-
-def _media_type(accepted: str) -> str:
-    return accepted.partition(";")[0].strip().lower()
-
-
-def _is_refused(accepted: str) -> bool:
-    parameters: Sequence[str] = accepted.replace(" ", "").lower().split(";")[1:]
-    return any(each in ("q=0", "q=0.0", "q=0.00", "q=0.000") for each in parameters)

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 
 from app.codecs.video_times import Sampling
 from app.errors import UnsupportedMediaType, VideoTooLarge
+from app.routes.accepted import weight_of, weights
 from app.routes.field_errors import explain, given_twice
 from app.routes.forms import VIDEO_FIELDS, parse_form
 from app.routes.image_ids import fits_a_url
@@ -144,18 +145,7 @@ def parse_video(body: bytes, *, headers: Headers, query: VideoFields, max_bytes:
         raise explain(error) from error
 
 
-def picture_type(accept: str) -> Literal["jpeg", "png"]:
-    """Return the kind of picture that an Accept header prefers. JPEG if it prefers neither, or accepts neither."""
-    weights: dict[str, float] = {}
-    for part in accept.split(","):
-        media_range, *parameters = (each.strip().lower() for each in part.split(";"))
-        quality = next((each[2:] for each in parameters if each.startswith("q=")), "1")
-        try:
-            weights[media_range] = float(quality)
-        except ValueError:
-            weights[media_range] = 0.0
-
-    def weight(kind: str) -> float:
-        return next((weights[each] for each in (kind, "image/*", "*/*") if each in weights), 0.0)
-
-    return "png" if weight("image/png") > weight("image/jpeg") else "jpeg"
+def picture_type(headers: Headers) -> Literal["jpeg", "png"]:
+    """Return the kind of picture that Accept prefers. JPEG if it prefers neither, or accepts neither."""
+    accepted = weights(headers, "accept")
+    return "png" if weight_of("image/png", accepted) > weight_of("image/jpeg", accepted) else "jpeg"

@@ -134,7 +134,7 @@ async def get_frame(
     """A frame as JPEG or, if Accept prefers it, as PNG. The header X-SAM2-Image-ID is its id as an image."""
     videos, times = service_of(request).videos, begin_stages(request)
     tenant, share = tenant_of(request), share_of(request)
-    kind = picture_type(request.headers.get("accept", ""))
+    kind = picture_type(request.headers)
     image_id = await videos.frame_id(video_id, n, tenant=tenant, share=share)
     etag = f'"{image_id[:32]}-{kind}"'
     headers = {

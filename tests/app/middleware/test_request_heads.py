@@ -277,7 +277,9 @@ async def test_a_body_is_sent_when_it_is_asked_for() -> None:
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(3) == b"abc"
         writer.close()
-        old = b"POST / HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"  # does not know of 100
+        old = (
+            b"POST / HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc"  # does not know of 100
+        )
         reply = await replies_to(port, old)
         assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
         assert reply.endswith(b"\r\n\r\nabc")

@@ -79,6 +79,7 @@ async def test_pages_of_other_sites_may_import_the_client() -> None:
         ("br, GZIP;q=0.5", "gzip"),
         ("identity, gzip;q=0", None),
         ("gzip; q=0.000, br", None),
+        ("identity, GZIP;Q=0.5", None),
         ("notgzip", None),
         ("", None),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers
 
 from app.routes.video_fields import picture_type
 from app.settings import Settings
@@ -146,11 +147,13 @@ async def test_a_frame_is_a_jpeg_or_a_png() -> None:
         ("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", "jpeg"),
         ("IMAGE/PNG; Q=1", "png"),
         ("image/png;q=x", "jpeg"),
+        ("image/png; level=9; q=0.9, image/*;q=0.5, */*", "png"),
+        ("image/jpeg;q=0, */*", "png"),
         ("text/html", "jpeg"),
     ],
 )
 def test_accept_chooses_the_kind_of_picture(accept: str, kind: str) -> None:
-    assert picture_type(accept) == kind
+    assert picture_type(Headers({"Accept": accept})) == kind
 
 
 async def test_a_deleted_video_is_gone() -> None:

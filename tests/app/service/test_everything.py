@@ -22,7 +22,7 @@ async def test_every_step_is_a_line_and_the_reply_is_the_last() -> None:
         lines = await served.client.post(
             "/everything",
             json={"image_id": "dots", **FOUND},
-            headers={"Accept": f"text/plain, {LINES};q=0.9"},
+            headers=[("Accept", "*/*;q=0.5"), ("Accept", f"text/plain, {LINES.upper()};q=0.9; x=y")],
         )
         assert lines.headers["content-type"] == LINES
         *steps, last = [json.loads(line) for line in lines.text.splitlines()]
@@ -32,7 +32,12 @@ async def test_every_step_is_a_line_and_the_reply_is_the_last() -> None:
         assert steps[-1]["found"] >= len(last["masks"])
         assert [step["progress"] for step in steps] == sorted(step["progress"] for step in steps)
         assert len(steps) >= 2  # on a busy machine, steps meanwhile share a line
-        for accept in ("*/*", f"{LINES};q=0", "application/json"):
+        likes_less = (
+            f"application/json, {LINES};q=0.1",
+            f"{LINES} ; Q=0.9, */*",
+            f"APPLICATION/*, {LINES};q=0.9",
+        )
+        for accept in ("*/*", f"{LINES};q=0", "application/json", *likes_less):
             plain = await served.client.post(
                 "/everything", json={"image_id": "dots", **FOUND}, headers={"Accept": accept}
             )
