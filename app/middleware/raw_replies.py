@@ -9,9 +9,14 @@ from http import HTTPStatus
 from app.errors import ServiceError
 
 
+def error_body(code: str, message: str) -> bytes:
+    """The body of an error, in the form of all errors."""
+    return json.dumps({"error": {"code": code, "message": message}}).encode()
+
+
 def raw_reply(error: ServiceError) -> bytes:
     """The reply to an error, in the form of all errors. The connection is to be closed after it."""
-    body = json.dumps({"error": {"code": error.code, "message": error.message}}).encode()
+    body = error_body(error.code, error.message)
     head = (
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -5,15 +5,17 @@ Does not know about keys and prompts: the endpoint says when larger messages are
 
 import asyncio
 import sys
+from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 from app.errors import BadRequest
 from app.middleware.access import Scope
-from app.middleware.raw_replies import raw_reply
+from app.middleware.raw_replies import error_body, raw_reply
 from app.middleware.readers import Reader
 
 FIRST_MESSAGE_BYTES = 16 * 1024
@@ -31,6 +33,23 @@ def welcome_messages(scope: Scope, max_bytes: int) -> None:
         welcome(max_bytes)
 
 
+class _Handshake(ServerProtocol):
+    """The library's protocol, but its refusals have the body of our errors."""
+
+    def reject(self, status: int, text: str) -> Response:
+        """Return the reply to an upgrade that is refused; `text` says why, in its first line."""
+        response = super().reject(status, text)
+        reason = text.partition("\n")[0] or "This WebSocket is refused."
+        response.body = error_body(HTTPStatus(status).name.lower(), reason)
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(response.body))),
+        ):
+            del response.headers[name]
+            response.headers[name] = value
+        return response
+
+
 def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
     """Return a subclass of Uvicorn's protocol that closes a connection without a handshake after `patience_s`.
 
@@ -43,6 +62,7 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
+            self.conn = _Handshake(max_size=self.config.ws_max_size, logger=self.conn.logger)
             self._allowance = FIRST_MESSAGE_BYTES
             """Bytes of frames still parsed before the endpoint welcomes more."""
             self._unparsed = bytearray()

@@ -23,19 +23,25 @@ KEY = "anna-0123456789abcdef"
 
 
 @pytest.mark.parametrize(
-    "rest",
+    ("method", "rest", "error"),
     [
-        b"Content-Length: 5\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n",
-        b"a: " + b"b" * 20_000 + b"\r\n\r\n",
-        b"Sec-WebSocket-Version: 12\r\n\r\n",
+        (b"GET", b"Content-Length: 5\r\n\r\n", (400, "bad_request")),
+        (b"GET", b"Transfer-Encoding: chunked\r\n\r\n", (400, "bad_request")),
+        (b"GET", b"a: " + b"b" * 20_000 + b"\r\n\r\n", (400, "bad_request")),
+        (b"GET", b"Sec-WebSocket-Version: 12\r\n\r\n", (400, "bad_request")),
+        (b"POST", b"\r\n", (405, "method_not_allowed")),
     ],
-    ids=["a length", "chunks", "a long header", "two versions"],
+    ids=["a length", "chunks", "a long header", "two versions", "POST"],
 )
-async def test_an_upgrade_that_is_refused_is_answered_and_closed(rest: bytes) -> None:
+async def test_an_upgrade_that_is_refused_is_answered_and_closed(
+    method: bytes, rest: bytes, error: tuple[int, str]
+) -> None:
     async with listening() as server:
-        reply = await replies_to(server.port, UPGRADE + rest)
-        assert reply.startswith(b"HTTP/1.1 400 ")
+        reply = await replies_to(server.port, method + UPGRADE.removeprefix(b"GET") + rest)
+        assert refusal(reply) == error
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert b"content-type: application/json" in head.lower()
+        assert f"content-length: {len(body)}".encode() in head.lower()
 
 
 async def test_an_upgrade_with_too_many_headers_is_refused() -> None:
