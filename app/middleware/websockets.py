@@ -5,15 +5,17 @@ Does not know about keys and prompts: the endpoint says when larger messages are
 
 import asyncio
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from app.errors import BadRequest
+from app.errors import BadRequest, Overloaded
 from app.middleware.access import Scope
 from app.middleware.raw_replies import error_body, raw_reply
 from app.middleware.readers import Reader
@@ -27,10 +29,17 @@ _PARSED_AT_ONCE = 16 * 1024
 _EXTENSION = "sam2.welcome_messages"
 
 
-def welcome_messages(scope: Scope, max_bytes: int) -> None:
-    """Accept messages of up to `max_bytes` on this connection from now on. No effect under other servers."""
+Holding: TypeAlias = Callable[[], AbstractContextManager[Callable[[int], None]]]
+"""Begins a block, for one message. Its function counts bytes as they arrive; it raises Overloaded."""
+
+
+def welcome_messages(scope: Scope, max_bytes: int, *, holding: Holding) -> None:
+    """Accept messages of up to `max_bytes` on this connection from now on. No effect under other servers.
+
+    One under way is held by `holding`: otherwise each of thousands of connections would keep the most of one.
+    """
     if (welcome := scope.get("extensions", {}).get(_EXTENSION)) is not None:
-        welcome(max_bytes)
+        welcome(max_bytes, holding)
 
 
 class _Handshake(ServerProtocol):
@@ -66,6 +75,10 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
             self._allowance = FIRST_MESSAGE_BYTES
             """Bytes of frames still parsed before the endpoint welcomes more."""
             self._unparsed = bytearray()
+            self._holding: Holding | None = None
+            self._held = ExitStack()
+            self._arrived: Callable[[int], None] | None = None
+            """Counts bytes of the message that is under way, if there is one."""
             self._handshake_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,6 +98,7 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
             self._end_timer()
             self._reader.end_wait()
             self._unparsed.clear()
+            self._release()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -107,7 +121,9 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
                 self._parse()
                 if not self.read_paused:
                     self.transport.resume_reading()
-            return await self.queue.get()
+            event = await self.queue.get()
+            self._release()  # the endpoint counts it from here on
+            return event
 
         async def send(self, message: Any) -> None:
             """A refused upgrade that is answered is done. Uvicorn logs an error for those that are not."""
@@ -143,12 +159,32 @@ def patient_websocket(*, patience_s: float) -> type[WebSocketsSansIOProtocol]:
                 if self.handshake_initiated:
                     self._allowance -= len(part)
                 super().data_received(part)
+                if self._holding is not None and not self.read_paused:
+                    self._hold(len(part), self._holding)
                 if not self.handshake_initiated and self.conn.handshake_exc is not None:
                     self._refuse(str(self.conn.handshake_exc))
 
-        def _welcome(self, max_bytes: int) -> None:
+        def _welcome(self, max_bytes: int, holding: Holding) -> None:
             self.conn.max_message_size = max_bytes
             self._allowance = sys.maxsize
+            self._holding = holding
+
+        def _hold(self, size: int, holding: Holding) -> None:
+            try:
+                if self._arrived is None:
+                    self._arrived = self._held.enter_context(holding())
+                self._arrived(size)
+            except Overloaded as error:
+                self._unparsed.clear()
+                if self.close_sent:
+                    self.transport.close()
+                    return
+                self.conn.fail(CloseCode.TRY_AGAIN_LATER, error.message)
+                self.handle_parser_exception()
+
+        def _release(self) -> None:
+            self._arrived = None
+            self._held.close()
 
         def _give_up(self) -> None:
             if not self.handshake_complete:

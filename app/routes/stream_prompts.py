@@ -8,6 +8,7 @@ import json
 import logging
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from pydantic import ValidationError
@@ -149,7 +150,9 @@ class PromptTalk:
         """Tenant and share of a key. Its connection may send large messages from now on. Raises Unauthorized."""
         scope = self._websocket.scope
         caller = identify(scope, keys=keys_of(self._websocket), key=key)
-        welcome_messages(scope, MAX_MESSAGE_BYTES)
+        welcome_messages(
+            scope, MAX_MESSAGE_BYTES, holding=partial(budget_of(self._websocket).holding, caller[1])
+        )
         return caller
 
     async def _tag_of(self, text: str | bytes, share: str) -> Tag | None:

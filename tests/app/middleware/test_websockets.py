@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -13,7 +14,7 @@ from app.middleware.rates import LoopTime
 from app.middleware.websockets import FIRST_MESSAGE_BYTES
 from tests.app.middleware.test_request_heads import refusal, replies_to
 from tests.app.routes.test_stream import CLICK, closed, hear, listening, say
-from tests.fakes import LONG_S
+from tests.fakes import LONG_S, until
 
 UPGRADE = (
     b"GET /decode/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -86,6 +87,29 @@ async def test_with_a_key_they_are_not() -> None:
         async with server.connect(additional_headers={"X-API-Key": KEY}) as connection:
             await say(connection, tag=2, **CLICK, mask_input="A" * (10 * FIRST_MESSAGE_BYTES))
             assert (await hear(connection))["tag"] == 2
+
+
+async def test_a_message_counts_among_the_bodies_while_it_arrives() -> None:
+    end = asyncio.Event()
+
+    async def begun(size: int) -> AsyncIterator[str]:
+        yield '{"a": "' + "b" * size
+        await end.wait()
+        yield '"}'
+
+    async with listening(max_upload_mib=1, max_bodies_mib=1) as server:
+        budget = server.app.state.body_budget
+        async with server.connect() as first, server.connect() as second:
+            sending = asyncio.create_task(first.send(begun(800_000)))
+            await until(lambda: budget.used_bytes > 790_000)
+            await say(second, tag=1, **CLICK)  # a small one has room
+            assert (await hear(second))["tag"] == 1
+            refused = asyncio.create_task(second.send(begun(400_000)))
+            assert await closed(second) == 1013
+            end.set()
+            await asyncio.gather(sending, refused, return_exceptions=True)
+            assert (await hear(first))["error"]["code"] == "validation_error"
+        await until(lambda: budget.used_bytes == 0)
 
 
 async def test_messages_are_not_compressed() -> None:

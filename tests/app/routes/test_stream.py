@@ -262,8 +262,9 @@ async def test_a_prompt_that_takes_too_long_is_answered_with_that() -> None:
 async def test_messages_are_bounded_alone_and_together() -> None:
     async with listening(max_bodies_mib=1, max_upload_mib=1) as server:
         async with server.connect() as connection:
-            await say(connection, tag=1, **CLICK, mask_input="A" * (2 * 2**20))
-            assert (await hear(connection))["error"]["code"] == "overloaded"
+            with suppress(ConnectionClosed):  # the server closes while the message is sent
+                await say(connection, tag=1, **CLICK, mask_input="A" * (2 * 2**20))
+            assert await closed(connection) == 1013
         async with server.connect(max_size=None) as connection:
             with suppress(ConnectionClosed):  # the server may close while the message is sent
                 await connection.send(" " * (MAX_MESSAGE_BYTES + 1))
