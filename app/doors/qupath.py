@@ -37,12 +37,16 @@ class SamBody(ToolBody):
 
 @router.post("/")
 async def predict(request: Request) -> Response:
-    """Masks as a list of GeoJSON features, the best first."""
+    """Masks as a list of GeoJSON features, the best first; those that are empty are left out."""
     model = service_of(request).ready().name
     begin_stages(request)
     async with reading(request, SamBody) as body:
         if body.b64mask:
             raise NotOffered("Masks as prompts (b64mask) are not supported. Use a box and points.")
+        if body.bbox is None and body.point_labels and not any(body.point_labels):
+            return JSONResponse(
+                []
+            )  # those of the object lie outside of the viewer, and QuPath leaves them out
         prompt = PromptRequest(
             point_coords=body.point_coords or (),
             point_labels=body.point_labels or (),
@@ -54,7 +58,7 @@ async def predict(request: Request) -> Response:
     masks = decoded.predictions[0]
 
     def features() -> list[dict[str, Any]]:
-        return [_feature(mask, model) for mask in masks]
+        return [_feature(mask, model) for mask in masks if mask.polygons]  # QuPath would add what nobody sees
 
     return await json_of(request, features)
 

@@ -113,7 +113,7 @@ async def info(request: Request, model: str) -> Response:
 
 @router.post("/v1/predict")
 async def predict(request: Request) -> Response:
-    """A polygon for each part of each object that is marked; none without marks."""
+    """A polygon for each part of each object that is marked; none without marks that add something."""
     name = service_of(request).ready().name
     begin_stages(request)
     async with reading(request, PredictBody) as body:
@@ -124,9 +124,9 @@ async def predict(request: Request) -> Response:
             )
         if params.text_prompt:
             raise NotOffered("Text prompts (text_prompt) are not supported. Use points and rectangles.")
-        if not params.marks:
+        prompts = await _prompts(request, params.marks or [])
+        if not prompts:
             return JSONResponse(_found([]))
-        prompts = await _prompts(request, params.marks)
         data = await picture_file(request, body.image, where="image")
         options = MaskOptions(mask_format="polygons", best_only=True)
         _, decoded = await masks_on(request, data, prompts, options=options)
@@ -158,7 +158,10 @@ def _described(name: str) -> dict[str, Any]:
 
 
 async def _prompts(request: Request, marks: list[Mark]) -> list[PromptRequest]:
-    """One prompt for each rectangle, or one of the points alone. Raises InvalidPrompt for too many rectangles."""
+    """One prompt for each rectangle, or one of the points alone; none where points only take something away.
+
+    Raises InvalidPrompt for too many rectangles.
+    """
     most = service_of(request).settings.max_prompts
     check_number(sum(mark.type == "rectangle" for mark in marks), most=most)
     return await put_together(request, partial(_grouped, marks), marks=len(marks), share=share_of(request))
@@ -168,7 +171,7 @@ def _grouped(marks: list[Mark]) -> list[PromptRequest]:
     points = [mark for mark in marks if mark.type == "point"]
     boxes = [_corners(mark.data) for mark in marks if mark.type == "rectangle"]
     if not boxes:
-        return [_prompt(points, None)]
+        return [_prompt(points, None)] if any(point.label for point in points) else []
     owned: list[list[Mark]] = [[] for _ in boxes]
     for point in points:
         owned[_owner(point, boxes)].append(point)

@@ -85,6 +85,8 @@ async def test_several_masks_and_boxes() -> None:
         assert qualities == sorted(qualities, reverse=True)
         assert len(await predict(served, bbox=[10, 10, 50, 30], point_coords=None, point_labels=None)) == 1
         assert len(await predict(served, type="vit_h", unknown_field=1)) == 1
+        assert await predict(served, point_labels=[0]) == []  # those of the object are out of view
+        assert await predict(served, point_coords=[[-30, -20]]) == []  # an empty mask
         assert len(served.segmenter.encoded) == 1
 
 

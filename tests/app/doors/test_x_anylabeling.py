@@ -76,6 +76,7 @@ async def test_a_click_is_answered_with_the_best_mask_as_a_polygon() -> None:
         assert len(served.segmenter.encoded) == 1
         (prompt,) = served.segmenter.decoded[-1]
         assert (prompt.points, prompt.labels) == (((30, 20), (5, 5)), (1, 0))
+        assert await shapes(served, point(5, 5, label=0)) == []  # nothing to take it from
 
 
 async def test_a_rectangle_may_begin_at_any_corner() -> None:
