@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 
 from app.middleware.access import Scope
-from app.middleware.callers import key_of
+from app.middleware.callers import password_of, sent_as_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,6 @@ class Doors:
 
     def key_of(self, scope: Scope) -> str:
         """Return the key that a request carries in its head, or ""."""
-        if key := key_of(scope):
-            return key
         door = self.of(scope["path"], scope["method"])
-        return door.key(scope) if door is not None else ""
+        own = door.key(scope) if door is not None else ""
+        return sent_as_key(scope) or own or password_of(scope)

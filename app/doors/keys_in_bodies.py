@@ -17,7 +17,7 @@ from fastapi.datastructures import QueryParams
 from app.doors.requests import ToolBody, admitted, reading
 from app.errors import BadRequest, BodyTooSlow
 from app.middleware.access import Scope
-from app.middleware.callers import key_of, share_of
+from app.middleware.callers import password_of, sent_as_key, share_of
 from app.routes.field_errors import invalid
 from app.routes.state import budget_of, keys_of, service_of, strangers_budget_of
 
@@ -40,10 +40,14 @@ Model = TypeVar("Model", bound=KeyedBody)
 async def reading_with_key(request: Request, model: type[Model]) -> AsyncIterator[tuple[Request, Model]]:
     """Yield a request that has its tenant, and its body. The key is in the head, in the query or in the body.
 
+    A password of Basic that is no key is passed over if there is one in the body.
     That request takes the place of the given one. Raises Unauthorized, RateLimited, and what `reading` raises.
     """
-    key = key_of(request.scope) or key_in_query(request.scope)
-    if key or not keys_of(request):
+    keys, password = keys_of(request), password_of(request.scope)
+    key = sent_as_key(request.scope) or key_in_query(request.scope)
+    if not key and keys.owner(password) is not None:
+        key = password
+    if key or not keys:
         with admitted(request, key=key):
             async with reading(request, model) as body:
                 yield request, body
@@ -53,7 +57,7 @@ async def reading_with_key(request: Request, model: type[Model]) -> AsyncIterato
     request = Request(request.scope, begun.receive)
     if (found := _KEY.search(beginning)) is not None:
         key = (found[1] or b"").decode("ascii")
-        with admitted(request, key=key):
+        with admitted(request, key=key or password):
             async with reading(request, model) as body:
                 if (body.api_key or "") != key:
                     raise invalid(_FIELD, "the body has it in two places, with different values")
@@ -61,7 +65,10 @@ async def reading_with_key(request: Request, model: type[Model]) -> AsyncIterato
         return
     async with reading(request, model, budget=strangers_budget_of(request)) as body:
         pass  # from here on it counts for the client whose key it holds
-    with admitted(request, key=body.api_key or ""), budget_of(request).holding(share_of(request)) as arrived:
+    with (
+        admitted(request, key=body.api_key or password),
+        budget_of(request).holding(share_of(request)) as arrived,
+    ):
         arrived(begun.size)
         yield request, body
 

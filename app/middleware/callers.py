@@ -96,13 +96,25 @@ def identify(scope: Scope, *, keys: ApiKeys, key: str) -> tuple[str, str]:
 
 
 def key_of(scope: Scope) -> str:
-    """Return the key that a request carries, or "". The password of Basic counts, for tools that have only that."""
+    """Return the key that a request carries in its headers, or ""."""
+    return sent_as_key(scope) or password_of(scope)
+
+
+def sent_as_key(scope: Scope) -> str:
+    """Return what a request sends in a header of keys, or ""."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return _as_sent(credentials)
-    if key := headers.get("x-api-key", ""):
-        return _as_sent(key)
+    return _as_sent(headers.get("x-api-key", ""))
+
+
+def password_of(scope: Scope) -> str:
+    """Return the password of Basic, or "". For tools that can send a key in no other way.
+
+    It may be another server's: of a proxy in front, for example. So a key that is sent as one goes before it.
+    """
+    scheme, _, credentials = Headers(scope=scope).get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         with suppress(ValueError):  # not base64, or not UTF-8
             return decode_base64(credentials).decode().partition(":")[2]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.errors import RetryableError, ServiceError, Unauthorized
-from app.middleware.callers import identify, key_of
+from app.middleware.callers import identify, key_of, sent_as_key
 from app.middleware.websockets import FIRST_MESSAGE_BYTES, welcome_messages
 from app.routes.replies import mask_options, prompt_requests, written
 from app.routes.state import budget_of, in_flight_of, keys_of, loop_time_of, refusal_of, service_of
@@ -135,7 +135,7 @@ class PromptTalk:
 
     async def _identify(self) -> tuple[str, str]:
         scope, keys = self._websocket.scope, keys_of(self._websocket)
-        key = key_of(scope)
+        key = sent_as_key(scope)  # a password that is a key was taken before; others are a proxy's
         try:
             if keys and not key:
                 async with asyncio.timeout(_KEY_WAIT_S):

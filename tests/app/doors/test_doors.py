@@ -144,7 +144,9 @@ async def test_keys_are_found_where_the_tool_puts_them() -> None:
     async with serving(Settings(workers=2, api_keys=KEYS)) as served:
         body = {"image": PICTURE}
         assert (await served.post("/tool/", body)).json()["code"] == "unauthorized"
-        for headers in ({"Token": "anna-0123456789abcdef"}, {"X-API-Key": "anna-0123456789abcdef"}):
+        login_of_a_proxy = {"Authorization": f"Basic {b64encode(b'user:password').decode()}"}
+        token = {"Token": "anna-0123456789abcdef"}
+        for headers in (token, token | login_of_a_proxy, {"X-API-Key": "anna-0123456789abcdef"}):
             reply = await served.client.post("/tool/", json=body, headers=headers)
             assert reply.json()["tenant"] == "anna"
         elsewhere = await served.client.get("/model", headers={"Token": "anna-0123456789abcdef"})

@@ -49,6 +49,11 @@ async def test_a_key_is_found_in_head_query_and_body(path: str) -> None:
             await served.post(path, last(ANNA)),
             await served.client.post(path, content=json.dumps(last(ANNA)).replace("anna", "\\u0061nna")),
             await served.client.post(path, content=json.dumps(first(ANNA)).replace("anna", "\\u0061nna")),
+            await served.client.post(path, json=fields(), auth=("anna", ANNA)),
+            *[  # the login of a proxy in front, which it passes on
+                await served.client.post(path, json=body, params=query, auth=("user", "of the proxy"))
+                for body, query in ((first(ANNA), {}), (last(ANNA), {}), (fields(), {"api_key": ANNA}))
+            ],
         ):
             assert reply.status_code == 200, reply.text
         assert len(served.segmenter.encoded) == 1
@@ -67,6 +72,8 @@ async def test_other_requests_are_refused(path: str) -> None:
             await served.post(path, first(WRONG)),
             await served.post(path, last(WRONG)),
             await served.client.post(path, json=first(ANNA), headers={"X-API-Key": WRONG}),
+            await served.client.post(path, json=first(None), auth=("anna", WRONG)),
+            await served.client.post(path, json=last(WRONG), auth=("anna", WRONG)),
             await served.client.post(path, json=first(ANNA), params={"api_key": WRONG}),
         ):
             assert reply.status_code == 401, reply.text

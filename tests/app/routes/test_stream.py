@@ -176,10 +176,11 @@ async def test_a_key_comes_by_header_or_in_the_first_message() -> None:
         async with server.connect(additional_headers={"Authorization": f"Bearer {KEY}"}) as connection:
             await say(connection, tag=1, **CLICK)
             assert "predictions" in await hear(connection)
-        async with server.connect() as connection:
-            await say(connection, api_key=KEY)
-            await say(connection, tag=1, **CLICK)
-            assert "predictions" in await hear(connection)
+        for login_of_a_proxy in ({}, {"Authorization": "Basic dXNlcjpwYXNzd29yZA=="}):
+            async with server.connect(additional_headers=login_of_a_proxy) as connection:
+                await say(connection, api_key=KEY)
+                await say(connection, tag=1, **CLICK)
+                assert "predictions" in await hear(connection)
         async with server.connect() as connection:  # another tenant
             await say(connection, api_key=OTHER)
             await say(connection, tag=1, **CLICK)
