@@ -59,9 +59,11 @@ class CorsMiddleware(CORSMiddleware):
         if response.status_code < 400:
             return response
         reason = bytes(response.body).decode()
-        refusal = self.refuse(
-            BadRequest(f"{reason}. SAM2_CORS_ORIGINS lists the sites that may call this server.")
-        )
+        if self.is_allowed_origin(request_headers["origin"]):
+            advice = f"Pages may send {', '.join(_METHODS)}, and set {', '.join(_SENT_HEADERS)}."
+        else:
+            advice = "SAM2_CORS_ORIGINS lists the sites that may call this server."
+        refusal = self.refuse(BadRequest(f"{reason}. {advice}"))
         for name in ("vary", "access-control-allow-origin"):
             if name in response.headers:
                 refusal.headers[name] = response.headers[name]

@@ -116,14 +116,15 @@ async def test_errors_of_every_kind_can_be_read_by_the_site(monkeypatch: pytest.
 
 async def test_other_sites_are_refused_with_the_same_kind_of_error() -> None:
     async with serving(settings()) as served:
-        for asked in (
-            preflight("https://evil.example"),
-            preflight(method="PUT"),
-            preflight(headers="x-other"),
+        what_it_may = "Pages may send GET, HEAD, POST, DELETE, and set Authorization"
+        for asked, advice in (
+            (preflight("https://evil.example"), "SAM2_CORS_ORIGINS"),
+            (preflight(method="PUT"), what_it_may),
+            (preflight(headers="x-other"), what_it_may),
         ):
             response = await served.client.options("/embed", headers=asked)
             assert error(response) == (400, "bad_request")
-            assert "SAM2_CORS_ORIGINS" in response.json()["error"]["message"]
+            assert advice in response.json()["error"]["message"]
         assert response.headers["access-control-allow-origin"] == TOOL
         evil = await served.client.options("/embed", headers=preflight("https://evil.example"))
         assert "access-control-allow-origin" not in evil.headers
