@@ -178,7 +178,8 @@ def _task(text: View, config: LabelConfig) -> Task:
     read: dict[str, list[str | Pieces]] = {}
     for name, value in _images(config, data):
         if value not in read:
-            # A task may have a picture for one tag and null for another: imported tables have a column for each.
+            # A task may have a picture for one tag and null, or an empty text, for another: imported tables have a
+            # column for each.
             there = data.find(value)
             read[value] = _addresses(there, value) if there is not None else []
         if read[value]:
@@ -204,6 +205,8 @@ def _images(config: LabelConfig, data: TaskData) -> Iterator[tuple[str, str]]:
 
 def _addresses(text: View, value: str) -> list[str | Pieces]:
     found = [_address(each) for each in (items(text) if is_list(text) else [text])]
+    if all(isinstance(each, str) and not each.strip() for each in found):
+        return []
     if not all(isinstance(each, str | Pieces) for each in found):
         raise NotJson(f"{value[:80]} of its data is not the address of a picture")
     return found

@@ -29,7 +29,10 @@ def test_a_picture_that_many_tags_show_is_read_once() -> None:
 def test_a_task_without_a_picture_keeps_no_other_from_being_read() -> None:
     """As imported tables have them: one column for each tag, and not everything is filled in."""
     tags = '<Image name="one" value="$a"/><Image name="other" value="$b"/><Image name="all" valueList="$c"/>'
-    tasks = [{"id": 1, "data": {"a": "/a", "b": None, "c": None}}, {"id": 2, "data": {"b": "/b"}}]
+    tasks = [
+        {"id": 1, "data": {"a": "/a", "b": None, "c": None}},
+        {"id": 2, "data": {"a": "", "b": "/b", "c": [" "]}},
+    ]
     sent = json.dumps(body() | {"label_config": f"<View>{tags}</View>", "tasks": tasks}).encode()
     assert [task.pictures for task in parse_predict(sent).tasks] == [{"one": ["/a"]}, {"other": ["/b"]}]
 
