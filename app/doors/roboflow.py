@@ -50,8 +50,8 @@ class Box(ToolBody):
 
     x: Coordinate
     y: Coordinate
-    width: Coordinate
-    height: Coordinate
+    width: Annotated[Coordinate, Field(gt=0)]
+    height: Annotated[Coordinate, Field(gt=0)]
 
 
 class Point(ToolBody):
@@ -155,8 +155,8 @@ async def segment_image(request: Request) -> Response:
 async def others(request: Request) -> Response:
     """What Roboflow's server has and this service does not."""
     raise NotOffered(
-        f"{request.url.path} is not supported: only embed_image and segment_image below /sam2/, and embed_image "
-        "and visual_segment below /sam3/."
+        f"{request.method} {request.url.path} is not supported: only POST of embed_image and segment_image below "
+        "/sam2/, and of embed_image and visual_segment below /sam3/."
     )
 
 
