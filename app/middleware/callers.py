@@ -116,13 +116,13 @@ def password_of(scope: Scope) -> str:
     """
     scheme, _, credentials = Headers(scope=scope).get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
-        with suppress(ValueError):  # not base64, or not UTF-8
-            return decode_base64(credentials).decode().partition(":")[2]
+        with suppress(ValueError):  # not base64
+            return _as_sent(decode_base64(credentials).decode("latin-1").partition(":")[2])
     return ""
 
 
 def _as_sent(value: str) -> str:
-    """Return a header's value without spaces around it, as its client wrote it: UTF-8, or Latin-1 as browsers."""
+    """Return a value without spaces around it, as its client wrote it: UTF-8, or Latin-1 as browsers do."""
     try:
         return value.encode("latin-1").decode().strip()
     except UnicodeDecodeError:
