@@ -62,7 +62,7 @@ class Unauthorized(ServiceError):
 
 
 class OriginRefused(ServiceError):
-    """A page of a site that may not call this server tried to open a WebSocket."""
+    """A page of a site that may not call this server opened a WebSocket, or sent something."""
 
     status = 403
     code = "origin_refused"

@@ -14,7 +14,7 @@ from app.cluster.remote import RemoteSegmentation
 from app.doors.doors import open_doors
 from app.doors.errors import DoorErrorsMiddleware
 from app.middleware.access import QUIET, AccessMiddleware
-from app.middleware.browsers import CorsMiddleware, SecurityHeadersMiddleware
+from app.middleware.browsers import CorsMiddleware, OtherSitesMiddleware, SecurityHeadersMiddleware
 from app.middleware.callers import FREE, METRICS, CallersMiddleware
 from app.middleware.head_requests import HeadMiddleware
 from app.middleware.hosts import HostsMiddleware, allowed_hosts
@@ -157,6 +157,7 @@ def create_app(
         key_of=doors.key_of,
         refuse=refuse,
     )
+    app.add_middleware(OtherSitesMiddleware, origins=settings.cors_origin_list, refuse=refuse)
     app.add_middleware(
         HostsMiddleware, allowed=allowed_hosts(settings.allowed_hosts, host=settings.host), refuse=refuse
     )

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from app.errors import BadRequest, ServiceError
+from app.errors import BadRequest, OriginRefused, ServiceError
 from app.middleware.access import App, Message, Receive, Scope, Send
 
 EXPOSED_HEADERS = (
@@ -22,6 +22,7 @@ EXPOSED_HEADERS = (
 
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _SENT_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
+_READING = ("GET", "HEAD", "OPTIONS")
 _PREFLIGHT_S = 7200  # the most that Chromium honours
 
 _COMMON_POLICY = "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -79,6 +80,31 @@ def may_connect(headers: Headers, origins: Collection[str]) -> bool:
     if origin is None or origin in origins or "*" in origins:
         return True
     return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
+
+
+class OtherSitesMiddleware:
+    """Refuses what pages of other sites send without asking first, unless `origins` lists them.
+
+    CORS keeps them from reading replies. But a browser sends forms and texts without a preflight, so that any page
+    could replace pictures on a server without keys. Browsers say where a request comes from in Sec-Fetch-Site, if
+    the server is at this machine or behind TLS.
+    """
+
+    def __init__(self, app: App, *, origins: Collection[str], refuse: Callable[[ServiceError], App]) -> None:
+        self.app = app
+        self.origins = origins
+        self.refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http" and scope["method"] not in _READING:
+            headers = Headers(scope=scope)
+            is_listed = "*" in self.origins or headers.get("origin") in self.origins
+            if headers.get("sec-fetch-site") == "cross-site" and not is_listed:
+                error = OriginRefused("This site may not call. SAM2_CORS_ORIGINS lists the sites that may.")
+                await self.refuse(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class SecurityHeadersMiddleware:

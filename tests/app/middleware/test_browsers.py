@@ -114,6 +114,29 @@ async def test_errors_of_every_kind_can_be_read_by_the_site(monkeypatch: pytest.
             assert reply.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(("origins", "site", "status"), [
+    ("", "cross-site", 403), ("https://b.example", "cross-site", 403), (TOOL, "cross-site", 200),
+    ("*", "cross-site", 200),
+    ("", "same-origin", 200), ("", "none", 200), ("", None, 200),
+])  # fmt: skip
+async def test_a_form_of_another_site_replaces_no_picture(
+    origins: str, site: str | None, status: int
+) -> None:
+    """A browser sends it without a preflight, and nobody needs to read the reply."""
+    headers = {"Origin": TOOL} | ({"Sec-Fetch-Site": site} if site else {})
+    async with serving(Settings(workers=2, cors_origins=origins)) as served:
+        await served.embed(picture(), "truck")
+        form = {"files": {"image": picture(80)}, "data": {"image_id": "truck", "replace": "true"}}
+        reply = await served.client.post("/embed", headers=headers, **form)
+        assert reply.status_code == status
+        if status == 403:
+            assert error(reply) == (403, "origin_refused")
+            to_a_door = await served.client.post("/sam/", headers=headers, json={})
+            assert "SAM2_CORS_ORIGINS" in to_a_door.json()["detail"]
+        read = await served.client.get("/images/truck", headers=headers)
+        assert read.json()["width"] == (60 if status == 403 else 80)
+
+
 async def test_other_sites_are_refused_with_the_same_kind_of_error() -> None:
     async with serving(settings()) as served:
         what_it_may = "Pages may send GET, HEAD, POST, DELETE, and set Authorization"
