@@ -102,6 +102,8 @@ class LabelStudioServer:
                 url = url.join(location)
             except (httpx.InvalidURL, ValueError) as error:
                 raise InvalidImage("Label Studio redirects to something that is not a URL.") from error
+            if url.host == self._base.host and url.scheme != self._base.scheme:
+                raise self._moved(f"{url.scheme}://{url.netloc.decode('ascii')}")
         raise InvalidImage(f"Label Studio redirects more than {MAX_REDIRECTS} times.")
 
     def _check_path(self, url: httpx.URL) -> None:
@@ -157,6 +159,8 @@ class LabelStudioServer:
                 "Label Studio refuses the personal access token in SAM2_LABEL_STUDIO_API_KEY: it has expired or "
                 "was revoked. Create another one in its Account & Settings."
             )
+        if reply.status_code in _REDIRECTS:
+            raise self._moved(reply.headers.get("location", "")[:200])
         try:
             return str(reply.raise_for_status().json()["access"])
         except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
@@ -179,6 +183,12 @@ class LabelStudioServer:
             raise self._too_large()
         return await read_within(
             response.aiter_raw(), self._max_bytes, arrived=arrived, too_large=self._too_large
+        )
+
+    def _moved(self, to: str) -> InvalidImage:
+        """A login is not sent to where an answer says. Mostly it is https in place of http."""
+        return InvalidImage(
+            f"Label Studio redirects from {self._base} to {to}: set SAM2_LABEL_STUDIO_URL to its own address."
         )
 
     def _too_large(self) -> ImageTooLarge:

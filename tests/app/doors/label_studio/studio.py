@@ -36,6 +36,8 @@ class Studio:
         """Return status, further headers and body."""
         self.requests.append((path, authorization))
         if path == "/api/token/refresh/":
+            if (location := self.redirects.get(path)) is not None:
+                return "301 Moved Permanently", f"location: {location}\r\n", b""
             if self.refuses_refresh or json.loads(body) != {"refresh": PERSONAL} or method != "POST":
                 return "401 Unauthorized", "", b"{}"
             self.refreshed += 1

@@ -193,6 +193,10 @@ async def test_personal_access_tokens_are_exchanged_and_renewed() -> None:
         ({"pictures": {}}, "status 404"),
         ({"redirects": {PATH: "/user/login/?next=/data"}}, "asks for a login"),
         ({"redirects": {PATH: "http://[::1/"}}, "Invalid URL"),
+        (
+            {"redirects": {PATH: f"https://127.0.0.1{PATH}"}},
+            "to https://127.0.0.1: set SAM2_LABEL_STUDIO_URL",
+        ),
         ({"pictures": {PATH: bytes(2**20 + 1)}}, "larger than 1 MiB"),
     ],
     ids=lambda value: str(value)[:30],
@@ -210,6 +214,8 @@ async def test_a_personal_token_that_is_refused_and_a_server_that_is_gone() -> N
     async with connected(key=PERSONAL) as (served, studio):
         studio.refuses_refresh = True
         assert "expired or was revoked" in (await look(served, PATH))[1]
+        studio.redirects = {"/api/token/refresh/": "https://127.0.0.1/api/token/refresh/"}
+        assert "to https://127.0.0.1/api/token/refresh/: set SAM2_LABEL" in (await look(served, PATH))[1]
         server: Any = served.app.state.label_studio_pictures._server
         server._base = server._base.copy_with(port=1)
         assert "cannot be reached at http://127.0.0.1:1" in (await look(served, PATH))[1]
