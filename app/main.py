@@ -157,7 +157,8 @@ def create_app(
         key_of=doors.key_of,
         refuse=refuse,
     )
-    app.add_middleware(OtherSitesMiddleware, origins=settings.cors_origin_list, refuse=refuse)
+    if not keys:
+        app.add_middleware(OtherSitesMiddleware, origins=settings.cors_origin_list, refuse=refuse)
     app.add_middleware(
         HostsMiddleware, allowed=allowed_hosts(settings.allowed_hosts, host=settings.host), refuse=refuse
     )

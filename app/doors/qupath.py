@@ -44,9 +44,8 @@ async def predict(request: Request) -> Response:
         if body.b64mask:
             raise NotOffered("Masks as prompts (b64mask) are not supported. Use a box and points.")
         if body.bbox is None and body.point_labels and not any(body.point_labels):
-            return JSONResponse(
-                []
-            )  # those of the object lie outside of the viewer, and QuPath leaves them out
+            # Those of the object lie outside of the viewer, and QuPath leaves them out.
+            return JSONResponse([])
         prompt = PromptRequest(
             point_coords=body.point_coords or (),
             point_labels=body.point_labels or (),

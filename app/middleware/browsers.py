@@ -86,8 +86,8 @@ class OtherSitesMiddleware:
     """Refuses what pages of other sites send without asking first, unless `origins` lists them.
 
     CORS keeps them from reading replies. But a browser sends forms and texts without a preflight, so that any page
-    could replace pictures on a server without keys. Browsers say where a request comes from in Sec-Fetch-Site, if
-    the server is at this machine or behind TLS.
+    could replace pictures on a server without keys, for which this is. Browsers say where a request comes from in
+    Sec-Fetch-Site, if the server is at this machine or behind TLS.
     """
 
     def __init__(self, app: App, *, origins: Collection[str], refuse: Callable[[ServiceError], App]) -> None:

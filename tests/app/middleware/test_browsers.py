@@ -137,6 +137,16 @@ async def test_a_form_of_another_site_replaces_no_picture(
         assert read.json()["width"] == (60 if status == 403 else 80)
 
 
+async def test_a_key_says_who_may_send_a_form() -> None:
+    """Pages of other sites have none; and a proxy in front may answer to CORS itself."""
+    headers = {"Origin": TOOL, "Sec-Fetch-Site": "cross-site"}
+    async with serving(Settings(workers=2, api_keys="anna:0123456789abcdef")) as served:
+        files = {"image": picture()}
+        assert (await served.client.post("/embed", headers=headers, files=files)).status_code == 401
+        headers["X-API-Key"] = "0123456789abcdef"
+        assert (await served.client.post("/embed", headers=headers, files=files)).status_code == 200
+
+
 async def test_other_sites_are_refused_with_the_same_kind_of_error() -> None:
     async with serving(settings()) as served:
         what_it_may = "Pages may send GET, HEAD, POST, DELETE, and set Authorization"
