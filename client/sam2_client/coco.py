@@ -73,7 +73,8 @@ def read_reply(path: Path) -> Iterator[Instance]:
     except UnicodeDecodeError as error:  # whose words hold the whole file
         raise ValueError(f"{path} is not a reply of /decode: it is no text") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a reply of /decode with masks as RLE ({error!r})") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} is not a reply of /decode with masks as RLE: {why}") from error
 
 
 def sizes(instances: Iterable[Instance]) -> dict[str, tuple[int, int]]:

@@ -70,9 +70,12 @@ class Mask:
         """Create a mask from a reply with mask_format rle or rle_uncompressed.
 
         `size` is the picture's height and width. A cropped mask (with `bounds`) requires it, and is placed back
-        into the whole picture. Raises KeyError or TypeError for a malformed mask, and ValueError if it does not
-        fit a picture of that size.
+        into the whole picture. Raises KeyError or TypeError for a malformed mask, and ValueError if it has another
+        format or does not fit a picture of that size.
         """
+        for other in ("polygons", "png"):
+            if other in value and "rle" not in value:
+                raise ValueError(f"a mask of mask_format {other}: request rle or rle_uncompressed")
         rle = coco_rle.compress(value["rle"])
         if (bounds := value.get("bounds")) is not None:
             if size is None:

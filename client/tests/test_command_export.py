@@ -187,6 +187,21 @@ def test_export_takes_what_curl_saved_and_puts_crops_into_their_places(
     assert np.array_equal(coco_mask.decode(annotation["segmentation"]), wanted)
 
 
+@pytest.mark.parametrize("mask_format", ["polygons", "png"])
+def test_export_says_which_masks_it_does_not_read(
+    served: Served, truck: Path, capsys: pytest.CaptureFixture[str], mask_format: str
+) -> None:
+    """It said KeyError('rle')."""
+    request = {"point_coords": [[40, 15]], "point_labels": [1], "mask_format": mask_format}
+    with httpx.Client(base_url=served.url) as curl:
+        image_id = curl.post("/embed", content=truck.read_bytes(), headers=OCTETS).json()["image_id"]
+        reply = curl.post("/decode", json={"image_id": image_id, **request})
+    Path("reply.json").write_text(reply.text)
+    assert main(["export", "reply.json", "--coco", "out.json"]) == 1
+    error = capsys.readouterr().err
+    assert f"a mask of mask_format {mask_format}: request rle or rle_uncompressed" in error
+
+
 def test_export_tells_two_pictures_of_one_name_apart(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2):
         assert main(["decode", "truck.png", "--point", "30,20", "-o", f"{number}.json"]) == 0
