@@ -2,6 +2,7 @@
 
 import email.utils
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -18,11 +19,26 @@ def error_of(response: httpx.Response) -> Sam2Error:
     try:
         return _of_body(response.json(), response)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        text = " ".join(response.text.split())
-        shown = f": {text[:_SHOWN]}" if text else ""
         return UnexpectedReply(
-            f"{asked(response)}: {response.status_code} {response.reason_phrase}{shown}", **_facts(response)
+            f"{asked(response)}: {response.status_code} {response.reason_phrase}{_rest(response)}",
+            **_facts(response),
         )
+
+
+def _rest(response: httpx.Response) -> str:
+    """Return what a reply that is not the service's says beside its status: where it redirects to, or its body."""
+    if (
+        response.has_redirect_location
+    ):  # not followed: most would lose the upload, and another host would get the key
+        place = response.headers["Location"]
+        with suppress(httpx.InvalidURL):
+            place = str(response.request.url.join(place).copy_with(userinfo=b""))
+        return (
+            f": it redirects to {place[:_SHOWN]}. This client does not follow redirects: if the service is there, give that "
+            "server's address"
+        )
+    text = " ".join(response.text.split())
+    return f": {text[:_SHOWN]}" if text else ""
 
 
 def error_of_line(value: dict[str, Any], response: httpx.Response) -> Sam2Error:

@@ -182,6 +182,11 @@ def test_an_upload_that_is_too_large_is_refused_in_words() -> None:
         ((200, {"Content-Type": "text/html"}, b"hello"), "not a reply of a SAM 2 service"),
         ((200, {"Content-Type": "application/json"}, b"[1]"), "not a reply of a SAM 2 service"),
         ((404, {}, b'{"error": "gone"}'), "404 Not Found"),
+        (
+            (308, {"Location": "https://u:pw@sam.example:444/v1"}, b"<h1>Moved</h1>"),
+            "308 Permanent Redirect: it redirects to https://sam.example:444/v1. This client does not follow redirects: ",
+        ),
+        ((302, {"Location": "/login"}, b""), "302 Found: it redirects to http://127.0.0.1:"),
     ],
 )
 def test_a_reply_of_something_else_is_said_to_be_that(
