@@ -126,7 +126,7 @@ export class Client {
    * @param {CallOptions} [options]
    * @param {{once?: boolean}} [manner] as in retries.js
    */
-  call(task, { signal, deadlineS = this.deadlineS, onRetry } = {}, { once = false } = {}) {
+  async call(task, { signal, deadlineS = this.deadlineS, onRetry } = {}, { once = false } = {}) {
     return retrying(task, { retries: this.retries, deadlineS, signal, onRetry, once });
   }
 

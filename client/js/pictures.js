@@ -59,7 +59,7 @@ export class Picture {
    * @param {MaskOptions & CallOptions} [options]
    * @returns {Promise<Mask[][]>}
    */
-  decodeMany(prompts, options = {}) {
+  async decodeMany(prompts, options = {}) {
     const fields = { prompts: prompts.map(promptFields), ...maskFields(options) };
     return this.#client.call((signal) => this.embedded(async (image_id) => {
       const { data } = await this.#client.connection.post("decode", { image_id, ...fields }, { signal });

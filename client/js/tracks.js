@@ -99,7 +99,7 @@ export class Track {
    * @param {[number, number]} point x, y in pixels of the frame
    * @param {{label?: 0 | 1} & WhereOptions & ShownOptions & MaskOptions & CallOptions} options label 0: not on the object
    */
-  click(point, { label = 1, ...options }) {
+  async click(point, { label = 1, ...options }) {
     return this.prompt({ points: [point], labels: [label] }, options);
   }
 

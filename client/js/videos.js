@@ -48,7 +48,7 @@ export class Video {
    * @param {{type?: "image/jpeg" | "image/png"} & CallOptions} [options]
    * @returns {Promise<Blob>}
    */
-  frame(frame, { type = "image/jpeg", ...options } = {}) {
+  async frame(frame, { type = "image/jpeg", ...options } = {}) {
     const { connection } = this.#client;
     const path = `videos/${encodeURIComponent(this.videoId)}/frames/${frame}`;
     return this.#client.call(async (signal) => {

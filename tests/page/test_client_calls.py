@@ -109,6 +109,19 @@ def test_a_busy_server_is_asked_again_after_its_own_time(tool: WebTool, status: 
     assert retries == [3, [[status, code, 0]] * 2]
 
 
+def test_a_wrong_argument_rejects_the_promise(tool: WebTool) -> None:
+    """These threw before there was a promise, past `.catch`."""
+    calls = [
+        "client.model(null)",
+        "picture.decodeMany(null)",
+        "picture.decodeMany([null])",
+        "track.click([1, 2])",
+    ]
+    begun = "const picture = await client.embed(file), track = await client.track([picture]);"
+    script = "; ".join(f"names.push(await {call}.catch(({{ name }}) => name))" for call in calls)
+    assert tool.run(f"{begun} const names = []; {script}; return names;") == ["TypeError"] * len(calls)
+
+
 def test_retries_end(tool: WebTool) -> None:
     tool.page.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "0"}))
     count = "let count = 0; const few = new Client(location.origin, { retries: 2 });"
