@@ -62,6 +62,12 @@ def read_coco(file: Path) -> BoxSet:
         document = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a JSON file: {error}") from error
+    if isinstance(document, list):
+        raise ValueError(
+            f"{file} is not a COCO data set but a list, as detectors write their results, which does not name the "
+            "pictures. Add the images and categories of the data set, as pycocotools does: "
+            "COCO(DATA_SET).loadRes(RESULTS).dataset"
+        )
     if not (
         isinstance(document, dict)
         and isinstance(document.get("images"), list)

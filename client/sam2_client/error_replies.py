@@ -34,8 +34,8 @@ def _rest(response: httpx.Response) -> str:
         with suppress(httpx.InvalidURL):
             place = str(response.request.url.join(place).copy_with(userinfo=b""))
         return (
-            f": it redirects to {place[:_SHOWN]}. This client does not follow redirects: if the service is there, give that "
-            "server's address"
+            f": it redirects to {place[:_SHOWN]}. This client does not follow redirects: if the service is there, "
+            "give that server's address"
         )
     text = " ".join(response.text.split())
     return f": {text[:_SHOWN]}" if text else ""

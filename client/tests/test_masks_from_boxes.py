@@ -176,6 +176,7 @@ def test_a_file_that_is_no_data_set_is_said_to_be_none(
     error = capsys.readouterr().err
     assert error.startswith("sam2: boxes.json is not a ")
     assert "Traceback" not in error
+    assert ("loadRes" in error) == (content == "[]")
 
 
 @pytest.mark.usefixtures("photos")
