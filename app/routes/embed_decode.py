@@ -189,7 +189,7 @@ async def get_model(request: Request) -> schemas.ModelReply:
             disk_cache_mib=settings.disk_cache_mib,
             image_ttl_s=settings.image_ttl_s,
         ),
-        tracks=track_limits(service),
+        tracks=track_limits(service) if settings.video != "off" else None,
     )
 
 

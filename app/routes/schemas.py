@@ -293,7 +293,7 @@ class ModelReply(BaseModel):
     mask_size: tuple[int, int] = Field(description="Height and width of the low-resolution logits.")
     everything: EverythingDefaults
     limits: LimitsReply
-    tracks: TrackLimits
+    tracks: TrackLimits | None = Field(description="null where SAM2_VIDEO is off: there are none.")
 
 
 class StatusReply(BaseModel):

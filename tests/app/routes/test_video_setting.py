@@ -37,6 +37,7 @@ async def test_off_refuses_all_of_videos_and_tracks_and_nothing_else() -> None:
             reply = await served.client.request(method, path)
             assert error(reply) == (501, "tracking_unavailable")
             assert "SAM2_VIDEO" in reply.json()["error"]["message"]
+        assert (await served.client.get("/model")).json()["tracks"] is None
         assert (await served.embed(picture(), "hat")).status_code == 200
         assert (await served.click("hat")).status_code == 200
         assert "load" not in served.segmenter.order
