@@ -213,7 +213,8 @@ class Client:
         """Follow objects in a single request, which leaves no track: yields each frame when it is done.
 
         `frames` and `image_ids` are as in `track`, the rest as in Track.propagate. Videos and pictures stay stored.
-        If the connection breaks, the call fails: a track would go on where it was.
+        If the connection breaks, the call fails: a track would go on where it was. The first frame comes when all
+        prompts are done; with prompts on many frames, that may take longer than `timeout`.
         """
         shown = track_stories.shown_to_wire(max_hole_area, max_sprinkle_area, non_overlapping=non_overlapping)
         story = following.follow_once(
