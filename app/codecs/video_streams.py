@@ -101,9 +101,9 @@ def video_stream(container: InputContainer) -> VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             return stream
-    kinds = sorted({stream.type for stream in container.streams})
-    held = f"only {' and '.join(kinds)}" if kinds else "nothing"
-    raise InvalidVideo(f"The file holds no video, {held}. Send a file with a video stream.")
+    kinds = sorted({"cover art" if each.type == "video" else each.type for each in container.streams})
+    held = f", only {' and '.join(kinds)}" if kinds else ""
+    raise InvalidVideo(f"The file holds no video{held}. Send a file with a video stream.")
 
 
 def decoder_of(stream: VideoStream, *, max_pixels: int) -> VideoCodecContext:

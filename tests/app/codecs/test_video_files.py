@@ -1,10 +1,13 @@
 """Frames of video files: the order of asking changes nothing, and what is broken or too large is said."""
 
+import io
 from collections.abc import Callable
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from app.codecs import video_files
 from app.codecs.video_containers import CONVERT
@@ -155,6 +158,22 @@ def test_a_video_without_any_whole_frame_is_an_error() -> None:
 def test_sound_without_pictures() -> None:
     with pytest.raises(InvalidVideo, match="no video, only audio"):
         surveyed(sound())
+
+
+def test_a_song_with_its_cover_is_said_to_hold_that() -> None:
+    """It held "no video, only audio and video"."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        tone, cover = output.add_stream("aac", rate=8000), output.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))
+        output.mux([*cover.encode(picture), *cover.encode()])
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        output.mux([*tone.encode(silence), *tone.encode()])
+    with pytest.raises(InvalidVideo, match=r"no video, only audio and cover art\."):
+        surveyed(file.getvalue())
 
 
 def test_other_codecs_are_refused() -> None:
