@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import httpx
+import numpy as np
 
 from sam2_client.asking import Call, FrameStory, NextPiece, Story, ask
 from sam2_client.error_replies import error_of_line, error_of_transport, unexpected
@@ -58,7 +59,8 @@ class Span:
             )
         for name in ("start", "end"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if value is not None and not (is_whole and value >= 0):
                 raise ValueError(f"{name} is {value!r}, but must be the number of a frame, from 0")
         if self.direction == "both" and self.end is not None:
             raise ValueError("end requires direction 'forward' or 'backward': 'both' goes to both ends")
@@ -74,7 +76,7 @@ class Span:
         ends = {"from": self.start, "to": self.end}
         return {
             "direction": self.direction,
-            **{name: value for name, value in ends.items() if value is not None},
+            **{name: int(value) for name, value in ends.items() if value is not None},
         }
 
 

@@ -6,6 +6,8 @@ Each function is a story (see asking.py). following.py has those of propagations
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from sam2_client import mending
 from sam2_client.asking import Call, Story, ask
 from sam2_client.errors import Sam2Error, VideoNotFound
@@ -167,9 +169,10 @@ def prompt_to_wire(given: Prompt, *, frame: int, object_id: int, clear: bool) ->
     if isinstance(given.mask, Mask):
         wire["mask_input"] = given.mask.rle
     for name, value in (("frame", frame), ("object", object_id)):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"{name} is {value!r}, but must be a whole number")
-    return {**wire, "frame": frame, "object": object_id, **({"clear": True} if clear else {})}
+        wire[name] = int(value)
+    return {**wire, **({"clear": True} if clear else {})}
 
 
 def _video_path(video_id: str) -> str:

@@ -52,6 +52,17 @@ def test_boxes_masks_and_several_clicks_are_prompts(track: Track) -> None:
     assert track.prompts() == {1: [1], 2: [2, 4], 3: [3], 4: [5]}
 
 
+def test_frames_and_objects_may_be_numpys(client: Client, track: Track) -> None:
+    """They were refused as no whole numbers."""
+    track.click(MIDDLE, frame=np.int64(3), object=np.int64(2))  # type: ignore[arg-type]
+    start, end = np.int64(3), np.int32(4)
+    assert indexes(track.propagate(start, end)) == [3, 4]  # type: ignore[arg-type]
+    prompts = [TrackPrompt(points=MIDDLE, frame=np.int64(1))]  # type: ignore[arg-type]
+    assert indexes(client.propagate(CLIP, prompts, start=np.int64(1), end=end)) == [1, 2, 3, 4]  # type: ignore[arg-type]
+    track.clear(frame=np.int64(3), object=np.int64(2))  # type: ignore[arg-type]
+    assert track.prompts() == {}
+
+
 def test_clicks_add_to_those_before_or_replace_them(track: Track, served: Served) -> None:
     track.click([(20, 20)])
     track.click([(50, 20)])
