@@ -25,7 +25,7 @@ from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries
 from sam2_client.step_lines import is_lines
-from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out
+from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out, video_file
 from sam2_client.tracked import TrackedFrame
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class AsyncClient:
     ) -> AsyncVideo:
         """See Client.upload_video."""
         options = VideoOptions(video_id, replace, fps, start_s, end_s, max_frames)
-        story = track_stories.upload_video(Picture(video), options, retries=self._retries)
+        story = track_stories.upload_video(video_file(video), options, retries=self._retries)
         return AsyncVideo(await self._tell(story), self)
 
     async def video(self, video_id: str) -> AsyncVideo:

@@ -25,7 +25,7 @@ from sam2_client.retries import Retries
 from sam2_client.step_lines import is_lines
 from sam2_client.sync_image import Image
 from sam2_client.sync_track import Track, Video
-from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out
+from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out, video_file
 from sam2_client.tracked import TrackedFrame
 from sam2_client.workers import worked
 
@@ -165,7 +165,7 @@ class Client:
         name for it, and `replace` takes that name from another video. Raises InvalidVideo and VideoTooLarge.
         """
         options = VideoOptions(video_id, replace, fps, start_s, end_s, max_frames)
-        story = track_stories.upload_video(Picture(video), options, retries=self._retries)
+        story = track_stories.upload_video(video_file(video), options, retries=self._retries)
         return Video(self._tell(story), self)
 
     def video(self, video_id: str) -> Video:

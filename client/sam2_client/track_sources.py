@@ -150,6 +150,13 @@ class Source:
         return self.images[index].picture if index < len(self.images) else None
 
 
+def video_file(source: str | os.PathLike[str] | bytes) -> Picture:
+    """Return the file of a video, ready to be uploaded. Raises TypeError for what is none, such as an array."""
+    if not isinstance(source, str | os.PathLike | bytes):
+        raise TypeError(f"{type(source).__name__} is not a video: pass a path, or the bytes of a file")
+    return Picture(source)
+
+
 def sorted_out(
     frames: FrameSources | None, image_ids: Sequence[str] | None
 ) -> Source | Picture | list[PictureSource | KnownImage]:

@@ -56,6 +56,9 @@ def test_names_of_videos(client: Client, tmp_path: Path) -> None:
     client.video("named").delete()
     with pytest.raises(sam2_client.InvalidVideo):
         client.upload_video(b"<html>")
+    for other in (np.zeros((6, 48, 64, 3), np.uint8), bytearray(CLIP)):
+        with pytest.raises(TypeError, match=r"is not a video: pass a path, or the bytes of a file$"):
+            client.upload_video(other)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="fps is nan"):
         client.upload_video(file, fps=float("nan"))
     with pytest.raises(sam2_client.FrameNotFound):
