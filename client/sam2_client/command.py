@@ -95,7 +95,9 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
             require_another(option, file, [arguments.picture])
             if option != "-o" or file.suffix.lower() != ".json":
                 require_picture(option, file, mode=mode)
-    image = client.embed(arguments.picture)
+    # A pipe, such as /dev/stdin, can be read only once.
+    source = arguments.picture if arguments.picture.is_file() else arguments.picture.read_bytes()
+    image = client.embed(source)
     masks = image.decode(
         points or None,
         [1] * len(arguments.point) + [0] * len(arguments.not_point) if points else None,
@@ -122,7 +124,7 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
                 masks[0].to_pil().save(output)
     for draw, output in ((masks[0].overlay, arguments.overlay), (masks[0].cutout, arguments.cutout)):
         if output is not None:
-            picture = draw(arguments.picture)
+            picture = draw(source)
             with naming(output):
                 picture.save(output)
     return True

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_decode_writes_mask_overlay_and_reply(truck: Path, capsys: pytest.Captur
     assert (reply["picture"], reply["label"], reply["width"]) == ("truck.png", "truck", 60)
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == reply
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_decode_reads_a_pipe_once_for_the_mask_and_its_overlay(truck: Path) -> None:
+    """The overlay read it again, and then said that Pillow cannot read this kind of picture."""
+    os.mkfifo("pipe")
+    content = truck.read_bytes()
+    writing = threading.Thread(target=lambda: Path("pipe").write_bytes(content), daemon=True)
+    writing.start()
+    assert main(["decode", "pipe", "--point", "30,20", "--overlay", "over.png"]) == 0
+    writing.join()
+    assert np.asarray(Image.open("over.png")).shape == (40, 60, 3)
 
 
 @pytest.mark.parametrize(
