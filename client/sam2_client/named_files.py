@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -21,28 +21,33 @@ class NamedFile(NamedTuple):
     root: Path
 
 
-def named_files(arguments: Sequence[str], *, suffixes: set[str]) -> Iterator[NamedFile]:
+def named_files(
+    arguments: Sequence[str], *, suffixes: set[str], read_otherwise: Set[str] = frozenset()
+) -> Iterator[NamedFile]:
     """Yield the files that the arguments name. An argument is a file, a folder (all files below it with one of the
-    suffixes), or a pattern, for shells that do not expand them. Raises OSError for a pattern without a match.
+    suffixes), or a pattern, for shells that do not expand them. Other files of a folder get a line, but for those
+    with a suffix of what the command reads in another way. Raises OSError for a pattern without a match.
     """
     for argument in arguments:
         path = Path(argument)
         if path.exists() or not glob.has_magic(argument):
-            yield from _at(path, suffixes)
+            yield from _at(path, suffixes, read_otherwise)
         elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207  # patterns may be absolute
-            found = chain.from_iterable(_at(Path(match), suffixes) for match in matches)
+            found = chain.from_iterable(_at(Path(match), suffixes, read_otherwise) for match in matches)
             by_path = {file.path: file for file in found}  # `**` matches folders and what is in them
             yield from by_path.values()
         else:
             raise FileNotFoundError(f"no file matches {argument}")
 
 
-def files_below(folder: Path, *, suffixes: set[str], tell_others: bool = False) -> list[Path]:
+def files_below(
+    folder: Path, *, suffixes: set[str], tell_others: bool = False, read_otherwise: Set[str] = frozenset()
+) -> list[Path]:
     """Return the files below a folder with one of the suffixes, in order. Folders that are linked to count too.
 
     What is hidden, as by macOS and by tools for their own use, is left out, with a line. So is a folder that cannot
     be read, and a link to nothing, as git-annex has for what is not fetched. `tell_others` says that files with
-    other suffixes get a line.
+    other suffixes get a line, but for those `read_otherwise`.
     """
     found: list[Path] = []
     hidden: list[Path] = []
@@ -67,7 +72,7 @@ def files_below(folder: Path, *, suffixes: set[str], tell_others: bool = False) 
     lost = [each for each in absent if each.suffix.lower() in suffixes and not _is_hidden(each.name)]
     tell_left_out(sorted(lost), why="they are links to nothing, or no files")
     if tell_others:
-        others = sorted(each for each in found if each.suffix.lower() not in suffixes)
+        others = sorted(each for each in found if each.suffix.lower() not in suffixes | read_otherwise)
         tell_left_out(others, why=f"their names do not end in {', '.join(sorted(suffixes))}")
     return [each for each in named if not _is_hidden(each.name)]
 
@@ -78,9 +83,9 @@ def tell_left_out(files: Sequence[Path], *, why: str) -> None:
         complain(f"left out {named(files)}: {why}")
 
 
-def _at(path: Path, suffixes: set[str]) -> Iterator[NamedFile]:
+def _at(path: Path, suffixes: set[str], read_otherwise: Set[str]) -> Iterator[NamedFile]:
     if path.is_dir():
-        below = files_below(path, suffixes=suffixes, tell_others=True)
+        below = files_below(path, suffixes=suffixes, tell_others=True, read_otherwise=read_otherwise)
         yield from (NamedFile(each, path) for each in below)
     else:
         yield NamedFile(path, path.parent)

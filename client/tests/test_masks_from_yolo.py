@@ -110,6 +110,8 @@ def test_the_folders_of_roboflow_and_ultralytics(
     assert ("left out export/README.roboflow.txt: they do not begin with the number" in said) == (
         labels == "export"
     )
+    assert ".txt: their names" not in said, "they are read as labels"
+    assert "data.yaml" not in said
     data = read()
     expected = ["export/train/images/a.png", "export/valid/images/b.PNG"]
     assert [image["file_name"] for image in data["images"]] == expected[: 2 if labels == "export" else 1]
