@@ -30,7 +30,8 @@ COCO: a frame is an image with video_id and frame_index, a visible mask is an an
 the object's number; "videos" and "tracks" list both. These are the names of the TAO data set. Tools that do not
 know them read the file as pictures, which they could not do with a list of masks for each object (YouTube-VIS).
 file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -r 10 -i CLIP.mp4 -start_number 0
-CLIP/%06d.jpg makes them: any -r before -i, or ffmpeg repeats and drops frames of a variable rate.
+CLIP/%06d.jpg makes them: any -r before -i, or ffmpeg repeats and drops frames of a variable rate. If its pixels are
+not square, add -s WIDTHxHEIGHT with the file's width and height, or ffmpeg leaves them so.
 
 overlay: an MP4 of the frames that were tracked, with a colour for each object. It requires PyAV: pip install av
 
