@@ -52,7 +52,8 @@ class TrackedFrame:
     index: int
     """The frame's number, from 0."""
     masks: Mapping[int, TrackedMask] = field(repr=False)
-    """The masks by object, in the order in which objects were added."""
+    """The masks by object, in the order in which objects were added. After a click, objects are left out whose mask
+    the server no longer holds, because the frame was tracked too long ago: propagate over it again."""
     time: float | None = None
     """Seconds after the first frame of the file, for videos."""
     error: Sam2Error | None = None
