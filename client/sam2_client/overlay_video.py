@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 
 _CODEC: Final = "libx264"
+_BT709, _BT601, _LIMITED = 1, 6, 1
+"""As H.273 numbers matrices, primaries and curves; and PyAV's number of the range 16 to 235."""
+_HD_WIDTH, _HD_HEIGHT = 1280, 576
 _TICKS = 90_000
 """A second in units of time stamps, as is usual for videos."""
 
@@ -43,6 +46,7 @@ class OverlayVideo:
         self._stream.options = {"crf": "18", "bf": "0"}
         self._last: int | None = None
         self._start = 0.0
+        self._matrix = _BT709
         self.count = 0
         """Frames so far."""
 
@@ -55,15 +59,25 @@ class OverlayVideo:
         if height % 2 or width % 2:  # the colours of H.264 have half the size
             pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self._last is None:
-            self._stream.height, self._stream.width = pixels.shape[:2]
+            self._open(*pixels.shape[:2])
             self._start = time
         stamp = round((time - self._start) * _TICKS)
         stamp = stamp if self._last is None else max(stamp, self._last + 1)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=self._matrix, dst_color_range=_LIMITED
+        )
         frame.pts, frame.time_base = stamp, Fraction(1, _TICKS)
         self._output.mux(self._stream.encode(frame))
         self._last = stamp
         self.count += 1
+
+    def _open(self, height: int, width: int) -> None:
+        """Say the size and the colours. The matrix is the one that players take without being told."""
+        self._matrix = _BT709 if width >= _HD_WIDTH or height > _HD_HEIGHT else _BT601
+        coder = self._stream.codec_context
+        self._stream.height, self._stream.width = height, width
+        coder.colorspace, coder.color_range = self._matrix, _LIMITED
+        coder.color_primaries = coder.color_trc = _BT709
 
     def close(self) -> None:
         """Write the rest. A file without a picture is not a video: delete it."""

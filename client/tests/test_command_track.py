@@ -14,6 +14,7 @@ from track_files import CLICKED, FOLLOWED, frames_in, is_about
 
 from sam2_client import Client
 from sam2_client.command import main
+from sam2_client.overlay_video import OverlayVideo
 from sam2_client.track_arguments import prompts_of
 from tests.fakes import RADII, disc_mask
 from tests.small_videos import HEIGHT, WIDTH, clip
@@ -243,3 +244,16 @@ def test_a_bar_is_shown_on_a_terminal(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert run(*POINT, "-o", "masks") == 0
     assert "6/6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((64, 48), 6), ((1280, 720), 1)])
+def test_an_overlay_has_its_colours_in_players(size: tuple[int, int], matrix: int) -> None:
+    """Players take BT.709 for HD that does not say its matrix: red (220, 30, 40) was (236, 48, 37)."""
+    video = OverlayVideo(Path("red.mp4"), rate=10)
+    video.add(Image.new("RGB", size, (220, 30, 40)), 0.0)
+    video.close()
+    with av.open("red.mp4") as file:
+        frame = next(file.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (matrix, 1)
+    shown = frame.to_ndarray(format="rgb24", src_colorspace=matrix, dst_colorspace=matrix)
+    assert np.abs(shown[9, 9].astype(int) - (220, 30, 40)).max() <= 2
