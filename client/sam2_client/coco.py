@@ -32,6 +32,8 @@ class Instance:
     height: int
     label: str
     mask: Mask
+    image_id: str | None = None
+    """The server's id of the picture, by which pictures of one name are told apart; None if it is not known."""
 
 
 def to_reply(image: KnownImage, masks: Sequence[Mask], *, picture: str, label: str) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def read_reply(path: Path) -> Iterator[Instance]:
                 height=int(reply["height"]),
                 label=str(reply.get("label", DEFAULT_LABEL)),
                 mask=Mask.from_dict(prediction["masks"][0], size=(int(reply["height"]), int(reply["width"]))),
+                image_id=str(reply["image_id"]),
             )
     except UnicodeDecodeError as error:  # whose words hold the whole file
         raise ValueError(f"{path} is not a reply of /decode: it is no text") from error
@@ -78,8 +81,9 @@ def read_reply(path: Path) -> Iterator[Instance]:
 
 
 def sizes(instances: Iterable[Instance]) -> dict[str, tuple[int, int]]:
-    """Return width and height of each picture. Raises ValueError if one picture has two sizes."""
+    """Return width and height of each picture. Raises ValueError if two pictures have one name."""
     found: dict[str, tuple[int, int]] = {}
+    ids: dict[str, str] = {}
     for instance in instances:
         width, height = found.setdefault(instance.picture, (instance.width, instance.height))
         if (width, height) != (instance.width, instance.height):
@@ -87,6 +91,14 @@ def sizes(instances: Iterable[Instance]) -> dict[str, tuple[int, int]]:
                 f"{instance.picture} is {width} x {height} in one reply and {instance.width} x "
                 f"{instance.height} in another: two pictures have the same name"
             )
+        if instance.image_id is not None:
+            image_id = ids.setdefault(instance.picture, instance.image_id)
+            if image_id != instance.image_id:
+                raise ValueError(
+                    f"{instance.picture} is one picture here and another there (image_id {image_id:.12} and "
+                    f"{instance.image_id:.12}): two pictures have the same name, or it has changed. Export them "
+                    "apart, or name them by paths that differ"
+                )
     return found
 
 
@@ -96,7 +108,7 @@ def dataset(instances: Sequence[Instance], *, simplify: float | None = None) -> 
     `score` is the predicted IoU. Masks are RLE or, if `simplify` is given, polygons whose outlines are moved by at
     most that many pixels, with `area` and `bbox` of the polygons. COCO's polygons have no holes, so each ring is
     joined with those of its holes: decoded by pycocotools, holes stay holes. Empty masks are omitted, but their
-    pictures stay. Raises ValueError if one picture has two sizes.
+    pictures stay. Raises ValueError if two pictures have one name.
     """
     found = sizes(instances)
     images = {picture: number for number, picture in enumerate(found, 1)}

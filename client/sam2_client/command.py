@@ -221,5 +221,11 @@ def _decode_lines(
             yield f"{path}: {why(error)}"
             continue
         for line, masks in zip(of_picture, answers, strict=True):
-            size = {"width": result.image.width, "height": result.image.height}
-            yield Instance(picture=line.picture, label=line.label, mask=masks[0], **size)
+            yield Instance(
+                picture=line.picture,
+                width=result.image.width,
+                height=result.image.height,
+                label=line.label,
+                mask=masks[0],
+                image_id=result.image.image_id,
+            )

@@ -30,7 +30,7 @@ def write(
 
     `files` has the file of each instance's picture. Returns a message for each picture without one: which file to
     put where. Pictures whose masks are all empty get an empty label file, which tells YOLO that they are
-    background. Raises OSError, and ValueError if the folder is not empty or one picture has two sizes.
+    background. Raises OSError, and ValueError if the folder is not empty or two pictures have one name.
     """
     categories = {instance.label: None for instance in instances if instance.mask.area}
     numbers = {label: number for number, label in enumerate(categories)}

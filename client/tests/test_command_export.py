@@ -1,6 +1,7 @@
 """`sam2 export`: writes replies and prompts as a COCO data set that pycocotools loads, as RLE or polygons."""
 
 import json
+import os
 from pathlib import Path
 
 import httpx
@@ -209,6 +210,26 @@ def test_export_tells_two_pictures_of_one_name_apart(truck: Path, capsys: pytest
     capsys.readouterr()
     assert main(["export", "1.json", "2.json", "--coco", "out.json"]) == 1
     assert "truck.png is 60 x 40 in one reply and 70 x 40" in capsys.readouterr().err
+
+
+def test_export_tells_two_pictures_of_one_name_and_size_apart(
+    truck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As 1.jpg of two folders: their masks became those of one picture."""
+    line = {"picture": "1.png", "point_coords": [[30, 20]], "point_labels": [1]}
+    for folder, shade in (("a", 0), ("b", 9), ("c", 9)):
+        Path(folder).mkdir()
+        Path(folder, "1.png").write_bytes(picture(60, 40, shade=shade))
+        Path(folder, "p.jsonl").write_text(json.dumps(line))
+        os.chdir(folder)
+        assert main(["decode", "1.png", "--point", "30,20", "-o", "reply.json"]) == 0
+        os.chdir("..")
+    for kind in ("p.jsonl", "reply.json"):
+        for option in (["--coco", "out.json"], ["--yolo", "yolo"]):
+            assert main(["export", f"a/{kind}", f"b/{kind}", *option]) == 1
+            assert "1.png is one picture here and another there" in capsys.readouterr().err
+        assert main(["export", f"b/{kind}", f"c/{kind}", "--coco", "out.json"]) == 0, "copies of one picture"
+    assert not Path("yolo").exists()
 
 
 def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
