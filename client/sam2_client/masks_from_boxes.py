@@ -40,6 +40,8 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     boxes = read_yolo(arguments.boxes) if is_folder else box_sets.read_coco(arguments.boxes)
     of_boxes = {".txt", ".yaml"} if is_folder else {".json"}  # they may lie among the pictures
     files = list(named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES, read_otherwise=of_boxes))
+    for each in files:
+        each.path.lstat()  # a folder that is not there would be said of each picture: no such picture
     names = [each.name for each in boxes.pictures]
     found = (picture_names.find_labelled if is_folder else picture_names.find)(names, files)
     for line in (*boxes.problems, *picture_names.shared(names, found)):

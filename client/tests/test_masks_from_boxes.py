@@ -194,6 +194,8 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         assert what in capsys.readouterr().err
     assert main(["masks-from-boxes", "gone.json", "photos", "-o", "out.json"]) == 1
     assert "gone.json" in capsys.readouterr().err
+    assert main(["masks-from-boxes", "boxes.json", "photos", "fotos", "-o", "out.json"]) == 1
+    assert capsys.readouterr().err.endswith("sam2: [Errno 2] No such file or directory: 'fotos'\n")
     assert main(COMMAND) == 0, "no boxes are no failure"
     assert read() == box_set()
 
