@@ -64,12 +64,13 @@ def read_reply(path: Path) -> Iterator[Instance]:
         reply = json.loads(path.read_bytes())
         if "error" in reply:
             raise ValueError(f"it is an error: {reply['error']['message']}")
+        label = reply.get("label")
         for prediction in reply["predictions"]:
             yield Instance(
                 picture=str(reply.get("picture", reply["image_id"])),
                 width=int(reply["width"]),
                 height=int(reply["height"]),
-                label=str(reply.get("label", DEFAULT_LABEL)),
+                label=DEFAULT_LABEL if label is None else str(label),
                 mask=Mask.from_dict(prediction["masks"][0], size=(int(reply["height"]), int(reply["width"]))),
                 image_id=str(reply["image_id"]),
             )

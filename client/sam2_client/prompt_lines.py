@@ -49,7 +49,7 @@ def read_prompt_lines(file: Path) -> Iterator[PromptLine | str]:
             fields = json.loads(line, object_pairs_hook=_once)
             if not isinstance(fields, dict):
                 raise ValueError("it is not a JSON object")
-            picture, label = fields.pop("picture"), str(fields.pop("label", DEFAULT_LABEL))
+            picture, label = fields.pop("picture"), fields.pop("label", None)
             if not isinstance(picture, str):
                 raise ValueError(f"picture is {picture!r}, but must be a path")
             if unknown := sorted(fields.keys() - _FIELDS.keys()):
@@ -62,7 +62,8 @@ def read_prompt_lines(file: Path) -> Iterator[PromptLine | str]:
             why = "it has no picture" if isinstance(error, KeyError) else str(error)
             yield f"{file}, line {number}: {why}"
             continue
-        yield PromptLine(path=file.parent / picture, picture=picture, label=label, prompt=prompt)
+        named = DEFAULT_LABEL if label is None else str(label)
+        yield PromptLine(path=file.parent / picture, picture=picture, label=named, prompt=prompt)
 
 
 def _lines(file: Path) -> Iterator[str]:

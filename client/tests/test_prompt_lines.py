@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sam2_client import coco, rle
 from sam2_client.command import main
 from sam2_client.prompt_lines import read_prompt_lines
 from tests.fakes import picture
@@ -23,6 +25,23 @@ def test_lines_are_read_as_systems_write_them(tmp_path: Path, encoding: str, end
     for text in (end.join(LINES), end.join(LINES) + end):
         file.write_bytes(text.encode(encoding))
         assert [getattr(line, "label", line) for line in read_prompt_lines(file)] == LABELS
+
+
+def test_a_label_of_null_is_none(tmp_path: Path) -> None:
+    """It was the category "None"."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"picture": "a.png", "label": null, "box": [1, 2, 30, 20]}')
+    assert [getattr(line, "label", line) for line in read_prompt_lines(file)] == ["object"]
+    mask = {
+        "rle": rle.encode(np.ones((2, 2), bool)),
+        "iou": 1,
+        "stability": 1,
+        "area": 4,
+        "bbox": [0, 0, 2, 2],
+    }
+    reply = {"image_id": "a", "label": None, "width": 2, "height": 2, "predictions": [{"masks": [mask]}]}
+    file.write_text(json.dumps(reply))
+    assert [each.label for each in coco.read_reply(file)] == ["object"]
 
 
 @pytest.mark.parametrize(
