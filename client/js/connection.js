@@ -84,7 +84,9 @@ export class Connection {
    */
   async open(path, { headers = {}, ...rest } = {}) {
     const reply = await this.heard(fetch(this.address(path), { ...rest, headers: { ...headers, ...this.#keyHeader() } }), rest.signal);
-    if (!reply.ok) throw refusal(reply.status, await this.heard(reply.text(), rest.signal), (name) => reply.headers.get(name));
+    if (!reply.ok)
+      throw moved(this.address(path), reply.url, reply.status)
+        ?? refusal(reply.status, await this.heard(reply.text(), rest.signal), (name) => reply.headers.get(name));
     return reply;
   }
 
@@ -111,7 +113,8 @@ export class Connection {
       sending.onload = () => {
         const header = (/** @type {string} */ name) => sending.getResponseHeader(name);
         try {
-          if (sending.status < 200 || sending.status > 299) throw refusal(sending.status, sending.responseText, header);
+          if (sending.status < 200 || sending.status > 299)
+            throw moved(this.address(path), sending.responseURL, sending.status) ?? refusal(sending.status, sending.responseText, header);
           resolve(timed(sending.responseText, started, header, sending.responseURL));
         } catch (error) {
           reject(error);
@@ -152,6 +155,16 @@ export class Connection {
     return connectionFailed(`The server at ${this.url.href} does not respond.${allow}`);
   }
 }
+
+/**
+ * The error of a POST that a redirect with 301 or 302 made a GET, which the service refuses.
+ * @param {string} asked
+ * @param {string} from
+ * @param {number} status
+ */
+const moved = (asked, from, status) => status === 405 && from && from !== asked
+  ? new ApiError(status, { code: "unexpected_reply", message: `${asked} redirects to ${from}: give the client the address of that server.` })
+  : null;
 
 /** @param {Blob} file */
 export const contentType = (file) => (file.type.startsWith("image/") ? file.type : "application/octet-stream");

@@ -122,6 +122,15 @@ def test_a_wrong_argument_rejects_the_promise(tool: WebTool) -> None:
     assert tool.run(f"{begun} const names = []; {script}; return names;") == ["TypeError"] * len(calls)
 
 
+@pytest.mark.parametrize("options", ["{}", "{ onProgress: () => {} }"])
+def test_a_redirect_that_loses_an_upload_is_told(tool: WebTool, options: str) -> None:
+    """It was "GET /embed: Method Not Allowed", which nobody had sent."""
+    tool.page.route("**/embed", lambda route: route.fulfill(status=301, headers={"Location": "/embed?here"}))
+    error = tool.run(f"return await caught(client.embed(file, {options}));")
+    assert error["code"] == "unexpected_reply"
+    assert error["message"].endswith("/embed?here: give the client the address of that server.")
+
+
 def test_retries_end(tool: WebTool) -> None:
     tool.page.route("**/model", failing(9, 503, "overloaded", **{"Retry-After": "0"}))
     count = "let count = 0; const few = new Client(location.origin, { retries: 2 });"
