@@ -27,9 +27,8 @@ def error_of(response: httpx.Response) -> Sam2Error:
 
 def _rest(response: httpx.Response) -> str:
     """Return what a reply that is not the service's says beside its status: where it redirects to, or its body."""
-    if (
-        response.has_redirect_location
-    ):  # not followed: most would lose the upload, and another host would get the key
+    if response.has_redirect_location:
+        # Not followed: most would lose the upload, and another host would get the key.
         place = response.headers["Location"]
         with suppress(httpx.InvalidURL):
             place = str(response.request.url.join(place).copy_with(userinfo=b""))
