@@ -106,6 +106,13 @@ def check_size(value: int | str, least: int) -> int | Literal["auto"]:
     return int(value)
 
 
+def check_filled(value: object) -> object:
+    """Return the name of a folder as it is. Raises ValueError for "", which would be the current one."""
+    if value == "":
+        raise ValueError("is empty; name a folder, or leave the variable out")
+    return value
+
+
 def check_path(path: T) -> T:
     """Return a path as it is. Raises ValueError if it begins with ~ and nobody knows that folder."""
     try:

@@ -79,6 +79,7 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("allowed_hosts", " , "),
         *((name, "~nobody-of-this-name/x") for name in ("cache_dir", "checkpoint", "weights_dir")),
         ("weights_url", ""),
+        *(("weights_dir", value) for value in ("", " ")),  # 900 MB went into the current folder
         ("weights_url", "weights.example/sam2"),  # it failed after four tries in seven seconds
         ("allowed_hosts", "https://tool.example"),
         ("max_bodies_mib", "63"),  # and uploads of 64
