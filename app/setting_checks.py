@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationInfo
 
@@ -128,13 +129,27 @@ def check_address(text: str) -> str:
     """Return the address of a server, without a slash at its end, or "". Raises ValueError."""
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
+    _check_place(text)
     return text.rstrip("/")
+
+
+def _check_place(url: str) -> None:
+    """Raise ValueError for a host or a port that no connection can be made to."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        is_place = parts.port != 0
+    except ValueError:  # UnicodeError among them
+        is_place = False
+    if not is_place:
+        raise ValueError("its host or its port is none; ports are numbers from 1 to 65535")
 
 
 def check_download(text: str) -> str:
     """Return the address of a folder on a web server. Raises ValueError, which does not quote it."""
     if not re.fullmatch(r"https?://[^\s]+", text):
         raise ValueError("must begin with https:// or http://")
+    _check_place(text)
     return text
 
 
