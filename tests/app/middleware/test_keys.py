@@ -112,7 +112,7 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
 def test_keys_that_cannot_be_used_end_the_start_and_are_not_shown(
     text: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(["--api-keys", text]) == 2
+    assert command.main(["--checkpoint", "/nowhere.pt", "--api-keys", text]) == 2
     said = capsys.readouterr().err
     assert said.startswith("SAM2_API_KEYS: ")
     assert words in said
