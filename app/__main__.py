@@ -33,7 +33,7 @@ from app.service.exporting import export
 from app.service.loading import locate_weights
 from app.service.segmentation import Segmentation
 from app.settings import HIDDEN, Settings, unknown_variables, unusable_proxies
-from app.storage.opening import CacheUrlError, SharingError, check_bucket
+from app.storage.opening import CacheDirError, CacheUrlError, SharingError, check_bucket, check_folder
 from app.telemetry.logs import formatter
 from model.errors import CheckpointError, ExportError
 
@@ -140,7 +140,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeysError as error:
         sys.stderr.write(f"SAM2_API_KEYS: {error}\n")
         return 2
-    except (CacheUrlError, CannotListen, CheckpointError, ClusterError, SharingError) as error:
+    except (
+        CacheDirError,
+        CacheUrlError,
+        CannotListen,
+        CheckpointError,
+        ClusterError,
+        SharingError,
+    ) as error:
         log.critical("%s", error)
         return 1
 
@@ -153,7 +160,7 @@ def serve(settings: Settings) -> int:
     machine = machine_for(settings)
     app = create_app(settings, connect=machine.connect if machine else None)
     keys: ApiKeys = app.state.keys
-    if keys.path is not None:
+    if keys.path is not None or not _has_a_terminal():
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
     with ExitStack() as running:
         listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
@@ -166,6 +173,7 @@ def serve(settings: Settings) -> int:
                 settings.host,
             )
         if not settings.cluster:
+            check_folder(settings)
             check_bucket(settings)
             # Before the server starts: a download shows progress, and a failure ends here.
             locate_weights(settings)
@@ -186,6 +194,11 @@ def serve(settings: Settings) -> int:
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()
     return 0 if server.started and service.failure is None else 1
+
+
+def _has_a_terminal() -> bool:
+    """Whether the log goes to a terminal: SIGHUP then says that it is closed, and the server goes with it."""
+    return sys.stderr.isatty()
 
 
 def export_decoder(arguments: Sequence[str]) -> int:

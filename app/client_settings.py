@@ -106,6 +106,8 @@ class ClientSettings(BaseModel):
     def _has_an_address(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
         if key.get_secret_value() and not info.data.get("label_studio_url"):
             raise ValueError("it is sent to SAM2_LABEL_STUDIO_URL only, which is not set; set it too")
+        if not key.get_secret_value().isascii():
+            raise ValueError("access tokens have ASCII letters, digits and signs only")
         return key
 
     @property

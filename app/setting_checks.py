@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationInfo
 
@@ -106,6 +107,13 @@ def check_size(value: int | str, least: int) -> int | Literal["auto"]:
     return int(value)
 
 
+def check_filled(value: object) -> object:
+    """Return the name of a folder as it is. Raises ValueError for "", which would be the current one."""
+    if value == "":
+        raise ValueError("is empty; name a folder, or leave the variable out")
+    return value
+
+
 def check_path(path: T) -> T:
     """Return a path as it is. Raises ValueError if it begins with ~ and nobody knows that folder."""
     try:
@@ -121,13 +129,27 @@ def check_address(text: str) -> str:
     """Return the address of a server, without a slash at its end, or "". Raises ValueError."""
     if text and not _ADDRESS.fullmatch(text):
         raise ValueError(f"{text!r} is not an address; use the form http://label-studio:8080")
+    _check_place(text)
     return text.rstrip("/")
+
+
+def _check_place(url: str) -> None:
+    """Raise ValueError for a host or a port that no connection can be made to."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        is_place = parts.port != 0
+    except ValueError:  # UnicodeError among them
+        is_place = False
+    if not is_place:
+        raise ValueError("its host or its port is none; ports are numbers from 1 to 65535")
 
 
 def check_download(text: str) -> str:
     """Return the address of a folder on a web server. Raises ValueError, which does not quote it."""
     if not re.fullmatch(r"https?://[^\s]+", text):
         raise ValueError("must begin with https:// or http://")
+    _check_place(text)
     return text
 
 

@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.client_settings import ClientSettings
@@ -20,6 +28,7 @@ from app.setting_checks import (
     check_database,
     check_devices,
     check_download,
+    check_filled,
     check_holds_a_request,
     check_holds_an_upload,
     check_model,
@@ -59,7 +68,7 @@ class Settings(ClientSettings, BaseSettings):
         "code, a .safetensors in Meta's or transformers' names, or a folder that transformers saved; or "
         f"'{UNTRAINED}' for random weights, to try the server without any file.",
     )
-    weights_dir: Annotated[Path, AfterValidator(check_path)] = Field(
+    weights_dir: Annotated[Path, BeforeValidator(check_filled), AfterValidator(check_path)] = Field(
         Path("weights"),
         description="Folder where released checkpoints are looked for, and downloaded to if missing.",
     )

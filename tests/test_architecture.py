@@ -99,7 +99,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": ("app/cluster/",),
     "httpcore": ("app/routes/remote_pictures.py",),
     "sqlite3": ("app/storage/",),
-    "psycopg": ("app/storage/postgres.py", "app/storage/postgres_line.py"),
+    "psycopg": ("app/storage/postgres.py", "app/storage/postgres_line.py", "app/storage/postgres_options.py"),
     "av": ("app/codecs/",),
     "torch": ("app/storage/store.py", "model/"),
     "asyncio": ("app/",),

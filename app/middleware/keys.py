@@ -61,8 +61,9 @@ class ApiKeys:
         return owner
 
     def reload(self) -> None:
-        """Read the file again. If that fails, log the reason and keep the current keys."""
+        """Read the file again. If that fails, or if there is none, log that and keep the current keys."""
         if self.path is None:
+            log.warning("SIGHUP has the file of SAM2_API_KEYS read again. It names none, so nothing is read.")
             return
         try:
             self._keys = _read(self.path)
@@ -82,6 +83,11 @@ def _parse_pairs(text: str) -> tuple[_Key, ...]:
         name, colon, key = (part.strip() for part in pair.partition(":"))
         if not colon or not _NAME.fullmatch(name):
             raise KeysError(f"pair {number} is not name:key; a name is 1 to 64 of A-Z a-z 0-9 . _ -")
+        if not _can_be_sent(key):
+            raise KeysError(
+                f"the key of {name!r} has characters that no header can carry, such as line ends, or bytes that "
+                "are not UTF-8; pairs are separated by commas"
+            )
         if len(key) < MIN_KEY_LENGTH:
             raise KeysError(
                 f"the key of {name!r} has fewer than {MIN_KEY_LENGTH} characters; "
@@ -89,6 +95,11 @@ def _parse_pairs(text: str) -> tuple[_Key, ...]:
             )
         keys.append(_Key(name, _digest(key)))
     return _checked(keys)
+
+
+def _can_be_sent(key: str) -> bool:
+    """Whether HTTP's headers take it (RFC 9110, 5.5), in UTF-8."""
+    return not any(each < " " or each == "\x7f" or "\ud800" <= each <= "\udfff" for each in key)
 
 
 def _path_of(setting: str) -> Path:

@@ -51,6 +51,7 @@ class PromptTalk:
         self._websocket = websocket
         self._service = service_of(websocket)
         self._caller: tuple[str, str] | None = None
+        self._key = ""
         self._heard_any = False
         self.answered = 0
         """Number of prompts so far, including failed ones."""
@@ -66,10 +67,11 @@ class PromptTalk:
         """See Talk. Without a key in the headers, the first message must have it."""
         if self._caller is None:
             self._caller = await self._identify()
-        tenant, share = self._caller
+        share = self._caller[1]
         loop_time = loop_time_of(self._websocket)
         await loop_time.wait(share)
         text = await self._receive()
+        tenant, share = self._still_known()
         first, self._heard_any = not self._heard_any, True
         heard_at = perf_counter()
         if first and len(text) <= FIRST_MESSAGE_BYTES and _key_in(text) is not None:
@@ -153,7 +155,16 @@ class PromptTalk:
         welcome_messages(
             scope, MAX_MESSAGE_BYTES, holding=partial(budget_of(self._websocket).holding, caller[1])
         )
+        self._key = key
         return caller
+
+    def _still_known(self) -> tuple[str, str]:
+        """As `_known`, for each message: the file of keys may have been read again since. Raises Ended."""
+        try:
+            return identify(self._websocket.scope, keys=keys_of(self._websocket), key=self._key)
+        except Unauthorized:
+            self._service.metrics.rejections.labels(Unauthorized.code).inc()
+            raise Ended(UNAUTHORIZED, "the key is not valid any more") from None
 
     async def _tag_of(self, text: str | bytes, share: str) -> Tag | None:
         """Return the tag of an invalid message. A large message is parsed in a worker, if one is free."""

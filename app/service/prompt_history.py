@@ -42,6 +42,40 @@ def with_prompt(
     return request, kept
 
 
+def with_own(
+    theirs: Sequence[TrackPromptRequest],
+    *,
+    shared: Sequence[TrackPromptRequest],
+    own: Sequence[TrackPromptRequest],
+) -> list[TrackPromptRequest]:
+    """The history of another server with what this one did since both had `shared`.
+
+    What both added to an object on one frame counts. What one took back or replaced there, that one has replaced.
+    Raises InvalidPrompt if that are more than a track may have.
+    """
+    before, ours = (_given_at(each) for each in (shared, own))
+    added: list[TrackPromptRequest] = []
+    replaced = set[tuple[int, int]]()
+    for place in dict.fromkeys([*before, *ours]):
+        was, has = before.get(place, []), ours.get(place, [])
+        if has[: len(was)] == was:
+            # Some may be there, because this one did not hear that they were written.
+            added += [each for each in has[len(was) :] if each not in theirs]
+        else:
+            replaced.add(place)
+            added += has
+    merged = [each for each in theirs if _place(each) not in replaced] + added
+    check_size(merged)
+    return merged
+
+
+def _given_at(history: Sequence[TrackPromptRequest]) -> dict[tuple[int, int], list[TrackPromptRequest]]:
+    found: dict[tuple[int, int], list[TrackPromptRequest]] = {}
+    for each in history:
+        found.setdefault(_place(each), []).append(each)
+    return found
+
+
 def objects_of(history: Sequence[TrackPromptRequest]) -> dict[int, list[TrackPromptRequest]]:
     """Objects in the order added, each with its prompts by frame, without those that were replaced."""
     objects: dict[int, list[TrackPromptRequest]] = {}

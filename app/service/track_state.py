@@ -36,6 +36,10 @@ class TrackState:
     name nothing else. None at all in a file of an earlier version."""
     history: list[TrackPromptRequest] = field(default_factory=list)
     """Prompts in the order given: a track is made again by giving them again. See prompt_history.py."""
+    shared: tuple[TrackPromptRequest, ...] = ()
+    """Those that were last written, or read of what another server wrote."""
+    answered: tuple[TrackPromptRequest, ...] = ()
+    """Those that clients were told to count, also if they could not be written yet."""
     done: set[int] = field(default_factory=set)
     goes_on_at: dict[Direction, int] = field(default_factory=dict)
     live: ObjectTracks | None = None
@@ -145,6 +149,7 @@ class TrackState:
         )
         for each in state.history:
             check_addition(state, each)
+        state.shared = state.answered = tuple(state.history)
         return state
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from app.errors import InvalidPrompt
 from app.names_errors import NamesUnreachable
+from app.service.prompt_history import with_own
 from app.service.track_state import TrackState
 from app.storage.kept_tracks import ChangedElsewhere, NotKept, TrackChanges, TrackKeeper, TrackRow
 from app.storage.pages import Place, place_in
@@ -114,7 +115,8 @@ class TrackStates:
     async def save(self, state: TrackState) -> None:
         """Write a track's prompts, unless it is forgotten. Without the disk or the servers' database, later.
 
-        Raises TrackBusy and TrackNotFound if another server has changed it meanwhile; its changes count.
+        Raises TrackBusy and TrackNotFound if another server has changed it meanwhile; its changes count, and what
+        could not be written before.
         """
         self._unsaved.pop(state, None)  # before it is written: it may be lost again meanwhile
         try:
@@ -123,6 +125,7 @@ class TrackStates:
             self._unsaved[state] = None
         except asyncio.CancelledError:
             self._unsaved[state] = None  # nobody hears whether it could be written
+            state.answered = tuple(state.history)
             raise
         except ChangedElsewhere as error:
             if error.row is None:
@@ -130,6 +133,7 @@ class TrackStates:
                 raise TrackNotFound.deleted_meanwhile(state.track_id) from error
             self._renew(state, error.row)
             raise TrackBusy.elsewhere(state.track_id) from error
+        state.answered = tuple(state.history)
 
     async def forget(self, state: TrackState) -> None:
         """Forget a track. Who works on it finds `is_deleted`. Raises NamesUnreachable, and keeps it then."""
@@ -159,6 +163,7 @@ class TrackStates:
 
         async def write() -> None:
             async with state.writing:  # else the second of two would not know the number of the first
+                history = tuple(state.history)
                 state.number = await self._keeper.save(
                     state.key,
                     state.to_json(),
@@ -166,6 +171,7 @@ class TrackStates:
                     is_wanted=partial(_is_wanted, state),
                     waits=waits,
                 )
+                state.shared = history
 
         writing = asyncio.create_task(write())
         writing.add_done_callback(_hear)
@@ -205,10 +211,19 @@ class TrackStates:
                 self._let_go(state)
 
     def _renew(self, state: TrackState, row: TrackRow) -> None:
-        """Give a track the prompts that another server wrote."""
-        if (new := _read(row)) is not None:
-            state.history, state.used, state.number = new.history, new.used, new.number
-            self._on_forget(state)
+        """Give a track the prompts that another server wrote, beside those that could not be written yet."""
+        if (new := _read(row)) is None:
+            return
+        with_ours = new.history
+        try:
+            with_ours = with_own(new.history, shared=state.shared, own=state.answered)
+        except InvalidPrompt as error:
+            log.warning("Prompts that another server does not have are dropped: %s", error)
+        state.history, state.used, state.number = with_ours, new.used, new.number
+        state.shared, state.answered = new.shared, tuple(with_ours)
+        if state.answered != state.shared:
+            self._unsaved[state] = None
+        self._on_forget(state)
 
     def _let_go(self, state: TrackState) -> None:
         state.is_deleted = True

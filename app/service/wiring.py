@@ -39,6 +39,11 @@ _CLICKS_WHILE_SEARCHING = 0.5
 With 4, as for encodes, a client that clicks without end made a search of 6 s take 50."""
 
 
+SEARCH_BATCHES = 6
+"""Of all searches that run at a time (search.py). Their queue has room for one prompt of each, even where
+SAM2_MAX_WAITING_PROMPTS is less: otherwise every search would be refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machinery:
     """The threads and queues of one service, connected to each other and to its metrics."""
@@ -151,7 +156,7 @@ def wire(
         device=device,
         priority=1,
         max_batch=settings.batch_prompts,
-        max_waiting=settings.max_waiting_prompts,
+        max_waiting=max(settings.max_waiting_prompts, SEARCH_BATCHES),
         by_call=True,  # `search.py` knows how long a batch may take
         on_batch=partial(metrics.observe_batch, "search"),
     )

@@ -65,6 +65,7 @@ class EmbeddingFiles:
         self.used_bytes = self.num_embeddings = 0
         """Counts of the last scan plus the writes since then. The bytes include uploads."""
         self._looked = 0.0
+        self._inode, self._is_lost = 0, False
         self._unreadable = set[Path]()
         """Files that are there and could not be read: who has what they should hold writes them anew."""
 
@@ -112,6 +113,12 @@ class EmbeddingFiles:
     def held(self, contents: Collection[str]) -> set[str]:
         """Return those contents that have an embedding here."""
         return {content for content in contents if self._embedding_path(content).exists()}
+
+    def were_removed(self) -> bool:
+        """Whether somebody has removed the folder since the last call. No server does."""
+        self._notice_loss()
+        was_lost, self._is_lost = self._is_lost, False
+        return was_lost
 
     def touch(self, contents: Collection[str]) -> None:
         """Record a use of each content that is here."""
@@ -181,11 +188,24 @@ class EmbeddingFiles:
             return False
         return True
 
+    def _notice_loss(self) -> None:
+        try:
+            inode = self._mine.stat().st_ino
+        except FileNotFoundError:
+            inode = 0
+        except OSError:
+            return  # the disk fails, and has what it had when it works again
+        if self._inode not in (0, inode):
+            log.error("%s was removed; creating it again with what is in memory.", self._mine)
+            self._is_lost = True
+        self._inode = inode
+
     def _write_beside(self, place: Path, make: Callable[[], bytes]) -> Beside | None:
         if place in self._unreadable:
             self._unreadable.discard(place)
         elif place.exists():
             return None
+        self._notice_loss()
         # Pictures are private: only this user may read them.
         for folder in (self._folder, place.parent.parent, place.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

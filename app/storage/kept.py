@@ -70,6 +70,10 @@ class Kept:
         if self.removals is not None:
             self.removals.spare_named(while_named)
 
+    async def was_lost(self) -> bool:
+        """Whether somebody has removed the folder since the last call. A bucket has no folder."""
+        return isinstance(self.files, EmbeddingFiles) and await asyncio.to_thread(self.files.were_removed)
+
     def retry_removals(self) -> None:
         """Remove what a bucket that failed still has."""
         if self.removals is not None:

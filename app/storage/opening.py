@@ -3,9 +3,11 @@
 Does not know what the store does.
 """
 
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from app.errors import Overloaded
@@ -20,6 +22,17 @@ from model.types import Embedding
 if TYPE_CHECKING:
     from app.storage.bucket import Bucket
     from app.storage.sharing import Sharing
+
+
+_STAYS_SO = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+}
+"""Why a folder cannot be written that no waiting mends. A disk that is full or fails may work again."""
+
+
+class CacheDirError(Exception):
+    """SAM2_CACHE_DIR cannot be used. The message says why, and what to do."""
 
 
 class CacheUrlError(Exception):
@@ -85,6 +98,34 @@ async def open_store(
         metrics.cache_images.labels(tier).set_function(partial(store.tiers.num_images, tier))
     await store.open()
     return store
+
+
+def check_folder(settings: Settings) -> None:
+    """See that this user may write in SAM2_CACHE_DIR, and what an earlier server made there.
+
+    Raises CacheDirError, but not for a disk that is full or fails: that costs no request (disk_trouble.py).
+    """
+    if (folder := settings.cache_path) is None:
+        return
+    place = folder
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+        for name in ("embeddings", "uploads", "tracks", "videos", "videos/files"):
+            if (place := folder / name).exists():
+                with TemporaryFile(dir=place):
+                    pass
+        for name in ("register.sqlite", "videos/register.sqlite"):
+            if (place := folder / name).exists():
+                place.open("r+b").close()
+    except OSError as error:
+        if error.errno in _STAYS_SO:
+            raise CacheDirError(
+                f"SAM2_CACHE_DIR={settings.cache_dir}: {place} cannot be written: {error.strerror}. Give the whole "
+                "folder to the user that runs the server, or set another one, or none: then embeddings and names "
+                "are kept in memory only."
+            ) from error
 
 
 def bucket_by(settings: Settings, metrics: Metrics) -> "Bucket | None":

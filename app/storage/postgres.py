@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import left_s
 from app.storage.postgres_line import DEFAULTS, JOB_S, MEET_AGAIN, OURS, Connection, Hopeless, Line
+from app.storage.postgres_options import wrong_option
 
 T = TypeVar("T")
 
@@ -52,6 +53,11 @@ class Postgres:
         except psycopg.ProgrammingError:
             # Its message quotes the URL, with the password in it.
             raise ValueError("SAM2_REGISTER_URL: libpq cannot read this URL; see docs/scaling.md.") from None
+        if wrong := wrong_option(given):
+            raise ValueError(
+                f"SAM2_REGISTER_URL: libpq does not take this URL: {wrong}. Write what is special in URLs, as in a "
+                "password, with percent signs: / as %2F, @ as %40."
+            )
         self.place = f"{given.get('host', 'localhost')}:{given.get('port', 5432)}/{given.get('dbname', '')}"
         """Where it is, for messages: without the user and the password."""
         self._secret = str(given.get("password") or "")
@@ -67,6 +73,7 @@ class Postgres:
         self._reason = ""
         self._last_said = float("-inf")
         self._is_said = False  # since the trouble began
+        self._is_read_only = False
 
     @property
     def problem(self) -> str:
@@ -171,6 +178,7 @@ class Postgres:
         self._may_go_on.set()
 
     def _lost(self, error: Exception) -> None:
+        self._is_read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
         self._may_try = False
         if not self._is_draining:
             self._may_go_on.clear()
@@ -188,9 +196,9 @@ class Postgres:
             self._probing = asyncio.create_task(self._probe())
 
     def _over(self) -> None:
-        if self._since is None:
-            return
-        if self._is_said:  # one that is read-only works and fails many times a second
+        if self._since is None or self._is_read_only:
+            return  # what reads works while what writes fails
+        if self._is_said:
             log.warning("PostgreSQL at %s works again, after %.0f s.", self.place, monotonic() - self._since)
         self._since, self._is_said = None, False
 
@@ -200,12 +208,23 @@ class Postgres:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_RETRY_S)
             try:
-                await self.names.run(lambda connection: connection.execute("SELECT 1"))
+                may_write = await self.names.run(_may_write)
             except (psycopg.Error, UnusableDatabase) as error:
                 self._reason = self.said(error)
-            else:
-                self._try_again()
+                continue
+            self._try_again()
+            if not self._is_read_only:
                 return
+            if may_write:
+                self._is_read_only = False
+                self._over()
+                return
+            pause_s = RETRY_S  # requests that read wait for this after each that writes
+
+
+def _may_write(connection: Connection) -> bool:
+    [(is_read_only,)] = connection.execute("SHOW transaction_read_only").fetchall()
+    return str(is_read_only) == "off"
 
 
 def patience_s() -> float:

@@ -239,7 +239,8 @@ class EmbeddingStore:
 
     async def tend(self) -> None:
         """Do the periodic maintenance, which no request does."""
-        if await self._register.tend():
+        is_lost = await self._kept.was_lost()
+        if await self._register.tend() or is_lost:
             self.tiers.save_all()
         for content in await self._register.expire():
             self._drop_unnamed(content)

@@ -2,8 +2,10 @@
 
 import gc
 import logging
+import os
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -150,12 +152,14 @@ def test_a_signal_is_a_clean_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def story(url: str) -> None:
         assert ready(url)
         assert spared.wait(LONG_S)
+        os.kill(os.getpid(), signal.SIGHUP)  # it ended the process
         assert httpx.get(f"{url}/model", trust_env=False).json()["model"] == "fake"
         assert "server" not in httpx.get(f"{url}/healthz", trust_env=False).headers
 
     code, log = serve_until(story, [], capsys)
     assert code == 0
     assert " Ready" in log
+    assert "SIGHUP has the file of SAM2_API_KEYS read again. It names none" in log
     assert re.search(r"INFO +[0-9a-f]{32} GET /model 200", log)
 
 

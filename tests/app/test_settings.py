@@ -79,6 +79,13 @@ def test_a_checkpoint_is_a_path_or_untrained(checkpoint: str, path: Path | None)
         ("allowed_hosts", " , "),
         *((name, "~nobody-of-this-name/x") for name in ("cache_dir", "checkpoint", "weights_dir")),
         ("weights_url", ""),
+        # Each picture got 500 then, without a word of why.
+        *(
+            ("label_studio_url", f"http://{place}")
+            for place in ("ls:abc", "ls:99999", "ls:0", "[::1", "a..b")
+        ),
+        ("weights_url", "https://weights.example:https/sam2"),
+        *(("weights_dir", value) for value in ("", " ")),  # 900 MB went into the current folder
         ("weights_url", "weights.example/sam2"),  # it failed after four tries in seven seconds
         ("allowed_hosts", "https://tool.example"),
         ("max_bodies_mib", "63"),  # and uploads of 64
@@ -110,6 +117,16 @@ def test_a_value_in_quotes_is_refused_and_not_taken_for_a_name(
         said = capsys.readouterr().err
         assert f"SAM2_{name.upper()}: the quotes are part of the value here; leave them out" in said
         assert ("cache-of-mine" in said) == (name not in HIDDEN)
+
+
+@pytest.mark.parametrize("url", ["http://ls", "https://[::1]:8080/tool", "http://ёж.example:65535"])
+def test_a_token_that_no_header_takes_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAM2_LABEL_STUDIO_URL", url)
+    monkeypatch.setenv("SAM2_LABEL_STUDIO_API_KEY", "abcdef")
+    assert Settings().label_studio_url == url
+    monkeypatch.setenv("SAM2_LABEL_STUDIO_API_KEY", "abcdеf")  # a Cyrillic letter
+    with pytest.raises(ValidationError, match="ASCII"):
+        Settings()
 
 
 def test_line_ends_of_windows_belong_to_no_value(monkeypatch: pytest.MonkeyPatch) -> None:

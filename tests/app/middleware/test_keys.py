@@ -103,6 +103,8 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
         (f"anna:{ANNA},{BERT}", "pair 2 is not name:key"),
         (f"an na:{ANNA}", "pair 1 is not name:key"),
         ("anna:short", "'anna' has fewer than 16"),
+        (f"anna:{ANNA}\nbert:{BERT}", "pairs are separated by commas"),  # both lines were one key, for nobody
+        (f"anna:{ANNA}\udce9", "not UTF-8"),  # of a shell in Latin-1: no client could send it
         (ANNA, "neither name:key pairs nor a readable file"),
         ("/nowhere/keys", "neither name:key pairs nor a readable file"),
     ],
@@ -110,7 +112,7 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
 def test_keys_that_cannot_be_used_end_the_start_and_are_not_shown(
     text: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(["--api-keys", text]) == 2
+    assert command.main(["--checkpoint", "/nowhere.pt", "--api-keys", text]) == 2
     said = capsys.readouterr().err
     assert said.startswith("SAM2_API_KEYS: ")
     assert words in said

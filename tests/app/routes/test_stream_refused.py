@@ -1,12 +1,14 @@
 """Messages of /decode/stream that are refused, each under its tag."""
 
 import json
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.app.routes.test_stream import hear, listening
+from tests.app.middleware.test_keys import digest
+from tests.app.routes.test_stream import CLICK, KEY, OTHER, closed, hear, listening, say
 from tests.fakes import serving
 
 
@@ -35,6 +37,29 @@ async def test_a_number_that_would_come_back_rounded_is_no_tag(tag: int) -> None
         assert "send it as a string" in answer["error"]["message"]
         await connection.send('{"tag": 9007199254740991, "image_id": "a", "box": [1, 2, 30, 20]}')
         assert (await hear(connection))["tag"] == 2**53 - 1
+
+
+async def test_a_key_that_is_taken_back_ends_its_connection_at_the_next_message(tmp_path: Path) -> None:
+    """It was looked at when the connection opened: who had it went on clicking for as long as they liked."""
+    path = tmp_path / "keys"
+    path.write_text(f"anna:{digest(KEY)}\nbert:{digest(OTHER)}\n")
+    async with (
+        listening(KEY, api_keys=str(path)) as server,
+        server.connect(additional_headers={"X-API-Key": KEY}) as by_header,
+        server.connect() as by_message,
+        server.connect(additional_headers={"X-API-Key": OTHER}) as other,
+    ):
+        await say(by_message, api_key=KEY)
+        for connection in (by_header, by_message):
+            await say(connection, tag=1, **CLICK)
+            assert "predictions" in await hear(connection)
+        path.write_text(f"bert:{digest(OTHER)}\n")
+        server.app.state.keys.reload()
+        for connection in (by_header, by_message):
+            await say(connection, tag=2, **CLICK)
+            assert await closed(connection) == 4401
+        await say(other, tag=2, **CLICK)
+        assert (await hear(other))["error"]["code"] == "image_not_found"
 
 
 @pytest.mark.parametrize("tag", ["null", "true", "[1]", "NaN", "1e400", f'"{"x" * 129}"'])

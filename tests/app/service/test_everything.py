@@ -101,6 +101,17 @@ async def test_few_run_at_once_and_a_newcomer_is_one_of_them() -> None:
         assert turns._taken == 0
 
 
+async def test_a_queue_for_one_prompt_takes_searches_too() -> None:
+    """It refused all of them."""
+    async with serving(Settings(workers=2, max_prompts=1, max_waiting_prompts=1)) as served:
+        await served.embed(picture(), "dots")
+        found = [
+            served.post("/everything", {"image_id": "dots", "use_m2m": use, **FOUND}) for use in (False, True)
+        ]
+        for reply in await asyncio.gather(*found):
+            assert reply.status_code == 200, reply.text
+
+
 async def test_masks_that_take_too_much_memory_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as served:
         await served.embed(picture(), "dots")

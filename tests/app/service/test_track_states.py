@@ -17,6 +17,7 @@ from app.service.track_values import Frames, TrackPromptRequest
 from app.storage.beside import Beside
 from app.storage.kept_tracks import KeptTracks
 from app.storage.sharing import Sharing
+from app.track_errors import TrackBusy
 from tests.postgres import PostgresServer
 
 
@@ -48,9 +49,9 @@ def new(name: str = "walk") -> TrackState:
     return TrackState("", name, Frames(("f0",), None), 1, 40, 60, "kept", created=now, used=now)
 
 
-def click(on: int) -> TrackPromptRequest:
+def click(on: int, at: float = 1.0) -> TrackPromptRequest:
     """A prompt for an object."""
-    return TrackPromptRequest(0, on, PromptRequest([[1.0, 2.0]], [1]))
+    return TrackPromptRequest(0, on, PromptRequest([[at, 2.0]], [1]))
 
 
 async def test_what_another_server_did_during_work_that_writes_nothing_is_heard_of_afterwards(
@@ -152,6 +153,39 @@ async def test_what_a_failing_disk_did_not_take_or_give_up_is_made_up_for(
         assert await known_after_a_restart(folder) == {"gone": [], "early": []}
     await ours.tend()
     assert await known_after_a_restart(folder) == {"early": [click(1)], "late": []}
+
+
+@pytest.mark.parametrize("who", ["the maintenance", "a request"])
+async def test_what_two_servers_were_told_without_the_disk_counts_at_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Each had answered its client. The prompts of the one that wrote second were dropped without a word."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "tracks"
+    ours, theirs, walk = states_on(folder), states_on(folder), new()
+    walk.history = [click(1), click(2)]
+    await ours.add(walk)
+    same = await theirs.find("walk", tenant="")
+    with monkeypatch.context() as broken:
+        broken.setattr(Beside, "written", fail)
+        walk.history = [click(1), click(2, at=5), click(3)]  # in place of what object 2 had; object 3 is new
+        await ours.save(walk)
+        for at in (8, 9):
+            same.history = [*same.history, click(1, at)]
+            await theirs.save(same)
+    await ours.tend()
+    if who == "a request":  # is told to come again: its own prompt does not count, those before it do
+        same.history.append(click(7))
+        with pytest.raises(TrackBusy):
+            await theirs.save(same)
+    for each in (theirs, ours, theirs, ours):
+        await each.tend()
+    known = (await known_after_a_restart(folder))["walk"]
+    assert known == same.history == walk.history
+    assert known == [click(1), click(2, at=5), click(3), click(1, 8), click(1, 9)]
 
 
 @pytest.mark.parametrize("who", ["the maintenance", "a request"])

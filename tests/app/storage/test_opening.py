@@ -1,11 +1,15 @@
-"""An embedding that returns from host or disk finds room on the device, or its request gets 503."""
+"""A folder that may not be written ends the start; what returns from host or disk finds room, or gets 503."""
 
 import asyncio
+import errno
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from app.settings import Settings
+from app.storage.opening import CacheDirError, check_folder
 from model.errors import NoFreeSlot
 from model.types import Embedding
 from tests.fakes import FakeSegmenter, error, picture, serving
@@ -44,3 +48,39 @@ async def test_the_coldest_leave_for_what_comes_back(tmp_path: Path, full_for: i
             assert (await served.click("truck")).status_code == 503
             segmenter.full_for = 0
             assert (await served.click("truck")).status_code == 200
+
+
+@pytest.mark.parametrize("place", ["", "register.sqlite", "embeddings", "videos/files"])
+def test_a_folder_that_may_not_be_written_ends_the_start(place: str, tmp_path: Path) -> None:
+    """The server said so in a line of its log, and everything was gone after a restart."""
+    folder = tmp_path / "cache"
+    check_folder(Settings(cache_dir=str(folder)))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    if place == "register.sqlite":
+        (folder / place).mkdir()
+    elif place:
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).touch()
+    else:
+        folder.rmdir()
+        folder.touch()
+    with pytest.raises(
+        CacheDirError, match=rf"SAM2_CACHE_DIR={folder}: {folder / place} cannot be written: "
+    ):
+        check_folder(Settings(cache_dir=str(folder)))
+    check_folder(Settings())
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(errno.EROFS, True), (errno.EACCES, True), (errno.ENOSPC, False)]
+)
+def test_a_disk_that_is_full_ends_no_start(
+    number: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("app.storage.opening.TemporaryFile", fail)
+    expected = pytest.raises(CacheDirError, match=os.strerror(number)) if ends else nullcontext()
+    with expected:
+        check_folder(Settings(cache_dir=str(tmp_path)))

@@ -78,6 +78,26 @@ def test_a_url_that_cannot_be_read_is_not_quoted() -> None:
     with pytest.raises(SharingError, match="cannot read this URL") as caught:
         sharing_by(Settings(register_url="postgresql://user:geheim@host/sam2?nonsense=1"))
     assert "geheim" not in str(caught.value)
+    for place in (
+        "host:99999/sam2",
+        "host:0/sam2",
+        "host/sam2?sslmode=always",
+        "host/sam2?connect_timeout=2s",
+    ):
+        with pytest.raises(
+            SharingError, match=r"does not take this URL: .*invalid|bad value"
+        ):  # tried for ever
+            sharing_by(Settings(register_url=f"postgresql://user:geheim@{place}"))
+    with pytest.raises(SharingError, match="as %2F") as caught:
+        sharing_by(Settings(register_url="postgresql://user:geheim/x@host/sam2"))
+    assert "geheim" not in str(caught.value)
+    for place in (
+        "",
+        "h1:1,h2:2/sam2?target_session_attrs=read-write",
+        "/sam2?host=/run/none",
+        "h:1/?hostaddr=::1",
+    ):
+        assert sharing_by(Settings(register_url=f"postgresql://{place}")) is not None
     with pytest.raises(ValueError, match="must begin with postgresql://") as wrong:
         Settings(register_url="mysql://user:geheim@host")
     assert "geheim" not in str(wrong.value)

@@ -13,7 +13,7 @@ from app.storage import postgres_line
 from app.storage.postgres import Postgres
 from app.storage.postgres_line import Connection
 from tests.app.storage.registers import A, B, name, opened
-from tests.fakes import LONG_S
+from tests.fakes import LONG_S, until
 
 END_OTHERS = b"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -118,21 +118,32 @@ async def test_a_new_connection_that_is_never_answered_is_given_up_too(
     await postgres.close()
 
 
-async def test_a_database_that_may_be_read_only_is_said_once(
+async def test_a_database_that_may_be_read_only_is_unreachable_until_it_may_be_written(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A standby, say: each look for news works, and each new name fails."""
+    """A standby, say. Each look for news works, so /readyz said "reachable" between two new names that failed."""
+
+    def set_read_only(value: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            database = connection.info.dbname
+            change = f"ALTER DATABASE {database} SET default_transaction_read_only = {value}"
+            connection.execute(change.encode())
+            connection.execute(END_OTHERS)
+
     async with opened(url) as ours:
         await ours.add(name("truck"), replace=False)
-        with psycopg.connect(url, autocommit=True) as connection:
-            database = connection.info.dbname
-            connection.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on".encode())
-            connection.execute(END_OTHERS)
+        set_read_only("on")
         for _ in range(2):
             with pytest.raises(NamesUnreachable):
                 async with within(0.9):
                     await ours.add(name("car"), replace=False)
             async with within(LONG_S):
                 await ours.catch_up()
+            assert "read-only" in ours._postgres.problem
+        set_read_only("off")
+        async with within(LONG_S):
+            await ours.add(name("car"), replace=False)
+        await until(lambda: ours._postgres.problem == "")
         assert caplog.text.count("cannot be used") == caplog.text.count("works again") == 1
         assert "read-only" in caplog.text

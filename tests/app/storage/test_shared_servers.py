@@ -33,6 +33,28 @@ async def test_a_picture_of_one_server_is_clicked_on_at_another(url: str, tmp_pa
         assert (await one.embed(picture(shade=9), "truck")).status_code == 200  # the name is free
 
 
+async def test_a_folder_that_is_deleted_while_names_are_elsewhere_comes_back(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names are not lost with it, so nobody noticed: what was in memory was not written again."""
+    folder = tmp_path / "cache"
+    async with two(url, folder) as (one, _):
+        for image_id in ("early", "late"):
+            await one.embed(picture(shade=len(image_id)), image_id)
+            await on_disk(one, image_id)
+        for comes_between in (False, True):
+            shutil.rmtree(folder)
+            if comes_between:  # whose write makes the folder anew before the maintenance looks
+                await one.embed(picture(shade=99), "between")
+                await on_disk(one, "between")
+            await one.service.store.tend()
+            for image_id in ("early", "late"):
+                await on_disk(one, image_id)
+        assert "was removed" in caplog.text
+        await one.service.store.tend()
+        assert not one.service.store.tiers._unsaved
+
+
 async def test_what_one_server_has_answered_is_in_the_next_list_of_another(url: str, tmp_path: Path) -> None:
     """A balancer sends lists to the servers in turn."""
     async with two(url, tmp_path) as (one, other):

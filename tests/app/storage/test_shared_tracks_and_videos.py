@@ -75,9 +75,16 @@ async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp
         async with two(server.new_database(), tmp_path, deadline_s=4) as (one, other):
             for number in range(3):
                 await one.embed(picture(shade=number), f"f{number}")
+            await begin_track(one, "run")
+            await other.client.get("/tracks/run")
+            await other.service.store.tend()
             await begin_track(one, "walk")
             server.kill()
             assert (await one.post("/tracks/walk/prompts", CLICK)).status_code == 200
+            for number, each in enumerate((one, other)):  # both are told that it counts
+                assert (
+                    await each.post("/tracks/run/prompts", {**CLICK, "object": number})
+                ).status_code == 200
             began = time.monotonic()
             for reply in await asyncio.gather(
                 begin_track(one, "new"),
@@ -92,6 +99,11 @@ async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp
                 while len((await other.client.get("/tracks/walk")).json().get("objects", ())) != 1:
                     await one.service.tracks.states.tend()
                     await asyncio.sleep(0.05)
+                for each in (other, one, other):
+                    await each.service.tracks.states.tend()
+            for each in (one, other):
+                told = (await each.client.get("/tracks/run")).json()["objects"]
+                assert {it["object"] for it in told} == {0, 1}
 
 
 async def test_ages_are_those_by_the_clock_of_the_database(
