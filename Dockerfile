@@ -51,7 +51,7 @@ VOLUME ["/weights", "/cache"]
 EXPOSE 8000
 # The check uses /readyz, not /healthz. So "healthy" means that requests are answered, which depends_on waits for, and
 # a server whose model or device failed is unhealthy. /readyz does not use the device, so a busy server stays
-# healthy. The start period leaves time to download the weights.
+# healthy. The start period leaves time to download the weights. localhost is ::1 too, for SAM2_HOST=::.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=3 \
-    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['SAM2_PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('localhost', int(os.environ['SAM2_PORT']), timeout=4); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["python", "-m", "app"]
