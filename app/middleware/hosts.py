@@ -13,8 +13,7 @@ from app.errors import Misdirected, ServiceError
 from app.middleware.access import App, Receive, Scope, Send
 
 PROBES = ("/healthz", "/readyz")
-"""Supervisors ask for these by an address: Kubernetes by that of the pod. They hold no
-data."""
+"""Supervisors ask for these by an address: Kubernetes by that of the pod. They hold no data."""
 ANY = "*"
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine itself."""
