@@ -15,9 +15,20 @@ const json = (value) => new Blob([JSON.stringify(value, null, 1)], { type: "appl
 const bitmapOf = (object, picture) => toBitmap(withRuns(chosenMask(object), picture).ends, picture);
 const categoriesOf = (pictures) => [...new Set(pictures.flatMap(exportable).map(({ name }) => name))];
 
+/** The file name of each picture, each once: of two that have one, as from two folders, the second gets a number. */
+function fileNames(pictures) {
+  const taken = new Set(pictures.map(({ name }) => name)), free = new Set(taken);
+  return pictures.map(({ name }) => {
+    let own = name;
+    if (!free.delete(name)) for (let number = 2; taken.has(own); number++) own = name.replace(/(\.\w+)?$/, `-${number}$1`);
+    taken.add(own);
+    return own;
+  });
+}
+
 /** COCO's format, with a category for each name, and masks as compressed RLE. https://cocodataset.org/#format-data */
 export function coco(pictures) {
-  const names = categoriesOf(pictures), now = new Date();
+  const names = categoriesOf(pictures), files = fileNames(pictures), now = new Date();
   const annotations = pictures.flatMap((picture, at) => exportable(picture).map((object) => {
     const { counts, area, bbox, iou } = chosenMask(object);
     const segmentation = { size: [picture.height, picture.width], counts };
@@ -28,19 +39,22 @@ export function coco(pictures) {
   return json({
     info,
     licenses: [{ id: 0, name: "", url: "" }],
-    images: pictures.map(({ name, width, height }, at) => ({ id: at + 1, file_name: name, width, height, ...unknown })),
+    images: pictures.map(({ width, height }, at) => ({ id: at + 1, file_name: files[at], width, height, ...unknown })),
     annotations: annotations.map((annotation, at) => ({ id: at + 1, ...annotation })),
     categories: names.map((name, at) => ({ id: at + 1, name, supercategory: "" })),
   });
 }
 
 /** Rings of [x, y] for each picture and object, with outer rings and holes in separate lists. */
-export const polygons = (pictures) => json(pictures.map((picture) => ({
-  file_name: picture.name,
-  width: picture.width,
-  height: picture.height,
-  objects: exportable(picture).map((object) => ({ name: object.name, ...outline(bitmapOf(object, picture), picture) })),
-})));
+export function polygons(pictures) {
+  const files = fileNames(pictures);
+  return json(pictures.map((picture, at) => ({
+    file_name: files[at],
+    width: picture.width,
+    height: picture.height,
+    objects: exportable(picture).map((object) => ({ name: object.name, ...outline(bitmapOf(object, picture), picture) })),
+  })));
+}
 
 /** A PNG, or a ZIP if there are several. Returns {name, blob}. */
 export async function masks(pictures) {
