@@ -16,7 +16,7 @@ export class Session extends EventTarget {
   pictures = [];
   current = null;
   preview = null; // the mask under the pointer
-  last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
+  last = null; // the newest request: {curl, roundTripMs, serverMs, stages}
   options = { label: 1, refine: true, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
   #storage = null;
   #full = () => {}; // says once that the browser stores no more
