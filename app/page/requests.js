@@ -36,6 +36,7 @@ export class Requests {
 
   /** Retry a picture that the server rejected, or that the browser could not show. */
   retry(picture) {
+    this.notice.outdate();
     Object.assign(picture, { problem: "", unreadable: false, shown: null });
     this.session.redraw();
   }
