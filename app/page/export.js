@@ -103,7 +103,7 @@ class Names {
   #taken = new Set();
 
   take(wanted, suffix = "") {
-    let base = wanted.normalize("NFC").replace(/[^\p{L}\p{N}._-]+/gu, "-");
+    let base = wanted.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-");
     while (new TextEncoder().encode(base).length > LONGEST_NAME) base = [...base].slice(0, -1).join("");
     for (let number = 1; ; number++) {
       const name = number === 1 ? base : `${base}-${number}`;

@@ -44,10 +44,13 @@ CONTRASTS = """() => {
 
 ROOM = """() => {
   const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+  document.getElementById("model").textContent = "sam2.1_hiera_base_plus";
+  document.getElementById("key-button").hidden = false;
   const [first, last] = ["first", "last"].map((place) => box(`#welcome :${place}-child`));
-  return [box(".tools").bottom <= first.top, last.bottom <= box("#hint").top];
+  const within = document.querySelector("header").scrollWidth <= innerWidth;
+  return [within, box(".tools").bottom <= first.top, last.bottom <= box("#hint").top];
 }"""
-"""Whether the welcome has room between the tools and the hint."""
+"""Whether the header has room in the window, and the welcome between the tools and the hint."""
 WITHIN = """() => ["alert", "search"].map((id) => {
   const part = document.getElementById(id), { hidden } = part;
   part.hidden = false;
@@ -150,7 +153,7 @@ def test_nothing_covers_another_on_small_screens(
 ) -> None:
     with browser.new_context(viewport={"width": size[0], "height": size[1]}) as context:
         visitor = Visitor(context, server.url)
-        assert visitor.page.evaluate(ROOM) == [True, True]
+        assert visitor.page.evaluate(ROOM) == [True, True, True]
         visitor.add(TRUCK, (f"{'long' * 50}.png", b"no picture"))
         visitor.press("PageDown")
         visitor.until(lambda: "longlong" in visitor.alert())

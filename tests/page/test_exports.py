@@ -114,6 +114,14 @@ def test_pictures_of_one_name_have_names_of_their_own(visitor: Visitor) -> None:
     assert [image["file_name"] for image in polygons] == expected
 
 
+def test_names_keep_the_signs_of_their_scripts(visitor: Visitor) -> None:
+    """Vowels of Hindi and Thai are marks on letters. Each became a dash."""
+    pictures = [["चित्र.jpg", "कुत्ता"], ["รูป.jpg", "หมู"]]
+    data = base64.b64decode(visitor.page.evaluate(_ZIPPED, ["masks", pictures]))
+    names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert names == ["चित्र-कुत्ता.png", "รูป-หมู.png"]
+
+
 def test_yolo_is_pictures_labels_and_their_names(visitor: Visitor) -> None:
     name, path = save(visitor, "yolo")
     assert name == "yolo.zip"

@@ -87,6 +87,18 @@ def test_a_message_is_gone_once_the_next_try_is_at_work(
     waiting.until(lambda: waiting.alert().startswith("The model broke again."))
 
 
+def test_a_search_that_is_cancelled_takes_its_message_along(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """It stayed where the server could not be asked for its model: nothing waited any more."""
+    visitor.add(TRUCK)
+    context.route(f"{server.url}model", refusal(500, "The model broke."))
+    visitor.press("s")
+    visitor.until(lambda: visitor.alert().startswith("The model broke."))
+    visitor.press("Escape")
+    visitor.find("#alert").wait_for(state="hidden")
+
+
 def test_a_server_that_refuses_to_describe_itself_is_said(
     context: BrowserContext, server: PageServer
 ) -> None:

@@ -190,7 +190,7 @@ export class Tracker {
     if (video.sequence) await this.#embed(video, wait);
     else if (video.videoId) this.#open(video, await patiently(() => client.openVideo(video.videoId, { signal }), wait));
     else {
-      const { limits } = await this.requests.describe();
+      const { limits } = await this.requests.describe(false, signal);
       if (video.file.size > limits.max_video_mib * MIB) // browsers lose a rejection that arrives during an upload
         throw new Error(`The file has ${(video.file.size / MIB).toFixed(1)} MiB, but the server accepts at most ${limits.max_video_mib} MiB.`);
       const onProgress = (share) => {
