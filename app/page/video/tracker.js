@@ -209,13 +209,12 @@ export class Tracker {
     Object.assign(video, { videoId, width, height, fps, times, load: (frame) => this.#frame(video, stored, frame) });
   }
 
-  /** A frame as a picture. A server that has forgotten its video is given it again first. */
+  /** A frame as a picture. A server that has forgotten its video is given it again first, unless it has left the page. */
   async #frame(video, stored, frame) {
-    const { signal } = this.#remote(video).gone;
     try {
-      return await patiently(() => stored.frame(frame, { signal }), { notice: this.notice, signal });
+      return await patiently(() => stored.frame(frame), { notice: this.notice });
     } catch (error) {
-      if (error.code !== "video_not_found") throw error;
+      if (error.code !== "video_not_found" || this.#remote(video).gone.signal.aborted) throw error;
       if (video.ready) this.recover(video, error);
     }
     await this.follow(video);
