@@ -12,7 +12,7 @@ export class Canvas {
   drawUnder = () => {}; // draws a layer between the picture and the masks
   cursor = null; // the keyboard's cross: a point of the picture
   #drawn = null; // the picture on the screen
-  #still = null; // masks that are kept as pixels: {place, layers, pixels}
+  #still = null; // masks that are kept: {place, layers, pixels}
   #waiting = false;
 
   constructor(stage, session) {
@@ -84,10 +84,8 @@ export class Canvas {
     }
     this.#drawPicture(picture);
     this.drawUnder();
-    const started = performance.now();
     this.#drawMasks(picture);
     this.#drawMarks(picture);
-    document.getElementById("masks").dataset.drawnMs = (performance.now() - started).toFixed(1);
     document.getElementById("zoom").textContent = `${Math.round(100 * this.view.scale / this.ratio)} %`;
   }
 
@@ -99,13 +97,13 @@ export class Canvas {
     this.picture.drawImage(bitmap, x, y, bitmap.width * scale, bitmap.height * scale);
   }
 
-  /** Those that are not selected are kept until one or the view changes, as a hundred take half a second. One more is laid over them. */
+  /** Masks that are not selected are kept as pixels: to draw a hundred takes half a second. */
   #drawMasks(picture) {
     const { view, ratio, session: { preview }, screen: { width, height } } = this, still = this.#still, last = picture.object;
     const lay = (pixels, { mask, colour }, opacity) =>
       paint(withRuns(mask, picture), picture, view, { pixels, width, height }, { fill: pixel(colour, opacity), edge: pixel(colour, 1), thickness: Math.ceil(1.5 * ratio) });
-    const layers = (objects) => objects.map((one) => ({ ...one, mask: chosenMask(one) })).filter(({ mask, hidden }) => mask && !hidden);
-    const others = layers(picture.objects.filter((one) => one !== last)), place = JSON.stringify([picture.id, view, ratio]);
+    const layers = (objects) => objects.map((object) => ({ ...object, mask: chosenMask(object) })).filter(({ mask, hidden }) => mask && !hidden);
+    const others = layers(picture.objects.filter((object) => object !== last)), place = JSON.stringify([picture.id, view, ratio]);
     if (still.place !== place || still.layers.some(({ mask, colour }, at) => mask !== others[at]?.mask || colour !== others[at].colour))
       Object.assign(still, { place, layers: [], pixels: still.pixels.fill(0) });
     for (const other of others.slice(still.layers.length)) lay(still.pixels, other, 0.35);

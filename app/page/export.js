@@ -15,7 +15,7 @@ const json = (value) => new Blob([JSON.stringify(value, null, 1)], { type: "appl
 const bitmapOf = (object, picture) => toBitmap(withRuns(chosenMask(object), picture).ends, picture);
 const categoriesOf = (pictures) => [...new Set(pictures.flatMap(exportable).map(({ name }) => name))];
 
-/** The file name of each picture, each once: of two that have one, as from two folders, the second gets a number. */
+/** A file name for each picture, each once: the second of one name, as from another folder, gets a number. */
 function fileNames(pictures) {
   const taken = new Set(pictures.map(({ name }) => name)), free = new Set(taken);
   return pictures.map(({ name }) => {
@@ -46,15 +46,12 @@ export function coco(pictures) {
 }
 
 /** Rings of [x, y] for each picture and object, with outer rings and holes in separate lists. */
-export function polygons(pictures) {
-  const files = fileNames(pictures);
-  return json(pictures.map((picture, at) => ({
-    file_name: files[at],
-    width: picture.width,
-    height: picture.height,
-    objects: exportable(picture).map((object) => ({ name: object.name, ...outline(bitmapOf(object, picture), picture) })),
-  })));
-}
+export const polygons = (pictures, files = fileNames(pictures)) => json(pictures.map((picture, at) => ({
+  file_name: files[at],
+  width: picture.width,
+  height: picture.height,
+  objects: exportable(picture).map((object) => ({ name: object.name, ...outline(bitmapOf(object, picture), picture) })),
+})));
 
 /** A PNG, or a ZIP if there are several. Returns {name, blob}. */
 export async function masks(pictures) {

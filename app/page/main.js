@@ -185,7 +185,7 @@ function setTheme(theme) {
 
 let last = null; // the current picture, when keepBitmap last looked
 
-/** Decode the current picture and release all others: a large one takes 100 MB. A file that cannot be decoded is tried once. */
+/** Decode the current picture, once, and release all others: a large one takes 100 MB. */
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
@@ -198,7 +198,7 @@ async function keepBitmap() {
     picture.bitmap = await createImageBitmap(picture.file);
   } catch {
     picture.unreadable = true;
-    picture.problem ||= "This browser cannot show this file. It is damaged, or of a kind that is to be saved as JPEG or PNG first.";
+    picture.problem ||= "This browser cannot show this file. It is damaged, or must be saved as JPEG or PNG.";
     notice.tell(`${picture.name}: ${picture.problem}`);
   }
   picture.opening = false;

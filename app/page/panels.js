@@ -58,7 +58,7 @@ export function thumbnails(session, requests) {
   });
 }
 
-let named = ""; // the names that the fields propose, a line each
+let named = ""; // names that the fields propose
 
 export function objects(session) {
   const picture = session.current;

@@ -93,7 +93,7 @@ export class Requests {
     session.changed(picture);
   }
 
-  /** Request masks for the waiting prompt, the current picture's first. Abort the request of a prompt that a newer click has replaced. */
+  /** Request masks for the waiting prompt, the current picture's first. A newer click aborts it. */
   async #decode() {
     const { session, notice } = this;
     const picture = [session.current, ...session.pictures].find((one) => one?.imageId && one.unanswered);
