@@ -217,7 +217,7 @@ export class Everything {
       session.redraw();
     };
     try {
-      const { everything: { pred_iou_thresh: threshold } } = await this.requests.describe(true);
+      const { everything: { pred_iou_thresh: threshold } } = await this.requests.describe(true, signal);
       const least = +Math.max(threshold - BELOW, 0).toFixed(2);
       const body = { image_id: picture.imageId, pred_iou_thresh: least };
       const reply = await patiently(() => searchEverything(body, { signal, onStep }), { notice, signal });

@@ -80,7 +80,6 @@ export class EverythingView {
       this.#coloured = this.#laid = "";
       return;
     }
-    const started = performance.now();
     const key = JSON.stringify([this.#number(found), found.threshold, view.x, view.y, view.scale, width, height]);
     if (key !== this.#laid) {
       if (this.#labels.length !== width * height) this.#labels = new Uint16Array(width * height);
@@ -98,7 +97,6 @@ export class EverythingView {
     const image = this.#context.createImageData(width, height);
     colourLabels(new Uint32Array(image.data.buffer), this.#labels, screen, { fills, edges, thickness: Math.ceil(this.canvas.ratio) });
     this.#context.putImageData(image, 0, 0);
-    element.dataset.drawnMs = (performance.now() - started).toFixed(1);
   }
 
   #number(found) {

@@ -15,9 +15,20 @@ const json = (value) => new Blob([JSON.stringify(value, null, 1)], { type: "appl
 const bitmapOf = (object, picture) => toBitmap(withRuns(chosenMask(object), picture).ends, picture);
 const categoriesOf = (pictures) => [...new Set(pictures.flatMap(exportable).map(({ name }) => name))];
 
+/** A file name for each picture, each once: the second of one name, as from another folder, gets a number. */
+function fileNames(pictures) {
+  const taken = new Set(pictures.map(({ name }) => name)), free = new Set(taken);
+  return pictures.map(({ name }) => {
+    let own = name;
+    if (!free.delete(name)) for (let number = 2; taken.has(own); number++) own = name.replace(/(\.\w+)?$/, `-${number}$1`);
+    taken.add(own);
+    return own;
+  });
+}
+
 /** COCO's format, with a category for each name, and masks as compressed RLE. https://cocodataset.org/#format-data */
 export function coco(pictures) {
-  const names = categoriesOf(pictures), now = new Date();
+  const names = categoriesOf(pictures), files = fileNames(pictures), now = new Date();
   const annotations = pictures.flatMap((picture, at) => exportable(picture).map((object) => {
     const { counts, area, bbox, iou } = chosenMask(object);
     const segmentation = { size: [picture.height, picture.width], counts };
@@ -28,15 +39,15 @@ export function coco(pictures) {
   return json({
     info,
     licenses: [{ id: 0, name: "", url: "" }],
-    images: pictures.map(({ name, width, height }, at) => ({ id: at + 1, file_name: name, width, height, ...unknown })),
+    images: pictures.map(({ width, height }, at) => ({ id: at + 1, file_name: files[at], width, height, ...unknown })),
     annotations: annotations.map((annotation, at) => ({ id: at + 1, ...annotation })),
     categories: names.map((name, at) => ({ id: at + 1, name, supercategory: "" })),
   });
 }
 
 /** Rings of [x, y] for each picture and object, with outer rings and holes in separate lists. */
-export const polygons = (pictures) => json(pictures.map((picture) => ({
-  file_name: picture.name,
+export const polygons = (pictures, files = fileNames(pictures)) => json(pictures.map((picture, at) => ({
+  file_name: files[at],
   width: picture.width,
   height: picture.height,
   objects: exportable(picture).map((object) => ({ name: object.name, ...outline(bitmapOf(object, picture), picture) })),
@@ -89,7 +100,7 @@ class Names {
   #taken = new Set();
 
   take(wanted, suffix = "") {
-    let base = wanted.normalize("NFC").replace(/[^\p{L}\p{N}._-]+/gu, "-");
+    let base = wanted.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-");
     while (new TextEncoder().encode(base).length > LONGEST_NAME) base = [...base].slice(0, -1).join("");
     for (let number = 1; ; number++) {
       const name = number === 1 ? base : `${base}-${number}`;

@@ -168,18 +168,15 @@ async function save(kind) {
   }
   if (!made) return;
   const { name, blob } = made instanceof Blob ? { name: `${kind}.json`, blob: made } : made;
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  const link = panels.element("a", { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   notice.say(`${name} is saved.`);
 }
 
 function listHelp(rows) {
-  $("help-rows").append(...rows.map(([key, what]) => {
-    const row = document.createElement("div");
-    for (const [tag, text] of [["dt", key], ["dd", what]]) row.append(Object.assign(document.createElement(tag), { textContent: text }));
-    return row;
-  }));
+  const { element } = panels;
+  $("help-rows").append(...rows.map(([key, what]) => element("div", {}, element("dt", {}, key), element("dd", {}, what))));
 }
 
 function setTheme(theme) {
@@ -188,7 +185,7 @@ function setTheme(theme) {
 
 let last = null; // the current picture, when keepBitmap last looked
 
-/** Decode the current picture and release all others: a large one takes 100 MB. A file that cannot be decoded is tried once. */
+/** Decode the current picture, once, and release all others: a large one takes 100 MB. */
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
@@ -201,7 +198,7 @@ async function keepBitmap() {
     picture.bitmap = await createImageBitmap(picture.file);
   } catch {
     picture.unreadable = true;
-    picture.problem ||= "This browser cannot show this file. Save the picture as JPEG or PNG.";
+    picture.problem ||= "This browser cannot show this file. It is damaged, or must be saved as JPEG or PNG.";
     notice.tell(`${picture.name}: ${picture.problem}`);
   }
   picture.opening = false;
@@ -287,5 +284,5 @@ addEventListener("drop", (event) => {
 session.addEventListener("change", render);
 await session.open(notice);
 if (session.pictures.some(({ video }) => video)) videos();
-await requests.describe();
+await requests.describe().catch(({ message }) => notice.tell(message));
 session.redraw();

@@ -79,7 +79,7 @@ export class Notice {
 
   #render() {
     const waiting = [...this.#owners.values()], shown = this.#told ?? waiting.at(-1);
-    // The countdown at the end is a separate element: screen readers must not repeat the message every second.
+    // The countdown is apart: screen readers must not repeat the message every second.
     const [, said, counted] = (shown?.message ?? "").match(/^(.*?)(\d+ s\.)?$/s);
     if ($("alert-text").textContent !== said) $("alert-text").textContent = said;
     $("alert-count").textContent = counted ?? "";

@@ -58,6 +58,8 @@ export function thumbnails(session, requests) {
   });
 }
 
+let named = ""; // names that the fields propose
+
 export function objects(session) {
   const picture = session.current;
   const change = (id, fields) => {
@@ -89,8 +91,9 @@ export function objects(session) {
     remove.setAttribute("aria-label", `Delete ${object.name}`);
   });
   $("no-objects").hidden = !!picture?.objects.length;
-  const names = new Set(session.pictures.flatMap((one) => one.objects.map(({ name }) => name)));
-  $("names").replaceChildren(...[...names].map((value) => element("option", { value })));
+  const names = [...new Set(session.pictures.flatMap((one) => one.objects.map(({ name }) => name)))], said = names.join("\n");
+  if (named !== said) $("names").replaceChildren(...names.map((value) => element("option", { value })));
+  named = said;
 }
 
 let drawn = null; // the masks that the candidates panel shows
@@ -125,6 +128,7 @@ function sketch(canvas, picture, { mask, masks, colour }) {
   const target = { pixels: new Uint32Array(image.data.buffer), width: canvas.width, height: canvas.height };
   paint(withRuns(mask, picture), picture, view, target, { fill: pixel(colour, 0.6), edge: pixel(colour, 1), thickness: 2 });
   createImageBitmap(image).then((layer) => {
+    if (!picture.bitmap) return; // another picture is shown by now
     context.drawImage(picture.bitmap, view.x, view.y, picture.width * view.scale, picture.height * view.scale);
     context.drawImage(layer, 0, 0);
   });

@@ -5,6 +5,7 @@ import { answers } from "./api.js";
 const MOST_WAIT_S = 10;
 const LEAST_COUNT_S = 1;
 const MOST_COUNT_S = 120;
+const REFUSED_MS = 1000; // a try that lasts longer is at work
 
 /**
  * The result of `task`, which is retried if that can help. `notice` shows messages and buttons; see notice.js.
@@ -14,9 +15,11 @@ export async function patiently(task, { notice, signal }) {
   const shown = Symbol();
   try {
     for (;;) {
+      const works = setTimeout(() => notice.clear(shown), REFUSED_MS);
       try {
         return await task();
       } catch (error) {
+        clearTimeout(works);
         if (error.status === undefined) throw error;
         await wayOut(error, { notice, signal, shown });
       }
@@ -39,7 +42,7 @@ async function wayOut(error, { notice, signal, shown }) {
   } else if (error.retryAfterS !== null) {
     const seconds = Math.min(Math.max(error.retryAfterS, LEAST_COUNT_S), MOST_COUNT_S);
     await countDown(seconds, (left) => notice.show(shown, `${error.message} Trying again in ${left} s.`, "retry"), { notice, signal });
-  } else if (error.status >= 500 && error.status !== 501) { // a server that cannot do it never will
+  } else if (error.status === 429 || (error.status >= 500 && error.status !== 501)) { // a server that cannot do it never will
     notice.show(shown, error.message, "retry");
     await notice.taken("retry", signal);
   } else {

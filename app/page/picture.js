@@ -7,7 +7,7 @@ export const COLOURS = ["#2f81f7", "#f2711c", "#21ba45", "#e03997", "#fbbd08", "
 
 const runsOf = new WeakMap();
 
-/** A mask of a reply with its runs. They are decoded once, when the mask is first drawn. */
+/** A mask with its runs, which are decoded once. */
 export function withRuns(mask, { width, height }) {
   if (!runsOf.has(mask)) runsOf.set(mask, decodeRuns(mask.counts, width * height));
   return { ends: runsOf.get(mask), bbox: mask.bbox };
@@ -101,7 +101,7 @@ export class Picture {
     this.selected = id;
   }
 
-  /** Store the server's masks for a prompt, wherever the prompt is in the history. */
+  /** Store the masks for a prompt, wherever it is in the history. */
   answer(prompt, masks) {
     this.#answered(prompt, { masks, chosen: 0 });
   }

@@ -35,7 +35,7 @@ export function boxBetween([ax, ay], [bx, by], { width, height }) {
   return x0 < x1 && y0 < y1 ? [x0, y0, x1, y1] : null;
 }
 
-/** The curl command that sends a body. A long body is read from standard input: command lines are limited. */
+/** The curl command that sends a body: a long one from standard input, as command lines are limited. */
 export function curl(url, body, { withKey }) {
   const key = withKey ? ` -H "X-API-Key: $SAM2_API_KEY"` : "";
   const json = JSON.stringify(body);

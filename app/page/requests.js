@@ -29,13 +29,14 @@ export class Requests {
   }
 
   /** The model and its limits, requested once, or `anew`: a server that was restarted may have others. Also shows early whether a key is required. */
-  async describe(anew) {
+  async describe(anew, signal) {
     if (anew) this.model = null;
-    return (this.model ??= (await patiently(describeModel, { notice: this.notice })).data);
+    return (this.model ??= (await patiently(describeModel, { notice: this.notice, signal })).data);
   }
 
   /** Retry a picture that the server rejected, or that the browser could not show. */
   retry(picture) {
+    this.notice.outdate();
     Object.assign(picture, { problem: "", unreadable: false, shown: null });
     this.session.redraw();
   }
@@ -73,7 +74,7 @@ export class Requests {
       session.redraw();
     };
     try {
-      const { limits } = await this.describe();
+      const { limits } = await this.describe(false, signal);
       if (picture.file.size > limits.max_upload_mib * 2 ** 20) // browsers lose a rejection that arrives during an upload
         throw new Error(`The file has ${(picture.file.size / 2 ** 20).toFixed(1)} MiB, but the server accepts at most ${limits.max_upload_mib} MiB.`);
       const reply = await patiently(() => upload(picture.file, { onProgress, signal }), { notice, signal });
@@ -92,7 +93,7 @@ export class Requests {
     session.changed(picture);
   }
 
-  /** Request masks for the waiting prompt, the current picture's first. Abort the request of a prompt that a newer click has replaced. */
+  /** Request masks for the waiting prompt, the current picture's first. A newer click aborts it. */
   async #decode() {
     const { session, notice } = this;
     const picture = [session.current, ...session.pictures].find((one) => one?.imageId && one.unanswered);

@@ -16,7 +16,7 @@ export class Session extends EventTarget {
   pictures = [];
   current = null;
   preview = null; // the mask under the pointer
-  last = null; // the newest request: {curl, roundTripMs, serverMs, stages, drawnMs}
+  last = null; // the newest request: {curl, roundTripMs, serverMs, stages}
   options = { label: 1, refine: true, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
   #storage = null;
   #full = () => {}; // says once that the browser stores no more
@@ -128,6 +128,7 @@ export class Session extends EventTarget {
       const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
       if (before?.working) continue;
       this.pictures.splice(at < 0 ? this.pictures.length : at, at < 0 ? 0 : 1, ...now);
+      before?.close?.();
       before?.release();
       if (before && before === this.current) this.current = now[0] ?? this.pictures[0] ?? null;
     }

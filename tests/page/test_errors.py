@@ -156,8 +156,10 @@ def test_a_file_that_the_browser_cannot_show_is_told_once(visitor: Visitor) -> N
     visitor.press("PageUp", "PageDown")  # whoever comes back to it is told why it is blank
     visitor.until(lambda: visitor.alert().startswith("broken.png: "))
     visitor.find("#dismiss").click()
+    visitor.page.route("**/embed", lambda route: None)  # the server would say what is wrong
     visitor.find(".problem .open").click()
     visitor.until(lambda: visitor.alert().startswith("broken.png: "))
+    assert "It is damaged, or" in visitor.alert()
 
 
 def test_a_key_is_asked_for_and_sent_along(

@@ -99,6 +99,29 @@ def test_coco_has_all_that_its_readers_ask_for(visitor: Visitor, capsys: pytest.
     assert {"date_captured", "coco_url", "flickr_url"} <= set(image)
 
 
+def test_pictures_of_one_name_have_names_of_their_own(visitor: Visitor) -> None:
+    """As from two folders. Both had one file_name, so a reader of the file took one picture for the other."""
+    script = """async (names) => {
+      const { coco, polygons } = await import("./page/export.js");
+      const pictures = names.map((name) => ({ name, width: 4, height: 3, objects: [] }));
+      return Promise.all([coco(pictures), polygons(pictures)].map(async (blob) => JSON.parse(await blob.text())));
+    }"""
+    coco, polygons = visitor.page.evaluate(
+        script, ["a b.png", "a b.png", "a b-2.png", "cat", "cat", "A B.png"]
+    )
+    expected = ["a b.png", "a b-3.png", "a b-2.png", "cat", "cat-2", "A B.png"]
+    assert [image["file_name"] for image in coco["images"]] == expected
+    assert [image["file_name"] for image in polygons] == expected
+
+
+def test_names_keep_the_signs_of_their_scripts(visitor: Visitor) -> None:
+    """Vowels of Hindi and Thai are marks on letters. Each became a dash."""
+    pictures = [["चित्र.jpg", "कुत्ता"], ["รูป.jpg", "หมู"]]
+    data = base64.b64decode(visitor.page.evaluate(_ZIPPED, ["masks", pictures]))
+    names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert names == ["चित्र-कुत्ता.png", "รูป-หมู.png"]
+
+
 def test_yolo_is_pictures_labels_and_their_names(visitor: Visitor) -> None:
     name, path = save(visitor, "yolo")
     assert name == "yolo.zip"

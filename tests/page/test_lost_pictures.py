@@ -47,6 +47,7 @@ def test_a_picture_that_is_lost_twice_in_a_row_is_told(asked: Asked, visitor: Vi
     visitor.find("#thumbnails .open").click()
     visitor.until(lambda: len(uploads) == 3)
     visitor.until_ready()
+    assert visitor.alert() == ""
 
 
 def test_a_picture_that_is_lost_now_and_then_is_uploaded_each_time(

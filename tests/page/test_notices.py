@@ -6,9 +6,11 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import BrowserContext, Route
 
+from tests.fakes import picture
 from tests.page.conftest import PageServer
 from tests.page.scene import CAT, TRUCK
 from tests.page.visitor import Visitor
+from tests.page.watcher import Watcher
 
 
 def refusal(status: int, message: str) -> Callable[[Route], None]:
@@ -61,6 +63,53 @@ def test_a_wait_that_ends_shows_the_one_before(
     assert "Try now" in waiting.alert()
 
 
+HURRY = """() => {
+  const set = setTimeout;
+  window.setTimeout = (task, ms, ...rest) => set(task, ms === 1000 ? 50 : ms, ...rest);
+}"""
+"""Seconds pass in 50 ms."""
+
+
+def test_a_message_is_gone_once_the_next_try_is_at_work(
+    waiting: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """It said that the server does not respond until all was sent or tracked, which may take minutes."""
+    context.unroute(f"{server.url}embed")
+    context.route(f"{server.url}embed", refusal(429, "Too many."))  # without a Retry-After, as some proxies
+    waiting.find("#retry").click()
+    waiting.until(lambda: waiting.alert().startswith("Too many."))
+    held: list[Route] = []
+    context.route(f"{server.url}embed", lambda route: held.append(route))
+    waiting.page.evaluate(HURRY)
+    waiting.find("#retry").click()
+    waiting.find("#alert").wait_for(state="hidden")
+    refusal(500, "The model broke again.")(held[0])
+    waiting.until(lambda: waiting.alert().startswith("The model broke again."))
+
+
+def test_a_search_that_is_cancelled_takes_its_message_along(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """It stayed where the server could not be asked for its model: nothing waited any more."""
+    visitor.add(TRUCK)
+    context.route(f"{server.url}model", refusal(500, "The model broke."))
+    visitor.press("s")
+    visitor.until(lambda: visitor.alert().startswith("The model broke."))
+    visitor.press("Escape")
+    visitor.find("#alert").wait_for(state="hidden")
+
+
+def test_a_server_that_refuses_to_describe_itself_is_said(
+    context: BrowserContext, server: PageServer
+) -> None:
+    """The page showed no model, and no word."""
+    visitor = Visitor(context, server.url)
+    context.route(f"{server.url}model", refusal(403, "Not from here."))
+    visitor.page.reload()
+    visitor.until(lambda: visitor.alert().startswith("Not from here."))
+    assert visitor.faults == []
+
+
 def test_the_button_for_the_key_opens_its_field(context: BrowserContext, server: PageServer) -> None:
     visitor = Visitor(context, server.url)
     visitor.page.evaluate("sessionStorage.setItem('sam2-api-key', 'sesame')")
@@ -94,6 +143,31 @@ def test_a_picture_that_is_removed_lets_the_next_be_uploaded(
     context.unroute(f"{server.url}embed")
     visitor.add(CAT)
     assert visitor.alert() == ""
+
+
+def test_a_video_that_is_removed_is_uploaded_no_more(
+    visitor: Visitor, context: BrowserContext, server: PageServer
+) -> None:
+    """Its message stayed, and the rest of its frames were embedded."""
+    context.route(f"{server.url}videos", refusal(500, "The disk is full."))
+    Watcher(visitor).drop(("walk.mp4", "video/mp4", b"any"))
+    visitor.until(lambda: "The disk is full." in visitor.alert())
+    visitor.until(lambda: "walk.mp4" in visitor.stored())
+    other = Visitor(context, server.url)
+    other.find("#thumbnails .remove").click(force=True)
+    other.until(lambda: "walk.mp4" not in other.stored())
+    visitor.page.evaluate("dispatchEvent(new Event('focus'))")
+    visitor.find("#alert").wait_for(state="hidden")
+    other.page.close()
+    sent: list[Route] = []
+    context.route(f"{server.url}embed*", lambda route: (sent.append(route), route.fallback()))
+    server.segmenter.gate.clear()
+    Watcher(visitor).choose_frames([(f"{shade}.png", picture(shade=shade)) for shade in range(9)])
+    visitor.until(lambda: sent != [])
+    visitor.find("#thumbnails .remove").click(force=True)
+    server.segmenter.gate.set()
+    visitor.page.wait_for_timeout(200)
+    assert len(sent) == 1
 
 
 def test_a_key_with_a_character_that_cannot_be_sent_is_asked_for_again(

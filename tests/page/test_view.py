@@ -1,9 +1,13 @@
-"""Where the picture is after the window has changed, and which buttons mean it."""
+"""Where the picture is after the window has changed, which buttons mean it, and what is drawn of its masks."""
+
+from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext
 
-from tests.page.scene import TRUCK
+from tests.page.conftest import PageServer
+from tests.page.scene import CAT, SCENE, TRUCK, answer
 from tests.page.visitor import Visitor
+from tests.server import ROOT
 
 PIXELS = """() => {
   const { width, height } = document.getElementById("picture");
@@ -49,3 +53,71 @@ def test_space_moves_the_picture_until_it_is_released_or_the_window_is_left(visi
     assert visitor.find("#objects li").count() == 0
     visitor.click(200, 150)
     visitor.find("#objects li").wait_for()
+
+
+STEPS = """async () => {
+  const find = (selector) => document.querySelector(selector), stage = find("#stage"), canvas = find("#masks");
+  const button = (row, at) => find("#objects").children[row].querySelectorAll("button")[at].click();
+  const press = (key) => stage.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const wheel = (deltaY) => stage.dispatchEvent(new WheelEvent("wheel", { deltaY, clientX: 400, clientY: 300 }));
+  const steps = {
+    select: () => button(1, 0), hide: () => button(0, 1), hideSelected: () => button(1, 1),
+    undo: () => press("z"), redo: () => press("y"), showSelected: () => button(1, 1),
+    show: () => button(0, 1), accept: () => press("a"),
+    remove: () => button(2, 2), removeLast: () => button(2, 2), undoBoth: () => (press("z"), press("z")),
+    zoom: () => wheel(-300), fit: () => press("0"),
+    nextPicture: () => press("PageDown"), back: () => press("PageUp"),
+  };
+  const frames = async (count) => { while (count--) await new Promise(requestAnimationFrame); };
+  const shown = async (count) => {
+    await frames(count);
+    return new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+  };
+  const differ = (one, other) => one.some((value, at) => value !== other[at]);
+  const wrong = [], unseen = [];
+  let before = await shown(2);
+  for (const [name, step] of Object.entries(steps)) {
+    step();
+    let after = await shown(1);
+    for (let frame = 0; frame < 100 && !differ(before, after); frame++) after = await shown(1);
+    if (!differ(before, after)) unseen.push(name);
+    stage.style.right = "1px"; // of another size, all is drawn
+    await frames(2);
+    stage.style.right = "";
+    before = await shown(2);
+    if (differ(after, before)) wrong.push(name);
+  }
+  button(3, 0);
+  await shown(1);
+  const painted = [], option = find("#names option");
+  for (const step of [() => press("x"), () => press("a")]) {
+    globalThis.painted = 0;
+    step();
+    await shown(1); // the mask that is selected, and then none but that one
+    painted.push(globalThis.painted);
+  }
+  const leave = () => press("PageDown"); // before the sketches of the candidates are drawn
+  new MutationObserver(leave).observe(find("#candidates"), { childList: true });
+  button(3, 0);
+  await shown(2);
+  return { wrong, unseen, painted, listed: option.isConnected };
+}"""
+COUNTED = "export const paint = (...given) => (globalThis.painted++, draw(...given));\nfunction draw("
+
+
+def test_masks_that_stay_as_they_are_are_kept_and_shown_as_when_drawn_afresh(
+    context: BrowserContext, open_page: Callable[[PageServer], Visitor], server: PageServer
+) -> None:
+    """All were drawn at each change: with a hundred, a click took two seconds."""
+    counted = (ROOT / "client/js/raster.js").read_text().replace("export function paint(", COUNTED)
+    script = {"body": counted, "content_type": "text/javascript"}
+    context.route(f"{server.url}client/raster.js", lambda route: route.fulfill(**script))
+    answer(context, server.url, SCENE)
+    visitor = open_page(server)
+    visitor.add(TRUCK, CAT)
+    visitor.press("s")
+    visitor.find("#take-all").click()
+    visitor.press("Escape", "n")
+    visitor.click(300, 200)
+    visitor.until(lambda: visitor.find("#objects .figure").last.inner_text() == "1.00")
+    assert visitor.page.evaluate(STEPS) == {"wrong": [], "unseen": [], "painted": [1, 1], "listed": True}

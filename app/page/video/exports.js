@@ -6,7 +6,7 @@ import { toBitmap } from "../../client/rle.js";
 import { recordOverlay } from "./overlay.js";
 
 const stem = (name) => name.replace(/\.\w+$/, "");
-const safe = (name) => name.normalize("NFC").replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 60) || "object";
+const safe = (name) => name.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-").slice(0, 60) || "object";
 const numbered = (frame) => String(frame).padStart(6, "0");
 const fileOf = (video, frame) => (video.sequence ? video.file[frame].name : `${stem(video.name)}/${numbered(frame)}.jpg`);
 

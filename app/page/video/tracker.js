@@ -13,7 +13,7 @@ const FORGOTTEN = "The server has forgotten this video twice in a row. Click on 
   "SAM2_VIDEO_CACHE_MIB or SAM2_MAX_TRACKS is too small, or several servers behind this address do not share a SAM2_CACHE_DIR.";
 const CROWDED = "The server keeps forgetting the track of this video: another window or program takes its place. Close that one, or have the " +
   "server's SAM2_MAX_TRACKS raised. Then click on the video's thumbnail to go on.";
-const MOST_LOSSES = 2, LOSSES_MS = 5 * 60_000; // of a track, in that time: more are no restarts
+const MOST_LOSSES = 2, LOSSES_MS = 5 * 60_000; // in that time: more are no restarts
 const STORE_MS = 5000; // how much of a propagation may be lost with the window
 const LOST = ["video_not_found", "track_not_found", "image_not_found"];
 
@@ -41,11 +41,12 @@ export class Tracker {
   recover(video, { code }) {
     const remote = this.#remote(video);
     if (!LOST.includes(code)) return false;
-    const now = performance.now();
-    if (code === "track_not_found") remote.losses = [...remote.losses.filter((at) => at > now - LOSSES_MS), now];
-    const why = remote.losses.length > MOST_LOSSES ? CROWDED : ++remote.forgotten > 2 ? FORGOTTEN : null;
+    const now = performance.now(), lately = (times) => [...times.filter((at) => at > now - LOSSES_MS), now];
+    remote.forgotten = lately(remote.forgotten);
+    if (code === "track_not_found") remote.losses = lately(remote.losses);
+    const why = remote.losses.length > MOST_LOSSES ? CROWDED : remote.forgotten.length > MOST_LOSSES ? FORGOTTEN : null;
     if (why) {
-      Object.assign(remote, { forgotten: 0, losses: [] });
+      Object.assign(remote, { forgotten: [], losses: [] });
       video.problem = why;
       return false;
     }
@@ -102,30 +103,33 @@ export class Tracker {
 
   /** A video that leaves the page: its track is of no use to others. */
   close(video) {
-    const { track, propagation } = this.#remote(video);
+    const { track, propagation, gone } = this.#remote(video);
+    gone.abort();
     propagation?.abort();
     track?.delete().catch(() => {}); // it expires
   }
 
   #remote(video) {
-    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: 0, losses: [], working: null, propagation: null, streaming: false, stopped: null });
+    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: [], losses: [], gone: new AbortController(), working: null, propagation: null, streaming: false, stopped: null });
     return this.#remotes.get(video);
   }
 
   async #follow(video, remote) {
     await null; // so that those who are told of changes find it at work
+    const { signal } = remote.gone, wait = { notice: this.notice, signal };
     for (;;) {
       let step = null;
       try {
-        if (!video.ready) await this.#upload(video);
+        if (!video.ready) await this.#upload(video, wait);
         step = remote.prompts.next(video);
         if (!step) return;
-        remote.track ??= await patiently(() => client.track(video.sequence ? video.imageIds : { videoId: video.videoId }), { notice: this.notice });
+        remote.track ??= await patiently(() => client.track(video.sequence ? video.imageIds : { videoId: video.videoId }, { signal }), wait);
         remote.stopped = null;
-        await patiently(() => this.#send(video, remote, step), { notice: this.notice });
-        remote.forgotten = 0;
+        await patiently(() => this.#send(video, remote, step), wait);
+        remote.forgotten = [];
         this.session.changed(video);
       } catch (error) {
+        if (signal.aborted) return;
         if (this.recover(video, error)) continue;
         if (!step) video.problem ||= error.message;
         else if (!video.problem) this.#refuse(video, remote, step);
@@ -181,19 +185,19 @@ export class Tracker {
     }
   }
 
-  async #upload(video) {
-    const { notice, session } = this;
-    if (video.sequence) await this.#embed(video);
-    else if (video.videoId) this.#open(video, await patiently(() => client.openVideo(video.videoId), { notice }));
+  async #upload(video, wait) {
+    const { notice, session } = this, { signal } = wait;
+    if (video.sequence) await this.#embed(video, wait);
+    else if (video.videoId) this.#open(video, await patiently(() => client.openVideo(video.videoId, { signal }), wait));
     else {
-      const { limits } = await this.requests.describe();
+      const { limits } = await this.requests.describe(false, signal);
       if (video.file.size > limits.max_video_mib * MIB) // browsers lose a rejection that arrives during an upload
         throw new Error(`The file has ${(video.file.size / MIB).toFixed(1)} MiB, but the server accepts at most ${limits.max_video_mib} MiB.`);
       const onProgress = (share) => {
         Object.assign(video, { progress: share, state: share < 1 ? "Uploading" : "Reading the video" });
         session.redraw();
       };
-      this.#open(video, await patiently(() => client.video(video.file, { onProgress }), { notice }));
+      this.#open(video, await patiently(() => client.video(video.file, { onProgress, signal }), wait));
     }
     video.ready = true;
     session.changed(video);
@@ -205,12 +209,12 @@ export class Tracker {
     Object.assign(video, { videoId, width, height, fps, times, load: (frame) => this.#frame(video, stored, frame) });
   }
 
-  /** A frame as a picture. A server that has forgotten its video is given it again first. */
+  /** A frame as a picture. A server that has forgotten its video is given it again first, unless it has left the page. */
   async #frame(video, stored, frame) {
     try {
       return await patiently(() => stored.frame(frame), { notice: this.notice });
     } catch (error) {
-      if (error.code !== "video_not_found") throw error;
+      if (error.code !== "video_not_found" || this.#remote(video).gone.signal.aborted) throw error;
       if (video.ready) this.recover(video, error);
     }
     await this.follow(video);
@@ -219,12 +223,15 @@ export class Tracker {
   }
 
   /** Pictures are frames once they are embedded. */
-  async #embed(video) {
+  async #embed(video, wait) {
     for (let at = video.imageIds.length; at < video.file.length; at++) {
       const file = video.file[at];
       Object.assign(video, { progress: at / video.file.length, state: `Embedding frame ${at + 1} of ${video.file.length}` });
       this.session.redraw();
-      const { imageId, width, height } = await patiently(() => client.embed(file), { notice: this.notice });
+      const { imageId, width, height } = await patiently(() => client.embed(file, { signal: wait.signal }), wait).catch((error) => {
+        if (!wait.signal.aborted) error.message = `${file.name}: ${error.message}`;
+        throw error;
+      });
       if (at && (width !== video.width || height !== video.height))
         throw new Error(`Frames must have one size: ${file.name} has ${width} x ${height} pixels, and ${video.file[0].name} has ${video.width} x ${video.height}.`);
       Object.assign(video, { width, height });
