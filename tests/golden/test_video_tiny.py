@@ -7,9 +7,9 @@ import pytest
 
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
-LONG = {"click", "mask"}
-"""Minutes on two cores. two_objects has all that click has; vanish has masks, and test_trace.py holds backward to
-Meta's decisions."""
+LONG = {"click", "mask", "two_objects"}
+"""Minutes on two cores. The beginning of two_objects has what click has, correction_kept the later clicks, vanish
+masks; test_trace.py holds backward to Meta's decisions, and test_track.py has removal."""
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +26,7 @@ def test_the_frames_are_those_of_the_goldens(golden: Golden) -> None:
 )
 def test_a_case_equals_metas(golden: Golden, name: str) -> None:
     check_case(golden, name)
+
+
+def test_two_objects_begin_as_metas(golden: Golden) -> None:
+    check_case(golden, "two_objects", most_frames=2)
