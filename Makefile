@@ -48,7 +48,7 @@ coverage: $(VENV)/test.stamp  ## Install, then run the tests, and fail if they r
 	@$(TESTS) --cov
 
 test-golden: $(VENV)/test.stamp  ## Install, then compare with all of Meta's numbers, those cases too that take minutes
-	@$(VENV_PYTHON) -m pytest -m "" tests/golden
+	@$(VENV_PYTHON) -m pytest -m "" tests/golden tests/model/cpu/test_encoder.py
 
 test-cluster: .cluster/installed.stamp  ## Test with a real Ray and fake devices in .cluster: three minutes after the install
 	@.cluster/venv/bin/python -m pytest -m cluster

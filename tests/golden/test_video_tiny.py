@@ -7,9 +7,9 @@ import pytest
 
 from tests.golden.video_cases import TOLERANCE, Golden, check_case, check_frames, load
 
-LONG = {"click", "mask", "two_objects"}
-"""Minutes on two cores. The beginning of two_objects has what click has, correction_kept the later clicks, vanish
-masks; test_trace.py holds backward to Meta's decisions, and test_track.py has removal."""
+LONG = {"click", "mask", "two_objects", "vanish"}
+"""Minutes on two cores. The beginning of two_objects has what click has, correction_kept the later clicks, that of
+vanish masks; test_trace.py holds backward to Meta's decisions, and test_track.py has removal."""
 
 
 @pytest.fixture(scope="module")
@@ -28,5 +28,6 @@ def test_a_case_equals_metas(golden: Golden, name: str) -> None:
     check_case(golden, name)
 
 
-def test_two_objects_begin_as_metas(golden: Golden) -> None:
-    check_case(golden, "two_objects", most_frames=2)
+@pytest.mark.parametrize("name", ["two_objects", "vanish"])
+def test_a_case_begins_as_metas(golden: Golden, name: str) -> None:
+    check_case(golden, name, most_frames=2)

@@ -145,7 +145,7 @@ def test_a_batch_equals_its_singles(dtype: torch.dtype, threads: Callable[[int],
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["tiny", "large"])
+@pytest.mark.parametrize("name", ["tiny", pytest.param("large", marks=pytest.mark.long)])
 def test_clicks_pass_within_a_few_operations_and_no_more_are_done_than_the_network_has(name: str) -> None:
     with torch.device("meta"):
         model = Sam2(VARIANTS[f"sam2.1_hiera_{name}"]).to(torch.bfloat16)
