@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from app.errors import BadRequest, OriginRefused, ServiceError
 from app.middleware.access import App, Message, Receive, Scope, Send
+from app.middleware.callers import READING
 
 EXPOSED_HEADERS = (
     "Content-Disposition", "ETag", "Retry-After", "Server-Timing", "WWW-Authenticate", "X-Request-ID",
@@ -22,7 +23,6 @@ EXPOSED_HEADERS = (
 
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _SENT_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
-_READING = ("GET", "HEAD", "OPTIONS")
 _PREFLIGHT_S = 7200  # the most that Chromium honours
 
 _COMMON_POLICY = "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -97,7 +97,7 @@ class OtherSitesMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "http" and scope["method"] not in _READING:
+        if scope["type"] == "http" and scope["method"] not in READING:
             headers = Headers(scope=scope)
             is_listed = "*" in self.origins or headers.get("origin") in self.origins
             if headers.get("sec-fetch-site") == "cross-site" and not is_listed:

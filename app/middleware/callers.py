@@ -23,7 +23,8 @@ FREE_FOLDERS = ("/client/", "/docs/", "/page/")
 data. POST needs one: a door may have the same path."""
 METRICS = "/metrics"
 """Needs no key to be read if SAM2_OPEN_METRICS is set."""
-_READING = ("GET", "HEAD", "OPTIONS")
+READING = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing."""
 
 _HOW = "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."
 
@@ -80,7 +81,7 @@ class CallersMiddleware:
 
     def _is_free(self, path: str, method: str) -> bool:
         may_be_read = path in self.free_to_read or path.startswith(FREE_FOLDERS)
-        return path in self.free or (method in _READING and may_be_read)
+        return path in self.free or (method in READING and may_be_read)
 
 
 def identify(scope: Scope, *, keys: ApiKeys, key: str) -> tuple[str, str]:

@@ -22,7 +22,13 @@ from app.scheduling.deadlines import left_s
 from app.scheduling.shares import Shares, Turns
 from app.service.decodings import Decodable, Shaped, shape_all
 from app.service.found_masks import Everything, FirstLook, Found, Sifting, Wish, most_wanted, write
-from app.service.wiring import Machinery
+from app.service.wiring import (
+    BATCHES_OF_A_SEARCH,
+    SEARCH_BATCHES,
+    SEARCHES_AT_ONCE,
+    SEARCHES_OF_NEWCOMERS,
+    Machinery,
+)
 from app.telemetry.stages import StageTimes
 from model.everything.candidates import Candidate, best_of_crop, best_of_crops
 from model.everything.crops import Crop
@@ -32,12 +38,6 @@ T = TypeVar("T")
 
 DEADLINE_SETTING = "SAM2_EVERYTHING_DEADLINE_S"
 
-_AT_ONCE = 2
-"""Searches that run at a time. More would not be done sooner, because all wait for one device."""
-_AT_ONCE_NEWCOMERS = 1
-"""In addition, for clients that have none running."""
-_BATCHES_AT_ONCE = 2
-"""Batches of one search: one waits while another runs, so that the device has no gap."""
 _BATCH_S = 0.04
 """How long a batch of a search may take where clicks of others wait for it."""
 _PASSED_BATCH_S = 0.25
@@ -136,9 +136,9 @@ class Searches:
         self._searcher, self._workers = machinery.searcher, machinery.workers
         self._encodings = machinery.encodings
         # So that all batches of all searches that run at a time have room in the queue, at once and of one client.
-        room = most_waiting // (_BATCHES_AT_ONCE * (_AT_ONCE + _AT_ONCE_NEWCOMERS))
+        room = most_waiting // SEARCH_BATCHES
         self._most_prompts = max(1, min(most_prompts, room))
-        self._turns = Turns(_AT_ONCE, reserved=_AT_ONCE_NEWCOMERS)
+        self._turns = Turns(SEARCHES_AT_ONCE, reserved=SEARCHES_OF_NEWCOMERS)
         self._cropping = Turns(1, reserved=0)
         self._shares = Shares(_HELD_BYTES)
         self._batch = min(_FIRST_BATCH, self._most_prompts)
@@ -227,7 +227,7 @@ class Searches:
             async with aclosing(self._siftings(request, crop, embedding, times)) as batches:
                 async for batch in batches:
                     under_way.append(asyncio.create_task(decode_and_sift(*batch)))
-                    if len(under_way) >= _BATCHES_AT_ONCE:
+                    if len(under_way) >= BATCHES_OF_A_SEARCH:
                         found += await under_way.popleft()
             while under_way:
                 found += await under_way.popleft()

@@ -39,8 +39,14 @@ _CLICKS_WHILE_SEARCHING = 0.5
 With 4, as for encodes, a client that clicks without end made a search of 6 s take 50."""
 
 
-SEARCH_BATCHES = 6
-"""Of all searches that run at a time (search.py). Their queue has room for one prompt of each, even where
+SEARCHES_AT_ONCE = 2
+"""Searches that run at a time. More would not be done sooner, because all wait for one device."""
+SEARCHES_OF_NEWCOMERS = 1
+"""In addition, for clients that have none running."""
+BATCHES_OF_A_SEARCH = 2
+"""At a time: one waits while another runs, so that the device has no gap."""
+SEARCH_BATCHES = BATCHES_OF_A_SEARCH * (SEARCHES_AT_ONCE + SEARCHES_OF_NEWCOMERS)
+"""Of all searches that run at a time. Their queue has room for one prompt of each, even where
 SAM2_MAX_WAITING_PROMPTS is less: otherwise every search would be refused."""
 
 
