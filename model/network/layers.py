@@ -1,4 +1,4 @@
-"""The three small layers that several boxes of the diagram share."""
+"""The small layers that several boxes of the diagram share."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,6 +26,15 @@ class LayerNorm2d(nn.Module):
         x = x - x.mean(1, keepdim=True)
         x = x / (x.pow(2).mean(1, keepdim=True) + self.eps).sqrt()
         return (self.weight[:, None, None] * x + self.bias[:, None, None]).to(dtype)
+
+
+class Tokens(nn.Embedding):
+    """Learned tokens."""
+
+    def reset_parameters(self) -> None:
+        """Draw them, except on the meta device, where that imports PyTorch's compiler: 2 seconds, 100 MB."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class Mlp(nn.Module):

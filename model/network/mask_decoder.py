@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import Sam2Config
-from model.network.layers import LayerNorm2d, Mlp
+from model.network.layers import LayerNorm2d, Mlp, Tokens
 from model.network.transformer import TwoWayTransformer
 
 
@@ -41,9 +41,9 @@ class MaskDecoder(nn.Module):
             mlp_dim=decoder.mlp_dim,
             downsample_rate=decoder.attention_downsample_rate,
         )
-        self.iou_token = nn.Embedding(1, dim)
-        self.mask_tokens = nn.Embedding(num_mask_tokens, dim)
-        self.obj_score_token = nn.Embedding(1, dim)
+        self.iou_token = Tokens(1, dim)
+        self.mask_tokens = Tokens(num_mask_tokens, dim)
+        self.obj_score_token = Tokens(1, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
             LayerNorm2d(dim // 4),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.config import Sam2Config
-from model.network.layers import LayerNorm2d
+from model.network.layers import LayerNorm2d, Tokens
 
 PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
 """Labels of point tokens. A box is two points; Meta's predictor always appends one padding point."""
@@ -46,9 +46,9 @@ class PromptEncoder(nn.Module):
         self.image_size = config.image_size
         self.embedding_size = config.embedding_size
         self.pe_layer = RandomFourierPositions(dim // 2)
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
-        self.not_a_point_embed = nn.Embedding(1, dim)
-        self.no_mask_embed = nn.Embedding(1, dim)
+        self.point_embeddings = nn.ModuleList(Tokens(1, dim) for _ in range(4))
+        self.not_a_point_embed = Tokens(1, dim)
+        self.no_mask_embed = Tokens(1, dim)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_dim // 4, kernel_size=2, stride=2),
             LayerNorm2d(mask_dim // 4),

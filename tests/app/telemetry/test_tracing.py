@@ -1,9 +1,7 @@
 """Traces: a request is a span with its stages if OTEL_* turns traces on; otherwise nothing is imported or sent."""
 
-import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,7 +17,6 @@ from app.settings import Settings, wants_traces
 from app.telemetry.start_tracing import start_tracing
 from tests import fakes
 from tests.fakes import LONG_S, picture, serving
-from tests.server import ROOT
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -184,31 +181,6 @@ async def test_a_collector_that_does_not_answer_does_not_keep_the_server_from_st
         await served.client.get("/images")
         assert not ended.is_set()
     assert ended.is_set()
-
-
-def test_without_otel_nothing_of_it_is_imported() -> None:
-    """FastAPI imports the OpenTelemetry API, which is cheap. The SDK and the exporter are not."""
-    script = """
-import json, sys
-from app.main import create_app
-from tests.fakes import FakeSegmenter
-create_app(segmenter=FakeSegmenter())
-print(json.dumps(sorted(sys.modules)))
-"""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    modules = json.loads(done.stdout)
-    assert "app.main" in modules
-    for name in (
-        "app.telemetry.tracing",
-        "opentelemetry.sdk",
-        "opentelemetry.exporter",
-        "google.protobuf",
-        "requests",
-    ):
-        assert name not in modules
 
 
 @pytest.mark.parametrize(
