@@ -5,6 +5,8 @@ import { paint, pixel } from "../client/raster.js";
 import { View } from "./view.js";
 
 const NOT = "#e5484d";
+const MANY = 8; // masks whose pixels move along with the picture until it rests: a hundred take half a second
+const REST_MS = 150;
 
 export class Canvas {
   view = new View();
@@ -12,7 +14,8 @@ export class Canvas {
   drawUnder = () => {}; // draws a layer between the picture and the masks
   cursor = null; // the keyboard's cross: a point of the picture
   #drawn = null; // the picture on the screen
-  #still = null; // masks that are kept: {place, layers, pixels}
+  #still = null; // masks that are kept: {place, layers, pixels, view, shot}
+  #resting = 0;
   #waiting = false;
 
   constructor(stage, session) {
@@ -64,12 +67,12 @@ export class Canvas {
     for (const { canvas } of [this.picture, this.masks, this.marks])
       Object.assign(canvas, { width: Math.max(Math.round(width * this.ratio), 1), height: Math.max(Math.round(height * this.ratio), 1) });
     this.image = this.masks.createImageData(this.screen.width, this.screen.height);
-    this.#still = { place: "", layers: [], pixels: new Uint32Array(this.image.data.length / 4) };
+    this.#still = { place: "", layers: [], view: {}, pixels: new Uint32Array(this.image.data.length / 4) };
     if (this.#drawn) this.view.fitted ? this.view.fit(this.#drawn, this.screen) : this.view.pan(0, 0, this.#drawn, this.screen);
     this.#draw();
   }
 
-  #draw() {
+  #draw(isAtRest) {
     const { width, height } = this.screen;
     for (const context of [this.picture, this.masks, this.marks]) context.clearRect(0, 0, width, height);
     const picture = this.session.current;
@@ -84,7 +87,7 @@ export class Canvas {
     }
     this.#drawPicture(picture);
     this.drawUnder();
-    this.#drawMasks(picture);
+    this.#drawMasks(picture, isAtRest);
     this.#drawMarks(picture);
     document.getElementById("zoom").textContent = `${Math.round(100 * this.view.scale / this.ratio)} %`;
   }
@@ -98,14 +101,26 @@ export class Canvas {
   }
 
   /** Masks that are not selected are kept as pixels: to draw a hundred takes half a second. */
-  #drawMasks(picture) {
+  #drawMasks(picture, isAtRest) {
     const { view, ratio, session: { preview }, screen: { width, height } } = this, still = this.#still, last = picture.object;
     const lay = (pixels, { mask, colour }, opacity) =>
       paint(withRuns(mask, picture), picture, view, { pixels, width, height }, { fill: pixel(colour, opacity), edge: pixel(colour, 1), thickness: Math.ceil(1.5 * ratio) });
     const layers = (objects) => objects.map((object) => ({ ...object, mask: chosenMask(object) })).filter(({ mask, hidden }) => mask && !hidden);
-    const others = layers(picture.objects.filter((object) => object !== last)), place = JSON.stringify([picture.id, view, ratio]);
+    const others = layers(picture.objects.filter((object) => object !== last)), place = JSON.stringify([picture.id, ratio]);
+    const { x, y, scale } = still.view, isMoved = x !== view.x || y !== view.y || scale !== view.scale;
     if (still.place !== place || still.layers.some(({ mask, colour }, at) => mask !== others[at]?.mask || colour !== others[at].colour))
-      Object.assign(still, { place, layers: [], pixels: still.pixels.fill(0) });
+      Object.assign(still, { place, layers: [] });
+    clearTimeout(this.#resting);
+    if (isMoved && !isAtRest && still.layers.length > MANY) {
+      const larger = view.scale / scale;
+      still.shot ??= shotOf(this.image);
+      this.masks.drawImage(still.shot, view.x - x * larger, view.y - y * larger, width * larger, height * larger);
+      this.#resting = setTimeout(() => this.#draw(true), REST_MS);
+      return;
+    }
+    if (isMoved) still.layers = [];
+    if (!still.layers.length) still.pixels.fill(0);
+    Object.assign(still, { view: { ...view }, shot: null });
     for (const other of others.slice(still.layers.length)) lay(still.pixels, other, 0.35);
     still.layers = others;
     const pixels = new Uint32Array(this.image.data.buffer);
@@ -169,4 +184,10 @@ export class Canvas {
     this.marks.strokeStyle = style;
     this.marks.setLineDash(dash.map((length) => length * this.ratio));
   }
+}
+
+function shotOf(image) {
+  const shot = new OffscreenCanvas(image.width, image.height);
+  shot.getContext("2d").putImageData(image, 0, 0);
+  return shot;
 }

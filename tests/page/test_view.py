@@ -5,7 +5,8 @@ from collections.abc import Callable
 from playwright.sync_api import BrowserContext
 
 from tests.page.conftest import PageServer
-from tests.page.scene import CAT, SCENE, TRUCK, answer
+from tests.page.fabricated import Object
+from tests.page.scene import CAT, SCENE, TRUCK, answer, block
 from tests.page.visitor import Visitor
 from tests.server import ROOT
 
@@ -105,13 +106,18 @@ STEPS = """async () => {
 COUNTED = "export const paint = (...given) => (globalThis.painted++, draw(...given));\nfunction draw("
 
 
+def count_painted(context: BrowserContext, server: PageServer) -> None:
+    """Let pages count in `painted` how many masks they draw."""
+    counted = (ROOT / "client/js/raster.js").read_text().replace("export function paint(", COUNTED)
+    script = {"body": counted, "content_type": "text/javascript"}
+    context.route(f"{server.url}client/raster.js", lambda route: route.fulfill(**script))
+
+
 def test_masks_that_stay_as_they_are_are_kept_and_shown_as_when_drawn_afresh(
     context: BrowserContext, open_page: Callable[[PageServer], Visitor], server: PageServer
 ) -> None:
     """All were drawn at each change: with a hundred, a click took two seconds."""
-    counted = (ROOT / "client/js/raster.js").read_text().replace("export function paint(", COUNTED)
-    script = {"body": counted, "content_type": "text/javascript"}
-    context.route(f"{server.url}client/raster.js", lambda route: route.fulfill(**script))
+    count_painted(context, server)
     answer(context, server.url, SCENE)
     visitor = open_page(server)
     visitor.add(TRUCK, CAT)
@@ -121,3 +127,54 @@ def test_masks_that_stay_as_they_are_are_kept_and_shown_as_when_drawn_afresh(
     visitor.click(300, 200)
     visitor.until(lambda: visitor.find("#objects .figure").last.inner_text() == "1.00")
     assert visitor.page.evaluate(STEPS) == {"wrong": [], "unseen": [], "painted": [1, 1], "listed": True}
+
+
+MOVES = """async () => {
+  const stage = document.querySelector("#stage"), canvas = document.querySelector("#masks");
+  const frame = () => new Promise(requestAnimationFrame);
+  const wheel = (deltaY) => stage.dispatchEvent(new WheelEvent("wheel", { deltaY, clientX: 400, clientY: 300 }));
+  const shown = () => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.filter((_, at) => at % 4 === 3);
+  };
+  const share = (one, other) => one.filter((value, at) => !value !== !other[at]).length / one.length;
+  const later = [], { setTimeout } = globalThis;
+  globalThis.setTimeout = (call) => later.push(call);
+  globalThis.painted = 0;
+  const before = shown();
+  for (const deltaY of [-200, -200, 50]) wheel(deltaY), await frame();
+  await frame();
+  const moving = shown(), painted = globalThis.painted;
+  Object.assign(globalThis, { setTimeout });
+  later.at(-1)();
+  const rested = shown();
+  stage.style.right = "1px"; // of another size, all is drawn
+  await frame(), await frame();
+  stage.style.right = "";
+  await frame(), await frame();
+  const afresh = shown();
+  return { painted, moved: share(before, moving), blurred: share(moving, rested), wrong: share(rested, afresh) };
+}"""
+
+
+def test_many_masks_move_with_the_picture_and_are_drawn_when_it_rests(
+    context: BrowserContext, open_page: Callable[[PageServer], Visitor], server: PageServer
+) -> None:
+    """All were drawn at every step of a zoom: with a hundred, two a second."""
+    count_painted(context, server)
+    squares = [
+        Object(block(30 * (i % 4) + 20, 40 * (i // 4) + 20, 30 * (i % 4) + 40, 40 * (i // 4) + 50), 0.9)
+        for i in range(12)
+    ]
+    answer(context, server.url, [each.reply() for each in squares])
+    visitor = open_page(server)
+    visitor.add(TRUCK)
+    visitor.press("s")
+    visitor.find("#take-all").click()
+    visitor.press("Escape", "n")
+    visitor.until(lambda: visitor.find("#objects li").count() == 12)
+    seen = visitor.page.evaluate(MOVES)
+    assert seen["painted"] == 0
+    assert seen["wrong"] == 0
+    assert seen["moved"] > 0.01
+    assert seen["blurred"] < 0.2 * seen["moved"]  # only at edges

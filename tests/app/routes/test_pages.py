@@ -28,7 +28,7 @@ LATE = {name for name in FILES if "/video/" in name} | {"client/js/videos.js", "
 """What the page loads when the first video comes; tests/page/test_video.py looks that it does."""
 ENTRY = """export * from "./client/index.js";"""
 ELSEWHERE_ORIGIN = "https://tool.example.com"
-MOST_BYTES = 65_000
+MOST_BYTES = 66_000
 MOST_LATE_BYTES = 30_000
 ELSEWHERE = re.compile(r"https?:\\?/\\?/(?!www\.w3\.org/2000/svg)[\w.]+")
 
