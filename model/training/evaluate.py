@@ -23,7 +23,15 @@ from model.network.config import BUILTIN, VARIANTS
 from model.runner import Sam2Runner, load_runner
 from model.training.clicks import Mask
 from model.training.objects import Annotated, DataError, read_annotated
-from model.training.sessions import MAX_CLICKS, Estimate, Model, Session, iou_of, play_session
+from model.training.sessions import (
+    MAX_CLICKS,
+    Estimate,
+    Model,
+    PicturePredictor,
+    Session,
+    iou_of,
+    play_session,
+)
 from model.types import Pixels
 
 UNTRAINED = "untrained"
@@ -120,7 +128,7 @@ def evaluate(model: Model, pictures: Sequence[Annotated], *, name: str) -> Figur
         embedding = model.encode([picture.pixels])[0]
         encode_times.append(perf_counter() - begun)
         for truth in picture.masks:
-            sessions.append(play_session(model, embedding, truth, ignored=picture.ignored))
+            sessions.append(play_session(PicturePredictor(model, embedding), truth, ignored=picture.ignored))
             classical.append(grabcut_iou(picture.pixels, truth, ignored=picture.ignored))
     return figures(name, sessions, encode_times=encode_times, classical=classical)
 

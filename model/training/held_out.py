@@ -24,8 +24,9 @@ from model.runner import Sam2Runner
 from model.training.evaluate import add_model_options, clicks_to, label, load
 from model.training.pack import Pack, PackError, read_pack
 from model.training.reliability import Bin, calibration_error, reliability
-from model.training.sessions import MAX_CLICKS, Model, Session, play_session
+from model.training.sessions import MAX_CLICKS, Model, PicturePredictor, Session, play_session
 from model.training.split import VALIDATION_SHARE, Case, Kind, Target, cases
+from model.training.zooming import ZoomingPredictor
 
 GROUPS = {
     "coco-mini": "scenes",
@@ -93,8 +94,10 @@ class Played:
     session: Session
 
 
-def play(model: Model, held_out: Sequence[Case], *, clicks: int = MAX_CLICKS) -> list[Played]:
-    """Click on every object of every photograph."""
+def play(
+    model: Model, held_out: Sequence[Case], *, clicks: int = MAX_CLICKS, zoom: bool = False
+) -> list[Played]:
+    """Click on every object of every photograph, with `zoom` as in zooming.py."""
     played = []
     for case in tqdm(held_out, desc="held out", unit="picture", disable=None, leave=False):
         pixels = case.picture.pixels
@@ -102,7 +105,10 @@ def play(model: Model, held_out: Sequence[Case], *, clicks: int = MAX_CLICKS) ->
         ignored = np.zeros(pixels.shape[:2], bool)
 
         def session(target: Target) -> Session:
-            return play_session(model, embedding, target.mask, ignored=ignored, clicks=clicks)  # noqa: B023
+            predictor = (
+                ZoomingPredictor(model, embedding, pixels) if zoom else PicturePredictor(model, embedding)  # noqa: B023
+            )
+            return play_session(predictor, target.mask, ignored=ignored, clicks=clicks)  # noqa: B023
 
         played += [Played(case.picture.source, x.kinds, session(x)) for x in case.targets]
     return played
@@ -188,6 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="How good weights are on the photographs held out.",
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the training pack")
+    parser.add_argument(
+        "--zoom", action="store_true", help="look at small objects more closely from the second click on"
+    )
     add_model_options(parser)
     said = parser.parse_args(arguments)
     try:
@@ -199,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     runner.warm_up()
-    found = figures(play(runner, held_out))
+    found = figures(play(runner, held_out, zoom=said.zoom))
     print(f"{label(runner)}: {len(held_out)} photographs held out\n\n{table(found)}")
     if said.json is not None:
         context = {"model": label(runner), "weights": runner.fingerprint, "photographs": len(held_out)}

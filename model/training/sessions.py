@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from model.masks.runs import runs
 from model.training.clicks import Click, Mask, central_click
@@ -28,6 +29,30 @@ class Model(Protocol):
 
     def decode(self, jobs: Sequence[tuple[Embedding, Prompt]]) -> list[Prediction]:
         """One prediction for each job."""
+
+
+class Predictor(Protocol):
+    """Finds one object, click by click."""
+
+    def predict(self, clicks: Sequence[Click]) -> tuple[list[Mask], npt.NDArray[np.float32]]:
+        """Masks (h, w) after all clicks so far and their predicted IoU: three after one click, later one.
+
+        The next call begins with the best of them.
+        """
+
+
+class PicturePredictor:
+    """Decodes on the whole picture, with the logits before."""
+
+    def __init__(self, model: Model, embedding: Embedding) -> None:
+        self._model, self._embedding = model, embedding
+        self._previous: Logits | None = None
+
+    def predict(self, clicks: Sequence[Click]) -> tuple[list[Mask], npt.NDArray[np.float32]]:
+        """See Predictor."""
+        found = self._model.decode([(self._embedding, prompt_of(clicks, self._previous))])[0]
+        self._previous = handed_back(found)
+        return masks_of(found, self._embedding), found.iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +77,10 @@ class Session:
     """Seconds each, prediction and mask."""
 
 
-def play_session(
-    model: Model, embedding: Embedding, truth: Mask, *, ignored: Mask, clicks: int = MAX_CLICKS
-) -> Session:
+def play_session(predictor: Predictor, truth: Mask, *, ignored: Mask, clicks: int = MAX_CLICKS) -> Session:
     """Click on `truth` (h, w) up to `clicks` times; where nothing is left to click, the last mask stays."""
     prediction, excluded = np.zeros_like(truth), ignored.copy()
     made: list[Click] = []
-    previous: Logits | None = None
     ious: list[float] = []
     first: list[Estimate] = []
     later: list[Estimate] = []
@@ -70,25 +92,38 @@ def play_session(
             break
         made.append(click)
         excluded[click.y, click.x] = True
-        prompt = Prompt(
-            points=tuple((float(c.x), float(c.y)) for c in made),
-            labels=tuple(int(c.is_object) for c in made),
-            mask_logits=previous,
-            multimask_output=len(made) == 1,
-        )
         begun = perf_counter()
-        found = model.decode([(embedding, prompt)])[0]
-        masks = [runs(x, height=embedding.height, width=embedding.width).to_array() for x in found.logits]
+        masks, scores = predictor.predict(made)
         times.append(perf_counter() - begun)
         estimates = [
-            Estimate(float(iou), iou_of(mask, truth, ignored=ignored))
-            for iou, mask in zip(found.iou, masks, strict=True)
+            Estimate(float(score), iou_of(mask, truth, ignored=ignored))
+            for score, mask in zip(scores, masks, strict=True)
         ]
         (first if len(made) == 1 else later).extend(estimates)
-        best = int(found.iou.argmax())
-        prediction, previous = masks[best], found.logits[best].clip(-LOGIT_LIMIT, LOGIT_LIMIT)
+        best = int(scores.argmax())
+        prediction = masks[best]
         ious.append(estimates[best].true)
     return Session(tuple(ious), tuple(first), tuple(later), tuple(times))
+
+
+def prompt_of(clicks: Sequence[Click], previous: Logits | None) -> Prompt:
+    """All clicks so far, and the logits before: for three masks after one click, for one later."""
+    return Prompt(
+        points=tuple((float(c.x), float(c.y)) for c in clicks),
+        labels=tuple(int(c.is_object) for c in clicks),
+        mask_logits=previous,
+        multimask_output=len(clicks) == 1,
+    )
+
+
+def masks_of(found: Prediction, embedding: Embedding) -> list[Mask]:
+    """The masks (h, w) of a prediction at the size of its picture."""
+    return [runs(x, height=embedding.height, width=embedding.width).to_array() for x in found.logits]
+
+
+def handed_back(found: Prediction) -> Logits:
+    """The logits of the best mask as the server returns them."""
+    return found.logits[int(found.iou.argmax())].clip(-LOGIT_LIMIT, LOGIT_LIMIT)
 
 
 def iou_of(prediction: Mask, truth: Mask, *, ignored: Mask) -> float:

@@ -10,8 +10,10 @@ from model.training import held_out
 from model.training.held_out import GROUP_WEIGHTS, Played, figures, table, validation_figures
 from model.training.pack import Pack
 from model.training.reliability import calibration_error, reliability
-from model.training.sessions import Estimate, Session
+from model.training.sessions import Estimate, Model, Session
 from model.training.split import Kind
+from model.training.zooming import ZoomingPredictor
+from model.types import Embedding, Pixels
 from tests.model.training.packs import cutout, photograph, write_tar
 
 SOURCES = ("coco-cc", "openimages-animals", "dsb2018", "boards")
@@ -79,16 +81,29 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command_measures_what_is_held_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_what_is_held_out(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoomed: list[Model] = []
+
+    class Zooming(ZoomingPredictor):
+        def __init__(self, model: Model, embedding: Embedding, pixels: Pixels) -> None:
+            zoomed.append(model)
+            super().__init__(model, embedding, pixels)
+
+    monkeypatch.setattr(held_out, "ZoomingPredictor", Zooming)
     out = data / "figures.json"
     options = ["--checkpoint", "untrained", "--side", "64", "--dtype", "float32", "--json", str(out)]
     assert held_out.main([str(data), *options]) == 0
+    assert not zoomed
     shown = capsys.readouterr().out
     assert "builtin (untrained), 64 px, float32, cpu: 4 photographs held out" in shown
     found = json.loads(out.read_text())
     assert set(found["sources"]) == set(SOURCES)
     assert found["overall"]["objects"] == 8
     assert sum(x["masks"] for x in found["first"]) == 3 * 8
+    assert held_out.main([str(data), *options, "--zoom"]) == 0
+    assert len(zoomed) == 8
 
 
 def test_the_command_says_what_is_missing(

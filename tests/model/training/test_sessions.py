@@ -9,7 +9,7 @@ import pytest
 
 from model.training.clicks import Mask
 from model.training.evaluate import clicks_to, correlation, evaluate, grabcut_iou
-from model.training.sessions import Estimate, Session, iou_of, play_session
+from model.training.sessions import Estimate, PicturePredictor, Session, iou_of, play_session
 from model.types import Embedding, Pixels, Prediction, Prompt
 from tests.model.training.eval_sets import logits_of, pictures
 from tests.model.training.packs import disc
@@ -40,7 +40,8 @@ class Oracle:
 
 
 def play(model: Oracle, truth: Mask = TRUTH, *, ignored: Mask = NOTHING, clicks: int = 20) -> Session:
-    return play_session(model, model.encode([TRUTH])[0], truth, ignored=ignored, clicks=clicks)
+    predictor = PicturePredictor(model, model.encode([TRUTH])[0])
+    return play_session(predictor, truth, ignored=ignored, clicks=clicks)
 
 
 def test_a_session_clicks_as_the_protocol_says() -> None:
