@@ -1,5 +1,10 @@
 """The command `sam2-serve`: reads the settings, logs one line for each step, then serves."""
 
+if __name__ == "__main__":
+    from app.process import await_imports
+
+    await_imports()  # those that follow
+
 import argparse
 import logging
 import os
@@ -58,6 +63,7 @@ class Server(uvicorn.Server):
     def stop_soon(self, *_: object) -> None:
         """Stop as soon as it runs, or if it has stopped, do nothing. A handler of signals."""
         self.should_exit = True
+        self._set_last_resort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and log the address. Only now is the port known if SAM2_PORT is 0."""
@@ -79,6 +85,9 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, and see that it ends: a thread within a library cannot be stopped but with the process."""
         super().handle_exit(sig, frame)
+        self._set_last_resort()
+
+    def _set_last_resort(self) -> None:
         if self.last_resort is None:
             self.last_resort = threading.Timer(self._deadline_s, end_process)
             self.last_resort.daemon = True

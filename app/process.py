@@ -1,4 +1,4 @@
-"""What a process that serves a model needs: standard streams; and what makes it faster: memory, garbage, the GIL.
+"""What a process that serves a model needs: standard streams, an end; and what makes it faster: memory, the GIL.
 
 Does not know what the process does.
 """
@@ -7,11 +7,28 @@ import ctypes
 import gc
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Options of mallopt(3)."""
+
+
+def await_imports() -> None:
+    """Let a stop signal end the process while it imports, which takes seconds, and longer from a cold disk.
+
+    Without a handler, the first process of a container would get no SIGTERM. Raises SystemExit with 1 in a folder
+    that is gone: oneMKL would end the process, with the code of bad settings.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        # Not by an exception: some imports catch all.
+        signal.signal(stop, lambda sig, _: os._exit(128 + sig))
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        sys.stderr.write("The current folder was deleted. Start the server in one that exists.\n")
+        raise SystemExit(1) from None
 
 
 def hold_standard_streams() -> None:

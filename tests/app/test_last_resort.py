@@ -16,7 +16,10 @@ from tests.app.server_process import CLICK, embed, real_server
 from tests.fakes import LONG_S, FakeSegmenter, picture
 
 
-def test_the_process_ends_where_it_stands_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_early", [False, True], ids=["", "before Uvicorn listens for it"])
+def test_the_process_ends_where_it_stands_when_the_time_is_over(
+    is_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     codes: list[int] = []
     ended = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), ended.set()))
@@ -25,7 +28,7 @@ def test_the_process_ends_where_it_stands_when_the_time_is_over(monkeypatch: pyt
     app = create_app(settings, FakeSegmenter())
     server = make_server(app, settings)
     for _ in range(2):  # a second Ctrl-C sets no second clock
-        server.handle_exit(signal.SIGINT, None)
+        server.stop_soon() if is_early else server.handle_exit(signal.SIGINT, None)
     assert ended.wait(LONG_S)
     assert codes == [1]
     assert server.should_exit
