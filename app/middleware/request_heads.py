@@ -133,8 +133,9 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
                 return
             rest = memoryview(data)  # whose slices are no copies: these are all bytes of all bodies
             while rest and not self.transport.is_closing():
-                # No further than the limit, so that a head of the whole buffer is noticed before it is parsed.
-                part, rest = rest[:MAX_HEAD_BYTES], rest[MAX_HEAD_BYTES:]
+                # No further than the limit, so that a larger head is noticed before it is parsed.
+                room = max(MAX_HEAD_BYTES - self._barren_bytes, 1)
+                part, rest = rest[:room], rest[room:]
                 self._barren_bytes += len(part)
                 self._part = part
                 super().data_received(part)  # type: ignore[arg-type]  # the parser takes any buffer
@@ -187,6 +188,13 @@ def patient_protocol(*, patience_s: float, most: int) -> type[HttpToolsProtocol]
         def _offers_another_protocol(self) -> bool:
             is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
             return is_offer and not self._should_upgrade()
+
+        def _get_upgrade(self) -> bytes | None:
+            """Uvicorn reads one line of Connection. A proxy may add another one (RFC 9110, 5.3)."""
+            lines = b",".join(value for name, value in self.headers if name == b"connection")
+            if b"upgrade" not in [option.strip() for option in lines.lower().split(b",")]:
+                return None
+            return next((value.lower() for name, value in self.headers if name == b"upgrade"), None)
 
         def _unsupported_upgrade_warning(self) -> None:
             """Read a request without its offer of another protocol, as Java's and curl's of HTTP/2 (h2c).

@@ -62,6 +62,9 @@ async def test_a_large_head_that_ends_is_answered() -> None:
         for _ in range(3):
             assert await asks(connection, large)
         connection[1].close()
+        larger = START + b"a: " + b"b" * MAX_HEAD_BYTES + b"\r\n\r\n"
+        for pieces in ([larger], [larger[:30], larger[30:]]):
+            assert refusal(await replies_to(port, *pieces)) == (431, "request_head_too_large")
 
 
 @pytest.mark.parametrize(("count", "status"), [(MAX_HEADERS - 1, 204), (MAX_HEADERS, 431)])

@@ -45,6 +45,15 @@ async def test_an_upgrade_that_is_refused_is_answered_and_closed(
         assert f"content-length: {len(body)}".encode() in head.lower()
 
 
+async def test_connection_may_have_several_lines() -> None:
+    async with listening() as server:
+        for more in (b"Connection: keep-alive\r\n", b"Connection: close\r\nconnection: x\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(UPGRADE + more + b"\r\n")
+            assert b" 101 " in await reader.readline()
+            writer.close()
+
+
 async def test_an_upgrade_with_too_many_headers_is_refused() -> None:
     many = b"".join(b"a%d: b\r\n" % i for i in range(200))
     async with listening() as server:
