@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from sam2_client.errors import BY_CODE
 from tests.fakes import LONG_S
 from tests.haproxy import CLICK, CONFIG, balanced, program, wait_until
 from tests.server import ROOT
@@ -56,7 +57,7 @@ def test_every_backend_has_every_server_of_compose_with_a_fixed_place_on_the_rin
 
 
 class Recorder(ThreadingHTTPServer):
-    """Answers everything with 200, or as `status` says, and records heads and bodies."""
+    """Answers everything with 200, or as `status` says (0: not in HTTP), and records heads and bodies."""
 
     daemon_threads = True
 
@@ -80,6 +81,10 @@ class _Recording(BaseHTTPRequestHandler):
         if self.path != "/readyz":
             recorder.seen.append((self.path, dict(self.headers), size))
             recorder.gate.wait(LONG_S)
+        if recorder.status == 0 and self.path != "/readyz":
+            self.wfile.write(b"no reply at all\r\n\r\n")
+            self.close_connection = True
+            return
         self.send_response(200 if self.path == "/readyz" else recorder.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -121,6 +126,20 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         for recorder, thread in zip(recorders, threads, strict=True):
             recorder.shutdown()
             thread.join()
+
+
+def test_what_haproxy_itself_says_has_the_form_of_all_errors(recorded: Recorded) -> None:
+    said = dict(re.findall(r"http-error status (\d+) .* string '(.*?)'", CONFIG.read_text()))
+    assert {json.loads(body)["error"]["code"] for body in said.values()} - BY_CODE.keys() == {"bad_gateway"}
+    for recorder in recorded.recorders:
+        recorder.status = 0
+    try:
+        reply = recorded.client.get("/model")
+    finally:
+        for recorder in recorded.recorders:
+            recorder.status = 200
+    assert (reply.status_code, reply.headers["Content-Type"]) == (502, "application/json")
+    assert reply.json()["error"]["code"] == "bad_gateway"
 
 
 def test_whatever_names_a_picture_goes_to_one_server(recorded: Recorded) -> None:

@@ -1,6 +1,7 @@
 /** Replies of a line of JSON for each step, as they arrive. Does not know what is in them. */
 
 import { parsed } from "./connection.js";
+import { unexpectedReply } from "./errors.js";
 
 /**
  * Each line, parsed. Throws ApiErrors. Who stops reading closes the connection.
@@ -10,6 +11,7 @@ import { parsed } from "./connection.js";
  * @returns {AsyncGenerator<any, void, void>}
  */
 export async function* linesOf(connection, reply, signal) {
+  if (!reply.headers.get("Content-Type")?.startsWith("application/x-ndjson")) throw unexpectedReply(reply.url); // a proxy's page
   const reader = /** @type {ReadableStream<Uint8Array>} */ (reply.body).getReader(), decoder = new TextDecoder();
   /** @type {string[]} */
   let parts = []; // of a line that goes on

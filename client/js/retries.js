@@ -12,7 +12,7 @@ const JITTER = 0.25; // of a wait, at random: so many clients do not return at o
 
 /**
  * @typedef {object} Patience
- * @property {number} retries how often to try again: after status 429 or 503, or if the server could not be reached
+ * @property {number} retries how often to try again: after status 429 or 503, or if the connection is lost
  * @property {number} deadlineS seconds for all tries together
  * @property {AbortSignal} [signal]
  * @property {(error: ApiError, seconds: number) => void} [onRetry] called before each wait
@@ -38,7 +38,7 @@ export async function retrying(task, { retries, deadlineS, signal, onRetry, once
         return await task(either);
       } catch (error) {
         either.throwIfAborted();
-        const seconds = error instanceof ApiError && !(once && error.code === "connection_failed") ? waitS(error, tried) : null;
+        const seconds = error instanceof ApiError && !(once && isLost(error)) ? waitS(error, tried) : null;
         // Who would be late anyway is told now, and why.
         if (!(error instanceof ApiError) || seconds === null || tried > retries || performance.now() + seconds * 1000 >= ends) throw error;
         onRetry?.(error, seconds);
@@ -55,11 +55,17 @@ export async function retrying(task, { retries, deadlineS, signal, onRetry, once
  * @param {ApiError} error
  * @param {number} tried
  */
-function waitS({ status, code, retryAfterS }, tried) {
-  if (status !== 429 && status !== 503 && code !== "connection_failed") return null;
-  const wait = retryAfterS ?? Math.min(FIRST_WAIT_S * 2 ** (tried - 1), LONGEST_WAIT_S);
+function waitS(error, tried) {
+  if (error.status !== 429 && error.status !== 503 && !isLost(error)) return null;
+  const wait = error.retryAfterS ?? Math.min(FIRST_WAIT_S * 2 ** (tried - 1), LONGEST_WAIT_S);
   return wait * (1 + JITTER * Math.random());
 }
+
+/**
+ * Whether the connection broke, so that nobody knows whether it is done. A proxy says so by 502.
+ * @param {ApiError} error
+ */
+export const isLost = ({ status, code }) => status === 502 || code === "connection_failed";
 
 /** @param {number} seconds */
 const late = (seconds) => new ApiError(0, { code: "timed_out", message: `There was no answer within ${seconds} s, the deadline of this call.` });

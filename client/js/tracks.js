@@ -4,6 +4,7 @@ import { ApiError, statusOf, unexpectedReply } from "./errors.js";
 import { linesOf } from "./lines.js";
 import { Mask } from "./masks.js";
 import { maskFields, promptFields } from "./prompts.js";
+import { isLost } from "./retries.js";
 
 /**
  * @import { CallOptions, Client } from "./client.js"
@@ -249,7 +250,7 @@ export async function beginTrack(client, frames, { trackId, corrections, ...opti
   let lost = false; // a reply: the track may be begun then
   /** @type {CallOptions["onRetry"]} */
   const onRetry = (error, seconds) => {
-    lost ||= !error.status;
+    lost ||= isLost(error);
     options.onRetry?.(error, seconds);
   };
   try {

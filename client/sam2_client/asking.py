@@ -95,7 +95,7 @@ def ask(
     failure of the connection as its cause.
     """
     sent, tried = call, 0
-    cause: httpx.RequestError | None = None
+    cause: Exception | None = None
     while True:
         tried += 1
         try:
@@ -110,4 +110,6 @@ def ask(
         pause = retries.wait_s(failure, tried=tried)
         if pause is None:
             raise failure from cause
+        if failure.status == 502:  # a proxy lost the server
+            sent, cause = again or call, failure
         wait_s = pause

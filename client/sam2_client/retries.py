@@ -22,7 +22,7 @@ JITTER = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often a request is retried: after status 429 or 503, or if the server could not be reached."""
+    """How often a request is retried: after status 429 or 503, or if the server cannot be reached (502)."""
 
     most: int
 
@@ -33,7 +33,7 @@ class Retries:
 
     def wait_s(self, failure: Sam2Error, *, tried: int) -> float | None:
         """Return the seconds to wait after attempt `tried` (from 1) failed; None if there is no further retry."""
-        if not (failure.status in (429, 503) or isinstance(failure, ConnectionFailed)):
+        if not (failure.status in (429, 502, 503) or isinstance(failure, ConnectionFailed)):
             return None
         return self.pause_s(tried, asked_s=failure.retry_after_s)
 

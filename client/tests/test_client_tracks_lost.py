@@ -17,9 +17,14 @@ pytestmark = pytest.mark.usefixtures("waited")
 
 
 class Deaf(httpx.BaseTransport):
-    """Loses the reply to the first POST to `path` that succeeds after `listens` is False."""
+    """Loses the reply to the first POST to `path` that succeeds after `listens` is False.
 
-    def __init__(self, path: str = "prompts", failure: type[httpx.RequestError] = httpx.ReadError) -> None:
+    Without a `failure` it is a proxy that loses it.
+    """
+
+    def __init__(
+        self, path: str = "prompts", failure: type[httpx.RequestError] | None = httpx.ReadError
+    ) -> None:
         self.real, self.listens = httpx.HTTPTransport(), True
         self.path, self.failure = path, failure
 
@@ -29,6 +34,8 @@ class Deaf(httpx.BaseTransport):
         if is_it and not self.listens:
             self.listens = True
             response.read()
+            if self.failure is None:
+                return httpx.Response(502, html="<h1>502 Bad Gateway</h1>")
             raise self.failure("lost", request=request)
         return response
 
@@ -54,12 +61,15 @@ class Losing(httpx.BaseTransport):
         self.real.close()
 
 
+@pytest.mark.parametrize("failure", [httpx.ReadError, None])
 @pytest.mark.parametrize(
     "then",
     [{"points": [(40, 20)]}, {"box": (10, 10, 30, 30), "clear": True}, {"points": [(40, 20)], "clear": True}],
 )
-def test_a_click_whose_reply_is_lost_does_not_count_twice(served: Served, then: dict[str, Any]) -> None:
-    transport, clicks = Deaf(), []
+def test_a_click_whose_reply_is_lost_does_not_count_twice(
+    served: Served, then: dict[str, Any], failure: type[httpx.RequestError] | None
+) -> None:
+    transport, clicks = Deaf(failure=failure), []
     with Client(served.url, transport=transport) as client:
         for listens in (True, False):
             with client.track(CLIP) as track:
@@ -113,8 +123,8 @@ def test_a_click_on_a_track_of_others_whose_reply_is_lost_keeps_theirs(
 
 
 def test_a_track_whose_reply_is_lost_is_its_own(served: Served, client: Client, tmp_path: Path) -> None:
-    for frames in (CLIP, frames_in(tmp_path / "frames")):
-        transport = Deaf("tracks")
+    for frames, failure in ((CLIP, httpx.ReadError), (frames_in(tmp_path / "frames"), None)):
+        transport = Deaf("tracks", failure)
         transport.listens = False
         with Client(served.url, transport=transport) as other, other.track(frames, track_id="mine") as track:
             assert transport.listens

@@ -97,7 +97,9 @@ def test_many_prompts_are_one_request(tool: WebTool, tool_server: PageServer) ->
     assert counts == [3, 1]
 
 
-@pytest.mark.parametrize(("status", "code"), [(503, "overloaded"), (429, "rate_limited")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "overloaded"), (429, "rate_limited"), (502, "unexpected_reply")]
+)
 def test_a_busy_server_is_asked_again_after_its_own_time(tool: WebTool, status: int, code: str) -> None:
     tool.page.route("**/decode", failing(2, status, code, **{"Retry-After": "0"}))
     retries = tool.run(

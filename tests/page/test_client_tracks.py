@@ -128,12 +128,16 @@ def test_the_end_of_a_propagation_is_told_from_a_cut(tool: WebTool, mp4: str) ->
         [
             '{"frame": 1, "objects": []}\n',
             '{"error": {"code": "overloaded", "message": "Too much."}}\n',
-            "<html>A page of a proxy</html>\n",
+            "<html>A page of a proxy</html>",
         ]
     )
-    tool.page.route(
-        "**/propagate", lambda route: route.fulfill(body=next(replies), content_type="application/x-ndjson")
-    )
+
+    def answer(route: Route) -> None:
+        body = next(replies)
+        kind = "text/html" if body.startswith("<") else "application/x-ndjson"
+        route.fulfill(body=body, content_type=kind)
+
+    tool.page.route("**/propagate", answer)
     cut, failed, foreign = tool.run(
         f"""{BEGIN}
         const all = async () => {{ for await (const _ of track.propagate()); }};
@@ -182,17 +186,23 @@ def test_a_propagation_that_falls_silent_ends_and_goes_on_where_it_was(
     assert rest[-1] == FRAMES - 1
 
 
-def test_a_click_whose_reply_was_lost_is_not_sent_twice(tool: WebTool, mp4: str) -> None:
+@pytest.mark.parametrize(("status", "code"), [(0, "connection_failed"), (502, "unexpected_reply")])
+def test_a_click_whose_reply_was_lost_is_not_sent_twice(
+    tool: WebTool, mp4: str, status: int, code: str
+) -> None:
     bodies: list[dict[str, object]] = []
 
     def lose(route: Route) -> None:
         bodies.append(json.loads(route.request.post_data or ""))
-        route.abort()
+        if status:
+            route.fulfill(status=status, body="<h1>Bad gateway</h1>", content_type="text/html")
+        else:
+            route.abort()
 
     tool.run(f"{BEGIN} window.track = track;", mp4)
     tool.page.route("**/prompts", lose)
     script = "return (await caught(track.click([9, 9], { frame: 0, clear: given[0], deadlineS: 2 }))).code;"
-    assert tool.run(script, False) == "connection_failed"
+    assert tool.run(script, False) == code
     assert len(bodies) == 1
     tool.run(script, True)
     assert len(bodies) > 2, "replacing is the same twice"
