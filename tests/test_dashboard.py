@@ -28,6 +28,8 @@ class Exported:
 
     only_grows: bool
     labels: frozenset[str]
+    values: frozenset[tuple[str, str]]
+    """Of labels, each with the label's name."""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,9 @@ def exported() -> dict[str, Exported]:
             await served.embed(picture(), "truck")
             await served.click("truck")
             await served.click("unknown")
+            metrics = served.service.metrics
+            metrics.bucket_failures.labels("GetObject").inc()  # which have nothing to say without a bucket
+            metrics.bucket_seconds.labels("GetObject").observe(0.1)
             return (await served.client.get("/metrics")).text
 
     found: dict[str, Exported] = {}
@@ -55,8 +60,9 @@ def _take(family: Metric, found: dict[str, Exported]) -> None:
         if sample.name.endswith("_created"):
             continue
         grows = family.type in ("counter", "histogram")
-        labels = frozenset(sample.labels) | (found[sample.name].labels if sample.name in found else set())
-        found[sample.name] = Exported(grows, labels)
+        known = found.get(sample.name, Exported(grows, frozenset(), frozenset()))
+        labels, values = known.labels | sample.labels.keys(), known.values | sample.labels.items()
+        found[sample.name] = Exported(grows, labels, values)
 
 
 TARGETS = [
@@ -83,6 +89,16 @@ def test_a_panel_asks_for_what_is_exported(target: dict[str, str], exported: dic
         kept |= known
     in_legend = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target["legendFormat"]))
     assert in_legend <= (kept if expression.labels is None else expression.labels)
+
+
+def test_a_device_is_busy_with_the_batches_of_every_queue(exported: dict[str, Exported]) -> None:
+    panels = [panel for panel in BOARD["panels"] if panel["title"].startswith("Device busy")]
+    assert len(panels) == 2
+    for panel in panels:
+        (target,) = panel["targets"]
+        named = re.search(r'stage=~"([^"]*)"', target["expr"])[1].split("|")
+        queues = {value for label, value in exported["sam2_batch_size_count"].values if label == "queue"}
+        assert {each.removesuffix("_batch") for each in named} == queues
 
 
 def test_every_figure_of_ours_has_a_panel(exported: dict[str, Exported]) -> None:

@@ -29,7 +29,7 @@ visible; so SAM 2's own script names them with --per_obj_png_file. Files that ex
 COCO: a frame is an image with video_id and frame_index, a visible mask is an annotation with video_id and track_id,
 the object's number; "videos" and "tracks" list both. These are the names of the TAO data set. Tools that do not
 know them read the file as pictures, which they could not do with a list of masks for each object (YouTube-VIS).
-file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -r 10 -i CLIP.mp4 -start_number 0
+file_name is the picture's path; for a video CLIP/FRAME.jpg, as ffmpeg -r 10 -i CLIP.mp4 -map 0:V:0 -start_number 0
 CLIP/%06d.jpg makes them: any -r before -i, or ffmpeg repeats and drops frames of a variable rate. If its pixels are
 not square, add -s WIDTHxHEIGHT with the file's width and height, or ffmpeg leaves them so.
 
