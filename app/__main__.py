@@ -32,7 +32,7 @@ from app.middleware.hosts import is_loopback
 from app.middleware.keys import ApiKeys, KeysError
 from app.middleware.request_heads import most_connections, patient_protocol
 from app.middleware.websockets import patient_websocket
-from app.process import hold_standard_streams, spare_what_stays, tune
+from app.process import has_a_terminal, hold_standard_streams, spare_what_stays, tune
 from app.routes.streams import Streams
 from app.service.exporting import export
 from app.service.loading import locate_weights
@@ -169,7 +169,7 @@ def serve(settings: Settings) -> int:
     machine = machine_for(settings)
     app = create_app(settings, connect=machine.connect if machine else None)
     keys: ApiKeys = app.state.keys
-    if keys.path is not None or not _has_a_terminal():
+    if keys.path is not None or not has_a_terminal():
         signal.signal(signal.SIGHUP, lambda *_: keys.reload())
     with ExitStack() as running:
         listeners = bind(settings.host, settings.port)  # first of all: a second server ends at once
@@ -203,11 +203,6 @@ def serve(settings: Settings) -> int:
     if server.last_resort is not None and not service.is_working:
         server.last_resort.cancel()
     return 0 if server.started and service.failure is None else 1
-
-
-def _has_a_terminal() -> bool:
-    """Whether the log goes to a terminal: SIGHUP then says that it is closed, and the server goes with it."""
-    return sys.stderr.isatty()
 
 
 def export_decoder(arguments: Sequence[str]) -> int:

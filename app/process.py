@@ -24,11 +24,18 @@ def await_imports() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         # Not by an exception: some imports catch all.
         signal.signal(stop, lambda sig, _: os._exit(128 + sig))
+    if sys.platform != "win32" and not has_a_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the keys are read afterwards
     try:
         Path.cwd()
     except FileNotFoundError:
         sys.stderr.write("The current folder was deleted. Start the server in one that exists.\n")
         raise SystemExit(1) from None
+
+
+def has_a_terminal() -> bool:
+    """Whether the log goes to a terminal: SIGHUP then says that it is closed, and the server goes with it."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def hold_standard_streams() -> None:

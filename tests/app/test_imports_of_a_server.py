@@ -23,6 +23,7 @@ def test_a_signal_while_it_imports_ends_it_in_silence(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
+        process.send_signal(signal.SIGHUP)  # the keys are still to be read
         process.send_signal(stop)
         assert process.communicate(timeout=LONG_S) == (b"", b"")
     # Its own exit code, not the signal's: the first process of a container gets only signals with a handler.
