@@ -11,7 +11,7 @@ import { unexpectedReply } from "./errors.js";
  * @returns {AsyncGenerator<any, void, void>}
  */
 export async function* linesOf(connection, reply, signal) {
-  if (!reply.headers.get("Content-Type")?.startsWith("application/x-ndjson")) throw unexpectedReply(reply.url); // a proxy's page
+  if (!reply.headers.get("Content-Type")?.startsWith("application/x-ndjson")) throw unexpectedReply(reply.url);
   const reader = /** @type {ReadableStream<Uint8Array>} */ (reply.body).getReader(), decoder = new TextDecoder();
   /** @type {string[]} */
   let parts = []; // of a line that goes on

@@ -61,10 +61,7 @@ function waitS(error, tried) {
   return wait * (1 + JITTER * Math.random());
 }
 
-/**
- * Whether the connection broke, so that nobody knows whether it is done. A proxy says so by 502.
- * @param {ApiError} error
- */
+/** @param {ApiError} error is it done? 502 is a proxy's */
 export const isLost = ({ status, code }) => status === 502 || code === "connection_failed";
 
 /** @param {number} seconds */
