@@ -181,7 +181,9 @@ class Settings(ClientSettings, BaseSettings):
         description="Space for video files, in SAM2_CACHE_URL, in SAM2_CACHE_DIR or, without both, in memory; the "
         "least recently used ones are evicted first; in a bucket, the oldest.",
     )
-    max_tracks: int = Field(1000, ge=1, description="Most tracks of one client. The oldest goes.")
+    max_tracks: int = Field(
+        1000, ge=1, description="Most tracks of one client. The one used longest ago goes."
+    )
     track_memory_mib: int = Field(
         1024,
         ge=1,
