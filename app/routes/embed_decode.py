@@ -1,6 +1,7 @@
 """The endpoints /embed, /decode, /model, /healthz, /readyz and /metrics: parse, call the service, reply."""
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,11 +11,12 @@ from app.codecs.prompts import MAX_POINTS
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
+from app.routes.bodies import body_of, parsed
 from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
 from app.routes.track_replies import track_limits
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
+from app.routes.uploads import parse_json, parse_upload
 from app.service.segmentation import Embedded
 from app.telemetry.metrics import CONTENT_TYPE
 from model.everything.defaults import default_thresholds
@@ -78,26 +80,16 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
     The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
     """
-    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    service, times, share = service_of(request), begin_stages(request), share_of(request)
     model = service.ready().name
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
-    share, budget = share_of(request), budget_of(request)
-    async with budget.read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-
-        def parse() -> Upload:
-            return parse_upload(
-                body,
-                headers=request.headers,
-                query=query,
-                max_bytes=settings.max_upload_mib * 2**20,
-            )
-
-        upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+    max_bytes = service.settings.max_upload_mib * 2**20
+    async with body_of(request) as body:
+        parse = partial(parse_upload, headers=request.headers, query=query, max_bytes=max_bytes)
+        upload = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
 
         async def story() -> Embedded:
-            with budget.holding(share) as arrived:
+            with budget_of(request).holding(share) as arrived:
                 data, url = upload.data, upload.url
                 if url is not None:
                     with times.during("fetch"):
@@ -125,17 +117,10 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
 async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
-    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    service, times = service_of(request), begin_stages(request)
     model = service.ready().name
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
-    share = share_of(request)
-    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-
-        def parse() -> schemas.DecodeBody:
-            return parse_json(schemas.DecodeBody, body)
-
-        wanted = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+    async with body_of(request) as body:
+        wanted = await parsed(request, body, partial(parse_json, schemas.DecodeBody))
         decoded = await while_connected(
             request.receive,
             service.decode(
@@ -144,7 +129,7 @@ async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> R
                 options=mask_options(wanted),
                 tenant=tenant_of(request),
                 times=times,
-                share=share,
+                share=share_of(request),
             ),
         )
     return await decode_reply(request, decoded, image_id=wanted.image_id, model=model, times=times)

@@ -35,8 +35,6 @@ from app.scheduling.shares import Shares
 
 Model = TypeVar("Model", bound=BaseModel)
 
-PARSED_ON_LOOP_BYTES = 8 * 1024
-"""Bodies and messages shorter than this are parsed on the event loop, where it takes 0.1 ms; others in a worker."""
 FORM_OVERHEAD = 64 * 1024
 """Bytes that a form may have in addition to its picture."""
 _LEAST_BYTES_PER_S = 1024
