@@ -12,8 +12,8 @@ from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
-from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
+from app.routes.segment_forms import PICTURE_FORM
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
 from app.routes.track_replies import track_limits
 from app.routes.uploads import parse_json, parse_upload
@@ -29,16 +29,7 @@ _UPLOAD_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-                        "image_id": IMAGE_ID_SCHEMA,
-                        "replace": {"type": "boolean"},
-                        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
-                    },
-                }
+                "schema": {"type": "object", "required": ["image"], "properties": PICTURE_FORM}
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},

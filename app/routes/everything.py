@@ -13,11 +13,10 @@ from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
 from app.routes.everything_fields import EverythingBody, EverythingFields, EverythingReply
-from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.line_replies import MEDIA_TYPE, begin_lines
 from app.routes.progress_lines import Steps, wants_lines
 from app.routes.replies import format_options, timed_json, write_everything
-from app.routes.segment_forms import parse_picture_form
+from app.routes.segment_forms import PICTURE_FORM, parse_picture_form
 from app.routes.state import begin_stages, service_of
 from app.routes.uploads import parse_json
 from app.service.search import Report
@@ -32,19 +31,13 @@ _PLAIN = ("mask_format", "order")
 def _body() -> dict[str, Any]:
     """The bodies for openapi.json."""
     fields = EverythingFields.model_json_schema()["properties"]
-    form = {
-        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-        "image_id": IMAGE_ID_SCHEMA,
-        "replace": {"type": "boolean"},
-        **fields,
-    }
     return {
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": schemas.schema_ref(EverythingBody)},
                 "multipart/form-data": {
-                    "schema": {"type": "object", "required": ["image"], "properties": form},
+                    "schema": {"type": "object", "required": ["image"], "properties": PICTURE_FORM | fields},
                     "encoding": {
                         name: {"contentType": "application/json"} for name in fields if name not in _PLAIN
                     },

@@ -12,9 +12,8 @@ from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
-from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.replies import decode_reply, mask_options, prompt_requests
-from app.routes.segment_forms import parse_segment
+from app.routes.segment_forms import PICTURE_FORM, parse_segment
 from app.routes.state import begin_stages, service_of
 
 router = APIRouter()
@@ -25,13 +24,7 @@ _PLAIN = ("mask_format", "mask_input")
 def _form() -> dict[str, Any]:
     """The form for openapi.json: a picture, and the fields of schemas.PromptsBody, which are JSON."""
     prompts = schemas.PromptsBody.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
-    properties = {
-        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-        "image_id": IMAGE_ID_SCHEMA,
-        "replace": {"type": "boolean"},
-        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
-        **prompts,
-    }
+    properties = PICTURE_FORM | prompts
     return {
         "requestBody": {
             "required": True,
