@@ -26,6 +26,7 @@ from app.routes import (
     everything,
     pages,
     segment,
+    server,
     stored_images,
     stream,
     tracks,
@@ -137,7 +138,7 @@ def create_app(
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    for routes in (embed_decode, segment, everything, stream, stored_images, cluster, pages):
+    for routes in (embed_decode, server, segment, everything, stream, stored_images, cluster, pages):
         app.include_router(routes.router)
     for routes in (videos, tracks):
         app.include_router(routes.router, dependencies=[Depends(refuse_videos_if_off)])
