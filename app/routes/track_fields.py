@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.routes.image_ids import ImageId, fits_a_url
+from app.routes.image_ids import Id, ImageId
 from app.routes.mask_fields import WHOLE, MaskFields, Wire
 from app.routes.schemas import MaskReply, PromptBody
 from app.routes.video_fields import VideoId
@@ -16,14 +16,11 @@ MOST_FRAMES = 500_000
 """Upper limit of SAM2_MAX_VIDEO_FRAMES."""
 
 TrackId = Annotated[
-    str,
+    Id,
     Field(
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
         description="The id that POST /tracks returned: the client's own name, or a random one.",
         examples=["walk"],
-        json_schema_extra={"not": {"enum": [".", ".."]}},
     ),
-    AfterValidator(fits_a_url),
 ]
 ObjectId = Annotated[
     int, Field(ge=0, le=2**31 - 1, description="The client's own number.", examples=[1]), WHOLE
