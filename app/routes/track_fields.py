@@ -11,9 +11,7 @@ from app.routes.schemas import MaskReply, PromptBody
 from app.routes.video_fields import VideoId
 from app.service.prompt_history import MOST_PROMPTS
 from app.service.track_values import Frames, Range, Way
-
-MOST_FRAMES = 500_000
-"""Upper limit of SAM2_MAX_VIDEO_FRAMES."""
+from app.settings import MOST_VIDEO_FRAMES
 
 TrackId = Annotated[
     Id,
@@ -25,15 +23,15 @@ TrackId = Annotated[
 ObjectId = Annotated[
     int, Field(ge=0, le=2**31 - 1, description="The client's own number.", examples=[1]), WHOLE
 ]
-FrameNumber = Annotated[int, Field(ge=0, le=MOST_FRAMES, description="From 0.", examples=[0]), WHOLE]
+FrameNumber = Annotated[int, Field(ge=0, le=MOST_VIDEO_FRAMES, description="From 0.", examples=[0]), WHOLE]
 
 
 class FramesFields(Wire):
     """Which frames, all of one size."""
 
-    frames: Annotated[list[ImageId], Field(min_length=1, max_length=MOST_FRAMES, fail_fast=True)] | None = (
-        Field(None, description="Ids of embedded pictures, in order.")
-    )
+    frames: (
+        Annotated[list[ImageId], Field(min_length=1, max_length=MOST_VIDEO_FRAMES, fail_fast=True)] | None
+    ) = Field(None, description="Ids of embedded pictures, in order.")
     video_id: VideoId | None = Field(None, description="Instead of `frames`: all frames of a stored video.")
     corrections: Literal["kept", "meta"] = Field(
         "kept",
