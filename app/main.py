@@ -32,6 +32,7 @@ from app.routes import (
     tracks,
     videos,
 )
+from app.routes.body_budget import BodyBudget, max_body_bytes
 from app.routes.error_replies import add_error_handlers
 from app.routes.error_schemas import ErrorReply
 from app.routes.field_errors import check_query
@@ -39,7 +40,6 @@ from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
 from app.routes.streams import Streams
 from app.routes.switched_off import refuse_videos_if_off
-from app.routes.uploads import BodyBudget, max_body_bytes
 from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter

@@ -19,9 +19,10 @@ from app.codecs.prompts import PromptRequest
 from app.middleware.callers import identify, share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.bodies import body_of, parsed
+from app.routes.body_budget import BodyBudget
 from app.routes.field_errors import invalid
 from app.routes.state import begin_stages, budget_of, in_flight_of, keys_of, remote_pictures_of, service_of
-from app.routes.uploads import BodyBudget, check_size, parse_json
+from app.routes.uploads import check_size, parse_json
 from app.service.segmentation import Embedded
 from app.telemetry.stages import StageTimes
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 from fastapi import Request
 
 from app.middleware.callers import share_of
+from app.routes.body_budget import BodyBudget, max_body_bytes
 from app.routes.state import budget_of, service_of
-from app.routes.uploads import BodyBudget, max_body_bytes
 
 Parsed = TypeVar("Parsed")
 

@@ -9,11 +9,11 @@ from app.errors import VideoTooLarge
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.bodies import parsed
+from app.routes.body_budget import FORM_OVERHEAD
 from app.routes.etags import client_has
 from app.routes.replies import timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, budget_of, service_of
-from app.routes.uploads import FORM_OVERHEAD
 from app.routes.video_fields import (
     ListedVideo,
     VideoFields,
