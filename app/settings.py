@@ -147,7 +147,8 @@ class Settings(ClientSettings, BaseSettings):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="Seconds after which an image is forgotten, counted from when its id was assigned. 0: never.",
+        description="Seconds after which an image, a video or a track is forgotten, counted from when its id was "
+        "assigned. 0: never.",
     )
     deadline_s: float = Field(
         30.0, gt=0, le=LONGEST_S, description="Longest time a request may take; then it gets 504."
@@ -183,7 +184,9 @@ class Settings(ClientSettings, BaseSettings):
         description="Space for video files, in SAM2_CACHE_URL, in SAM2_CACHE_DIR or, without both, in memory; the "
         "least recently used ones are evicted first; in a bucket, the oldest.",
     )
-    max_tracks: int = Field(1000, ge=1, description="Most tracks of one client. The oldest goes.")
+    max_tracks: int = Field(
+        1000, ge=1, description="Most tracks of one client. The one used longest ago goes."
+    )
     track_memory_mib: int = Field(
         1024,
         ge=1,
