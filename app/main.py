@@ -26,11 +26,13 @@ from app.routes import (
     everything,
     pages,
     segment,
+    server,
     stored_images,
     stream,
     tracks,
     videos,
 )
+from app.routes.body_budget import BodyBudget, max_body_bytes
 from app.routes.error_replies import add_error_handlers
 from app.routes.error_schemas import ErrorReply
 from app.routes.field_errors import check_query
@@ -38,7 +40,6 @@ from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
 from app.routes.streams import Streams
 from app.routes.switched_off import refuse_videos_if_off
-from app.routes.uploads import BodyBudget, max_body_bytes
 from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
@@ -137,7 +138,7 @@ def create_app(
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    for routes in (embed_decode, segment, everything, stream, stored_images, cluster, pages):
+    for routes in (embed_decode, server, segment, everything, stream, stored_images, cluster, pages):
         app.include_router(routes.router)
     for routes in (videos, tracks):
         app.include_router(routes.router, dependencies=[Depends(refuse_videos_if_off)])

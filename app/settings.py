@@ -44,6 +44,8 @@ from model.network.config import BUILTIN, VARIANTS
 UNTRAINED = "untrained"
 LONGEST_S = 1e9
 """Seconds that a setting may say, 31 years: timers fail beyond threading.TIMEOUT_MAX, nine times as long."""
+MOST_VIDEO_FRAMES = 500_000
+"""Upper limit of SAM2_MAX_VIDEO_FRAMES, and of what a request may name."""
 _OF_THE_CLIENT = {"SAM2_URL", "SAM2_API_KEY"}
 """Variables that client/ reads, often set in the same shell."""
 
@@ -145,7 +147,8 @@ class Settings(ClientSettings, BaseSettings):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="Seconds after which an image is forgotten, counted from when its id was assigned. 0: never.",
+        description="Seconds after which an image, a video or a track is forgotten, counted from when its id was "
+        "assigned. 0: never.",
     )
     deadline_s: float = Field(
         30.0, gt=0, le=LONGEST_S, description="Longest time a request may take; then it gets 504."
@@ -172,7 +175,7 @@ class Settings(ClientSettings, BaseSettings):
     max_video_frames: int = Field(
         10_000,
         ge=1,
-        le=500_000,
+        le=MOST_VIDEO_FRAMES,
         description="Most frames of one video; fps and range choose fewer of a file's.",
     )
     video_cache_mib: int = Field(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.errors import ExportError
 from model.network.prompt_encoder import PADDING
 from model.network.sam2 import Sam2
+from model.types import LOGIT_LIMIT
 
 INPUTS = (
     "image_embed",
@@ -28,8 +29,6 @@ INPUTS = (
 )
 OUTPUTS = ("masks", "iou_predictions")
 OPSET = 17
-LOGIT_LIMIT = 32.0
-"""Logits that come back for refinement are clamped to +-32, as in Meta's predictor."""
 
 
 class DecoderGraph(nn.Module):

@@ -1,6 +1,6 @@
 """Runs SAM 2 on one device: preprocessing, batches of what is mixed, precision, warm-up.
 
-Beside devices.py and gpu/cuda.py the only file that says "cuda". One thread owns the device: not thread-safe.
+Beside devices.py and gpu/cuda.py the only file that calls torch.cuda. One thread owns the device: not thread-safe.
 """
 
 import hashlib

@@ -18,6 +18,9 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Logits: TypeAlias = npt.NDArray[np.float32]
 """Mask logits; above 0 is the object."""
 
+LOGIT_LIMIT = 32.0
+"""Logits that come back as a prompt are clamped to +-32, as in Meta's predictor."""
+
 _PAIRS = {2: torch.int32, 4: torch.int64}
 """The type that holds two floats of this many bytes as one number."""
 
@@ -126,7 +129,7 @@ class Prompt:
     box: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1."""
     mask_logits: Logits | None = field(default=None)
-    """(h, w) at the decoder's own resolution, such as an earlier prediction's logits clamped to +-32."""
+    """(h, w) at the decoder's own resolution, such as an earlier prediction's logits, clamped to LOGIT_LIMIT."""
     multimask_output: bool = True
     """Three masks for an ambiguous prompt, or the single best."""
     hands_out_logits: bool = False

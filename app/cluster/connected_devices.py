@@ -12,8 +12,8 @@ from functools import partial
 
 from app.cluster.calls import Answer, Call
 from app.cluster.connection import Connection, Said
-from app.cluster.door import Address
 from app.cluster.keys import is_held
+from app.cluster.listener import Address
 from app.cluster.ring import Ring, within_bounds
 from app.errors import ShuttingDown
 

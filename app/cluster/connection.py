@@ -7,7 +7,7 @@ from itertools import count
 from typing import Self, TypeAlias, cast
 
 from app.cluster.calls import Answer, Call, FrameStep, Step
-from app.cluster.door import Address
+from app.cluster.listener import Address
 from app.cluster.messages import Kind, Messages
 
 _PATIENCE_S = 2.0

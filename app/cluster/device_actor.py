@@ -17,8 +17,8 @@ from ray.serve._private import replica
 from ray.serve._private.common import RUNNING_REQUESTS_KEY
 
 from app.cluster.calls import Answering
-from app.cluster.door import Address, Door
 from app.cluster.fronts import Fronts
+from app.cluster.listener import Address, Listener
 from app.cluster.of_a_node import settings_on_this_node
 from app.cluster.ring import ALWAYS_TAKEN_ON_CPU, ALWAYS_TAKEN_ON_GPU
 from app.errors import NotReady
@@ -40,7 +40,7 @@ LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 """Of Ray Serve: the Front logs requests, and a line for each call costs its time."""
 
 _QUESTIONS_AT_A_TIME = 96
-"""How it is, and its metrics: one a second from each Front. Calls come by its door."""
+"""How it is, and its metrics: one a second from each Front. Calls come by its listener."""
 _LEAVING_S = 5.0
 """For the end of a Device, beside what is under way."""
 
@@ -71,18 +71,18 @@ class Device:
         if self._service.failure is not None:
             raise NotReady(f"The model could not be loaded: {self._service.failure}")
         self._deadline_s = settings.deadline_s
-        self._door = Door(
+        self._listener = Listener(
             Answering(self._service, self._name, self._traces),
             always_taken=ALWAYS_TAKEN_ON_GPU if ray.get_gpu_ids() else ALWAYS_TAKEN_ON_CPU,
         )
-        await self._door.open(ray.util.get_node_ip_address())
+        await self._listener.open(ray.util.get_node_ip_address())
         spare_what_stays()
 
     async def state(self, front: FrontState) -> tuple[Address, DeviceState]:
         """See Devices.states. `front` is who asks. Also return where it is asked."""
         self._fronts.note(front)
         state = replace(self._service.state(name=self._name), fronts=self._fronts.lately())
-        return self._door.address, state
+        return self._listener.address, state
 
     async def figures(self) -> tuple[str, bytes]:
         """See Devices.figures."""
@@ -94,11 +94,11 @@ class Device:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Ray how many calls are under way, in place of those that it counts itself."""
-        return {RUNNING_REQUESTS_KEY: self._door.under_way}
+        return {RUNNING_REQUESTS_KEY: self._listener.under_way}
 
     async def __del__(self) -> None:
         """Called by Ray when the replica is stopped: what was asked is answered, what was promised is written."""
-        await self._door.close(patience_s=self._deadline_s)
+        await self._listener.close(patience_s=self._deadline_s)
         await self._service.close()
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from app.cluster.calls import Answer, Call
 from app.cluster.connected_devices import ConnectedDevices
 from app.cluster.connection import Said
-from app.cluster.door import Address
+from app.cluster.listener import Address
 from app.service.segmentation import DeviceState, FrontState
 
 log = logging.getLogger(__name__)

@@ -12,18 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from app.codecs.base64_text import Base64Error, decode_base64
+from model.types import LOGIT_LIMIT
 
 _HEADER = struct.Struct("<4sBHHI")
 _MAGIC = b"SAML"
 _DTYPES: dict[int, str] = {2: "<f2", 4: "<f4"}  # by bytes per value
 
-LIMIT = 32.0
-"""Logits are clamped to +-32, as in Meta's predictor."""
+
+def bytes_per_logit(dtype_name: str) -> int:
+    """Bytes of a returned logit for a model of this type: 4 keep float32 exactly, 2 suit half precision."""
+    return 4 if dtype_name == "float32" else 2
 
 
 def encode_logits(logits_hw: npt.NDArray[np.float32], *, bytes_per_value: int) -> str:
-    """Encode logits (h, w). 4 bytes per value keep float32 exactly; 2 suit a model in half precision."""
-    values = logits_hw.clip(-LIMIT, LIMIT).astype(_DTYPES[bytes_per_value]).tobytes()
+    """Encode logits (h, w); see bytes_per_logit."""
+    values = logits_hw.clip(-LOGIT_LIMIT, LOGIT_LIMIT).astype(_DTYPES[bytes_per_value]).tobytes()
     header = _HEADER.pack(_MAGIC, bytes_per_value, *logits_hw.shape, zlib.crc32(values))
     return base64.urlsafe_b64encode(header + values).decode("ascii")
 

@@ -9,19 +9,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from app.codecs import rle
 from app.codecs.logits import decode_logits
 from app.errors import InvalidPrompt
+from model.masks.drawn import drawn_logits
 from model.masks.runs import Runs, runs
 from model.masks.transposing import by_rows
 from model.types import Logits, Prompt
 
 MAX_POINTS = 256
 """Clicks of one prompt, and of one object on a frame of a track. Each is a token, and all look at each other."""
-MASK_INPUT_LOGIT = 10.0
-"""A mask becomes logits of +-10, as in SAM 2 (Sam2Base._use_mask_as_output)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ def _mask_logits(
         return None
     if isinstance(mask_input, str):
         return _logits(mask_input, mask_size)
-    return _shrink(_drawn(mask_input, height=height, width=width), mask_size)
+    return drawn_logits(_drawn(mask_input, height=height, width=width), mask_size)
 
 
 def _logits(mask_input: str, mask_size: tuple[int, int]) -> Logits:
@@ -178,10 +176,3 @@ def _drawn(mask_input: RleMask, *, height: int, width: int) -> npt.NDArray[np.bo
     except rle.RleError as error:
         raise ValueError(f"mask_input cannot be used: {error}") from error
     return by_rows(Runs(height=height, width=width, lengths=lengths))
-
-
-def _shrink(mask: npt.NDArray[np.bool_], mask_size: tuple[int, int]) -> Logits:
-    """Convert a mask at the picture's size to logits at the decoder's: bilinear with antialias, as Meta does."""
-    picture = Image.fromarray(mask.view(np.uint8) * np.uint8(255))
-    shrunk = np.asarray(picture.resize(mask_size[::-1], Image.Resampling.BILINEAR), np.float32) / 255
-    return ((shrunk * 2 - 1) * MASK_INPUT_LOGIT).astype(np.float32)

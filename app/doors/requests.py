@@ -18,9 +18,11 @@ from app.codecs.long_text import Pieces
 from app.codecs.prompts import PromptRequest
 from app.middleware.callers import identify, share_of, tenant_of
 from app.middleware.connection import while_connected
+from app.routes.bodies import body_of, parsed
+from app.routes.body_budget import BodyBudget
 from app.routes.field_errors import invalid
 from app.routes.state import begin_stages, budget_of, in_flight_of, keys_of, remote_pictures_of, service_of
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, BodyBudget, check_size, max_body_bytes, parse_json
+from app.routes.uploads import check_size, parse_json
 from app.service.segmentation import Embedded
 from app.telemetry.stages import StageTimes
 
@@ -78,14 +80,8 @@ async def reading_by(
 
     The body's bytes count for the client until the block ends. Raises as BodyBudget.read and `parse` do.
     """
-    service = service_of(request)
-    settings, share = service.settings, share_of(request)
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
-    budget = budget or budget_of(request)
-    async with budget.read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-        job = partial(parse, body)
-        yield job() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(job, share=share)
+    async with body_of(request, budget=budget) as body:
+        yield await parsed(request, body, parse)
 
 
 @contextmanager

@@ -25,11 +25,13 @@ _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _SENT_HEADERS = ("Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID")
 _PREFLIGHT_S = 7200  # the most that Chromium honours
 
-_COMMON_POLICY = "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-PAGE_POLICY = f"default-src 'self'; img-src 'self' blob: data:; {_COMMON_POLICY}"
+_COMMON_POLICY = "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+PAGE_POLICY = f"default-src 'self'; img-src 'self' blob: data:; form-action 'none'; {_COMMON_POLICY}"
+"""Nothing is loaded from other hosts and no inline script runs; pictures are the user's own files."""
+
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    f"img-src 'self' data:; {_COMMON_POLICY}"
+    f"img-src 'self' data:; form-action 'self'; {_COMMON_POLICY}"
 )
 """Policy of /docs. This page is FastAPI's: it has an inline script, and Swagger UI sets styles."""
 

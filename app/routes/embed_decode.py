@@ -1,23 +1,21 @@
-"""The endpoints /embed, /decode, /model, /healthz, /readyz and /metrics: parse, call the service, reply."""
+"""The endpoints /embed and /decode: parse, call the service, reply."""
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from app.codecs.prompts import MAX_POINTS
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
-from app.routes.image_ids import IMAGE_ID_SCHEMA
+from app.routes.bodies import body_of, parsed
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
+from app.routes.segment_forms import PICTURE_FORM
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
-from app.routes.track_replies import track_limits
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, Upload, max_body_bytes, parse_json, parse_upload
+from app.routes.uploads import parse_json, parse_upload
 from app.service.segmentation import Embedded
-from app.telemetry.metrics import CONTENT_TYPE
-from model.everything.defaults import default_thresholds
 
 router = APIRouter()
 
@@ -27,16 +25,7 @@ _UPLOAD_BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-                        "image_id": IMAGE_ID_SCHEMA,
-                        "replace": {"type": "boolean"},
-                        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
-                    },
-                }
+                "schema": {"type": "object", "required": ["image"], "properties": PICTURE_FORM}
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -78,26 +67,16 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
     The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
     """
-    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    service, times, share = service_of(request), begin_stages(request), share_of(request)
     model = service.ready().name
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
-    share, budget = share_of(request), budget_of(request)
-    async with budget.read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-
-        def parse() -> Upload:
-            return parse_upload(
-                body,
-                headers=request.headers,
-                query=query,
-                max_bytes=settings.max_upload_mib * 2**20,
-            )
-
-        upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+    max_bytes = service.settings.max_upload_mib * 2**20
+    async with body_of(request) as body:
+        parse = partial(parse_upload, headers=request.headers, query=query, max_bytes=max_bytes)
+        upload = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
 
         async def story() -> Embedded:
-            with budget.holding(share) as arrived:
+            with budget_of(request).holding(share) as arrived:
                 data, url = upload.data, upload.url
                 if url is not None:
                     with times.during("fetch"):
@@ -125,17 +104,10 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 
 async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
-    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    service, times = service_of(request), begin_stages(request)
     model = service.ready().name
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
-    share = share_of(request)
-    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-
-        def parse() -> schemas.DecodeBody:
-            return parse_json(schemas.DecodeBody, body)
-
-        wanted = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+    async with body_of(request) as body:
+        wanted = await parsed(request, body, partial(parse_json, schemas.DecodeBody))
         decoded = await while_connected(
             request.receive,
             service.decode(
@@ -144,7 +116,7 @@ async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> R
                 options=mask_options(wanted),
                 tenant=tenant_of(request),
                 times=times,
-                share=share,
+                share=share_of(request),
             ),
         )
     return await decode_reply(request, decoded, image_id=wanted.image_id, model=model, times=times)
@@ -158,63 +130,3 @@ router.add_api_route(
     openapi_extra=_DECODE_BODY,
     route_class_override=_Direct,
 )
-
-
-@router.get("/model", response_model=schemas.ModelReply)
-async def get_model(request: Request) -> schemas.ModelReply:
-    """The model, and the limits of the server."""
-    service = service_of(request)
-    settings, segmenter = service.settings, service.ready()
-    return schemas.ModelReply(
-        model=segmenter.name,
-        variant=segmenter.variant,
-        fingerprint=segmenter.fingerprint,
-        device=segmenter.device_name,
-        dtype=segmenter.dtype_name,
-        mask_size=segmenter.mask_size,
-        everything=schemas.EverythingDefaults.model_validate(
-            default_thresholds(settings.model), from_attributes=True
-        ),
-        limits=schemas.LimitsReply(
-            max_upload_mib=settings.max_upload_mib,
-            max_image_megapixels=settings.max_image_megapixels,
-            max_video_mib=min(settings.max_video_mib, settings.max_bodies_mib),
-            max_video_frames=settings.max_video_frames,
-            max_prompts=settings.max_prompts,
-            max_points=MAX_POINTS,
-            deadline_s=settings.deadline_s,
-            everything_deadline_s=settings.everything_deadline_s,
-            device_cache_mib=service.cache_limits.device_bytes // 2**20,
-            host_cache_mib=service.cache_limits.host_bytes // 2**20,
-            disk_cache_mib=settings.disk_cache_mib,
-            image_ttl_s=settings.image_ttl_s,
-        ),
-        tracks=track_limits(service) if settings.video != "off" else None,
-    )
-
-
-@router.get("/healthz", response_model=schemas.StatusReply, response_model_exclude_none=True)
-async def healthz() -> schemas.StatusReply:
-    """The process answers."""
-    return schemas.StatusReply(status="ok")
-
-
-@router.get("/readyz", response_model=schemas.StatusReply, response_model_exclude_none=True)
-async def readyz(request: Request) -> schemas.StatusReply:
-    """200 if the model is loaded and warm; 503 while it loads, while the server shuts down, and after a failure.
-
-    Also 200 while the database of names cannot be reached: known pictures are served, as by every other server.
-    """
-    service = service_of(request)
-    service.ready()
-    return schemas.StatusReply(status="ready", names="unreachable" if service.names_problem else None)
-
-
-@router.get(
-    "/metrics",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-)
-async def metrics(request: Request) -> Response:
-    """Metrics for Prometheus."""
-    return Response(await service_of(request).figures(), media_type=CONTENT_TYPE)

@@ -1,6 +1,7 @@
 """POST /everything: every object of a picture, stored or in the same request. No logic."""
 
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,14 +11,14 @@ from app.errors import UnsupportedMediaType
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
+from app.routes.bodies import body_of, parsed
 from app.routes.everything_fields import EverythingBody, EverythingFields, EverythingReply
-from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.line_replies import MEDIA_TYPE, begin_lines
 from app.routes.progress_lines import Steps, wants_lines
 from app.routes.replies import format_options, timed_json, write_everything
-from app.routes.segment_forms import parse_picture_form
-from app.routes.state import begin_stages, budget_of, service_of
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes, parse_json
+from app.routes.segment_forms import PICTURE_FORM, parse_picture_form
+from app.routes.state import begin_stages, service_of
+from app.routes.uploads import parse_json
 from app.service.search import Report
 from app.service.segmentation import NewPicture
 from model.everything.defaults import default_thresholds
@@ -30,19 +31,13 @@ _PLAIN = ("mask_format", "order")
 def _body() -> dict[str, Any]:
     """The bodies for openapi.json."""
     fields = EverythingFields.model_json_schema()["properties"]
-    form = {
-        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-        "image_id": IMAGE_ID_SCHEMA,
-        "replace": {"type": "boolean"},
-        **fields,
-    }
     return {
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": schemas.schema_ref(EverythingBody)},
                 "multipart/form-data": {
-                    "schema": {"type": "object", "required": ["image"], "properties": form},
+                    "schema": {"type": "object", "required": ["image"], "properties": PICTURE_FORM | fields},
                     "encoding": {
                         name: {"contentType": "application/json"} for name in fields if name not in _PLAIN
                     },
@@ -62,20 +57,12 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
     """
     service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
     model, share, tenant = service.ready().name, share_of(request), tenant_of(request)
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
+    content_type = request.headers.get("content-type", "")
+    max_bytes = settings.max_upload_mib * 2**20
     async with AsyncExitStack() as held:
-        body = await held.enter_async_context(
-            budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share)
-        )
-
-        def parse() -> tuple[str | NewPicture, EverythingFields]:
-            content_type = request.headers.get("content-type", "")
-            return _parse(body, content_type=content_type, max_bytes=settings.max_upload_mib * 2**20)
-
-        picture, wanted = (
-            parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
-        )
+        body = await held.enter_async_context(body_of(request))
+        parse = partial(_parse, content_type=content_type, max_bytes=max_bytes)
+        picture, wanted = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
         wish = wanted.wish(default_thresholds(settings.model), format_options(wanted))
 

@@ -1,6 +1,6 @@
 """The id of a picture on the wire: in paths, queries, forms, JSON and messages alike.
 
-Does not know which ids exist.
+Those of videos and tracks are of the same form. Does not know which ids exist.
 """
 
 from typing import Annotated
@@ -22,15 +22,19 @@ def fits_a_url(image_id: str) -> str:
     return image_id
 
 
-ImageId = Annotated[
+Id = Annotated[
     str,
+    Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$", json_schema_extra={"not": {"enum": list(_DOTS)}}),
+    AfterValidator(fits_a_url),
+]
+"""Of a picture, a video or a track."""
+
+ImageId = Annotated[
+    Id,
     Field(
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
         description="The id that /embed returned: the client's own name, or the SHA-256 of the uploaded bytes.",
         examples=["truck"],
-        json_schema_extra={"not": {"enum": list(_DOTS)}},
     ),
-    AfterValidator(fits_a_url),
 ]
 IMAGE_ID_SCHEMA = TypeAdapter(ImageId).json_schema()
 """For the forms in openapi.json."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
+from app.middleware.browsers import PAGE_POLICY
 from app.routes.accepted import weights
 from app.routes.etags import client_has
 
@@ -32,10 +33,7 @@ _MEDIA_TYPES = {
 }
 _SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
 _HEADERS = {
-    # Nothing is loaded from other hosts and no inline script runs; pictures are the user's own files.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": PAGE_POLICY,
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # revalidated each time, and answered with 304
     "Vary": "Accept-Encoding",

@@ -23,7 +23,7 @@ from app.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from app.routes.uploads import join
+from app.routes.body_budget import join
 
 PORT = 443
 MAX_REDIRECTS = 5

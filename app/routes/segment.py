@@ -3,6 +3,7 @@
 A picture that is sent twice is embedded once here too. A second request costs its upload and a click.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,11 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
-from app.routes.image_ids import IMAGE_ID_SCHEMA
+from app.routes.bodies import body_of, parsed
 from app.routes.replies import decode_reply, mask_options, prompt_requests
-from app.routes.segment_forms import Segment, parse_segment
-from app.routes.state import begin_stages, budget_of, service_of
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes
+from app.routes.segment_forms import PICTURE_FORM, parse_segment
+from app.routes.state import begin_stages, service_of
 
 router = APIRouter()
 
@@ -24,13 +24,7 @@ _PLAIN = ("mask_format", "mask_input")
 def _form() -> dict[str, Any]:
     """The form for openapi.json: a picture, and the fields of schemas.PromptsBody, which are JSON."""
     prompts = schemas.PromptsBody.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
-    properties = {
-        "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
-        "image_id": IMAGE_ID_SCHEMA,
-        "replace": {"type": "boolean"},
-        "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
-        **prompts,
-    }
+    properties = PICTURE_FORM | prompts
     return {
         "requestBody": {
             "required": True,
@@ -55,20 +49,13 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
     are of this picture, even if another picture takes its id during the request. A DELETE of the id during the
     request counts as one after the reply: the masks are returned, and nothing is stored. There is no 404.
     """
-    service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
+    service, times = service_of(request), begin_stages(request)
     model = service.ready().name
-    limit = f"{settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(settings.max_upload_mib)
-    share = share_of(request)
-    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-
-        def parse() -> Segment:
-            content_type = request.headers.get("content-type", "")
-            return parse_segment(body, content_type=content_type, max_bytes=settings.max_upload_mib * 2**20)
-
-        upload, wanted = (
-            parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
-        )
+    content_type = request.headers.get("content-type", "")
+    max_bytes = service.settings.max_upload_mib * 2**20
+    async with body_of(request) as body:
+        parse = partial(parse_segment, content_type=content_type, max_bytes=max_bytes)
+        upload, wanted = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
         story = service.segment(
             upload.data,
@@ -76,7 +63,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
             options=mask_options(wanted),
             tenant=tenant_of(request),
             times=times,
-            share=share,
+            share=share_of(request),
             image_id=upload.image_id,
             replace=upload.replace,
             stretch=upload.stretch,

@@ -13,6 +13,7 @@ from app.codecs import json_bodies
 from app.errors import UnsupportedMediaType
 from app.routes.field_errors import explain, given_twice, invalid
 from app.routes.forms import parse_form
+from app.routes.image_ids import IMAGE_ID_SCHEMA
 from app.routes.schemas import EmbedFields, PromptsBody
 from app.routes.uploads import Upload, check_size
 
@@ -22,6 +23,14 @@ _TEXTS = ("mask_format", "mask_input", "order")
 """Fields that may be given without JSON's quotes."""
 _PYTHONS_WORDS = {"True": True, "False": False}
 """As Python's libraries write values of a form."""
+
+PICTURE_FORM: dict[str, Any] = {
+    "image": {"type": "string", "format": "binary", "description": "Or called 'file'."},
+    "image_id": IMAGE_ID_SCHEMA,
+    "replace": {"type": "boolean"},
+    "stretch": {"type": "string", "enum": ["range", "percentile", "none"]},
+}
+"""The file and EmbedFields in every form with a picture, for openapi.json."""
 
 
 class Segment(NamedTuple):

@@ -11,8 +11,8 @@ from fastapi.requests import HTTPConnection
 from app.errors import ServiceError
 from app.middleware.keys import ApiKeys
 from app.middleware.rates import InFlight, LoopTime
+from app.routes.body_budget import BodyBudget
 from app.routes.remote_pictures import RemotePictures
-from app.routes.uploads import BodyBudget
 from app.service.segmentation import Segmentation
 from app.telemetry.stages import StageTimes
 

@@ -17,11 +17,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app.errors import RetryableError, ServiceError, Unauthorized
 from app.middleware.callers import identify, key_of, sent_as_key
 from app.middleware.websockets import FIRST_MESSAGE_BYTES, welcome_messages
+from app.routes.bodies import PARSED_ON_LOOP_BYTES
 from app.routes.replies import mask_options, prompt_requests, written
 from app.routes.state import budget_of, in_flight_of, keys_of, loop_time_of, refusal_of, service_of
 from app.routes.stream_messages import KeyMessage, SkippedReply, StreamErrorReply, StreamPrompt, Tag, Tagged
 from app.routes.streams import MAX_MESSAGE_BYTES, Ended
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, parse_json
+from app.routes.uploads import parse_json
 from app.telemetry.stages import StageTimes
 
 ROUTE = "/decode/stream"

@@ -3,40 +3,35 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.routes.image_ids import ImageId, fits_a_url
+from app.routes.image_ids import Id, ImageId
 from app.routes.mask_fields import WHOLE, MaskFields, Wire
 from app.routes.schemas import MaskReply, PromptBody
 from app.routes.video_fields import VideoId
 from app.service.prompt_history import MOST_PROMPTS
 from app.service.track_values import Frames, Range, Way
-
-MOST_FRAMES = 500_000
-"""Upper limit of SAM2_MAX_VIDEO_FRAMES."""
+from app.settings import MOST_VIDEO_FRAMES
 
 TrackId = Annotated[
-    str,
+    Id,
     Field(
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
         description="The id that POST /tracks returned: the client's own name, or a random one.",
         examples=["walk"],
-        json_schema_extra={"not": {"enum": [".", ".."]}},
     ),
-    AfterValidator(fits_a_url),
 ]
 ObjectId = Annotated[
     int, Field(ge=0, le=2**31 - 1, description="The client's own number.", examples=[1]), WHOLE
 ]
-FrameNumber = Annotated[int, Field(ge=0, le=MOST_FRAMES, description="From 0.", examples=[0]), WHOLE]
+FrameNumber = Annotated[int, Field(ge=0, le=MOST_VIDEO_FRAMES, description="From 0.", examples=[0]), WHOLE]
 
 
 class FramesFields(Wire):
     """Which frames, all of one size."""
 
-    frames: Annotated[list[ImageId], Field(min_length=1, max_length=MOST_FRAMES, fail_fast=True)] | None = (
-        Field(None, description="Ids of embedded pictures, in order.")
-    )
+    frames: (
+        Annotated[list[ImageId], Field(min_length=1, max_length=MOST_VIDEO_FRAMES, fail_fast=True)] | None
+    ) = Field(None, description="Ids of embedded pictures, in order.")
     video_id: VideoId | None = Field(None, description="Instead of `frames`: all frames of a stored video.")
     corrections: Literal["kept", "meta"] = Field(
         "kept",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -10,10 +11,11 @@ from pydantic import BaseModel
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
+from app.routes.bodies import body_of, parsed
 from app.routes.line_replies import MEDIA_TYPE, begin_lines
 from app.routes.replies import mask_options, timed_json
 from app.routes.schemas import NoFields, PageQuery
-from app.routes.state import begin_stages, budget_of, refusal_of, service_of
+from app.routes.state import begin_stages, refusal_of, service_of
 from app.routes.track_fields import (
     ClearedReply,
     FrameReply,
@@ -28,7 +30,7 @@ from app.routes.track_fields import (
     TracksReply,
 )
 from app.routes.track_replies import describe, prompt_of, write_frame
-from app.routes.uploads import PARSED_ON_LOOP_BYTES, max_body_bytes, parse_json
+from app.routes.uploads import parse_json
 from app.service.segmentation import Segmentation
 from app.service.track_values import FrameAnswer
 from app.storage.pages import place_as_text
@@ -54,24 +56,18 @@ def _takes(model: type[BaseModel], *, lines: bool = False) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _body_of(request: Request, model: type[Body]) -> AsyncIterator[Body]:
+async def _reading(request: Request, model: type[Body]) -> AsyncIterator[Body]:
     """Yield the body of a request, parsed. Its bytes count until the block ends."""
-    service, share = service_of(request), share_of(request)
-    service.ready()
-    limit = f"{service.settings.max_upload_mib} MiB (SAM2_MAX_UPLOAD_MIB)"
-    max_bytes = max_body_bytes(service.settings.max_upload_mib)
-    async with budget_of(request).read(request, max_bytes=max_bytes, limit=limit, share=share) as body:
-        if len(body) < PARSED_ON_LOOP_BYTES:
-            yield parse_json(model, body)
-        else:
-            yield await service.work(lambda: parse_json(model, body), share=share)
+    service_of(request).ready()  # admission comes before any work
+    async with body_of(request) as body:
+        yield await parsed(request, body, partial(parse_json, model))
 
 
 @router.post("/tracks", response_model=TrackReply, openapi_extra=_takes(TrackBody))
 async def add_track(request: Request, _: Annotated[NoFields, Query()]) -> Response:
     """Begin a track: frames, through which objects will be followed. Costs nothing until the first prompt."""
     service, times = service_of(request), begin_stages(request)
-    async with _body_of(request, TrackBody) as body:
+    async with _reading(request, TrackBody) as body:
         info = await service.tracks.add(
             body.all_frames(),
             tenant=tenant_of(request),
@@ -145,7 +141,7 @@ async def clear_prompts(
 async def prompt_track(request: Request, track_id: TrackId, _: Annotated[NoFields, Query()]) -> Response:
     """Say where an object is on a frame: clicks, a box, or a mask. Returns all objects on that frame."""
     service, times, share = service_of(request), begin_stages(request), share_of(request)
-    async with _body_of(request, TrackPromptBody) as body:
+    async with _reading(request, TrackPromptBody) as body:
         story = service.tracks.prompt(
             track_id,
             prompt_of(body),
@@ -168,7 +164,7 @@ async def propagate(request: Request, track_id: TrackId, _: Annotated[NoFields, 
     `{"done": true}`. Close the connection to stop: what is done is kept, and the next call goes on there.
     """
     async with AsyncExitStack() as held:
-        body = await held.enter_async_context(_body_of(request, PropagateBody))
+        body = await held.enter_async_context(_reading(request, PropagateBody))
         answers = service_of(request).tracks.propagate(
             track_id,
             body.range(),
@@ -184,7 +180,7 @@ async def propagate(request: Request, track_id: TrackId, _: Annotated[NoFields, 
 async def propagate_once(request: Request, _: Annotated[NoFields, Query()]) -> Response:
     """Frames, prompts and a range in one request. Replies as /tracks/{track_id}/propagate; nothing is left."""
     async with AsyncExitStack() as held:
-        body = await held.enter_async_context(_body_of(request, PropagateOnceBody))
+        body = await held.enter_async_context(_reading(request, PropagateOnceBody))
         answers = service_of(request).tracks.propagate_once(
             body.all_frames(),
             [prompt_of(each) for each in body.prompts],

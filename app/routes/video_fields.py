@@ -5,7 +5,7 @@ Does not know what a video is.
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
@@ -14,22 +14,19 @@ from app.errors import UnsupportedMediaType, VideoTooLarge
 from app.routes.accepted import weight_of, weights
 from app.routes.field_errors import explain, given_twice
 from app.routes.forms import VIDEO_FIELDS, parse_form
-from app.routes.image_ids import fits_a_url
+from app.routes.image_ids import Id
 from app.routes.schemas import Text
 
 MOST_SECONDS = 1e6
 LEAST_SECONDS = 1e-3
 
 VideoId = Annotated[
-    str,
+    Id,
     Field(
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
         description="The id that POST /videos returned: the client's own name, or the SHA-256 of the uploaded "
         "bytes, with a hash of the options if there are any.",
         examples=["clip"],
-        json_schema_extra={"not": {"enum": [".", ".."]}},
     ),
-    AfterValidator(fits_a_url),
 ]
 
 

@@ -1,5 +1,6 @@
 """The endpoints of videos: upload, list, describe, delete, and their frames as pictures. No logic."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -7,18 +8,18 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from app.errors import VideoTooLarge
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
+from app.routes.bodies import parsed
+from app.routes.body_budget import FORM_OVERHEAD
 from app.routes.etags import client_has
 from app.routes.replies import timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, budget_of, service_of
-from app.routes.uploads import FORM_OVERHEAD, PARSED_ON_LOOP_BYTES
 from app.routes.video_fields import (
     ListedVideo,
     VideoFields,
     VideoId,
     VideoReply,
     VideosReply,
-    VideoUpload,
     parse_video,
     picture_type,
 )
@@ -62,11 +63,8 @@ async def add_video(request: Request, query: Annotated[VideoFields, Query()]) ->
     async with budget_of(request).read(
         request, max_bytes=max_bytes + FORM_OVERHEAD, limit=limit, share=share, of=VideoTooLarge
     ) as body:
-
-        def parse() -> VideoUpload:
-            return parse_video(body, headers=request.headers, query=query, max_bytes=max_bytes)
-
-        upload = parse() if len(body) < PARSED_ON_LOOP_BYTES else await service.work(parse, share=share)
+        parse = partial(parse_video, headers=request.headers, query=query, max_bytes=max_bytes)
+        upload = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
         story = videos.add(
             upload.data,

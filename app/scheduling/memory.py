@@ -15,8 +15,8 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-SHED_SHARE = 0.5
-"""Share of the stored bytes that is evicted when memory runs out: with less it would run out again at once."""
+SHED_FRACTION = 0.5
+"""Fraction of the stored bytes that is evicted when memory runs out: with less it would run out again at once."""
 
 _RETRY_AFTER_S = 5
 
@@ -24,10 +24,10 @@ _RETRY_AFTER_S = 5
 class WithinMemory(Generic[Item, Result]):
     """Wraps the `run` of a Batcher: an item that does not fit into device memory fails alone, with Overloaded.
 
-    If a batch does not fit, `shed` gets the share (0..1) of the stored embeddings to evict and returns how many it
-    evicted. Then halves of the batch are tried, and halves of a half that still does not fit. If a single item does
-    not fit, the items behind it fail too: they are no smaller, and others wait for the device. `on_full` is called
-    once for each such batch.
+    If a batch does not fit, `shed` gets the fraction (0..1) of the stored embeddings to evict, and returns how many
+    it evicted. Then halves of the batch are tried, and halves of a half that still does not fit. If a single item
+    does not fit, the items behind it fail too: they are no smaller, and others wait for the device. `on_full` is
+    called once for each such batch.
 
     If only places for embeddings are missing (NoFreeSlot), `make_room` evicts the coldest embedding and returns
     when it has left. This repeats until the batch fits or `make_room` returns false: nothing is left to evict.
@@ -57,7 +57,7 @@ class WithinMemory(Generic[Item, Result]):
         log.warning(
             "The device ran out of memory in a batch of %d. Evicted %d stored embeddings; trying halves.",
             len(items),
-            self._shed(SHED_SHARE),
+            self._shed(SHED_FRACTION),
         )
         results: list[Result | ServiceError] = []
         waiting = _halves(items)

@@ -4,6 +4,7 @@ Does not know about HTTP and JSON.
 """
 
 from app.codecs.deep import Stretch
+from app.codecs.logits import bytes_per_logit
 from app.errors import Detail, InvalidPrompt
 from app.scheduling.deadlines import within
 from app.service.found_masks import Everything, Wish
@@ -62,7 +63,7 @@ async def everything(
             crops,
             file,
             wish,
-            logit_bytes=4 if segmenter.dtype_name == "float32" else 2,
+            logit_bytes=bytes_per_logit(segmenter.dtype_name),
             is_passed=segmenter.cpu_threads > 0,
             share=share,
             times=times,

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.codecs.answers import MaskAnswer, MaskOptions, written_mask
-from app.codecs.logits import LIMIT, encode_logits
+from app.codecs.logits import encode_logits
 from app.scheduling.abandoned import check_wanted
 from app.service.decodings import is_quick_to_draw
 from model.everything.candidates import Candidate, Extras, Thresholds, sift
 from model.everything.crops import Box, Pattern
-from model.types import Embedding, Prediction, Prompt
+from model.types import LOGIT_LIMIT, Embedding, Prediction, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class FirstLook:
 
     def again(self, prediction: Prediction, *, iou_floor: float | None) -> list[Prompt]:
         """Return a prompt for each mask."""
-        clamped = prediction.logits.clip(-LIMIT, LIMIT)
+        clamped = prediction.logits.clip(-LOGIT_LIMIT, LOGIT_LIMIT)
         return [
             replace(self.prompt, mask_logits=logits, multimask_output=False, iou_floor=iou_floor)
             for logits in clamped

@@ -39,14 +39,14 @@ def checked_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest_of(content: str) -> str:
+def file_digest(content: str) -> str:
     """Return the SHA-256 of a content's file."""
     return content[:64]
 
 
 def frame_id(content: str, video: Video, number: int) -> str:
     """Return the image id of a frame: the same one in all videos of a file, whatever their options."""
-    return hashlib.sha256(f"{digest_of(content)} at {video.frames.ticks[number]}".encode()).hexdigest()
+    return hashlib.sha256(f"{file_digest(content)} at {video.frames.ticks[number]}".encode()).hexdigest()
 
 
 def frame_ids(content: str, video: Video) -> list[str]:

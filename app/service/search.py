@@ -50,6 +50,7 @@ _HELD_BYTES = 96 * 2**20
 _TOLD_AFTER_S = 5.0
 """From then on, the pace tells whether the deadline can be met."""
 _MARGIN = 1.5
+"""A search that seems to need up to this many times the time left goes on: others may stop slowing it down."""
 
 Report: TypeAlias = Callable[[float, int], None]
 """Gets the share of the work that is done, 0..1, and the number of masks that have passed the thresholds so far."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
+from app.codecs.logits import bytes_per_logit
 from app.codecs.prompts import PromptRequest, check_number, check_whole, resolve_prompts
 from app.errors import ImageNotFound, NotReady, ServiceError, ShuttingDown
 from app.limits import memory_limit_bytes
@@ -255,7 +256,7 @@ class SegmentationService:
             has_masks = any(request.mask_input is not None for request in requests)
             many = sum(len(request.point_coords) for request in requests) > _OFF_LOOP_POINTS
             prompts = await self._workers.run(resolve, share=share) if has_masks or many else resolve()
-            logit_bytes = 4 if segmenter.dtype_name == "float32" else 2
+            logit_bytes = bytes_per_logit(segmenter.dtype_name)
             jobs = [Job(embedding, prompt, options, logit_bytes) for prompt in prompts]
             ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
             masks = await shape_all(jobs, ran, workers=self._workers, share=share, times=times)

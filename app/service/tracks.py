@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from app.codecs.answers import MaskOptions
+from app.codecs.logits import bytes_per_logit
 from app.errors import InvalidPrompt
 from app.scheduling.deadlines import within
 from app.segmenter import Corrections, TrackerKind
@@ -284,7 +285,7 @@ class Tracks:
             height=state.height,
             width=state.width,
             options=options,
-            logit_bytes=4 if self._ready().dtype_name == "float32" else 2,
+            logit_bytes=bytes_per_logit(self._ready().dtype_name),
             non_overlapping=non_overlapping,
         )
         with times.during("masks"):

@@ -31,7 +31,7 @@ from app.service.named_videos import (
     NamedVideo,
     checked_digest,
     content_of,
-    digest_of,
+    file_digest,
     frame_id,
     frame_ids,
     sampling_of,
@@ -175,7 +175,7 @@ class Videos:
                 self._open_videos.forget(content)
                 await self._files.wait_removed(content)
                 shared = set[str]()
-                for other in self._register.contents(tenant=tenant, beginning=digest_of(content)):
+                for other in self._register.contents(tenant=tenant, beginning=file_digest(content)):
                     shared.update(await self._frames(video_id, other, share=share))
                 await self._store().delete_all([each for each in frames if each not in shared], tenant=tenant)
 

@@ -102,11 +102,11 @@ def wire(
     workers = Workers(settings.workers)
 
     # Both are called on the device thread, but the store belongs to the event loop.
-    def shed(share: float) -> int:
+    def shed(fraction: float) -> int:
         segmenter = loaded()
         if segmenter is not None and not segmenter.shares_host_memory:
             return 0  # a GPU's memory for embeddings is taken once, and evicting frees none of it
-        return device.await_loop(lambda: store().shed(share))
+        return device.await_loop(lambda: store().shed(fraction))
 
     def make_room() -> bool:
         return device.await_loop(lambda: store().tiers.make_room())

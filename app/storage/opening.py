@@ -92,8 +92,6 @@ async def open_store(
         sharing=sharing,
     )
     for tier in (DEVICE, HOST, DISK):
-        metrics.cache_hits.labels(tier)
-        metrics.evictions.labels(tier)
         metrics.cache_bytes.labels(tier).set_function(partial(store.tiers.used_bytes, tier))
         metrics.cache_images.labels(tier).set_function(partial(store.tiers.num_images, tier))
     await store.open()

@@ -61,8 +61,8 @@ class Postgres:
         self.place = f"{given.get('host', 'localhost')}:{given.get('port', 5432)}/{given.get('dbname', '')}"
         """Where it is, for messages: without the user and the password."""
         self._secret = str(given.get("password") or "")
-        self.names = Line(conninfo, prepare)
-        """For what has an order: the changes of names."""
+        self.ordered = Line(conninfo, prepare)
+        """For what has an order: the changes of names and of tracks."""
         self._others = (Line(conninfo, prepare), Line(conninfo, prepare))
         self._may_try = False
         self._may_go_on = asyncio.Event()
@@ -87,7 +87,7 @@ class Postgres:
     async def open(self) -> None:
         """Connect. If that fails, go on trying: the database may start later. Raises UnusableDatabase."""
         try:
-            await self.names.run(lambda _: None)
+            await self.ordered.run(lambda _: None)
         except UnusableDatabase as error:
             what = f"SAM2_REGISTER_URL: PostgreSQL at {self.place} cannot be used: {error}"
             raise UnusableDatabase(what) from error
@@ -106,7 +106,7 @@ class Postgres:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])
-        for line in (self.names, *self._others):
+        for line in (self.ordered, *self._others):
             await line.close()
 
     async def reachable(self, *, patience_s: float) -> None:
@@ -125,7 +125,7 @@ class Postgres:
     async def once(self, job: Callable[[Connection], T], *, in_order: bool = False) -> T:
         """Run a job. Raises NamesUnreachable if the database cannot be used."""
         self._check()
-        line = self.names if in_order else min(self._others, key=lambda each: each.waiting)
+        line = self.ordered if in_order else min(self._others, key=lambda each: each.waiting)
         is_second = False
         began = monotonic()
         while True:
@@ -208,7 +208,7 @@ class Postgres:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_RETRY_S)
             try:
-                may_write = await self.names.run(_may_write)
+                may_write = await self.ordered.run(_may_write)
             except (psycopg.Error, UnusableDatabase) as error:
                 self._reason = self.said(error)
                 continue

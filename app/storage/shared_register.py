@@ -272,7 +272,7 @@ class SharedRegister:
 
     def _take_in(self, connection: Connection) -> bool:
         """Bring the copy up to date. Returns whether that is done: if not, everything must be read."""
-        if self._postgres.names.made != self._read_over:
+        if self._postgres.ordered.made != self._read_over:
             return False
         seen = self._names.since(connection, self._seen)
         if seen is None:
@@ -284,7 +284,7 @@ class SharedRegister:
         return True
 
     def _begin_reading(self, connection: Connection) -> tuple[int, int, set[Key]]:
-        return self._postgres.names.made, self._names.last(connection), self._copy.keys()
+        return self._postgres.ordered.made, self._names.last(connection), self._copy.keys()
 
     def _read_page(
         self, after: Key | None, put: Callable[[list[tuple[Key, ImageName]]], None], connection: Connection

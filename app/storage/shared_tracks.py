@@ -110,7 +110,7 @@ class SharedTracks:
 
     def _begin(self, connection: Connection) -> _Look | None:
         """Return what is to be read; None if nothing has changed."""
-        over = self._postgres.names.made
+        over = self._postgres.ordered.made
         last, forgotten = self._changes.last(connection)
         if over == self._read_over and last == self._seen:
             return None

@@ -160,9 +160,9 @@ class EmbeddingStore:
         self._unnamed[content] = time.monotonic()
         self.tiers.put(content, embedding)
 
-    async def shed(self, share: float) -> int:
-        """Evict the coldest embeddings, at least `share` (0..1) of the device's bytes. Returns their number."""
-        return await self.tiers.shed(share)
+    async def shed(self, fraction: float) -> int:
+        """Evict the coldest embeddings, at least `fraction` (0..1) of the device's bytes. Returns their number."""
+        return await self.tiers.shed(fraction)
 
     def claim(self, image_id: str, *, tenant: str) -> AbstractContextManager[Claim]:
         """Announce that a name will be given once its picture is embedded, so that `delete` finds it."""

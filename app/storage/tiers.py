@@ -122,12 +122,12 @@ class Tiers:
         self._unsaved.pop(content, None)
         self._uploads.let_go(content)
 
-    async def shed(self, share: float) -> int:
-        """Evict the coldest embeddings, at least `share` (0..1) of the device's bytes. Returns their number.
+    async def shed(self, fraction: float) -> int:
+        """Evict the coldest embeddings, at least `fraction` (0..1) of the device's bytes. Returns their number.
 
         Waits until they have left, because an embedding that is moving to the host still takes device memory.
         """
-        left, before = (1 - share) * self.device.used_bytes, len(self.device)
+        left, before = (1 - fraction) * self.device.used_bytes, len(self.device)
         while self.device and self.device.used_bytes > left:
             self._move_down(*self.device.pop_coldest())
         number = before - len(self.device)

@@ -1,1 +1,4 @@
-"""The mask decoder in fewer operations, for CPUs; equal to the one in network/. Knows no batches and no files."""
+"""The encoder, the mask decoder and memory attention in fewer operations, for CPUs; equal to those in network/.
+
+Knows no files and no requests.
+"""

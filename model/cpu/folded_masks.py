@@ -18,7 +18,7 @@ class FoldedMasks:
     """What a mask adds to a picture's cells, and to projections of them that were made without a mask.
 
     Small maps are computed in float32, which costs nothing here. Float32 decoders keep Meta's order of operations
-    instead (cpu_decoder.py).
+    instead (decoder.py).
     """
 
     def __init__(self, prompts: PromptEncoder, projections: Sequence[nn.Linear]) -> None:

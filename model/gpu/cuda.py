@@ -1,6 +1,7 @@
-"""NVIDIA's GPUs: streams, events, pinned memory, captured graphs. Beside runner.py the only file that names CUDA.
+"""NVIDIA's GPUs: streams, events, pinned memory, captured graphs.
 
-Does not know about models. Nothing here is proved without a GPU, so there is as little as can be.
+Beside devices.py and runner.py the only file that calls torch.cuda. Does not know about models. Nothing here is
+proved without a GPU, so there is as little as can be.
 """
 
 import gc

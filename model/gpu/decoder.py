@@ -9,7 +9,7 @@ none whose shape or existence depends on a value: all of it can be captured.
   together ("sub-pixel order"). Only the masks that are asked for are put into rows and columns.
 - The six perceptrons behind the tokens go together.
 
-cpu_decoder.py has the same, and more, in the order that suits caches.
+model/cpu/decoder.py has the same, and more, in the order that suits caches.
 """
 
 from collections.abc import Sequence

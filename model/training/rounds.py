@@ -18,6 +18,7 @@ from model.network.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIV
 from model.network.sam2 import Sam2
 from model.training.corrections import correcting_clicks, jittered_boxes
 from model.training.losses import mask_loss, true_iou
+from model.types import LOGIT_LIMIT
 
 FIRST_PROMPTS = {"click": 0.7, "box": 0.18, "click in box": 0.12}
 """What the first round begins with, and how often: one kind a step, for prompts of one forward are equally long.
@@ -33,7 +34,6 @@ BOX_JITTER = 0.1
 MASK_DROPPED = 0.1
 """How often a correction comes without the logits before it."""
 
-LOGIT_LIMIT = 32.0
 SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
 """Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
 asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""

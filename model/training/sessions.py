@@ -14,11 +14,9 @@ import numpy.typing as npt
 
 from model.masks.runs import runs
 from model.training.clicks import Click, Mask, central_click
-from model.types import Embedding, Logits, Pixels, Prediction, Prompt
+from model.types import LOGIT_LIMIT, Embedding, Logits, Pixels, Prediction, Prompt
 
 MAX_CLICKS = 20
-LOGIT_LIMIT = 32.0
-"""Logits handed back are clamped to this, as the server does."""
 
 
 class Model(Protocol):

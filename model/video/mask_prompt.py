@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from model.errors import TrackError
-from model.types import Embedding, Logits, Prediction, Prompt
+from model.masks.drawn import DRAWN_LOGIT, drawn_logits
+from model.types import LOGIT_LIMIT, Embedding, Logits, Prediction, Prompt
 from model.video.object_track import added
 from model.video.values import ABSENT, Direction, Frame, MaskPrompt, ObjectMask, TrackPrompt, dropped
 
@@ -20,9 +20,8 @@ LEAST_IOU = 0.5
 """Where the decoder thinks less of its mask, the object is said not to be there: its score is 0 at this value."""
 _MOST_CHANGE = 3.0
 """An area that changes by more than this factor in a frame is another object's, or the background's."""
-_LIMIT = 32.0
-_SURE = 10.0
 _GONE = -10.0
+"""The score of an object that is surely not there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,12 +160,8 @@ class MaskPromptTrack:
         return dropped(object_id, frame)
 
     def _drawn(self, object_id: int, prompt: MaskPrompt) -> _Held:
-        picture = Image.fromarray(np.ascontiguousarray(prompt.mask, np.uint8) * np.uint8(255))
-        shrunk = (
-            np.asarray(picture.resize(self._mask_size[::-1], Image.Resampling.BILINEAR), np.float32) / 255
-        )
-        logits = ((shrunk * 2 - 1) * _SURE).astype(np.float32)
-        return self._prompted(object_id, logits, _SURE if prompt.mask.any() else _GONE, 1.0)
+        logits = drawn_logits(prompt.mask, self._mask_size)
+        return self._prompted(object_id, logits, DRAWN_LOGIT if prompt.mask.any() else _GONE, 1.0)
 
     def _clicked(
         self, object_id: int, found: _Followed, frame: Frame, prompt: Prompt, *, anew: bool
@@ -178,7 +173,7 @@ class MaskPromptTrack:
             points=prompt.points,
             labels=prompt.labels,
             box=prompt.box,
-            mask_logits=None if earlier is None else earlier.clip(-_LIMIT, _LIMIT),
+            mask_logits=None if earlier is None else earlier.clip(-LOGIT_LIMIT, LOGIT_LIMIT),
             multimask_output=clicks == 1 and earlier is None,
         )
         (prediction,) = self._decode([(frame.embedding, asked)])
@@ -240,7 +235,7 @@ def _prompt_of(last: Logits, embedding: Embedding) -> Prompt:
     """
     rows, columns = (np.flatnonzero((last > 0).any(axis=axis)) for axis in (1, 0))
     if not rows.size:
-        return Prompt(mask_logits=last.clip(-_LIMIT, _LIMIT), multimask_output=False)
+        return Prompt(mask_logits=last.clip(-LOGIT_LIMIT, LOGIT_LIMIT), multimask_output=False)
     height, width = embedding.height / last.shape[0], embedding.width / last.shape[1]
     box = (
         float(columns[0]) * width,
@@ -248,4 +243,4 @@ def _prompt_of(last: Logits, embedding: Embedding) -> Prompt:
         float(columns[-1] + 1) * width,
         float(rows[-1] + 1) * height,
     )
-    return Prompt(box=box, mask_logits=last.clip(-_LIMIT, _LIMIT), multimask_output=False)
+    return Prompt(box=box, mask_logits=last.clip(-LOGIT_LIMIT, LOGIT_LIMIT), multimask_output=False)

@@ -21,15 +21,11 @@ from model.network.memory_attention import Remembered
 from model.network.point_tokens import point_tokens
 from model.network.prompt_encoder import PADDING
 from model.network.sam2 import Sam2
-from model.types import Embedding, Prompt
+from model.types import LOGIT_LIMIT, Embedding, Prompt
 from model.video.values import ABSENT, MaskPrompt, Output, Request, Seen
 
 _SURE = 10.0
 """The logits of a user's mask, and its object score; negative where it is not."""
-
-_LIMIT = 32.0
-"""Logits are clamped to +-this when they are handed back as a mask."""
-
 
 _TOGETHER = 4
 """Objects that a CPU decodes between two pauses, and that a GPU follows at once: each takes 105 MiB in half
@@ -112,7 +108,10 @@ class DeviceNetwork:
 
     def _decoded(self, embedding: Embedding, features: Tensor, requests: Sequence[Request]) -> list[Output]:
         coords, labels = self._points(embedding, [request.clicks for request in requests])
-        earlier = [None if each.earlier is None else each.earlier.clamp(-_LIMIT, _LIMIT) for each in requests]
+        earlier = [
+            None if each.earlier is None else each.earlier.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+            for each in requests
+        ]
         return self._ask_decoder(
             embedding,
             features,

@@ -101,7 +101,7 @@ def embedded(request: pytest.FixtureRequest) -> Embedded:
 
 @pytest.fixture(scope="module", params=["links of a refinement", "nothing is refined but what must be"])
 def golden(request: pytest.FixtureRequest, embedded: Embedded) -> Golden:
-    """Prompts whose logits are handed out round as Meta's do, others only nearly: see cpu_decoder.py."""
+    """Prompts whose logits are handed out round as Meta's do, others only nearly: see model/cpu/decoder.py."""
     cases = embedded.expected["cases"]
     refined = {case["prompt"].get("mask_from") for case in cases}
     predictions: dict[str, list[Prediction]] = {}

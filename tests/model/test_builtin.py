@@ -100,7 +100,7 @@ def test_on_a_cpu_bfloat16_is_for_the_decoder() -> None:
 
 
 def test_the_shorter_way_draws_the_same_masks(exact: Sam2Runner, embedded: list[Embedding]) -> None:
-    """Links of a refinement keep Meta's order of operations, and others do not: see cpu_decoder.py."""
+    """Links of a refinement keep Meta's order of operations, and others do not: see model/cpu/decoder.py."""
     in_order = [replace(click, hands_out_logits=True) for click in clicks()]
     assert mean_iou(all_masks(exact, embedded, clicks()), all_masks(exact, embedded, in_order)) >= 0.9999
 

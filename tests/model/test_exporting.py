@@ -10,10 +10,10 @@ import pytest
 
 from model.checkpoints.download import BUILTIN_PATH
 from model.errors import ExportError
-from model.exporting import INPUTS, LOGIT_LIMIT, OUTPUTS, export_decoder
+from model.exporting import INPUTS, OUTPUTS, export_decoder
 from model.network.config import BUILTIN, VARIANTS
 from model.runner import Sam2Runner, load_runner
-from model.types import Embedding, Prediction, Prompt
+from model.types import LOGIT_LIMIT, Embedding, Prediction, Prompt
 
 SIDE = VARIANTS[BUILTIN].image_size
 WIDTH, HEIGHT = 120, 90

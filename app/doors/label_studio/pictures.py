@@ -19,9 +19,10 @@ from app.codecs.long_text import Pieces
 from app.doors.label_studio.bodies import SetupBody, is_inline
 from app.doors.label_studio.server import LabelStudioServer
 from app.errors import ImageNotFound, ValidationFailed
+from app.routes.body_budget import BodyBudget
 from app.routes.field_errors import invalid
 from app.routes.remote_pictures import RemotePictures
-from app.routes.uploads import BodyBudget, check_size
+from app.routes.uploads import check_size
 from app.service.segmentation import Embedded, Segmentation
 from app.telemetry.stages import StageTimes
 

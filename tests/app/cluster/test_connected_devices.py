@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from app.cluster import door as doors
+from app.cluster import listener
 from app.cluster.calls import Answer, Answering, Call, FrameStep
 from app.cluster.connected_devices import ConnectedDevices
-from app.cluster.door import AHEAD, Door
 from app.cluster.keys import of_image, of_track
+from app.cluster.listener import AHEAD, Listener
 from app.errors import ShuttingDown
 from app.service.segmentation import Segmentation
 from app.service.track_values import FrameAnswer
@@ -53,7 +53,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.services: dict[str, Service] = {}
-        self.doors: dict[str, Door] = {}
+        self.listeners: dict[str, Listener] = {}
         self.losses = 0
         self.front = ConnectedDevices(self._lose)
 
@@ -63,19 +63,19 @@ class Cluster:
     async def add(self, name: str) -> None:
         self.services[name] = Service()
         device = Answering(cast(Segmentation, self.services[name]), name)
-        self.doors[name] = Door(device, always_taken=4)
-        await self.doors[name].open(LOOPBACK)
+        self.listeners[name] = Listener(device, always_taken=4)
+        await self.listeners[name].open(LOOPBACK)
 
     async def know(self) -> dict[str, str]:
-        return await self.front.know(door.address for door in self.doors.values())
+        return await self.front.know(each.address for each in self.listeners.values())
 
     async def ask(self, key: str = of_image("p", "t")) -> Answer:
         return await self.front.ask(key, call("describe", name=key))
 
     def kill(self, name: str) -> None:
         """End a device without a word."""
-        self.doors[name]._server.close()
-        for each in list(self.doors[name]._connections):
+        self.listeners[name]._server.close()
+        for each in list(self.listeners[name]._connections):
             each.abort()
 
 
@@ -93,7 +93,7 @@ async def cluster(count: int = 3) -> AsyncIterator[Cluster]:
         yield made
     finally:
         made.front.close()
-        for name in made.doors:
+        for name in made.listeners:
             made.kill(name)
 
 
@@ -104,7 +104,7 @@ async def test_a_key_has_one_device_and_keys_are_spread() -> None:
         for key, owner in owners.items():
             answer = await made.ask(key)
             assert (answer.device, answer.value) == (owner, {"name": key})
-        assert {(await made.ask("")).device for _ in range(60)} == set(made.doors)
+        assert {(await made.ask("")).device for _ in range(60)} == set(made.listeners)
 
 
 async def test_a_picture_is_passed_on_by_a_busy_device_and_a_track_is_not() -> None:
@@ -113,12 +113,12 @@ async def test_a_picture_is_passed_on_by_a_busy_device_and_a_track_is_not() -> N
             owner = (await made.ask(key)).device
             made.services[owner].gate.clear()
             waiting = [asyncio.create_task(made.ask(key)) for _ in range(4)]
-            await until(lambda owner=owner: made.doors[owner].under_way == 4)
+            await until(lambda owner=owner: made.listeners[owner].under_way == 4)
             more = asyncio.create_task(made.ask(key))
             if key == of_image("truck", "ann"):
                 assert (await more).device != owner
             else:
-                await until(lambda owner=owner: made.doors[owner].under_way == 5)
+                await until(lambda owner=owner: made.listeners[owner].under_way == 5)
             made.services[owner].gate.set()
             assert {(await each).device for each in waiting} == {owner}
             await more
@@ -157,7 +157,7 @@ async def test_who_does_not_wait_any_more_ends_the_work() -> None:
         await until(lambda: made.services["d0"].begun == 1)
         waiting.cancel()
         await until(lambda: made.services["d0"].ended == 1)
-        await until(lambda: made.doors["d0"].under_way == 0)
+        await until(lambda: made.listeners["d0"].under_way == 0)
         made.services["d0"].gate.set()
         assert (await made.ask()).device == "d0"
 
@@ -169,7 +169,7 @@ async def test_a_device_that_dies_is_an_error_for_its_calls_alone_and_asked_no_m
             service.gate.clear()
         calls = [asyncio.create_task(made.ask(f"k{i}")) for i in range(9)]
         await until(lambda: sum(service.begun for service in made.services.values()) == 9 + 1)
-        under_way = made.doors[owner].under_way
+        under_way = made.listeners[owner].under_way
         made.kill(owner)
         await until(lambda: sum(each.done() for each in calls) == under_way)
         for each in calls:
@@ -199,8 +199,8 @@ async def test_a_device_that_is_stopped_answers_what_it_was_asked_and_gets_no_mo
         owner = (await made.ask()).device
         made.services[owner].gate.clear()
         waiting = asyncio.create_task(made.ask())
-        await until(lambda: made.doors[owner].under_way == 1)
-        closing = asyncio.create_task(made.doors[owner].close(patience_s=10))
+        await until(lambda: made.listeners[owner].under_way == 1)
+        closing = asyncio.create_task(made.listeners[owner].close(patience_s=10))
         await until(lambda: made.losses == 1)
         assert (await made.ask()).device != owner
         assert await made.know() == {}  # the engine still names it
@@ -208,7 +208,7 @@ async def test_a_device_that_is_stopped_answers_what_it_was_asked_and_gets_no_mo
         made.services[owner].gate.set()
         assert (await waiting).device == owner
         await closing
-        assert not made.doors[owner]._connections  # all has been sent: the process may end
+        assert not made.listeners[owner]._connections  # all has been sent: the process may end
 
 
 async def test_a_device_that_the_engine_has_given_up_gets_no_more_calls_until_it_is_back() -> None:
@@ -216,25 +216,25 @@ async def test_a_device_that_the_engine_has_given_up_gets_no_more_calls_until_it
         owner = (await made.ask()).device
         made.services[owner].gate.clear()
         waiting = asyncio.create_task(made.ask())
-        await until(lambda: made.doors[owner].under_way == 1)
-        made.front.keep(made.doors)
+        await until(lambda: made.listeners[owner].under_way == 1)
+        made.front.keep(made.listeners)
         assert made.losses == 0
-        made.front.keep(made.doors.keys() - {owner})
+        made.front.keep(made.listeners.keys() - {owner})
         assert made.losses == 1
         assert (await made.ask()).device != owner
         made.services[owner].gate.set()
         assert (await waiting).device == owner
         assert await made.know() == {}
         assert (await made.ask()).device == owner
-        assert len(made.doors[owner]._connections) == 1
+        assert len(made.listeners[owner]._connections) == 1
 
 
 async def test_a_device_that_is_stopped_does_not_wait_for_ever() -> None:
     async with cluster(1) as made:
         made.services["d0"].gate.clear()
         waiting = asyncio.create_task(made.ask())
-        await until(lambda: made.doors["d0"].under_way == 1)
-        await made.doors["d0"].close(patience_s=0)
+        await until(lambda: made.listeners["d0"].under_way == 1)
+        await made.listeners["d0"].close(patience_s=0)
         with pytest.raises(ConnectionError):
             await waiting
 
@@ -245,7 +245,7 @@ async def test_calls_wait_while_there_is_no_device() -> None:
         await until(lambda: made.losses == 1)
         waiting = asyncio.create_task(made.ask())
         await asyncio.sleep(0)
-        del made.doors["d0"]
+        del made.listeners["d0"]
         await made.add("d1")
         assert await made.know() == {}
         assert (await waiting).device == "d1"
@@ -256,12 +256,12 @@ async def test_a_device_that_cannot_be_reached_is_named_with_the_reason(
 ) -> None:
     async with cluster(1) as made:
         await made.add("d1")
-        address = made.doors["d1"].address
+        address = made.listeners["d1"].address
         made.kill("d1")
         said = await made.front.know([address])
         assert f"cannot connect to {LOOPBACK}:{address.port}" in said["d1"]
         await made.add("d1")
-        wrong = replace(made.doors["d1"].address, secret=b"x" * 32)
+        wrong = replace(made.listeners["d1"].address, secret=b"x" * 32)
         assert "d1" in await made.front.know([wrong])
         assert "does not know the secret" in caplog.text
         assert (await made.ask()).device == "d0"
@@ -285,7 +285,7 @@ async def test_a_device_is_a_few_steps_ahead_of_who_takes_them(monkeypatch: pyte
         left = made.front.ask_in_steps(of_track("w", "t"), call("tracks.propagate", count=50))
         async with aclosing(left):
             await anext(left)
-        await until(lambda: made.doors["d0"].under_way == 0)
+        await until(lambda: made.listeners["d0"].under_way == 0)
         lost = made.front.ask_in_steps(of_track("w", "t"), call("tracks.propagate", count=50))
         await anext(lost)
         made.kill("d0")
@@ -305,7 +305,7 @@ async def test_what_a_device_cannot_answer_is_told_as_a_bug(
         (only,) = [each async for each in steps]
         assert isinstance(only, Answer)
         assert only.bug
-        assert doors.log.name in {record.name for record in caplog.records}
+        assert listener.log.name in {record.name for record in caplog.records}
 
 
 async def test_an_answer_that_is_too_large_is_told_as_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

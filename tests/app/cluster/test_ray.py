@@ -177,14 +177,14 @@ def test_nothing_of_ray_is_seen_from_other_machines_and_a_token_is_asked_for(clu
             ports[port] = pid
     replica = min(cluster.replicas())
     open_ports = [port for port, pid in ports.items() if pid == replica]
-    (door,) = filter(says_hello, open_ports)
-    with socket.create_connection(("127.0.0.1", door)) as connection:
+    (listener,) = filter(says_hello, open_ports)
+    with socket.create_connection(("127.0.0.1", listener)) as connection:
         connection.settimeout(10)
         connection.sendall(b"SAM2/1\n" + bytes(32) + bytes(32))
         said = b"".join(iter(lambda: connection.recv(4096), b""))
         assert len(said) == 7 + 32 + 32  # and then it has closed
     for port in open_ports:
-        if port == door:
+        if port == listener:
             continue
         refusals = set()
         for method in ("ray.serve.ASGIService/HandleRequest", "ray.rpc.CoreWorkerService/PushTask"):

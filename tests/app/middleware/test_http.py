@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.middleware.access import AccessMiddleware, Message, Receive, RequestIdFilter, Scope, Send, request_id
-from app.routes.schemas import MOST_PROMPTS
+from app.routes.schemas import MOST_PROMPTS, EmbedFields
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from model.everything.defaults import default_thresholds
@@ -226,6 +226,11 @@ async def test_the_description_of_the_api_is_whole_and_its_examples_work() -> No
         form = document["paths"]["/segment"]["post"]["requestBody"]["content"]["multipart/form-data"]
         assert {"image", "image_id", "prompts", "point_coords", "mask_format"} <= set(
             form["schema"]["properties"]
+        )
+        # What a form may say of its picture is the same everywhere.
+        forms = [form, *(bodies[path]["multipart/form-data"] for path in ("/embed", "/everything"))]
+        assert all(
+            {"image", *EmbedFields.model_fields} <= set(each["schema"]["properties"]) for each in forms
         )
         fields = {name: json.dumps(value) for name, value in form["example"].items()}
         picture_file = base64.b64decode(schemas["EmbedBody"]["examples"][0]["image"])

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.routes import uploads
-from app.routes.uploads import BodyBudget
+from app.routes import body_budget
+from app.routes.body_budget import BodyBudget
 from app.scheduling.shares import Shares
 from app.settings import Settings
 from tests.fakes import LONG_S, error, picture, serving
@@ -120,7 +120,7 @@ async def test_a_large_body_is_put_together_off_the_event_loop(monkeypatch: pyte
         threads.append(threading.current_thread())
         return b"".join(chunks)
 
-    monkeypatch.setattr(uploads, "_join", join)
+    monkeypatch.setattr(body_budget, "_join", join)
     async with serving() as served:
         small = picture()
         assert (await served.embed(small)).status_code == 200

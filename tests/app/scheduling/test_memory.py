@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import Overloaded
 from app.middleware.access import ANYONE
-from app.scheduling.memory import SHED_SHARE, WithinMemory
+from app.scheduling.memory import SHED_FRACTION, WithinMemory
 from app.settings import Settings
 from model.errors import DeviceOutOfMemory, NoFreeSlot
 from model.types import Embedding, Pixels, Prediction, Prompt
@@ -39,8 +39,8 @@ class Device:
     def answer(self, items: Sequence[int]) -> list[int | type]:
         """Return the results, with the type of the error for items that failed."""
 
-        def shed(share: float) -> int:
-            self.shed.append(share)
+        def shed(fraction: float) -> int:
+            self.shed.append(fraction)
             return 1
 
         def count() -> None:
@@ -61,7 +61,7 @@ def test_a_batch_that_does_not_fit_runs_in_halves_after_room_was_made_once() -> 
     items = [1, 2, 1, 2, 1, 1, 1]
     assert device.answer(items) == [-item for item in items]
     assert device.tried == [7, 3, 1, 2, 4, 2, 2]
-    assert (device.shed, device.full) == ([SHED_SHARE], 1)
+    assert (device.shed, device.full) == ([SHED_FRACTION], 1)
 
 
 def test_an_item_that_does_not_fit_alone_is_refused_with_those_behind_it() -> None:

@@ -114,7 +114,7 @@ async def test_a_new_connection_that_is_never_answered_is_given_up_too(
 
     postgres = Postgres(url, prepare=hang)
     with pytest.raises(psycopg.OperationalError):
-        await postgres.names.run(lambda _: None)
+        await postgres.ordered.run(lambda _: None)
     await postgres.close()
 
 

@@ -40,7 +40,7 @@ class Address:
     """See within_bounds (ring.py)."""
 
 
-class Door:
+class Listener:
     """Answers Fronts. Belongs to the event loop on which it is opened."""
 
     def __init__(self, device: Answering, *, always_taken: int) -> None:
