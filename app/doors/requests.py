@@ -53,7 +53,10 @@ class ToolBody(BaseModel):
             for name, field in value.items()
             # A null stays where it is the default: what is left out here is lost when json_bodies.py puts a long
             # string back, which checks all fields again.
-            if field is not None or name not in known or known[name].is_required() or known[name].default is None
+            if field is not None
+            or name not in known
+            or known[name].is_required()
+            or known[name].default is None
         }
 
 
