@@ -91,9 +91,9 @@ def test_formats_that_are_not_listed_are_refused(file_format: str) -> None:
 
 @pytest.mark.parametrize(("at", "value"), [(4, b"\x0c"), (1, b"\xc3")], ids=["12 bits", "lossless"])
 def test_whole_pictures_of_another_kind_are_not_called_cut_off(at: int, value: bytes) -> None:
-    """Seen: "cut off (Unsupported JPEG data precision 12). Send the whole file." """
+    """Seen: The picture is broken or cut off (Unsupported JPEG data precision 12). Send the whole file."""
     frame = WHOLE["JPEG"].index(b"\xff\xc0")
-    with pytest.raises(InvalidImage, match="of an unusual kind .*Save it again"):
+    with pytest.raises(InvalidImage, match=r"of an unusual kind .*Save it again"):
         decode_image(patched(WHOLE["JPEG"], frame + at, value), max_pixels=MEGAPIXEL)
 
 
