@@ -68,6 +68,8 @@ _LOOKS_LIKE = tuple(
         (rb"PK\x03\x04", "a ZIP archive"),
     )
 )
+_OTHER_KIND = re.compile(r"unsupported (jpeg|color|bmp)", re.IGNORECASE)
+"""Decoders of whole pictures that they do not know: JPEG of 12 bits or lossless, as of medical devices."""
 _VIDEO = re.compile(rb".{4}ftyp(isom|mp4|qt|M4V|iso\d|avc1)|\x1aE\xdf\xa3", re.DOTALL)
 
 
@@ -115,4 +117,6 @@ def _explain(error: Exception) -> str:
         return "The header of this picture is broken, empty, or of an unusual kind. Save it again."
     # deliberate errors of decoders are worth reading; the others only show where a parser failed
     reason = f" ({error})" if isinstance(error, (OSError, ValueError)) else ""
+    if _OTHER_KIND.search(reason):
+        return f"The picture is of an unusual kind{reason}. Save it again, as a plain JPEG or PNG."
     return f"The picture is broken or cut off{reason}. Send the whole file."

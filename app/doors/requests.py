@@ -51,7 +51,12 @@ class ToolBody(BaseModel):
         return {
             name: field
             for name, field in value.items()
-            if field is not None or name not in known or known[name].is_required()
+            # A null stays where it is the default: what is left out here is lost when json_bodies.py puts a long
+            # string back, which checks all fields again.
+            if field is not None
+            or name not in known
+            or known[name].is_required()
+            or known[name].default is None
         }
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from app.errors import BadRequest, Detail, ValidationFailed
 
 _MOST_DETAILS = 256
+_MOST_PARAMETERS = 64
 _MOST_SHOWN = 40
 """Characters of a value that an error quotes."""
 
@@ -23,8 +24,13 @@ def given_twice(where: str, how: str = "more than once") -> ValidationFailed:
 
 
 async def check_query(connection: HTTPConnection) -> None:
-    """A dependency of all endpoints: no query parameter is given twice. Raises ValidationFailed."""
-    for name, times in Counter(name for name, _ in connection.query_params.multi_items()).items():
+    """A dependency of all endpoints: no query parameter is given twice, and few are. Raises ValidationFailed."""
+    parameters = connection.query_params.multi_items()
+    if len(parameters) > _MOST_PARAMETERS:  # FastAPI would write an error for each, on the event loop
+        raise invalid(
+            "query", f"it has {len(parameters)} parameters, where at most {_MOST_PARAMETERS} are expected"
+        )
+    for name, times in Counter(name for name, _ in parameters).items():
         if times > 1:
             raise given_twice(name)
 

@@ -6,7 +6,6 @@ Does not know what a picture is, or what prompts mean.
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 
 from app.codecs import json_bodies
@@ -64,6 +63,11 @@ def parse_picture_form(
     data, fields = parse_form(body, boundary)
     check_size(data, max_bytes=max_bytes)
     naming = {name: fields.pop(name) for name in EmbedFields.model_fields.keys() & fields.keys()}
+    try:
+        # As those of a body in JSON, before any is parsed: millions would hold the interpreter lock for seconds.
+        json_bodies.check_number(*(text.encode() for text in fields.values()))
+    except json_bodies.TooMany as error:
+        raise invalid("body", str(error)) from error
     values = {name: _value(name, text, model) for name, text in fields.items()}
     if isinstance(values.get("prompts"), dict):
         values["prompts"] = [values["prompts"]]
@@ -83,10 +87,10 @@ def _value(name: str, text: str, model: type[BaseModel]) -> Any:
     if text in _PYTHONS_WORDS:
         return _PYTHONS_WORDS[text]
     try:
-        value = from_json(text)
-        json_bodies.check_repeats(text.encode(), value)
-        return value
+        return json_bodies.parse_value(text, where=name)
     except json_bodies.Repeated as error:
         raise given_twice(error.name) from error
+    except json_bodies.TooLong as error:
+        raise invalid(name, f"it has {error}") from error
     except ValueError as error:
         raise invalid(name, f"it is not JSON ({error}); write, say, -F point_coords='[[500,375]]'") from error

@@ -228,7 +228,7 @@ def _address(text: View) -> Any:
 
 def is_inline(address: str | Pieces) -> bool:
     """Whether an address is the picture itself, as a data URL. It may have megabytes, and is never kept."""
-    return beginning(address).startswith("data:")
+    return beginning(address)[:_SHORT].lstrip()[:5].lower() == "data:"
 
 
 def _slices(text: View) -> Iterator[bytes]:

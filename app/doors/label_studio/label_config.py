@@ -118,6 +118,8 @@ def read_config(text: str) -> LabelConfig:
         raise ConfigError(f"it is not XML: {error}") from error
     _check_depth(root)
     tags = list(root.iter())
+    for tag in tags:  # in any case, as the editor reads them
+        tag.tag, tag.attrib = tag.tag.lower(), {name.lower(): value for name, value in tag.items()}
     repeaters = _repeaters(tags)
     config = LabelConfig(_pictures(tags, repeaters), tuple(_controls(tags, repeaters)))
     if len(config.pictures) > _MOST_PICTURES or len(config.controls) > _MOST_CONTROLS:
@@ -148,8 +150,8 @@ def _repeaters(tags: Iterable[ElementTree.Element]) -> Mapping[ElementTree.Eleme
     """Return the Repeater around each tag, the outermost one, as far as there is one."""
     found: dict[ElementTree.Element, Repeater] = {}
     for tag in tags:
-        if tag.tag.lower() == "repeater" and tag not in found:
-            repeater = Repeater(tag.get("on", ""), tag.get("indexFlag", "") or "{{idx}}")
+        if tag.tag == "repeater" and tag not in found:
+            repeater = Repeater(tag.get("on", ""), tag.get("indexflag", "") or "{{idx}}")
             found |= dict.fromkeys(tag.iter(), repeater)
     return found
 
@@ -159,8 +161,8 @@ def _pictures(
 ) -> dict[str, Picture]:
     found = {}
     for tag in tags:
-        value = tag.get("valueList", "") or tag.get("value", "")
-        if tag.tag.lower() == "image" and "$" in value:
+        value = tag.get("valuelist", "") or tag.get("value", "")
+        if tag.tag == "image" and "$" in value:
             found[tag.get("name", "")] = Picture(value, repeaters.get(tag))
     return found
 
@@ -169,8 +171,8 @@ def _controls(
     tags: Iterable[ElementTree.Element], repeaters: Mapping[ElementTree.Element, Repeater]
 ) -> Iterable[Control]:
     for tag in tags:
-        kind = next((kind for kind in _KINDS if kind == tag.tag.lower()), None)
+        kind = next((kind for kind in _KINDS if kind == tag.tag), None)
         if kind is not None:
-            labels = (child.get("alias", "") or child.get("value", "") for child in tag.iter("Label"))
-            pictures = frozenset(name.strip() for name in tag.get("toName", "").split(","))
+            labels = (child.get("alias", "") or child.get("value", "") for child in tag.iter("label"))
+            pictures = frozenset(name.strip() for name in tag.get("toname", "").split(","))
             yield Control(kind, tag.get("name", ""), pictures, frozenset(labels), repeaters.get(tag))

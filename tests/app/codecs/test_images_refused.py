@@ -89,6 +89,14 @@ def test_formats_that_are_not_listed_are_refused(file_format: str) -> None:
         decode_image(encoded(filled("RGB", "red"), file_format), max_pixels=MEGAPIXEL)
 
 
+@pytest.mark.parametrize(("at", "value"), [(4, b"\x0c"), (1, b"\xc3")], ids=["12 bits", "lossless"])
+def test_whole_pictures_of_another_kind_are_not_called_cut_off(at: int, value: bytes) -> None:
+    """Seen: The picture is broken or cut off (Unsupported JPEG data precision 12). Send the whole file."""
+    frame = WHOLE["JPEG"].index(b"\xff\xc0")
+    with pytest.raises(InvalidImage, match=r"of an unusual kind .*Save it again"):
+        decode_image(patched(WHOLE["JPEG"], frame + at, value), max_pixels=MEGAPIXEL)
+
+
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_cut_file_is_refused_and_never_half_a_picture(kind: str) -> None:
     data = WHOLE[kind]

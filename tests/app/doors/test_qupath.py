@@ -134,3 +134,5 @@ async def test_a_closed_door_is_none() -> None:
 async def test_a_null_is_an_option_that_is_left_out() -> None:
     async with serving() as served:
         assert await predict(served, type=None, multimask_output=None) == await predict(served)
+        # A long string is read apart from the rest of the body: the options without a value were lost with it.
+        assert await predict(served, type="t" * 5000) == await predict(served)

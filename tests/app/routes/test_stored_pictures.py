@@ -94,6 +94,18 @@ async def test_a_wrong_query_is_refused(query: str) -> None:
         assert response.json()["error"]["details"][0]["where"] == f"query.{query.split('=')[0]}"
 
 
+async def test_a_query_of_thousands_of_parameters_is_one_error() -> None:
+    """An error for each held the event loop for half a second."""
+    async with serving() as served:
+        query = "&".join(f"p{number}=" for number in range(5000))
+        for response in (
+            await served.client.get(f"/images?{query}"),
+            await served.client.post(f"/decode?{query}"),
+        ):
+            assert error(response) == (422, "validation_error")
+            assert len(response.json()["error"]["details"]) == 1
+
+
 async def test_a_deleted_picture_is_forgotten() -> None:
     async with serving() as served:
         await served.embed(picture(), "truck")

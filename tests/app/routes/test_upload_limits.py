@@ -94,6 +94,27 @@ async def test_bodies_of_many_values_are_refused() -> None:
         assert "more than 1000000 values" in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/segment", "/everything"])
+async def test_values_of_forms_are_bounded_as_those_of_bodies(path: str) -> None:
+    """Seen: 80 MB of numbers or objects in one field held the event loop for up to ten seconds."""
+    half = f"[{'0,' * 600_000}0]"
+    bounded = [
+        ({"prompts": half, "points": half}, "body: more than 1000000 values"),
+        ({"prompts": f"[{'{},' * 20_000}{{}}]"}, "body: more than 16384 objects"),
+        ({"points": f'["{"A" * 9_000_000}"]'}, "points: it has 9000000 characters, where at most 8388608"),
+    ]
+    if path == "/segment":
+        bounded[2] = (
+            {"mask_input": f'{{"size": [1, 1], "counts": "{"0" * 9_000_000}"}}'},
+            "mask_input: it has 9",
+        )
+    async with serving(Settings(workers=2)) as served:
+        for fields, words in bounded:
+            reply = await served.client.post(path, files={"image": picture()}, data=fields)
+            assert error(reply) == (422, "validation_error")
+            assert reply.json()["error"]["message"].startswith(words)
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [

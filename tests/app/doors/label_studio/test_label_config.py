@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from app.doors.label_studio import label_config
-from app.doors.label_studio.label_config import ConfigError, read_config
+from app.doors.label_studio.label_config import ConfigError, Repeater, read_config
 
 _PICTURE = "<Image name='a' value='$a'/>"
 
@@ -51,3 +51,19 @@ def test_names_of_pictures_are_not_compared_one_by_one() -> None:
     (control,) = read_config(f"<View>{_PICTURE}<BrushLabels name='b' toName='{names}'/></View>").controls
     assert isinstance(control.pictures, frozenset)
     assert len(control.pictures) == 10_000
+
+
+def test_tags_and_attributes_are_read_in_any_case() -> None:
+    """As the editor reads them. Labels were not: all answers went to the first tag."""
+    text = (
+        '<view><repeater ON="$pages" IndexFlag="{{i}}"><image Name="a{{i}}" VALUELIST="$pages[{{i}}]"/></repeater>'
+        '<BRUSHLABELS name="b" toname="x"><label value="Eagle"/></BRUSHLABELS>'
+        '<polygonlabels name="p" TONAME="x"><LABEL Alias="House" VALUE="Home"/></polygonlabels></view>'
+    )
+    config = read_config(text)
+    assert [(control.name, control.pictures, control.labels) for control in config.controls] == [
+        ("b", {"x"}, {"Eagle"}),
+        ("p", {"x"}, {"House"}),
+    ]
+    (picture,) = config.pictures.values()
+    assert (picture.value, picture.repeater) == ("$pages[{{i}}]", Repeater("$pages", "{{i}}"))

@@ -166,6 +166,10 @@ async def test_a_label_goes_to_the_tag_that_has_it() -> None:
         named["value"] |= {"keypointlabels": [], "labels": ["Unknown"]}
         (region,) = await click(served, named, labels=labels)
         assert (region["from_name"], region["value"]["brushlabels"]) == ("a", ["Unknown"])
+        # Read apart from the rest of the body, because it is long: the fields beside it were lost, which was a 500.
+        named["value"] |= {"labels": ["long" * 2000]}
+        (region,) = await click(served, named | {"is_positive": None}, labels=labels)
+        assert region["value"]["brushlabels"] == ["long" * 2000]
 
 
 async def test_one_picture_of_a_list() -> None:
@@ -207,6 +211,8 @@ async def test_pictures_in_the_task_itself() -> None:
     async with serving() as served:
         data = {"image": "data:image/png;base64," + base64.b64encode(picture()).decode()}
         assert len(await click(served, key_point(), data=data)) == 1
+        capital = {"image": data["image"].replace("data:", " DATA:")}
+        assert len(await click(served, key_point(), data=capital)) == 1
         large = {"image": "data:image/png;base64," + base64.b64encode(noise(300)).decode()}
         for _ in range(2):
             (region,) = await click(served, key_point(), data=large)
