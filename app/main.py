@@ -5,9 +5,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from operator import attrgetter
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from app.cluster.devices import Devices
 from app.cluster.remote import RemoteSegmentation
@@ -34,12 +33,9 @@ from app.routes import (
 )
 from app.routes.body_budget import BodyBudget, max_body_bytes
 from app.routes.error_replies import add_error_handlers
-from app.routes.error_schemas import ErrorReply
-from app.routes.field_errors import check_query
 from app.routes.openapi import describe_api
 from app.routes.remote_pictures import RemotePictures
 from app.routes.streams import Streams
-from app.routes.switched_off import refuse_videos_if_off
 from app.scheduling.shares import Shares
 from app.segmenter import Segmenter
 from app.service.loading import load_segmenter
@@ -70,6 +66,7 @@ def create_app(
     settings = settings or Settings()
     sharing_by(settings)  # now, because a service is made when the server starts
     keys = ApiKeys(settings.api_keys.get_secret_value())
+    doors = open_doors(settings.open_doors)
     metrics = Metrics()
     traces = start_tracing()
     load: Callable[[], Segmenter] = (
@@ -96,7 +93,8 @@ def create_app(
         loading = asyncio.create_task(service.start())
         watching = asyncio.create_task(watch_loop(metrics.observe_loop_lag))
         try:
-            yield
+            async with doors.serving(app):
+                yield
         finally:
             await service.close()
             watching.cancel()
@@ -112,7 +110,6 @@ def create_app(
         docs_url=None,  # pages.py has it
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        dependencies=[Depends(check_query)],
         redirect_slashes=False,  # a redirect has no body that explains the error
         # FastAPI creates the spans of requests if traces are exported. Metrics and logs are our own.
         telemetry={
@@ -124,10 +121,6 @@ def create_app(
             "auto_configure": False,
             "exclude": lambda scope: scope["path"] in QUIET,
         },
-        responses={"default": {"description": "Any error.", "model": ErrorReply}},
-        generate_unique_id_function=attrgetter(
-            "name"
-        ),  # generated clients have a method decode, not decode_decode_post
     )
     app.state.keys = keys
     app.state.in_flight = in_flight = InFlight(settings.rate_requests_in_flight)
@@ -138,13 +131,21 @@ def create_app(
         max_bytes=settings.max_upload_mib * 2**20,
         deadline_s=settings.deadline_s,
     )
-    for routes in (embed_decode, server, segment, everything, stream, stored_images, cluster, pages):
-        app.include_router(routes.router)
-    for routes in (videos, tracks):
-        app.include_router(routes.router, dependencies=[Depends(refuse_videos_if_off)])
-    doors = open_doors(settings.open_doors)
+    for routes in (
+        embed_decode,
+        server,
+        segment,
+        everything,
+        stream,
+        stored_images,
+        cluster,
+        pages,
+        videos,
+        tracks,
+    ):
+        app.routes.extend(routes.router.routes)
     for router in doors.routers:
-        app.include_router(router)
+        app.routes.extend(router.routes)
     refuse, on_bug = add_error_handlers(app, metrics)
     app.state.refuse = refuse
     # The last one added is outermost. That is CORS, so that browsers can read errors of all the others.
@@ -173,18 +174,8 @@ def create_app(
 
 
 def prepare_routes(app: FastAPI) -> None:
-    """Do at once what FastAPI leaves to the first requests: routes' models (40 ms) and openapi.json (150 ms).
+    """Do at once what FastAPI leaves to the first request for it: openapi.json.
 
-    The event loop would be held for as long. For a server; an application works without.
+    The event loop would be held for 150 ms. For a server; an application works without.
     """
-    nowhere = {
-        "type": "http",
-        "method": "GET",
-        "path": "",
-        "root_path": "",
-        "headers": [],
-        "query_string": b"",
-    }
-    for route in app.routes:
-        route.matches(nowhere)
     app.openapi()

@@ -6,14 +6,18 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.done_once import do_once
 from tests.postgres import PostgresServer, running_postgres
 
 settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
+do_once()
 
 
 _LONGEST = {"golden", "training", "test_examples.py", "test_server_killed_behind_haproxy.py"}
@@ -22,6 +26,12 @@ _LONGEST = {"golden", "training", "test_examples.py", "test_server_killed_behind
 
 def pytest_collection_finish() -> None:
     """Exclude imported modules from garbage collection, which would otherwise take a fifth of a second per test."""
+    spare_what_stays()
+
+
+@cache
+def spare_what_stays(path: Path | None = None) -> None:
+    """Exclude what is there now from garbage collection, once a file: caches grow, and libraries import more."""
     gc.collect()
     gc.freeze()
 
@@ -41,6 +51,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests. A test also fails if asyncio reports an error, for example a lost exception."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
+    spare_what_stays(pyfuncitem.path)
     wanted = inspect.signature(pyfuncitem.obj).parameters
     arguments = {name: pyfuncitem.funcargs[name] for name in wanted}
     complaints: list[object] = []

@@ -40,6 +40,8 @@ def beyond(drawn: Mask, mask: Mask, *, reach: int) -> int:
     Counts both ways, for object and background, so that what is lost counts as well as what is added. Outside the
     picture is background.
     """
+    if np.array_equal(drawn, mask):
+        return 0
     drawn, mask = np.pad(drawn, reach), np.pad(mask, reach)
     pairs = ((drawn, mask), (mask, drawn), (~drawn, ~mask), (~mask, ~drawn))
     return sum(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -20,11 +20,12 @@ from app.doors.requests import ToolBody, masks_on, picture_file, reading
 from app.doors.rings import area
 from app.errors import NotOffered
 from app.middleware.callers import share_of
+from app.routes.endpoints import new_router
 from app.routes.field_errors import invalid
 from app.routes.schemas import LongText, Point, PointCoords
 from app.routes.state import begin_stages, service_of
 
-router = APIRouter(include_in_schema=False)
+router = new_router(include_in_schema=False)
 
 NAME = "sam2"
 """The function's name. For one that begins with pth-facebookresearch-sam, CVAT's page runs a decoder itself."""

@@ -3,10 +3,11 @@
 Does not know the tools.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from app.middleware.access import Scope
 from app.middleware.callers import password_of, sent_as_key
@@ -53,6 +54,14 @@ class Doors:
         self._doors = tuple(doors)
         self.free = frozenset(path for door in doors for path in door.free)
         """Paths of all doors that need no key in the head of a request."""
+
+    @asynccontextmanager
+    async def serving(self, app: FastAPI) -> AsyncIterator[None]:
+        """Hold what a door needs while an application serves."""
+        async with AsyncExitStack() as held:
+            for router in self.routers:
+                await held.enter_async_context(router.lifespan_context(app))
+            yield
 
     @property
     def routers(self) -> list[APIRouter]:

@@ -6,7 +6,7 @@ can send no key.
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.codecs.answers import MaskAnswer, MaskOptions
@@ -15,11 +15,12 @@ from app.doors.door import Door
 from app.doors.requests import ToolBody, json_of, masks_on, picture_file, reading
 from app.doors.rings import closed, with_holes
 from app.errors import NotOffered
+from app.routes.endpoints import new_router
 from app.routes.schemas import Box, LongText, PointCoords, PointLabels
 from app.routes.state import begin_stages, service_of
 from app.version import VERSION
 
-router = APIRouter(prefix="/sam", include_in_schema=False)
+router = new_router(prefix="/sam", include_in_schema=False)
 
 
 class SamBody(ToolBody):

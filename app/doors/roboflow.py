@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Discriminator, Field, Tag
 
@@ -25,12 +25,13 @@ from app.doors.keys_in_bodies import KeyedBody, key_in_query, reading_with_key
 from app.doors.requests import ToolBody, embedded, json_of, masks_on, picture_at, picture_file
 from app.errors import NotOffered
 from app.middleware.callers import share_of
+from app.routes.endpoints import new_router
 from app.routes.field_errors import invalid
 from app.routes.image_ids import ImageId
 from app.routes.schemas import MOST_PROMPTS, Coordinate, LongText
 from app.routes.state import begin_stages, service_of
 
-router = APIRouter(include_in_schema=False)
+router = new_router(include_in_schema=False)
 
 _MOST_BINARY_BYTES = 1 << 30
 _MASK_FORMATS: dict[str, MaskFormat] = {"json": "polygons", "rle": "rle", "binary": "rle"}

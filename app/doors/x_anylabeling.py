@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.datastructures import Headers
 from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
@@ -22,11 +22,12 @@ from app.doors.rings import area, outermost
 from app.errors import NotOffered
 from app.middleware.access import Scope
 from app.middleware.callers import share_of
+from app.routes.endpoints import new_router
 from app.routes.field_errors import invalid
 from app.routes.schemas import MOST_PROMPTS, Coordinate, LongText
 from app.routes.state import begin_stages, service_of
 
-router = APIRouter(include_in_schema=False)
+router = new_router(include_in_schema=False)
 
 _LABEL = "AUTOLABEL_OBJECT"
 """Marks a shape that gets its label from the user."""

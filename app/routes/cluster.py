@@ -1,12 +1,13 @@
 """GET /cluster: the devices that do the work, their health and their load. No logic."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import BaseModel, Field
 
+from app.routes.endpoints import new_router
 from app.routes.state import service_of
 from app.service.segmentation import FrontState
 
-router = APIRouter()
+router = new_router()
 
 
 class DeviceReply(BaseModel):

@@ -4,20 +4,21 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute
 
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
+from app.routes.endpoints import new_router
 from app.routes.replies import decode_reply, mask_options, prompt_requests, timed_json
 from app.routes.segment_forms import PICTURE_FORM
 from app.routes.state import begin_stages, budget_of, remote_pictures_of, service_of
 from app.routes.uploads import parse_json, parse_upload
 from app.service.segmentation import Embedded
 
-router = APIRouter()
+router = new_router()
 
 
 _UPLOAD_BODY: dict[str, Any] = {

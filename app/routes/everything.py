@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from python_multipart.multipart import parse_options_header
 
 from app.errors import UnsupportedMediaType
@@ -12,6 +12,7 @@ from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
+from app.routes.endpoints import new_router
 from app.routes.everything_fields import EverythingBody, EverythingFields, EverythingReply
 from app.routes.line_replies import MEDIA_TYPE, begin_lines
 from app.routes.progress_lines import Steps, wants_lines
@@ -23,7 +24,7 @@ from app.service.search import Report
 from app.service.segmentation import NewPicture
 from model.everything.defaults import default_thresholds
 
-router = APIRouter()
+router = new_router()
 
 _PLAIN = ("mask_format", "order")
 

@@ -10,14 +10,15 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
 from app.middleware.browsers import PAGE_POLICY
 from app.routes.accepted import weights
+from app.routes.endpoints import new_router
 from app.routes.etags import client_has
 
-router = APIRouter(include_in_schema=False)
+router = new_router(include_in_schema=False)
 
 _APP = Path(__file__).parents[1]
 _PAGE = _APP / "page"

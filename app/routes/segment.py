@@ -6,17 +6,18 @@ A picture that is sent twice is embedded once here too. A second request costs i
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
+from app.routes.endpoints import new_router
 from app.routes.replies import decode_reply, mask_options, prompt_requests
 from app.routes.segment_forms import PICTURE_FORM, parse_segment
 from app.routes.state import begin_stages, service_of
 
-router = APIRouter()
+router = new_router()
 
 _PLAIN = ("mask_format", "mask_input")
 

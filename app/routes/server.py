@@ -1,15 +1,16 @@
 """The endpoints /model, /healthz, /readyz and /metrics: what a server says of itself."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from app.codecs.prompts import MAX_POINTS
 from app.routes import schemas
+from app.routes.endpoints import new_router
 from app.routes.state import service_of
 from app.routes.track_replies import track_limits
 from app.telemetry.metrics import CONTENT_TYPE
 from model.everything.defaults import default_thresholds
 
-router = APIRouter()
+router = new_router()
 
 
 @router.get("/model", response_model=schemas.ModelReply)

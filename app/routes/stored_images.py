@@ -3,17 +3,18 @@
 from hashlib import sha256
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from app.middleware.callers import share_of, tenant_of
 from app.routes import schemas
+from app.routes.endpoints import new_router
 from app.routes.etags import client_has
 from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
 from app.storage.pages import place_as_text
 from app.storage.store import ImageRecord
 
-router = APIRouter()
+router = new_router()
 
 
 @router.get("/images", response_model=schemas.ImagesReply)

@@ -8,17 +8,18 @@ import uuid
 from contextlib import suppress
 from time import perf_counter
 
-from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 
 from app.errors import NoWebSocket, OriginRefused, ServiceError
 from app.middleware.access import request_id
 from app.middleware.browsers import may_connect
 from app.middleware.callers import address_of
+from app.routes.endpoints import new_router
 from app.routes.state import refusal_of, service_of
 from app.routes.stream_prompts import ROUTE, PromptTalk
 from app.routes.streams import Stream, Streams
 
-router = APIRouter()
+router = new_router()
 
 log = logging.getLogger(__name__)
 

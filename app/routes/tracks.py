@@ -5,17 +5,19 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel
 
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes import schemas
 from app.routes.bodies import body_of, parsed
+from app.routes.endpoints import new_router
 from app.routes.line_replies import MEDIA_TYPE, begin_lines
 from app.routes.replies import mask_options, timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, refusal_of, service_of
+from app.routes.switched_off import refuse_videos_if_off
 from app.routes.track_fields import (
     ClearedReply,
     FrameReply,
@@ -37,7 +39,7 @@ from app.storage.pages import place_as_text
 
 Body = TypeVar("Body", bound=BaseModel)
 
-router = APIRouter()
+router = new_router(check=refuse_videos_if_off)
 
 FrameInPath = Annotated[int, Path(ge=0, description="The frame's number, from 0.")]
 

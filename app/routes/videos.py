@@ -3,17 +3,19 @@
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 
 from app.errors import VideoTooLarge
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.bodies import parsed
 from app.routes.body_budget import FORM_OVERHEAD
+from app.routes.endpoints import new_router
 from app.routes.etags import client_has
 from app.routes.replies import timed_json
 from app.routes.schemas import NoFields, PageQuery
 from app.routes.state import begin_stages, budget_of, service_of
+from app.routes.switched_off import refuse_videos_if_off
 from app.routes.video_fields import (
     ListedVideo,
     VideoFields,
@@ -26,7 +28,7 @@ from app.routes.video_fields import (
 from app.service.named_videos import NamedVideo
 from app.storage.pages import place_as_text
 
-router = APIRouter()
+router = new_router(check=refuse_videos_if_off)
 
 _FIELDS = VideoFields.model_json_schema()["properties"]
 _FILE = {"type": "string", "format": "binary"}

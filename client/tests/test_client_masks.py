@@ -97,7 +97,8 @@ def test_simplified_outlines_move_by_at_most_the_tolerance(pixels: np.ndarray, t
             assert 3 <= len(ring) <= len(full)
             left = iter(full)
             assert all(corner in left for corner in ring), "a subset of the corners, in order"
-            assert max(distance(corner, ring) for corner in full) <= tolerance + 1e-9
+            left_out = sorted({*full} - {*ring})
+            assert not left_out or farthest(left_out, ring) <= tolerance + 1e-9
 
 
 @pytest.mark.parametrize("tolerance", [0, 0.5, 1, 2.5, 60])
@@ -135,12 +136,13 @@ def test_a_hole_is_joined_to_the_part_that_has_it() -> None:
     assert {(9, 9), (11, 11)} <= set(inner)
 
 
-def distance(point: tuple[int, int], ring: Ring) -> float:
-    """Return the distance from a point to the nearest point of a ring."""
-    starts, stops = np.array(ring, float), np.roll(np.array(ring, float), -1, axis=0)
-    along = stops - starts
-    places = (((point - starts) * along).sum(axis=1) / (along**2).sum(axis=1)).clip(0, 1)
-    return float(np.hypot(*(point - starts - places[:, np.newaxis] * along).T).min())
+def farthest(points: Ring, ring: Ring) -> float:
+    """Return the largest distance of these points from a ring, each to what is nearest of it."""
+    starts = np.array(ring, float)
+    along = np.roll(starts, -1, axis=0) - starts
+    apart = np.array(points, float)[:, np.newaxis] - starts  # point, edge, x and y
+    places = ((apart * along).sum(axis=2) / (along**2).sum(axis=1)).clip(0, 1)
+    return float(np.hypot(*(apart - places[..., np.newaxis] * along).transpose(2, 0, 1)).min(axis=1).max())
 
 
 def test_a_slope_of_steps_becomes_straight() -> None:

@@ -1,13 +1,18 @@
-"""A server does not hold the event loop at its first requests for what FastAPI builds only then."""
+"""A server does not hold the event loop at its first requests for what FastAPI builds only then.
+
+And its routes, which are served as their modules made them, are made with what all of them have in common.
+"""
 
 from typing import Any
 
 import httpx
 import pydantic
 import pytest
+from fastapi.routing import APIRoute
 
 from app import __main__ as command
 from app.main import create_app, prepare_routes
+from app.routes.field_errors import check_query
 from app.settings import Settings
 from tests.fakes import FakeSegmenter
 
@@ -44,6 +49,15 @@ async def test_the_first_requests_build_nothing_any_more(built: list[object]) ->
         ):
             await client.get(f"http://127.0.0.1{path}")
     assert not built
+
+
+def test_every_route_checks_its_query_and_describes_its_errors() -> None:
+    routes = [r for r in create_app(Settings(doors="all")).routes if isinstance(r, APIRoute)]
+    assert len(routes) > 40
+    for route in routes:
+        assert route.dependencies[0].dependency is check_query, route.path
+        assert "default" in route.responses, route.path
+        assert route.unique_id == route.name, route.path
 
 
 def test_the_command_prepares_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.codecs.answers import MaskAnswer
@@ -25,6 +25,7 @@ from app.doors.label_studio.server import LabelStudioServer
 from app.doors.requests import json_of, put_together, reading_by
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
+from app.routes.endpoints import new_router
 from app.routes.field_errors import invalid
 from app.routes.remote_pictures import RemotePictures
 from app.routes.state import begin_stages, service_of
@@ -69,7 +70,7 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
             await server.close()
 
 
-router = APIRouter(prefix=PREFIX, include_in_schema=False, lifespan=_serving)
+router = new_router(prefix=PREFIX, include_in_schema=False, lifespan=_serving)
 
 
 @router.get("")

@@ -44,41 +44,42 @@ def test_every_endpoint_with_a_body_is_tried() -> None:
     }
 
 
-@pytest.mark.parametrize("path", BODIES)
-@pytest.mark.parametrize(
-    ("header", "value", "named"),
-    [
-        ("Content-Encoding", "gzip", "gzip"),
-        ("Content-Encoding", "GZip", "GZip"),
-        ("Content-Encoding", "br", "br"),
-        ("Content-Encoding", "deflate", "deflate"),
-        ("Content-Encoding", "identity, zstd", "zstd"),
-        ("Content-Encoding", "aws-chunked", "aws-chunked"),
-        ("Transfer-Encoding", "gzip, chunked", "gzip"),
-    ],
-)
-async def test_an_encoded_body_is_told_so(path: str, header: str, value: str, named: str) -> None:
-    media_type, body = BODIES[path]
-    async with serving() as served:
-        await begin(served)
-        for content in (body, gzip.compress(body), zlib.compress(body), b""):
-            headers = {"Content-Type": media_type, header: value}
-            reply = await served.client.post(path.format(track_id="walk"), content=content, headers=headers)
-            assert error(reply) == (415, "unsupported_media_type")
-            assert f"{header} '{named}'" in reply.json()["error"]["message"]
-            assert reply.headers["accept-encoding"] == "identity"
+ENCODED = [
+    ("Content-Encoding", "gzip", "gzip"),
+    ("Content-Encoding", "GZip", "GZip"),
+    ("Content-Encoding", "br", "br"),
+    ("Content-Encoding", "deflate", "deflate"),
+    ("Content-Encoding", "identity, zstd", "zstd"),
+    ("Content-Encoding", "aws-chunked", "aws-chunked"),
+    ("Transfer-Encoding", "gzip, chunked", "gzip"),
+]
 
 
 @pytest.mark.parametrize("path", BODIES)
-@pytest.mark.parametrize("value", ["identity", "Identity", "", "identity, identity"])
-async def test_identity_is_no_encoding(path: str, value: str) -> None:
+async def test_an_encoded_body_is_told_so(path: str) -> None:
     media_type, body = BODIES[path]
     async with serving() as served:
         await begin(served)
-        headers = {"Content-Type": media_type, "Content-Encoding": value}
-        assert (
-            await served.client.post(path.format(track_id="walk"), content=body, headers=headers)
-        ).status_code == 200
+        for header, value, named in ENCODED:
+            for content in (body, gzip.compress(body), zlib.compress(body), b""):
+                headers = {"Content-Type": media_type, header: value}
+                reply = await served.client.post(
+                    path.format(track_id="walk"), content=content, headers=headers
+                )
+                assert error(reply) == (415, "unsupported_media_type"), value
+                assert f"{header} '{named}'" in reply.json()["error"]["message"]
+                assert reply.headers["accept-encoding"] == "identity", value
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_identity_is_no_encoding(path: str) -> None:
+    media_type, body = BODIES[path]
+    async with serving() as served:
+        await begin(served)
+        for value in ("identity", "Identity", "", "identity, identity"):
+            headers = {"Content-Type": media_type, "Content-Encoding": value}
+            reply = await served.client.post(path.format(track_id="walk"), content=body, headers=headers)
+            assert reply.status_code == 200, (value, reply.text)
 
 
 async def test_a_second_header_counts_too() -> None:
