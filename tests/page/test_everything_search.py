@@ -59,6 +59,7 @@ def test_a_picture_that_was_forgotten_is_uploaded_again_and_searched(
     assert "IoU 0.90" in named(visitor)
 
 
+AS_LINES = {"content_type": "application/x-ndjson"}
 FAILURES = {
     "a full queue": ({"status": 503, "headers": {"Retry-After": "60"}}, "Trying again in"),
     "the deadline": ({"status": 504}, "Try now"),
@@ -76,8 +77,8 @@ def test_errors_are_quoted_and_tried_again(
     replies = [
         {"body": error, "content_type": "application/json", **refusal}
         if refusal
-        else {"body": '{"progress": 0.5, "found": 1}\n' + error + "\n"},
-        {"body": lines(SCENE, height=HEIGHT, width=WIDTH)},
+        else {"body": '{"progress": 0.5, "found": 1}\n' + error + "\n", **AS_LINES},
+        {"body": lines(SCENE, height=HEIGHT, width=WIDTH), **AS_LINES},
     ]
     context.route(f"{server.url}everything", lambda route: route.fulfill(**replies.pop(0)))
     visitor.press("s")
@@ -111,7 +112,7 @@ def test_a_connection_that_is_lost_halfway_is_asked_again(
 ) -> None:
     visitor.add(TRUCK)
     replies = ['{"progress": 0.5, "found": 1}\n', lines(SCENE, height=HEIGHT, width=WIDTH)]
-    context.route(f"{server.url}everything", lambda route: route.fulfill(body=replies.pop(0)))
+    context.route(f"{server.url}everything", lambda route: route.fulfill(body=replies.pop(0), **AS_LINES))
     visitor.press("s")
     visitor.until(lambda: "does not respond" in visitor.alert())
     visitor.find("#retry").click()
@@ -126,7 +127,9 @@ def test_what_cannot_be_mended_is_told(
     visitor.add(TRUCK)
     error = {"error": {"code": "invalid_prompt", "message": "Not on this picture."}}
     body = f"{steps}{json.dumps(error)}\n"
-    context.route(f"{server.url}everything", lambda route: route.fulfill(status=status, body=body))
+    context.route(
+        f"{server.url}everything", lambda route: route.fulfill(status=status, body=body, **AS_LINES)
+    )
     visitor.press("s")
     visitor.until(lambda: "Not on this picture." in visitor.alert())
     visitor.until(lambda: not visitor.find("#search").is_visible())

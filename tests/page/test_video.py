@@ -41,8 +41,11 @@ def tracks_of(server: PageServer) -> list[dict[str, Any]]:
 
 
 def points_of(server: PageServer) -> dict[int, dict[str, list[list[float]]]]:
-    """Return the clicks of each object by frame, as the server has them."""
-    (track,) = tracks_of(server)
+    """Return the clicks of each object by frame, as the server has them; none where it has no track."""
+    tracks = tracks_of(server)
+    if not tracks:
+        return {}
+    (track,) = tracks
     return {
         each["object"]: {frame: prompts[-1]["point_coords"] for frame, prompts in each["prompts"].items()}
         for each in track["objects"]
