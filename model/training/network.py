@@ -3,10 +3,12 @@
 Does not know about pictures, prompts or losses.
 """
 
-import torch
-from torch import nn
+from collections.abc import Mapping
 
-from model.network.config import Sam2Config
+import torch
+from torch import Tensor, nn
+
+from model.network.config import VARIANTS, Sam2Config
 from model.network.layers import Attention
 from model.network.sam2 import Sam2
 
@@ -53,6 +55,14 @@ def _look_where_the_position_is_alike(attention: Attention) -> None:
     """
     attention.q_proj.weight.data *= _NEARNESS
     attention.k_proj.weight.data.copy_(attention.q_proj.weight)
+
+
+def network_of(variant: str, weights: Mapping[str, Tensor]) -> Sam2:
+    """A network in float32 on the CPU with these weights, as an exported file or a run's state has them."""
+    with torch.device("meta"):
+        network = Sam2(VARIANTS[variant])
+    network.load_state_dict({name: x.float() for name, x in weights.items()}, assign=True)
+    return network.eval()
 
 
 class WorkingCopy:

@@ -1,0 +1,252 @@
+"""`python -m model.training.ranking DATA WEIGHTS OUT.safetensors`: which of a click's three masks is the best.
+
+Trains the perceptron that predicts the masks' IoU, and nothing else: masks stay bit for bit. A run sees composed
+scenes, where parts, regions and shapes are objects as often as whole things; here it is first clicks on the pack's
+own photographs, drawn as those held out are. The decoded IoU tokens do not change, so they are found once, and a
+minute of training is enough. Later clicks keep their estimates.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model.network.mask_decoder import DecoderOutput
+from model.network.prompt_encoder import NEGATIVE, PADDING, POSITIVE
+from model.network.sam2 import Sam2
+from model.runner import Sam2Runner
+from model.training.corrections import correcting_clicks
+from model.training.export import Weights, export
+from model.training.held_out import GROUP_WEIGHTS, group_of
+from model.training.losses import true_iou
+from model.training.network import network_of
+from model.training.pack import Pack, PackError, Picture, read_pack
+from model.training.split import chosen
+from model.training.views import View, view_of
+from model.types import LOGIT_LIMIT, Embedding
+
+HEAD = "sam_mask_decoder.iou_prediction_head."
+"""Where the weights that change are."""
+
+OBJECTS_EACH = 6
+"""At most, of a photograph."""
+
+CENTRAL = (1.0, 0.3)
+"""How often each click on an object is at its middle, not anywhere in it: nobody hits the middle each time."""
+
+LEAST_SEEN, LEAST_SHARE = 0.6, 0.0005
+"""Of an object, and of the frame, for it to be clicked at."""
+
+NARROWEST = 0.55
+"""Crop of a photograph from the second view on, over its sides."""
+
+EPOCHS, BATCH, LEARNING_RATE = 12, 256, 3e-4
+
+CHOICE_WEIGHT, SHARPNESS = 0.2, 12.0
+"""Of the IoU that a softmax over the predicted ones would choose, and how many times they are enlarged in it."""
+
+KEPT_WEIGHT = 4.0
+"""Of how far the estimates of later clicks move."""
+
+STAY_WEIGHT = 1e-3
+"""Of the squared distance from the weights that it began with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clicks:
+    """What the perceptron sees of clicks, and what it should say."""
+
+    tokens: Tensor
+    """(n, c): the decoded IoU token after a first click."""
+    ious: Tensor
+    """(n, 3) of the three masks, 0..1."""
+    weights: Tensor
+    """(n,), 1 on average: each group of sources counts as in held_out.py."""
+    later: Tensor
+    """(m, c): the token after a second click."""
+
+
+def look(network: Sam2, pack: Pack, *, views: int, seed: int) -> Clicks:
+    """Click at objects of every photograph, in several crops of it. Raises PackError where there is none."""
+    chance = np.random.default_rng(seed)
+    runner = Sam2Runner(network, name="builtin", weights_fingerprint="training")
+    session = _FirstClicks(network, int(chance.integers(2**62)))
+    groups: list[str] = []
+    for number in range(views):
+        for picture in tqdm(pack.photographs, desc=f"view {number + 1}", disable=None, leave=False):
+            view = _view(picture, network.config.image_size, chance if number else None)
+            if not (masks := _seen(picture, view)):
+                continue
+            truth = torch.from_numpy(np.stack(masks))
+            (embedding,) = runner.encode([view.see(picture.pixels)])
+            groups += [group_of(picture.source)] * session.play(embedding, truth)
+    if not groups:
+        raise PackError("No photograph has an object to click at.")
+    counts = Counter(groups)
+    weights = torch.tensor([GROUP_WEIGHTS[group] / counts[group] for group in groups])
+    return Clicks(
+        torch.cat(session.tokens), torch.cat(session.ious), weights / weights.mean(), torch.cat(session.later)
+    )
+
+
+def fit(head: nn.Module, clicks: Clicks, *, seed: int, say: Callable[[str], None] = lambda _: None) -> None:
+    """Train a perceptron (n, c) -> logits (n, 4), in place, to say which of masks 1 to 3 is the best."""
+    parameters = [x.requires_grad_() for x in head.parameters()]  # a runner has switched them off
+    before = [x.detach().clone() for x in parameters]
+    with torch.no_grad():
+        kept = head(clicks.later).sigmoid()
+    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(EPOCHS):
+        order, later = (torch.randperm(len(x), generator=generator) for x in (clicks.tokens, clicks.later))
+        total = 0.0
+        for place, rows in enumerate(order.split(BATCH)):
+            others = later[torch.arange(place * BATCH, (place + 1) * BATCH) % len(later)]
+            predicted = head(clicks.tokens[rows])[:, 1:].sigmoid()
+            weights, ious = clicks.weights[rows], clicks.ious[rows]
+            error = (weights[:, None] * (predicted - ious).square()).mean()
+            choice = (SHARPNESS * predicted).softmax(1)
+            reached = (weights * (choice * ious).sum(1)).mean()
+            moved = F.mse_loss(head(clicks.later[others]).sigmoid(), kept[others])
+            strayed = torch.stack(
+                [(x - y).square().sum() for x, y in zip(parameters, before, strict=True)]
+            ).sum()
+            loss = error - CHOICE_WEIGHT * reached + KEPT_WEIGHT * moved + STAY_WEIGHT * strayed
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += float(loss.detach()) * len(rows)
+        say(f"epoch {epoch + 1}: loss {total / len(order):.4f}")
+
+
+@torch.no_grad()
+def reached(head: nn.Module, clicks: Clicks) -> tuple[float, float]:
+    """Mean IoU of the masks that a perceptron chooses, and that of the best ones."""
+    best = head(clicks.tokens)[:, 1:].argmax(1, keepdim=True)
+    means = (clicks.ious.gather(1, best)[:, 0], clicks.ious.amax(1))
+    chosen, most = (float((clicks.weights * x).mean()) for x in means)
+    return chosen, most
+
+
+class _FirstClicks:
+    """Two clicks on each object of a picture, as in rounds.py, without gradients; notes what comes of them."""
+
+    def __init__(self, network: Sam2, seed: int) -> None:
+        self.tokens: list[Tensor] = []
+        self.ious: list[Tensor] = []
+        self.later: list[Tensor] = []
+        self._network = network
+        self._generator = torch.Generator().manual_seed(seed)
+        self._token = torch.zeros(0)
+        network.sam_mask_decoder.iou_prediction_head.register_forward_pre_hook(self._note)
+
+    def _note(self, _: nn.Module, given: tuple[Tensor]) -> None:
+        self._token = given[0].clone()
+
+    @torch.no_grad()
+    def play(self, embedding: Embedding, truth: Tensor) -> int:
+        """Click at masks (n, s, s) of a picture of this size. Returns how many first clicks there were."""
+        maps = [x[None].expand(len(truth), *x.shape) for x in embedding.maps()]
+        excluded = torch.zeros_like(truth)
+        for central in CENTRAL:
+            click = partial(correcting_clicks, truth, excluded=excluded, generator=self._generator)
+            cells, is_object = click(torch.zeros_like(truth), share_central=central)
+            excluded[torch.arange(len(cells)), cells[:, 1], cells[:, 0]] = True
+            coords, labels = cells[:, None].float(), _label(is_object)[:, None]
+            output = self._decode(maps, coords, labels, None)
+            fine = _at_size(output.logits[:, 1:], truth)
+            self.tokens.append(self._token)
+            self.ious.append(true_iou(fine, truth[:, None].float()))
+            rows, best = torch.arange(len(truth)), output.iou[:, 1:].argmax(1)
+            cells, is_object = click(fine[rows, best] > 0, share_central=central)
+            coords = torch.cat([coords, cells[:, None].float()], dim=1)
+            labels = torch.cat([labels, _label(is_object)[:, None]], dim=1)
+            self._decode(maps, coords, labels, output.logits[rows, best + 1, None])
+            self.later.append(self._token)
+        return len(CENTRAL) * len(truth)
+
+    def _decode(
+        self, maps: list[Tensor], coords: Tensor, labels: Tensor, logits: Tensor | None
+    ) -> DecoderOutput:
+        count, side = len(coords), self._network.config.mask_size
+        given = torch.zeros(count, 1, side, side) if logits is None else logits
+        return self._network.decode(
+            *maps,
+            coords=F.pad(coords, (0, 0, 0, 1)),
+            labels=F.pad(labels, (0, 1), value=PADDING),
+            mask_logits=given.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
+            has_mask=torch.full((count,), logits is not None),
+        )
+
+
+def _label(is_object: Tensor) -> Tensor:
+    return torch.where(is_object, POSITIVE, NEGATIVE)
+
+
+def _at_size(logits: Tensor, truth: Tensor) -> Tensor:
+    return F.interpolate(logits, truth.shape[1:], mode="bilinear", align_corners=False)
+
+
+def _view(picture: Picture, side: int, chance: np.random.Generator | None) -> View:
+    """All of a photograph or, by chance, a part of it, perhaps mirrored."""
+    h, w = picture.pixels.shape[:2]
+    if chance is None:
+        return view_of(((w - 1) / 2, (h - 1) / 2), (w, h), side)
+    size = chance.uniform(NARROWEST, 1.0) * np.array((w, h))
+    x, y = size / 2 + chance.random(2) * ((w, h) - size) - 0.5
+    return view_of((x, y), (size[0], size[1]), side, mirrored=chance.random() < 0.5)
+
+
+def _seen(picture: Picture, view: View) -> list[np.ndarray]:
+    """Masks (s, s) of some objects, of which the view shows enough."""
+    masks = []
+    for index in chosen(picture, OBJECTS_EACH):
+        mask = view.see_mask(picture.mask(index))
+        shown = np.count_nonzero(mask) * abs(np.linalg.det(view.matrix[:, :2]))
+        if mask.mean() >= LEAST_SHARE and shown >= LEAST_SEEN * picture.areas[index]:
+            masks.append(mask)
+    return masks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 1 where there is nothing to learn from or to write to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.training.ranking",
+        description="Learn which of a click's three masks is the best.",
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the training pack")
+    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="an exported file or a run's state")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors")
+    parser.add_argument("--views", type=int, default=3, help="of each photograph (default: 3)")
+    parser.add_argument("--seed", type=int, default=0)
+    said = parser.parse_args(arguments)
+    try:
+        weights = Weights.read(said.weights)
+        network = network_of(weights.variant, weights.tensors)
+        clicks = look(network, read_pack(said.data).training(), views=said.views, seed=said.seed)
+        head = network.sam_mask_decoder.iou_prediction_head
+        before, most = reached(head, clicks)
+        fit(head, clicks, seed=said.seed, say=print)
+        after, _ = reached(head, clicks)
+        found = {f"{HEAD}{name}": x.detach() for name, x in head.named_parameters()}
+        plan = {"ranking": len(clicks.tokens), "views": said.views, "seed": said.seed}
+        made = {"step": EPOCHS, "plan": plan}
+        export([Weights(weights.variant, weights.tensors | found, [*weights.runs, made])], said.out)
+    except (PackError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{said.out}: {len(clicks.tokens):,} clicks; chosen {before:.3f}, now {after:.3f}, best {most:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
