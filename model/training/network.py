@@ -61,7 +61,9 @@ def network_of(variant: str, weights: Mapping[str, Tensor]) -> Sam2:
     """A network in float32 on the CPU with these weights, as an exported file or a run's state has them."""
     with torch.device("meta"):
         network = Sam2(VARIANTS[variant])
-    network.load_state_dict({name: x.float() for name, x in weights.items()}, assign=True)
+    network.load_state_dict(
+        {name: x.to(torch.float32, copy=True) for name, x in weights.items()}, assign=True
+    )
     return network.eval()
 
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,8 +41,8 @@ HEAD = "sam_mask_decoder.iou_prediction_head."
 OBJECTS_EACH = 6
 """At most, of a photograph."""
 
-CENTRAL = (1.0, 0.3)
-"""How often each click on an object is at its middle, not anywhere in it: nobody hits the middle each time."""
+CLICKS_EACH = 2
+"""On an object."""
 
 LEAST_SEEN, LEAST_SHARE = 0.6, 0.0005
 """Of an object, and of the frame, for it to be clicked at."""
@@ -51,10 +52,7 @@ NARROWEST = 0.55
 
 EPOCHS, BATCH, LEARNING_RATE = 12, 256, 3e-4
 
-CHOICE_WEIGHT, SHARPNESS = 0.2, 12.0
-"""Of the IoU that a softmax over the predicted ones would choose, and how many times they are enlarged in it."""
-
-KEPT_WEIGHT = 4.0
+KEPT_WEIGHT = 1.0
 """Of how far the estimates of later clicks move."""
 
 STAY_WEIGHT = 1e-3
@@ -81,14 +79,15 @@ def look(network: Sam2, pack: Pack, *, views: int, seed: int) -> Clicks:
     runner = Sam2Runner(network, name="builtin", weights_fingerprint="training")
     session = _FirstClicks(network, int(chance.integers(2**62)))
     groups: list[str] = []
-    for number in range(views):
-        for picture in tqdm(pack.photographs, desc=f"view {number + 1}", disable=None, leave=False):
-            view = _view(picture, network.config.image_size, chance if number else None)
-            if not (masks := _seen(picture, view)):
-                continue
-            truth = torch.from_numpy(np.stack(masks))
-            (embedding,) = runner.encode([view.see(picture.pixels)])
-            groups += [group_of(picture.source)] * session.play(embedding, truth)
+    with closing(session):
+        for number in range(views):
+            for picture in tqdm(pack.photographs, desc=f"view {number + 1}", disable=None, leave=False):
+                view = _view(picture, network.config.image_size, chance if number else None)
+                if not (masks := _seen(picture, view)):
+                    continue
+                truth = torch.from_numpy(np.stack(masks))
+                (embedding,) = runner.encode([view.see(picture.pixels)])
+                groups += [group_of(picture.source)] * session.play(embedding, truth)
     if not groups:
         raise PackError("No photograph has an object to click at.")
     counts = Counter(groups)
@@ -112,15 +111,12 @@ def fit(head: nn.Module, clicks: Clicks, *, seed: int, say: Callable[[str], None
         for place, rows in enumerate(order.split(BATCH)):
             others = later[torch.arange(place * BATCH, (place + 1) * BATCH) % len(later)]
             predicted = head(clicks.tokens[rows])[:, 1:].sigmoid()
-            weights, ious = clicks.weights[rows], clicks.ious[rows]
-            error = (weights[:, None] * (predicted - ious).square()).mean()
-            choice = (SHARPNESS * predicted).softmax(1)
-            reached = (weights * (choice * ious).sum(1)).mean()
+            error = (clicks.weights[rows, None] * (predicted - clicks.ious[rows]).square()).mean()
             moved = F.mse_loss(head(clicks.later[others]).sigmoid(), kept[others])
             strayed = torch.stack(
                 [(x - y).square().sum() for x, y in zip(parameters, before, strict=True)]
             ).sum()
-            loss = error - CHOICE_WEIGHT * reached + KEPT_WEIGHT * moved + STAY_WEIGHT * strayed
+            loss = error + KEPT_WEIGHT * moved + STAY_WEIGHT * strayed
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -138,7 +134,7 @@ def reached(head: nn.Module, clicks: Clicks) -> tuple[float, float]:
 
 
 class _FirstClicks:
-    """Two clicks on each object of a picture, as in rounds.py, without gradients; notes what comes of them."""
+    """First clicks on each object of a picture and one after each, without gradients; notes what comes of them."""
 
     def __init__(self, network: Sam2, seed: int) -> None:
         self.tokens: list[Tensor] = []
@@ -147,32 +143,44 @@ class _FirstClicks:
         self._network = network
         self._generator = torch.Generator().manual_seed(seed)
         self._token = torch.zeros(0)
-        network.sam_mask_decoder.iou_prediction_head.register_forward_pre_hook(self._note)
+        self._hook = network.sam_mask_decoder.iou_prediction_head.register_forward_pre_hook(self._note)
+
+    def close(self) -> None:
+        """Leave the network as it was."""
+        self._hook.remove()
 
     def _note(self, _: nn.Module, given: tuple[Tensor]) -> None:
         self._token = given[0].clone()
 
     @torch.no_grad()
     def play(self, embedding: Embedding, truth: Tensor) -> int:
-        """Click at masks (n, s, s) of a picture of this size. Returns how many first clicks there were."""
+        """Click at masks (n, s, s) of a picture of this size. Returns how many first clicks there were.
+
+        One is at the middle of an object, the other halfway from there to anywhere in it: nobody hits the middle
+        each time, and at the edge masks are worse than clicks deserve.
+        """
         maps = [x[None].expand(len(truth), *x.shape) for x in embedding.maps()]
-        excluded = torch.zeros_like(truth)
-        for central in CENTRAL:
-            click = partial(correcting_clicks, truth, excluded=excluded, generator=self._generator)
-            cells, is_object = click(torch.zeros_like(truth), share_central=central)
-            excluded[torch.arange(len(cells)), cells[:, 1], cells[:, 0]] = True
-            coords, labels = cells[:, None].float(), _label(is_object)[:, None]
+        nothing, rows = torch.zeros_like(truth), torch.arange(len(truth))
+        click = partial(correcting_clicks, truth, generator=self._generator)
+        middle, _ = click(nothing, excluded=nothing, share_central=1.0)
+        anywhere, _ = click(nothing, excluded=nothing, share_central=0.0)
+        between = (middle + anywhere) // 2
+        is_inside = truth[rows, between[:, 1], between[:, 0]]
+        for first in (middle, torch.where(is_inside[:, None], between, middle)):
+            coords, labels = first[:, None].float(), torch.full((len(truth), 1), POSITIVE)
             output = self._decode(maps, coords, labels, None)
             fine = _at_size(output.logits[:, 1:], truth)
             self.tokens.append(self._token)
             self.ious.append(true_iou(fine, truth[:, None].float()))
-            rows, best = torch.arange(len(truth)), output.iou[:, 1:].argmax(1)
-            cells, is_object = click(fine[rows, best] > 0, share_central=central)
-            coords = torch.cat([coords, cells[:, None].float()], dim=1)
-            labels = torch.cat([labels, _label(is_object)[:, None]], dim=1)
+            best = output.iou[:, 1:].argmax(1)
+            clicked = nothing.clone()
+            clicked[rows, first[:, 1], first[:, 0]] = True
+            second, is_object = click(fine[rows, best] > 0, excluded=clicked, share_central=1.0)
+            coords = torch.cat([coords, second[:, None].float()], dim=1)
+            labels = torch.cat([labels, torch.where(is_object, POSITIVE, NEGATIVE)[:, None]], dim=1)
             self._decode(maps, coords, labels, output.logits[rows, best + 1, None])
             self.later.append(self._token)
-        return len(CENTRAL) * len(truth)
+        return CLICKS_EACH * len(truth)
 
     def _decode(
         self, maps: list[Tensor], coords: Tensor, labels: Tensor, logits: Tensor | None
@@ -186,10 +194,6 @@ class _FirstClicks:
             mask_logits=given.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
             has_mask=torch.full((count,), logits is not None),
         )
-
-
-def _label(is_object: Tensor) -> Tensor:
-    return torch.where(is_object, POSITIVE, NEGATIVE)
 
 
 def _at_size(logits: Tensor, truth: Tensor) -> Tensor:
@@ -226,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the training pack")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="an exported file or a run's state")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
-    parser.add_argument("--views", type=int, default=3, help="of each photograph (default: 3)")
+    parser.add_argument("--views", type=int, default=1, help="of each photograph (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     said = parser.parse_args(arguments)
     try:
