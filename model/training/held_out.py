@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from model.devices import resolve_device, resolve_dtype
 from model.errors import CheckpointError
 from model.network.config import BUILTIN, VARIANTS
-from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
 from model.training.evaluate import add_model_options, clicks_to, label, load
+from model.training.network import network_of
 from model.training.pack import Pack, PackError, read_pack
 from model.training.reliability import Bin, calibration_error, reliability
 from model.training.sessions import MAX_CLICKS, Model, PicturePredictor, Session, play_session
@@ -158,16 +157,9 @@ def validation_figures(pack: Pack, weights: dict[str, Tensor], *, side: int, dev
 def runner_of(weights: dict[str, Tensor], *, side: int, device: str) -> Sam2Runner:
     """The built-in model with these weights as the server would run it, at a size of its own."""
     torch_device = resolve_device(device)
-    with torch.device("meta"):
-        model = Sam2(replace(VARIANTS[BUILTIN], image_size=side))
-    dtype = resolve_dtype("auto", torch_device)
-    buffers = {name for name, _ in model.named_buffers()}
-    own = {
-        name: x.to(torch_device, torch.float32 if name in buffers else dtype, copy=True)
-        for name, x in weights.items()
-    }
-    model.load_state_dict(own, assign=True)
-    return Sam2Runner(model, name=BUILTIN, weights_fingerprint="training")
+    config = replace(VARIANTS[BUILTIN], image_size=side)
+    network = network_of(config, weights, device=torch_device, dtype=resolve_dtype("auto", torch_device))
+    return Sam2Runner(network, name=BUILTIN, weights_fingerprint="training")
 
 
 def table(found: HeldOut) -> str:

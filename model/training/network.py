@@ -8,13 +8,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from model.network.config import VARIANTS, Sam2Config
+from model.network.config import Sam2Config
 from model.network.layers import Attention
 from model.network.sam2 import Sam2
 
 _DEVIATION = 0.02
 """Of the trunk's first weights, as Hiera has it (arXiv 2306.00989)."""
 
+
+_CPU = torch.device("cpu")
 
 _NEARNESS = 2.0
 """By how much cross-attention's first queries are enlarged, for a near cell to outweigh far ones."""
@@ -57,14 +59,23 @@ def _look_where_the_position_is_alike(attention: Attention) -> None:
     attention.k_proj.weight.data.copy_(attention.q_proj.weight)
 
 
-def network_of(variant: str, weights: Mapping[str, Tensor]) -> Sam2:
-    """A network in float32 on the CPU with these weights, as an exported file or a run's state has them."""
+def network_of(
+    config: Sam2Config,
+    weights: Mapping[str, Tensor],
+    *,
+    device: torch.device = _CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Sam2:
+    """A network with copies of these weights, as an exported file or a run's state has them; buffers in float32."""
     with torch.device("meta"):
-        network = Sam2(VARIANTS[variant])
-    network.load_state_dict(
-        {name: x.to(torch.float32, copy=True) for name, x in weights.items()}, assign=True
-    )
-    return network.eval()
+        network = Sam2(config)
+    buffers = {name for name, _ in network.named_buffers()}
+    own = {
+        name: x.to(device, torch.float32 if name in buffers else dtype, copy=True)
+        for name, x in weights.items()
+    }
+    network.load_state_dict(own, assign=True)
+    return network
 
 
 class WorkingCopy:

@@ -4,20 +4,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
 from model.checkpoints.download import BUILTIN_PATH
+from model.network.config import BUILTIN, VARIANTS
 from model.network.layers import Mlp
 from model.training import ranking
 from model.training.export import read_weights
 from model.training.network import network_of
 from model.training.pack import Pack, PackError
 from model.training.ranking import HEAD, Clicks, fit, look, reached
-from model.training.views import view_of
 from tests.model.training.packs import background, cutout, photograph, write_pack
 
 
@@ -42,7 +41,7 @@ def test_it_learns_which_mask_is_the_best(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(ranking, "EPOCHS", 200)
     head = perceptron()
     before, most = reached(head, clicks())
-    fit(head, clicks(), seed=0)
+    fit(head, clicks())
     after, _ = reached(head, clicks(seed=1))  # others of the same kind
     assert most == pytest.approx(0.8)
     assert before < 0.6
@@ -56,7 +55,7 @@ def test_later_clicks_keep_their_estimates(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(ranking, "KEPT_WEIGHT", weight)
         head, seen = perceptron(), clicks()
         before = head(seen.later).sigmoid().detach()
-        fit(head, seen, seed=0)
+        fit(head, seen)
         return float((head(seen.later).sigmoid() - before).detach().abs().mean())
 
     assert moved(ranking.KEPT_WEIGHT) < 0.6 * moved(0.0)
@@ -68,8 +67,8 @@ def test_a_group_counts_as_much_as_on_the_split() -> None:
         photograph("b.jpg", "coco-cc"),
         photograph("c.jpg", "dsb2018"),
     )
-    network = network_of("builtin", read_weights(BUILTIN_PATH))
-    seen = look(network, Pack(pictures, (), ()), views=1, seed=3)
+    network = network_of(VARIANTS[BUILTIN], read_weights(BUILTIN_PATH))
+    seen = look(network, Pack(pictures, (), ()))
     assert len(seen.tokens) == len(seen.ious) == len(seen.weights) == len(seen.later) == 12
     assert float(seen.weights.mean()) == pytest.approx(1)
     scenes, nuclei = seen.weights[:8].sum(), seen.weights[8:].sum()
@@ -78,23 +77,14 @@ def test_a_group_counts_as_much_as_on_the_split() -> None:
     assert (
         float(seen.ious.max(1).values.mean()) > 0.5
     )  # discs on stripes: the masks are of what was clicked at
-    again = look(network, Pack(pictures, (), ()), views=1, seed=3)
+    again = look(network, Pack(pictures, (), ()))
     assert torch.equal(again.tokens, seen.tokens)
 
 
-def test_what_a_crop_hardly_shows_is_not_clicked_at() -> None:
-    picture = photograph()
-    whole = ranking._view(picture, 64, None)
-    assert len(ranking._seen(picture, whole)) == 2
-    right = view_of((114.5, 59.5), (90, 120), 64)  # a third of the larger disc, and all of the smaller one
-    (mask,) = ranking._seen(picture, right)
-    assert np.array_equal(mask, right.see_mask(picture.mask(1)))
-
-
 def test_without_objects_there_is_nothing_to_learn() -> None:
-    network = network_of("builtin", read_weights(BUILTIN_PATH))
+    network = network_of(VARIANTS[BUILTIN], read_weights(BUILTIN_PATH))
     with pytest.raises(PackError, match="No photograph has an object"):
-        look(network, Pack((), (cutout(),), (background(),)), views=1, seed=0)
+        look(network, Pack((), (cutout(),), (background(),)))
 
 
 def test_the_command_changes_the_estimates_alone(
@@ -105,7 +95,7 @@ def test_the_command_changes_the_estimates_alone(
     data, out = tmp_path / "data", tmp_path / "out.safetensors"
     data.mkdir()
     write_pack(data)
-    assert ranking.main([str(data), str(BUILTIN_PATH), str(out), "--views", "2"]) == 0
+    assert ranking.main([str(data), str(BUILTIN_PATH), str(out)]) == 0
     assert "clicks; chosen 0." in capsys.readouterr().out
     before, after = read_weights(BUILTIN_PATH), read_weights(out)
     changed = {name for name, x in after.items() if not torch.equal(x, before[name])}
@@ -114,7 +104,7 @@ def test_the_command_changes_the_estimates_alone(
     with safe_open(out, "pt") as file:
         *_, last = json.loads(file.metadata()["runs"])
     assert last["step"] == 1
-    assert last["plan"]["views"] == 2
+    assert last["plan"]["ranking"] == 4
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
