@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from sam2_client import holdings, stories
+from sam2_client.closer import MARGIN, picture_around
 from sam2_client.everything_options import EverythingOptions, Order
 from sam2_client.found_masks import FoundMask
 from sam2_client.images import Floats, KnownImage
@@ -59,6 +60,14 @@ class AsyncImage(KnownImage):
         return await self._client._tell(
             stories.decode(self._embedded, prompts, options=options, retries=retries)
         )
+
+    async def closer(self, to: Mask | Box, *, margin: float = MARGIN) -> "AsyncImage":
+        """See Image.closer."""
+        picture = picture_around(to, self._embedded, margin=margin)
+        if picture is None:
+            return self
+        embedded = await self._client._tell(stories.closer(picture, retries=self._client._retries))
+        return AsyncImage(embedded, self._client)
 
     async def everything(
         self,

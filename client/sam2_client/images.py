@@ -65,8 +65,14 @@ class KnownImage:
         """Whether the server had embedded the picture before."""
         return self._embedded.cached
 
+    @property
+    def region(self) -> tuple[int, int, int, int] | None:
+        """x0, y0, x1, y1 of the part that `closer` looks at, x1 and y1 exclusive; None for a whole picture."""
+        return self._embedded.part.bounds if self._embedded.part else None
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.image_id!r}, {self.width} x {self.height})"
+        part = f", {self._embedded.part}" if self._embedded.part else ""
+        return f"{type(self).__name__}({self.image_id!r}, {self.width} x {self.height}{part})"
 
 
 @dataclass(frozen=True, slots=True)

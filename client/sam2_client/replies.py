@@ -10,12 +10,14 @@ import httpx
 import numpy as np
 
 from sam2_client.bodies import MAX_REPLY_BYTES
+from sam2_client.closer import of_part, out_of_part
 from sam2_client.error_replies import unexpected
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
 from sam2_client.images import Floats, Model
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask, Origin
+from sam2_client.picture_parts import Part
 from sam2_client.pictures import Picture
 
 UNREADABLE = (
@@ -36,12 +38,22 @@ def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded
 
 
 def read_masks(
-    response: httpx.Response, wires: Sequence[dict[str, Any]], options: MaskOptions, picture: Picture | None
+    response: httpx.Response,
+    wires: Sequence[dict[str, Any]],
+    options: MaskOptions,
+    picture: Picture | None,
+    *,
+    part: Part | None = None,
 ) -> list[list[Mask]]:
-    """Read the masks of each prompt, best first. `wires` are the prompts as they were sent."""
+    """Read the masks of each prompt, best first. `wires` are the prompts as they were sent.
+
+    Masks of a `part` become masks of the whole picture.
+    """
     try:
         reply = response.json()
         embedded = _embedded(reply, picture)
+        if part is not None:
+            embedded = of_part(embedded, part)
         return [
             list(_masks(prediction, embedded, wire, options))
             for prediction, wire in zip(reply["predictions"], wires, strict=True)
@@ -57,10 +69,8 @@ def read_everything(
     try:
         reply = response.json()
         size = int(reply["height"]), int(reply["width"])
-        if size != (embedded.height, embedded.width):
-            raise ValueError(
-                f"a picture of {size[1]} x {size[0]} pixels, which had {embedded.width} x {embedded.height}"
-            )
+        if size != (shown := _shown(embedded)):
+            raise ValueError(f"a picture of {size[1]} x {size[0]} pixels, which had {shown[1]} x {shown[0]}")
         return [_found(value, embedded, options) for value in reply["masks"]]
     except UNREADABLE as error:
         raise unexpected(response, error) from error
@@ -132,7 +142,14 @@ def _masks(
 ) -> Iterator[Mask]:
     for value in prediction["masks"]:
         origin = Origin(embedded, wire, options, value.get("logits"))
-        yield Mask.from_dict(value, size=(embedded.height, embedded.width), origin=origin)
+        mask = Mask.from_dict(value, size=_shown(embedded), origin=origin)
+        yield mask if embedded.part is None else out_of_part(mask, embedded.part)
+
+
+def _shown(embedded: Embedded) -> tuple[int, int]:
+    """Height and width of what the server was shown."""
+    shown = embedded.part or embedded
+    return shown.height, shown.width
 
 
 def _found(value: dict[str, Any], embedded: Embedded, options: EverythingOptions) -> FoundMask:
@@ -140,4 +157,5 @@ def _found(value: dict[str, Any], embedded: Embedded, options: EverythingOptions
     if options.logits:
         click = {"point_coords": [value["point"]], "point_labels": [1]}
         origin = Origin(embedded, click, MaskOptions(logits=True), str(value["logits"]))
-    return FoundMask.from_dict(value, size=(embedded.height, embedded.width), origin=origin)
+    mask = FoundMask.from_dict(value, size=_shown(embedded), origin=origin)
+    return mask if embedded.part is None else out_of_part(mask, embedded.part)

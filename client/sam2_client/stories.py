@@ -11,6 +11,7 @@ import httpx
 
 from sam2_client import holdings
 from sam2_client.asking import Call, Story, ask
+from sam2_client.closer import into_part, of_part
 from sam2_client.errors import ImageNotFound, InvalidPrompt
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
@@ -18,6 +19,7 @@ from sam2_client.holdings import check_id, image_path
 from sam2_client.images import Floats
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
+from sam2_client.picture_parts import Part, PartialPicture
 from sam2_client.pictures import Picture
 from sam2_client.prompts import Prompt, to_wire
 from sam2_client.replies import read_embedded, read_everything, read_maps, read_masks
@@ -42,9 +44,15 @@ def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Ret
     return read_embedded(response, picture)
 
 
+def closer(picture: PartialPicture, *, retries: Retries) -> Story[Embedded]:
+    """Upload a part of a picture."""
+    embedded = yield from embed(picture, image_id=None, replace=False, retries=retries)
+    return of_part(embedded, picture.part)
+
+
 def segment(picture: Picture, prompt: Prompt, *, options: MaskOptions, retries: Retries) -> Story[list[Mask]]:
     """Upload a picture together with a prompt. Return the masks, best first."""
-    wire = yield from _wire(prompt, retries)
+    wire = yield from _wire(prompt, None, retries)
     response = yield from ask(
         Call("POST", "segment", json={"prompts": [wire], **options.to_wire()}, picture=picture), retries
     )
@@ -58,7 +66,7 @@ def decode(
     """Return the masks of every prompt, in order, best first. Requests missing logits of masks to refine."""
     wires: list[dict[str, Any]] = []
     for prompt in prompts:
-        wire = yield from _wire(prompt, retries)
+        wire = yield from _wire(prompt, embedded.part, retries)
         wires.append(wire)
     answers: list[list[Mask]] = []
     most = PROMPTS_PER_REQUEST
@@ -83,15 +91,17 @@ def everything(
     The reply always comes as lines, so that the client's timeout limits a silence and not the whole work. Crops are
     cut from the picture itself, which few servers keep, so it is sent again with them.
     """
-    picture = embedded.picture
+    picture, wire = embedded.picture, options.to_wire()
+    if embedded.part is not None and "region" in wire:
+        wire["region"] = into_part({"box": wire["region"]}, embedded.part)["box"]
     if options.crop_n_layers and picture is not None:
         form = {"image_id": embedded.image_id}
         if picture.stretch != "range":
             form["stretch"] = picture.stretch
-        call = Call("POST", "everything", json=options.to_wire(), picture=picture, form=form, on_step=on_step)
+        call = Call("POST", "everything", json=wire, picture=picture, form=form, on_step=on_step)
         response = yield from ask(call, retries)
     else:
-        body = {"image_id": embedded.image_id, **options.to_wire()}
+        body = {"image_id": embedded.image_id, **wire}
         call = Call("POST", "everything", json=body, on_step=on_step)
         response = yield from _ask_about(embedded, call, retries)
     return read_everything(response, options, embedded)
@@ -107,18 +117,18 @@ def feature_maps(
     return read_maps(response)
 
 
-def _wire(prompt: Prompt, retries: Retries) -> Story[dict[str, Any]]:
-    """Return a prompt as it is sent, with the logits of the mask that it refines."""
+def _wire(prompt: Prompt, part: Part | None, retries: Retries) -> Story[dict[str, Any]]:
+    """Return a prompt as it is sent, with the logits of the mask that it refines; or its RLE, see _mask_input."""
     wire = to_wire(prompt)
     if isinstance(prompt.mask, Mask):
-        wire["mask_input"] = yield from _mask_input(prompt.mask, retries)
-    return wire
+        wire["mask_input"] = yield from _mask_input(prompt.mask, part, retries)
+    return wire if part is None else into_part(wire, part)
 
 
-def _mask_input(mask: Mask, retries: Retries) -> Story[Any]:
-    """Return the logits of an earlier mask, or its RLE if its origin is not known."""
+def _mask_input(mask: Mask, part: Part | None, retries: Retries) -> Story[Any]:
+    """Return the logits of an earlier mask; its RLE if its origin is not known, or is another part than `part`."""
     origin = mask.origin
-    if origin is None:
+    if origin is None or origin.embedded.part != part:
         return mask.rle
     if origin.logits is None:
         options = replace(origin.options, logits=True)
@@ -135,7 +145,7 @@ def _decode(
 ) -> Story[list[list[Mask]]]:
     body = {"image_id": embedded.image_id, "prompts": wires, **options.to_wire()}
     response = yield from _ask_about(embedded, Call("POST", "decode", json=body), retries)
-    return read_masks(response, wires, options, embedded.picture)
+    return read_masks(response, wires, options, embedded.picture, part=embedded.part)
 
 
 def _ask_about(embedded: Embedded, call: Call, retries: Retries) -> Story[httpx.Response]:

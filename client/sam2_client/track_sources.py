@@ -195,6 +195,8 @@ def joined(frames: Sequence[PictureSource | KnownImage], uploads: Sequence[Embed
     found: list[Embedded] = []
     for index, frame in enumerate(frames):
         if isinstance(frame, KnownImage):
+            if frame.region is not None:
+                raise ValueError(f"frame {index} is a part of a picture: a track needs whole ones")
             found.append(frame._embedded)
             continue
         result = next(results)
