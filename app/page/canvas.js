@@ -132,14 +132,17 @@ export class Canvas {
 
   #drawMarks({ object }) {
     const box = this.draft ?? (object?.prompt.box && [object.prompt.box.slice(0, 2), object.prompt.box.slice(2)]);
-    if (box) this.#drawBox(box.map((point) => this.view.toScreen(point)), object?.colour ?? "#fff");
+    if (box) this.#drawBox(box, [[4, "#000a", []], [2, "#fff", []], [2, object?.colour ?? "#fff", [6, 6]]]);
+    const part = object && chosenMask(object)?.region;
+    if (part) this.#drawBox([part.slice(0, 2), part.slice(2)], [[2, "#0008", []], [1, "#fff", [3, 5]]]);
     for (const [x, y, label] of object?.prompt.points ?? []) this.#drawPoint(this.view.toScreen([x + 0.5, y + 0.5]), label, object.colour);
     if (this.cursor) this.#drawCursor(this.view.toScreen(this.cursor));
   }
 
-  #drawBox([[ax, ay], [bx, by]], colour) {
-    for (const [width, style, dash] of [[4, "#000a", []], [2, "#fff", []], [2, colour, [6, 6]]]) {
-      this.#pen(width, style, dash);
+  #drawBox(corners, pens) {
+    const [[ax, ay], [bx, by]] = corners.map((point) => this.view.toScreen(point));
+    for (const pen of pens) {
+      this.#pen(...pen);
       this.marks.strokeRect(Math.min(ax, bx), Math.min(ay, by), Math.abs(bx - ax), Math.abs(by - ay));
     }
   }

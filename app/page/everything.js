@@ -166,13 +166,10 @@ export class Everything {
   }
 
   #take(masks, pixel) {
-    const { width, height } = this.found;
     this.session.current.take(masks.map((mask) => {
       const { counts, iou, area, bbox, colour, point } = mask;
-      // The mask itself in place of its logits, which would be long: /decode refines both.
-      const logits = { size: [height, width], counts };
       const prompt = addPoint(EMPTY, [...(pixel ?? point.map(Math.floor)), 1], null);
-      return { colour, prompt, mask: { counts, iou, area, bbox, logits } };
+      return { colour, prompt, mask: { counts, iou, area, bbox } };
     }));
   }
 

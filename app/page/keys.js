@@ -15,6 +15,7 @@ const PAGE_KEYS = [
   [["w"], "larger", "Everything: the next larger object under the pointer"],
   [["x"], "label", "Clicks mark the object or the background"],
   [["r"], "refine", "Refine the current mask, on or off"],
+  [["c"], "closer", "Refine small objects on a closer look, on or off"],
   [["h"], "hover", "Preview the mask under the pointer, on or off"],
   [["+", "="], ["zoom", 1.25], "Zoom in"],
   [["-"], ["zoom", 0.8], "Zoom out"],

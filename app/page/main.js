@@ -40,7 +40,7 @@ const within = ([x, y]) => x >= 0 && y >= 0 && x < session.current?.bitmap?.widt
 
 function point([x, y], label) {
   if (label && within([x, y]) && everything.take([x, y])) return;
-  if (within([x, y])) edit((picture) => picture.point((prompt, logits) => addPoint(prompt, [x, y, label], session.options.refine ? logits : null)));
+  if (within([x, y])) edit((picture) => picture.point((prompt, mask) => addPoint(prompt, [x, y, label], session.options.refine ? mask : null)));
 }
 
 function box(from, to) {
@@ -86,6 +86,7 @@ const commands = {
   larger: () => everything.larger(),
   label: () => session.set("label", 1 - session.options.label),
   refine: toggle("refine"),
+  closer: toggle("closer"),
   hover: toggle("hover"),
   zoom: (factor) => canvas.zoom(factor),
   fit: () => canvas.fit(),
@@ -242,17 +243,17 @@ function render() {
   everythingView.render();
   $("welcome").hidden = !!picture;
   $("key-button").hidden = !apiKey.get();
-  const sending = picture && !picture.imageId && !picture.problem;
+  const sending = picture && !picture.problem && (!picture.imageId || picture.looking);
   $("progress").hidden = !sending;
   if (sending) {
-    const sent = picture.progress < 1;
-    $("progress-text").textContent = picture.state ?? (sent ? "Uploading" : "Embedding");
+    const sent = !picture.looking && picture.progress < 1;
+    $("progress-text").textContent = picture.state ?? (sent ? "Uploading" : picture.looking ? "Looking closer" : "Embedding");
     $("bar").toggleAttribute("value", sent);
     if (sent) $("bar").value = picture.progress;
   }
-  const disable = { undo: !picture?.undoable, redo: !picture?.redoable, accept: !picture?.object?.masks, three: !picture?.object?.prompt.points.length };
+  const disable = { undo: !picture?.undoable, redo: !picture?.redoable, accept: !picture?.object?.masks, three: !picture?.object?.prompt.points.length, closer: !options.refine || !!picture?.video };
   for (const [name, disabled] of Object.entries(disable)) $(name).disabled = disabled;
-  for (const name of ["refine", "hover"]) $(name).setAttribute("aria-pressed", options[name]);
+  for (const name of ["refine", "closer", "hover"]) $(name).setAttribute("aria-pressed", options[name]);
   for (const button of document.querySelectorAll("[data-label]")) button.setAttribute("aria-pressed", +button.dataset.label === options.label);
 }
 

@@ -19,6 +19,7 @@ export const chosenMask = (object) => object.masks?.[object.chosen] ?? null;
 export class Picture {
   progress = 0; // fraction of the upload that is sent, 0..1
   problem = ""; // why the picture cannot be used
+  looking = 0; // closer looks that are being embedded
   lost = false; // whether the server had lost it when last asked
   bitmap = null;
   unreadable = false; // whether the browser has failed to decode the file
@@ -67,7 +68,7 @@ export class Picture {
   point(change) {
     const { object } = this;
     if (object && !object.done) {
-      const prompt = change(object.prompt, chosenMask(object)?.logits ?? null);
+      const prompt = change(object.prompt, chosenMask(object));
       return this.change(object.id, { prompt });
     }
     const begun = this.#begin({ prompt: change(EMPTY, null) });

@@ -1,10 +1,10 @@
 /** Prompts as immutable values, and the requests for them. Does not know about the network. */
 
-import { promptFields } from "../client/prompts.js";
+import { Mask } from "../client/masks.js";
 
 export const EMPTY = Object.freeze({ points: [], box: null, previous: null, three: false });
 
-/** Points are [x, y, label]; label 1: object, 0: background. `previous`: logits of the mask to refine, or null. */
+/** Points are [x, y, label]; label 1: object, 0: background. `previous`: the mask to refine, or null; once its logits. */
 export const addPoint = (prompt, point, previous) =>
   Object.freeze({ ...prompt, points: [...prompt.points, point], previous, three: false });
 
@@ -15,17 +15,14 @@ export const withThree = (prompt) => Object.freeze({ ...prompt, three: true });
 
 export const isEmpty = (prompt) => !prompt.points.length && !prompt.box;
 
-/** The prompt as the client takes it. */
-export const asked = ({ points, box, previous, three }) => ({
+/** The prompt as the client takes it, on a picture {width, height}. */
+export const asked = ({ points, box, previous, three }, { width, height }) => ({
   points: points.map(([x, y]) => [x, y]),
   labels: points.map(([, , label]) => label),
   box,
-  mask: previous,
+  mask: previous?.bbox ? new Mask({ ...previous, rle: { size: [height, width], counts: previous.counts } }) : previous,
   multimask: three || undefined,
 });
-
-/** The body of POST /decode. The masks bring what refines them. */
-export const toBody = (imageId, prompt) => ({ image_id: imageId, ...promptFields(asked(prompt)), return_logits: true });
 
 /** A box of whole pixels within the picture, from two corners in any order; null if it has no area. */
 export function boxBetween([ax, ay], [bx, by], { width, height }) {

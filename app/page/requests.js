@@ -3,15 +3,17 @@
 import { Picture as Embedded } from "../client/pictures.js";
 import { address, apiKey, client, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
-import { chosenMask } from "./picture.js";
-import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY, toBody } from "./prompts.js";
+import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY } from "./prompts.js";
 
 const LOST = "The server has lost this picture twice in a row, each time right after its upload. Click on its thumbnail to try again. " +
   "If that does not help, its SAM2_DEVICE_CACHE_MIB is too small, or several servers behind this address do not share a SAM2_CACHE_DIR.";
 const PAUSE_MS = 3000; // after a preview that failed
 
 /** What the page stores of a mask. */
-const kept = ({ rle, iou, area, bbox, logits = null }) => ({ counts: rle.counts, iou, area, bbox, logits });
+const kept = ({ rle, iou, area, bbox, logits, region }) => ({ counts: rle.counts, iou, area, bbox, logits, ...(region && { region }) });
+
+/** A picture as the client knows it. */
+const wholeOf = ({ imageId, width, height, file }) => new Embedded(client, { image_id: imageId, width, height }, undefined, { file });
 
 export class Requests {
   model = null; // the reply of GET /model, once it has arrived
@@ -19,6 +21,8 @@ export class Requests {
   #asked = null; // {prompt, abort} of the request in progress
   #hover = client.hover();
   #quietUntil = 0; // no previews before this time
+  #parts = null; // those of closer looks
+  #unfit = new WeakSet(); // pictures without
 
   constructor(session, notice) {
     Object.assign(this, { session, notice });
@@ -105,16 +109,17 @@ export class Requests {
     this.#hover.stop();
     try {
       const { signal } = asked.abort;
-      let body = toBody(picture.imageId, prompt);
-      const send = () => patiently(() => decode(body, signal), { notice, signal });
+      const look = await this.#look(picture, prompt, signal), wanted = clientPrompt(prompt, picture);
+      let body;
+      const ask = (image_id) => decode((body = { image_id, ...look.fieldsOf(wanted), return_logits: true }), signal);
+      const send = () => patiently(() => look.embedded(ask, signal), { notice, signal });
       const reply = await send().catch((error) => {
-        const { height, width } = picture, mask = chosenMask(picture.objects.find((object) => object.prompt === prompt) ?? {});
-        if (error.code !== "invalid_prompt" || typeof prompt.previous !== "string" || !mask) throw error;
-        body = { ...body, mask_input: { size: [height, width], counts: mask.counts } }; // its logits may be of another model
+        if (error.code !== "invalid_prompt" || !wanted.mask?.logits) throw error;
+        wanted.mask.logits = null; // they may be of another model: then its pixels are sent
         return send();
       });
       picture.lost = false;
-      picture.answer(prompt, reply.data.predictions[0].masks.map(kept));
+      picture.answer(prompt, look.masksOf(reply.data, 1)[0].map(kept));
       session.last = { ...reply, curl: curl(address("decode"), body, { withKey: !!apiKey.get() }) };
       this.#describe(picture, prompt);
     } catch (error) {
@@ -130,24 +135,41 @@ export class Requests {
     session.changed(picture);
   }
 
+  /** The picture for a prompt, or a part of it on a closer look. */
+  async #look(picture, prompt, signal) {
+    const { notice, session } = this, whole = wholeOf(picture);
+    if (!session.options.closer || !prompt.previous || this.#unfit.has(picture)) return whole;
+    try {
+      const { limits } = await this.describe(false, signal);
+      this.#parts ??= new (await import("./closer.js")).Parts(session);
+      return await patiently(() => this.#parts.at(picture, prompt, whole, { limits, signal }), { notice, signal });
+    } catch (error) {
+      signal.throwIfAborted();
+      this.#unfit.add(picture);
+      notice.tell(`${picture.name} is refined without a closer look. ${error.message}`);
+      return whole;
+    }
+  }
+
   #describe({ objects, width, height }, prompt) {
     const object = objects.find((one) => one.prompt === prompt);
     const [best] = object.masks;
     const share = (100 * best.area / (width * height)).toPrecision(2);
     const many = object.masks.length > 1 ? `${object.masks.length} candidates. ` : "";
-    this.notice.say(`${many}${object.name}: ${+share} % of the picture, predicted IoU ${best.iou.toFixed(2)}.`);
+    this.notice.say(`${many}${object.name}: ${+share} % of the picture, predicted IoU ${best.iou.toFixed(2)}.${best.region ? " A closer look." : ""}`);
   }
 
   async #preview(point) {
     const { session, notice } = this;
     const picture = session.current;
     if (this.#asked || notice.failing || !session.options.hover || !picture?.imageId || picture.video || performance.now() < this.#quietUntil) return;
-    const { objects, object, imageId, width, height } = picture;
+    const { objects, object } = picture;
     const open = object && !object.done;
-    const previous = open && session.options.refine ? object.masks?.[object.chosen].logits ?? null : null;
+    const previous = open && session.options.refine ? object.masks?.[object.chosen] ?? null : null;
     const prompt = addPoint(open ? object.prompt : EMPTY, point, previous);
     try {
-      const masks = await this.#hover.decode(new Embedded(client, { image_id: imageId, width, height }), clientPrompt(prompt));
+      const part = session.options.closer && this.#parts?.known(picture, prompt);
+      const masks = await this.#hover.decode(part || wholeOf(picture), clientPrompt(prompt, picture));
       if (!masks || session.current !== picture || picture.objects !== objects) return;
       session.preview = kept(masks[0]);
       session.redraw();

@@ -17,7 +17,7 @@ export class Session extends EventTarget {
   current = null;
   preview = null; // the mask under the pointer
   last = null; // the newest request: {curl, roundTripMs, serverMs, stages}
-  options = { label: 1, refine: true, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
+  options = { label: 1, refine: true, closer: false, hover: true, ...JSON.parse(values.get(OPTIONS) || "{}") };
   #storage = null;
   #full = () => {}; // says once that the browser stores no more
   #storing = Promise.resolve(); // one file after the other is read

@@ -55,7 +55,7 @@ export class Client {
       file ??= await fetched(/** @type {string | URL} */ (source), signal);
       return this.send(path, file, { onProgress, signal });
     }, call);
-    return new Picture(this, await send(options), () => send({}));
+    return new Picture(this, await send(options), () => send({}), { file: /** @type {any} */ (file), stretch });
   }
 
   /**

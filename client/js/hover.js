@@ -3,7 +3,7 @@
  * pointer that never rests, and nothing waits in line. Does not draw.
  */
 
-import { maskFields, masksOf, promptFields } from "./prompts.js";
+import { maskFields } from "./prompts.js";
 import { Stream } from "./stream.js";
 
 /**
@@ -45,7 +45,7 @@ export class Hover {
    * @returns {Promise<Mask[] | null>}
    */
   async decode(picture, prompt, options = {}) {
-    const fields = { ...promptFields(prompt), ...maskFields({ logits: false, ...options }) };
+    const fields = { ...picture.fieldsOf(prompt), ...maskFields({ logits: false, ...options }) };
     this.#waiting?.(false);
     if (this.#busy && !(await this.#turn(options.signal))) return null;
     this.#busy = true;
@@ -54,7 +54,7 @@ export class Hover {
       picture.embedded((image_id) => this.#ask({ image_id, ...fields }, until), until);
     try {
       const signal = options.signal ? AbortSignal.any([options.signal, stopped]) : stopped;
-      const [masks] = masksOf(await this.#client.call(ask, { ...options, signal }), 1);
+      const [masks] = picture.masksOf(await this.#client.call(ask, { ...options, signal }), 1);
       return masks;
     } catch (error) {
       if (stopped.aborted) return null;

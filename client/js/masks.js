@@ -14,6 +14,7 @@ import { decodeRuns, toBitmap } from "./rle.js";
  * @property {number} area
  * @property {[number, number, number, number]} bbox
  * @property {string} [logits]
+ * @property {[number, number, number, number] | null} [region]
  */
 
 export class Mask {
@@ -21,7 +22,7 @@ export class Mask {
   #ends = null;
 
   /** @param {WireMask} wire */
-  constructor({ rle, iou, stability, area, bbox, logits }) {
+  constructor({ rle, iou, stability, area, bbox, logits, region = null }) {
     /** COCO's compressed RLE, as pycocotools reads it. */
     this.rle = rle;
     /** The model's own estimate of the mask's IoU, 0..1. */
@@ -34,6 +35,8 @@ export class Mask {
     this.bbox = bbox;
     /** What refines this mask, if the request asked for it. */
     this.logits = logits ?? null;
+    /** The part of the picture in which it was decoded; null: the whole. */
+    this.region = region;
     const [height, width] = rle.size;
     /** Of the picture, in pixels. */
     this.size = { width, height };

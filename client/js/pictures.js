@@ -5,16 +5,18 @@ import { maskFields, masksOf, promptFields } from "./prompts.js";
 import { unlessAborted } from "./retries.js";
 
 /**
- * @import { CallOptions, Client } from "./client.js"
+ * @import { CallOptions, Client, EmbedOptions } from "./client.js"
  * @import { Mask } from "./masks.js"
  * @import { MaskOptions, Prompt } from "./prompts.js"
  */
 
 /** @typedef {{image_id: string, width: number, height: number}} Embedded */
+/** @typedef {{file: Blob, stretch?: EmbedOptions["stretch"]}} Source of a picture whose bytes are at hand */
 
 export class Picture {
   #client;
   #embed;
+  #source;
   /** @type {Promise<Embedded> | null} */
   #embedding = null;
 
@@ -22,11 +24,13 @@ export class Picture {
    * @param {Client} client
    * @param {Embedded} embedded
    * @param {() => Promise<Embedded>} [embed] embeds it once more; left out if its bytes are not at hand
+   * @param {Source} [source]
    */
-  constructor(client, embedded, embed) {
+  constructor(client, embedded, embed, source) {
     if (typeof embedded.image_id !== "string") throw unexpectedReply("The picture");
     this.#client = client;
     this.#embed = embed;
+    this.#source = source;
     this.imageId = embedded.image_id;
     /** In pixels, as browsers show the picture. */
     this.width = embedded.width;
@@ -60,11 +64,48 @@ export class Picture {
    * @returns {Promise<Mask[][]>}
    */
   async decodeMany(prompts, options = {}) {
-    const fields = { prompts: prompts.map(promptFields), ...maskFields(options) };
+    const fields = { prompts: prompts.map((prompt) => this.fieldsOf(prompt)), ...maskFields(options) };
     return this.#client.call((signal) => this.embedded(async (image_id) => {
       const { data } = await this.#client.connection.post("decode", { image_id, ...fields }, { signal });
-      return masksOf(data, prompts.length);
+      return this.masksOf(data, prompts.length);
     }, signal), options);
+  }
+
+  /**
+   * x0, y0, x1, y1 of the part that `closer` looks at; null for a whole picture.
+   * @returns {[number, number, number, number] | null}
+   */
+  get region() {
+    return null;
+  }
+
+  /**
+   * Embed the part around a mask or a box x0, y0, x1, y1, to find a small object more exactly. Coordinates and masks stay those of the
+   * whole picture. Clicks and boxes must be within `region`: a square, `margin` times as long as what it shows, of 64 pixels or more.
+   * Above 60 % of the picture, returns the picture itself. The browser cuts it out, so it must have the file, and be able to read it.
+   * @param {Mask | [number, number, number, number]} what
+   * @param {{margin?: number} & CallOptions} [options] margin: 1.6 if left out
+   * @returns {Promise<Picture>}
+   */
+  async closer(what, options) {
+    return (await import("./closer.js")).lookCloser(this.#client, this, this.#source, what, options);
+  }
+
+  /**
+   * A prompt as it is sent.
+   * @param {Prompt} prompt
+   */
+  fieldsOf(prompt) {
+    return promptFields(prompt);
+  }
+
+  /**
+   * The masks of each prompt.
+   * @param {any} answer
+   * @param {number} prompts
+   */
+  masksOf(answer, prompts) {
+    return masksOf(answer, prompts);
   }
 
   /**

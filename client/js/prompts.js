@@ -24,13 +24,14 @@ import { Mask } from "./masks.js";
 /**
  * The fields of a prompt, with SAM2ImagePredictor's names.
  * @param {Prompt} prompt
+ * @param {[number, number, number, number] | null} [region]
  */
-export function promptFields({ points, labels, box, mask, multimask }) {
+export function promptFields({ points, labels, box, mask, multimask }, region = null) {
   return {
     ...(points?.length && { point_coords: points, point_labels: labels ?? points.map(() => 1) }),
     ...(box && { box }),
-    // A mask that came without logits is worth its pixels.
-    ...(mask && { mask_input: mask instanceof Mask ? mask.logits ?? mask.rle : mask }),
+    // A mask without logits, or with those of another part, is worth its pixels.
+    ...(mask && { mask_input: mask instanceof Mask ? String(mask.region) === String(region) && mask.logits || mask.rle : mask }),
     ...(multimask !== undefined && { multimask_output: multimask }),
   };
 }

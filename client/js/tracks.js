@@ -244,7 +244,7 @@ async function unlessBusy(task, signal) {
  */
 export async function beginTrack(client, frames, { trackId, corrections, ...options } = {}) {
   const which = Array.isArray(frames)
-    ? { frames: frames.map((frame) => (typeof frame === "string" ? frame : frame.imageId)) }
+    ? { frames: frames.map(idOf) }
     : { video_id: frames.videoId };
   const body = { ...which, track_id: trackId, corrections };
   let lost = false; // a reply: the track may be begun then
@@ -261,6 +261,16 @@ export async function beginTrack(client, frames, { trackId, corrections, ...opti
     if (mine.objects.length || mine.frames !== length || mine.video_id !== (body.video_id ?? null)) throw error;
     return new Track(client, mine);
   }
+}
+
+/**
+ * @param {Picture | string} frame
+ * @param {number} index
+ */
+function idOf(frame, index) {
+  if (typeof frame === "string") return frame;
+  if (frame.region) throw new RangeError(`Frame ${index} is a part of a picture: a track needs whole ones.`);
+  return frame.imageId;
 }
 
 /**

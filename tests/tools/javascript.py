@@ -25,6 +25,9 @@ export async function clicked(file: File, signal: AbortSignal): Promise<ImageDat
   const picture = await client.embed(file, { signal, onProgress: (share: number) => void share });
   const prompt: Prompt = { points: [[1, 2]], labels: [1], box: [0, 0, 9, 9], multimask: false };
   const [mask]: Mask[] = await picture.decode(prompt, { deadlineS: 5 });
+  const closer = await picture.closer(mask, { margin: 2, signal });
+  const region: [number, number, number, number] | null = closer.region;
+  await (await closer.closer(region ?? [0, 0, 9, 9])).click([5, 6]);
   const hover = client.hover();
   const masks: Mask[] | null = await hover.click(picture, [3, 4]);
   const path: Path2D | undefined = masks?.[0].toPath2D({ smooth: false });
@@ -59,6 +62,7 @@ WRONG = {
     "a point without y": "await picture.click([1]);",
     "an unknown option": "await picture.click([1, 2], { signl: null });",
     "an unknown field of a prompt": "await picture.decode({ point: [1, 2] });",
+    "a box without y1": "await picture.closer([1, 2, 3]);",
     "the masks of a hover that may be null": "(await client.hover().click(picture, [1, 2])).length;",
     "a prompt of a track without a frame": "await (await client.track(['a'])).click([1, 2], { object: 1 });",
     "a way that is not there": "(await client.openTrack('a')).propagate({ direction: 'up' });",

@@ -144,7 +144,7 @@ export class Tracker {
     if (frame === undefined) await track.removeObject(id);
     else if (!prompt) await track.clearPrompts({ frame, object: id });
     else {
-      const { objects } = await track.prompt(asked(prompt), { frame, object: id, clear: true });
+      const { objects } = await track.prompt(asked(prompt, video), { frame, object: id, clear: true });
       const found = objects.find(({ object, mask }) => object === id && mask);
       if (found) video.answer(id, { frame, prompt, mask: kept(found) });
       if (found) this.notice.say(describe(video, id, found));
