@@ -26,7 +26,7 @@ MOST_SHARE = 0.6
 
 
 def picture_around(what: Mask | Box, embedded: Embedded, *, margin: float) -> PartialPicture | None:
-    """Return the part of a picture around a mask or a box x0, y0, x1, y1; None where it would be nearly all of it.
+    """Return the part of a picture around a mask or a box x0, y0, x1, y1; None where `embedded` shows as much.
 
     Raises ValueError where there is nothing to look at, for a margin below 1, and if the picture is not known.
     """
@@ -43,7 +43,7 @@ def picture_around(what: Mask | Box, embedded: Embedded, *, margin: float) -> Pa
             "embed its pixels in 8 bits instead"
         )
     part = square_around(_box(what, embedded), margin, (embedded.width, embedded.height))
-    if part.share > MOST_SHARE:
+    if part.share > MOST_SHARE and embedded.part is None:  # a part does not show all
         return None
     picture = embedded.picture
     return PartialPicture(picture.whole if isinstance(picture, PartialPicture) else picture, part)

@@ -150,7 +150,9 @@ def test_it_is_embedded_again_where_the_server_has_evicted_it(
 def test_a_closer_look_at_a_part_is_cut_from_the_picture(
     served: Served, image: Image, noise: np.ndarray
 ) -> None:
-    nearer = image.closer((100, 60, 200, 160)).closer(BOX)
+    part = image.closer((100, 60, 200, 160))
+    assert part.closer((10, 10, 390, 290)).region == (0, 0, WIDTH, HEIGHT), "the part would not show it"
+    nearer = part.closer(BOX)
     assert nearer.region == REGION
     x0, y0, x1, y1 = REGION
     assert np.array_equal(uploaded(nearer), noise[y0:y1, x0:x1])
