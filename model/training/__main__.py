@@ -24,12 +24,14 @@ from model.network.config import BUILTIN
 from model.training.discs import DiscsFirst
 from model.training.export import read_weights
 from model.training.held_out import validation_figures
+from model.training.kept_maps import KeptMaps
 from model.training.options import minutes, rate, whole
-from model.training.pack import PackError, read_pack
+from model.training.pack import Pack, PackError, read_pack
+from model.training.photographs import Photographs
 from model.training.scenes import Scenes
 from model.training.segments import with_segments
 from model.training.state import FILE_NAME, Diverged, Plan, PlanDiffers, State
-from model.training.trainer import Pace, Trainer
+from model.training.trainer import Pace, SceneSource, Trainer
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Options of mallopt(3)."""
@@ -57,21 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warm_up=said.warm_up,
             seed=said.seed,
             start_from=fingerprint(start) if start else "",
+            photographs=said.photographs,
         )
+        if plan.photographs and start is None:
+            raise ValueError("--photographs trains all but the trunk: give weights with --start-from.")
         trainer = Trainer(
             plan,
-            DiscsFirst(
-                Scenes(
-                    with_segments(pack.training(), said.cache or said.out / "segments"),
-                    side=said.side,
-                    masks_per_scene=said.masks,
-                    seed=said.seed,
-                ),
-                until=0 if start else said.batch * said.warm_up,
-                side=said.side,
-                masks_per_scene=said.masks,
-                seed=said.seed,
-            ),
+            _scenes(pack.training(), plan, cache=said.cache or said.out / "segments"),
             pace=Pace(
                 device=device,
                 dtype=training_dtype(said.dtype, device),
@@ -82,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ),
             state=state,
             start=start,
+            kept=KeptMaps(said.out / "maps") if plan.photographs else None,
         )
     except (PackError, PlanDiffers, ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -97,6 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
     return 0
+
+
+def _scenes(pack: Pack, plan: Plan, *, cache: Path) -> SceneSource:
+    if plan.photographs:
+        return Photographs(pack, side=plan.side, masks_per_scene=plan.masks, seed=plan.seed)
+    pack = with_segments(pack, cache)
+    return DiscsFirst(
+        Scenes(pack, side=plan.side, masks_per_scene=plan.masks, seed=plan.seed),
+        until=0 if plan.start_from else plan.batch * plan.warm_up,
+        side=plan.side,
+        masks_per_scene=plan.masks,
+        seed=plan.seed,
+    )
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:
@@ -164,6 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--warm-up", type=whole(0), default=500, help="steps")
     plan.add_argument("--seed", type=whole(0), default=0)
     plan.add_argument("--start-from", type=Path, help="a run's folder or exported weights to begin with")
+    plan.add_argument(
+        "--photographs",
+        action="store_true",
+        help="train all but the trunk, on photographs as they are. What the trunk makes of them is kept in "
+        "OUT/maps, up to 11 GB at 448 px",
+    )
     pace = parser.add_argument_group("how it is carried out on this machine")
     pace.add_argument("--device", default="auto")
     pace.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")

@@ -23,6 +23,8 @@ with AdamW alone."""
 class Optimiser:
     """Muon for matrices of weights, which learned more per second than AdamW for all; AdamW for the rest.
 
+    Parameters that need no gradient stay as they are.
+
     (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.)
     """
 
@@ -30,6 +32,8 @@ class Optimiser:
         matrices: list[Tensor] = []
         others: dict[bool, list[Tensor]] = {True: [], False: []}
         for name, parameter in network.named_parameters():
+            if not parameter.requires_grad:
+                continue
             decaying = decays(name, parameter)
             line = matrices if decaying and parameter.ndim == 2 else others[decaying]
             line.append(parameter)

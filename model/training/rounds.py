@@ -5,7 +5,9 @@ corrections in the middle cost a forward pass only; the first and the last round
 data, optimisers or schedules.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from model.network.sam2 import Sam2
 from model.training.corrections import correcting_clicks, jittered_boxes
 from model.training.losses import mask_loss, true_iou
 from model.types import LOGIT_LIMIT
+
+Encode: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""As Sam2.encode."""
 
 FIRST_PROMPTS = {"click": 0.7, "box": 0.18, "click in box": 0.12}
 """What the first round begins with, and how often: one kind a step, for prompts of one forward are equally long.
@@ -87,10 +92,20 @@ class Rounds:
     """Plays through the prompts of one batch."""
 
     def __init__(
-        self, network: Sam2, pictures: Tensor, masks: Tensor, *, chance: np.random.Generator
+        self,
+        network: Sam2,
+        pictures: Tensor,
+        masks: Tensor,
+        *,
+        chance: np.random.Generator,
+        encode: Encode | None = None,
     ) -> None:
-        """`pictures` (b, s, s, 3) uint8 and `masks` (b, m, s, s) bool, on the network's device."""
+        """`pictures` (b, s, s, 3) uint8 and `masks` (b, m, s, s) bool, on the network's device.
+
+        `encode` is used in place of the network's own.
+        """
         self._network = network
+        self._encode = encode or network.encode
         self._dtype = network.no_mem_embed.dtype
         self._chance = chance
         self._generator = torch.Generator(masks.device).manual_seed(int(chance.integers(2**62)))
@@ -106,7 +121,7 @@ class Rounds:
         kinds, shares = zip(*FIRST_PROMPTS.items(), strict=True)
         kind = kinds[self._chance.choice(len(kinds), p=shares)]
         prompts = self._first_prompts(kind)
-        encoded = self._network.encode(self._normalised())
+        encoded = self._encode(self._normalised())
         maps = [x.repeat_interleave(self._masks_each, dim=0) for x in encoded]
         loss, logits = self._first_round(maps, prompts, is_click=kind == "click")
         with torch.no_grad():

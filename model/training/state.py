@@ -48,6 +48,8 @@ class Plan:
     seed: int
     start_from: str
     """Fingerprint of the weights to begin with; empty for new ones."""
+    photographs: bool = False
+    """Whether all but the trunk learns, on photographs as they are."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from model.network.config import VARIANTS
 from model.training.attention import PlainAttention
+from model.training.kept_maps import KeptMaps
 from model.training.network import WorkingCopy, initial_network
 from model.training.optimiser import Optimiser
 from model.training.rounds import Rounds
@@ -99,8 +101,12 @@ class Trainer:
         pace: Pace,
         state: State | None,
         start: dict[str, Tensor] | None,
+        kept: KeptMaps | None = None,
     ) -> None:
-        """Begin, from weights `start` or from new ones, or go on from `state`. Raises PlanDiffers."""
+        """Begin, from weights `start` or from new ones, or go on from `state`. Raises PlanDiffers.
+
+        With `kept` the trunk does not learn, and what it makes of a picture is kept there.
+        """
         if state is not None:
             state.check(plan)
         self.plan, self._scenes, self._pace = plan, scenes, pace
@@ -109,7 +115,8 @@ class Trainer:
             network.load_state_dict(start)
         if state is not None:
             network.load_state_dict(state.network)
-        self.network = network.to(pace.device)
+        network.image_encoder.trunk.requires_grad_(requires_grad=kept is None)
+        self.network, self._kept = network.to(pace.device), kept
         self._weights = list(self.network.state_dict().values())
         self._average = {name: x.clone() for name, x in self.network.state_dict().items()}
         self._optimiser = Optimiser(self.network)
@@ -167,7 +174,8 @@ class Trainer:
         network = self._copy.network
         batch = [x.to(device, non_blocking=True) for x in (pictures, masks)]
         with PlainAttention() if device.type == "cpu" else nullcontext():
-            loss = Rounds(network, *batch, chance=chance).play()
+            encode = partial(self._kept.encode, network) if self._kept else None
+            loss = Rounds(network, *batch, chance=chance, encode=encode).play()
             loss.total.backward()
         self._copy.hand_over_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
