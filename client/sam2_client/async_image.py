@@ -66,8 +66,8 @@ class AsyncImage(KnownImage):
         picture = picture_around(to, self._embedded, margin=margin)
         if picture is None:
             return self
-        embedded = await self._client._tell(stories.closer(picture, retries=self._client._retries))
-        return AsyncImage(embedded, self._client)
+        story = stories.embed(picture, image_id=None, replace=False, retries=self._client._retries)
+        return AsyncImage(await self._client._tell(story), self._client)
 
     async def everything(
         self,

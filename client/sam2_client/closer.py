@@ -49,14 +49,13 @@ def picture_around(what: Mask | Box, embedded: Embedded, *, margin: float) -> Pa
     return PartialPicture(picture.whole if isinstance(picture, PartialPicture) else picture, part)
 
 
-def of_part(embedded: Embedded, part: Part) -> Embedded:
-    """Return an embedded part as the whole picture, of which only the part is looked at. Raises ValueError."""
-    if (embedded.width, embedded.height) != (part.width, part.height):
+def whole_size(part: Part, *, shown: tuple[int, int]) -> tuple[int, int]:
+    """Return width and height of the whole picture. Raises ValueError if the server was shown something else."""
+    if shown != (part.width, part.height):
         raise ValueError(
-            f"a picture of {embedded.width} x {embedded.height} pixels, of {part.width} x {part.height}"
+            f"a picture of {shown[0]} x {shown[1]} pixels, which has {part.width} x {part.height}"
         )
-    width, height = part.whole
-    return replace(embedded, width=width, height=height, part=part)
+    return part.whole
 
 
 def into_part(wire: dict[str, Any], part: Part) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sam2_client import rle as coco_rle
 from sam2_client.joining import joined, parts
 from sam2_client.mask_options import MaskOptions
 from sam2_client.outlines import Outlines, Ring, trace
-from sam2_client.picture_parts import Part
+from sam2_client.picture_parts import Part, PartialPicture
 from sam2_client.pictures import Picture, PictureSource, open_picture
 from sam2_client.rle import Booleans, Rle
 from sam2_client.simplifying import simplify as simplified
@@ -34,8 +34,11 @@ class Embedded:
     """Whether the server had embedded the picture before."""
     picture: Picture | None = field(repr=False)
     """Used to embed it again if the server has evicted it. None if only its id is known."""
-    part: Part | None = None
-    """What the server was shown of the picture, if not all of it; width and height are still the picture's."""
+
+    @property
+    def part(self) -> Part | None:
+        """What the server was shown of the picture, if not all of it; width and height are still the picture's."""
+        return self.picture.part if isinstance(self.picture, PartialPicture) else None
 
 
 @dataclass(slots=True)

@@ -10,14 +10,14 @@ import httpx
 import numpy as np
 
 from sam2_client.bodies import MAX_REPLY_BYTES
-from sam2_client.closer import of_part, out_of_part
+from sam2_client.closer import out_of_part, whole_size
 from sam2_client.error_replies import unexpected
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
 from sam2_client.images import Floats, Model
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask, Origin
-from sam2_client.picture_parts import Part
+from sam2_client.picture_parts import PartialPicture
 from sam2_client.pictures import Picture
 
 UNREADABLE = (
@@ -38,22 +38,12 @@ def read_embedded(response: httpx.Response, picture: Picture | None) -> Embedded
 
 
 def read_masks(
-    response: httpx.Response,
-    wires: Sequence[dict[str, Any]],
-    options: MaskOptions,
-    picture: Picture | None,
-    *,
-    part: Part | None = None,
+    response: httpx.Response, wires: Sequence[dict[str, Any]], options: MaskOptions, picture: Picture | None
 ) -> list[list[Mask]]:
-    """Read the masks of each prompt, best first. `wires` are the prompts as they were sent.
-
-    Masks of a `part` become masks of the whole picture.
-    """
+    """Read the masks of each prompt, best first. `wires` are the prompts as they were sent."""
     try:
         reply = response.json()
         embedded = _embedded(reply, picture)
-        if part is not None:
-            embedded = of_part(embedded, part)
         return [
             list(_masks(prediction, embedded, wire, options))
             for prediction, wire in zip(reply["predictions"], wires, strict=True)
@@ -127,6 +117,8 @@ def check_size(width: int, height: int) -> None:
 def _embedded(reply: dict[str, Any], picture: Picture | None) -> Embedded:
     width, height = int(reply["width"]), int(reply["height"])
     check_size(width, height)
+    if isinstance(picture, PartialPicture):
+        width, height = whole_size(picture.part, shown=(width, height))
     return Embedded(
         image_id=str(reply["image_id"]),
         width=width,

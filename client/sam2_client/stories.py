@@ -11,7 +11,7 @@ import httpx
 
 from sam2_client import holdings
 from sam2_client.asking import Call, Story, ask
-from sam2_client.closer import into_part, of_part
+from sam2_client.closer import into_part
 from sam2_client.errors import ImageNotFound, InvalidPrompt
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
@@ -19,7 +19,7 @@ from sam2_client.holdings import check_id, image_path
 from sam2_client.images import Floats
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
-from sam2_client.picture_parts import Part, PartialPicture
+from sam2_client.picture_parts import Part
 from sam2_client.pictures import Picture
 from sam2_client.prompts import Prompt, to_wire
 from sam2_client.replies import read_embedded, read_everything, read_maps, read_masks
@@ -42,12 +42,6 @@ def embed(picture: Picture, *, image_id: str | None, replace: bool, retries: Ret
         query["stretch"] = picture.stretch
     response = yield from ask(Call("POST", "embed", query=query, picture=picture), retries)
     return read_embedded(response, picture)
-
-
-def closer(picture: PartialPicture, *, retries: Retries) -> Story[Embedded]:
-    """Upload a part of a picture."""
-    embedded = yield from embed(picture, image_id=None, replace=False, retries=retries)
-    return of_part(embedded, picture.part)
 
 
 def segment(picture: Picture, prompt: Prompt, *, options: MaskOptions, retries: Retries) -> Story[list[Mask]]:
@@ -145,7 +139,7 @@ def _decode(
 ) -> Story[list[list[Mask]]]:
     body = {"image_id": embedded.image_id, "prompts": wires, **options.to_wire()}
     response = yield from _ask_about(embedded, Call("POST", "decode", json=body), retries)
-    return read_masks(response, wires, options, embedded.picture, part=embedded.part)
+    return read_masks(response, wires, options, embedded.picture)
 
 
 def _ask_about(embedded: Embedded, call: Call, retries: Retries) -> Story[httpx.Response]:

@@ -83,7 +83,8 @@ class Image(KnownImage):
         picture = picture_around(to, self._embedded, margin=margin)
         if picture is None:
             return self
-        return Image(self._client._tell(stories.closer(picture, retries=self._client._retries)), self._client)
+        story = stories.embed(picture, image_id=None, replace=False, retries=self._client._retries)
+        return Image(self._client._tell(story), self._client)
 
     def everything(
         self,

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from client_server import Served
 from PIL import Image as Pil
 
-from sam2_client import AsyncClient, Client, Image, Mask, Prompt, rle
+from sam2_client import AsyncClient, Client, Image, Mask, Prompt, UnexpectedReply, rle
 from tests.fakes import MASK_SIDE, RADII, disc_mask
 
 WIDTH, HEIGHT = 400, 300
@@ -263,6 +264,13 @@ def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Pil.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_a_reply_about_another_picture_is_unexpected(served: Served, image: Image) -> None:
+    reply = {"image_id": "other", "width": WIDTH, "height": HEIGHT, "model": "fake", "cached": False}
+    served.trouble.replies = [(200, {"content-type": "application/json"}, json.dumps(reply).encode())]
+    with pytest.raises(UnexpectedReply, match="400 x 300 pixels, which has 80 x 80"):
+        image.closer(BOX)
 
 
 def test_a_track_needs_whole_pictures(client: Client, image: Image) -> None:
