@@ -59,6 +59,8 @@ def compress(rle: Rle) -> Rle:
 def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int]) -> Rle:
     """Return the mask of a whole picture of `size` (height, width) from that of its part x0, y0, x1, y1.
 
+    Takes the time of the part, not of the picture.
+
     Raises ValueError if the part does not have the mask's size, or is not within the picture.
     """
     x0, y0, x1, y1 = bounds
@@ -68,9 +70,16 @@ def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int])
             f"a mask of height and width {list(rle['size'])} does not fill {list(bounds)} of a picture of "
             f"{width} x {height} pixels"
         )
-    whole = np.zeros(size, bool)
-    whole[y0:y1, x0:x1] = decode(rle)
-    return encode(whole)
+    part = np.zeros((x1 - x0, y1 - y0 + 2), bool)  # column by column, with background above and below
+    part[:, 1:-1] = decode(rle).T
+    columns, rows = np.nonzero(np.diff(part, axis=1))
+    toggles = (columns.astype(np.int64) + x0) * height + rows + y0
+    # In a part of the whole height, a run may go on in the next column: its end is where that one begins.
+    joints = np.flatnonzero(toggles[1:] == toggles[:-1])
+    toggles = np.delete(toggles, np.concatenate([joints, joints + 1]))
+    toggles = toggles[toggles < height * width]
+    lengths = np.diff(toggles, prepend=0, append=height * width)
+    return {"size": [height, width], "counts": _to_string(lengths)}
 
 
 def _columns(ends: Lengths, first: int, last: int, *, height: int) -> Booleans:

@@ -174,6 +174,19 @@ def cropped(pixels: np.ndarray, **changes: Any) -> dict[str, Any]:
     return {"rle": rle, "bounds": [4, 1, 7, 3], **facts, **changes}
 
 
+@pytest.mark.parametrize("columns", [(0, 9), (3, 7)])
+@pytest.mark.parametrize("rows", [(0, 6), (0, 4), (2, 6), (1, 5)])
+@pytest.mark.parametrize("density", [0, 0.2, 0.8, 1])
+def test_a_part_is_placed_as_in_an_array(
+    rows: tuple[int, int], columns: tuple[int, int], density: float
+) -> None:
+    part = np.random.default_rng(3).random((rows[1] - rows[0], columns[1] - columns[0])) < density
+    whole = np.zeros((6, 9), bool)
+    whole[slice(*rows), slice(*columns)] = part
+    placed = rle.place(rle.encode(part), (columns[0], rows[0], columns[1], rows[1]), size=(6, 9))
+    assert placed == rle.encode(whole)
+
+
 def test_a_mask_that_came_cropped_is_put_into_its_place() -> None:
     part = np.array([[True, False, True], [False, True, True]])
     mask = Mask.from_dict(cropped(part), size=(5, 9))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model.training.pack import Pack, Picture
 from model.training.sampling import SMALLEST_PX, Drawn, by_source, draw_object, drawable
 from model.training.scenes import Scene
-from model.training.views import View, view_of, view_of_photograph
+from model.training.views import View, view_of_all, view_of_photograph
 
 VIEW_SHARES = (0.35, 0.35, 0.15, 0.15)
 """How often a photograph is seen whole, as clients send it; mirrored; most of it; and one of its objects with
@@ -47,9 +47,8 @@ class Photographs:
                 return Scene(view.see(picture.pixels), np.stack(masks))
 
     def _view(self, picture: Picture, kind: int) -> View:
-        h, w = picture.pixels.shape[:2]
         if kind in (_WHOLE, _MIRRORED):
-            return view_of(((w - 1) / 2, (h - 1) / 2), (w, h), self._side, mirrored=kind == _MIRRORED)
+            return view_of_all(picture.pixels, self._side, mirrored=kind == _MIRRORED)
         rng = np.random.default_rng((self._places[picture], kind))
         if kind == _MOST:
             return view_of_photograph(picture.pixels, None, self._side, rng)

@@ -31,9 +31,9 @@ from model.training.export import Weights, export
 from model.training.held_out import GROUP_WEIGHTS, group_of
 from model.training.losses import true_iou
 from model.training.network import network_of
-from model.training.pack import Pack, PackError, Picture, read_pack
+from model.training.pack import Pack, PackError, read_pack
 from model.training.split import chosen
-from model.training.views import View, view_of
+from model.training.views import view_of_all
 from model.types import LOGIT_LIMIT, Embedding
 
 HEAD = "sam_mask_decoder.iou_prediction_head."
@@ -77,7 +77,7 @@ def look(network: Sam2, pack: Pack) -> Clicks:
     groups: list[str] = []
     with closing(session):
         for picture in tqdm(pack.photographs, desc="clicks", unit="picture", disable=None, leave=False):
-            view = _all_of(picture, network.config.image_size)
+            view = view_of_all(picture.pixels, network.config.image_size)
             masks = [view.see_mask(picture.mask(index)) for index in chosen(picture, OBJECTS_EACH)]
             if not (seen := [mask for mask in masks if mask.any()]):  # what is thin may vanish
                 continue
@@ -190,11 +190,6 @@ class _FirstClicks:
             mask_logits=given.clamp(-LOGIT_LIMIT, LOGIT_LIMIT),
             has_mask=torch.full((count,), logits is not None),
         )
-
-
-def _all_of(picture: Picture, side: int) -> View:
-    h, w = picture.pixels.shape[:2]
-    return view_of(((w - 1) / 2, (h - 1) / 2), (w, h), side)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

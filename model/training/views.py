@@ -86,6 +86,12 @@ def view_of(
     return View(np.column_stack([linear, np.array(centre) - linear @ middle]), side)
 
 
+def view_of_all(pixels: Pixels, side: int, *, mirrored: bool = False) -> View:
+    """The frame over all of a picture (h, w, c), as a client sends it."""
+    h, w = pixels.shape[:2]
+    return view_of(((w - 1) / 2, (h - 1) / 2), (w, h), side, mirrored=mirrored)
+
+
 def view_of_photograph(pixels: Pixels, box: Box | None, side: int, rng: np.random.Generator) -> View:
     """A random crop of a photograph: most of it, or the object in `box` with some of what is around it.
 

@@ -1,8 +1,8 @@
 """Small objects, from the second click on looked at more closely: a crop around the mask, embedded anew.
 
-After FocalClick (arXiv 2204.02574). A client of the server can do the same: it embeds the crop as a picture of
-its own, moves its clicks, and hands back the mask or, in the same crop, the logits. Does not know the protocol of
-clicks.
+After FocalClick (arXiv 2204.02574). The server's clients do the same (`closer` in client/, app/page/closer.js):
+they embed the crop as a picture of its own, move clicks, and hand back the mask or, in the same crop, the logits.
+Does not know the protocol of clicks.
 """
 
 from collections.abc import Sequence
