@@ -22,11 +22,12 @@ export class Requests {
   #hover = client.hover();
   #quietUntil = 0; // no previews before this time
   #parts = null; // those of closer looks
-  #unfit = new WeakSet(); // pictures without
+  #unfit = new WeakSet(); // pictures without, until they are switched off and on
 
   constructor(session, notice) {
     Object.assign(this, { session, notice });
     session.addEventListener("change", () => {
+      if (!session.options.closer) this.#unfit = new WeakSet();
       this.#upload();
       this.#decode();
     });
@@ -142,7 +143,7 @@ export class Requests {
     try {
       const { limits } = await this.describe(false, signal);
       this.#parts ??= new (await import("./closer.js")).Parts(session);
-      return await patiently(() => this.#parts.at(picture, prompt, whole, { limits, signal }), { notice, signal });
+      return await patiently(() => this.#parts.at(picture, prompt, whole, { limits }), { notice, signal });
     } catch (error) {
       signal.throwIfAborted();
       this.#unfit.add(picture);

@@ -193,15 +193,38 @@ def test_a_newer_click_and_another_picture_do_not_disturb_it(looker: Looker, ser
     visitor.click(220, 150)
     visitor.until(lambda: len(server.segmenter.encoded) == 3)
     assert visitor.find("#progress").inner_text() == "Looking closer"
+    visitor.click(233, 150)
     visitor.click(190, 150)
     visitor.press("PageDown")
     visitor.until(visitor.find("#progress").is_hidden)
     server.segmenter.gate.set()
-    visitor.until(lambda: ((1, 1, 1), True) in server.prompts())
+    visitor.until(lambda: ((1, 1, 1, 1), True) in server.prompts())
     visitor.press("PageUp")
     visitor.until_seen(CLOSER)
     assert visitor.find("#progress").is_hidden()
-    assert [len(body["point_coords"]) for body in looker.asked] == [1, 3]
+    assert [len(body["point_coords"]) for body in looker.asked] == [1, 4]
+    sent = [url for url in visitor.requests if url.endswith("/embed")]
+    assert len(sent) == 3, "the part that is coming serves the newer clicks"
+
+
+def test_a_click_beyond_the_part_that_is_coming_has_one_of_its_own(
+    looker: Looker, server: PageServer
+) -> None:
+    visitor = looker.visitor
+    visitor.press("c")
+    server.segmenter.gate.clear()
+    visitor.click(220, 150)
+    visitor.until(lambda: len(server.segmenter.encoded) == 2)
+    visitor.click(330, 150, button="right")
+    visitor.until(lambda: len([url for url in visitor.requests if url.endswith("/embed")]) == 3)
+    server.segmenter.gate.set()
+    visitor.until(lambda: ((1, 1, 0), True) in server.prompts())
+    looker.until_asked(2)
+    ((height, width),) = server.segmenter.encoded[-1]
+    assert height == width > REGION[2] - REGION[0]
+    visitor.until(lambda: visitor.find("#objects .figure").inner_text() == "0.75")
+    assert visitor.find("#progress").is_hidden()
+    assert visitor.alert() == ""
 
 
 def test_what_cannot_be_cut_out_is_refined_as_a_whole_and_said_once(
@@ -221,6 +244,10 @@ def test_what_cannot_be_cut_out_is_refined_as_a_whole_and_said_once(
     looker.click(190, 150, disc(200, 150, MIDDLE))
     assert visitor.alert() == ""
     assert len(server.segmenter.encoded) == 1
+    visitor.press("z", "c", "c")
+    visitor.until_seen(FIRST)
+    looker.click(195, 150, disc(200, 150, MIDDLE))
+    assert visitor.alert().startswith("truck.png is refined without a closer look. Broken."), "tried again"
 
 
 def test_a_preview_is_of_the_part(looker: Looker, server: PageServer) -> None:
