@@ -39,7 +39,7 @@ const STAGE_KEYS = [
 
 const POINTER = [
   ["Click, tap", "Object"],
-  ["Right click, Shift + click, long press", "Background"],
+  ["Right click, Shift or Ctrl + click, long press", "Background"],
   ["Drag", "Box around the object"],
   ["Wheel, pinch", "Zoom"],
   ["Space + drag, middle button, two fingers", "Move the picture"],

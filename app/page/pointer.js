@@ -38,7 +38,7 @@ export function listen(stage, canvas, { label, meant }) {
     meant.hover(null);
     if (down.size > 1) return; // two fingers pan and zoom
     const touch = event.pointerType === "touch";
-    began = { at, moved: false, pan: event.button === 1 || space, label: event.button === 2 || event.shiftKey ? 0 : label(event) };
+    began = { at, moved: false, pan: event.button === 1 || space, label: event.button === 2 || event.shiftKey || event.ctrlKey ? 0 : label(event) }; // on a Mac, Ctrl and a click are a right click
     if (touch)
       began.hold = setTimeout(() => {
         if (!began || began.moved) return;

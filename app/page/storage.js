@@ -39,8 +39,18 @@ const written = (transaction) =>
     transaction.onabort = () => reject(transaction.error);
   });
 
+/** A file, or several, as a copy of bytes. */
+const copied = async (file) =>
+  Array.isArray(file) ? Promise.all(file.map(copied)) : { name: file.name, type: file.type, bytes: await file.arrayBuffer() };
+
+const restored = (kept) => {
+  if (Array.isArray(kept)) return kept.map(restored);
+  return !kept || kept instanceof Blob ? kept : new File([kept.bytes], kept.name, { type: kept.type });
+};
+
 export class Storage {
   #database;
+  #keepsFiles;
   #waiting = new Map(); // records not yet written, by id
   #writing = null;
   #windows = new BroadcastChannel("sam2-page"); // which records are written, by id
@@ -54,6 +64,7 @@ export class Storage {
     };
     const storage = new Storage();
     storage.#database = await settled(opening);
+    storage.#keepsFiles = await storage.#canKeepFiles();
     storage.#windows.onmessage = ({ data: id }) => storage.onwritten(id);
     return storage;
   }
@@ -66,21 +77,22 @@ export class Storage {
       settled(transaction.objectStore("files").getAllKeys()),
       settled(transaction.objectStore("files").getAll()),
     ]);
-    return records.map((record) => ({ ...record, file: files[ids.indexOf(record.id)] })).filter(({ file }) => file);
+    return records.map((record) => ({ ...record, file: restored(files[ids.indexOf(record.id)]) })).filter(({ file }) => file);
   }
 
   /** A record with its file, or null if it has been removed. */
   async read(id) {
     const transaction = this.#database.transaction(["files", "records"]);
     const [record, file] = await Promise.all(["records", "files"].map((name) => settled(transaction.objectStore(name).get(id))));
-    return record && file ? { ...record, file } : null;
+    return record && file ? { ...record, file: restored(file) } : null;
   }
 
   /** Store a new picture. Its file is written once, its record after every change. */
   async add(record, file) {
+    const kept = this.#keepsFiles ? file : await copied(file);
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("records").put(record);
-    transaction.objectStore("files").put(file, record.id);
+    transaction.objectStore("files").put(kept, record.id);
     await written(transaction);
     this.#windows.postMessage(record.id);
   }
@@ -98,6 +110,14 @@ export class Storage {
     transaction.objectStore("records").delete(id);
     await written(transaction);
     this.#windows.postMessage(id);
+  }
+
+  /** Safari's private windows keep bytes, but no files: they would fail later, or wait for ever. */
+  async #canKeepFiles() {
+    const transaction = this.#database.transaction("files", "readwrite");
+    transaction.objectStore("files").put(new Blob(["?"]), "");
+    transaction.objectStore("files").delete("");
+    return written(transaction).then(() => true, () => false);
   }
 
   async #write() {

@@ -68,7 +68,7 @@ def test_other_gestures_mean_what_they_always_do(visitor: Visitor, server: PageS
     assert server.segmenter.decoded[0][0].box == pytest.approx((100, 100, 300, 260), abs=1)
     assert visitor.find("#objects li").count() == 2, "a taken object is done: a box does not replace it"
     visitor.press("n")
-    visitor.click(200, 160, shift=True)
+    visitor.click(200, 160, held="Shift")
     visitor.until(lambda: len(server.prompts()) == 2)
     visitor.press("n")
     visitor.click(40, 360)  # nothing was found here
@@ -81,7 +81,7 @@ def test_a_taken_object_is_refined_from_its_mask(visitor: Visitor, server: PageS
     find_all(visitor)
     visitor.click(200, 160)
     visitor.find("[aria-label='Select object 1, accepted']").click()
-    visitor.click(300, 160, shift=True)
+    visitor.click(300, 160, held="Shift")
     visitor.until(lambda: server.prompts() == [((1, 0), True)])
     visitor.until_seen(disc_mask(200, 160, RADII[1], height=HEIGHT, width=WIDTH))
     assert visitor.alert() == ""

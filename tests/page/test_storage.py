@@ -32,11 +32,47 @@ def test_without_any_storage_all_else_works(browser: Browser, server: PageServer
         assert visitor.faults == []
 
 
-def test_a_full_disk_is_said_once(visitor: Visitor, context: BrowserContext, server: PageServer) -> None:
+NO_FILES = """const put = IDBObjectStore.prototype.put;
+  const isFile = (value) => value instanceof Blob || (Array.isArray(value) && value.some(isFile));
+  IDBObjectStore.prototype.put = function (value, ...key) {
+    if (!isFile(value)) return put.call(this, value, ...key);
+    window.refused = (window.refused ?? 0) + 1;
+    queueMicrotask(() => this.transaction.abort());
+    return put.call(this, null, ...key);
+  };"""
+
+
+def test_where_no_files_are_stored_their_bytes_are(browser: Browser, server: PageServer) -> None:
+    """As in Safari's private windows. There the work was lost with a reload, without a word."""
+    with browser.new_context(viewport={"width": 1000, "height": 640}) as context:
+        context.add_init_script(NO_FILES)
+        visitor = Visitor(context, server.url)
+        visitor.add(TRUCK)
+        visitor.click(200, 150)
+        mask = disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH)
+        visitor.until_seen(mask)
+        visitor.until(lambda: '"counts"' in visitor.stored())
+        visitor.page.reload()
+        visitor.until_seen(mask)
+        watcher = Watcher(visitor)
+        watcher.open(clip(frames=3, size=(WIDTH, HEIGHT)))
+        visitor.until(lambda: visitor.stored().count('"video":true') == 1)
+        visitor.page.reload()
+        watcher.until_ready()
+        assert visitor.page.evaluate("refused") == 1, (
+            "what cannot be stored is tried once, and not with a file"
+        )
+        assert visitor.alert() == ""
+
+
+def test_a_full_disk_is_said_once(context: BrowserContext, server: PageServer) -> None:
     """It shows at the end of a transaction, after each of its requests: the work was lost with the next reload."""
-    devtools = context.new_cdp_session(visitor.page)
+    devtools = context.new_cdp_session(
+        context.new_page()
+    )  # once a page has stored, Chromium asks no more for a while
     quota = {"origin": server.url.rstrip("/"), "quotaSize": 1000}
     devtools.send("Storage.overrideQuotaForOrigin", quota)
+    visitor = Visitor(context, server.url)
     visitor.add(TRUCK)
     visitor.until(lambda: visitor.alert().startswith("This browser stores no more for this page."))
     visitor.find("#dismiss").click()

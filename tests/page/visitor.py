@@ -100,13 +100,13 @@ class Visitor:
         scale, left, top = self._view()
         return stage["x"] + x * scale + left, stage["y"] + y * scale + top
 
-    def click(self, x: float, y: float, *, button: Any = "left", shift: bool = False) -> None:
-        """Click in the middle of a pixel of the picture."""
-        if shift:
-            self.page.keyboard.down("Shift")
+    def click(self, x: float, y: float, *, button: Any = "left", held: str = "") -> None:
+        """Click in the middle of a pixel of the picture, with a key held."""
+        if held:
+            self.page.keyboard.down(held)
         self.page.mouse.click(*self.place(x + 0.5, y + 0.5), button=button)
-        if shift:
-            self.page.keyboard.up("Shift")
+        if held:
+            self.page.keyboard.up(held)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Drag from one point of the picture to another."""
