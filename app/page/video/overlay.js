@@ -19,6 +19,7 @@ export async function recordOverlay(video, { timeline }) {
   const canvas = Object.assign(document.createElement("canvas"), { width: even(video.width), height: even(video.height) });
   const context = canvas.getContext("2d");
   const stream = canvas.captureStream(0), [track] = stream.getVideoTracks();
+  const captured = track.requestFrame ? track : stream; // the stream in Firefox
   const rate = video.frames / Math.max(video.times.at(-1), LAST_FRAME_S);
   const bits = Math.min(Math.max(canvas.width * canvas.height * rate * BITS_A_PIXEL, 1e6), 40e6);
   const recorder = new MediaRecorder(stream, { mimeType: type, videoBitsPerSecond: Math.round(bits) });
@@ -31,8 +32,8 @@ export async function recordOverlay(video, { timeline }) {
     let next = loading(frames, 0), due = null;
     for (let frame = 0; frame < video.frames; frame++) {
       draw(context, video, { frame, bitmap: await unlessStopped(next.bitmap) });
-      if (frame === 0) await started(recorder, track);
-      else track.requestFrame();
+      if (frame === 0) await started(recorder, captured);
+      else captured.requestFrame();
       work.show(frame + 1, video.frames);
       due = (due ?? performance.now()) + 1000 * secondsOf(video, frame);
       next = loading(frames, frame + 1 < video.frames ? frame + 1 : frame);
@@ -45,7 +46,7 @@ export async function recordOverlay(video, { timeline }) {
       recorder.resume();
       due += performance.now() - since;
     }
-    track.requestFrame(); // gives the last frame its time
+    captured.requestFrame(); // gives the last frame its time
     recorder.stop();
     await ended;
   } finally {
@@ -66,10 +67,10 @@ function stoppable(signal) {
 }
 
 /** Frames that are drawn before would be lost. */
-function started(recorder, track) {
+function started(recorder, captured) {
   const began = new Promise((resolve) => (recorder.onstart = resolve));
   recorder.start();
-  track.requestFrame();
+  captured.requestFrame();
   return began;
 }
 
