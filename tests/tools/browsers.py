@@ -37,12 +37,21 @@ def is_said(words: str) -> str:
     return f"return document.getElementById('said').textContent.includes({json.dumps(words)})"
 
 
-def visit(checks: Checks, browser: Browser, url: str, clip: Path) -> None:
-    """Go through the page as its users do."""
+def enter(browser: Browser, url: str) -> None:
+    """Open the page, and note which of its scripts fail from then on."""
     browser.open(url)
     browser.until("return document.getElementById('model').textContent === 'builtin'")
-    browser.run("window.faults = []; addEventListener('error', ({ message }) => faults.push(message));")
+    script = "window.faults = [];"
+    for kind in ("error", "unhandledrejection"):
+        script += (
+            f"addEventListener('{kind}', ({{ message, reason }}) => faults.push(message ?? String(reason)));"
+        )
+    browser.run(script)
 
+
+def visit(checks: Checks, browser: Browser, url: str, clip: Path) -> None:
+    """Go through the page as its users do."""
+    enter(browser, url)
     browser.choose("#files", HATS)
     checks.check("a picture is embedded", browser.until(is_said("hats.jpg is ready, 512 by 341")))
     x, y = browser.run(PLACE)
@@ -72,8 +81,8 @@ def visit(checks: Checks, browser: Browser, url: str, clip: Path) -> None:
     checks.check("COCO is exported", len(annotations) == 2)
 
     before = browser.run(FIGURES)
-    browser.open(url)
-    browser.until("return document.getElementById('model').textContent === 'builtin'")
+    checks.check("no script has failed", browser.run("return faults.length === 0"))
+    enter(browser, url)
     checks.check("a reload keeps the work", browser.until(f"{FIGURES}.length === 2"), browser.run(FIGURES))
     checks.check("as it was", browser.run(FIGURES) == before)
 
@@ -102,7 +111,7 @@ def visit(checks: Checks, browser: Browser, url: str, clip: Path) -> None:
         checks.check(
             "that it cannot record is said", browser.until(f"{ALERT}.includes('cannot record video')")
         )
-    checks.check("no script has failed", browser.run("return (window.faults ?? []).length === 0"))
+    checks.check("none with a video", browser.run("return faults.length === 0"))
 
 
 def moving(path: Path) -> bytes:
