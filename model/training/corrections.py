@@ -1,6 +1,6 @@
-"""The next click on every mask of a batch at once, on the device where the masks are.
+"""Prompts for every mask of a batch at once, on the device where the masks are: clicks, boxes, masks a little off.
 
-The rules are those of clicks.py; a test holds the two together. Does not know about networks.
+The rules of clicks are those of clicks.py; a test holds the two together. Does not know about networks.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _POOL = ThreadPoolExecutor(8, "distances")  # OpenCV lets go of the interpreter while it measures
@@ -83,6 +84,23 @@ def jittered_boxes(masks: Tensor, *, share: float, generator: torch.Generator) -
     height, width = masks.shape[1:]
     limit = torch.tensor([width, height] * 2, device=masks.device)
     return (boxes + moves * share * sides).clamp(min=0).minimum(limit)
+
+
+def moved_masks(masks: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Masks (n, h, w), none of them empty, as they may have been on another frame of a video.
+
+    Moved by up to `share` of their boxes' sides, and by as much wider or narrower, higher or lower. As they are
+    where nothing would be left in the picture.
+    """
+    n, side = len(masks), torch.tensor([masks.shape[2], masks.shape[1]], device=masks.device)
+    boxes = jittered_boxes(masks, share=0.0, generator=generator)
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / side - 1, (boxes[:, 2:] - boxes[:, :2]) / side * 2
+    random = torch.rand(2, n, 2, generator=generator, device=masks.device) * 2 - 1
+    scale, move = torch.exp(share * random[0]), share * random[1] * sizes
+    matrix = torch.cat([torch.diag_embed(scale), (centres - scale * (centres - move))[..., None]], dim=2)
+    grid = F.affine_grid(matrix, [n, 1, *masks.shape[1:]], align_corners=False)
+    moved = F.grid_sample(masks[:, None].float(), grid, align_corners=False)[:, 0] > 0.5
+    return torch.where(moved.flatten(1).any(1)[:, None, None], moved, masks)
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,16 +18,17 @@ from model.network.mask_decoder import DecoderOutput
 from model.network.preprocessing import IMAGE_DEVIATION, IMAGE_MEAN
 from model.network.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
 from model.network.sam2 import Sam2
-from model.training.corrections import correcting_clicks, jittered_boxes
+from model.training.corrections import correcting_clicks, jittered_boxes, moved_masks
 from model.training.losses import mask_loss, true_iou
 from model.types import LOGIT_LIMIT
 
 Encode: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """As Sam2.encode."""
 
-FIRST_PROMPTS = {"click": 0.7, "box": 0.18, "click in box": 0.12}
+FIRST_PROMPTS = {"click": 0.64, "box": 0.12, "click in box": 0.1, "mask": 0.14}
 """What the first round begins with, and how often: one kind a step, for prompts of one forward are equally long.
-A box alone is what a network learns last: nothing of the object is where its corners are."""
+A box alone is what a network learns last: nothing of the object is where its corners are. A mask a little off, and
+its box, is what a track without memory asks (model/video/mask_prompt.py)."""
 
 SILENT_ROUNDS = (0.36, 0.22, 0.16, 0.12, 0.08, 0.06)
 """How often there are 0, 1, 2, ... rounds without gradients between the first and the last."""
@@ -35,12 +36,17 @@ SILENT_ROUNDS = (0.36, 0.22, 0.16, 0.12, 0.08, 0.06)
 FIRST_CENTRAL, LATER_CENTRAL = 0.9, 0.6
 """How often a click is at the middle of the error, not anywhere in it."""
 
-BOX_JITTER = 0.1
+BOX_JITTER, MASK_MOVED = 0.1, 0.1
+"""Of the sides of an object's box."""
+
+MASK_LOGITS = (4.0, 16.0)
+"""How sure a mask to begin with is, least and most."""
+
 MASK_DROPPED = 0.1
 """How often a correction comes without the logits before it."""
 
-SINGLE_AFTER_CLICK, BEST_AFTER_CORRECTIONS = 0.25, 0.3
-"""Weights of the single mask after a lone click, and of the best of three after corrections. Neither is what is
+SINGLE_AFTER_CLICK, BEST_AFTER_MASK, BEST_AFTER_CORRECTIONS = 0.25, 0.5, 0.3
+"""Weights of the single mask after a lone click, and of the best of three after a mask and corrections. Neither is what is
 asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
 
 LIKELIEST_AFTER_CLICK = 1.0
@@ -120,10 +126,10 @@ class Rounds:
         """Encode the pictures, go through all rounds, and sum up the loss."""
         kinds, shares = zip(*FIRST_PROMPTS.items(), strict=True)
         kind = kinds[self._chance.choice(len(kinds), p=shares)]
-        prompts = self._first_prompts(kind)
+        prompts, given = self._first_prompts(kind)
         encoded = self._encode(self._normalised())
         maps = [x.repeat_interleave(self._masks_each, dim=0) for x in encoded]
-        loss, logits = self._first_round(maps, prompts, is_click=kind == "click")
+        loss, logits = self._first_round(maps, prompts, given, kind=kind)
         with torch.no_grad():
             detached = [x.detach() for x in maps]
             for _ in range(self._chance.choice(len(SILENT_ROUNDS), p=SILENT_ROUNDS)):
@@ -138,12 +144,15 @@ class Rounds:
         mean, deviation = (torch.tensor(x, device=device) * 255 for x in (IMAGE_MEAN, IMAGE_DEVIATION))
         return ((self._pictures - mean) / deviation).permute(0, 3, 1, 2).to(self._dtype)
 
-    def _first_round(self, maps: list[Tensor], prompts: _Prompts, *, is_click: bool) -> tuple[Tensor, Tensor]:
+    def _first_round(
+        self, maps: list[Tensor], prompts: _Prompts, given: Tensor | None, *, kind: str
+    ) -> tuple[Tensor, Tensor]:
         """The loss, and the logits (n, 1, h, w) that a client would send back."""
-        output = self._decode(maps, prompts, None)
+        output = self._decode(maps, prompts, given)
         weight = FIRST_OBJECT_WEIGHT
-        if not is_click:
-            loss = self._score(output, "box", object_weight=weight, single=1.0, best=1.0)
+        if kind != "click":
+            name, best = ("box", 1.0) if given is None else ("mask", BEST_AFTER_MASK)
+            loss = self._score(output, name, object_weight=weight, single=1.0, best=best)
             return loss, output.logits[:, :1].detach()
         loss = self._score(
             output,
@@ -221,15 +230,22 @@ class Rounds:
             has_mask=has_mask,
         )
 
-    def _first_prompts(self, kind: str) -> _Prompts:
-        prompts = _Prompts(self._truth)
+    def _first_prompts(self, kind: str) -> tuple[_Prompts, Tensor | None]:
+        """And the logits (n, 1, h, w) to begin with, for a mask."""
+        prompts, given, masks, share = _Prompts(self._truth), None, self._masks, BOX_JITTER
+        if kind == "mask":
+            masks, share = moved_masks(masks, share=MASK_MOVED, generator=self._generator), 0.0
+            least, most = MASK_LOGITS
+            sure = torch.rand(len(masks), generator=self._generator, device=masks.device)
+            inside = F.avg_pool2d(masks[:, None].float(), 2 * TARGET_STRIDE) * 2 - 1
+            given = inside * (least + (most - least) * sure)[:, None, None, None]
         if kind != "click":
-            boxes = jittered_boxes(self._masks, share=BOX_JITTER, generator=self._generator)
+            boxes = jittered_boxes(masks, share=share, generator=self._generator)
             labels = torch.tensor([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], device=boxes.device)
             prompts.add(boxes.view(-1, 2, 2), labels.expand(len(boxes), 2))
-        if kind != "box":
+        if kind in ("click", "click in box"):
             self._click(prompts, torch.zeros_like(self._truth), share_central=FIRST_CENTRAL)
-        return prompts
+        return prompts, given
 
     def _correct(self, prompts: _Prompts, logits: Tensor) -> None:
         """Click where logits (n, 1, h, w) are wrong."""

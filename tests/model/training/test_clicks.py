@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from model.training.clicks import Click, Mask, central_click
-from model.training.corrections import _by_opencv, _by_rows, correcting_clicks, jittered_boxes
+from model.training.corrections import (
+    _by_opencv,
+    _by_rows,
+    correcting_clicks,
+    jittered_boxes,
+    moved_masks,
+)
 from tests.model.training.packs import disc
 
 
@@ -120,3 +126,27 @@ def test_boxes_are_about_their_masks(share: float) -> None:
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] <= torch.tensor([30, 20])).all()
     assert (moved[::2].amax(0) >= 0.9 * reach[0]).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
+def test_moved_masks_are_about_as_large_and_near(share: float) -> None:
+    masks = torch.from_numpy(np.stack([rectangle(9, 8, 21, 14)] * 200))
+    moved = moved_masks(masks, share=share, generator=torch.Generator().manual_seed(0))
+    boxes = jittered_boxes(moved, share=0.0, generator=torch.Generator())
+    sizes, centres = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+    exact, ratios = torch.tensor([12.0, 6]), torch.tensor([-share, share]).exp()
+    off = (centres - torch.tensor([15.0, 11])).abs().amax(0)
+    assert (off <= share * exact + 0.5).all()
+    assert ((sizes >= ratios[0] * exact - 1) & (sizes <= ratios[1] * exact + 1)).all()
+    if share:
+        assert (off >= 0.8 * share * exact).all()
+        assert (sizes.amax(0) > exact).all()
+        assert (sizes.amin(0) < exact).all()
+    else:
+        assert torch.equal(moved, masks)
+
+
+def test_a_mask_that_would_leave_the_picture_stays() -> None:
+    speck = torch.from_numpy(np.stack([rectangle(0, 0, 1, 1)] * 100))
+    moved = moved_masks(speck, share=0.9, generator=torch.Generator().manual_seed(0))
+    assert moved.flatten(1).any(1).all()

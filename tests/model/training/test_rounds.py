@@ -84,6 +84,24 @@ def test_after_a_box_the_single_mask_is_what_a_client_gets(
     assert parts["box_iou"] > 0.5
 
 
+def test_a_mask_to_begin_with_comes_with_its_box_and_is_about_the_objects(
+    network: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = play(network, monkeypatch, first="mask").parts
+    assert parts["mask_iou"] > 0.5
+    asked, _ = network.asked
+    assert asked["has_mask"].all()
+    inside = asked["mask_logits"][0, 0] > 0
+    truth = network.truth[2::4, 2::4]
+    assert 0.5 < (inside & truth).sum() / (inside | truth).sum() < 1, "a little off"
+    least, most = rounds.MASK_LOGITS
+    assert least <= asked["mask_logits"].abs().max() <= most
+    (left, top), (right, bottom), _ = asked["coords"][0].tolist()
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    assert np.abs(np.array([left, top, right, bottom]) - 4 * np.array(found)).max() <= 4
+
+
 @pytest.mark.parametrize(("first", "token"), [("click", SERVED), ("box", 0), ("click in box", 0)])
 def test_corrections_build_on_what_a_client_gets(
     network: Answering, monkeypatch: pytest.MonkeyPatch, first: str, token: int
