@@ -56,8 +56,9 @@ def on_whole(x: float, y: float) -> tuple[float, float]:
 
 
 def write(page: Page, path: Path) -> None:
-    """Write a JPEG of the page, without the mouse."""
+    """Write a JPEG of the page, without mouse and focus."""
     page.mouse.move(5, 895)
+    page.evaluate("document.activeElement?.blur()")
     page.wait_for_timeout(500)
     with Image.open(io.BytesIO(page.screenshot())) as shot:
         shot.convert("RGB").save(path, "JPEG", quality=84, optimize=True)
