@@ -1,7 +1,7 @@
 /** Keeps server and session in step: uploads pictures, requests masks, requests previews. */
 
 import { Picture as Embedded } from "../client/pictures.js";
-import { address, apiKey, client, contentType, decode, describeModel, upload } from "./api.js";
+import { address, answers, apiKey, client, contentType, decode, describeModel, upload } from "./api.js";
 import { patiently } from "./patience.js";
 import { addPoint, asked as clientPrompt, curl, curlUpload, EMPTY } from "./prompts.js";
 
@@ -12,13 +12,18 @@ const PAUSE_MS = 3000; // after a preview that failed
 /** What the page stores of a mask. */
 const kept = ({ rle, iou, area, bbox, logits, region }) => ({ counts: rle.counts, iou, area, bbox, logits, ...(region && { region }) });
 
+/** The module of closer looks. Where it cannot be loaded because the server is gone, the server is waited for. */
+const looks = () => import("./closer.js").catch(async (error) => {
+  throw await answers() ? error : client.connection.silent();
+});
+
 /** A picture as the client knows it. */
 const wholeOf = ({ imageId, width, height, file }) => new Embedded(client, { image_id: imageId, width, height }, undefined, { file });
 
 export class Requests {
   model = null; // the reply of GET /model, once it has arrived
   #uploading = null; // {picture, abort} of the upload in progress
-  #asked = null; // {prompt, abort} of the request in progress
+  #asked = null; // {prompt, abort, looks} of the request in progress; `looks`: it waits for a closer look
   #hover = client.hover();
   #quietUntil = 0; // no previews before this time
   #parts = null; // those of closer looks
@@ -103,14 +108,15 @@ export class Requests {
     const { session, notice } = this;
     const picture = [session.current, ...session.pictures].find((one) => one?.imageId && one.unanswered);
     const prompt = picture?.unanswered ?? null;
-    if (this.#asked?.prompt === prompt) return;
+    const isLeft = this.#asked?.looks && !session.options.closer;
+    if (this.#asked?.prompt === prompt && !isLeft) return;
     this.#asked?.abort.abort();
     if (!prompt) return void (this.#asked = null);
     const asked = (this.#asked = { prompt, abort: new AbortController() });
     this.#hover.stop();
     try {
       const { signal } = asked.abort;
-      const look = await this.#look(picture, prompt, signal), wanted = clientPrompt(prompt, picture);
+      const look = await this.#look(picture, asked), wanted = clientPrompt(prompt, picture);
       let body;
       const ask = (image_id) => decode((body = { image_id, ...look.fieldsOf(wanted), return_logits: true }), signal);
       const send = () => patiently(() => look.embedded(ask, signal), { notice, signal });
@@ -137,18 +143,21 @@ export class Requests {
   }
 
   /** The picture for a prompt, or a part of it on a closer look. */
-  async #look(picture, prompt, signal) {
-    const { notice, session } = this, whole = wholeOf(picture);
+  async #look(picture, asked) {
+    const { notice, session } = this, whole = wholeOf(picture), { prompt, abort: { signal } } = asked;
     if (!session.options.closer || !prompt.previous || this.#unfit.has(picture)) return whole;
+    asked.looks = true;
     try {
       const { limits } = await this.describe(false, signal);
-      this.#parts ??= new (await import("./closer.js")).Parts(session);
+      this.#parts ??= new (await patiently(looks, { notice, signal })).Parts(session);
       return await patiently(() => this.#parts.at(picture, prompt, whole, { limits }), { notice, signal });
     } catch (error) {
       signal.throwIfAborted();
       this.#unfit.add(picture);
       notice.tell(`${picture.name} is refined without a closer look. ${error.message}`);
       return whole;
+    } finally {
+      asked.looks = false;
     }
   }
 

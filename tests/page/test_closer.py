@@ -1,6 +1,7 @@
 """A closer look on the page: clicks on a small object are decoded on the part around it; all else stays."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,33 @@ def test_a_click_beyond_the_part_that_is_coming_has_one_of_its_own(
     visitor.until(lambda: visitor.find("#objects .figure").inner_text() == "0.75")
     assert visitor.find("#progress").is_hidden()
     assert visitor.alert() == ""
+
+
+def test_a_server_that_is_gone_is_waited_for_until_it_is_switched_off(looker: Looker) -> None:
+    """The look was given up without a word, or went on being asked for after it was switched off."""
+    visitor, held, gone = looker.visitor, list[Any](), [True]
+    visitor.page.route(re.compile("/embed$"), lambda route: held.append(route))
+    visitor.page.route(
+        re.compile("page/closer.js$|/healthz$"),
+        lambda route: route.abort() if gone else route.continue_(),
+    )
+    visitor.press("c")
+    visitor.click(220, 150)
+    visitor.until(lambda: "does not respond" in visitor.alert())
+    gone.clear()
+    visitor.find("#retry").click()
+    visitor.until(lambda: len(held) == 1)
+    assert visitor.alert() == ""
+    visitor.press("c")
+    visitor.until_seen(disc(200, 150, MIDDLE))
+    assert looker.asked[-1]["image_id"] == looker.asked[0]["image_id"]
+    visitor.press("z", "c")
+    visitor.until_seen(FIRST)
+    visitor.click(245, 150)
+    held[0].continue_()
+    visitor.until_seen(CLOSER)
+    looker.until_asked(3)
+    assert len(held) == 1, "the part that was coming serves now"
 
 
 def test_what_cannot_be_cut_out_is_refined_as_a_whole_and_said_once(
