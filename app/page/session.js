@@ -69,7 +69,12 @@ export class Session extends EventTarget {
       picture.problem ||= "This file cannot be read any more. Add it again.";
       this.redraw();
     }
-    if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, picture.file).catch(this.#full);
+    try {
+      const file = await this.#storage?.storable(picture.file);
+      if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, file); // both as they are now
+    } catch {
+      this.#full();
+    }
   }
 
   remove(picture) {

@@ -42,6 +42,19 @@ NO_FILES = """const put = IDBObjectStore.prototype.put;
   };"""
 
 
+SLOW = """() => {
+  const read = Blob.prototype.arrayBuffer;
+  let times = 0;
+  Blob.prototype.arrayBuffer = async function () {
+    if (this.name === "cat.png" && times++) await new Promise((resolve) => (window.copy = resolve));
+    return read.call(this);
+  };
+}"""
+"""The copy that is stored takes long."""
+FILES = """() => new Promise((resolve) => (indexedDB.open("sam2-page").onsuccess = ({ target: { result } }) =>
+  result.transaction("files").objectStore("files").count().onsuccess = ({ target }) => resolve(target.result)))"""
+
+
 def test_where_no_files_are_stored_their_bytes_are(browser: Browser, server: PageServer) -> None:
     """As in Safari's private windows. There the work was lost with a reload, without a word."""
     with browser.new_context(viewport={"width": 1000, "height": 640}) as context:
@@ -52,6 +65,15 @@ def test_where_no_files_are_stored_their_bytes_are(browser: Browser, server: Pag
         mask = disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH)
         visitor.until_seen(mask)
         visitor.until(lambda: '"counts"' in visitor.stored())
+        visitor.page.reload()
+        visitor.until_seen(mask)
+        visitor.page.evaluate(SLOW)
+        visitor.add(CAT)
+        visitor.click(200, 150)
+        visitor.until_seen(mask)
+        visitor.until(lambda: visitor.stored().count('"counts"') == 6)
+        visitor.page.evaluate("copy()")
+        visitor.until(lambda: visitor.page.evaluate(FILES) == 2)
         visitor.page.reload()
         visitor.until_seen(mask)
         watcher = Watcher(visitor)
