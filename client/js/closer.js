@@ -130,13 +130,14 @@ export async function lookCloser(client, whole, source, what, { margin = 1.6, ..
 
 /**
  * A square around a box, with `margin` times its longer side; cut where the picture is shorter, and near its edge moved inside. Null
- * where it would be nearly all of the picture.
+ * where it would be nearly all of the picture. It has all pixels that the box touches.
  * @param {Box} box
  * @param {number} margin
  * @param {Size} whole
  * @returns {Box | null} of whole pixels
  */
-export function squareAround([x0, y0, x1, y1], margin, { width, height }) {
+export function squareAround(box, margin, { width, height }) {
+  const [x0, y0] = box.map(Math.floor), [, , x1, y1] = box.map(Math.ceil);
   const side = Math.round(Math.max(margin * Math.max(x1 - x0, y1 - y0), LEAST_SIDE_PX));
   const [across, down] = [Math.min(side, width), Math.min(side, height)];
   if (across * down > MOST_SHARE * width * height) return null;

@@ -74,6 +74,20 @@ def into_part(wire: dict[str, Any], part: Part) -> dict[str, Any]:
     return moved
 
 
+def search_into_part(wire: dict[str, Any], part: Part) -> dict[str, Any]:
+    """Return what `everything` sends, with `region` and `points` moved from the whole picture into a part.
+
+    Raises ValueError for what is not within the part.
+    """
+    moved = dict(wire)
+    if (region := wire.get("region")) is not None:
+        moved["region"] = into_part({"box": region}, part)["box"]
+    if (points := wire.get("points")) is not None:
+        pixels = np.round(np.array(points) * part.whole, 6)  # 0.3 of a width is a whole pixel, but for its last bit
+        moved["points"] = (_moved(pixels, part, "a click") / (part.width, part.height)).tolist()
+    return moved
+
+
 def out_of_part(mask: MaskT, part: Part) -> MaskT:
     """Return a mask of a part as one of the whole picture."""
     x0, y0, *_ = part.bounds

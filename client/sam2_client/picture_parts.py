@@ -1,10 +1,11 @@
 """A part of a picture as a picture of its own. Does not know about servers and prompts."""
 
+import math
 from dataclasses import dataclass
 
 from PIL import Image
 
-from sam2_client.pictures import Picture
+from sam2_client.pictures import Picture, encoded
 
 LEAST_SIDE_PX = 64
 """Of a square around something: below, there is nothing more to see."""
@@ -42,17 +43,18 @@ class Part:
 def square_around(box: tuple[float, float, float, float], margin: float, whole: tuple[int, int]) -> Part:
     """Return a square around x0, y0, x1, y1 with `margin` times its longer side, cut where the picture is shorter.
 
-    Near the picture's edge it is moved inside, not cut. `whole` is the picture's width and height.
+    Near the picture's edge it is moved inside, not cut. `whole` is the picture's width and height. It has all pixels
+    that the box touches.
     """
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = *map(math.floor, box[:2]), *map(math.ceil, box[2:])
     side = max(margin * max(x1 - x0, y1 - y0), LEAST_SIDE_PX)
     left, right = _interval(x0, x1, side, whole[0])
     top, bottom = _interval(y0, y1, side, whole[1])
     return Part((left, top, right, bottom), whole)
 
 
-def _interval(first: float, last: float, side: float, most: int) -> tuple[int, int]:
-    length = min(round(side), most)
+def _interval(first: int, last: int, side: float, most: int) -> tuple[int, int]:
+    length = round(min(side, most))
     start = round((first + last - length) / 2)
     start = min(max(start, 0), most - length)
     return start, start + length
@@ -76,7 +78,7 @@ class PartialPicture(Picture):
                     f"the picture has {opened.width} x {opened.height} pixels here, and {width} x {height} for "
                     "the service, which turns this file in another way: embed its pixels instead"
                 )
-            self._data = Picture(opened.crop(self.part.bounds)).read()
+            self._data = encoded(opened.crop(self.part.bounds))
         return self._data
 
     def open(self) -> Image.Image:

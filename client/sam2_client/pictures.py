@@ -86,7 +86,15 @@ class Picture:
                 raise ValueError(f"{source} is a URL: download the file and pass its path or its bytes")
             self.path = Path(source)
         else:
-            self._data = _encode(source if isinstance(source, Image.Image) else _from_array(source))
+            image = source if isinstance(source, Image.Image) else _from_array(source)
+            self._data = encoded(image)
+            if len(self._data) > LARGE_MIB * 2**20:
+                warnings.warn(
+                    f"{image.width} x {image.height} pixels make an upload of {len(self._data) / 2**20:.0f} MiB: if "
+                    "you have a file of this picture, pass its path instead",
+                    LargePictureWarning,
+                    stacklevel=2,
+                )
 
     def read(self) -> bytes:
         """Return the bytes to upload. Raises OSError, and PictureChanged if the file has changed."""
@@ -96,7 +104,7 @@ class Picture:
         digest = hashlib.sha256(data).digest()
         if self._digest is not None and digest != self._digest:
             raise PictureChanged(
-                f"{self.path} has changed since it was embedded, and the server no longer has the earlier picture. "
+                f"{self.path} has changed since it was embedded, and the earlier picture is needed once more. "
                 "Embed the file again."
             )
         self._digest = digest
@@ -201,8 +209,8 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == (1,) else array))
 
 
-def _encode(image: Image.Image) -> bytes:
-    """Encode the pixels as they are: the image's EXIF orientation is not applied."""
+def encoded(image: Image.Image) -> bytes:
+    """Return the pixels as they are, without loss, as PNG or TIFF: the image's EXIF orientation is not applied."""
     with _LOADING:
         image.load()
     if image.mode in _ALPHA_MODES:
@@ -219,12 +227,4 @@ def _encode(image: Image.Image) -> bytes:
         image.save(file, "TIFF")
     else:
         image.save(file, "PNG", compress_level=1)
-    data = file.getvalue()
-    if len(data) > LARGE_MIB * 2**20:
-        warnings.warn(
-            f"{image.width} x {image.height} pixels make an upload of {len(data) / 2**20:.0f} MiB: if you have "
-            "a file of this picture, pass its path instead",
-            LargePictureWarning,
-            stacklevel=2,
-        )
-    return data
+    return file.getvalue()

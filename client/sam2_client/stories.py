@@ -11,7 +11,7 @@ import httpx
 
 from sam2_client import holdings
 from sam2_client.asking import Call, Story, ask
-from sam2_client.closer import into_part
+from sam2_client.closer import into_part, search_into_part
 from sam2_client.errors import ImageNotFound, InvalidPrompt
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
@@ -86,8 +86,8 @@ def everything(
     cut from the picture itself, which few servers keep, so it is sent again with them.
     """
     picture, wire = embedded.picture, options.to_wire()
-    if embedded.part is not None and "region" in wire:
-        wire["region"] = into_part({"box": wire["region"]}, embedded.part)["box"]
+    if embedded.part is not None:
+        wire = search_into_part(wire, embedded.part)
     if options.crop_n_layers and picture is not None:
         form = {"image_id": embedded.image_id}
         if picture.stretch != "range":

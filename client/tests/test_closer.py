@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_the_part_is_uploaded_without_loss(image: Image, noise: np.ndarray) -> N
     assert (closer.width, closer.height) == (WIDTH, HEIGHT)
     assert closer.image_id != image.image_id
     assert "x 120..200, y 70..150" in repr(closer)
+
+
+def test_a_large_part_of_a_file_is_no_reason_to_pass_the_file(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam2_client.pictures.LARGE_MIB", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image.closer(BOX)
 
 
 def test_prompts_and_masks_are_those_of_the_whole_picture(served: Served, image: Image) -> None:
@@ -177,6 +187,10 @@ def test_everything_in_a_part(image: Image) -> None:
         points_per_side=1, region=(130, 80, 170, 120), pred_iou_thresh=0, stability_score_thresh=0
     )
     assert {mask.point for mask in inner} == {(150, 100)}
+    own = closer.everything(
+        points=[(0.45, 0.35), (0.3, 0.5)], pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1
+    )
+    assert {mask.point for mask in own} == {(180, 105), (120, 150)}, "in 0..1 of the picture, not of the part"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,8 @@ def test_everything_in_a_part(image: Image) -> None:
         ((-50, 100, 100, 120), 1.0, (0, 60, 100, 160)),
         ((10, 10, 90, 290), 1.2, None),
         ((100, 140, 300, 150), 1.0, (100, 45, 300, 245)),
+        ((100.4, 100.2, 200.6, 110.5), 1.0, (100, 55, 201, 156)),
+        ((10, 10, 20, 20), 1e308, None),
     ],
 )
 def test_the_square_stays_within_the_picture(
@@ -222,6 +238,7 @@ REFUSED: list[tuple[Callable[[Image], object], str]] = [
     (lambda image: image.closer(BOX).decode(box=(100, 90, 150, 120)), r"corner of the box at \(100, 90\)"),
     (lambda image: image.closer(BOX).decode(mask=np.ones((4, 5), bool)), "is not of this picture"),
     (lambda image: image.closer(BOX).everything(region=(0, 0, 50, 50)), r"corner of the box at \(0, 0\)"),
+    (lambda image: image.closer(BOX).everything(points=[(0.5, 0.1)]), r"click at \(200, 30\)"),
 ]
 
 
