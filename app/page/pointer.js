@@ -2,6 +2,7 @@
 
 const SLOP = 5; // CSS pixels that the pointer may move during a click
 const HOLD_MS = 500;
+const isAside = ({ shiftKey, ctrlKey }) => shiftKey || ctrlKey; // on a Mac, Ctrl and a click are a right click
 
 /**
  * Calls `meant`: point(at, label), draft(from, to), box(from, to), hover(at, label) or hover(null), pan(dx, dy),
@@ -38,7 +39,7 @@ export function listen(stage, canvas, { label, meant }) {
     meant.hover(null);
     if (down.size > 1) return; // two fingers pan and zoom
     const touch = event.pointerType === "touch";
-    began = { at, moved: false, pan: event.button === 1 || space, label: event.button === 2 || event.shiftKey || event.ctrlKey ? 0 : label(event) }; // on a Mac, Ctrl and a click are a right click
+    began = { at, moved: false, pan: event.button === 1 || space, label: event.button === 2 || isAside(event) ? 0 : label() };
     if (touch)
       began.hold = setTimeout(() => {
         if (!began || began.moved) return;
@@ -51,7 +52,7 @@ export function listen(stage, canvas, { label, meant }) {
   stage.addEventListener("pointermove", (event) => {
     const at = canvas.at(event);
     if (!down.has(event.pointerId)) {
-      if (event.pointerType !== "touch") meant.hover(at, event.shiftKey ? 0 : label());
+      if (event.pointerType !== "touch") meant.hover(at, isAside(event) ? 0 : label());
       return;
     }
     const [before, wide] = [middle(), spread()];

@@ -167,6 +167,10 @@ def test_a_preview_follows_the_pointer_and_leaves_with_it(visitor: Visitor, serv
     visitor.until_seen(disc(300, 200, LARGE))
     assert len(server.prompts()) <= 3, "the newest wins, and nothing waits in line"
     assert connections == [f"{visitor.url.replace('http', 'ws')}decode/stream"]
+    visitor.page.keyboard.down("Control")
+    visitor.page.mouse.move(*visitor.place(310, 200))
+    visitor.until(lambda: server.prompts()[-1][0] == (0,))
+    visitor.page.keyboard.up("Control")
     visitor.page.mouse.move(5, 5)
     visitor.until_seen(np.zeros((HEIGHT, WIDTH), bool))
     assert visitor.find("#objects li").count() == 0

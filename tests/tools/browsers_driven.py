@@ -102,7 +102,8 @@ class Firefox(Browser):
             "browser.download.dir": str(folder),
             "browser.shell.checkDefaultBrowser": False,
         }
-        self._client = Marionette(bin=FIREFOX, headless=True, prefs=preferences)
+        log = str(folder / "gecko.log")  # else it is where the command runs
+        self._client = Marionette(bin=FIREFOX, headless=True, prefs=preferences, gecko_log=log)
         self._client.start_session({"strictFileInteractability": False})  # the page's input is not to be seen
         self._client.set_window_rect(width=SIZE[0], height=SIZE[1])
         self.name = f"Firefox {self._client.session_capabilities['browserVersion']}"
