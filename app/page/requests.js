@@ -12,7 +12,7 @@ const PAUSE_MS = 3000; // after a preview that failed
 /** What the page stores of a mask. */
 const kept = ({ rle, iou, area, bbox, logits, region }) => ({ counts: rle.counts, iou, area, bbox, logits, ...(region && { region }) });
 
-/** The module of closer looks. Where it cannot be loaded because the server is gone, the server is waited for. */
+/** Closer looks. A server that is gone is waited for. */
 const looks = () => import("./closer.js").catch(async (error) => {
   throw await answers() ? error : client.connection.silent();
 });
@@ -23,7 +23,7 @@ const wholeOf = ({ imageId, width, height, file }) => new Embedded(client, { ima
 export class Requests {
   model = null; // the reply of GET /model, once it has arrived
   #uploading = null; // {picture, abort} of the upload in progress
-  #asked = null; // {prompt, abort, looks} of the request in progress; `looks`: it waits for a closer look
+  #asked = null; // {prompt, abort, looks} of the request in progress; looks: it waits for a part
   #hover = client.hover();
   #quietUntil = 0; // no previews before this time
   #parts = null; // those of closer looks
@@ -108,8 +108,7 @@ export class Requests {
     const { session, notice } = this;
     const picture = [session.current, ...session.pictures].find((one) => one?.imageId && one.unanswered);
     const prompt = picture?.unanswered ?? null;
-    const isLeft = this.#asked?.looks && !session.options.closer;
-    if (this.#asked?.prompt === prompt && !isLeft) return;
+    if (this.#asked?.prompt === prompt && (session.options.closer || !this.#asked?.looks)) return;
     this.#asked?.abort.abort();
     if (!prompt) return void (this.#asked = null);
     const asked = (this.#asked = { prompt, abort: new AbortController() });

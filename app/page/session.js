@@ -69,12 +69,7 @@ export class Session extends EventTarget {
       picture.problem ||= "This file cannot be read any more. Add it again.";
       this.redraw();
     }
-    try {
-      const file = await this.#storage?.storable(picture.file);
-      if (this.pictures.includes(picture)) await this.#storage?.add(picture.record, file); // both as they are now
-    } catch {
-      this.#full();
-    }
+    await this.#storage?.add(picture.file, () => this.pictures.includes(picture) && picture.record).catch(this.#full);
   }
 
   remove(picture) {

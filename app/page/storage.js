@@ -87,16 +87,13 @@ export class Storage {
     return record && file ? { ...record, file: restored(file) } : null;
   }
 
-  /** A file, or several, as `add` takes them. */
-  async storable(file) {
-    return this.#keepsFiles ? file : copied(file);
-  }
-
-  /** Store a new picture. Its file is written once, its record after every change. Begins at once: what is done to it later is later here too. */
-  async add(record, file) {
+  /** Store a new picture. Its file is written once; its record, as it is then unless it has gone, after every change. */
+  async add(file, recordNow) {
+    const kept = this.#keepsFiles ? file : await copied(file), record = recordNow();
+    if (!record) return;
     const transaction = this.#database.transaction(["files", "records"], "readwrite");
     transaction.objectStore("records").put(record);
-    transaction.objectStore("files").put(file, record.id);
+    transaction.objectStore("files").put(kept, record.id);
     await written(transaction);
     this.#windows.postMessage(record.id);
   }

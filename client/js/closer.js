@@ -129,8 +129,8 @@ export async function lookCloser(client, whole, source, what, { margin = 1.6, ..
 }
 
 /**
- * A square around a box, with `margin` times its longer side; cut where the picture is shorter, and near its edge moved inside. Null
- * where it would be nearly all of the picture. It has all pixels that the box touches.
+ * A square around all of a box, with `margin` times its longer side; cut where the picture is shorter, and near its edge moved inside. Null
+ * where it would be nearly all of the picture.
  * @param {Box} box
  * @param {number} margin
  * @param {Size} whole

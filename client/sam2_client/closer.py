@@ -83,7 +83,7 @@ def search_into_part(wire: dict[str, Any], part: Part) -> dict[str, Any]:
     if (region := wire.get("region")) is not None:
         moved["region"] = into_part({"box": region}, part)["box"]
     if (points := wire.get("points")) is not None:
-        pixels = np.round(np.array(points) * part.whole, 6)  # 0.3 of a width is a whole pixel, but for its last bit
+        pixels = np.round(np.array(points) * part.whole, 6)  # 0.3 of 10 is 3, but for its last bit
         moved["points"] = (_moved(pixels, part, "a click") / (part.width, part.height)).tolist()
     return moved
 

@@ -43,8 +43,8 @@ class Part:
 def square_around(box: tuple[float, float, float, float], margin: float, whole: tuple[int, int]) -> Part:
     """Return a square around x0, y0, x1, y1 with `margin` times its longer side, cut where the picture is shorter.
 
-    Near the picture's edge it is moved inside, not cut. `whole` is the picture's width and height. It has all pixels
-    that the box touches.
+    It has all pixels that the box touches. Near the picture's edge it is moved inside, not cut. `whole` is the
+    picture's width and height.
     """
     x0, y0, x1, y1 = *map(math.floor, box[:2]), *map(math.ceil, box[2:])
     side = max(margin * max(x1 - x0, y1 - y0), LEAST_SIDE_PX)
@@ -61,7 +61,7 @@ def _interval(first: int, last: int, side: float, most: int) -> tuple[int, int]:
 
 
 class PartialPicture(Picture):
-    """A part of a picture, cut out when it is read, and encoded without loss."""
+    """A part of a picture, encoded without loss. Cut out each time it is read: masks that are kept keep it."""
 
     def __init__(self, picture: Picture, part: Part) -> None:
         """`picture` is the whole one. Does not read it."""
@@ -70,16 +70,14 @@ class PartialPicture(Picture):
 
     def read(self) -> bytes:
         """Return the part as PNG. Raises as Picture.read, and ValueError if the picture has another size here."""
-        if not self._data:
-            opened = self.whole.open()
-            if opened.size != self.part.whole:
-                width, height = self.part.whole
-                raise ValueError(
-                    f"the picture has {opened.width} x {opened.height} pixels here, and {width} x {height} for "
-                    "the service, which turns this file in another way: embed its pixels instead"
-                )
-            self._data = encoded(opened.crop(self.part.bounds))
-        return self._data
+        opened = self.whole.open()
+        if opened.size != self.part.whole:
+            width, height = self.part.whole
+            raise ValueError(
+                f"the picture has {opened.width} x {opened.height} pixels here, and {width} x {height} for "
+                "the service, which turns this file in another way: embed its pixels instead"
+            )
+        return encoded(opened.crop(self.part.bounds))
 
     def open(self) -> Image.Image:
         """Return the part in RGB. Raises as `read`."""

@@ -90,8 +90,8 @@ class Picture:
             self._data = encoded(image)
             if len(self._data) > LARGE_MIB * 2**20:
                 warnings.warn(
-                    f"{image.width} x {image.height} pixels make an upload of {len(self._data) / 2**20:.0f} MiB: if "
-                    "you have a file of this picture, pass its path instead",
+                    f"{image.width} x {image.height} pixels make an upload of {len(self._data) / 2**20:.0f} MiB: "
+                    "if you have a file of this picture, pass its path instead",
                     LargePictureWarning,
                     stacklevel=2,
                 )

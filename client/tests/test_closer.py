@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_prompts_and_masks_are_those_of_the_whole_picture(served: Served, image:
     closer = image.closer(BOX)
     best, *others = closer.decode([(160, 110)])
     assert np.array_equal(best.to_numpy(), found_at(160, 110))
+    assert len(pickle.dumps(best)) < 10_000, "it does not keep the pixels of its part"
     ys, xs = np.nonzero(best.to_numpy())
     assert best.bounds == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
     assert best.crop().sum() == best.area == best.to_numpy().sum()
