@@ -46,8 +46,9 @@ MASK_DROPPED = 0.1
 """How often a correction comes without the logits before it."""
 
 SINGLE_AFTER_CLICK, BEST_AFTER_MASK, BEST_AFTER_CORRECTIONS = 0.25, 0.5, 0.3
-"""Weights of the single mask after a lone click, and of the best of three after a mask and corrections. Neither is what is
-asked for then, as a rule; but clients may, and the single mask falls back on the three where it is unstable."""
+"""Weights of the single mask after a lone click, and of the best of three after a mask and after corrections.
+Neither is what is asked for then, as a rule; but clients may, and the single mask falls back on the three where it
+is unstable."""
 
 LIKELIEST_AFTER_CLICK = 1.0
 """Weight of the mask with the highest predicted IoU after a lone click: it is what a client gets. Best of three
