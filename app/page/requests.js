@@ -12,8 +12,8 @@ const PAUSE_MS = 3000; // after a preview that failed
 /** What the page stores of a mask. */
 const kept = ({ rle, iou, area, bbox, logits, region }) => ({ counts: rle.counts, iou, area, bbox, logits, ...(region && { region }) });
 
-/** Closer looks. A server that is gone is waited for. */
-const looks = () => import("./closer.js").catch(async (error) => {
+/** The code of closer looks. A server that is gone is waited for. */
+const loadCloser = () => import("./closer.js").catch(async (error) => {
   throw await answers() ? error : client.connection.silent();
 });
 
@@ -148,7 +148,7 @@ export class Requests {
     asked.looks = true;
     try {
       const { limits } = await this.describe(false, signal);
-      this.#parts ??= new (await patiently(looks, { notice, signal })).Parts(session);
+      this.#parts ??= new (await patiently(loadCloser, { notice, signal })).Parts(session);
       return await patiently(() => this.#parts.at(picture, prompt, whole, { limits }), { notice, signal });
     } catch (error) {
       signal.throwIfAborted();

@@ -43,7 +43,7 @@ MASK_LOGITS = (4.0, 16.0)
 """How sure a mask to begin with is, least and most."""
 
 MASK_DROPPED = 0.1
-"""How often a correction comes without the logits before it."""
+"""How often a prompt comes without its mask: the logits before a correction, or the mask to begin with."""
 
 SINGLE_AFTER_CLICK, BEST_AFTER_MASK, BEST_AFTER_CORRECTIONS = 0.25, 0.5, 0.3
 """Weights of the single mask after a lone click, and of the best of three after a mask and after corrections.

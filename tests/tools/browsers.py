@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.server import ROOT
-from tests.tools.browsers_driven import NEEDED, Browser, Firefox, WebKit, missing, temporary_folder
+from tests.tools.browsers_driven import NEEDED, Browser, Firefox, WebKit, missing
 from tests.tools.checking import Checks, serving
 
 HATS = ROOT / "docs" / "hats.jpg"
@@ -49,8 +49,8 @@ def enter(browser: Browser, url: str) -> None:
     browser.run(script)
 
 
-def visit(checks: Checks, browser: Browser, url: str, clip: Path) -> None:
-    """Go through the page as its users do."""
+def click_on_a_picture(checks: Checks, browser: Browser, url: str) -> None:
+    """Click, look closer, draw a box, find everything, export, reload."""
     enter(browser, url)
     browser.choose("#files", HATS)
     checks.check("a picture is embedded", browser.until(is_said("hats.jpg is ready, 512 by 341")))
@@ -86,6 +86,9 @@ def visit(checks: Checks, browser: Browser, url: str, clip: Path) -> None:
     checks.check("a reload keeps the work", browser.until(f"{FIGURES}.length === 2"), browser.run(FIGURES))
     checks.check("as it was", browser.run(FIGURES) == before)
 
+
+def track(checks: Checks, browser: Browser, clip: Path) -> None:
+    """Follow an object through a video, and export it; the page is open."""
     browser.choose("#files", clip)
     browser.until("return !!document.querySelector('#timeline input[type=range]')")
     browser.until(
@@ -132,11 +135,14 @@ def main() -> None:
         clip = Path(folder) / "clip.gif"
         clip.write_bytes(moving(HATS))
         for kind in (Firefox, WebKit):
-            with temporary_folder() as own:
+            with tempfile.TemporaryDirectory(
+                ignore_cleanup_errors=True
+            ) as own:  # browsers write while they end
                 browser = kind(Path(own))
                 print(browser.name)
                 try:
-                    visit(checks, browser, url, clip)
+                    click_on_a_picture(checks, browser, url)
+                    track(checks, browser, clip)
                 finally:
                     browser.close()
     checks.end()

@@ -5,7 +5,6 @@ Firefox listens to Mozilla's client, Marionette, because Debian has no geckodriv
 
 import os
 import subprocess
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -43,8 +42,8 @@ class Browser(ABC):
         """Go there."""
 
     @abstractmethod
-    def run(self, script: str, *given: Any) -> Any:
-        """Return what the body of a function returns, `given` its arguments."""
+    def run(self, script: str) -> Any:
+        """Return what the body of a function returns."""
 
     @abstractmethod
     def choose(self, selector: str, path: Path) -> None:
@@ -72,11 +71,11 @@ class Browser(ABC):
         self.press()
         self.release()
 
-    def until(self, script: str, *given: Any) -> Any:
+    def until(self, script: str) -> Any:
         """Wait until a script returns something true. Return that, or None when patience ends."""
         ends = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends:
-            if found := self.run(script, *given):
+            if found := self.run(script):
                 return found
             time.sleep(0.1)
         return None
@@ -111,8 +110,8 @@ class Firefox(Browser):
     def open(self, url: str) -> None:
         self._client.navigate(url)
 
-    def run(self, script: str, *given: Any) -> Any:
-        return self._client.execute_script(script, script_args=given, sandbox=None)  # sees what the page sees
+    def run(self, script: str) -> Any:
+        return self._client.execute_script(script, sandbox=None)  # sees what the page sees
 
     def choose(self, selector: str, path: Path) -> None:
         self._client.find_element("css selector", selector).send_keys(str(path))
@@ -138,19 +137,19 @@ class WebKit(Browser):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Its sandbox wants rights that root has not in a container. It opens this checkout's page alone.
+        environment = os.environ | {"HOME": str(folder), "WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1"}
         self._screen = None
-        if "DISPLAY" not in os.environ:
+        if "DISPLAY" not in environment:
             reads, writes = os.pipe()
             command = ["Xvfb", "-displayfd", str(writes), "-screen", "0", f"{SIZE[0]}x{SIZE[1]}x24"]
             self._screen = subprocess.Popen(command, stderr=subprocess.DEVNULL, pass_fds=[writes])
             os.close(writes)
             with os.fdopen(reads) as number:
-                os.environ["DISPLAY"] = f":{number.readline().strip()}"
+                environment["DISPLAY"] = f":{number.readline().strip()}"
         options = Options()
         options.binary_location = str(mini_browser())
         options.add_argument("--automation")
-        # Its sandbox wants rights that root has not in a container. It opens this checkout's page alone.
-        environment = os.environ | {"HOME": str(folder), "WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1"}
         self._client = webdriver.WebKitGTK(options=options, service=Service(WEBKIT_DRIVER, env=environment))
         self._client.set_window_rect(0, 0, *SIZE)
         self.name = f"WebKitGTK {self._client.capabilities['browserVersion']}"
@@ -158,8 +157,8 @@ class WebKit(Browser):
     def open(self, url: str) -> None:
         self._client.get(url)
 
-    def run(self, script: str, *given: Any) -> Any:
-        return self._client.execute_script(script, *given)
+    def run(self, script: str) -> Any:
+        return self._client.execute_script(script)
 
     def choose(self, selector: str, path: Path) -> None:
         self._client.find_element(By.CSS_SELECTOR, selector).send_keys(str(path))
@@ -184,15 +183,9 @@ class WebKit(Browser):
         if self._screen:
             self._screen.terminate()
             self._screen.wait()
-            del os.environ["DISPLAY"]
 
 
 def missing() -> bool:
     """Whether a browser, or what drives it, is not installed."""
     needed = [FIREFOX, WEBKIT_DRIVER, "/usr/bin/Xvfb"]
     return not all(Path(each).exists() for each in needed) or not mini_browser()
-
-
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for one browser. What a browser writes while it ends may stay."""
-    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
