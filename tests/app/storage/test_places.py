@@ -85,7 +85,12 @@ async def test_where_prompts_wait_for_every_embedding_the_client_is_told_to_come
         assert error(full) == (503, "overloaded")
         assert int(full.headers["retry-after"]) >= 1
         del held
-        assert (await served.embed(picture(shade=2), "second")).status_code == 200
+        for _ in range(100):  # the device's thread lets go of the click's embedding a moment after its answer
+            again = await served.embed(picture(shade=2), "second")
+            if again.status_code != 503:
+                break
+            await asyncio.sleep(0.05)
+        assert again.status_code == 200
 
 
 async def test_a_prompt_on_an_embedding_that_finds_no_place_is_told_to_come_again() -> None:
