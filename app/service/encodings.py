@@ -251,7 +251,7 @@ class Encodings:
     async def encode_part(self, pixels: Pixels, times: StageTimes, share: str) -> Embedding:
         """Return the embedding of a part of a picture, which is not kept. See `count_pictures`.
 
-        Raises Overloaded if the queue is full or too slow.
+        Whoever asks bounds how many wait. Raises Overloaded if the queue is too slow.
         """
         ran = await self._encoder.submit(pixels, deadline_s=left_s(), share=share)
         times.add_ran([ran])

@@ -3,6 +3,7 @@
 Does not know about requests: service.py decides what goes through the queues, and when.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -172,7 +173,9 @@ def wire(
         device=device,
         priority=2,
         max_batch=settings.batch_images,
-        max_waiting=settings.max_waiting_images,
+        # Encodings and Searches admit the pictures. Counted again here, where they come in another order, a picture
+        # that was admitted would be refused after all.
+        max_waiting=sys.maxsize,
         on_batch=partial(metrics.observe_batch, "encode"),
     )
     tracker: Batcher[Callable[[], Any], Any] = Batcher(

@@ -1,17 +1,20 @@
 """One client floods the server, another clicks: the order, the rejections and their Retry-After."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 import pytest
 
+from app.codecs.images import decode_image
 from app.errors import Overloaded, RateLimited
 from app.middleware import rates
 from app.middleware.rates import InFlight, PicturesPerMinute
 from app.scheduling.batching import Batcher
 from app.scheduling.device import DeviceThread
+from app.service import encodings
 from app.settings import Settings
 from tests.app.scheduling.gated_device import LONG_S, outcomes, started, submitted
 from tests.fakes import Served, error, picture, serving, until
@@ -126,8 +129,7 @@ async def test_a_first_click_and_a_first_picture_wait_for_one_batch_though_hundr
 
 
 async def test_a_flood_of_uploads_is_refused_beyond_its_share_and_nobody_else_is() -> None:
-    # Who would miss the deadline at the measured pace is refused, too. That pace has the time at the gate in it,
-    # seven times which is more than a minute on a busy machine.
+    # Who would miss the deadline at the measured pace is refused, too, and the time at the gate is in that pace.
     async with serving(settings(max_waiting_images=6, deadline_s=60 * LONG_S)) as served:
         clients = Clients(served)
         served.segmenter.gate.clear()
@@ -143,6 +145,36 @@ async def test_a_flood_of_uploads_is_refused_beyond_its_share_and_nobody_else_is
         assert (await guest).status_code == 200
         assert sorted([(await upload).status_code for upload in flood]) == [200] * 6 + [503] * 14
         assert served.service._encodings._waiting_images.used == 0
+
+
+async def test_a_picture_that_was_admitted_is_not_refused_because_another_was_decoded_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_be_read = threading.Event()
+
+    def slow_at_the_crowds_last(data: bytes, **options: Any) -> Any:
+        image = decode_image(data, **options)
+        assert image.shape[:2] != (7, 7) or may_be_read.wait(LONG_S)
+        return image
+
+    monkeypatch.setattr(encodings, "decode_image", slow_at_the_crowds_last)
+    async with serving(settings(max_waiting_images=6, deadline_s=60 * LONG_S)) as served:
+        clients, encoder = Clients(served), served.service._encoder
+        await clients.third.embed(picture(), "truck")
+        await served.segmenter.wait_until_entered()
+        served.segmenter.gate.clear()
+        click = start(clients.third.click("truck"))
+        await served.segmenter.wait_until_entered()  # so the device takes no picture
+        crowd = start(*(clients.crowd.embed(picture(shade=1 + n)) for n in range(5)))
+        crowd += start(clients.crowd.embed(picture(7, 7)))
+        await until(lambda: encoder.waiting == 5 and waiting(served)[0] == 6)
+        guest = start(clients.guest.embed(picture(8, 8)))
+        await until(lambda: encoder.waiting == 6)
+        may_be_read.set()
+        await until(lambda: encoder.waiting == 7 or crowd[-1].done())
+        served.segmenter.gate.set()
+        for reply in [await each for each in click + crowd + guest]:
+            assert reply.status_code == 200, reply.text
 
 
 async def test_a_flood_of_clicks_is_refused_beyond_its_share_and_nobody_else_is() -> None:
