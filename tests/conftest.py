@@ -5,6 +5,7 @@ import gc
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -76,6 +77,14 @@ def _no_log_on_a_closed_stream() -> Iterator[None]:
         if type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_numbers_are_not_zero() -> Iterator[None]:
+    """Undo what commands set for their thread (model/cpu/threads.py): Hypothesis needs these numbers later."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True)

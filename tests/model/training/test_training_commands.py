@@ -35,7 +35,6 @@ def _as_before() -> object:
     )
     yield
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
         signal.signal(number, handler)
 
