@@ -117,9 +117,9 @@ class FrameStep:
     error: PlainError | None = None
 
     @classmethod
-    def of(cls, said: FrameAnswer) -> "FrameStep":
+    def of(cls, reply: FrameAnswer) -> "FrameStep":
         """Convert what a service says."""
-        return cls(said.frame, said.objects, to_plain(said.error) if said.error is not None else None)
+        return cls(reply.frame, reply.objects, to_plain(reply.error) if reply.error is not None else None)
 
     def opened(self) -> FrameAnswer:
         """Convert it back."""
@@ -163,8 +163,8 @@ async def _follow(device: Answering, call: Call) -> AsyncGenerator[FrameStep | A
             while (outcome := await _tried(call, lambda: anext(frames, None))).value is not None:
                 yield FrameStep.of(outcome.value)
     finally:  # also where the client has gone
-        said = _said(device, call, outcome, StageTimes(), started=started)
-    yield said
+        reply = _answer_of(device, call, outcome, StageTimes(), started=started)
+    yield reply
 
 
 async def _search(device: Answering, call: Call) -> AsyncGenerator[Step | Answer, None]:
@@ -204,7 +204,7 @@ async def _answered(
     device: Answering, call: Call, story: Callable[[], Awaitable[Any]], times: StageTimes
 ) -> Answer:
     started = perf_counter()
-    return _said(device, call, await _tried(call, story), times, started=started)
+    return _answer_of(device, call, await _tried(call, story), times, started=started)
 
 
 async def _tried(call: Call, story: Callable[[], Awaitable[Any]]) -> _Outcome:
@@ -223,7 +223,9 @@ async def _tried(call: Call, story: Callable[[], Awaitable[Any]]) -> _Outcome:
         request_id.reset(token)
 
 
-def _said(device: Answering, call: Call, outcome: _Outcome, times: StageTimes, *, started: float) -> Answer:
+def _answer_of(
+    device: Answering, call: Call, outcome: _Outcome, times: StageTimes, *, started: float
+) -> Answer:
     now = perf_counter()
     stages = tuple((stage.name, now - stage.started_at, now - stage.ended_at) for stage in times.stages)
     is_traced = device.traces is not None and bool(call.trace)

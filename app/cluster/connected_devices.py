@@ -11,7 +11,7 @@ from contextlib import aclosing
 from functools import partial
 
 from app.cluster.calls import Answer, Call
-from app.cluster.connection import Connection, Said
+from app.cluster.connection import Connection, Reply
 from app.cluster.keys import is_held
 from app.cluster.listener import Address
 from app.cluster.ring import Ring, within_bounds
@@ -38,7 +38,7 @@ class ConnectedDevices:
         """See Devices."""
         return await (await self._chosen(key)).ask(call)
 
-    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Said, None]:
+    async def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Reply, None]:
         """See Devices."""
         async with aclosing((await self._chosen(key)).ask_in_steps(call)) as steps:
             async for step in steps:

@@ -14,7 +14,7 @@ _PATIENCE_S = 2.0
 """For a connection."""
 
 
-Said: TypeAlias = Answer | Step | FrameStep
+Reply: TypeAlias = Answer | Step | FrameStep
 
 
 class Connection(Messages):
@@ -25,7 +25,7 @@ class Connection(Messages):
         self.address = address
         self._ended = ended
         self._numbers = count(1)
-        self._takers: dict[int, Callable[[Said | Exception], None]] = {}
+        self._takers: dict[int, Callable[[Reply | Exception], None]] = {}
         """Of what comes for each call."""
         self.is_over = False
         """Whether no more calls should be sent."""
@@ -53,39 +53,39 @@ class Connection(Messages):
     async def ask(self, call: Call) -> Answer:
         """Have a call answered. Raises ConnectionError if the Device is lost. When cancelled, the work ends."""
         data, number = pickle.dumps(call), next(self._numbers)
-        answered: asyncio.Future[Said | Exception] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[Reply | Exception] = asyncio.get_running_loop().create_future()
 
-        def settle(said: Said | Exception) -> None:
+        def settle(reply: Reply | Exception) -> None:
             if not answered.done():
-                answered.set_result(said)
+                answered.set_result(reply)
 
         self._takers[number] = settle
         try:
             await self.send(Kind.CALL, number, data)
-            said = await answered
+            reply = await answered
         except asyncio.CancelledError:
             self.post(Kind.END, number)
             raise
         finally:
             del self._takers[number]
-        if isinstance(said, Exception):
-            raise said
-        return cast(Answer, said)
+        if isinstance(reply, Exception):
+            raise reply
+        return cast(Answer, reply)
 
-    async def ask_in_steps(self, call: Call) -> AsyncGenerator[Said, None]:
+    async def ask_in_steps(self, call: Call) -> AsyncGenerator[Reply, None]:
         """Have a call answered in steps, of which the last one is the answer. When closed, the work ends."""
         data, number = pickle.dumps(call), next(self._numbers)
-        steps: asyncio.Queue[Said | Exception] = asyncio.Queue()
+        steps: asyncio.Queue[Reply | Exception] = asyncio.Queue()
         self._takers[number] = steps.put_nowait
         is_over = False
         try:
             await self.send(Kind.CALL_IN_STEPS, number, data)
             while not is_over:
-                said = await steps.get()
-                is_over = isinstance(said, Answer | Exception)
-                if isinstance(said, Exception):
-                    raise said
-                yield said
+                reply = await steps.get()
+                is_over = isinstance(reply, Answer | Exception)
+                if isinstance(reply, Exception):
+                    raise reply
+                yield reply
                 self.post(Kind.TAKEN, number)
         finally:
             del self._takers[number]
@@ -115,13 +115,13 @@ class Connection(Messages):
         self._ended(self)
 
 
-def _read(kind: Kind, data: bytearray) -> Said | Exception:
+def _read(kind: Kind, data: bytearray) -> Reply | Exception:
     if kind == Kind.END:
         return ConnectionError("The device does not go on with this call.")
     try:
-        said: Said = pickle.loads(data)  # noqa: S301  # read only of a Device that has proved the secret
+        reply: Reply = pickle.loads(data)  # noqa: S301  # read only of a Device that has proved the secret
     except (
         Exception
     ) as error:  # what another version sends may fail in any way: raised where it is waited for
         return error
-    return said
+    return reply

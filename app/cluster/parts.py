@@ -45,10 +45,10 @@ class Parts:
         self._begun[number] = _Begun(file, patience)
         return True
 
-    def whole(self, said: InParts) -> bytes | None:
+    def whole(self, announced: InParts) -> bytes | None:
         """Return an argument, of which nothing is left here; None if not all of it is here."""
-        file = self._forget(said.number)
-        if file is None or file.tell() != said.nbytes:
+        file = self._forget(announced.number)
+        if file is None or file.tell() != announced.nbytes:
             return None
         return file.getvalue()  # CPython hands out the buffer itself, which is no copy
 

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.cluster.calls import Answer, Call
 from app.cluster.connected_devices import ConnectedDevices
-from app.cluster.connection import Said
+from app.cluster.connection import Reply
 from app.cluster.listener import Address
 from app.service.segmentation import DeviceState, FrontState
 
@@ -41,24 +41,24 @@ class RayDevices:
         """See Devices."""
         return await self._connected.ask(key, call)
 
-    def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Said, None]:
+    def ask_in_steps(self, key: str, call: Call) -> AsyncGenerator[Reply, None]:
         """See Devices."""
         return self._connected.ask_in_steps(key, call)
 
     async def states(self, *, patience_s: float) -> list[DeviceState]:
         """See Devices."""
         try:
-            said: dict[str, tuple[Address, DeviceState] | None] = await self._all(
+            answers: dict[str, tuple[Address, DeviceState] | None] = await self._all(
                 "state", patience_s, FrontState.here()
             )
         except DeploymentUnavailableError:  # there is none
             self._connected.keep(())
             raise
-        found = [each for each in said.values() if each is not None]
+        found = [each for each in answers.values() if each is not None]
         # One that stands still says nothing, but runs, until Ray replaces it.
         self._names = {
             actor: each[0].name if each is not None else self._names.get(actor, "")
-            for actor, each in said.items()
+            for actor, each in answers.items()
         }
         self._connected.keep(self._names.values())
         problems = await self._connected.know(address for address, _ in found)
@@ -66,8 +66,8 @@ class RayDevices:
 
     async def figures(self, *, patience_s: float) -> list[tuple[str, bytes]]:
         """See Devices."""
-        said = await self._all("figures", patience_s)
-        return [each for each in said.values() if each is not None]
+        answers = await self._all("figures", patience_s)
+        return [each for each in answers.values() if each is not None]
 
     def drain(self) -> None:
         """See Devices."""

@@ -118,10 +118,10 @@ class RemoteTracks:
         self, track_id: str, object_id: int, frame: int, *, tenant: str, share: str
     ) -> str | None:
         """Take an object's prompts on a frame back. Asked again, it doesn't say if the object is dropped."""
-        said = await self._of(
+        note = await self._of(
             track_id, "clear_prompts", object_id=object_id, frame=frame, tenant=tenant, share=share
         )
-        return cast(str | None, said)
+        return cast(str | None, note)
 
     async def propagate(
         self,

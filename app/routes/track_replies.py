@@ -56,14 +56,14 @@ def _described(number: int, prompts: list[TrackPromptRequest]) -> ObjectOfTrack:
     by_frame: dict[int, list[PromptOfTrack]] = {}
     for each in prompts:
         given = each.prompt
-        said = PromptOfTrack(
+        described = PromptOfTrack(
             point_coords=given.point_coords or None,
             point_labels=given.point_labels or None,
             box=given.box,
             has_mask=given.mask_input is not None,
             clear=each.clear,
         )
-        by_frame.setdefault(each.frame, []).append(said)
+        by_frame.setdefault(each.frame, []).append(described)
     return ObjectOfTrack(object=number, prompts=by_frame)
 
 

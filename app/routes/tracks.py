@@ -135,8 +135,8 @@ async def clear_prompts(
 ) -> ClearedReply:
     """Take an object's prompts on a frame back. An object without any other prompt is dropped."""
     tracks, tenant, share = service_of(request).tracks, tenant_of(request), share_of(request)
-    said = await tracks.clear_prompts(track_id, object, frame, tenant=tenant, share=share)
-    return ClearedReply(dropped=said)
+    dropped = await tracks.clear_prompts(track_id, object, frame, tenant=tenant, share=share)
+    return ClearedReply(dropped=dropped)
 
 
 @router.post("/tracks/{track_id}/prompts", response_model=FrameReply, openapi_extra=_takes(TrackPromptBody))

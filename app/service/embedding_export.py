@@ -14,13 +14,13 @@ from model.types import Embedding
 
 
 def pack(
-    embedding: Embedding, *, dtype: EmbeddingDtype, form: EmbeddingFormat, said: dict[str, str]
+    embedding: Embedding, *, dtype: EmbeddingDtype, form: EmbeddingFormat, metadata: dict[str, str]
 ) -> bytes:
-    """Return the file. A .safetensors file has `said` as its metadata."""
+    """Return the file. A .safetensors file has `metadata` as its metadata."""
     arrays = embedding.to_arrays(dtype)
     if form == "safetensors":
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        return _in_order(safetensors.numpy.save(contiguous, metadata=said))
+        return _in_order(safetensors.numpy.save(contiguous, metadata=metadata))
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()

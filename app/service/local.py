@@ -59,12 +59,12 @@ class LocalSegmentation(SegmentationService):
             stretch=stretch,
             needs_name=needs_name,
         )
-        return _said_of(taken)
+        return _describe_taken(taken)
 
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept. Raises what `find` raises."""
         embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
-        return _said(image_id, embedding, cached=True)
+        return _describe(image_id, embedding, cached=True)
 
     async def segment(
         self,
@@ -92,7 +92,7 @@ class LocalSegmentation(SegmentationService):
             replace=replace,
             stretch=stretch,
         )
-        return _said_of(taken), decoded
+        return _describe_taken(taken), decoded
 
     async def everything(
         self,
@@ -122,13 +122,15 @@ class LocalSegmentation(SegmentationService):
             embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
             segmenter = self.ready()
             # A decoder of other weights would give masks that only look right, so the file says what it is of.
-            said = {
+            metadata = {
                 "model": segmenter.name,
                 "fingerprint": segmenter.fingerprint,
                 "width": str(embedding.width),
                 "height": str(embedding.height),
             }
-            return await self.work(lambda: pack(embedding, dtype=dtype, form=form, said=said), share=share)
+            return await self.work(
+                lambda: pack(embedding, dtype=dtype, form=form, metadata=metadata), share=share
+            )
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture. Raises ImageNotFound."""
@@ -172,9 +174,9 @@ class LocalSegmentation(SegmentationService):
         return self.metrics.render()
 
 
-def _said_of(taken: TakenIn) -> Embedded:
-    return _said(taken.image_id, taken.embedding, cached=taken.cached)
+def _describe_taken(taken: TakenIn) -> Embedded:
+    return _describe(taken.image_id, taken.embedding, cached=taken.cached)
 
 
-def _said(image_id: str, embedding: Embedding, *, cached: bool) -> Embedded:
+def _describe(image_id: str, embedding: Embedding, *, cached: bool) -> Embedded:
     return Embedded(image_id, embedding.height, embedding.width, embedding.nbytes, cached=cached)

@@ -169,17 +169,17 @@ class Tracks:
         async with self._alone(state):
             if not any((each.object_id, each.frame) == (object_id, frame) for each in state.history):
                 return None
-            said: str | None
+            note: str | None
             if state.live is None:
                 # It is made again from the prompts that are left, and the frame of this one may be gone.
-                said = None if state.has_other_prompts(object_id, frame=frame) else dropped(object_id, frame)
+                note = None if state.has_other_prompts(object_id, frame=frame) else dropped(object_id, frame)
             else:
-                said = await self._changing(
+                note = await self._changing(
                     state, lambda live: live.clear_prompts(frame, object_id), times=StageTimes(), share=share
                 )
-            state.remove_prompts(object_id, frame=frame if said is None else None)
+            state.remove_prompts(object_id, frame=frame if note is None else None)
             await self.states.save(state)
-            return said
+            return note
 
     async def propagate(
         self,

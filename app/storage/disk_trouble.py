@@ -29,7 +29,7 @@ class DiskTrouble:
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._failures = 0
-        self._last_said = 0.0
+        self._last_logged = 0.0
 
     def report(self, what: str, error: Exception) -> None:
         """Report a failed disk operation."""
@@ -37,9 +37,9 @@ class DiskTrouble:
         with self._lock:
             self._failures += 1
             now = monotonic()
-            if self._failures > 1 and now - self._last_said < QUIET_S:
+            if self._failures > 1 and now - self._last_logged < QUIET_S:
                 return
-            self._last_said = now
+            self._last_logged = now
             count = self._failures
         times = f" ({count} failures so far)" if count > 1 else ""
         log.error(

@@ -71,8 +71,8 @@ class Postgres:
         self._probing: asyncio.Task[None] | None = None
         self._since: float | None = None
         self._reason = ""
-        self._last_said = float("-inf")
-        self._is_said = False  # since the trouble began
+        self._last_logged = float("-inf")
+        self._is_logged = False  # since the trouble began
         self._is_read_only = False
 
     @property
@@ -164,7 +164,7 @@ class Postgres:
                 if patience_s() <= 0:
                     raise
 
-    def said(self, error: Exception) -> str:
+    def explain(self, error: Exception) -> str:
         """Return an error's text in one line, without the password."""
         text = " ".join(str(error).split())
         return text.replace(self._secret, "***") if self._secret else text
@@ -182,12 +182,12 @@ class Postgres:
         self._may_try = False
         if not self._is_draining:
             self._may_go_on.clear()
-        self._reason = self.said(error)
+        self._reason = self.explain(error)
         now = monotonic()
         if self._since is None:
             self._since = now
-        if now - self._last_said >= QUIET_S:
-            self._last_said, self._is_said = now, True
+        if now - self._last_logged >= QUIET_S:
+            self._last_logged, self._is_logged = now, True
             log.error(
                 "%s. Known pictures are served, new names wait. The server goes on trying.",
                 self.problem,
@@ -198,9 +198,9 @@ class Postgres:
     def _over(self) -> None:
         if self._since is None or self._is_read_only:
             return  # what reads works while what writes fails
-        if self._is_said:
+        if self._is_logged:
             log.warning("PostgreSQL at %s works again, after %.0f s.", self.place, monotonic() - self._since)
-        self._since, self._is_said = None, False
+        self._since, self._is_logged = None, False
 
     async def _probe(self) -> None:
         pause_s = RETRY_S
@@ -210,7 +210,7 @@ class Postgres:
             try:
                 may_write = await self.ordered.run(_may_write)
             except (psycopg.Error, UnusableDatabase) as error:
-                self._reason = self.said(error)
+                self._reason = self.explain(error)
                 continue
             self._try_again()
             if not self._is_read_only:

@@ -26,9 +26,9 @@ def wrong_option(given: Mapping[str, Any]) -> str:
         return "bad value for connect_timeout"
     connection = PGconn.connect_start(make_conninfo("", **trial).encode())
     try:
-        said = " ".join(connection.get_error_message().split())
+        message = " ".join(connection.get_error_message().split())
     finally:
         connection.finish()
-    if not re.match("invalid |could not match ", said):
+    if not re.match("invalid |could not match ", message):
         return ""  # that nothing listens there, or what is wrong with such sockets alone
-    return re.sub(r'"([^"]*)"', lambda found: found[0] if found[1] in given else "(...)", said)
+    return re.sub(r'"([^"]*)"', lambda found: found[0] if found[1] in given else "(...)", message)

@@ -70,12 +70,12 @@ def shades(
 
     `opacity`, from 0 to 1, is laid over white. One value alone becomes black, and so do not-a-numbers.
     """
-    said = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, np.bool_)
+    is_data = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, np.bool_)
     if opacity is not None:
-        said &= opacity > 0
+        is_data &= opacity > 0
     if no_data is not None:
-        said &= values != no_data
-    seen = values[said]
+        is_data &= values != no_data
+    seen = values[is_data]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
     precise = np.float32 if values.itemsize <= 2 else np.float64
     scaled = np.zeros(values.shape, precise)

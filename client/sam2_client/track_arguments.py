@@ -62,7 +62,10 @@ class _InOrder(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        namespace.said = [*(getattr(namespace, "said", None) or []), (option_string, values)]
+        namespace.prompt_options = [
+            *(getattr(namespace, "prompt_options", None) or []),
+            (option_string, values),
+        ]
 
 
 def add_track(
@@ -99,7 +102,7 @@ def add_track(
         ),
     ):
         one.add_argument(
-            option, type=kind, metavar=metavar, help=text, action=_InOrder, dest="said", default=[]
+            option, type=kind, metavar=metavar, help=text, action=_InOrder, dest="prompt_options", default=[]
         )
     one.add_argument("--direction", choices=["forward", "backward", "both"], default="forward")
     one.add_argument(
@@ -129,7 +132,7 @@ def add_track(
     )
 
 
-def prompts_of(said: Sequence[tuple[str, Any]]) -> Prompts:
+def prompts_of(args: Sequence[tuple[str, Any]]) -> Prompts:
     """Return the prompts of the command line, one for each object and frame.
 
     Raises Misuse for options that are for nothing, OSError and ValueError for a mask that cannot be read.
@@ -137,7 +140,7 @@ def prompts_of(said: Sequence[tuple[str, Any]]) -> Prompts:
     found = Prompts()
     by_place: dict[tuple[int, int], dict[str, Any]] = {}
     frame, object_id, unused = 0, 1, ""
-    for option, value in said:
+    for option, value in args:
         if option == "--frame":
             frame, unused = value, option
         elif option == "--object":

@@ -36,7 +36,7 @@ _PICTURES_FPS = 10.0
 def track(client: Client, arguments: argparse.Namespace) -> bool:
     """Follow the objects, write what is asked for, and return whether no frame failed."""
     _check(arguments)
-    asked = prompts_of(arguments.said)
+    asked = prompts_of(arguments.prompt_options)
     shown = sys.stderr.isatty()
     tracked, clip = _begin(client, asked, arguments, shown=shown)
     with tracked:

@@ -133,8 +133,8 @@ def read_shown(response: httpx.Response, *, size: tuple[int, int], times: Sequen
 def read_dropped(response: httpx.Response) -> str | None:
     """Read what became of an object whose prompts were taken back: a sentence if it was dropped."""
     try:
-        said = response.json()["dropped"]
-        return None if said is None else str(said)
+        dropped = response.json()["dropped"]
+        return None if dropped is None else str(dropped)
     except UNREADABLE as error:
         raise unexpected(response, error) from error
 

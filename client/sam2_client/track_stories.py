@@ -117,14 +117,14 @@ def clear(state: TrackState, object_id: int, frame: int, *, retries: Retries) ->
     """Take an object's prompts on a frame back. Returns a sentence if the object is dropped by it."""
     call = Call("DELETE", f"{state.path}/objects/{object_id}/prompts/{frame}")
     response = yield from ask_about(state, call, retries=retries)
-    said = read_dropped(response)
+    dropped = read_dropped(response)
     state.goes_on.clear()
     state.prompts = [
         each
         for each in state.prompts
-        if each["object"] != object_id or (said is None and each["frame"] != frame)
+        if each["object"] != object_id or (dropped is None and each["frame"] != frame)
     ]
-    return said
+    return dropped
 
 
 def picture_file(state: TrackState, index: int, *, retries: Retries) -> Story[Picture]:

@@ -39,57 +39,57 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the last step is done or the run was asked to stop, 1 where it cannot begin or go on."""
-    said = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     keep_freed_memory()
     cv2.setNumThreads(1)  # its calls are small; callers with many of them have their own threads
-    set_up_thread(said.threads or max(1, (os.cpu_count() or 1) - said.workers), cpus=None)
+    set_up_thread(args.threads or max(1, (os.cpu_count() or 1) - args.workers), cpus=None)
     try:
-        said.out.mkdir(parents=True, exist_ok=True)
-        state = State.load(said.out)
-        start = read_weights(said.start_from) if said.start_from else None
-        pack = read_pack(said.data)
-        device = resolve_device(said.device)
+        args.out.mkdir(parents=True, exist_ok=True)
+        state = State.load(args.out)
+        start = read_weights(args.start_from) if args.start_from else None
+        pack = read_pack(args.data)
+        device = resolve_device(args.device)
         plan = Plan(
             variant=BUILTIN,
-            side=said.side,
-            steps=said.steps,
-            batch=said.batch,
-            masks=said.masks,
-            learning_rate=said.learning_rate,
-            warm_up=said.warm_up,
-            seed=said.seed,
+            side=args.side,
+            steps=args.steps,
+            batch=args.batch,
+            masks=args.masks,
+            learning_rate=args.learning_rate,
+            warm_up=args.warm_up,
+            seed=args.seed,
             start_from=fingerprint(start) if start else "",
-            photographs=said.photographs,
+            photographs=args.photographs,
         )
         if plan.photographs and start is None:
             raise ValueError("--photographs trains all but the trunk: give weights with --start-from.")
         trainer = Trainer(
             plan,
-            _scenes(pack.training(), plan, cache=said.cache or said.out / "segments"),
+            _scenes(pack.training(), plan, cache=args.cache or args.out / "segments"),
             pace=Pace(
                 device=device,
-                dtype=training_dtype(said.dtype, device),
-                workers=said.workers,
-                save_every_s=60 * said.save_every_min,
-                validate_every_s=60 * said.validate_every_min,
-                stop_after_s=60 * said.stop_after_min,
+                dtype=training_dtype(args.dtype, device),
+                workers=args.workers,
+                save_every_s=60 * args.save_every_min,
+                validate_every_s=60 * args.validate_every_min,
+                stop_after_s=60 * args.stop_after_min,
             ),
             state=state,
             start=start,
-            kept=KeptMaps(said.out / "maps") if plan.photographs else None,
+            kept=KeptMaps(args.out / "maps") if plan.photographs else None,
         )
     except (PackError, PlanDiffers, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    validate = partial(validation_figures, pack, side=said.side, device=said.device)
+    validate = partial(validation_figures, pack, side=args.side, device=args.device)
     try:
         is_done = trainer.run(
-            said.out, validate=validate, note=partial(append_line, said.out / "log.jsonl"), stop=signalled()
+            args.out, validate=validate, note=partial(append_line, args.out / "log.jsonl"), stop=signalled()
         )
     except (Diverged, OSError) as error:
-        print(f"{error} {left_in(said.out)}", file=sys.stderr)
+        print(f"{error} {left_in(args.out)}", file=sys.stderr)
         return 1
-    place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
+    place = f"step {trainer.step:,} of {args.steps:,}, in {args.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
     return 0
 

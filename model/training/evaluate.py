@@ -162,16 +162,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
 
 
-def load(said: argparse.Namespace) -> Sam2Runner:
+def load(args: argparse.Namespace) -> Sam2Runner:
     """The model that the options of `add_model_options` name. Raises CheckpointError or ValueError."""
-    if said.checkpoint == UNTRAINED:
+    if args.checkpoint == UNTRAINED:
         checkpoint = None
-    elif said.checkpoint is not None:
-        checkpoint = Path(said.checkpoint)
+    elif args.checkpoint is not None:
+        checkpoint = Path(args.checkpoint)
     else:
-        checkpoint = locate(said.model, weights_dir=said.weights_dir)
+        checkpoint = locate(args.model, weights_dir=args.weights_dir)
     return load_runner(
-        said.model, checkpoint=checkpoint, device=said.device, dtype=said.dtype, image_size=said.side
+        args.model, checkpoint=checkpoint, device=args.device, dtype=args.dtype, image_size=args.side
     )
 
 
@@ -183,19 +183,19 @@ def label(runner: Sam2Runner) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where the data or the weights are not to be had."""
-    said = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
-        pictures = list(read_annotated(said.data))
-        runner = load(said)
+        pictures = list(read_annotated(args.data))
+        runner = load(args)
     except (DataError, CheckpointError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     runner.warm_up()
     found = evaluate(runner, pictures, name=label(runner))
-    print(f"{said.data.name}: {found.objects} objects, {MAX_CLICKS} clicks at most\n\n{table(found)}")
-    if said.json is not None:
-        context = {"data": said.data.name, "weights": runner.fingerprint, "machine": platform.processor()}
-        said.json.write_text(json.dumps(context | asdict(found), indent=1) + "\n")
+    print(f"{args.data.name}: {found.objects} objects, {MAX_CLICKS} clicks at most\n\n{table(found)}")
+    if args.json is not None:
+        context = {"data": args.data.name, "weights": runner.fingerprint, "machine": platform.processor()}
+        args.json.write_text(json.dumps(context | asdict(found), indent=1) + "\n")
     return 0
 
 

@@ -98,18 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a run's folder, the state.pt in it, or an exported file",
     )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
-    said = parser.parse_args(arguments)
-    paths = [path / FILE_NAME if path.is_dir() else path for path in said.states]
+    args = parser.parse_args(arguments)
+    paths = [path / FILE_NAME if path.is_dir() else path for path in args.states]
     try:
         parts = [Weights.read(path) for path in paths]
-        export(parts, said.out)
+        export(parts, args.out)
     except (OSError, ValueError) as error:
         print(f"{', '.join(map(str, paths))} cannot be exported: {error}", file=sys.stderr)
         return 1
     steps = " and ".join(f"{run['step']:,}" for part in parts for run in part.runs)
     parameters = sum(x.numel() for x in parts[0].tensors.values())
-    size = said.out.stat().st_size
-    print(f"{said.out}: step {steps}, {parameters:,} parameters, {size / 1e6:.1f} MB")
+    size = args.out.stat().st_size
+    print(f"{args.out}: step {steps}, {parameters:,} parameters, {size / 1e6:.1f} MB")
     return 0
 
 

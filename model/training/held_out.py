@@ -190,21 +190,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--zoom", action="store_true", help="look at small objects more closely from the second click on"
     )
     add_model_options(parser)
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        held_out = list(cases(read_pack(said.data)))
+        held_out = list(cases(read_pack(args.data)))
         if not held_out:
-            raise PackError(f"No photograph of {said.data} is held out: the pack has too few.")
-        runner = load(said)
+            raise PackError(f"No photograph of {args.data} is held out: the pack has too few.")
+        runner = load(args)
     except (PackError, CheckpointError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     runner.warm_up()
-    found = figures(play(runner, held_out, zoom=said.zoom))
+    found = figures(play(runner, held_out, zoom=args.zoom))
     print(f"{label(runner)}: {len(held_out)} photographs held out\n\n{table(found)}")
-    if said.json is not None:
+    if args.json is not None:
         context = {"model": label(runner), "weights": runner.fingerprint, "photographs": len(held_out)}
-        said.json.write_text(json.dumps(context | asdict(found), indent=1) + "\n")
+        args.json.write_text(json.dumps(context | asdict(found), indent=1) + "\n")
     return 0
 
 

@@ -161,15 +161,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="follow by what model.training.memory learnt in this folder",
     )
     add_model_options(parser)
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        clips = clips_of(read_pack(said.data), said.of, frames=said.frames, seed=said.seed)
-        model, runner, tracker = _model(said)
+        clips = clips_of(read_pack(args.data), args.of, frames=args.frames, seed=args.seed)
+        model, runner, tracker = _model(args)
         followed = [
             each
             for clip in tqdm(
-                clips.first(said.clips),
-                total=said.clips,
+                clips.first(args.clips),
+                total=args.clips,
                 desc="clips",
                 unit="clip",
                 disable=None,
@@ -182,22 +182,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     found = rows(followed)
     print(
-        f"{label(runner)}, {tracker}: {said.clips} {said.of} clips of {said.frames} frames, "
-        f"seed {said.seed}\n\n{table(found)}"
+        f"{label(runner)}, {tracker}: {args.clips} {args.of} clips of {args.frames} frames, "
+        f"seed {args.seed}\n\n{table(found)}"
     )
-    if said.json is not None:
+    if args.json is not None:
         context = {"model": label(runner), "weights": runner.fingerprint, "tracker": tracker}
         by_name = {f"{start}, {kind}": asdict(row) for (start, kind), row in found.items()}
-        said.json.write_text(json.dumps(context | {"of": said.of, "rows": by_name}, indent=1) + "\n")
+        args.json.write_text(json.dumps(context | {"of": args.of, "rows": by_name}, indent=1) + "\n")
     return 0
 
 
-def _model(said: argparse.Namespace) -> tuple[VideoModel, Sam2Runner, str]:
+def _model(args: argparse.Namespace) -> tuple[VideoModel, Sam2Runner, str]:
     """What follows, the runner that encodes for it, and the tracker in words."""
-    if said.memory is not None:
-        run = read_memory_run(said.memory, side=said.side, weights_dir=said.weights_dir)
+    if args.memory is not None:
+        run = read_memory_run(args.memory, side=args.side, weights_dir=args.weights_dir)
         return run, run.runner, f"memory after {run.step:,} steps"
-    runner = load(said)
+    runner = load(args)
     return runner, runner, f"tracker {runner.tracking.kind}"
 
 

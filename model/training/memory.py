@@ -126,42 +126,42 @@ class MemoryTrainer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the last step is done or the run was asked to stop, 1 where it cannot begin."""
-    said = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     keep_freed_memory()
     cv2.setNumThreads(1)
-    set_up_thread(said.threads, cpus=None)
+    set_up_thread(args.threads, cpus=None)
 
     def clips() -> Clips:
-        return Clips(read_pack(said.data).training(), side=said.side, frames=FRAMES, seed=said.seed)
+        return Clips(read_pack(args.data).training(), side=args.side, frames=FRAMES, seed=args.seed)
 
     try:
-        said.out.mkdir(parents=True, exist_ok=True)
-        state = State.load(said.out)
-        model = LearningModel(locate(BUILTIN, weights_dir=Path("weights")), side=said.side, seed=said.seed)
+        args.out.mkdir(parents=True, exist_ok=True)
+        state = State.load(args.out)
+        model = LearningModel(locate(BUILTIN, weights_dir=Path("weights")), side=args.side, seed=args.seed)
         plan = Plan(
             variant=BUILTIN,
-            side=said.side,
-            steps=said.steps,
-            batch=said.batch,
+            side=args.side,
+            steps=args.steps,
+            batch=args.batch,
             masks=1,
-            learning_rate=said.learning_rate,
-            warm_up=said.warm_up,
-            seed=said.seed,
+            learning_rate=args.learning_rate,
+            warm_up=args.warm_up,
+            seed=args.seed,
             start_from=model.fingerprint,
         )
-        folder = said.out / f"clips-{model.fingerprint[:12]}-{said.side}-{said.seed}"
+        folder = args.out / f"clips-{model.fingerprint[:12]}-{args.side}-{args.seed}"
         trainer = MemoryTrainer(plan, model, FrozenClips(clips, model.pictures, folder), state=state)
         is_done = trainer.run(
-            said.out,
-            note=partial(append_line, said.out / "log.jsonl"),
+            args.out,
+            note=partial(append_line, args.out / "log.jsonl"),
             stop=signalled(),
-            save_every_s=60 * said.save_every_min,
-            stop_after_s=60 * said.stop_after_min,
+            save_every_s=60 * args.save_every_min,
+            stop_after_s=60 * args.stop_after_min,
         )
     except (PackError, PlanDiffers, Diverged, CheckpointError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    place = f"step {trainer.step:,} of {said.steps:,}, in {said.out / FILE_NAME}"
+    place = f"step {trainer.step:,} of {args.steps:,}, in {args.out / FILE_NAME}"
     print(f"Done: {place}." if is_done else f"Stopped: {place}. The same command goes on from there.")
     return 0
 

@@ -57,13 +57,13 @@ def _read_tar(path: Path) -> Iterator[Annotated]:
     try:
         with tarfile.open(path) as tar:
             for line in _member(tar, "annotations.jsonl").decode().splitlines():
-                said = json.loads(line)
-                with Image.open(io.BytesIO(_member(tar, said["file"]))) as image:
+                entry = json.loads(line)
+                with Image.open(io.BytesIO(_member(tar, entry["file"]))) as image:
                     pixels = np.array(image.convert("RGB"))
-                masks = tuple(_object(run, pixels.shape[:2], file=said["file"]) for run in said["masks"])
-                ignored = coco.decode(said["ignore"]).view(bool) if "ignore" in said else None
+                masks = tuple(_object(run, pixels.shape[:2], file=entry["file"]) for run in entry["masks"])
+                ignored = coco.decode(entry["ignore"]).view(bool) if "ignore" in entry else None
                 yield Annotated(
-                    said["file"],
+                    entry["file"],
                     pixels,
                     masks,
                     np.zeros(pixels.shape[:2], bool) if ignored is None else ignored,

@@ -168,16 +168,16 @@ def _pictures(path: Path) -> Iterator[Picture]:
         raise PackError(f"{path}: {place} cannot be read: {error or type(error).__name__}.") from error
 
 
-def _picture(tar: tarfile.TarFile, said: dict[str, Any], *, path: Path) -> Picture:
+def _picture(tar: tarfile.TarFile, entry: dict[str, Any], *, path: Path) -> Picture:
     """The picture of one line."""
-    with Image.open(io.BytesIO(_member(tar, said["file"]))) as image:
+    with Image.open(io.BytesIO(_member(tar, entry["file"]))) as image:
         has_alpha = image.mode in ("RGBA", "LA", "PA")
         pixels = np.array(image.convert("RGBA" if has_alpha else "RGB"))
-    for run in said["masks"]:
+    for run in entry["masks"]:
         if tuple(run["size"]) != pixels.shape[:2]:
-            raise PackError(f"{path}: {said['file']} is {pixels.shape[:2]}, a mask of it {run['size']}.")
-    coco.area(said["masks"])  # raises TypeError for counts that are a list, now and not amid the training
-    return Picture(pixels, tuple(said["masks"]), said["source"], said["file"])
+            raise PackError(f"{path}: {entry['file']} is {pixels.shape[:2]}, a mask of it {run['size']}.")
+    coco.area(entry["masks"])  # raises TypeError for counts that are a list, now and not amid the training
+    return Picture(pixels, tuple(entry["masks"]), entry["source"], entry["file"])
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:

@@ -201,22 +201,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the training pack")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="an exported file or a run's state")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
-    said = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        weights = Weights.read(said.weights)
+        weights = Weights.read(args.weights)
         network = network_of(VARIANTS[weights.variant], weights.tensors)
-        clicks = look(network, read_pack(said.data).training())
+        clicks = look(network, read_pack(args.data).training())
         head = network.sam_mask_decoder.iou_prediction_head
         before, most = reached(head, clicks)
         fit(head, clicks, say=print)
         after, _ = reached(head, clicks)
         found = {f"{HEAD}{name}": x.detach() for name, x in head.named_parameters()}
         made = {"step": EPOCHS, "plan": {"ranking": len(clicks.tokens), "seed": SEED}}
-        export([Weights(weights.variant, weights.tensors | found, [*weights.runs, made])], said.out)
+        export([Weights(weights.variant, weights.tensors | found, [*weights.runs, made])], args.out)
     except (PackError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{said.out}: {len(clicks.tokens):,} clicks; chosen {before:.3f}, now {after:.3f}, best {most:.3f}")
+    print(f"{args.out}: {len(clicks.tokens):,} clicks; chosen {before:.3f}, now {after:.3f}, best {most:.3f}")
     return 0
 
 

@@ -34,8 +34,8 @@ def reliability(estimates: Iterable[Estimate]) -> tuple[Bin, ...]:
     bins = []
     for place, (lowest, highest) in enumerate(pairwise((0.0, *EDGES, 1.0))):
         inside = pairs[places == place]
-        said, is_so = inside.mean(0) if len(inside) else (float("nan"), float("nan"))
-        bins.append(Bin(lowest, highest, len(inside), float(said), float(is_so)))
+        mean_predicted, mean_true = inside.mean(0) if len(inside) else (float("nan"), float("nan"))
+        bins.append(Bin(lowest, highest, len(inside), float(mean_predicted), float(mean_true)))
     return tuple(bins)
 
 

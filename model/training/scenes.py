@@ -203,13 +203,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder where regions of photographs are kept")
     parser.add_argument("--side", type=int, default=256, help="of a scene in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    said = parser.parse_args()
-    pack = read_pack(said.data).training()
-    if said.cache is not None:
-        pack = with_segments(pack, said.cache)
-    scenes = Scenes(pack, side=said.side, masks_per_scene=4, seed=said.seed)
+    args = parser.parse_args()
+    pack = read_pack(args.data).training()
+    if args.cache is not None:
+        pack = with_segments(pack, args.cache)
+    scenes = Scenes(pack, side=args.side, masks_per_scene=4, seed=args.seed)
     shown = [(scene.picture, scene.masks) for scene in (scenes[index] for index in range(24))]
-    Image.fromarray(contact_sheet(shown, columns=4)).save(said.out)
+    Image.fromarray(contact_sheet(shown, columns=4)).save(args.out)
 
 
 if __name__ == "__main__":
