@@ -60,7 +60,7 @@ def machine_for(settings: Settings) -> Machine | None:
             "takes larger ones."
         )
     try:  # here, because Ray is large and few need it
-        from app.cluster.joined import JoinedCluster
+        from app.cluster.joined_cluster import JoinedCluster
         from app.cluster.one_machine import OneMachine
     except ImportError as error:
         raise ClusterError(

@@ -25,7 +25,7 @@ from app.errors import NotReady, ShuttingDown
 from app.scheduling.deadlines import within
 from app.scheduling.shares import Workers
 from app.service.digests import digest_of
-from app.service.found_masks import Everything, Wish
+from app.service.found_masks import Criteria, Everything
 from app.service.search import DEADLINE_SETTING, Report
 from app.service.segmentation import (
     DeviceState,
@@ -216,7 +216,7 @@ class RemoteSegmentation:
     async def everything(
         self,
         picture: str | NewPicture,
-        wish: Wish,
+        criteria: Criteria,
         *,
         tenant: str,
         times: StageTimes,
@@ -228,7 +228,7 @@ class RemoteSegmentation:
             name = picture.image_id or await self._own_id(picture.data, picture.stretch, times, share)
         else:
             name = picture
-        arguments = {"picture": picture, "wish": wish, "tenant": tenant, "share": share}
+        arguments = {"picture": picture, "criteria": criteria, "tenant": tenant, "share": share}
         async with within(self.settings.everything_deadline_s, DEADLINE_SETTING):
             self.ready()
             found = await self._asking.search(of_image(name, tenant), arguments, times, report=report)

@@ -8,7 +8,7 @@ import struct
 
 from PIL import Image
 
-from app.codecs.prices import check_size
+from app.codecs.part_limits import check_size
 from app.codecs.upright import Pixels, rows_of, upright
 from app.errors import ImageTooLarge, InvalidImage
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from app.codecs.prices import MAX_AVIF_BOXES, MAX_GIF_BLOCKS, MAX_WEBP_CHUNKS, check_size, counted
+from app.codecs.part_limits import MAX_AVIF_BOXES, MAX_GIF_BLOCKS, MAX_WEBP_CHUNKS, check_size, counted
 from app.codecs.upright import Pixels, exif_orientation, rows_of, upright
 from app.errors import InvalidImage
 

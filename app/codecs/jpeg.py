@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from app.codecs.prices import MAX_JPEG_SEGMENTS, check_size, counted
+from app.codecs.part_limits import MAX_JPEG_SEGMENTS, check_size, counted
 from app.codecs.upright import Pixels, exif_orientation, over_white, rows_of, upright
 from app.errors import InvalidImage
 

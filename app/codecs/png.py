@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from app.codecs.deep import Deep, Opacity, Samples, Stretch, eight_bits
-from app.codecs.prices import MAX_PNG_CHUNKS, check_bytes, check_size, counted
+from app.codecs.part_limits import MAX_PNG_CHUNKS, check_bytes, check_size, counted
 from app.codecs.upright import Pixels, exif_orientation, rows_of, upright
 from app.errors import InvalidImage
 

@@ -5,7 +5,7 @@ Does not decode anything.
 
 from dataclasses import dataclass
 
-from app.codecs.prices import MAX_TIFF_PARTS, check_bytes, check_size
+from app.codecs.part_limits import MAX_TIFF_PARTS, check_bytes, check_size
 from app.codecs.tiff_tags import Directory, Tag
 from app.errors import InvalidImage
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from app.codecs.deep import Deep, Opacity, Samples, Stretch, eight_bits
-from app.codecs.prices import check_bytes
+from app.codecs.part_limits import check_bytes
 from app.codecs.tiff_layout import (
     CMYK,
     FLOAT,

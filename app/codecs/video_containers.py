@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from app.codecs.prices import (
+from app.codecs.part_limits import (
     MAX_GIF_VIDEO_BLOCKS,
     MAX_VIDEO_BOXES,
     MAX_VIDEO_EDITS,

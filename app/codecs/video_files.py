@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from app.codecs.prices import check_size
+from app.codecs.part_limits import check_size
 from app.codecs.upright import Pixels
 from app.codecs.video_containers import HEAD_BYTES, Demuxer, demuxer_of
 from app.codecs.video_pixels import Geometry, geometry_of, to_pixels

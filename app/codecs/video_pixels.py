@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from app.codecs.prices import check_size
+from app.codecs.part_limits import check_size
 from app.codecs.upright import Pixels, over_white, upright
 
 if TYPE_CHECKING:

@@ -65,11 +65,11 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
         parse = partial(_parse, content_type=content_type, max_bytes=max_bytes)
         picture, wanted = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
-        wish = wanted.wish(default_thresholds(settings.model), format_options(wanted))
+        criteria = wanted.criteria(default_thresholds(settings.model), format_options(wanted))
 
         async def story(report: Report) -> bytes:
             image_id, found = await service.everything(
-                picture, wish, tenant=tenant, times=times, share=share, report=report
+                picture, criteria, tenant=tenant, times=times, share=share, report=report
             )
             return await service.work(
                 lambda: write_everything(found, image_id=image_id, model=model), share=share

@@ -13,7 +13,7 @@ from app.routes.image_ids import ImageId
 from app.routes.mask_fields import WHOLE, Area, FormatFields
 from app.routes.schemas import Box, MaskReply
 from app.service.everything import MOST_POINTS
-from app.service.found_masks import Wish
+from app.service.found_masks import Criteria
 from model.everything.candidates import Thresholds
 from model.everything.crops import Pattern
 
@@ -90,7 +90,7 @@ class EverythingFields(FormatFields):
             )
         return self
 
-    def wish(self, defaults: Thresholds, options: MaskOptions) -> Wish:
+    def criteria(self, defaults: Thresholds, options: MaskOptions) -> Criteria:
         """Convert for the service. `defaults` are those of the model."""
         given = {
             name: value
@@ -105,7 +105,7 @@ class EverythingFields(FormatFields):
             points=self.points,
             region=None if self.region is None else (*self.region,),  # type: ignore[arg-type]  # four, as checked
         )
-        return Wish(
+        return Criteria(
             pattern,
             replace(defaults, **given),
             options,

@@ -16,7 +16,7 @@ from app.middleware.browsers import may_connect
 from app.middleware.callers import address_of
 from app.routes.endpoints import new_router
 from app.routes.state import refusal_of, service_of
-from app.routes.stream_prompts import ROUTE, PromptTalk
+from app.routes.stream_prompts import ROUTE, PromptConnection
 from app.routes.streams import Stream, Streams
 
 router = new_router()
@@ -46,14 +46,14 @@ async def decode_stream(websocket: WebSocket) -> None:
     started = perf_counter()
     token = request_id.set(uuid.uuid4().hex)
     service = service_of(websocket)
-    talk = PromptTalk(websocket)
-    stream = Stream(talk, idle_s=service.settings.stream_idle_s)
+    source = PromptConnection(websocket)
+    stream = Stream(source, idle_s=service.settings.stream_idle_s)
     streams: Streams = websocket.app.state.streams
     try:
         if not may_connect(websocket.headers, service.settings.cors_origin_list):
             raise OriginRefused("This site may not connect. SAM2_CORS_ORIGINS lists the sites that may.")
         service.ready()
-        talk.identify_by_header()
+        source.identify_by_header()
         with streams.place(address_of(websocket.scope), stop=stream.stop):
             await websocket.accept(headers=[(b"x-request-id", request_id.get().encode())])
             ended = await stream.run()
@@ -62,7 +62,7 @@ async def decode_stream(websocket: WebSocket) -> None:
                     await websocket.close(ended.code, ended.reason)
             seconds = perf_counter() - started
             why = f"{ended.code}, {ended.reason}" if ended.code else ended.reason
-            log.info("WEBSOCKET %s %d prompts in %.1f s; %s", ROUTE, talk.answered, seconds, why)
+            log.info("WEBSOCKET %s %d prompts in %.1f s; %s", ROUTE, source.answered, seconds, why)
     except ServiceError as error:  # before the connection is open
         await websocket.send_denial_response(refusal_of(websocket, error))
     finally:

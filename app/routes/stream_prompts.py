@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PendingPrompt:
     """A waiting or running prompt, and the memory that it is counted for."""
 
     body: StreamPrompt
@@ -45,36 +45,36 @@ class Wanted:
     arrived_at: float
 
 
-class PromptTalk:
-    """The Talk of one client."""
+class PromptConnection:
+    """One client, as a PromptSource."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         self._service = service_of(websocket)
         self._caller: tuple[str, str] | None = None
         self._key = ""
-        self._heard_any = False
+        self._received_any = False
         self.answered = 0
         """Number of prompts so far, including failed ones."""
 
     def identify_by_header(self) -> None:
-        """Identify the client by its headers, before the connection opens. If that fails, `hear` takes over."""
+        """Identify the client by its headers, before the connection opens. If that fails, `receive` takes over."""
         key = key_of(self._websocket.scope)
         if key or not keys_of(self._websocket):
             with suppress(Unauthorized):
                 self._caller = self._known(key)
 
-    async def hear(self) -> Wanted | None:
-        """See Talk. Without a key in the headers, the first message must have it."""
+    async def receive(self) -> PendingPrompt | None:
+        """See PromptSource. Without a key in the headers, the first message must have it."""
         if self._caller is None:
             self._caller = await self._identify()
         share = self._caller[1]
         loop_time = loop_time_of(self._websocket)
         await loop_time.wait(share)
-        text = await self._receive()
+        text = await self._receive_message()
         tenant, share = self._still_known()
-        first, self._heard_any = not self._heard_any, True
-        heard_at = perf_counter()
+        first, self._received_any = not self._received_any, True
+        received_at = perf_counter()
         if first and len(text) <= FIRST_MESSAGE_BYTES and _key_in(text) is not None:
             return None  # sent although a header had the key
         held = ExitStack()
@@ -83,7 +83,7 @@ class PromptTalk:
             arrived(len(text))
             if len(text) < PARSED_ON_LOOP_BYTES:
                 body = _parse(text)
-                loop_time.note(share, perf_counter() - heard_at)
+                loop_time.note(share, perf_counter() - received_at)
             else:
                 body = await self._service.work(lambda: _parse(text), share=share)
                 loop_time.note(share, 0.0)
@@ -95,10 +95,10 @@ class PromptTalk:
         except BaseException:
             held.close()
             raise
-        return Wanted(body, tenant, share, held, perf_counter())
+        return PendingPrompt(body, tenant, share, held, perf_counter())
 
-    async def answer(self, item: Wanted) -> None:
-        """See Talk. An error is sent as an answer."""
+    async def answer(self, item: PendingPrompt) -> None:
+        """See PromptSource. An error is sent as an answer."""
         body, share, times = item.body, item.share, StageTimes()
         try:
             with item.held, in_flight_of(self._websocket).request(share):
@@ -127,13 +127,13 @@ class PromptTalk:
         self._service.metrics.request_seconds.labels(ROUTE).observe(perf_counter() - item.arrived_at)
         self._count(200)
 
-    async def skip(self, item: Wanted) -> None:
-        """See Talk."""
+    async def skip(self, item: PendingPrompt) -> None:
+        """See PromptSource."""
         item.held.close()
         await self._send(SkippedReply(tag=item.body.tag).model_dump_json())
 
-    def drop(self, item: Wanted) -> None:
-        """See Talk."""
+    def drop(self, item: PendingPrompt) -> None:
+        """See PromptSource."""
         item.held.close()
 
     async def _identify(self) -> tuple[str, str]:
@@ -142,8 +142,8 @@ class PromptTalk:
         try:
             if keys and not key:
                 async with asyncio.timeout(_KEY_WAIT_S):
-                    key = _key_in(await self._receive()) or ""
-                self._heard_any = True
+                    key = _key_in(await self._receive_message()) or ""
+                self._received_any = True
             return self._known(key)
         except (TimeoutError, Unauthorized):
             self._service.metrics.rejections.labels(Unauthorized.code).inc()
@@ -177,7 +177,7 @@ class PromptTalk:
                 tagged = await self._service.work(lambda: _tag_in(text), share=share)
         return tagged.tag if tagged else None
 
-    async def _receive(self) -> str | bytes:
+    async def _receive_message(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise Ended(None, f"closed by the client with {message.get('code')}")

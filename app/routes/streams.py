@@ -1,6 +1,6 @@
 """Connections with many prompts: the newest wins, idle connections are closed, and all at shutdown.
 
-Does not know about prompts, keys and JSON; a Talk does.
+Does not know about prompts, keys and JSON; a PromptSource does.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ class Ended(Exception):
         self.reason = reason
 
 
-class Talk(Protocol[Item]):
+class PromptSource(Protocol[Item]):
     """One connection, as a source of prompts."""
 
-    async def hear(self) -> Item | None:
+    async def receive(self) -> Item | None:
         """Return the next prompt; None for a message that is not a prompt and was handled. Raises Ended."""
 
     async def answer(self, item: Item) -> None:
@@ -49,8 +49,8 @@ class Talk(Protocol[Item]):
 class Stream(Generic[Item]):
     """Reads and answers concurrently. One prompt runs; of the others only the newest waits."""
 
-    def __init__(self, talk: Talk[Item], *, idle_s: float) -> None:
-        self._talk = talk
+    def __init__(self, source: PromptSource[Item], *, idle_s: float) -> None:
+        self._talk = source
         self._idle_s = idle_s
         self._waiting: Item | None = None
         self._changed = asyncio.Event()
@@ -66,7 +66,7 @@ class Stream(Generic[Item]):
         ended = Ended(None)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._hear_all())
+                group.create_task(self._receive_all())
                 group.create_task(self._answer_all())
         except* Ended as ends:
             for end in ends.exceptions:
@@ -77,11 +77,11 @@ class Stream(Generic[Item]):
                 self._talk.drop(self._waiting)
         return ended
 
-    async def _hear_all(self) -> None:
+    async def _receive_all(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._idle_s):
-                    item = await self._talk.hear()
+                    item = await self._talk.receive()
             except TimeoutError:
                 raise Ended(IDLE, f"no message for {self._idle_s:g} s (SAM2_STREAM_IDLE_S)") from None
             if item is None:

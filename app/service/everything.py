@@ -7,7 +7,7 @@ from app.codecs.deep import Stretch
 from app.codecs.logits import bytes_per_logit
 from app.errors import Detail, InvalidPrompt
 from app.scheduling.deadlines import within
-from app.service.found_masks import Everything, Wish
+from app.service.found_masks import Criteria, Everything
 from app.service.search import DEADLINE_SETTING, Report, Request
 from app.service.segmentation import NewPicture
 from app.service.service import SegmentationService
@@ -22,7 +22,7 @@ MOST_POINTS = 65_536
 async def everything(
     service: SegmentationService,
     picture: str | NewPicture,
-    wish: Wish,
+    criteria: Criteria,
     *,
     tenant: str,
     times: StageTimes,
@@ -51,18 +51,18 @@ async def everything(
                 needs_name=False,
             )
             image_id, embedding, file = taken.image_id, taken.embedding, (picture.data, picture.stretch)
-            crops = _crops(wish, embedding)
+            crops = _crops(criteria, embedding)
         else:
             image_id, file = picture, None
             embedding = await service.find(image_id, tenant=tenant, times=times, share=share)
-            crops = _crops(wish, embedding)
+            crops = _crops(criteria, embedding)
             if any(crop.layer > 0 for crop in crops):
                 file = await _kept_file(service, image_id, tenant=tenant)
         request = Request(
             embedding,
             crops,
             file,
-            wish,
+            criteria,
             logit_bytes=bytes_per_logit(segmenter.dtype_name),
             is_passed=segmenter.cpu_threads > 0,
             share=share,
@@ -72,9 +72,9 @@ async def everything(
         return image_id, await service.searches.run(request)
 
 
-def _crops(wish: Wish, embedding: Embedding) -> list[Crop]:
+def _crops(criteria: Criteria, embedding: Embedding) -> list[Crop]:
     try:
-        crops = plan(wish.pattern, height=embedding.height, width=embedding.width)
+        crops = plan(criteria.pattern, height=embedding.height, width=embedding.width)
     except ValueError as error:
         raise InvalidPrompt(f"{error}.") from error
     if (points := sum(len(crop.points) for crop in crops)) > MOST_POINTS:

@@ -17,7 +17,7 @@ from model.types import LOGIT_LIMIT, Embedding, Prediction, Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Criteria:
     """What to look for, and how to return it."""
 
     pattern: Pattern
@@ -85,13 +85,13 @@ class Sifting:
     crop: Box
     whole: Embedding
     """Of the picture."""
-    wish: Wish
+    criteria: Criteria
 
     @property
     def is_quick(self) -> bool:
         """As in Decodable."""
-        thresholds = self.wish.thresholds
-        plain = not self.wish.extras.border and not thresholds.min_mask_region_area
+        thresholds = self.criteria.thresholds
+        plain = not self.criteria.extras.border and not thresholds.min_mask_region_area
         return plain and not thresholds.mask_threshold and is_quick_to_draw(self.embedding)
 
     def shape(self, prediction: Prediction) -> list[Candidate]:
@@ -102,16 +102,16 @@ class Sifting:
             point=self.prompt.points[0],
             height=self.whole.height,
             width=self.whole.width,
-            thresholds=self.wish.thresholds,
-            extras=self.wish.extras,
+            thresholds=self.criteria.thresholds,
+            extras=self.criteria.extras,
             check=check_wanted,
         )
 
 
-def most_wanted(candidates: Sequence[Candidate], wish: Wish) -> list[Candidate]:
-    """Sort masks as the wish says, and return as many of them as it says."""
-    key = _area if wish.order == "area" else _iou
-    return sorted(candidates, key=key, reverse=True)[: wish.max_masks]
+def most_wanted(candidates: Sequence[Candidate], criteria: Criteria) -> list[Candidate]:
+    """Sort masks as the criteria say, and return as many of them as they say."""
+    key = _area if criteria.order == "area" else _iou
+    return sorted(candidates, key=key, reverse=True)[: criteria.max_masks]
 
 
 def write(candidate: Candidate, *, height: int, width: int, options: MaskOptions, logit_bytes: int) -> Found:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Did(Generic[T]):
+class Outcome(Generic[T]):
     """What a piece of work returned, and what the track was like right after it."""
 
     result: T
@@ -45,10 +45,10 @@ class Remade:
     given: int = 0
     """Number of prompts that it has. The device thread counts: it knows whether what a caller left was done."""
 
-    def give(self, place: int, work: Callable[[ObjectTracks], Any]) -> "Did[Any] | ServiceError":
+    def give(self, place: int, work: Callable[[ObjectTracks], Any]) -> "Outcome[Any] | ServiceError":
         """On the device thread: do the work of a prompt, unless an earlier request's has been done."""
         did = _attempt(self.live, work if place == self.given else _nothing)
-        if isinstance(did, Did):
+        if isinstance(did, Outcome):
             self.given = max(self.given, place + 1)
         return did
 
@@ -86,7 +86,7 @@ class LiveTracks:
 
     async def do(
         self, state: TrackState, work: Callable[[ObjectTracks], T], *, times: StageTimes, share: str
-    ) -> Did[T]:
+    ) -> Outcome[T]:
         """Run a piece of work. Within a deadline.
 
         Raises InvalidPrompt for what the track cannot do, after which it is as before; Overloaded if tracks take
@@ -96,7 +96,7 @@ class LiveTracks:
             await self._begin(state, share=share)
         live = state.live
         assert live is not None  # noqa: S101  # nobody else forgets it while the lock is held
-        did: Did[T] = await self._run(partial(_attempt, live, work), times=times, share=share)
+        did: Outcome[T] = await self._run(partial(_attempt, live, work), times=times, share=share)
         self._hold(state, did.nbytes)
         return did
 
@@ -209,10 +209,10 @@ def _begin(
         return TrackingUnavailable(str(error))
 
 
-def _attempt(live: ObjectTracks, work: Callable[[ObjectTracks], T]) -> "Did[T] | ServiceError":
+def _attempt(live: ObjectTracks, work: Callable[[ObjectTracks], T]) -> "Outcome[T] | ServiceError":
     """On the device thread. A result that is an error fails its caller alone."""
     try:
         result = work(live)
     except TrackError as error:
         return InvalidPrompt(str(error))
-    return Did(result, live.nbytes, live.unsettled, live.first_frame)
+    return Outcome(result, live.nbytes, live.unsettled, live.first_frame)

@@ -14,7 +14,7 @@ from app.errors import ServiceError
 from app.scheduling.deadlines import within
 from app.service.embedding_export import pack
 from app.service.everything import everything
-from app.service.found_masks import Everything, Wish
+from app.service.found_masks import Criteria, Everything
 from app.service.search import Report
 from app.service.segmentation import (
     DeviceState,
@@ -97,7 +97,7 @@ class LocalSegmentation(SegmentationService):
     async def everything(
         self,
         picture: str | NewPicture,
-        wish: Wish,
+        criteria: Criteria,
         *,
         tenant: str,
         times: StageTimes,
@@ -105,7 +105,9 @@ class LocalSegmentation(SegmentationService):
         report: Report,
     ) -> tuple[str, Everything]:
         """Return the id of a picture and every object on it. Raises as everything.py says."""
-        return await everything(self, picture, wish, tenant=tenant, times=times, share=share, report=report)
+        return await everything(
+            self, picture, criteria, tenant=tenant, times=times, share=share, report=report
+        )
 
     async def export(
         self,

@@ -10,7 +10,7 @@ from typing import TypeVar
 from app.errors import FrameNotFound, ImageNotFound, InvalidFrame, InvalidImage, InvalidPrompt, ServiceError
 from app.scheduling.deadlines import within
 from app.segmenter import ObjectTracks
-from app.service.live_tracks import Did, EmbeddingOf, LiveTracks
+from app.service.live_tracks import EmbeddingOf, LiveTracks, Outcome
 from app.service.track_state import TrackState
 from app.service.track_values import Range
 from app.telemetry.metrics import Metrics
@@ -50,7 +50,7 @@ class Propagation:
 
     async def _settle(self, state: TrackState, *, share: str) -> int:
         """Make the memories of new prompts. Returns the earliest frame with a prompt."""
-        did: Did[None] = await self._do(state, lambda _: None, share=share)
+        did: Outcome[None] = await self._do(state, lambda _: None, share=share)
         if did.first_frame is None:
             raise InvalidPrompt(
                 "There is no object to follow. Prompt one on any frame first: POST /tracks/{track_id}/prompts."
@@ -78,7 +78,7 @@ class Propagation:
     async def _frame(self, state: TrackState, number: int, *, share: str) -> Frame:
         return Frame(number, await self._embedding(state, number, times=StageTimes(), share=share))
 
-    async def _do(self, state: TrackState, work: Callable[[ObjectTracks], T], *, share: str) -> Did[T]:
+    async def _do(self, state: TrackState, work: Callable[[ObjectTracks], T], *, share: str) -> Outcome[T]:
         return await self._live.do(state, work, times=StageTimes(), share=share)
 
 

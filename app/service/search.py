@@ -21,7 +21,7 @@ from app.scheduling.batching import Ran
 from app.scheduling.deadlines import left_s
 from app.scheduling.shares import Shares, Turns
 from app.service.decodings import Decodable, Shaped, shape_all
-from app.service.found_masks import Everything, FirstLook, Found, Sifting, Wish, most_wanted, write
+from app.service.found_masks import Criteria, Everything, FirstLook, Found, Sifting, most_wanted, write
 from app.service.wiring import (
     BATCHES_OF_A_SEARCH,
     SEARCH_BATCHES,
@@ -120,7 +120,7 @@ class Request:
     crops: Sequence[Crop]
     file: tuple[bytes, Stretch] | None
     """The picture and how it is read, required if it is cropped."""
-    wish: Wish
+    criteria: Criteria
     logit_bytes: int
     is_passed: bool
     """Whether clicks pass the batches of searches while they run."""
@@ -155,7 +155,7 @@ class Searches:
         Raises a ServiceError for a full queue, a client over its rate, masks that take too much memory, and
         crops that cannot all be looked at in time.
         """
-        wish, share = request.wish, request.share
+        criteria, share = request.criteria, request.share
         await self._encodings.count_pictures(share, sum(crop.layer > 0 for crop in request.crops))
         request.report(0.0, 0)
         async with self._turns.turn(share):
@@ -164,14 +164,14 @@ class Searches:
             with self._memory(share) as held:
                 found = await self._on_crops(request, progress, held)
                 if len(request.crops) > 1:
-                    best = partial(best_of_crops, found, thresholds=wish.thresholds)
+                    best = partial(best_of_crops, found, thresholds=criteria.thresholds)
                     found = await self._workers.run(best, share=share)
                 height, width = request.embedding.height, request.embedding.width
-                options, logit_bytes = wish.options, request.logit_bytes
+                options, logit_bytes = criteria.options, request.logit_bytes
 
                 def write_all() -> list[Found]:
                     size = {"height": height, "width": width}
-                    best = most_wanted(found, wish)
+                    best = most_wanted(found, criteria)
                     return [write(c, options=options, logit_bytes=logit_bytes, **size) for c in best]
 
                 with request.times.during("masks"):
@@ -239,18 +239,18 @@ class Searches:
             for stage, seconds in times.seconds.items():
                 request.times.add(stage, seconds)
             request.times.batch_size = max(request.times.batch_size, times.batch_size)
-        best = partial(best_of_crop, found, thresholds=request.wish.thresholds)
+        best = partial(best_of_crop, found, thresholds=request.criteria.thresholds)
         return await self._workers.run(best, share=request.share)
 
     async def _siftings(
         self, request: Request, crop: Crop, embedding: Embedding, times: StageTimes
     ) -> AsyncGenerator[tuple[list[Sifting], int], None]:
         """Yield batches of prompts, and the number of points that are done with each."""
-        wish, whole = request.wish, request.embedding
-        floor = wish.thresholds.iou_floor
+        criteria, whole = request.criteria, request.embedding
+        floor = criteria.thresholds.iou_floor
 
         def siftings(prompts: list[Prompt]) -> list[Sifting]:
-            return [Sifting(embedding, prompt, crop.box, whole, wish) for prompt in prompts]
+            return [Sifting(embedding, prompt, crop.box, whole, criteria) for prompt in prompts]
 
         points = iter(crop.points.tolist())
         while some := list(islice(points, self._batch)):
@@ -258,12 +258,12 @@ class Searches:
                 Prompt(
                     points=((x, y),),
                     labels=(1,),
-                    multimask_output=wish.multimask_output,
-                    iou_floor=None if wish.use_m2m else floor,
+                    multimask_output=criteria.multimask_output,
+                    iou_floor=None if criteria.use_m2m else floor,
                 )
                 for x, y in some
             ]
-            if not wish.use_m2m:
+            if not criteria.use_m2m:
                 yield siftings(prompts), len(some)
                 continue
             looks = [FirstLook(embedding, prompt) for prompt in prompts]

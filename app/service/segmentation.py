@@ -14,7 +14,7 @@ from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.segmenter import Model, Segmenter, TrackerKind
-from app.service.found_masks import Everything, Wish
+from app.service.found_masks import Criteria, Everything
 from app.service.search import Report
 from app.service.track_service import TrackService
 from app.service.video_service import VideoService
@@ -219,7 +219,7 @@ class Segmentation(Protocol):
     async def everything(
         self,
         picture: str | NewPicture,
-        wish: Wish,
+        criteria: Criteria,
         *,
         tenant: str,
         times: StageTimes,

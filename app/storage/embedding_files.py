@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from app.storage.beside import Beside, is_partial, is_stale
 from app.storage.disk_trouble import DiskTrouble
+from app.storage.staged_file import StagedFile, is_partial, is_stale
 from app.storage.surplus import surplus
 from model.checkpoints.embedding_bytes import BrokenEmbedding, from_bytes, to_bytes
 from model.types import Embedding
@@ -90,13 +90,13 @@ class EmbeddingFiles:
             return None
         return data
 
-    def write_beside(self, content: str, embedding: Embedding) -> Beside | None:
+    def write_beside(self, content: str, embedding: Embedding) -> StagedFile | None:
         """Write an embedding next to its final path; None if it already exists. Raises OSError."""
         return self._write_beside(
             self._embedding_path(content), lambda: to_bytes(embedding.to_host(), self._note(content))
         )
 
-    def write_upload_beside(self, content: str, upload: bytes) -> Beside | None:
+    def write_upload_beside(self, content: str, upload: bytes) -> StagedFile | None:
         """Write a picture file next to its final path; None if it already exists. Raises OSError."""
         return self._write_beside(self._uploads / content, lambda: upload)
 
@@ -200,7 +200,7 @@ class EmbeddingFiles:
             self._is_lost = True
         self._inode = inode
 
-    def _write_beside(self, place: Path, make: Callable[[], bytes]) -> Beside | None:
+    def _write_beside(self, place: Path, make: Callable[[], bytes]) -> StagedFile | None:
         if place in self._unreadable:
             self._unreadable.discard(place)
         elif place.exists():
@@ -210,7 +210,7 @@ class EmbeddingFiles:
         for folder in (self._folder, place.parent.parent, place.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         data = make()
-        made = Beside.written(place, data)
+        made = StagedFile.written(place, data)
         self.used_bytes += len(data)
         self.num_embeddings += place.suffix == _SUFFIX
         return made

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from app.storage.beside import Beside, is_stale
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import Key
+from app.storage.staged_file import StagedFile, is_stale
 
 if sys.platform != "win32":
     import fcntl
@@ -161,7 +161,7 @@ class KeptTracks:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = max(time.time_ns(), number + 1, self._newest + 1)
             given = {"tenant": key.tenant, "name": key.image_id, "change": new}
-            made = Beside.written(place, json.dumps(given | content).encode())
+            made = StagedFile.written(place, json.dumps(given | content).encode())
             try:
                 with self._alone(self._folder):
                     if not is_wanted():

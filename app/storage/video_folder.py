@@ -9,7 +9,7 @@ from pathlib import Path
 from time import time_ns
 from typing import BinaryIO
 
-from app.storage.beside import Beside, is_partial, is_stale
+from app.storage.staged_file import StagedFile, is_partial, is_stale
 
 
 class VideoFolder:
@@ -37,7 +37,7 @@ class VideoFolder:
         _touch(file.fileno())
         return file
 
-    def write_beside(self, content: str, data: bytes) -> Beside | None:
+    def write_beside(self, content: str, data: bytes) -> StagedFile | None:
         """Write a file next to its final path; None if it is there already. Raises OSError."""
         place = self._folder / content
         if place.exists() and content not in self._unreadable:
@@ -45,7 +45,7 @@ class VideoFolder:
         # Videos are private: only this user may read them.
         for folder in (self._folder.parent, self._folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Beside.written(place, data)
+        return StagedFile.written(place, data)
 
     def remove(self, content: str) -> None:
         """Remove a file, if it is there. Raises OSError."""

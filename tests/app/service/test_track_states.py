@@ -14,9 +14,9 @@ from app.codecs.prompts import PromptRequest
 from app.service.track_state import TrackState
 from app.service.track_states import TrackStates
 from app.service.track_values import Frames, TrackPromptRequest
-from app.storage.beside import Beside
 from app.storage.kept_tracks import KeptTracks
 from app.storage.sharing import Sharing
+from app.storage.staged_file import StagedFile
 from app.track_errors import TrackBusy
 from tests.postgres import PostgresServer
 
@@ -143,7 +143,7 @@ async def test_what_a_failing_disk_did_not_take_or_give_up_is_made_up_for(
     await ours.add(gone)
     await ours.add(early)
     with monkeypatch.context() as broken:
-        broken.setattr(Beside, "written", fail)
+        broken.setattr(StagedFile, "written", fail)
         broken.setattr(Path, "unlink", fail)
         await ours.forget(gone)
         early.history.append(click(1))
@@ -170,7 +170,7 @@ async def test_what_two_servers_were_told_without_the_disk_counts_at_both(
     await ours.add(walk)
     same = await theirs.find("walk", tenant="")
     with monkeypatch.context() as broken:
-        broken.setattr(Beside, "written", fail)
+        broken.setattr(StagedFile, "written", fail)
         walk.history = [click(1), click(2, at=5), click(3)]  # in place of what object 2 had; object 3 is new
         await ours.save(walk)
         for at in (8, 9):

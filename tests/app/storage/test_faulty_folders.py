@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.storage.beside import Beside
 from app.storage.embedding_files import EmbeddingFiles
+from app.storage.staged_file import StagedFile
 from tests.app.storage.kept_images import on_disk, saved, settings
 from tests.fakes import Served, error, picture, serving
 
@@ -52,7 +52,7 @@ async def test_a_folder_that_is_read_only_stops_nobody(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("app.storage.register_file.Path.mkdir", read_only)
-    monkeypatch.setattr(Beside, "appear", read_only)
+    monkeypatch.setattr(StagedFile, "appear", read_only)
     folder = tmp_path / "cache"
     async with serving(settings(folder)) as served:
         assert (await served.embed(picture(), "truck")).status_code == 200

@@ -91,7 +91,7 @@ async def test_what_another_process_writes_is_left_to_it_and_what_a_killed_one_l
     (tmp_path / ".half").write_text("{")
     await news(KeptTracks(tmp_path))
     assert (tmp_path / ".half").exists()
-    monkeypatch.setattr("app.storage.beside._STALE_S", -1.0)
+    monkeypatch.setattr("app.storage.staged_file._STALE_S", -1.0)
     await news(KeptTracks(tmp_path))
     assert not (tmp_path / ".half").exists()
 

@@ -17,7 +17,7 @@ _STALE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class StagedFile:
     """A whole file, next to its final path."""
 
     beside: Path

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from app.codecs.images import claimed_pixels, decode_image
-from app.codecs.prices import (
+from app.codecs.part_limits import (
     MAX_AVIF_BOXES,
     MAX_GIF_BLOCKS,
     MAX_JPEG_SEGMENTS,
