@@ -117,7 +117,7 @@ class TaskPictures:
                     image_id, tenant=caller.tenant, times=times, share=caller.share
                 )
             except ImageNotFound:
-                del self._known[key]
+                self._known.pop(key, None)  # another request may have found so too
         with self._budget.holding(caller.share) as arrived:
             if is_inline:
                 data = await self._decoded(source.address, caller)

@@ -9,7 +9,9 @@ import pytest
 import trustme
 from pydantic import ValidationError
 
+from app.errors import ImageNotFound
 from app.routes.remote_pictures import RemotePictures
+from app.service.segmentation import Embedded
 from app.settings import Settings
 from tests.app.doors.label_studio.studio import PERSONAL, body, connected, key_point
 from tests.app.routes.imagined_web import HOST, URL, redirect, reply, web
@@ -219,6 +221,22 @@ async def test_a_personal_token_that_is_refused_and_a_server_that_is_gone() -> N
         server: Any = served.app.state.label_studio_pictures._server
         server._base = server._base.copy_with(port=1)
         assert "cannot be reached at http://127.0.0.1:1" in (await look(served, PATH))[1]
+
+
+async def test_a_picture_that_is_gone_is_fetched_again_by_all_who_find_so_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second one to find so got 500."""
+    both = asyncio.Barrier(2)
+
+    async def gone(image_id: str, **_: Any) -> Embedded:
+        await both.wait()
+        raise ImageNotFound.fallen_out(image_id)
+
+    async with connected() as (served, _):
+        assert await look(served, PATH) == (200, "")
+        monkeypatch.setattr(served.app.state.service, "recall", gone)
+        assert await asyncio.gather(look(served, PATH), look(served, PATH)) == [(200, "")] * 2
 
 
 def test_the_settings_belong_together() -> None:
