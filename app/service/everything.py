@@ -11,6 +11,7 @@ from app.service.found_masks import Criteria, Everything
 from app.service.search import DEADLINE_SETTING, Report, Request
 from app.service.segmentation import NewPicture
 from app.service.service import SegmentationService
+from app.storage.names import stretch_of
 from app.telemetry.stages import StageTimes
 from model.everything.crops import Crop, plan
 from model.types import Embedding
@@ -53,11 +54,10 @@ async def everything(
             image_id, embedding, file = taken.image_id, taken.embedding, (picture.data, picture.stretch)
             crops = _crops(criteria, embedding)
         else:
-            image_id, file = picture, None
-            embedding = await service.find(image_id, tenant=tenant, times=times, share=share)
-            crops = _crops(criteria, embedding)
-            if any(crop.layer > 0 for crop in crops):
-                file = await _kept_file(service, image_id, tenant=tenant)
+            image_id = picture
+            embedding, crops, file = await _stored(
+                service, image_id, criteria, tenant=tenant, times=times, share=share
+            )
         request = Request(
             embedding,
             crops,
@@ -85,9 +85,26 @@ def _crops(criteria: Criteria, embedding: Embedding) -> list[Crop]:
     return crops
 
 
-async def _kept_file(service: SegmentationService, image_id: str, *, tenant: str) -> tuple[bytes, Stretch]:
-    if (file := await service.find_upload(image_id, tenant=tenant)) is not None:
-        return file
+async def _stored(
+    service: SegmentationService,
+    image_id: str,
+    criteria: Criteria,
+    *,
+    tenant: str,
+    times: StageTimes,
+    share: str,
+) -> tuple[Embedding, list[Crop], tuple[bytes, Stretch] | None]:
+    """A stored picture, and its file if crops are cut from it: both of one picture, also if its id is replaced."""
+    while True:
+        content = (await service.store.look_up(image_id, tenant=tenant)).content
+        embedding = await service.find(image_id, tenant=tenant, times=times, share=share)
+        crops = _crops(criteria, embedding)
+        if not any(crop.layer > 0 for crop in crops):
+            return embedding, crops, None
+        if (file := await service.store.find_upload(content)) is not None:
+            return embedding, crops, (file, stretch_of(content))
+        if (await service.store.look_up(image_id, tenant=tenant)).content == content:
+            break  # else it was given to another picture meanwhile, which is looked at then
     what = (
         "crops are cut from the picture itself, and this server keeps its embedding only (SAM2_KEEP_UPLOADS). Send "
         "the picture in a form with these options, or leave out crop_n_layers"

@@ -7,6 +7,7 @@ about HTTP and JSON.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,7 +16,7 @@ from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.logits import bytes_per_logit
 from app.codecs.prompts import PromptRequest, check_number, check_whole, resolve_prompts
-from app.errors import ImageNotFound, NotReady, ServiceError, ShuttingDown
+from app.errors import ImageIdConflict, ImageNotFound, NotReady, ServiceError, ShuttingDown
 from app.limits import memory_limit_bytes
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
@@ -27,7 +28,7 @@ from app.service.tracks import Tracks
 from app.service.videos import Videos
 from app.service.wiring import wire
 from app.settings import Settings
-from app.storage.names import check_reserved, content_id, content_key, stretch_of
+from app.storage.names import check_reserved, content_id, content_key
 from app.storage.opening import CacheLimits, open_store
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
@@ -277,8 +278,11 @@ class SegmentationService:
                 raise ImageNotFound.fallen_out(image_id)
             with self.store.claim(image_id, tenant=tenant) as claim:
                 await self.store.look_up(image_id, tenant=tenant)  # it may have been deleted before the claim
+                if (embedding := await self.store.find(content)) is not None:
+                    return embedding  # made while its upload was read
                 embedding = await self._encodings.join(content, upload, times, share, claim=claim)
-                await self.store.keep(claim, content, embedding, replace=False, upload=None)
+                with suppress(ImageIdConflict):  # the name has another picture by now; this one was asked for
+                    await self.store.keep(claim, content, embedding, replace=False, upload=None)
             return embedding
 
     def keeps(self, embedding_bytes: int) -> int:
@@ -286,17 +290,6 @@ class SegmentationService:
         limits = self.cache_limits
         disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.keeps_files else 0
         return max(limits.device_bytes + limits.host_bytes, disk_bytes) // embedding_bytes
-
-    async def find_upload(self, image_id: str, *, tenant: str) -> tuple[bytes, Stretch] | None:
-        """Return an image's file and how it is read, if the server keeps uploads.
-
-        Raises a ServiceError for an unknown image.
-        """
-        async with self._deadline():
-            self.ready()
-            content = (await self.store.look_up(image_id, tenant=tenant)).content
-            file = await self.store.find_upload(content)
-            return (file, stretch_of(content)) if file is not None else None
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
         """Delete an image everywhere, even while it is being embedded."""

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from app.settings import Settings
-from model.types import Prompt
+from app.storage.register_file import ImageName
+from model.types import Embedding, Prompt
 from tests.fakes import IOUS, FakeSegmenter, Served, disc_mask, error, picture, serving
 
 pytestmark = pytest.mark.usefixtures("either_service")
@@ -222,6 +223,27 @@ async def test_crops_of_a_stored_picture_require_its_file(tmp_path: Path) -> Non
     async with serving(Settings(workers=2, cache_dir=str(tmp_path), keep_uploads=True)) as served:
         await served.embed(spots(), "spots")
         response = await served.post("/everything", {"image_id": "spots", "crop_n_layers": 1, **FOUND})
+        assert len({tuple(mask["crop"]) for mask in masks_of(response)}) > 1
+
+
+async def test_crops_are_cut_from_the_picture_that_is_looked_at_also_if_its_id_is_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were cut from the new picture, at places of the old one."""
+    async with serving(Settings(workers=2, cache_dir=str(tmp_path), keep_uploads=True)) as served:
+        await served.embed(spots(), "spots")
+        store = served.service.store
+        find, named = store.find_named, {"image_id": "spots", "replace": "true"}
+
+        async def slow(name: ImageName) -> Embedding | None:
+            found = await find(name)
+            if (name.height, name.width) != (200, 300):
+                await served.client.post("/embed", files={"image": picture(300, 200)}, data=named)
+            return found
+
+        monkeypatch.setattr(store, "find_named", slow)
+        response = await served.post("/everything", {"image_id": "spots", "crop_n_layers": 1, **FOUND})
+        assert {tuple(mask["rle"]["size"]) for mask in masks_of(response)} == {(200, 300)}
         assert len({tuple(mask["crop"]) for mask in masks_of(response)}) > 1
 
 

@@ -1,0 +1,61 @@
+"""A picture whose embedding is gone is embedded again from its upload, while others do something with it."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from tests.fakes import Served, picture, serving
+
+
+@asynccontextmanager
+async def without_embedding(tmp_path: Path) -> AsyncIterator[Served]:
+    """A server with the upload of "truck", but without its embedding."""
+    settings = Settings(workers=2, cache_dir=str(tmp_path), keep_uploads=True)
+    async with serving(settings) as before:
+        await before.embed(picture(), "truck")
+    shutil.rmtree(tmp_path / "embeddings")
+    async with serving(settings) as after:
+        yield after
+
+
+async def test_a_click_is_answered_though_its_id_is_given_to_another_picture_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """It got 409, as if it had been an upload."""
+    async with without_embedding(tmp_path) as served:
+        await served.embed(picture(50, 30), "car")
+        await served.segmenter.wait_until_entered()
+        served.segmenter.gate.clear()
+        click = asyncio.create_task(served.click("truck"))
+        await served.segmenter.wait_until_entered()
+        named = {"image_id": "truck", "replace": "true"}
+        replaced = await served.client.post("/embed", files={"image": picture(50, 30)}, data=named)
+        assert replaced.status_code == 200
+        served.segmenter.gate.set()
+        assert (await click).status_code == 200
+        assert (await served.client.get("/images/truck")).json()["width"] == 50
+        assert len(served.service.store.tiers.in_memory()) == 1
+
+
+async def test_it_is_not_made_twice_if_it_was_made_while_its_upload_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with without_embedding(tmp_path) as served:
+        store = served.service.store
+        find_upload, waits = store.find_upload, [True]
+
+        async def slow(content: str) -> bytes | None:
+            found = await find_upload(content)
+            if waits:
+                waits.clear()
+                assert (await served.click("truck")).status_code == 200
+            return found
+
+        monkeypatch.setattr(store, "find_upload", slow)
+        assert (await served.click("truck")).status_code == 200
+        assert len(served.segmenter.encoded) == 1
