@@ -112,11 +112,11 @@ class TrackStates:
                 self._take(TrackChanges([error.row], {}))
             raise TrackIdConflict.for_id(state.track_id) from error
 
-    async def save(self, state: TrackState) -> None:
+    async def save(self, state: TrackState, *, is_maintenance: bool = False) -> None:
         """Write a track's prompts, unless it is forgotten. Without the disk or the servers' database, later.
 
         Raises TrackBusy and TrackNotFound if another server has changed it meanwhile; its changes count, and what
-        could not be written before.
+        could not be written before. The maintenance changes no track that is worked on.
         """
         self._unsaved.pop(state, None)  # before it is written: it may be lost again meanwhile
         try:
@@ -131,6 +131,9 @@ class TrackStates:
             if error.row is None:
                 self._let_go(state)
                 raise TrackNotFound.deleted_meanwhile(state.track_id) from error
+            if is_maintenance and state.lock.locked():
+                self._missed[state.key], self._unsaved[state] = error.row, None
+                return
             self._renew(state, error.row)
             raise TrackBusy.elsewhere(state.track_id) from error
         state.answered = tuple(state.history)
@@ -154,8 +157,8 @@ class TrackStates:
     async def _save_unsaved(self) -> None:
         for state in list(self._unsaved):
             with suppress(TrackBusy, TrackNotFound):  # another server's changes count
-                await self.save(state)
-            if state in self._unsaved:
+                await self.save(state, is_maintenance=True)
+            if state in self._unsaved and state.key not in self._missed:
                 break  # it still fails
 
     async def _write(self, state: TrackState, *, waits: bool) -> None:

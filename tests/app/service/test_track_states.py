@@ -188,6 +188,36 @@ async def test_what_two_servers_were_told_without_the_disk_counts_at_both(
     assert known == [click(1), click(2, at=5), click(3), click(1, 8), click(1, 9)]
 
 
+async def test_the_maintenance_changes_no_track_that_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt that was given meanwhile took the place of all that another server had written."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "tracks"
+    ours, theirs, walk = states_on(folder), states_on(folder), new()
+    await ours.add(walk)
+    same = await theirs.find("walk", tenant="")
+    with monkeypatch.context() as broken:
+        broken.setattr(StagedFile, "written", fail)
+        same.history = [click(1)]
+        await theirs.save(same)
+    walk.history = [click(2)]
+    await ours.save(walk)
+    async with same.lock:
+        history = [*same.history, click(3)]
+        await theirs.tend()
+        same.history = history
+        with pytest.raises(TrackBusy):
+            await theirs.save(same)
+    for each in (theirs, ours):
+        await each.tend()
+    assert same.history == walk.history == [click(2), click(1)]
+    assert await known_after_a_restart(folder) == {"walk": walk.history}
+
+
 @pytest.mark.parametrize("who", ["the maintenance", "a request"])
 async def test_the_tracks_of_a_folder_that_is_removed_come_back(tmp_path: Path, who: str) -> None:
     """Whoever writes first: with one track there, the others must not look as if a server had removed them."""
