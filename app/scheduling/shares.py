@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from app.errors import ShuttingDown
 from app.scheduling.abandoned import Abandoned, abandoned_by, check_wanted
+from app.scheduling.letting_go import held_while_running
 
 T = TypeVar("T")
 
@@ -174,12 +175,12 @@ class Workers:
     async def run(self, job: Callable[[], T], *, share: str) -> T:
         """Run a job in a thread. Raises what it raises, and ShuttingDown if its turn comes after `close`."""
         await self._turns.enter(share)
-        abandoned = Event()
+        abandoned, held = Event(), held_while_running(job)
 
         def attempt() -> T:
             with abandoned_by(abandoned):
                 check_wanted()
-                return job()
+                return held()
 
         def end(future: "asyncio.Future[T]") -> None:
             self._running.discard(abandoned)

@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from app.scheduling.letting_go import held_while_running
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.held_uploads import HeldUploads
 from app.storage.kept_embeddings import KeptEmbeddings
 from app.storage.memory_tier import MemoryTier, to_host
+from app.storage.settling import Settling
 from app.storage.written import NamesAway, WhileNamed, Written, appeared
 from model.types import Embedding
 
@@ -28,9 +30,6 @@ MOST_MOVING = 4
 
 MOST_SAVING = 4
 """Embeddings being written to the disk. Beyond it uploads wait: their replies must not promise what is not done."""
-
-MOST_SETTLING = 16
-"""Files that wait for fsync. Beyond it the operating system writes them in its own time."""
 
 SLOW_DISK_S = 5.0
 """Longest wait of an upload for the disk, in seconds. A disk that hangs counts as one that fails."""
@@ -68,15 +67,15 @@ class Tiers:
         self._while_named = while_named
         self._on_hit, self._on_evict = on_hit, on_evict
         self._fetching: dict[str, asyncio.Task[Embedding | None]] = {}
-        self._moving: dict[str, Embedding] = {}
+        self._moving, self._saving = dict[str, Embedding](), dict[str, Embedding]()
         self._uploads = HeldUploads()
         self._unsaved, self._used = dict[str, None](), set[str]()  # those first that were tried longest ago
         self._places = asyncio.Semaphore(MOST_SAVING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = ThreadPoolExecutor(files.readers if files else 2, thread_name_prefix="tiers")
         self._writing = ThreadPoolExecutor(files.writers if files else 1, thread_name_prefix="disk")
-        self._syncing, self._moves = (ThreadPoolExecutor(1, thread_name_prefix=it) for it in ("sync", "move"))
-        self._settling = 0
+        self._moves = ThreadPoolExecutor(1, thread_name_prefix="move")
+        self._settling = Settling(trouble)
 
     async def find(self, content: str) -> Embedding | None:
         """Return the embedding, on the device; None if no tier has it. Counts as a use.
@@ -84,11 +83,7 @@ class Tiers:
         Returns at once if it is on the device; otherwise it is moved up first.
         """
         self._used.add(content)
-        embedding = self.device.get(content)
-        if embedding is None and (embedding := self._moving.pop(content, None)) is not None:
-            self.put(content, embedding)  # it has not left the device yet
-        if embedding is not None:
-            self._on_hit(DEVICE)
+        if (embedding := self._at_hand(content)) is not None:
             return embedding
         if self.files is None and (self.host is None or content not in self.host):
             return None
@@ -99,7 +94,18 @@ class Tiers:
         await asyncio.wait([task])  # continues for other waiting requests, and for the next one
         if (failure := task.exception()) is not None:
             raise copy.copy(failure) from failure.__cause__
-        return task.result()
+        return task.result() or self._at_hand(content)  # it may have been made meanwhile
+
+    def _at_hand(self, content: str) -> Embedding | None:
+        """Return what need not be fetched: it is on the device, or has left it and is not elsewhere yet."""
+        embedding = self.device.get(content)
+        if embedding is None and (self.host is None or content not in self.host):
+            embedding = self._moving.pop(content, None) or self._saving.get(content)
+        if embedding is not None:
+            if content not in self.device:
+                self.put(content, embedding)
+            self._on_hit(DEVICE)
+        return embedding
 
     async def find_upload(self, content: str) -> bytes | None:
         """Return the picture file; None if it was not kept."""
@@ -118,6 +124,7 @@ class Tiers:
         if self.host is not None:
             self.host.pop(content)
         self._moving.pop(content, None)
+        self._saving.pop(content, None)
         self._fetching.pop(content, None)
         self._unsaved.pop(content, None)
         self._uploads.let_go(content)
@@ -158,6 +165,7 @@ class Tiers:
         except TimeoutError as error:
             self._not_saved(content, error, upload)
             return
+        self._saving[content] = embedding
         self._uploads.hold(content, upload)
         self._start(self._save(self.files, content, embedding, upload), name=DISK)
 
@@ -173,11 +181,10 @@ class Tiers:
 
     def num_images(self, tier: str) -> int:
         """Return the number of embeddings in a tier."""
-        if tier == DEVICE:
-            return len(self.device)
-        if tier == HOST:
-            return len(self.host) if self.host is not None else 0
-        return self.files.num_embeddings if self.files is not None else 0
+        if tier == DISK:
+            return self.files.num_embeddings if self.files is not None else 0
+        place = self.host if tier == HOST else self.device
+        return len(place) if place is not None else 0
 
     def holds(self, content: str) -> bool:
         """Whether a content is held in memory."""
@@ -205,7 +212,8 @@ class Tiers:
             return
         await self._run(self._reading, lambda: files.touch(used))
         for content in list(self._unsaved):
-            embedding = self.device.peek(content) or (self.host.peek(content) if self.host else None)
+            embedding = self.device.peek(content) or self._moving.get(content)
+            embedding = embedding or (self.host.peek(content) if self.host else None)
             if embedding is None:
                 self._unsaved.pop(content, None)
                 self._uploads.let_go(content)
@@ -222,8 +230,9 @@ class Tiers:
             fetching.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_S)
-        for executor in (self._reading, self._writing, self._syncing, self._moves):
+        for executor in (self._reading, self._writing, self._moves):
             executor.shutdown(wait=False, cancel_futures=True)
+        self._settling.close()
 
     async def _fetch(self, content: str) -> Embedding | None:
         """Move an embedding from host or disk to the device; None if neither has it or it was dropped by then."""
@@ -282,9 +291,8 @@ class Tiers:
                 is_there, made = await appeared(content, write, while_named=self._while_named, run=run)
                 if not is_there:
                     return
-                if made is not None and self._settling < MOST_SETTLING:
-                    self._settling += 1
-                    self._start(self._settle(made), name=DISK)
+                if made is not None and self._settling.has_room:
+                    self._start(self._settling.settled(made), name=DISK)
         except (OSError, sqlite3.Error, RuntimeError, MemoryError) as error:
             self._not_saved(content, error, upload)
         else:
@@ -292,18 +300,10 @@ class Tiers:
                 self._trouble.over()
             await self._run(self._writing, files.trim)
         finally:
+            self._saving.pop(content, None)
             if content not in self._unsaved:
                 self._uploads.let_go(content)
             self._places.release()
-
-    async def _settle(self, made: Written) -> None:
-        try:
-            await self._run(self._syncing, made.settle)
-        except OSError as error:
-            if self._trouble is not None:
-                self._trouble.report("an embedding may not outlive a power cut", error)
-        finally:
-            self._settling -= 1
 
     def _not_saved(self, content: str, error: Exception, upload: bytes | None) -> None:
         self._unsaved[content] = None
@@ -317,4 +317,4 @@ class Tiers:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, executor: ThreadPoolExecutor, job: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(executor, job)
+        return await asyncio.get_running_loop().run_in_executor(executor, held_while_running(job))

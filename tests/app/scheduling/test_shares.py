@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import weakref
+from typing import Any
 
 import pytest
 
@@ -209,6 +211,30 @@ async def test_a_job_that_nobody_waits_for_ends_at_its_next_part_and_counts_unti
     assert workers._turns._held == {}
     assert parts == [0]
     assert await workers.run(lambda: 5, share="b") == 5
+    workers.close()
+
+
+async def test_what_a_job_holds_is_let_go_before_its_caller_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an embedding's place: the next upload found none, because a thread had not let go of a click's."""
+    workers, loop, gate = Workers(1), asyncio.get_running_loop(), threading.Event()
+    tell = loop.call_soon_threadsafe
+
+    def tell_and_stop(*what: Any, **more: Any) -> asyncio.Handle:
+        told = tell(*what, **more)
+        assert threading.current_thread() is threading.main_thread() or gate.wait(LONG_S)
+        return told
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", tell_and_stop)
+    held = threading.Event()
+    is_held = weakref.ref(held)
+    caller = asyncio.create_task(workers.run(held.wait, share="a"))
+    await until(lambda: workers.is_working)
+    held.set()
+    assert await caller
+    del held
+    is_let_go = is_held() is None
+    gate.set()
+    assert is_let_go
     workers.close()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.storage.embedding_files import EmbeddingFiles
 from app.storage.written import Written
 from model.types import Embedding
 from tests.app.storage.places import Place
@@ -185,7 +186,7 @@ async def test_a_disk_that_cannot_sync_is_told_of_and_one_that_is_slow_at_it_hol
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("os.fsync", sync)
-    monkeypatch.setattr("app.storage.tiers.MOST_SETTLING", 3)
+    monkeypatch.setattr("app.storage.settling.MOST_SETTLING", 3)
     async with world(tmp_path, device=9) as w:
         w.named |= set("abcdef")
         for content in "abcdef":
@@ -197,3 +198,71 @@ async def test_a_disk_that_cannot_sync_is_told_of_and_one_that_is_slow_at_it_hol
         gate.set()
         await w.settled()
         assert "power cut" in caplog.text
+
+
+async def test_what_is_made_while_the_disk_is_asked_is_found(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it is made a second time, and counts twice towards its client's rate."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> None:
+        entered.set()
+        assert gate.wait(LONG_S)
+
+    async with world(place) as w:
+        monkeypatch.setattr(place.kind, "read", slow)
+        finding = asyncio.create_task(w.tiers.find("a"))
+        await until(entered.is_set)
+        w.tiers.put("a", on_device(1.0))
+        gate.set()
+        assert value_of(await finding) == 1.0
+
+
+async def test_what_is_evicted_before_it_is_written_is_found(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its upload has been answered. Clicks on it were told that it is no longer available."""
+    gate = threading.Event()
+    write = place.kind.write_beside
+
+    def slow(files: Any, content: str, embedding: Embedding) -> Written | None:
+        assert gate.wait(LONG_S)
+        return write(files, content, embedding)
+
+    async with world(place, device=1, host=0) as w:
+        monkeypatch.setattr(place.kind, "write_beside", slow)
+        for content in "ab":
+            w.named.add(content)
+            w.tiers.put(content, on_device(1.0))
+            await w.tiers.save(content, on_device(1.0), upload=None)
+        assert "a" not in w.tiers.device
+        assert value_of(await w.tiers.find("a")) == 1.0
+        w.tiers.drop("b")
+        assert await w.tiers.find("b") is None
+        gate.set()
+        await w.settled()
+        assert not w.tiers._saving
+
+
+async def test_what_moves_to_the_host_while_the_maintenance_runs_is_written_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    gate = threading.Event()
+    async with world(tmp_path, device=1) as w:
+        w.named.add("a")
+        w.tiers.put("a", on_device(1.0, gate))
+        with monkeypatch.context() as broken:
+            broken.setattr(EmbeddingFiles, "write_beside", full)
+            await w.tiers.save("a", plain(1.0), upload=None)
+            await w.settled()
+        w.tiers.put("b", on_device(2.0))
+        tending = asyncio.create_task(w.tiers.tend())
+        await until(lambda: not w.tiers._unsaved)
+        gate.set()
+        await tending
+        await w.settled()
+        assert await w.where("a") == ("host", "disk")
