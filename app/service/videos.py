@@ -227,13 +227,15 @@ class Videos:
             except ImageNotFound:
                 embedding = None
             if embedding is None:
+                source, is_joined = partial(self._read, content, number), picture in self._encodings
                 with store.claim(image_id, tenant=tenant) as claim:
-                    source = partial(self._read, content, number)
-                    embedding = await self._job(
-                        video_id,
-                        self._encodings.join(picture, source, times, share, claim=claim),
-                        share=share,
-                    )
+                    joining = self._encodings.join(picture, source, times, share, claim=claim)
+                    try:
+                        embedding = await self._job(video_id, joining, share=share)
+                    except VideoNotFound:  # of another video of this file, perhaps, whose reading was joined
+                        if not is_joined:
+                            raise
+                        return await self.embedding(video_id, number, tenant=tenant, times=times, share=share)
                     await store.keep(claim, picture, embedding, replace=True, upload=None)
             return image_id, embedding
 

@@ -1,15 +1,18 @@
-"""A picture whose embedding is gone is embedded again from its upload, while others do something with it."""
+"""A picture is embedded again from its upload, or from its video, while others do something with it."""
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from app.errors import VideoNotFound
 from app.settings import Settings
-from tests.fakes import Served, picture, serving
+from tests.app.service.test_videos import embed, upload
+from tests.fakes import LONG_S, Served, picture, serving, until
 
 
 @asynccontextmanager
@@ -59,3 +62,30 @@ async def test_it_is_not_made_twice_if_it_was_made_while_its_upload_was_read(
         monkeypatch.setattr(store, "find_upload", slow)
         assert (await served.click("truck")).status_code == 200
         assert len(served.segmenter.encoded) == 1
+
+
+async def test_a_frame_that_is_read_of_another_video_of_its_file_outlives_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two who want it share one reading. The second was told that its own video is gone."""
+    async with serving() as served:
+        await upload(served)
+        await upload(served, name="slow", fps=5)
+        videos, entered, gate = served.service.videos, threading.Event(), threading.Event()
+        use = videos._files.use
+
+        def slow(content: str) -> bool:
+            entered.set()
+            assert gate.wait(LONG_S)
+            return use(content)
+
+        monkeypatch.setattr(videos._files, "use", slow)
+        first = asyncio.create_task(embed(videos, 4))
+        await until(entered.is_set)
+        second = asyncio.create_task(embed(videos, 2, "slow"))
+        await until(lambda: [each.callers for each in served.service._encodings._running.values()] == [2])
+        await videos.delete("clip", tenant="", share="me")
+        gate.set()
+        with pytest.raises(VideoNotFound):
+            await first
+        assert await second
