@@ -1,4 +1,4 @@
-"""A picture is embedded again from its upload, or from its video, while others do something with it."""
+"""A picture that is being named, or embedded again, while others do something with it or with its other names."""
 
 import asyncio
 import shutil
@@ -11,6 +11,7 @@ import pytest
 
 from app.errors import VideoNotFound
 from app.settings import Settings
+from app.storage.register_file import ImageName
 from tests.app.service.test_videos import embed, upload
 from tests.fakes import LONG_S, Served, picture, serving, until
 
@@ -62,6 +63,23 @@ async def test_it_is_not_made_twice_if_it_was_made_while_its_upload_was_read(
         monkeypatch.setattr(store, "find_upload", slow)
         assert (await served.click("truck")).status_code == 200
         assert len(served.segmenter.encoded) == 1
+
+
+async def test_what_is_dropped_with_another_name_while_its_own_is_given_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where names are in a database, one that is about to be given there does not count yet."""
+    async with serving() as served:
+        store = served.service.store
+        add = store._register.add
+
+        async def slow(name: ImageName, *, replace: bool) -> frozenset[str]:
+            store._drop_unnamed(name.content)  # as for an upload of the same picture that got 409
+            return await add(name, replace=replace)
+
+        monkeypatch.setattr(store._register, "add", slow)
+        assert (await served.embed(picture(), "truck")).status_code == 200
+        assert (await served.click("truck")).status_code == 200
 
 
 async def test_a_frame_that_is_read_of_another_video_of_its_file_outlives_that_one(
