@@ -111,8 +111,8 @@ class Encodings:
         return len(self._running)
 
     def __contains__(self, content: str) -> bool:
-        """Whether this content is being encoded."""
-        return content in self._running
+        """Whether this content is being encoded, or will be once it is counted in its client's rate."""
+        return content in self._running or content in self._counting
 
     async def join(
         self, content: str, data: Source, times: StageTimes, share: str, *, claim: Claim | None

@@ -110,6 +110,7 @@ async def test_a_picture_that_many_send_at_once_is_counted_once(url: str, tmp_pa
     async with two(url, tmp_path, pictures_per_minute=2) as (one, _):
         replies = await asyncio.gather(*(one.embed(picture()) for _ in range(6)))
         assert [reply.status_code for reply in replies] == [200] * 6
+        assert [reply.json()["cached"] for reply in replies].count(False) == 1
         assert len(one.segmenter.encoded) == 1
         assert (await one.embed(picture(shade=1))).status_code == 200
         replies = await asyncio.gather(*(one.embed(picture(shade=2)) for _ in range(3)))
