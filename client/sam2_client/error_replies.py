@@ -84,7 +84,9 @@ def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
 def _of_body(value: Any, response: httpx.Response) -> Sam2Error:
     error = value["error"]
     code, message = str(error["code"]), str(error["message"])
-    details = list(error.get("details") or ())
+    details = [
+        {"where": str(each["where"]), "what": str(each["what"])} for each in error.get("details") or ()
+    ]
     return BY_CODE.get(code, Sam2Error)(message, code=code, details=details, **_facts(response))
 
 
