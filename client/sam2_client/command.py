@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from sam2_client import coco, yolo
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "track": track,
     }[parsed.command]
     try:
-        with Client(parsed.url, parsed.api_key or None) as client:
+        with Client(parsed.url, parsed.api_key or None) as client, _results_beside(parsed):
             done = run(client, parsed)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough, such as head: the end that SIGPIPE gives a program
@@ -65,6 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0 if done else FAILED
+
+
+def _results_beside(arguments: argparse.Namespace) -> AbstractContextManager[object]:
+    """Print results on standard error where standard output gets the data set, as by `--coco /dev/stdout | jq`."""
+    file: Path | None = getattr(arguments, "coco", None)
+    try:
+        taken = file is not None and os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # there is no such file yet, or standard output is none
+        taken = False
+    return redirect_stdout(sys.stderr) if taken else nullcontext()
 
 
 def embed(client: Client, arguments: argparse.Namespace) -> bool:
