@@ -83,6 +83,8 @@ def of_document(document: dict[str, Any], *, in_shares: bool = False) -> BoxSet:
     by_id: dict[Any, BoxedPicture] = {}
     for place, entry in enumerate(document["images"]):
         try:
+            if not isinstance(entry, dict):
+                raise TypeError("it is not an object")
             picture = BoxedPicture(place, _text(entry["file_name"]), _size(entry))
             if entry["id"] in by_id:
                 raise ValueError(f"its id {entry['id']} is that of another one")

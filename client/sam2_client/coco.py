@@ -53,7 +53,7 @@ def is_reply(path: Path) -> bool:
     """Return whether a JSON file is a reply. Folders may have other JSON files too."""
     try:
         value = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and "predictions" in value
 
@@ -76,7 +76,7 @@ def read_reply(path: Path) -> Iterator[Instance]:
             )
     except UnicodeDecodeError as error:  # whose words hold the whole file
         raise ValueError(f"{path} is not a reply of /decode: it is no text") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is not a reply of /decode with masks as RLE: {why}") from error
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from sam2_client import coco, yolo
@@ -17,13 +18,15 @@ from sam2_client.arguments import parse
 from sam2_client.client import Client
 from sam2_client.coco import Instance
 from sam2_client.data_set_arguments import Misuse
-from sam2_client.errors import Sam2Error
+from sam2_client.errors import InvalidPrompt, Sam2Error, ValidationFailed
 from sam2_client.everything_command import everything
+from sam2_client.masks import Mask
 from sam2_client.masks_from_boxes import masks_from_boxes
 from sam2_client.messages import complain, naming, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.outputs import require_another, require_data_set, require_picture
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
+from sam2_client.sync_image import Image
 from sam2_client.track_command import track
 
 FAILED, MISUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "track": track,
     }[parsed.command]
     try:
-        with Client(parsed.url, parsed.api_key or None) as client:
+        with Client(parsed.url, parsed.api_key or None) as client, _results_beside(parsed):
             done = run(client, parsed)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough, such as head: the end that SIGPIPE gives a program
@@ -63,6 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0 if done else FAILED
+
+
+def _results_beside(arguments: argparse.Namespace) -> AbstractContextManager[object]:
+    """Print results on standard error where standard output gets the data set, as by `--coco /dev/stdout | jq`."""
+    file: Path | None = getattr(arguments, "coco", None)
+    try:
+        taken = file is not None and os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # there is no such file yet, or standard output is none
+        taken = False
+    return redirect_stdout(sys.stderr) if taken else nullcontext()
 
 
 def embed(client: Client, arguments: argparse.Namespace) -> bool:
@@ -202,7 +215,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
 def _decode_lines(
     client: Client, lines: Sequence[PromptLine], arguments: argparse.Namespace
 ) -> Iterator[Instance | str]:
-    """Yield the best mask of each line, and a message for each failed picture."""
+    """Yield the best mask of each line, and a message for each failed picture or line."""
     by_picture: dict[Path, list[PromptLine]] = {}
     for line in lines:
         by_picture.setdefault(line.path, []).append(line)
@@ -212,20 +225,42 @@ def _decode_lines(
             yield f"{path}: {why(result.error)}"
             continue
         try:
-            answers = result.image.decode_many(
-                [line.prompt for line in of_picture],
-                max_hole_area=arguments.max_hole_area,
-                max_sprinkle_area=arguments.max_sprinkle_area,
-            )
+            answers = _answers(result.image, of_picture, arguments)
         except (Sam2Error, OSError, ValueError) as error:
             yield f"{path}: {why(error)}"
             continue
-        for line, masks in zip(of_picture, answers, strict=True):
+        for line, mask in zip(of_picture, answers, strict=True):
+            if isinstance(mask, str):
+                yield mask
+                continue
             yield Instance(
                 picture=line.picture,
                 width=result.image.width,
                 height=result.image.height,
                 label=line.label,
-                mask=masks[0],
+                mask=mask,
                 image_id=result.image.image_id,
             )
+
+
+def _answers(image: Image, lines: Sequence[PromptLine], arguments: argparse.Namespace) -> list[Mask | str]:
+    """Return the best mask of each line of a picture, or what is wrong with the line.
+
+    The service refuses a request for one wrong prompt, so those that it refuses are halved. Raises what is wrong
+    with all of them.
+    """
+    try:
+        answers = image.decode_many(
+            [line.prompt for line in lines],
+            max_hole_area=arguments.max_hole_area,
+            max_sprinkle_area=arguments.max_sprinkle_area,
+        )
+    except (InvalidPrompt, ValidationFailed) as error:
+        if not error.is_of_a_prompt:
+            raise
+        if len(lines) == 1:
+            return [f"{lines[0].place}: {error.message.removeprefix('prompts[0]').lstrip('.: ')}"]
+    else:
+        return [masks[0] for masks in answers]
+    half = len(lines) // 2
+    return [*_answers(image, lines[:half], arguments), *_answers(image, lines[half:], arguments)]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from sam2_client.connection import proxy_hint
-from sam2_client.errors import BY_CODE, ConnectionFailed, Sam2Error, TimedOut, UnexpectedReply
+from sam2_client.errors import BY_CODE, ConnectionFailed, Detail, Sam2Error, TimedOut, UnexpectedReply
 
 _SHOWN = 200
 """Characters of a body that is not the service's: the most that a message quotes."""
@@ -84,7 +84,9 @@ def unexpected(response: httpx.Response, why: Exception) -> UnexpectedReply:
 def _of_body(value: Any, response: httpx.Response) -> Sam2Error:
     error = value["error"]
     code, message = str(error["code"]), str(error["message"])
-    details = list(error.get("details") or ())
+    details = [
+        Detail(where=str(each["where"]), what=str(each["what"])) for each in error.get("details") or ()
+    ]
     return BY_CODE.get(code, Sam2Error)(message, code=code, details=details, **_facts(response))
 
 

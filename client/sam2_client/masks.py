@@ -190,12 +190,16 @@ class Mask:
         """Return the picture in RGB with the mask in colour over it.
 
         `color` is (red, green, blue), each 0..255, or a name or #rrggbb as in CSS; `opacity` is 0..1. Raises
-        ValueError if picture and mask differ in size.
+        ValueError for other values, and if picture and mask differ in size.
         """
+        rgb = np.array(ImageColor.getrgb(color)[:3] if isinstance(color, str) else color, np.float32)
+        if rgb.shape != (3,) or not ((rgb >= 0) & (rgb <= 255)).all():  # they would come out as other colours
+            raise ValueError(f"color is {color!r}, but must be red, green and blue, each 0..255, or a name")
+        if not 0 <= opacity <= 1:
+            raise ValueError(f"opacity is {opacity!r}, but must be 0..1")
         pixels = np.array(self._open(picture))
         x0, y0, x1, y1 = self.bounds
         part, mask = pixels[y0:y1, x0:x1], self.crop()
-        rgb = np.array(ImageColor.getrgb(color)[:3] if isinstance(color, str) else color, np.float32)
         tinted = (1 - opacity) * part[mask] + opacity * rgb
         part[mask] = np.rint(tinted).astype(np.uint8)
         return Image.fromarray(pixels)

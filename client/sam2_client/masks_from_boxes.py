@@ -52,8 +52,8 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
         failed = run.work(journal, concurrency=arguments.concurrency, shown=shown)
         counts = run.join(journal)
         coco.write(output, boxes.document)
+        close(journal, failed=failed, of=len(run.keys))  # also if nobody reads the lines that follow
         _sum_up(boxes, counts, arguments)
-        close(journal, failed=failed, of=len(run.keys))
     return not (failed or boxes.problems or counts.without_mask)
 
 

@@ -35,6 +35,8 @@ class PromptLine:
     """The picture's path as the line has it."""
     label: str
     prompt: Prompt
+    place: str
+    """The file and the line's number in it, as messages name them."""
 
 
 def read_prompt_lines(file: Path) -> Iterator[PromptLine | str]:
@@ -45,6 +47,7 @@ def read_prompt_lines(file: Path) -> Iterator[PromptLine | str]:
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
+        place = f"{file}, line {number}"
         try:
             fields = json.loads(line, object_pairs_hook=_once)
             if not isinstance(fields, dict):
@@ -58,12 +61,12 @@ def read_prompt_lines(file: Path) -> Iterator[PromptLine | str]:
                 )
             prompt = Prompt(**{_FIELDS[name]: value for name, value in fields.items()})
             to_wire(prompt)  # only to find what is wrong with it while the line's number is known
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             why = "it has no picture" if isinstance(error, KeyError) else str(error)
-            yield f"{file}, line {number}: {why}"
+            yield f"{place}: {why}"
             continue
         named = DEFAULT_LABEL if label is None else str(label)
-        yield PromptLine(path=file.parent / picture, picture=picture, label=named, prompt=prompt)
+        yield PromptLine(file.parent / picture, picture, named, prompt, place)
 
 
 def _lines(file: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import httpx
 from sam2_client import holdings
 from sam2_client.asking import Call, Story, ask
 from sam2_client.closer import into_part, search_into_part
-from sam2_client.errors import ImageNotFound, InvalidPrompt
+from sam2_client.errors import ImageNotFound, InvalidPrompt, ValidationFailed
 from sam2_client.everything_options import EverythingOptions
 from sam2_client.found_masks import FoundMask
 from sam2_client.holdings import check_id, image_path
@@ -68,7 +68,10 @@ def decode(
         chunk = wires[len(answers) : len(answers) + most]
         try:
             answers += yield from _decode(embedded, chunk, options=options, retries=retries)
-        except InvalidPrompt:
+        except (InvalidPrompt, ValidationFailed) as error:
+            error.count_prompts_from(len(answers))
+            if not isinstance(error, InvalidPrompt):
+                raise
             model = yield from holdings.model(retries=retries)
             limit = model.limits.get("max_prompts", most)
             if not 1 <= limit < len(chunk):

@@ -48,11 +48,13 @@ def write(
         label_file = labels / f"{name}.txt"
         with naming(label_file):
             label_file.write_text("".join(of_picture), "utf-8")
-        target = images / f"{name}{_SUFFIX.findall(picture)[0]}"
+        suffix = _SUFFIX.findall(picture)[0]
+        target = images / f"{name}{suffix}"
         if (file := files.get(picture)) is not None and os.path.isfile(file):  # noqa: PTH113  # takes any name
             shutil.copyfile(file, target)
         else:
-            missing.append(f"{picture} is not found: copy it to {target}")
+            as_kind = "" if suffix else " with the suffix of its kind, such as .jpg, which YOLO requires"
+            missing.append(f"{picture} is not found: copy it to {target}{as_kind}")
     (folder / "data.yaml").write_text(_description(list(categories)), "utf-8")
     return missing
 

@@ -8,7 +8,7 @@ from client_server import Served, real_server
 
 import sam2_client
 from app.settings import Settings
-from sam2_client import Client, InvalidPrompt, Prompt
+from sam2_client import Client, InvalidPrompt, Prompt, ValidationFailed
 from tests.fakes import IOUS, RADII, disc_mask, picture
 
 
@@ -61,6 +61,10 @@ def test_many_prompts_come_back_in_order_from_few_requests(
         (mask,) = answers[x]
         assert np.array_equal(mask.to_numpy(), disc_mask(x % 60, x % 40, RADII[1], height=40, width=60))
     assert image.decode_many([]) == []
+    for wrong in (Prompt(box=(9, 9, 9, 9)), Prompt(points=[(1, 1)] * 257)):
+        with pytest.raises((InvalidPrompt, ValidationFailed), match=r"^prompts\[70\]") as raised:
+            image.decode_many([*prompts[:70], wrong])
+        assert raised.value.details[0]["where"].startswith("prompts[70]"), "as the caller counts them"
 
 
 def test_a_server_that_accepts_fewer_prompts_gets_fewer(truck: Path) -> None:

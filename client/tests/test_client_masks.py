@@ -263,6 +263,14 @@ def test_overlay_colours_the_object_and_nothing_else() -> None:
     assert np.array_equal(picture, before), "the caller's array is not changed"
 
 
+@pytest.mark.parametrize(
+    "look", [{"color": (256, 0, 0)}, {"color": (1, 2)}, {"opacity": 1.5}, {"opacity": 2}, {"opacity": np.nan}]
+)
+def test_overlay_refuses_what_would_come_out_as_another_colour(look: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(look))} is .*, but must be"):
+        mask_of(np.ones((2, 3), bool)).overlay(np.zeros((2, 3), np.uint8), **look)
+
+
 def test_overlay_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="4 x 4 pixels here, the mask 3 x 2"):
         mask_of(np.ones((2, 3), bool)).overlay(np.zeros((4, 4), np.uint8))

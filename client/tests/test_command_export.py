@@ -33,14 +33,19 @@ def test_export_joins_replies_to_what_pycocotools_loads(
         assert main([*decode, "-o", f"replies/{name}.json"]) == 0
     (replies / "settings.json").write_text("[1]")
     (replies / "half.json").write_text('{"pred')
+    (replies / "deep.json").write_text("[" * 100_000)
     capsys.readouterr()
     assert main(["export", "replies", "--coco", "replies/out.json"]) == 0
     printed = capsys.readouterr()
     assert "3 annotations" in printed.out
     assert (
         printed.err
-        == "sam2: left out replies/half.json, replies/settings.json: they are not replies of /decode\n"
+        == "sam2: left out replies/deep.json, replies/half.json, replies/settings.json: they are not replies of "
+        "/decode\n"
     )
+    assert main(["export", "replies/deep.json", "replies/1.json", "--coco", "one.json"]) == 1
+    assert "deep.json is not a reply of /decode" in capsys.readouterr().err
+    assert len(COCO("one.json").anns) == 1
     assert main(["export", "replies/*.json", "--coco", "replies/out.json"]) == 0, "overwrites its own output"
     data = COCO("replies/out.json")
     assert {image["file_name"] for image in data.imgs.values()} == {"truck.png", "photos/b.PNG"}
@@ -93,12 +98,15 @@ def test_export_decodes_prompts_in_json_lines(photos: Path, capsys: pytest.Captu
         {"picture": "a.png", "label": "right", "point_coords": [[45, 20]], "multimask_output": False},
         {"picture": "nowhere.png", "box": [10, 10, 30, 30]},
         {"picture": "b.PNG", "box": [30, 10, 10, 30]},
+        {"picture": "a.png", "box": [30, 10, 1e9, 30]},
+        {"picture": "a.png", "point_coords": [[1, 2]] * 257},
     ]
     (photos / "prompts.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
     assert main(["export", "photos/prompts.jsonl", "--coco", "out.json"]) == 1
     printed = capsys.readouterr()
     assert "photos/nowhere.png: No such file or directory" in printed.err
-    assert "photos/b.PNG: prompts[0]: box" in printed.err
+    for number, what in ((9, "box [30.0"), (11, "box corner (1e+09, 30)"), (13, "point_coords: List")):
+        assert f"photos/prompts.jsonl, line {number}: {what}" in printed.err, "the others are decoded"
     data = COCO("out.json")
     assert [image["file_name"] for image in data.imgs.values()] == ["a.png", "more/c.png"]
     masks = {data.cats[a["category_id"]]["name"]: data.annToMask(a) for a in data.anns.values()}
@@ -111,6 +119,7 @@ def test_export_decodes_prompts_in_json_lines(photos: Path, capsys: pytest.Captu
     ("line", "what"),
     [
         ("{", "line 1: Expecting"),
+        ("[" * 100_000, "line 1: maximum recursion depth"),
         ('{"box": [1, 2, 3, 4]}', "line 1: it has no picture"),
         ('{"picture": "a.png", "bbox": [1, 2, 3, 4]}', "line 1: unknown fields: bbox."),
     ],

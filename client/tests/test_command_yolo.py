@@ -108,8 +108,12 @@ def test_a_picture_that_is_not_there_is_named(truck: Path, capsys: pytest.Captur
     Path("1.json").write_text(json.dumps(reply(np.ones((4, 4), bool), picture="gone.png")))
     assert main(["export", "1.json", "--yolo", "set"]) == 1
     target = Path("set/images/train/gone.png")
-    assert f"gone.png is not found: copy it to {target}" in capsys.readouterr().err
+    assert f"gone.png is not found: copy it to {target}\n" in capsys.readouterr().err
     assert Path("set/labels/train/gone.txt").read_text()
+    Path("1.json").write_text(json.dumps(reply(np.ones((4, 4), bool), picture="truck")))  # curl: an id
+    assert main(["export", "1.json", "--yolo", "other"]) == 1
+    target = Path("other/images/train/truck")
+    assert f"truck is not found: copy it to {target} with the suffix of its kind" in capsys.readouterr().err
 
 
 def test_old_labels_are_not_mixed_in(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:

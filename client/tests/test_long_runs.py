@@ -1,10 +1,12 @@
 """What long runs have in common."""
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from box_files import COMMAND, box_set, boxed, write
+from box_files import COMMAND, box_set, boxed, read, write
 from client_server import Served
 
 from sam2_client import Client, Model
@@ -13,10 +15,13 @@ from sam2_client.command import main
 pytestmark = pytest.mark.usefixtures("commanded")
 
 
-@pytest.mark.usefixtures("photos")
-@pytest.mark.parametrize(
+LONG_RUNS = pytest.mark.parametrize(
     "arguments", [["everything", "photos", "--coco", "out.json", "--points-per-side", "2"], COMMAND]
 )
+
+
+@pytest.mark.usefixtures("photos")
+@LONG_RUNS
 def test_a_run_ends_when_the_server_has_another_model(
     served: Served,
     arguments: list[str],
@@ -37,3 +42,18 @@ def test_a_run_ends_when_the_server_has_another_model(
     assert error.count("another model") == 1, "and not for each picture"
     assert not Path("out.json").exists()
     assert main(arguments) == 0
+
+
+@pytest.mark.usefixtures("photos")
+@LONG_RUNS
+def test_a_complete_run_leaves_no_journal_though_nobody_reads_what_it_prints(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(box_set(boxed(1, 7, [1, 1, 9, 9])))
+    reader, written = os.pipe()
+    os.close(reader)
+    with os.fdopen(written, "w", buffering=1) as standard_output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", standard_output)
+        assert main(arguments) == 141, "the end that SIGPIPE gives a program"
+    assert read()["annotations"]
+    assert not list(Path().glob("*.partial"))

@@ -58,6 +58,7 @@ def test_pictures_that_are_missing_or_other_ones_are_a_line_each(
     )
     assert "annotations 4, 5 are kept as they were: their picture is not one of images" in error
     assert "entry 6 of annotations is not an object" in error
+    assert "entry 4 of images cannot be used: it is not an object" in error
     assert "entry 5 of images cannot be used: it has no 'file_name'" in error
     assert "entry 6 of images cannot be used: its id 7 is that of another one" in error
     assert "2 of 3 pictures failed; the same command tries only these again" in error

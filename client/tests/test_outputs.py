@@ -55,14 +55,16 @@ def test_text_is_replaced(before: bytes) -> None:
 @pytest.mark.usefixtures("photos")
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes have no names")
 def test_a_pipe_takes_a_data_set_of_export_but_no_long_run(
-    truck: Path, capsys: pytest.CaptureFixture[str]
+    truck: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["decode", "truck.png", "--point", "30,20", "-o", "reply.json"]) == 0
     read, written = os.pipe()
     pipe = f"/dev/fd/{written}"
-    assert main(["export", "reply.json", "--coco", pipe]) == 0
-    os.close(written)
+    with os.fdopen(written, "w") as standard_output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", standard_output)
+        assert main(["export", "reply.json", "--coco", pipe]) == 0
     with os.fdopen(read, "rb") as file:
-        assert len(json.load(file)["annotations"]) == 1
+        assert len(json.load(file)["annotations"]) == 1, "and nothing beside it"
+    assert "1 annotations" in capsys.readouterr().err
     assert main(["everything", "photos", "--coco", os.devnull]) == 2
     assert "/dev/null is not a file, and the run keeps what is done beside it" in capsys.readouterr().err
