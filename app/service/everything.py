@@ -96,14 +96,14 @@ async def _stored(
 ) -> tuple[Embedding, list[Crop], tuple[bytes, Stretch] | None]:
     """A stored picture, and its file if crops are cut from it: both of one picture, also if its id is replaced."""
     while True:
-        content = (await service.store.look_up(image_id, tenant=tenant)).content
-        embedding = await service.find(image_id, tenant=tenant, times=times, share=share)
+        name = await service.store.look_up(image_id, tenant=tenant)
+        embedding = await service.find_named(name, image_id, tenant=tenant, times=times, share=share)
         crops = _crops(criteria, embedding)
         if not any(crop.layer > 0 for crop in crops):
             return embedding, crops, None
-        if (file := await service.store.find_upload(content)) is not None:
-            return embedding, crops, (file, stretch_of(content))
-        if (await service.store.look_up(image_id, tenant=tenant)).content == content:
+        if (file := await service.store.find_upload(name.content)) is not None:
+            return embedding, crops, (file, stretch_of(name.content))
+        if (await service.store.look_up(image_id, tenant=tenant)).content == name.content:
             break  # else it was given to another picture meanwhile, which is looked at then
     what = (
         "crops are cut from the picture itself, and this server keeps its embedding only (SAM2_KEEP_UPLOADS). Send "

@@ -30,6 +30,7 @@ from app.service.wiring import wire
 from app.settings import Settings
 from app.storage.names import check_reserved, content_id, content_key
 from app.storage.opening import CacheLimits, open_store
+from app.storage.register_file import ImageName
 from app.storage.store import EmbeddingStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
@@ -271,6 +272,13 @@ class SegmentationService:
         async with self._deadline():
             self.ready()
             name = await self.store.look_up(image_id, tenant=tenant)
+            return await self.find_named(name, image_id, tenant=tenant, times=times, share=share)
+
+    async def find_named(
+        self, name: ImageName, image_id: str, *, tenant: str, times: StageTimes, share: str
+    ) -> Embedding:
+        """Return the embedding of what `name` was when it was looked up, as `find` does."""
+        async with self._deadline():
             content = name.content
             if (embedding := await self.store.find_named(name)) is not None:
                 return embedding

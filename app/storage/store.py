@@ -200,10 +200,9 @@ class EmbeddingStore:
             self._drop_unnamed(content)
             raise
         self._unnamed.pop(content, None)
+        # It may have been evicted, or dropped with another name, while this one was given.
         if not self.tiers.holds(content) and self._register.is_named(content):
-            self.tiers.put(
-                content, embedding
-            )  # evicted, or dropped with another name, while this one was given
+            self.tiers.put(content, embedding)
         await self.tiers.save(content, embedding, upload=upload)
 
     async def delete(self, image_id: str, *, tenant: str) -> None:
