@@ -25,6 +25,7 @@ from sam2_client.masks_from_boxes import masks_from_boxes
 from sam2_client.messages import complain, naming, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.outputs import require_another, require_data_set, require_picture
+from sam2_client.prompt_errors import is_of_a_prompt
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.sync_image import Image
 from sam2_client.track_command import track
@@ -256,7 +257,7 @@ def _answers(image: Image, lines: Sequence[PromptLine], arguments: argparse.Name
             max_sprinkle_area=arguments.max_sprinkle_area,
         )
     except (InvalidPrompt, ValidationFailed) as error:
-        if not error.is_of_a_prompt:
+        if not is_of_a_prompt(error):
             raise
         if len(lines) == 1:
             return [f"{lines[0].place}: {error.message.removeprefix('prompts[0]').lstrip('.: ')}"]

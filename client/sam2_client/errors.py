@@ -3,11 +3,8 @@
 Does not know about replies, and when to retry.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypedDict
-
-_PROMPT = re.compile(r"prompts\[(\d+)\]")
 
 
 class Detail(TypedDict):
@@ -47,22 +44,6 @@ class Sam2Error(Exception):
         """The id under which the server logged the request."""
         self.retry_after_s = retry_after_s
         """Seconds to wait before a retry, if the server says so (Retry-After)."""
-
-    def count_prompts_from(self, first: int) -> None:
-        """Number prompts as the caller does: the request that failed began with prompt `first` of the call."""
-
-        def counted(words: str) -> str:
-            found = _PROMPT.match(words)
-            return f"prompts[{first + int(found[1])}]{words[found.end() :]}" if found else words
-
-        self.message = counted(self.message)
-        self.args = (self.message,)
-        self.details = [{**each, "where": counted(each["where"])} for each in self.details]
-
-    @property
-    def is_of_a_prompt(self) -> bool:
-        """Whether single prompts are wrong, so that the others of the request may be right."""
-        return any(_PROMPT.match(each["where"]) for each in self.details)
 
 
 class BadRequest(Sam2Error):

@@ -21,6 +21,7 @@ from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.picture_parts import Part
 from sam2_client.pictures import Picture
+from sam2_client.prompt_errors import count_prompts_from
 from sam2_client.prompts import Prompt, to_wire
 from sam2_client.replies import read_embedded, read_everything, read_maps, read_masks
 from sam2_client.retries import Retries
@@ -69,7 +70,7 @@ def decode(
         try:
             answers += yield from _decode(embedded, chunk, options=options, retries=retries)
         except (InvalidPrompt, ValidationFailed) as error:
-            error.count_prompts_from(len(answers))
+            count_prompts_from(error, len(answers))
             if not isinstance(error, InvalidPrompt):
                 raise
             model = yield from holdings.model(retries=retries)
