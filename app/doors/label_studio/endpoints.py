@@ -23,6 +23,7 @@ from app.doors.label_studio.pictures import Caller, Source, TaskPictures
 from app.doors.label_studio.regions import options_for, regions
 from app.doors.label_studio.server import LabelStudioServer
 from app.doors.requests import json_of, put_together, reading_by
+from app.errors import ImageNotFound
 from app.middleware.callers import share_of, tenant_of
 from app.middleware.connection import while_connected
 from app.routes.endpoints import new_router
@@ -129,13 +130,15 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
     async with within(service.settings.deadline_s):
         for (picture, index), drawn in by_picture(context.result).items():
             source = _source(asked, picture, index)
-            embedded = await _pictures_of(request).embed(source, caller, times)
+            embed = partial(_pictures_of(request).embed, source, caller, times)
+            embedded = await embed()
             width, height = embedded.width, embedded.height
             most = service.settings.max_prompts
             group = partial(_by_control, asked, picture, drawn, width=width, height=height, most=most)
             grouped = await put_together(request, group, marks=len(drawn), share=caller.share)
             for control, wanted in grouped:
-                decoded = await service.decode(
+                decode = partial(
+                    service.decode,
                     embedded.image_id,
                     [each.prompt for each in wanted],
                     options=options_for(control.kind, width=width, height=height),
@@ -143,6 +146,11 @@ async def _click(request: Request, asked: Asked, context: Context, version: str)
                     times=times,
                     share=caller.share,
                 )
+                try:
+                    decoded = await decode()
+                except ImageNotFound:  # other pictures needed its place since
+                    await embed()
+                    decoded = await decode()
                 best = [masks[0] for masks in decoded.predictions]
                 shape = partial(_regions, best, wanted, control, picture, index, width=width, height=height)
                 found += await service.work(shape, share=caller.share)

@@ -3,12 +3,13 @@
 import asyncio
 import base64
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
 from pydantic import ValidationError
 
+from app.codecs.answers import Decoded
 from app.errors import ImageNotFound
 from app.routes.remote_pictures import RemotePictures
 from app.service.segmentation import Embedded
@@ -237,6 +238,25 @@ async def test_a_picture_that_is_gone_is_fetched_again_by_all_who_find_so_at_onc
         assert await look(served, PATH) == (200, "")
         monkeypatch.setattr(served.app.state.service, "recall", gone)
         assert await asyncio.gather(look(served, PATH), look(served, PATH)) == [(200, "")] * 2
+
+
+async def test_a_picture_that_gives_way_before_its_click_is_decoded_is_embedded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with connected() as (served, _):
+        service = served.app.state.service
+        decode, waiting = service.decode, [picture(shade=1), picture(shade=2)]
+
+        async def after_others(image_id: str, *arguments: Any, **options: Any) -> Decoded:
+            if waiting:
+                await service.delete(image_id, tenant=options["tenant"])
+                assert (await served.embed(waiting.pop())).status_code == 200
+            return cast(Decoded, await decode(image_id, *arguments, **options))
+
+        monkeypatch.setattr(service, "decode", after_others)
+        assert (await look(served, PATH))[0] == 404
+        waiting[:] = [picture(shade=3)]
+        assert await look(served, PATH) == (200, "")
 
 
 def test_the_settings_belong_together() -> None:
