@@ -16,6 +16,7 @@ from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.async_image import AsyncImage
 from sam2_client.async_track import AsyncTrack, AsyncVideo
 from sam2_client.connection import DEFAULT_URL, environment_in_words, options
+from sam2_client.errors import RateLimited
 from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
@@ -23,7 +24,7 @@ from sam2_client.masks import Embedded, Mask
 from sam2_client.mending import Corrections
 from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
-from sam2_client.retries import Retries
+from sam2_client.retries import Retries, turn_s
 from sam2_client.step_lines import is_lines
 from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out, video_file
 from sam2_client.tracked import TrackedFrame
@@ -196,10 +197,14 @@ class AsyncClient:
         return AsyncImage(embedded, self)
 
     async def _embed_one(self, source: PictureSource) -> EmbedResult[AsyncImage]:
-        try:
-            return EmbedResult(source, await self.embed(source), None)
-        except Exception as error:  # any exception is the result of this picture
-            return EmbedResult(source, None, error)
+        while True:
+            try:
+                return EmbedResult(source, await self.embed(source), None)
+            except Exception as error:  # any exception is the result of this picture
+                if not isinstance(error, RateLimited) or not self._retries.most:
+                    return EmbedResult(source, None, error)
+                pause_s = turn_s(error)
+            await asyncio.sleep(pause_s)
 
     async def _source(
         self, frames: FrameSources | None, image_ids: Sequence[str] | None, *, progress: bool

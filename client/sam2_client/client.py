@@ -27,7 +27,7 @@ from sam2_client.sync_image import Image
 from sam2_client.sync_track import Track, Video
 from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out, video_file
 from sam2_client.tracked import TrackedFrame
-from sam2_client.workers import worked
+from sam2_client.workers import until_admitted, worked
 
 T = TypeVar("T")
 
@@ -117,11 +117,12 @@ class Client:
         """Upload many pictures, `concurrency` at a time, with a progress bar on standard error.
 
         Returns one result for each picture, in order. If a picture fails, its result has the exception, and the
-        others continue.
+        others continue. Over the client's limits (429), it waits as long as the server says, unless `retries` is 0.
         """
         sources = check_concurrency(pictures, concurrency)
         results: dict[int, EmbedResult[Image]] = {}
-        ended = worked(range(len(sources)), lambda place: self.embed(sources[place]), concurrency=concurrency)
+        embed = until_admitted(self.embed) if self._retries.most else self.embed
+        ended = worked(range(len(sources)), lambda place: embed(sources[place]), concurrency=concurrency)
         with Progress(len(sources), shown=progress) as bar, closing(ended):
             for place, result in ended:
                 error = result if isinstance(result, Exception) else None

@@ -14,7 +14,7 @@ from sam2_client.images import Model, Progress
 from sam2_client.journal import Journal
 from sam2_client.messages import complain
 from sam2_client.sync_image import Image
-from sam2_client.workers import worked
+from sam2_client.workers import until_admitted, worked
 
 
 def stamp(file: Path) -> list[Any]:
@@ -52,7 +52,7 @@ def work_through(
     gone, or refuses the key, and ValueError if it has another model: what is done stays in the journal.
     """
     left = [key for key in keys if key not in journal]
-    ended = worked(left, work, concurrency=concurrency)
+    ended = worked(left, until_admitted(work), concurrency=concurrency)
     try:
         with (
             Progress(len(keys), shown=shown and bool(left), done=len(keys) - len(left)) as bar,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam2_client.errors import ConnectionFailed, Sam2Error
+from sam2_client.errors import ConnectionFailed, RateLimited, Sam2Error
 
 FIRST_WAIT_S = 0.25
 """Used if the server sends no Retry-After; doubled with each retry."""
@@ -43,3 +43,9 @@ class Retries:
         if tried > self.most or wait > LONGEST_WAIT_S:
             return None
         return wait * (1 + JITTER * random.random())  # noqa: S311  # not for security
+
+
+def turn_s(refusal: RateLimited) -> float:
+    """Return the seconds after which a client that is over its limits may ask again, however many they are."""
+    asked_s = FIRST_WAIT_S if refusal.retry_after_s is None else refusal.retry_after_s
+    return asked_s * (1 + JITTER * random.random())  # noqa: S311  # not for security

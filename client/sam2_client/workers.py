@@ -4,15 +4,34 @@ Does not know what the work is.
 """
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
 from typing import TypeVar
+
+from sam2_client.errors import RateLimited
+from sam2_client.retries import turn_s
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 NAME = "sam2-client"
 """Of each thread."""
+
+
+def until_admitted(work: Callable[[T], R]) -> Callable[[T], R]:
+    """Return work that waits for its turn, as often and as long as the server says, where the client is over its
+    limits. Among many pieces of work some would else fail because of the others.
+    """
+
+    def patient(item: T) -> R:
+        while True:
+            try:
+                return work(item)
+            except RateLimited as refusal:
+                time.sleep(turn_s(refusal))
+
+    return patient
 
 
 def worked(

@@ -73,6 +73,15 @@ async def test_a_busy_server_is_asked_again_and_errors_are_exceptions(truck: Pat
             await client.embed(b"no picture")
 
 
+async def test_embed_many_waits_for_its_turn_as_often_as_it_is_told_to(truck: Path) -> None:
+    async with connected() as (client, trouble):
+        slowly = b'{"error": {"code": "rate_limited", "message": "Slowly."}}'
+        trouble.replies += [(429, {"Retry-After": "0"}, slowly)] * 12
+        (result,) = await client.embed_many([truck], progress=False)
+        assert result.error is None
+        assert trouble.asked == ["POST /embed"] * 13
+
+
 async def test_waiting_leaves_the_loop_to_others(truck: Path) -> None:
     async with connected() as (client, trouble):
         trouble.replies.append((503, {"Retry-After": "1"}, b""))

@@ -131,6 +131,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("app.middleware.rates.monotonic", clock.monotonic)
     monkeypatch.setattr("sam2_client.client.time", clock)
+    monkeypatch.setattr("sam2_client.workers.time", clock)
     return clock
 
 
@@ -182,6 +183,17 @@ def test_a_whole_project_goes_in_at_the_rate_of_the_server(clock: Clock) -> None
         results = anna.embed_many(pictures, concurrency=1, progress=False)
         assert [result.error for result in results] == [None] * 9
         assert sum(clock.waited) >= 20
+
+
+def test_many_at_a_time_do_not_fail_because_of_each_other(clock: Clock) -> None:
+    pictures = [picture(shade=shade) for shade in range(6)]
+    with real_server(rates(1)) as served, Client(served.url, ANNA) as anna:
+        results = anna.embed_many(pictures, progress=False)
+        assert [result.error for result in results] == [None] * 6
+        assert clock.now - 1000 >= 5 * 60, "one a minute"
+        with Client(served.url, ANNA, retries=0) as impatient:
+            (result,) = impatient.embed_many([picture(shade=9)], progress=False)
+            assert isinstance(result.error, sam2_client.RateLimited)
 
 
 def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

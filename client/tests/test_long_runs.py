@@ -9,7 +9,7 @@ import pytest
 from box_files import COMMAND, box_set, boxed, read, write
 from client_server import Served
 
-from sam2_client import Client, Model
+from sam2_client import Client, Image, Model, RateLimited
 from sam2_client.command import main
 
 pytestmark = pytest.mark.usefixtures("commanded")
@@ -57,3 +57,22 @@ def test_a_complete_run_leaves_no_journal_though_nobody_reads_what_it_prints(
         assert main(arguments) == 141, "the end that SIGPIPE gives a program"
     assert read()["annotations"]
     assert not list(Path().glob("*.partial"))
+
+
+@pytest.mark.usefixtures("photos")
+@LONG_RUNS
+def test_a_run_over_the_clients_limits_waits_for_its_turn(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(box_set(boxed(1, 7, [1, 1, 9, 9])))
+    real, refusals = Client.embed, [RateLimited("Slowly.", retry_after_s=0)] * 3
+
+    def limited(client: Client, picture: Path) -> Image:
+        if refusals:
+            raise refusals.pop()
+        return real(client, picture)
+
+    monkeypatch.setattr(Client, "embed", limited)
+    assert main(arguments) == 0
+    assert read()["annotations"]
+    assert not refusals
