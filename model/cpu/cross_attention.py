@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.network.layers import Attention
-from model.network.linear import plus_columns_times, softmax_over_rows, transposed_rows_times, weighted_sums
+from model.network.linear import plus_columns_times, softmax_over_rows, transposed_rows_times
 
 HALF_FOLDS = 3
 """How many times the products of projecting those of folding may be in half precision: up to 41 clicks. Measured
@@ -94,7 +94,7 @@ class CrossAttention:
         folded = self._by_prompt(torch.bmm(self._by_head(q * self._scale), self._k_by_head), len(q))
         mixed = torch.stack(
             [
-                weighted_sums(softmax_over_rows(view.placed, each), view.rows)
+                softmax_over_rows(view.placed, each) @ view.rows
                 for each, view in zip(folded, views, strict=True)
             ]
         )  # b heads*n c

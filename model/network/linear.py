@@ -7,7 +7,6 @@ of channels-last maps go to oneDNN, which reaches all of it. Does not know what 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
 BLOCK = 192
 """Terms that MKL sums up in registers before it adds them to the result (AVX2 kernels, float32)."""
@@ -26,15 +25,6 @@ def softmax_over_rows(rows: Tensor, weight: Tensor) -> Tensor:
     if rows.dtype == torch.float32:
         return rows_times(rows, weight).softmax(0).T
     return (weight @ rows.T).softmax(1)
-
-
-def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
-    """Sums (n, k) of many rows (m, k), weighted by `weights` (n, m), which `softmax_over_rows` made."""
-    if rows.dtype != torch.float32:
-        return weights @ rows
-    # The gradient of a convolution's weight is exactly this sum, and oneDNN needs half of MKL's time for it.
-    (n, _), k = weights.shape, rows.shape[1]
-    return conv2d_weight(as_map(rows), (n, k, 1, 1), as_map(weights.T)).view(n, k)
 
 
 def transposed_rows_times(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from model.network.linear import (
     rows_times,
     softmax_over_rows,
     transposed_rows_times,
-    weighted_sums,
 )
 from tests.golden.test_golden import rounds_like_metas_machine
 
@@ -70,7 +69,6 @@ def test_a_few_tokens_and_many_cells_are_multiplied_either_way(dtype: torch.dtyp
     for actual, expected in (
         (transposed_rows_times(cells, few, bias), products + bias.double()[:, None]),
         (probabilities, products.softmax(1)),
-        (weighted_sums(probabilities, cells), probabilities.double() @ cells.double()),
         (
             plus_columns_times(cells, probabilities, few),
             cells.double() + probabilities.double().T @ few.double(),
