@@ -213,6 +213,7 @@ def encoded(image: Image.Image) -> bytes:
     """Return the pixels as they are, without loss, as PNG or TIFF: the image's EXIF orientation is not applied."""
     with _LOADING:
         image.load()
+        image = image.copy()  # `save` keeps its options at the image, where several threads would share them
     if image.mode in _ALPHA_MODES:
         image = image.convert(_ALPHA_MODES[image.mode])
     elif image.mode in _OTHER_ORDERS:  # what Pillow converts itself is cut at 255

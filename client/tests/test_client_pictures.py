@@ -1,7 +1,10 @@
 """The pictures that Client.embed accepts, against the real service on a real port."""
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 
 import sam2_client
 from sam2_client import Client
-from sam2_client.pictures import Picture, open_picture
+from sam2_client.pictures import Picture, encoded, open_picture
 from sam2_client.workers import worked
 from tests.app.codecs.small_pictures import decoded, gif_of_a_small_frame
 from tests.app.codecs.test_cut_off import JPEGS, run_length_bmp
@@ -65,6 +68,28 @@ def test_threads_may_share_an_image_whose_file_is_not_read_yet() -> None:
         for result in results:
             assert isinstance(result, Picture), repr(result)
             assert result.read() == wanted
+
+
+def test_threads_that_upload_one_image_share_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow keeps those of `save` at the image, and puts back what was there when the first one began."""
+    shared = Image.effect_noise((30, 20), 50)
+    wanted, write = encoded(shared), Image.SAVE["PNG"]
+    first_began, second_began, first_is_done = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> None:
+        mine, others = (second_began, first_is_done) if first_began.is_set() else (first_began, second_began)
+        mine.set()
+        assert others.wait(60)
+        write(*given)
+
+    monkeypatch.setitem(Image.SAVE, "PNG", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(encoded, shared)
+        assert first_began.wait(60)
+        second = pool.submit(encoded, shared)
+        first.add_done_callback(lambda _: first_is_done.set())
+        assert first.result() == wanted
+        assert second.result() == wanted
 
 
 def test_pixels_keep_their_place_whatever_exif_says_of_them(client: Client) -> None:
