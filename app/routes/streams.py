@@ -50,7 +50,7 @@ class Stream(Generic[Item]):
     """Reads and answers concurrently. One prompt runs; of the others only the newest waits."""
 
     def __init__(self, source: PromptSource[Item], *, idle_s: float) -> None:
-        self._talk = source
+        self._source = source
         self._idle_s = idle_s
         self._waiting: Item | None = None
         self._changed = asyncio.Event()
@@ -74,14 +74,14 @@ class Stream(Generic[Item]):
                     ended = end
         finally:
             if self._waiting is not None:
-                self._talk.drop(self._waiting)
+                self._source.drop(self._waiting)
         return ended
 
     async def _receive_all(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._idle_s):
-                    item = await self._talk.receive()
+                    item = await self._source.receive()
             except TimeoutError:
                 raise Ended(IDLE, f"no message for {self._idle_s:g} s (SAM2_STREAM_IDLE_S)") from None
             if item is None:
@@ -89,7 +89,7 @@ class Stream(Generic[Item]):
             replaced, self._waiting = self._waiting, item
             self._changed.set()
             if replaced is not None:
-                await self._talk.skip(replaced)
+                await self._source.skip(replaced)
 
     async def _answer_all(self) -> None:
         while True:
@@ -97,7 +97,7 @@ class Stream(Generic[Item]):
             self._changed.clear()
             while self._waiting is not None:
                 item, self._waiting = self._waiting, None
-                await self._talk.answer(item)
+                await self._source.answer(item)
             if self._stopping:
                 raise Ended(GOING_AWAY, "the server is shutting down")
 

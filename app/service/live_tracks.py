@@ -47,10 +47,10 @@ class Remade:
 
     def give(self, place: int, work: Callable[[ObjectTracks], Any]) -> "Outcome[Any] | ServiceError":
         """On the device thread: do the work of a prompt, unless an earlier request's has been done."""
-        did = _attempt(self.live, work if place == self.given else _nothing)
-        if isinstance(did, Outcome):
+        outcome = _attempt(self.live, work if place == self.given else _nothing)
+        if isinstance(outcome, Outcome):
             self.given = max(self.given, place + 1)
-        return did
+        return outcome
 
 
 class EmbeddingOf(Protocol):
@@ -96,9 +96,9 @@ class LiveTracks:
             await self._begin(state, share=share)
         live = state.live
         assert live is not None  # noqa: S101  # nobody else forgets it while the lock is held
-        did: Outcome[T] = await self._run(partial(_attempt, live, work), times=times, share=share)
-        self._hold(state, did.nbytes)
-        return did
+        outcome: Outcome[T] = await self._run(partial(_attempt, live, work), times=times, share=share)
+        self._hold(state, outcome.nbytes)
+        return outcome
 
     async def prompt_of(self, state: TrackState, request: TrackPromptRequest, *, share: str) -> TrackPrompt:
         """Check a prompt against its frame. Raises InvalidPrompt."""
@@ -146,8 +146,8 @@ class LiveTracks:
                     prompt = await self.prompt_of(state, request, share=share)
                     embedding = await self._embedding(state, request.frame, times=times, share=share)
                     work = prompting(Frame(request.frame, embedding), request, prompt)
-                    did = await self._run(partial(remade.give, place, work), times=times, share=share)
-                self._hold(state, did.nbytes)
+                    outcome = await self._run(partial(remade.give, place, work), times=times, share=share)
+                self._hold(state, outcome.nbytes)
             except InvalidPrompt as error:
                 where = f"prompts[{place}]"
                 what = error.message

@@ -50,16 +50,16 @@ class Propagation:
 
     async def _settle(self, state: TrackState, *, share: str) -> int:
         """Make the memories of new prompts. Returns the earliest frame with a prompt."""
-        did: Outcome[None] = await self._do(state, lambda _: None, share=share)
-        if did.first_frame is None:
+        outcome: Outcome[None] = await self._do(state, lambda _: None, share=share)
+        if outcome.first_frame is None:
             raise InvalidPrompt(
                 "There is no object to follow. Prompt one on any frame first: POST /tracks/{track_id}/prompts."
             )
-        for number in did.unsettled:
+        for number in outcome.unsettled:
             async with self._deadline():
                 frame = await self._frame(state, number, share=share)
                 await self._do(state, partial(_settled, frame), share=share)
-        return did.first_frame
+        return outcome.first_frame
 
     async def _step(
         self, state: TrackState, number: int, direction: Direction, *, share: str
@@ -70,10 +70,10 @@ class Propagation:
             except _OF_ONE_FRAME as error:
                 self._metrics.tracked_frames.labels("failed").inc()
                 return error
-            did = await self._do(state, lambda live: live.step(frame, direction=direction), share=share)
+            outcome = await self._do(state, lambda live: live.step(frame, direction=direction), share=share)
         state.done.add(number)
         self._metrics.tracked_frames.labels("tracked").inc()
-        return did.result
+        return outcome.result
 
     async def _frame(self, state: TrackState, number: int, *, share: str) -> Frame:
         return Frame(number, await self._embedding(state, number, times=StageTimes(), share=share))

@@ -1,6 +1,6 @@
 """Linear layers over many rows, on a CPU by oneDNN.
 
-PyTorch sends float32 products to MKL, which reaches half of the machine's rate on AMD processors; 1x1 convolutions
+PyTorch sends float32 products to MKL, which reached half of the rate of some AMD processors; 1x1 convolutions
 of channels-last maps go to oneDNN, which reaches all of it. Does not know what the rows are.
 """
 
