@@ -20,6 +20,7 @@ from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
 from model.types import Pixels, Prompt
+from tests.golden.always_threaded import always_threaded
 from tests.golden.everything_recipe import weight
 from tests.golden.test_golden import SAME_ROUNDING
 from tests.golden.video_recipe import frame
@@ -32,12 +33,11 @@ FOUND = 0.9 if SAME_ROUNDING else 0.8
 
 @pytest.fixture(scope="module")
 def runner() -> Sam2Runner:
-    torch.set_num_threads(max(2, torch.get_num_threads()))
     with torch.device("meta"):
         model = Sam2(VARIANTS[GOLDEN["variant"]])
     state = {name: torch.from_numpy(weight(name, SHAPES[name])) for name in model.state_dict()}
     model.load_state_dict(state, assign=True)
-    return Sam2Runner(model, name=GOLDEN["variant"], weights_fingerprint="golden")
+    return always_threaded(Sam2Runner(model, name=GOLDEN["variant"], weights_fingerprint="golden"))
 
 
 def everything(

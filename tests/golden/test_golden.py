@@ -20,6 +20,7 @@ from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
 from model.types import Embedding, Prediction, Prompt
+from tests.golden.always_threaded import always_threaded
 from tests.golden.recipe import image, sample_indices, weight
 
 EMBEDDING_TOLERANCE = 1e-4
@@ -89,12 +90,11 @@ class Golden:
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
 def embedded(request: pytest.FixtureRequest) -> Embedded:
     expected = json.loads(request.param.read_text())
-    torch.set_num_threads(max(2, torch.get_num_threads()))  # one thread alone sums up in another order
     with torch.device("meta"):
         model = Sam2(VARIANTS[expected["variant"]])
     state = {name: torch.from_numpy(weight(name, expected["shapes"][name])) for name in model.state_dict()}
     model.load_state_dict(state, assign=True)
-    runner = Sam2Runner(model, name=expected["variant"], weights_fingerprint="golden")
+    runner = always_threaded(Sam2Runner(model, name=expected["variant"], weights_fingerprint="golden"))
     embedding = runner.encode([image(**expected["image"])])[0]
     return Embedded(expected, runner, embedding)
 

@@ -29,6 +29,7 @@ from model.video.apart import apart
 from model.video.network import DeviceNetwork
 from model.video.track import Track
 from model.video.values import Direction, Frame, MaskPrompt, ObjectMask
+from tests.golden.always_threaded import always_threaded
 from tests.golden.recipe import sample_indices
 from tests.golden.test_golden import SAME_ROUNDING
 from tests.golden.video_recipe import frame, mask, weight
@@ -105,13 +106,14 @@ def with_golden_weights(module: nn.Module, shapes: dict[str, Any]) -> Any:
 
 def load(variant: str) -> Golden:
     """Read the golden file of a model, and make the model of its weights."""
-    torch.set_num_threads(max(2, torch.get_num_threads()))
     expected = json.loads((FOLDER / f"video_{variant}.json").read_text())
     shapes = json.loads((FOLDER / f"{variant}.json").read_text())["shapes"]
     with torch.device("meta"):
         model, memory = Sam2(VARIANTS[variant]), VideoMemory(VARIANTS[variant])
     assert {*model.state_dict(), *memory.state_dict()} == set(shapes), "every parameter of the file is used"
-    runner = Sam2Runner(with_golden_weights(model, shapes), name=variant, weights_fingerprint="golden")
+    runner = always_threaded(
+        Sam2Runner(with_golden_weights(model, shapes), name=variant, weights_fingerprint="golden")
+    )
     runner._preprocess = as_metas_video_loader  # type: ignore[assignment]
     return Golden(expected, runner, with_golden_weights(memory, shapes))
 
