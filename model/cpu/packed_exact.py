@@ -1,8 +1,9 @@
 """Linear layers in float32 with the bits of network/linear.py, whose weights lie as oneDNN's product reads them.
 
 With torch's own convolution oneDNN rearranges a weight in every call, and what a block of terms adds to the sum is
-written before it is added. Here the product adds it. The operators are private, as those in packed.py: they are
-tried out once, and without the same bits the layers stay as they are. Does not know what the rows are.
+written before it is added. Here the product adds it. The operators are private, those of packed.py: they are tried
+out once, and without the same bits the layers stay as they are. (A packed weight of a convolution is as fast for the
+number of rows that it was packed for. With AVX-512, others take eight times as long.) Does not know what the rows are.
 """
 
 import logging
@@ -11,16 +12,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from model.network.linear import MIN_ROWS, Linear, as_map, block_of
+from model.cpu.packed import TYPICAL_ROWS
+from model.network.linear import MIN_ROWS, Linear, block_of
 
 log = logging.getLogger(__name__)
-
-TYPICAL_ROWS = 1024
-"""oneDNN chooses an order for so many rows. With other numbers of them the bits are the same."""
-
-_GEOMETRY = ([0, 0], [1, 1], [1, 1], 1)
-"""Padding, stride, dilation and groups of a convolution that is a product."""
-
 
 class ExactLinear(nn.Module):
     """Does what a layer does that it takes the weight from, with input that is contiguous."""
@@ -29,24 +24,17 @@ class ExactLinear(nn.Module):
         super().__init__()
         self.bias = layer.bias.detach()
         self._block = block_of(layer.in_features)
-        self._weights = [
-            torch.ops.mkldnn._reorder_convolution_weight(
-                part[:, :, None, None].contiguous(), *_GEOMETRY, [1, part.shape[1], TYPICAL_ROWS, 1]
-            )
-            for part in layer.weight.detach().split(self._block, dim=1)
-        ]
+        parts = layer.weight.detach().split(self._block, dim=1)
+        self._weights = [torch.ops.mkldnn._reorder_linear_weight(p.contiguous(), TYPICAL_ROWS) for p in parts]
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        rows = x.reshape(-1, x.shape[-1])
-        parts, multiply = rows.split(self._block, dim=1), torch.ops.mkldnn._convolution_pointwise
-        out = multiply(as_map(parts[0]), self._weights[0], self.bias, *_GEOMETRY, "none", [], "")
-        for part, weight in zip(parts[1:], self._weights[1:], strict=True):
-            torch.ops.mkldnn._convolution_pointwise_(
-                out, as_map(part), weight, None, *_GEOMETRY, "add", 1.0, None, [], ""
-            )
-        summed: Tensor = out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
-        return summed
+        multiply = torch.ops.mkldnn._linear_pointwise
+        first, *others = x.split(self._block, dim=-1)
+        out: Tensor = multiply(first, self._weights[0], self.bias, "none", [], "none")
+        for part, weight in zip(others, self._weights[1:], strict=True):
+            out = multiply(part, out, weight, None, "add")
+        return out
 
 
 def pack_exactly(module: nn.Module) -> None:

@@ -94,8 +94,9 @@ def test_it_equals_the_plain_encoder(name: str, size: int) -> None:
     assert [maps.shape for maps in actual] == [maps.shape for maps in expected]
     assert max(errors(actual, expected)) < 1e-5
     # Maps of fewer rows are multiplied by MKL, some of whose kernels round by the number of rows.
+    # feat_s0 comes of a map in another memory format, in which oneDNN adds up in an order of its own.
     if rounds_like_metas_machine() and size == SIZES[-1]:
-        assert all(map(torch.equal, actual[1:], expected[1:]))
+        assert torch.equal(actual[2], expected[2])
 
 
 @torch.inference_mode()

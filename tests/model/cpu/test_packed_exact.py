@@ -59,5 +59,5 @@ def test_other_bits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExactLinear, "forward", lambda self, x: forward(self, x) + 1e-6)
     assert not can_pack_exactly.__wrapped__()
     monkeypatch.setattr(ExactLinear, "forward", forward)
-    monkeypatch.setattr(packed_exact, "_GEOMETRY", ())
+    monkeypatch.setattr(packed_exact, "TYPICAL_ROWS", "many")
     assert not can_pack_exactly.__wrapped__()
