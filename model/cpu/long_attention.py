@@ -8,9 +8,13 @@ nothing of frames and memories.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from model.cpu.apart import run_apart
+from model.cpu.products import plus_times, times
 
 QUERIES, KEYS = 512, 512
 """In a block: their scores, 1 MiB, stay in a core's cache."""
@@ -29,17 +33,16 @@ _Between = Callable[[], None]
 
 def attend(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
     """From q (n, c) to k (m, c) and values (m, d): (n, d). All float32."""
-    q = q * (LOG2_E * q.shape[1] ** -0.5)
-    return torch.cat([_attend_some(rows, k, values, between) for rows in q.split(QUERIES)])
+    some = (q * (LOG2_E * q.shape[1] ** -0.5)).split(QUERIES)
+    return torch.cat(run_apart([partial(_attend_some, rows, k, values) for rows in some], between))
 
 
 def _attend_some(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
-    scores = q.new_empty(len(q) * KEYS)
     sums, totals = q.new_zeros(len(q), values.shape[1]), q.new_zeros(len(q), 1)
     for i, (keys, block) in enumerate(zip(k.split(KEYS), values.split(KEYS), strict=True)):
-        weights = torch.mm(q, keys.T, out=scores[: len(q) * len(keys)].view(len(q), -1)).exp2_()
+        weights = times(q, keys).exp2_()
         totals += weights.sum(1, keepdim=True)
-        sums += weights @ block
+        sums = plus_times(sums, weights, block.T)
         if i % PAUSE == PAUSE - 1:
             between()
     between()

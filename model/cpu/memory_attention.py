@@ -8,6 +8,8 @@
   and keys alike, so that it is a few products of rows in cache. Scores do not depend on the order of channels.
 - In float32 the scores of three frames and more are made without keys (axial_keys.py).
 - In bfloat16 weights are packed (packed.py), and what is not a product is in float32.
+- On AMD's processors with AVX-512, PyTorch's kernel and products of many small matrices are slow. There all
+  attention is that of long_attention.py, with keys and in float32 (products.py).
 
 What no object changes is computed once for all.
 """
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.cpu import products
 from model.cpu.attention import KERNEL_QUERIES
 from model.cpu.axial_keys import LEAST_MAPS, AxialKeys, AxialMemory, Room
 from model.cpu.long_attention import attend
@@ -101,6 +104,9 @@ class _ToItself:
 
     def __call__(self, x: Tensor, between: _Between) -> Tensor:
         """(n, c) to (n, c)."""
+        if products.mkl_is_slow():
+            seen = attend(self._q(x, between), self._k(x, between), x, between)
+            return _in_slices(self._v, seen, between)
         x = x.to(self._dtype)
         q, k = self._q(x, between).to(self._dtype), self._k(x, between).to(self._dtype)
         return _by_kernel(q, k, _in_slices(self._v, x, between), between)
@@ -113,12 +119,13 @@ class _ToMemory:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
         self._v = product(_joined(attention.v_proj, attention.out_proj))
         self._dtype = attention.v_proj.weight.dtype
-        self._axial = turn.axial_keys(attention.k_proj) if self._dtype == torch.float32 else None
+        self._by_kernel = self._dtype != torch.float32 and not products.mkl_is_slow()
+        self._axial = turn.axial_keys(attention.k_proj)
 
     def __call__(self, x: Tensor, memory: "_Memory", between: _Between) -> Tensor:
         """(n, c) to (n, c)."""
         queries, num_pointers = self._q(x, between), memory.num_pointers
-        if self._axial is None:
+        if self._by_kernel:
             k = self._k(memory.placed(), between, unturned=num_pointers).to(self._dtype)
             v = _in_slices(self._v, memory.tokens, between)
             return _by_kernel(queries.to(self._dtype), k, v, between)
@@ -141,7 +148,8 @@ class _Memory:
         self._positions = remembered.positions
         self.axial: AxialMemory | None = None
         cells = slice(len(self.tokens) - self.num_pointers)
-        if remembered.tokens.dtype == torch.float32 and cells.stop >= LEAST_MAPS * turn.side**2:
+        has_keys = remembered.tokens.dtype != torch.float32 or products.mkl_is_slow()
+        if not has_keys and cells.stop >= LEAST_MAPS * turn.side**2:
             self.axial = AxialMemory.of(self.placed(cells), self.tokens[cells], side=turn.side)
 
     def placed(self, some: slice = ALL) -> Tensor:

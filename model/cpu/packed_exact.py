@@ -2,8 +2,9 @@
 
 With torch's own convolution oneDNN rearranges a weight in every call, and what a block of terms adds to the sum is
 written before it is added. Here the product adds it. The operators are private, those of packed.py: they are tried
-out once, and without the same bits the layers stay as they are. (A packed weight of a convolution is as fast for the
-number of rows that it was packed for. With AVX-512, others take eight times as long.) Does not know what the rows are.
+out once, and without the same bits the layers stay as they are. (A packed weight of a convolution is as fast for
+the number of rows that it was packed for. With AVX-512, others take eight times as long.) Does not know what the
+rows are.
 """
 
 import logging
@@ -16,6 +17,7 @@ from model.cpu.packed import TYPICAL_ROWS
 from model.network.linear import MIN_ROWS, Linear, block_of
 
 log = logging.getLogger(__name__)
+
 
 class ExactLinear(nn.Module):
     """Does what a layer does that it takes the weight from, with input that is contiguous."""

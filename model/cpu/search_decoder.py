@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.cpu.apart import Between, do_not_pause
+from model.cpu.products import plus_times, times
 from model.cpu.search_weights import SearchWeights, between, through
 from model.cpu.searched_picture import SearchedPicture, SearchedPictures
 from model.cpu.shared_out import Jobs, share_out
@@ -144,9 +145,9 @@ class SearchDecoder:
             added = scores.new_empty(2 * scores.shape[0] * scores.shape[1], scores.shape[2])
             p = added[: len(added) // 2]
             torch.softmax(scores, 1, out=p.view_as(scores))
-            scale = _sum_of(torch.bmm(v, by_first).flatten(0, 1).addmm_(square[i], p), p)
+            scale = _sum_of(plus_times(torch.bmm(v, by_first).flatten(0, 1), square[i], p.T), p)
             scale = scale.add_(picture.square).add_(layer.norm4.eps).rsqrt_()
-            mean = _sum_of(torch.bmm(v, scaled_by_first).flatten(0, 1).addmm_(scaled_square[i], p), p)
+            mean = _sum_of(plus_times(torch.bmm(v, scaled_by_first).flatten(0, 1), scaled_square[i], p.T), p)
             mean = mean.add_(picture.scaled_square).mul_(scale).add_(picture.scaled_by_shift)
             mean = mean.add_(p.T @ by_shift[i]).mul_(scale).add_(weights.shift_square)
             p.mul_(scale)
@@ -182,9 +183,9 @@ class SearchDecoder:
         seen = []
         for i, click in enumerate(clicks):
             p = click.added[:half]
-            scores = torch.bmm(q[i], k_2).flatten(0, 1).mul_(click.scale_1).addmm_(among[i], p)
+            scores = plus_times(torch.bmm(q[i], k_2).flatten(0, 1).mul_(click.scale_1), among[i], p.T)
             shares = scores.view(*q.shape[1:3], -1).baddbmm_(q[i], k_place).softmax(2)
-            of_clicks = (shares.flatten(0, 1) @ p.T).view(*q.shape[1:3], -1)
+            of_clicks = times(shares.flatten(0, 1), p).view(*q.shape[1:3], -1)
             of_cells = torch.bmm(shares.mul_(click.scale_1), v_2.transpose(1, 2))
             seen.append(of_cells.baddbmm_(of_clicks, mixed[i]))
         tokens = _take(layer, tokens, _joined(seen) + weights.v_2_bias, read)
@@ -200,12 +201,11 @@ class SearchDecoder:
         square = torch.cat([between(values, weights.second_by_first, v_1), square], dim=2)
         for i, (click, v) in enumerate(zip(clicks, values.transpose(1, 2), strict=True)):
             p, p_2 = click.added.split(half)
-            scores = torch.bmm(k[i], q_2).flatten(0, 1).mul_(click.scale_1).addmm_(among[i], p)
+            scores = plus_times(torch.bmm(k[i], q_2).flatten(0, 1).mul_(click.scale_1), among[i], p.T)
             scores = scores.view(*k.shape[1:3], -1).baddbmm_(k[i], q_place)
             torch.softmax(scores, 1, out=p_2.view_as(scores))
-            products = (
-                torch.bmm(v, by_second).flatten(0, 1).mul_(click.scale_1).addmm_(square[i], click.added)
-            )
+            products = torch.bmm(v, by_second).flatten(0, 1).mul_(click.scale_1)
+            products = plus_times(products, square[i], click.added.T)
             click.scale_2 = _sum_of(products, p_2).add_(click.square).add_(layer.norm4.eps).rsqrt_()
         return tokens, values
 
@@ -233,9 +233,9 @@ class SearchDecoder:
         seen = []
         for i, click in enumerate(clicks):
             scores = torch.bmm(q[i], k_3).flatten(0, 1).mul_(click.scale_1)
-            scores = scores.addmm_(among[i], click.added).mul_(click.scale_2)
+            scores = plus_times(scores, among[i], click.added.T).mul_(click.scale_2)
             shares = scores.view(*q.shape[1:3], -1).baddbmm_(q[i], k_place).softmax(2).mul_(click.scale_2)
-            of_clicks = (click.added @ shares.flatten(0, 1).T).T.reshape(*q.shape[1:3], -1)
+            of_clicks = times(shares.flatten(0, 1), click.added).view(*q.shape[1:3], -1)
             of_cells = torch.bmm(shares.mul_(click.scale_1), v_3.transpose(1, 2))
             seen.append(of_cells.baddbmm_(of_clicks, mixed[i]))
         out = read.out_proj(_joined(seen) + weights.v_3_bias)
@@ -289,10 +289,11 @@ class SearchDecoder:
         weights = self._weights
         gelu_ = torch.ops.aten.gelu_  # in place: torch.nn.functional has none
         x = torch.addcmul(picture.feat_s1[cells], scale.to(values.dtype)[:, None], picture.up[cells])
-        x = x.addmm_(added.T, values).view(4 * len(x), -1)
+        x = plus_times(x, added.T, values.T).view(4 * len(x), -1)
         norm = weights.up_norm
         x = gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = (x @ weights.up_2.T).add_(picture.feat_s0[4 * cells.start : 4 * cells.start + len(x)])
+        feat_s0 = picture.feat_s0[4 * cells.start : 4 * cells.start + len(x)]
+        x = times(x, weights.up_2).add_(feat_s0)
         return gelu_(x).view(4 * len(x), -1)
 
     def _by_head(self, x: Tensor) -> Tensor:

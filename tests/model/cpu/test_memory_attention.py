@@ -26,6 +26,9 @@ def nothing() -> None:
     """Is called between the parts of the work."""
 
 
+pytestmark = pytest.mark.usefixtures("library")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()

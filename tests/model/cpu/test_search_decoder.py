@@ -22,6 +22,8 @@ SEARCHED = {
     "five clicks": Prompt(points=tuple((20.0 * i, 9.0 * i) for i in range(5)), labels=(1, 0, 1, 1, 0)),
 }
 
+pytestmark = pytest.mark.usefixtures("library")
+
 
 @pytest.fixture(scope="module")
 def runner() -> Sam2Runner:
