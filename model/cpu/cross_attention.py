@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.cpu.products import times
 from model.network.layers import Attention
 from model.network.linear import plus_columns_times, softmax_over_rows, transposed_rows_times
 
@@ -94,7 +95,7 @@ class CrossAttention:
         folded = self._by_prompt(torch.bmm(self._by_head(q * self._scale), self._k_by_head), len(q))
         mixed = torch.stack(
             [
-                softmax_over_rows(view.placed, each) @ view.rows
+                times(softmax_over_rows(view.placed, each), view.rows.T)
                 for each, view in zip(folded, views, strict=True)
             ]
         )  # b heads*n c

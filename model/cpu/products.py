@@ -16,7 +16,7 @@ from model.cpu.packed import can_pack
 @cache
 def mkl_is_slow() -> bool:
     """Whether oneDNN's products in float32 take half of MKL's time, and can be had."""
-    able = torch.cpu.get_capabilities()
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.7 has none
     return "AMD" in able.get("cpu_name", "") and bool(able.get("avx512_f")) and can_pack()
 
 
