@@ -16,8 +16,8 @@ from model.cpu.packed import can_pack
 @cache
 def mkl_is_slow() -> bool:
     """Whether oneDNN's products in float32 take half of MKL's time, and can be had."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.7 has none
-    return "AMD" in able.get("cpu_name", "") and bool(able.get("avx512_f")) and can_pack()
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.7 has none
+    return "AMD" in str(able.get("cpu_name")) and bool(able.get("avx512_f")) and can_pack()
 
 
 def times(x: Tensor, y: Tensor) -> Tensor:

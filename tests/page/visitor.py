@@ -38,6 +38,14 @@ _SHOWN = """([width, height, step, scale, left, top]) => {
   return btoa(bytes);
 }"""
 
+_DRAWN = """() => {
+  const canvas = document.getElementById("picture");
+  const stage = document.getElementById("stage").getBoundingClientRect();
+  if (canvas.width !== Math.round(stage.width) || canvas.height !== Math.round(stage.height)) return false;
+  return canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3] > 0;
+}"""
+"""Whether a picture is drawn over a stage that has its size: a first one makes room for the thumbnails."""
+
 
 class Visitor:
     """A user of the page. Coordinates are pixels of a WIDTH x HEIGHT picture, shown whole as at the start."""
@@ -91,7 +99,7 @@ class Visitor:
         self.until(
             lambda: "uploading" not in (self.find("[aria-current=true]").get_attribute("aria-label") or "")
         )
-        self.until(lambda: self.page.evaluate("document.getElementById('picture').width > 1"))
+        self.until(lambda: self.page.evaluate(_DRAWN))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Return where a point of the picture is in the window."""
