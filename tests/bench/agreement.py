@@ -7,12 +7,15 @@ Does not know about time. The first side is the reference for the others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pycocotools import mask as coco_mask
 
+from model.network.config import DecoderConfig
+from model.network.mask_decoder import stability
 from model.types import Prompt
 from tests.bench.report import OURS_FOUND, THEIRS_FOUND, Row
 from tests.bench.sides import Decoded, Side
@@ -42,6 +45,8 @@ class Tolerance:
 FLOAT32 = Tolerance(logits=1e-3, iou=1e-3, pixels=1e-3, worst_pixels=1e-3)
 BFLOAT16 = Tolerance(logits=0.1, iou=0.05, pixels=5e-3, worst_pixels=2e-2)
 """Issue 3 allows half a percent of the pixels on structured masks."""
+CLOSE = 0.005
+"""A single mask is chosen by its stability. Seen: 0.9802 in bfloat16, and in float32 0.977, below the threshold."""
 
 
 def check(
@@ -55,22 +60,17 @@ def check(
 ) -> list[Row]:
     """Return rows with the worst differences of each side from the first, on one picture of `size` (height, width).
 
-    Raises Disagreement if they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`.
+    Raises Disagreement if they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`. Where the
+    choice of a single mask is close, half precision may choose another one: then all others are compared.
     """
     reference, *others = sides
-    expected = reference.decode(picture, prompts)
-    expected_masks = _masks(reference, expected, prompts, size, picture)
     rows = []
     for side in others:
-        found = side.decode(picture, prompts)
-        logits = max(
-            float(np.linalg.norm(f.logits - e.logits) / np.linalg.norm(e.logits))
-            for f, e in zip(found, expected, strict=True)
-        )
-        iou = max(float(np.abs(f.iou - e.iou).max()) for f, e in zip(found, expected, strict=True))
-        masks = _masks(side, found, prompts, size, picture)
-        shares = [float((m != e).mean()) for m, e in zip(masks, expected_masks, strict=True)]
         tolerance = BFLOAT16 if side.name in half else FLOAT32
+        groups = _by_choice(side, reference, prompts, picture) if side.name in half else [prompts]
+        compared = [_compare(side, reference, group, size, picture) for group in groups if group]
+        logits, iou = (max(each) for each in list(zip(*compared, strict=True))[:2])
+        shares = [share for *_, shares in compared for share in shares]
         differences = Tolerance(logits, iou, sum(shares) / len(shares), max(shares))
         if any(
             found > allowed for found, allowed in zip(astuple(differences), astuple(tolerance), strict=True)
@@ -80,6 +80,42 @@ def check(
             )
         rows.append(Row("agreement", f"{case}, against {reference.name}", side.name, asdict(differences)))
     return rows
+
+
+def _compare(
+    side: Side, reference: Side, prompts: Sequence[Prompt], size: tuple[int, int], picture: int
+) -> tuple[float, float, list[float]]:
+    """The worst errors of logits and IoU, and the share of the pixels that differ in each mask."""
+    found, expected = (each.decode(picture, prompts) for each in (side, reference))
+    logits = max(
+        float(np.linalg.norm(f.logits - e.logits) / np.linalg.norm(e.logits))
+        for f, e in zip(found, expected, strict=True)
+    )
+    iou = max(float(np.abs(f.iou - e.iou).max()) for f, e in zip(found, expected, strict=True))
+    masks, expected_masks = (
+        _masks(each, decoded, prompts, size, picture)
+        for each, decoded in ((side, found), (reference, expected))
+    )
+    return logits, iou, [float((m != e).mean()) for m, e in zip(masks, expected_masks, strict=True)]
+
+
+def _by_choice(
+    side: Side, reference: Side, prompts: Sequence[Prompt], picture: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts as they are, and those whose single mask is a close choice for either side, for several masks."""
+    config = DecoderConfig()
+    answers = zip(prompts, side.decode(picture, prompts), reference.decode(picture, prompts), strict=True)
+    as_they_are, for_several = [], []
+    for prompt, *both in answers:
+        stable = [
+            float(stability(torch.from_numpy(each.logits[0].copy()), config.stability_delta)) for each in both
+        ]
+        is_close = any(abs(each - config.stability_threshold) < CLOSE for each in stable)
+        if is_close and not prompt.multimask_output:
+            for_several.append(replace(prompt, multimask_output=True))
+        else:
+            as_they_are.append(prompt)
+    return as_they_are, for_several
 
 
 def best_iou(ours: Sequence[Rle], theirs: Sequence[Rle]) -> dict[str, float]:
