@@ -292,8 +292,7 @@ class SearchDecoder:
         x = plus_times(x, added.T, values.T).view(4 * len(x), -1)
         norm = weights.up_norm
         x = gelu_(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        feat_s0 = picture.feat_s0[4 * cells.start : 4 * cells.start + len(x)]
-        x = times(x, weights.up_2).add_(feat_s0)
+        x = times(x, weights.up_2).add_(picture.feat_s0[4 * cells.start : 4 * cells.start + len(x)])
         return gelu_(x).view(4 * len(x), -1)
 
     def _by_head(self, x: Tensor) -> Tensor:
