@@ -55,11 +55,12 @@ TOLERANCE = {
     "vanish": Tolerance(5e-4, 5),
     "unfilled": Tolerance(5e-4, 5),
     "two_objects": Tolerance(1e-3, 10),
-    "correction_kept": Tolerance(5e-3, 60) if SAME_ROUNDING else Tolerance(5e-3, 120, strays=2),
+    "correction_kept": Tolerance(5e-3, 60 if SAME_ROUNDING else 120, strays=2),
 }
-"""In the last, logits handed back as a mask magnify what rounds otherwise. On a CPU with AMX 77 pixels of a mask
-were seen to change sign. A prompted mask is cut at zero before it is remembered, so the memory around such a pixel
-changes, and no other; its norm keeps to the goldens."""
+"""In the last, logits handed back as a mask magnify what rounds otherwise, as our two threads do, and Meta's one. On
+a CPU with AMX 77 pixels of a mask were seen to change sign, on AMD's Zen 5 few, but one was sampled. A prompted mask
+is cut at zero before it is remembered, so the memory around such a pixel changes, and no other; its norm keeps to
+the goldens."""
 PIXELS_APART = 150
 
 
