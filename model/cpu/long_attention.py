@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from model.cpu.apart import run_apart
+from model.cpu.apart import divided, run_apart
 from model.cpu.products import plus_times, times
 
 QUERIES, KEYS = 512, 512
@@ -33,8 +33,15 @@ _Between = Callable[[], None]
 
 def attend(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
     """From q (n, c) to k (m, c) and values (m, d): (n, d). All float32."""
-    some = (q * (LOG2_E * q.shape[1] ** -0.5)).split(QUERIES)
-    return torch.cat(run_apart([partial(_attend_some, rows, k, values) for rows in some], between))
+    q = q * (LOG2_E * q.shape[1] ** -0.5)
+    parts = divided(len(q), _blocks(len(q)))
+    return torch.cat(run_apart([partial(_attend_some, q[part], k, values) for part in parts], between))
+
+
+def _blocks(count: int) -> int:
+    """So many blocks of queries that all threads have as many, but for those of a small map."""
+    threads = torch.get_num_threads() if count > QUERIES else 1
+    return threads * -(-count // (threads * QUERIES))
 
 
 def _attend_some(q: Tensor, k: Tensor, values: Tensor, between: _Between) -> Tensor:
@@ -61,11 +68,11 @@ def attend_relatively(q: Tensor, k: Tensor, values: Tensor, between: _Between) -
     most = q.new_full((len(q), 1), -torch.inf)
     sums, totals = q.new_zeros(len(q), values.shape[1]), q.new_zeros(len(q), 1)
     for i, (keys, block) in enumerate(zip(k.split(KEYS), values.split(KEYS), strict=True)):
-        scores = q @ keys.T
+        scores = times(q, keys)
         higher = torch.maximum(most, scores.amax(1, keepdim=True))
         weights, fade = scores.sub_(higher).exp2_(), (most - higher).exp2_()
         totals.mul_(fade).add_(weights.sum(1, keepdim=True))
-        sums.mul_(fade).add_(weights @ block)
+        sums = plus_times(sums.mul_(fade), weights, block.T)
         most = higher
         if i % PAUSE == PAUSE - 1:
             between()

@@ -95,7 +95,7 @@ class _Layer:
 
 
 class _ToItself:
-    """Self attention, by PyTorch's kernel: values are as wide as keys."""
+    """Self attention, by PyTorch's kernel where MKL is fast: values are as wide as keys."""
 
     def __init__(self, attention: RotaryAttention, turn: "_Turn") -> None:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
@@ -119,18 +119,18 @@ class _ToMemory:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
         self._v = product(_joined(attention.v_proj, attention.out_proj))
         self._dtype = attention.v_proj.weight.dtype
-        self._by_kernel = self._dtype != torch.float32 and not products.mkl_is_slow()
-        self._axial = turn.axial_keys(attention.k_proj)
+        self._attends_by_kernel = self._dtype != torch.float32 and not products.mkl_is_slow()
+        self._axial = turn.axial_keys(attention.k_proj) if _scores_without_keys(self._dtype) else None
 
     def __call__(self, x: Tensor, memory: "_Memory", between: _Between) -> Tensor:
         """(n, c) to (n, c)."""
         queries, num_pointers = self._q(x, between), memory.num_pointers
-        if self._by_kernel:
+        if self._attends_by_kernel:
             k = self._k(memory.placed(), between, unturned=num_pointers).to(self._dtype)
             v = _in_slices(self._v, memory.tokens, between)
             return _by_kernel(queries.to(self._dtype), k, v, between)
         recalled: Tensor | None = None
-        if memory.axial is not None:
+        if self._axial is not None and memory.axial is not None:
             pointers = memory.pointers()
             others = self._k(memory.placed(pointers), between, unturned=num_pointers), memory.tokens[pointers]
             recalled = self._axial.attend(queries, memory.axial, others, memory.room, between)
@@ -148,8 +148,7 @@ class _Memory:
         self._positions = remembered.positions
         self.axial: AxialMemory | None = None
         cells = slice(len(self.tokens) - self.num_pointers)
-        has_keys = remembered.tokens.dtype != torch.float32 or products.mkl_is_slow()
-        if not has_keys and cells.stop >= LEAST_MAPS * turn.side**2:
+        if _scores_without_keys(remembered.tokens.dtype) and cells.stop >= LEAST_MAPS * turn.side**2:
             self.axial = AxialMemory.of(self.placed(cells), self.tokens[cells], side=turn.side)
 
     def placed(self, some: slice = ALL) -> Tensor:
@@ -261,6 +260,11 @@ def _joined(first: nn.Linear, last: nn.Linear) -> nn.Linear:
     ):
         setattr(joined, name, nn.Parameter(each.to(first.weight.dtype), requires_grad=False))
     return joined
+
+
+def _scores_without_keys(dtype: torch.dtype) -> bool:
+    """Whether axial_keys.py is the fastest for memories of this precision."""
+    return dtype == torch.float32 and not products.mkl_is_slow()
 
 
 def _by_kernel(q: Tensor, k: Tensor, v: Tensor, between: _Between) -> Tensor:

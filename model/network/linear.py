@@ -17,7 +17,7 @@ MIN_ROWS = 512
 
 def rows_times(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Rows (m, k), which may be columns of a wider matrix, times weight (n, k) transposed, plus bias: (m, n)."""
-    return F.conv2d(as_map(rows), weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
+    return F.conv2d(_as_map(rows), weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(len(rows), -1)
 
 
 def softmax_over_rows(rows: Tensor, weight: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def block_of(k: int) -> int:
     return -(-k // 2) if BLOCK < k <= 2 * BLOCK else BLOCK
 
 
-def as_map(rows: Tensor) -> Tensor:
+def _as_map(rows: Tensor) -> Tensor:
     """Rows (m, k) as a picture of m pixels and k channels, channels last."""
     return rows[None, :, None].permute(0, 3, 1, 2)
 

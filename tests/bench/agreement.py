@@ -61,7 +61,7 @@ def check(
     """Return rows with the worst differences of each side from the first, on one picture of `size` (height, width).
 
     Raises Disagreement if they exceed FLOAT32's tolerance, or BFLOAT16's for sides named in `half`. Where the
-    choice of a single mask is close, half precision may choose another one: then all others are compared.
+    choice of a single mask is close, half precision may choose another one: then the three others are compared.
     """
     reference, *others = sides
     rows = []
@@ -78,7 +78,10 @@ def check(
             raise Disagreement(
                 f"{side.name} and {reference.name} on {case}: {differences}, allowed {tolerance}"
             )
-        rows.append(Row("agreement", f"{case}, against {reference.name}", side.name, asdict(differences)))
+        values = asdict(differences)
+        if len(groups) > 1 and groups[1]:
+            values["close choices"] = len(groups[1])
+        rows.append(Row("agreement", f"{case}, against {reference.name}", side.name, values))
     return rows
 
 

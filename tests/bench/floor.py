@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.cpu.packed import PackedLinear, can_pack
+from model.cpu.packed_exact import ExactLinear, can_pack_exactly
 from model.network.config import VARIANTS
 from model.network.sam2 import Sam2
 
@@ -33,7 +34,11 @@ def products(variant: str, dtype: torch.dtype) -> Callable[[], None]:
     """Return a call that does products of a SHARE of the operations of an encode, with packed weights if it can."""
     layer = torch.nn.Linear(IN, OUT, dtype=dtype).requires_grad_(requires_grad=False)
     rows = torch.randn(ROWS, IN, dtype=dtype)
-    multiply = PackedLinear(layer) if dtype == torch.bfloat16 and can_pack() else layer
+    multiply: torch.nn.Module = layer
+    if dtype == torch.bfloat16 and can_pack():
+        multiply = PackedLinear(layer)
+    elif dtype == torch.float32 and can_pack_exactly():
+        multiply = ExactLinear(layer)
     count = round(encode_operations(variant) / (2 * ROWS * IN * OUT) / SHARE)
 
     def run() -> None:

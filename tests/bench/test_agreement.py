@@ -16,7 +16,7 @@ OURS, THEIRS = "ours", "theirs"
 
 
 def mask(*, stability: float, first: int) -> npt.NDArray[np.float32]:
-    """Logits whose rows from `first` on are inside. Of 51 that are not outside, some are unsure."""
+    """Logits whose 50 rows from `first` on are inside, some of their pixels by little."""
     logits = np.full(SIZE, -4, np.float32)
     rows = logits[first : first + 50]
     rows[:] = 4
@@ -58,6 +58,7 @@ def compare(stability: float, *, half: Sequence[str]) -> float:
     prompt = Prompt(points=((5.0, 5.0),), labels=(1,), multimask_output=False)
     (row,) = check(sides, [prompt], case="a click", size=SIZE, half=half)
     assert row.side == OURS
+    assert row.values["close choices"] == 1
     return float(row.values["pixels"])
 
 

@@ -57,10 +57,10 @@ TOLERANCE = {
     "two_objects": Tolerance(1e-3, 10),
     "correction_kept": Tolerance(5e-3, 60 if SAME_ROUNDING else 120, strays=2),
 }
-"""In the last, logits handed back as a mask magnify what rounds otherwise, as our two threads do, and Meta's one. On
-a CPU with AMX 77 pixels of a mask were seen to change sign, on AMD's Zen 5 few, but one was sampled. A prompted mask
-is cut at zero before it is remembered, so the memory around such a pixel changes, and no other; its norm keeps to
-the goldens."""
+"""In the last, logits handed back as a mask magnify what rounds otherwise, as our two threads do, and Meta's one.
+On a CPU with AMX 77 pixels of a mask were seen to change sign, on AMD's Zen 5 few, but one was sampled. A prompted
+mask is cut at zero before it is remembered, so the memory around such a pixel changes, and no other; its norm keeps
+to the goldens."""
 PIXELS_APART = 150
 
 

@@ -109,6 +109,7 @@ def assert_close(actual: DecoderOutput, expected: DecoderOutput, *, tolerance: f
         assert (one - other).norm() <= tolerance * other.norm()
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("keeps_order", [False, True])
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("count", [1, 3])

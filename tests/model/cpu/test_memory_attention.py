@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.cpu import axial_keys, long_attention, memory_attention
+from model.cpu import axial_keys, long_attention, memory_attention, products
 from model.cpu.long_attention import attend, attend_relatively
 from model.cpu.memory_attention import CpuMemoryAttention
 from model.cpu.video_memory import CpuVideoMemory
@@ -79,7 +79,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 SEEN = ((1, 1), (2, 0), (3, 0), (7, 16), (9, 2))
-"""Maps and pointers. From three maps on there are no keys."""
+"""Maps and pointers. With MKL, there are no keys from three maps on."""
 
 
 @torch.inference_mode()
@@ -213,10 +213,22 @@ def test_threads_get_equally_many_queries(count: int, threads: int, sizes: list[
     assert [len(each) for each in parts] == sizes
 
 
+@pytest.mark.parametrize(
+    ("count", "threads", "blocks"), [(512, 2, 1), (784, 2, 2), (4096, 2, 8), (4096, 6, 12), (4096, 12, 12)]
+)
+def test_threads_get_equally_many_blocks(count: int, threads: int, blocks: int) -> None:
+    torch.set_num_threads(threads)
+    assert long_attention._blocks(count) == blocks
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("maps", [1, 3])
-def test_a_pause_is_never_far(maps: int) -> None:
-    """On a large map: products of 1024 rows at most, or as many scores as are made at a time."""
+def test_a_pause_is_never_far(maps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a large map: products of 1024 rows at most, or as many scores as are made at a time.
+
+    The operations of oneDNN's are not counted, but the parts of the work are the same.
+    """
+    monkeypatch.setattr(products, "mkl_is_slow", lambda: False)
     memory, done = video_memory(), [0]
     del memory.memory_attention.layers[1:]
     memory.config = replace(CONFIG, image_size=768)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.cpu.packed import can_pack
-from model.cpu.products import mkl_is_slow, plus_times, times
+from model.cpu import products
+from model.cpu.products import can_ask_onednn, mkl_is_slow, plus_times, times
 
 AMD, INTEL = "AMD EPYC", "Intel(R) Xeon(R) Processor"
 
@@ -30,7 +30,7 @@ def test_rows_and_columns_may_lie_in_any_order(dtype: torch.dtype, m: int, k: in
 @pytest.mark.parametrize(
     ("able", "is_slow"),
     [
-        ({"cpu_name": AMD, "avx512_f": True}, can_pack()),
+        ({"cpu_name": AMD, "avx512_f": True}, can_ask_onednn()),
         ({"cpu_name": AMD, "avx512_f": False}, False),
         ({"cpu_name": INTEL, "avx512_f": True}, False),
         ({}, False),
@@ -39,5 +39,11 @@ def test_rows_and_columns_may_lie_in_any_order(dtype: torch.dtype, m: int, k: in
 def test_mkl_is_slow_on_amd_with_avx_512(
     able: dict[str, Any], is_slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     assert mkl_is_slow.__wrapped__() is is_slow
+
+
+@pytest.mark.parametrize("broken", [lambda *_: 1 / torch.zeros(8, 32), lambda *_: torch.ops.mkldnn.no_such()])
+def test_an_operator_that_fails_is_not_used(broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_plus_by_onednn", broken)
+    assert not can_ask_onednn.__wrapped__()
