@@ -8,7 +8,7 @@ A prompt has about eight tokens, a picture 4096 cells. So products touch the cel
 - q (W_k x) becomes (q W_k) x: a projection of the cells is folded into the few tokens, and so for values and
   outputs (cross_attention.py). In half precision a mask is folded into the picture's projections (folded_masks.py).
 
-Folding rounds differently from Meta's code, and with unlucky weights attention enlarges that to 9e-5 of the
+Folding rounds differently from Meta's code, and with unlucky weights attention enlarges that to 1e-4 of the
 logits. A chain of refinements enlarges it at every link. So in float32 refinements keep Meta's order of
 operations to the last bit, up to the upscaling (tests/golden).
 """

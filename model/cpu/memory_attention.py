@@ -101,10 +101,11 @@ class _ToItself:
         self._q, self._k = turn.after(attention.q_proj), turn.after(attention.k_proj)
         self._v = product(_joined(attention.v_proj, attention.out_proj))
         self._dtype = attention.v_proj.weight.dtype
+        self._attends_by_kernel = not products.mkl_is_slow()
 
     def __call__(self, x: Tensor, between: _Between) -> Tensor:
         """(n, c) to (n, c)."""
-        if products.mkl_is_slow():
+        if not self._attends_by_kernel:
             seen = attend(self._q(x, between), self._k(x, between), x, between)
             return _in_slices(self._v, seen, between)
         x = x.to(self._dtype)

@@ -1,10 +1,11 @@
 """Linear layers in float32 with the bits of network/linear.py, whose weights lie as oneDNN's product reads them.
 
 With torch's own convolution oneDNN rearranges a weight in every call, and what a block of terms adds to the sum is
-written before it is added. Here the product adds it. The operators are private, those of packed.py: they are tried
-out once, and without the same bits the layers stay as they are. (Packed weights of convolutions are no
-choice: with AVX-512, other numbers of rows than they were packed for take up to eight times as long.) Does not know
-what the rows are.
+written before it is added. Here the product adds it. Packed weights of convolutions are no choice: with AVX-512,
+other numbers of rows than they were packed for take up to eight times as long.
+
+The operators are private, those of packed.py: they are tried out once, and without the same bits the layers stay as
+they are. Does not know what the rows are.
 """
 
 import logging

@@ -67,8 +67,11 @@ def check(
     rows = []
     for side in others:
         tolerance = BFLOAT16 if side.name in half else FLOAT32
-        groups = _by_choice(side, reference, prompts, picture) if side.name in half else [prompts]
-        compared = [_compare(side, reference, group, size, picture) for group in groups if group]
+        as_they_are, for_several = prompts, list[Prompt]()
+        if side.name in half:
+            as_they_are, for_several = _by_choice(side, reference, prompts, picture)
+        groups = filter(None, (as_they_are, for_several))
+        compared = [_compare(side, reference, group, size, picture) for group in groups]
         logits, iou = (max(each) for each in list(zip(*compared, strict=True))[:2])
         shares = [share for *_, shares in compared for share in shares]
         differences = Tolerance(logits, iou, sum(shares) / len(shares), max(shares))
@@ -79,8 +82,8 @@ def check(
                 f"{side.name} and {reference.name} on {case}: {differences}, allowed {tolerance}"
             )
         values = asdict(differences)
-        if len(groups) > 1 and groups[1]:
-            values["close choices"] = len(groups[1])
+        if for_several:
+            values["close choices"] = len(for_several)
         rows.append(Row("agreement", f"{case}, against {reference.name}", side.name, values))
     return rows
 
