@@ -69,7 +69,7 @@ class ObjectPrompt(PromptBody):
 
     @model_validator(mode="after")
     def _shows_one_mask(self) -> Self:
-        if "multimask_output" in self.model_fields_set:
+        if self.multimask_output is not None:
             raise ValueError("multimask_output: a track has one mask for each object; leave it out")
         return self
 

@@ -56,6 +56,14 @@ async def test_masks_have_the_formats_of_decode(served: Served) -> None:
 
 
 @with_service
+async def test_null_is_a_field_that_is_left_out(served: Served) -> None:
+    track = await begin(served, video_id=None, track_id=None)
+    nothing = dict.fromkeys(("box", "mask_input", "multimask_output"))
+    reply = await click(served, track, **nothing)
+    assert reply.status_code == 200, reply.text
+
+
+@with_service
 async def test_masks_of_several_objects_do_not_overlap_where_asked(served: Served) -> None:
     track = await begin(served)
     await click(served, track)
