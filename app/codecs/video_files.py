@@ -189,7 +189,8 @@ class Reader:
     def _go_to(self, at: int) -> None:
         start = self._start_for(at)
         has_passed = self._last_out is not None and self._last_out >= at
-        if has_passed or self._is_over or start > self._fed + _NEAR:
+        # Who asked before may have gone right after a seek: then nothing has come out, but decoding begins behind.
+        if has_passed or self._is_over or not self._begun <= start <= self._fed + _NEAR:
             self._seek(start)
 
     def _start_for(self, at: int) -> int:

@@ -78,7 +78,8 @@ class PromptsBody(PromptBody, MaskFields):
 
     @model_validator(mode="after")
     def _one_way_of_prompting(self) -> Self:
-        beside = sorted(self.model_fields_set & PromptBody.model_fields.keys())
+        # A null is a field that is left out: clients that are generated from openapi.json write all fields.
+        beside = sorted(name for name in PromptBody.model_fields if getattr(self, name) is not None)
         if self.prompts is not None and beside:
             raise ValueError(
                 f"{', '.join(beside)} given next to 'prompts': put them into a prompt of the list"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from app.routes.image_ids import Id, ImageId
 from app.routes.mask_fields import WHOLE, MaskFields, Wire
@@ -63,13 +63,16 @@ class ObjectPrompt(PromptBody):
 
     frame: FrameNumber
     object: ObjectId
+    multimask_output: Annotated[bool | None, WithJsonSchema({"type": "null"})] = Field(
+        None, description="Not for tracks: an object has one mask."
+    )
     clear: bool = Field(
         False, description="Replace the object's earlier clicks on this frame. A box needs it."
     )
 
     @model_validator(mode="after")
     def _shows_one_mask(self) -> Self:
-        if "multimask_output" in self.model_fields_set:
+        if self.multimask_output is not None:
             raise ValueError("multimask_output: a track has one mask for each object; leave it out")
         return self
 

@@ -6,7 +6,6 @@ the embeddings of its frames. Belongs to the event loop; files are read in worke
 
 import io
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -18,24 +17,13 @@ from app.errors import (
     FrameNotFound,
     ImageIdConflict,
     ImageNotFound,
-    ImageTooLarge,
     InvalidFrame,
-    InvalidVideo,
-    ValidationFailed,
     VideoIdConflict,
     VideoNotFound,
-    VideoTooLarge,
 )
 from app.scheduling.deadlines import within
-from app.service.named_videos import (
-    NamedVideo,
-    checked_digest,
-    content_of,
-    file_digest,
-    frame_id,
-    frame_ids,
-    sampling_of,
-)
+from app.service.lost_videos import LostVideos
+from app.service.named_videos import NamedVideo, checked_digest, content_of, frame_id, sampling_of
 from app.service.open_videos import OpenVideos, VideoGone
 from app.service.video_upkeep import VideoUpkeep
 from app.service.wiring import Machinery
@@ -53,8 +41,6 @@ from app.telemetry.stages import StageTimes
 from model.types import Embedding
 
 T = TypeVar("T")
-_UNREADABLE = (VideoNotFound, InvalidVideo, ValidationFailed, ImageTooLarge, VideoTooLarge)
-"""Errors of a kept file that was evicted, or that stricter limits refuse now: then its frames are not known."""
 
 
 class Videos:
@@ -93,6 +79,9 @@ class Videos:
             on_unnamed=self._files.remove,
         )
         self._claims = Claims(VideoNotFound.deleted_meanwhile)
+        self._lost = LostVideos(
+            self._survey, self._workers, self._register, self._files, self._open_videos, store=store
+        )
         self.upkeep = VideoUpkeep(self._register, self._open_videos, self._files)
         metrics.video_bytes.set_function(lambda: self._files.used_bytes)
 
@@ -137,8 +126,12 @@ class Videos:
                 await self._check_name(name, content, tenant=tenant, replace=replace)
                 with times.during("video"):
                     video = await self._survey(name, content, share=share, data=data)
+                row = self._register.find(name, tenant=tenant)
+                is_replaced = row is not None and row.content != content
+                frames = await self._lost.frames_of(row if is_replaced else None, share=share)
                 claim.check()
-                await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+                lost = await self._keep(name, content, video, data, tenant=tenant, replace=replace)
+                await self._lost.forget(lost, frames, tenant=tenant, share=share)
                 claim.check()  # then the name that it got is removed already
             return NamedVideo.of(name, video)
 
@@ -167,24 +160,10 @@ class Videos:
         async with self._deadline():
             self._check_ready()
             row = await self._known(video_id, tenant=tenant)
-            frames = list[str]()
-            if row is not None:
-                frames = await self._frames(video_id, row.content, share=share)
+            frames = await self._lost.frames_of(row, share=share)
             self._claims.delete(video_id, tenant=tenant)
-            for content in await self._register.remove(video_id, tenant=tenant):
-                self._open_videos.forget(content)
-                await self._files.wait_removed(content)
-                shared = set[str]()
-                for other in self._register.contents(tenant=tenant, beginning=file_digest(content)):
-                    shared.update(await self._frames(video_id, other, share=share))
-                await self._store().delete_all([each for each in frames if each not in shared], tenant=tenant)
-
-    async def _frames(self, video_id: str, content: str, *, share: str) -> list[str]:
-        """Return the image ids of a video's frames, as far as they are known."""
-        with suppress(*_UNREADABLE):
-            video = await self._survey(video_id, content, share=share)
-            return await self._workers.run(partial(frame_ids, content, video), share=share)
-        return []
+            lost = await self._register.remove(video_id, tenant=tenant)
+            await self._lost.forget(lost, frames, tenant=tenant, share=share)
 
     async def frame(
         self, video_id: str, number: int, kind: PictureKind, *, tenant: str, times: StageTimes, share: str
@@ -301,19 +280,23 @@ class Videos:
 
     async def _keep(
         self, name: str, content: str, video: Video, data: bytes, *, tenant: str, replace: bool
-    ) -> None:
-        """Give a file its name and write it, after which it survives a restart if there is a folder."""
+    ) -> frozenset[str]:
+        """Give a file its name and write it, after which it survives a restart if there is a folder.
+
+        Returns the contents that lost their last name by it.
+        """
         now = self._register.now()
         row = ImageName(tenant, name, content, video.height, video.width, len(data), created=now, used=now)
         known = self._register.find(name, tenant=tenant)
+        lost = frozenset[str]()
         try:
             if known is not None and known.content == content:
                 self._register.use(known)
             else:
-                for lost in await self._register.add(row, replace=replace):
-                    self._open_videos.forget(lost)
+                lost = await self._register.add(row, replace=replace)
         except ImageIdConflict as error:  # another server was faster
             raise VideoIdConflict.for_id(name) from error
         await self._files.save(
             content, data, while_named=self._register.while_named, is_named=self._register.is_named
         )
+        return lost

@@ -47,12 +47,29 @@ class _Followed:
 
     prompts: dict[int, TrackPrompt] = field(default_factory=dict)
     held: dict[int, _Held] = field(default_factory=dict)
+    unprompted: dict[int, _Held | None] = field(default_factory=dict)
+    """What was held, if anything, of each frame that was prompted since the last step: for prompts taken back."""
     tracked: set[int] = field(default_factory=set)
 
     def before(self, frame: int, direction: Direction) -> _Held | None:
         """The nearest frame behind; not the last one where that one cannot be read."""
         behind = [each for each in self.held if (frame - each) * direction > 0]
         return self.held[min(behind, key=lambda each: abs(frame - each))] if behind else None
+
+    def forget_prompt(self, frame: int) -> None:
+        """Take a prompt back: also its mask, unless a step was taken from it, after which it is an ordinary one."""
+        self.prompts.pop(frame, None)
+        if frame in self.unprompted:
+            del self.held[frame]
+            if (earlier := self.unprompted.pop(frame)) is not None:
+                self.held[frame] = earlier
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its masks."""
+        return sum(
+            each.nbytes for each in (*self.held.values(), *self.unprompted.values()) if each is not None
+        )
 
 
 class MaskPromptTrack:
@@ -77,7 +94,7 @@ class MaskPromptTrack:
     @property
     def nbytes(self) -> int:
         """Bytes of all masks."""
-        return sum(held.nbytes for each in self._objects.values() for held in each.held.values())
+        return sum(each.nbytes for each in self._objects.values())
 
     @property
     def unsettled(self) -> tuple[int, ...]:
@@ -106,6 +123,7 @@ class MaskPromptTrack:
         else:
             prompt = added(None if replaces else found.prompts.get(frame.index), prompt)
             held = self._clicked(object_id, found, frame, prompt, anew=anew)
+        found.unprompted.setdefault(frame.index, found.held.get(frame.index))
         found.prompts[frame.index], found.held[frame.index] = prompt, held
         self._objects[object_id] = found
         return self.shown(frame.index)
@@ -135,6 +153,7 @@ class MaskPromptTrack:
             each.held[frame.index] = self._judged(object_id, prediction, last)
         for each in self._objects.values():
             each.tracked.add(frame.index)
+            each.unprompted.clear()
             for index in [i for i in each.held if abs(i - frame.index) > 1 and i not in each.prompts]:
                 del each.held[index]
         return self.shown(frame.index)
@@ -153,7 +172,7 @@ class MaskPromptTrack:
         found = self._objects.get(object_id)
         if found is None:
             return None
-        found.prompts.pop(frame, None)
+        found.forget_prompt(frame)
         if found.prompts:
             return None
         del self._objects[object_id]

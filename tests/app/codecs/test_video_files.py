@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -197,3 +198,24 @@ def test_a_long_search_ends_when_nobody_waits() -> None:
     with pytest.raises(TimeoutError):
         decoder.read(video, 15, check)
     assert number_of(decoder.read(video, 15, nothing)) == 15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_that_nobody_waits_for_costs_no_later_frame(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended right after a seek, it left a decoder behind the next frame, which was said to be broken."""
+    data = KINDS[kind]()
+    video = surveyed(data)
+    monkeypatch.setattr(video_files, "KEPT_BYTES", 0)
+    monkeypatch.setattr(video_files, "_NEAR", 0)
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    for left in range(FRAMES):
+        decoder = reader(data, video)
+        for number in (0, 2, 5, 9):
+            with suppress(TimeoutError):  # none where it is kept
+                decoder.read(video, left, give_up)
+            assert number_of(decoder.read(video, number, nothing)) == number

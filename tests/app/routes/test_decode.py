@@ -233,3 +233,13 @@ def test_the_fake_answers_as_the_model_would() -> None:
         assert prediction.logits.dtype == prediction.iou.dtype == np.float32
         assert prediction.iou.shape == (count,)
     assert len(IOUS) == len(RADII) == 3
+
+
+async def test_null_is_a_field_that_is_left_out() -> None:
+    nothing = dict.fromkeys(("point_coords", "point_labels", "box", "mask_input", "multimask_output"))
+    async with serving() as served:
+        await served.embed(picture(WIDTH, HEIGHT), "truck")
+        alone = await served.click("truck")
+        listed = await served.post("/decode", {"image_id": "truck", "prompts": [nothing | CLICK], **nothing})
+        beside = await served.post("/decode", {"image_id": "truck", "prompts": None, **nothing, **CLICK})
+    assert masks_in(listed) == masks_in(beside) == masks_in(alone)

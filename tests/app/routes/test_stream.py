@@ -218,6 +218,8 @@ async def test_a_server_without_keys_takes_a_client_that_sends_one() -> None:
         ("", "http://127.0.0.1:{port}", True),
         ("", "https://evil.example", False),
         ("", "null", False),
+        ("", "http://[", False),  # a traceback and 500
+        ("", "http://127.0.0.1:{port}]", False),
         ("https://tool.example", "https://tool.example", True),
         ("https://tool.example", "https://tool.example.evil.example", False),
         ("*", "https://any.example", True),

@@ -56,6 +56,27 @@ async def test_masks_have_the_formats_of_decode(served: Served) -> None:
 
 
 @with_service
+async def test_null_is_a_field_that_is_left_out(served: Served) -> None:
+    track = await begin(served, video_id=None, track_id=None)
+    nothing = dict.fromkeys(("box", "mask_input", "multimask_output"))
+    reply = await click(served, track, **nothing)
+    assert reply.status_code == 200, reply.text
+
+
+@with_service
+async def test_the_schema_says_that_an_object_has_one_mask(served: Served) -> None:
+    """A client made of it sent what is refused."""
+    schemas = (await served.client.get("/openapi.json")).json()["components"]["schemas"]
+    for name in ("TrackPromptBody", "ObjectPrompt"):
+        assert schemas[name]["properties"]["multimask_output"]["type"] == "null"
+    track = await begin(served)
+    for wanted in (True, False):
+        reply = await click(served, track, multimask_output=wanted)
+        assert error(reply) == (422, "validation_error")
+        assert "one mask for each object" in reply.text
+
+
+@with_service
 async def test_masks_of_several_objects_do_not_overlap_where_asked(served: Served) -> None:
     track = await begin(served)
     await click(served, track)

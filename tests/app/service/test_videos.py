@@ -131,6 +131,23 @@ async def test_frames_of_another_video_of_the_file_stay() -> None:
         assert error(await served.click(both)) == (404, "image_not_found")
 
 
+async def test_a_video_that_is_replaced_takes_its_frames_along() -> None:
+    """They were listed and decoded for ever after: no DELETE of a video found them."""
+    other = clip(frames=3)
+    async with serving() as served:
+        await upload(served)
+        await upload(served, name="slow", fps=5)
+        both, lone = [await embed(served.service.videos, number) for number in (4, 5)]
+        await upload(served, replace=True)  # by itself
+        assert (await served.click(lone)).status_code == 200
+        await upload(served, other, replace=True)
+        assert error(await served.click(lone)) == (404, "image_not_found")
+        assert (await served.click(both)).status_code == 200
+        await upload(served, other, name="slow", replace=True)
+        assert error(await served.click(both)) == (404, "image_not_found")
+        assert (await served.client.get("/images")).json()["images"] == []
+
+
 async def test_the_ids_of_thousands_of_frames_do_not_hold_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -140,7 +157,7 @@ async def test_the_ids_of_thousands_of_frames_do_not_hold_the_event_loop(
         threads.append(threading.get_ident())
         return named_videos.frame_ids(content, video)
 
-    monkeypatch.setattr("app.service.videos.frame_ids", ids)
+    monkeypatch.setattr("app.service.lost_videos.frame_ids", ids)
     async with serving() as served:
         await upload(served)
         assert (await served.client.delete("/videos/clip")).status_code == 204

@@ -125,3 +125,29 @@ def test_objects_and_prompts_are_taken_back() -> None:
     assert said is not None
     assert "frame 5" in said
     assert track.objects == {}
+
+
+def test_a_prompt_that_is_taken_back_leaves_nothing_unless_a_step_was_taken_from_it() -> None:
+    decoder = Decoder()
+    track = MaskPromptTrack(decoder, num_frames=8, mask_size=(SIDE, SIDE))
+    track.prompt(frame(5), 1, CLICK)
+    track.prompt(frame(1), 1, CLICK)
+    track.prompt(frame(1), 1, CLICK)
+    assert track.clear_prompts(1, 1) is None
+    assert not track.shown(1)[0].visible
+    assert not track.step(frame(2))[0].visible  # followed from nothing
+    track.prompt(frame(1), 1, CLICK)
+    (asked,) = decoder.asked
+    assert asked.mask_logits is None  # built on nothing
+    held = track.nbytes
+    track.step(frame(2))
+    tracked = track.shown(2)[0].logits
+    track.prompt(frame(2), 1, CLICK)
+    track.prompt(frame(2), 1, MaskPrompt(np.ones((32, 64), bool)))
+    track.clear_prompts(2, 1)
+    assert track.shown(2)[0].logits is tracked  # as before the correction
+    track.clear_prompts(1, 1)
+    assert track.shown(1)[0].visible  # an ordinary frame, as Meta's predictor has it
+    track.step(frame(3))
+    assert track.step(frame(4))[0].visible
+    assert track.nbytes <= 2 * held
