@@ -15,7 +15,7 @@ from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.async_image import AsyncImage
 from sam2_client.async_track import AsyncTrack, AsyncVideo
-from sam2_client.connection import DEFAULT_URL, environment_in_words, options
+from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.errors import RateLimited
 from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
@@ -23,6 +23,7 @@ from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.mending import Corrections
 from sam2_client.pictures import Picture, PictureSource, Stretch
+from sam2_client.pools import LoopPools
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries, turn_s
 from sam2_client.step_lines import is_lines
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Client with `await`. Reads files and encodes pixels in threads."""
+    """Client with `await`. Reads files and encodes pixels in threads. Event loops may share it."""
 
     def __init__(
         self,
@@ -46,13 +47,12 @@ class AsyncClient:
     ) -> None:
         """See Client."""
         chosen = options(url, api_key, timeout)
-        with environment_in_words():
-            self._http = httpx.AsyncClient(**chosen, transport=transport)
+        self._pools = LoopPools(lambda: httpx.AsyncClient(**chosen, transport=transport))
         self._retries = Retries(retries)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._pools.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -265,11 +265,12 @@ class AsyncClient:
     async def _send(self, attempt: Attempt) -> httpx.Response:
         if attempt.wait_s:
             await asyncio.sleep(attempt.wait_s)
+        http = self._pools.http
         if attempt.call.picture is None:
-            request = attempt.call.request(self._http)
+            request = attempt.call.request(http)
         else:
-            request = await asyncio.to_thread(attempt.call.request, self._http)
-        response = await self._http.send(request, stream=True)
+            request = await asyncio.to_thread(attempt.call.request, http)
+        response = await http.send(request, stream=True)
         if attempt.call.is_stream and is_lines(response):
             return response  # _follow reads and closes it
         try:
