@@ -15,6 +15,7 @@ from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.async_image import AsyncImage
 from sam2_client.async_track import AsyncTrack, AsyncVideo
+from sam2_client.cancelling import cancellable
 from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.errors import RateLimited
 from sam2_client.following import Direction, Span
@@ -233,7 +234,7 @@ class AsyncClient:
             return result
 
     async def _follow(self, story: FrameStory) -> AsyncGenerator[TrackedFrame, None]:
-        reply: httpx.Response | None = None
+        replies: list[httpx.Response] = []
         pieces: AsyncIterator[bytes] | None = None
         try:
             step = next(story)
@@ -245,12 +246,11 @@ class AsyncClient:
                 answer: httpx.Response | bytes
                 try:
                     if isinstance(step, NextPiece):
-                        answer = await anext(pieces, b"") if pieces is not None else b""
+                        answer = await cancellable(anext(pieces, b"")) if pieces is not None else b""
                     else:
-                        if reply is not None:
-                            await reply.aclose()
-                        answer = reply = await self._send(step)
-                        pieces = reply.aiter_bytes()
+                        await _close(replies)
+                        answer = await self._send(step, replies)
+                        pieces = answer.aiter_bytes()
                 except httpx.RequestError as error:
                     step = story.throw(error)
                 else:
@@ -259,21 +259,31 @@ class AsyncClient:
             return
         finally:
             story.close()
-            if reply is not None:
-                await reply.aclose()
+            await _close(replies)
 
-    async def _send(self, attempt: Attempt) -> httpx.Response:
+    async def _send(self, attempt: Attempt, replies: list[httpx.Response] | None = None) -> httpx.Response:
+        """Send a call. A reply that is read while it comes is added to `replies`, to be closed."""
         if attempt.wait_s:
             await asyncio.sleep(attempt.wait_s)
-        http = self._pools.http
-        if attempt.call.picture is None:
-            request = attempt.call.request(http)
+        call, http = attempt.call, self._pools.http
+        if call.picture is None:
+            request = call.request(http)
         else:
-            request = await asyncio.to_thread(attempt.call.request, http)
-        response = await http.send(request, stream=True)
-        if attempt.call.is_stream and is_lines(response):
-            return response  # _follow reads and closes it
-        try:
-            return await bodies.aread(response, on_step=attempt.call.on_step)
-        finally:
-            await response.aclose()
+            request = await asyncio.to_thread(call.request, http)
+
+        async def exchange() -> httpx.Response:
+            response = await http.send(request, stream=True)
+            if replies is not None and call.is_stream and is_lines(response):
+                replies.append(response)
+                return response
+            try:
+                return await bodies.aread(response, on_step=call.on_step)
+            finally:
+                await response.aclose()
+
+        return await cancellable(exchange())
+
+
+async def _close(replies: list[httpx.Response]) -> None:
+    while replies:
+        await cancellable(replies.pop().aclose())

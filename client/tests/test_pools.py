@@ -1,17 +1,21 @@
-"""Connections are not shared between processes and event loops."""
+"""Connections are not shared between processes and event loops, and none is lost where a call is cancelled."""
 
 import asyncio
 import gc
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from client_server import Served
 
-from sam2_client import AsyncClient, Client
-from tests.fakes import LONG_S
+from sam2_client import AsyncClient, AsyncImage, Client
+from tests.fakes import LONG_S, picture
 
 CLIENT = Path(__file__).parent.parent
 FORK = """
@@ -63,3 +67,63 @@ def test_one_client_in_several_loops(served: Served) -> None:
     with pytest.raises(RuntimeError, match="closed"):
         asyncio.run(client.model())
     gc.collect()  # asyncio warns of connections whose loop ended before they were closed
+
+
+class Cancelling(httpx.AsyncHTTPTransport):
+    """Cancels a task at one of the steps that httpx reports of its requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[str] = []
+        self.at = -1
+        self.task: asyncio.Task[Any] | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async def step(name: str, _: object) -> None:
+            self.steps.append(name)
+            if len(self.steps) == self.at and self.task is not None:
+                self.task.cancel()
+
+        request.extensions["trace"] = step
+        return await super().handle_async_request(request)
+
+    @property
+    def busy(self) -> list[str]:
+        """The connections that count as busy."""
+        return [repr(each) for each in self._pool.connections if not each.is_idle()]
+
+
+async def _click(client: AsyncClient, image: AsyncImage) -> None:
+    await image.decode([(30, 20)])
+
+
+async def _follow(client: AsyncClient, image: AsyncImage) -> None:
+    async with await client.track([image, image]) as track:
+        await track.click([(30, 20)], frame=0)
+        async with aclosing(track.propagate()) as frames:
+            async for _ in frames:
+                pass
+
+
+@pytest.mark.parametrize("call", [_click, _follow])
+def test_no_connection_is_lost_wherever_a_call_is_cancelled(
+    served: Served, call: Callable[[AsyncClient, AsyncImage], Awaitable[None]]
+) -> None:
+    async def cancelled_everywhere() -> None:
+        transport = Cancelling()
+        async with AsyncClient(served.url, transport=transport) as client:
+            image = await client.embed(picture(60, 40))
+            ended = False
+            while not ended:
+                transport.at += 1
+                transport.steps.clear()
+                transport.task = asyncio.ensure_future(call(client, image))
+                (outcome,) = await asyncio.gather(transport.task, return_exceptions=True)
+                transport.task = None
+                ended = transport.at > len(transport.steps)
+                assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+                assert transport.busy == [], f"cancelled at {transport.steps[-1]}"
+            assert "http11.response_closed.started" in transport.steps
+            await client.model()
+
+    asyncio.run(cancelled_everywhere())
