@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 from sam2_client import coco, yolo
@@ -29,6 +30,7 @@ from sam2_client.prompt_errors import is_of_a_prompt
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.sync_image import Image
 from sam2_client.track_command import track
+from sam2_client.workers import until_admitted
 
 FAILED, MISUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
 """Exit codes other than 0."""
@@ -250,12 +252,13 @@ def _answers(image: Image, lines: Sequence[PromptLine], arguments: argparse.Name
     The service refuses a request for one wrong prompt, so those that it refuses are halved. Raises what is wrong
     with all of them.
     """
+    decode = partial(
+        image.decode_many,
+        max_hole_area=arguments.max_hole_area,
+        max_sprinkle_area=arguments.max_sprinkle_area,
+    )
     try:
-        answers = image.decode_many(
-            [line.prompt for line in lines],
-            max_hole_area=arguments.max_hole_area,
-            max_sprinkle_area=arguments.max_sprinkle_area,
-        )
+        answers = until_admitted(decode)([line.prompt for line in lines])
     except (InvalidPrompt, ValidationFailed) as error:
         if not is_of_a_prompt(error):
             raise

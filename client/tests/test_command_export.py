@@ -248,3 +248,13 @@ def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert "1 images, 1 annotations" in printed.out
     assert "1 masks are empty" in printed.err
+
+
+def test_export_waits_for_its_turn_as_often_as_it_is_told_to(truck: Path, served: Served) -> None:
+    Path("prompts.jsonl").write_text('{"picture": "truck.png", "box": [0, 0, 60, 40]}')
+    embedded = httpx.post(f"{served.url}/embed", content=truck.read_bytes(), headers=OCTETS).content
+    slowly = b'{"error": {"code": "rate_limited", "message": "Slowly."}}'
+    served.trouble.replies[:] = [(200, {}, embedded), *[(429, {"Retry-After": "0"}, slowly)] * 12]
+    assert main(["export", "prompts.jsonl", "--coco", "out.json"]) == 0
+    assert len(COCO("out.json").anns) == 1
+    assert served.trouble.replies == []
