@@ -131,10 +131,15 @@ def open_picture(source: PictureSource) -> Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
     plain = without_metadata(data)
+    what = "the picture" if isinstance(source, bytes) else source
     try:
         return _decoded(plain, orientation)
+    except Image.DecompressionBombError as error:
+        raise OSError(
+            f"{what} cannot be shown here: Pillow opens none so large, which the service may accept all the same, "
+            f"unless PIL.Image.MAX_IMAGE_PIXELS is None ({error})"
+        ) from error
     except (UnidentifiedImageError, *_BROKEN) as error:
-        what = "the picture" if isinstance(source, bytes) else source
         raise OSError(
             f"{what} cannot be shown here: Pillow cannot read this kind of picture, which the service may read all "
             "the same; convert it to PNG"
