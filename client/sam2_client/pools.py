@@ -51,7 +51,8 @@ class LoopPools:
         if self._is_closed:
             raise RuntimeError("Cannot send a request, as the client has been closed.")
         loop = asyncio.get_running_loop()
-        if loop not in self._by_loop:
+        http = self._by_loop.get(loop)
+        if http is None:
             for other in list(self._by_loop):
                 if other.is_closed():
                     self._by_loop.pop(other, None)
@@ -61,12 +62,14 @@ class LoopPools:
                 with environment_in_words():
                     http = self._opened()
             self._by_loop[loop] = http
-        return self._by_loop[loop]
+        return http
 
     async def close(self) -> None:
         """Close the connections of the running loop, and drop those of others."""
         self._is_closed = True
         http = self._by_loop.get(asyncio.get_running_loop())
+        usable = [*self._unused, *([] if http is None else [http])]
         self._by_loop.clear()
-        if http is not None:
-            await http.aclose()
+        self._unused.clear()
+        for each in usable:
+            await each.aclose()
