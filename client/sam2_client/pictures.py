@@ -194,6 +194,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_one_picture(value: object) -> bool:
+    """Whether this is the array of a picture, whose rows would pass for pictures of their own."""
+    return isinstance(value, np.ndarray) and value.ndim > 1 and value.shape[2:] in ((), (1,), (3,), (4,))
+
+
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if not isinstance(array, np.ndarray):
         raise TypeError(
