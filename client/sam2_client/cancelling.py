@@ -25,7 +25,7 @@ async def cancellable(work: Awaitable[T]) -> T:
 
     task = asyncio.create_task(scoped())
     try:
-        return cast("T", await asyncio.shield(task))
+        await asyncio.wait({task})  # which leaves the task alone if this is cancelled
     except asyncio.CancelledError:
         scope.cancel()
         await asyncio.wait({task})
@@ -33,3 +33,4 @@ async def cancellable(work: Awaitable[T]) -> T:
     finally:
         if task.done() and not task.cancelled():
             task.exception()  # seen
+    return cast("T", task.result())
