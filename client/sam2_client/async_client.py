@@ -15,7 +15,8 @@ from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.async_image import AsyncImage
 from sam2_client.async_track import AsyncTrack, AsyncVideo
-from sam2_client.connection import DEFAULT_URL, environment_in_words, options
+from sam2_client.cancelling import cancellable
+from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.errors import RateLimited
 from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
@@ -23,6 +24,7 @@ from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.mending import Corrections
 from sam2_client.pictures import Picture, PictureSource, Stretch
+from sam2_client.pools import LoopPools
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries, turn_s
 from sam2_client.step_lines import is_lines
@@ -33,7 +35,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Client with `await`. Reads files and encodes pixels in threads."""
+    """Client with `await`. Reads files and encodes pixels in threads. Event loops may share it."""
 
     def __init__(
         self,
@@ -46,13 +48,12 @@ class AsyncClient:
     ) -> None:
         """See Client."""
         chosen = options(url, api_key, timeout)
-        with environment_in_words():
-            self._http = httpx.AsyncClient(**chosen, transport=transport)
+        self._pools = LoopPools(lambda: httpx.AsyncClient(**chosen, transport=transport))
         self._retries = Retries(retries)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._pools.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -233,7 +234,7 @@ class AsyncClient:
             return result
 
     async def _follow(self, story: FrameStory) -> AsyncGenerator[TrackedFrame, None]:
-        reply: httpx.Response | None = None
+        replies: list[httpx.Response] = []
         pieces: AsyncIterator[bytes] | None = None
         try:
             step = next(story)
@@ -245,12 +246,11 @@ class AsyncClient:
                 answer: httpx.Response | bytes
                 try:
                     if isinstance(step, NextPiece):
-                        answer = await anext(pieces, b"") if pieces is not None else b""
+                        answer = await cancellable(anext(pieces, b"")) if pieces is not None else b""
                     else:
-                        if reply is not None:
-                            await reply.aclose()
-                        answer = reply = await self._send(step)
-                        pieces = reply.aiter_bytes()
+                        await _close(replies)
+                        answer = await self._send(step, replies)
+                        pieces = answer.aiter_bytes()
                 except httpx.RequestError as error:
                     step = story.throw(error)
                 else:
@@ -259,20 +259,31 @@ class AsyncClient:
             return
         finally:
             story.close()
-            if reply is not None:
-                await reply.aclose()
+            await _close(replies)
 
-    async def _send(self, attempt: Attempt) -> httpx.Response:
+    async def _send(self, attempt: Attempt, replies: list[httpx.Response] | None = None) -> httpx.Response:
+        """Send a call. A reply that is read while it comes is added to `replies`, to be closed."""
         if attempt.wait_s:
             await asyncio.sleep(attempt.wait_s)
-        if attempt.call.picture is None:
-            request = attempt.call.request(self._http)
+        call, http = attempt.call, self._pools.http
+        if call.picture is None:
+            request = call.request(http)
         else:
-            request = await asyncio.to_thread(attempt.call.request, self._http)
-        response = await self._http.send(request, stream=True)
-        if attempt.call.is_stream and is_lines(response):
-            return response  # _follow reads and closes it
-        try:
-            return await bodies.aread(response, on_step=attempt.call.on_step)
-        finally:
-            await response.aclose()
+            request = await asyncio.to_thread(call.request, http)
+
+        async def exchange() -> httpx.Response:
+            response = await http.send(request, stream=True)
+            if replies is not None and call.is_stream and is_lines(response):
+                replies.append(response)
+                return response
+            try:
+                return await bodies.aread(response, on_step=call.on_step)
+            finally:
+                await response.aclose()
+
+        return await cancellable(exchange())
+
+
+async def _close(replies: list[httpx.Response]) -> None:
+    while replies:
+        await cancellable(replies.pop().aclose())

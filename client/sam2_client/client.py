@@ -13,13 +13,14 @@ import httpx
 
 from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
-from sam2_client.connection import DEFAULT_URL, environment_in_words, options
+from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
 from sam2_client.mending import Corrections
 from sam2_client.pictures import Picture, PictureSource, Stretch
+from sam2_client.pools import Pool
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries
 from sam2_client.step_lines import is_lines
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """A client of a SAM 2 service. Threads may share it. `with` or `close` closes its connections.
+    """A client of a SAM 2 service. Threads and forks may share it. `with` or `close` closes its connections.
 
     Every method may raise Sam2Error. Each kind of failure has a subclass; the message is the server's.
     """
@@ -48,17 +49,16 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """`timeout` is the longest wait for a reply in seconds. `retries` is the number of retries if the server is
-        busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests. Raises ValueError
-        for a bad argument, or a proxy or certificate in the environment that cannot be used.
+        busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests; forks cannot share
+        one. Raises ValueError for a bad argument, proxy or certificate, those in the environment included.
         """
         chosen = options(url, api_key, timeout)
-        with environment_in_words():
-            self._http = httpx.Client(**chosen, transport=transport)
+        self._pool = Pool(lambda: httpx.Client(**chosen, transport=transport))
         self._retries = Retries(retries)
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self._pool.http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -290,7 +290,8 @@ class Client:
     def _send(self, attempt: Attempt) -> httpx.Response:
         if attempt.wait_s:
             time.sleep(attempt.wait_s)
-        response = self._http.send(attempt.call.request(self._http), stream=True)
+        http = self._pool.http
+        response = http.send(attempt.call.request(http), stream=True)
         if attempt.call.is_stream and is_lines(response):
             return response  # _follow reads and closes it
         try:

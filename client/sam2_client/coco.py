@@ -76,7 +76,7 @@ def read_reply(path: Path) -> Iterator[Instance]:
             )
     except UnicodeDecodeError as error:  # whose words hold the whole file
         raise ValueError(f"{path} is not a reply of /decode: it is no text") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is not a reply of /decode with masks as RLE: {why}") from error
 

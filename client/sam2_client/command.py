@@ -11,7 +11,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from functools import partial
 from pathlib import Path
+
+import PIL.Image
 
 from sam2_client import coco, yolo
 from sam2_client.arguments import parse
@@ -27,8 +30,10 @@ from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.outputs import require_another, require_data_set, require_picture
 from sam2_client.prompt_errors import is_of_a_prompt
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
+from sam2_client.replies import MAX_PIXELS
 from sam2_client.sync_image import Image
 from sam2_client.track_command import track
+from sam2_client.workers import until_admitted
 
 FAILED, MISUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
 """Exit codes other than 0."""
@@ -39,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by a shell's >&-
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115  # open until the process ends
+    PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # how large a picture may be is the service's to say
     parsed = parse(arguments)
     run = {
         "embed": embed,
@@ -250,12 +256,13 @@ def _answers(image: Image, lines: Sequence[PromptLine], arguments: argparse.Name
     The service refuses a request for one wrong prompt, so those that it refuses are halved. Raises what is wrong
     with all of them.
     """
+    decode = partial(
+        image.decode_many,
+        max_hole_area=arguments.max_hole_area,
+        max_sprinkle_area=arguments.max_sprinkle_area,
+    )
     try:
-        answers = image.decode_many(
-            [line.prompt for line in lines],
-            max_hole_area=arguments.max_hole_area,
-            max_sprinkle_area=arguments.max_sprinkle_area,
-        )
+        answers = until_admitted(decode)([line.prompt for line in lines])
     except (InvalidPrompt, ValidationFailed) as error:
         if not is_of_a_prompt(error):
             raise

@@ -51,7 +51,10 @@ def options(url: str, api_key: str | None, timeout: float) -> Options:
     if key := (api_key or "").strip():
         if not (key.isascii() and key.isprintable()):
             raise ValueError("the key has characters that an HTTP header cannot contain: use printable ASCII")
-        headers["Authorization"] = f"Bearer {key}"
+        if base_url.userinfo:  # httpx sends it as Authorization: it is the login of a proxy
+            headers["X-API-Key"] = key
+        else:
+            headers["Authorization"] = f"Bearer {key}"
     return {
         "base_url": base_url,
         "headers": headers,

@@ -3,16 +3,18 @@
 Does not know about requests.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from tqdm import tqdm
 
 from sam2_client.masks import Embedded
-from sam2_client.pictures import PictureSource
+from sam2_client.pictures import PictureSource, is_one_picture
 
 ImageT = TypeVar("ImageT", bound="KnownImage")
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -107,9 +109,10 @@ class Progress:
 
 
 def check_concurrency(pictures: Iterable[PictureSource], concurrency: int) -> list[PictureSource]:
-    """Return the pictures as a list. Raises TypeError for a single path, ValueError for a concurrency below 1."""
-    if isinstance(pictures, str | bytes):
+    """Return the pictures as a list. Raises TypeError for a single one, ValueError for a concurrency below 1."""
+    if isinstance(pictures, str | bytes | os.PathLike | Image.Image) or is_one_picture(pictures):
         raise TypeError("embed_many takes a list of pictures: use embed for a single one")
-    if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}, but must be at least 1")
+    is_whole = isinstance(concurrency, int | np.integer) and not isinstance(concurrency, bool)
+    if not is_whole or concurrency < 1:
+        raise ValueError(f"concurrency is {concurrency!r}, but must be a whole number of at least 1")
     return list(pictures)

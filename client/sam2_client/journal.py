@@ -4,6 +4,7 @@ A line of JSON says what the run is, and then a line for each thing that is done
 had never been written. Does not know what is done.
 """
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from sam2_client.messages import naming
 
 _KIND = "sam2 journal 1"
 _START = b'["sam2 journal 1"'
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems say that have no locks, such as Lustre and NFS as many clusters mount them."""
 
 
 class Journal:
@@ -123,6 +126,9 @@ def _lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"another run is writing {path}: wait for its end") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def _parsed(line: bytes) -> Any:

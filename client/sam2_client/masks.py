@@ -77,7 +77,7 @@ class Mask:
 
         `size` is the picture's height and width. A cropped mask (with `bounds`) requires it, and is placed back
         into the whole picture. Raises KeyError or TypeError for a malformed mask, and ValueError if it has another
-        format or does not fit a picture of that size.
+        format, does not fit a picture of that size, or has an area or bbox that is not its own.
         """
         for other in ("polygons", "png"):
             if other in value and "rle" not in value:
@@ -94,13 +94,15 @@ class Mask:
             raise ValueError(
                 f"a mask of height and width {rle['size']} does not fit a picture of {list(size)}"
             )
-        x, y, box_width, box_height = value["bbox"]
+        area, bbox = coco_rle.extent(rle)  # outlines rely on them; a file may have been edited
+        if (value["area"], tuple(value["bbox"])) != (area, bbox):
+            raise ValueError(f"its area and bbox are not those of its RLE, {area} and {list(bbox)}")
         return cls(
             rle=rle,
             iou=float(value["iou"]),
             stability=float(value["stability"]),
-            area=int(value["area"]),
-            bbox=(x, y, box_width, box_height),
+            area=area,
+            bbox=bbox,
             origin=origin,
         )
 

@@ -15,6 +15,7 @@ from sam2_client.named_files import NamedFile
 Parts = tuple[str, ...]
 
 _NONE = "no such picture"
+_MOST_NAMED = 3
 
 
 def find(
@@ -67,7 +68,7 @@ def _find(
         sure = within.get(parts) or ends[len(parts)].get(parts, [])
         longer = (within[parts[at:]] for at in range(len(parts)) if parts[at:] in within)
         if matches := sure or next(longer, []):
-            found[name] = matches[0] if len(matches) == 1 else f"it may be {' or '.join(map(str, matches))}"
+            found[name] = matches[0] if len(matches) == 1 else _one_of(matches)
             if len(matches) == 1 and not sure:
                 guessed[matches[0]].append(name)
         else:
@@ -102,6 +103,13 @@ def shared(names: Sequence[str], found: Mapping[str, Path | str]) -> Iterator[st
                 f"{len(its_names)} entries of images are one file, {file}: {named(its_names)}. Each gets its "
                 "masks; check that they are not another picture's"
             )
+
+
+def _one_of(files: Sequence[Path]) -> str:
+    some = [*map(str, files[:_MOST_NAMED])]
+    if more := len(files) - len(some):  # frames of all videos may have one name
+        some.append(f"one of {more} more")
+    return f"it may be {' or '.join(some)}"
 
 
 def _of_address(name: str) -> str:

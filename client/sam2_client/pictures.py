@@ -131,10 +131,15 @@ def open_picture(source: PictureSource) -> Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     orientation = stored_orientation(data)
     plain = without_metadata(data)
+    what = "the picture" if isinstance(source, bytes) else source
     try:
         return _decoded(plain, orientation)
+    except Image.DecompressionBombError as error:
+        raise OSError(
+            f"{what} cannot be shown here: Pillow opens none so large, which the service may accept all the same, "
+            f"unless PIL.Image.MAX_IMAGE_PIXELS is None ({error})"
+        ) from error
     except (UnidentifiedImageError, *_BROKEN) as error:
-        what = "the picture" if isinstance(source, bytes) else source
         raise OSError(
             f"{what} cannot be shown here: Pillow cannot read this kind of picture, which the service may read all "
             "the same; convert it to PNG"
@@ -187,6 +192,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert(_ALPHA_MODES.get(image.mode, image.mode)).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def is_one_picture(value: object) -> bool:
+    """Whether this is the array of a picture, whose rows would pass for pictures of their own."""
+    return isinstance(value, np.ndarray) and value.ndim > 1 and value.shape[2:] in ((), (1,), (3,), (4,))
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:

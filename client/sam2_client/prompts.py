@@ -102,7 +102,7 @@ def read_numbers(name: str, values: Points | Box) -> npt.NDArray[np.float64]:
         if array.dtype.kind not in "iufO":  # objects may be numbers, such as fractions
             raise TypeError(f"{array.dtype} is not a type of numbers")
         numbers = array.astype(np.float64)
-    except (TypeError, ValueError) as error:  # rows of different lengths, or words
+    except (TypeError, ValueError, OverflowError) as error:  # rows of different lengths, words, 10**400
         raise ValueError(f"{name} cannot be read: {error}") from error
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} has a value that is not finite: {values!r}")

@@ -25,7 +25,7 @@ UNREADABLE = (
 )  # fmt: skip
 """What reading a reply raises if it is not one of the service."""
 _MAX_SIDE_PX = 65_535
-_MAX_PIXELS = 2**30
+MAX_PIXELS = 2**30
 """The service accepts no side above 65,535 px. Arrays of masks stay within 1 GiB."""
 
 
@@ -110,7 +110,7 @@ def read_maps(response: httpx.Response) -> dict[str, Floats]:
 
 def check_size(width: int, height: int) -> None:
     """Raise ValueError for a picture that no service has accepted."""
-    if not (0 < width <= _MAX_SIDE_PX and 0 < height <= _MAX_SIDE_PX and width * height <= _MAX_PIXELS):
+    if not (0 < width <= _MAX_SIDE_PX and 0 < height <= _MAX_SIDE_PX and width * height <= MAX_PIXELS):
         raise ValueError(f"a picture of {width} x {height} pixels")
 
 

@@ -56,6 +56,25 @@ def compress(rle: Rle) -> Rle:
     return {"size": [operator.index(height), operator.index(width)], "counts": _to_string(lengths)}
 
 
+def extent(rle: Rle) -> tuple[int, tuple[int, int, int, int]]:
+    """Return the number of pixels of a mask, and x, y, width, height of its box; zeros if it is empty.
+
+    Raises ValueError if the RLE is not a mask of its size.
+    """
+    height, _ = rle["size"]
+    ends = np.cumsum(_lengths(rle))
+    first, last = ends[:-1:2], ends[1::2] - 1  # pixels of each run of the object
+    first, last = first[first <= last], last[first <= last]
+    if not first.size:
+        return 0, (0, 0, 0, 0)
+    x, right = int(first[0]) // height, int(last[-1]) // height
+    if (first // height == last // height).all():
+        y, bottom = int((first % height).min()), int((last % height).max())
+    else:  # a run that goes on in the next column begins at its top
+        y, bottom = 0, height - 1
+    return int((last - first + 1).sum()), (x, y, right - x + 1, bottom - y + 1)
+
+
 def place(rle: Rle, bounds: tuple[int, int, int, int], *, size: tuple[int, int]) -> Rle:
     """Return the mask of a whole picture of `size` (height, width) from that of its part x0, y0, x1, y1.
 

@@ -19,7 +19,7 @@ from sam2_client.holdings import check_id
 from sam2_client.images import EmbedResult, ImageT, KnownImage
 from sam2_client.masks import Embedded
 from sam2_client.named_files import PICTURE_SUFFIXES
-from sam2_client.pictures import Picture, PictureSource
+from sam2_client.pictures import Picture, PictureSource, is_one_picture
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".gif"}
 
@@ -181,6 +181,8 @@ def sorted_out(
         return Picture(frames)
     if isinstance(frames, KnownImage | Image.Image) or not isinstance(frames, Iterable):
         raise TypeError(f"{type(frames).__name__} is neither a video nor a list of pictures")
+    if is_one_picture(frames):
+        raise TypeError("this array is one picture: a track needs a list of them, one for each frame")
     return list(frames)
 
 

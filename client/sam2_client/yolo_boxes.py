@@ -18,8 +18,13 @@ from sam2_client.named_files import files_below, tell_left_out
 
 _NAME_FILES = ("classes.txt", "obj.names")
 _NO_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt"}
-_ITEM = re.compile(r"\s+(\d+)\s*:\s*(.*?)\s*|\s*-\s+(.*?)\s*")
-_INLINE = re.compile(r"(?:(\d+)\s*:\s*)?(\"[^\"]*\"|'[^']*'|[^,\s][^,]*)")
+_QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'"
+_COMMENT = r"(?:\s#.*|\s*)"
+_ITEM = re.compile(rf"\s+(\d+)\s*:\s*({_QUOTED}|.*?){_COMMENT}|\s*-\s+({_QUOTED}|.*?){_COMMENT}")
+_INLINE = re.compile(rf"(?:(\d+)\s*:\s*)?({_QUOTED}|[^,\s][^,]*)")
+_INLINE_COMMENT = re.compile(rf"((?<=[\s\[{{,:])(?:{_QUOTED}))|\s#.*")
+_ESCAPE = re.compile(r"\\(?:(\\)|x([0-9A-Fa-f]{2})|U([0-9A-Fa-f]{8}))")
+"""Those of YAML that JSON lacks. PyYAML writes \xe9 for é, unless it is told otherwise."""
 _NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
 _LEVELS = 3
 
@@ -116,19 +121,18 @@ def _yaml_names(text: str) -> Iterator[tuple[int, str]]:
     for line in lines:
         if not line.startswith("names:"):
             continue
-        rest = line.removeprefix("names:").split(" #")[0].strip()
+        rest = _uncommented(line.removeprefix("names:"))
         if rest[:1] in ("[", "{"):
             while rest[-1] not in "]}" and (more := next(lines, None)) is not None:
-                rest += f" {more.split(' #')[0].strip()}"
+                rest += f" {_uncommented(more)}"
             for count, (number, name) in enumerate(_INLINE.findall(rest[1:-1])):
                 yield int(number or count), _scalar(name)
             return
         count = 0
         for item in lines:
-            plain = item.split(" #")[0]
-            if not plain.strip():
+            if not _uncommented(f" {item}"):
                 continue
-            if (match := _ITEM.fullmatch(plain)) is None:
+            if (match := _ITEM.fullmatch(item)) is None:
                 return
             number, name, listed = match.groups()
             yield (count, _scalar(listed)) if number is None else (int(number), _scalar(name))
@@ -136,9 +140,19 @@ def _yaml_names(text: str) -> Iterator[tuple[int, str]]:
         return
 
 
+def _uncommented(text: str) -> str:
+    return _INLINE_COMMENT.sub(lambda match: match[1] or "", text).strip()
+
+
 def _scalar(text: str) -> str:
     text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1].replace("''", "'")
     try:
-        return str(json.loads(text)) if text.startswith('"') else text.strip("'")
+        return str(json.loads(_ESCAPE.sub(_as_in_json, text))) if text.startswith('"') else text
     except ValueError:
         return text
+
+
+def _as_in_json(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] else json.dumps(chr(int(escape[2] or escape[3], 16)))[1:-1]

@@ -26,6 +26,8 @@ class Trouble:
     """Method and path of every request except /readyz."""
     headers: dict[str, str] = field(default_factory=dict)
     """Headers of the last request."""
+    peers: set[tuple[str, int]] = field(default_factory=set)
+    """The other ends of the connections."""
     most_at_once: int = 0
     _at_once: int = 0
 
@@ -35,6 +37,7 @@ class Trouble:
             await self.app(scope, receive, send)
             return
         self.asked.append(f"{scope['method']} {scope['path']}")
+        self.peers.add(tuple(scope["client"]))
         self.headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         if self.replies:
             status, headers, body = self.replies.pop(0)

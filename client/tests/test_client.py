@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client_server import Served, real_server
+from PIL import Image
 
 import sam2_client
 from app.settings import Settings
@@ -184,6 +185,13 @@ def test_embed_many_says_what_it_cannot_take(client: Client) -> None:
         client.embed_many("truck.jpg")
     with pytest.raises(ValueError, match="at least 1"):
         client.embed_many([], concurrency=0)
+    with pytest.raises(ValueError, match=r"concurrency is 1\.5"):  # which would be no limit
+        client.embed_many([], concurrency=1.5)  # type: ignore[arg-type]
+    one = np.zeros((40, 60, 3), np.uint8)
+    for single in (one, Image.fromarray(one), Path("truck.png")):
+        with pytest.raises(TypeError, match="use embed for a single one"):
+            client.embed_many(single)  # type: ignore[arg-type]
+    assert len(client.embed_many(np.stack([one] * 2), progress=False)) == 2
     assert client.embed_many([], progress=False) == []
 
 

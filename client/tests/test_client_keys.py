@@ -53,6 +53,13 @@ def test_with_the_right_key_all_is_answered(anna: Client, truck: Path) -> None:
         anna.image("truck")
 
 
+def test_the_login_of_a_proxy_in_the_address_leaves_the_key_as_it_is(guarded: Served) -> None:
+    with Client(guarded.url.replace("//", "//proxy:login@"), ANNA) as client:
+        assert client.model().name == "fake"
+    with Client(guarded.url.replace("//", f"//anna:{ANNA}@")) as client:
+        assert client.model().name == "fake"
+
+
 def test_spaces_and_line_ends_around_a_key_are_not_part_of_it(guarded: Served, truck: Path) -> None:
     with Client(guarded.url, f" {ANNA}\n") as client:
         assert client.embed(truck).width == 60

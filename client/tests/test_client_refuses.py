@@ -43,6 +43,7 @@ POINT: dict[str, Any] = {"points": [(30, 20)]}
         ({"points": [(1j, 2)]}, "points cannot be read"),
         ({"box": (1, 2, 30, math.inf)}, "box has a value that is not finite"),
         ({"box": ("1", "2", "30", "20")}, "box cannot be read"),
+        ({"box": (1, 2, 30, 10**400)}, "box cannot be read"),
         (POINT | {"multimask": 1}, "multimask is 1"),
         (POINT | {"multimask": "yes"}, "multimask is 'yes'"),
         ({"mask": b"U0FN"}, "mask is a bytes"),

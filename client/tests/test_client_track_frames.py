@@ -94,6 +94,7 @@ def test_pictures_are_frames(client: Client, tmp_path: Path) -> None:
         ({"frames": []}, "at least one frame"),
         ({"image_ids": "abc"}, "a list of ids"),
         ({"frames": 5}, "neither a video nor"),
+        ({"frames": np.zeros((1, 1, 3), np.uint8)}, "this array is one picture"),
         ({"frames": ""}, "the name is empty"),
         ({"frames": ["no-such.png"]}, "no-such.png"),
         ({"frames": "no-such.mp4"}, "no-such.mp4"),

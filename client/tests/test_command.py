@@ -288,3 +288,15 @@ def test_a_name_that_standard_output_cannot_write_ends_nothing(
     assert first.endswith("\tcaf\\udce9.png")
     assert second.split("\t")[1] == ("d\u00e9j\u00e0.png" if encoding == "utf-8" else "d\\xe9j\\xe0.png")
     assert third.endswith("\ttruck.png")
+
+
+def test_pillow_does_not_say_how_large_a_picture_may_be(
+    truck: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mask,) = client.embed(truck).decode(box=(5, 5, 25, 25))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 60 * 40 // 2 - 1)
+    with pytest.raises(OSError, match=r"opens none so large.*MAX_IMAGE_PIXELS is None"):
+        mask.cutout(truck)
+    assert main(["decode", str(truck), "--box", "5,5,25,25", "--cutout", "cut.png"]) == 0
+    with Image.open("cut.png") as cutout:
+        assert cutout.size == mask.cutout(truck).size

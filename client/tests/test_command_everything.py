@@ -176,7 +176,7 @@ def test_a_server_that_is_gone_ends_the_run_and_not_each_picture(
         seen.append(source)
         if len(seen) == 1:
             return real(self, source)
-        self._http.base_url = gone
+        self._pool.http.base_url = gone
         return real(self, source)
 
     monkeypatch.setattr(Client, "embed", embed)

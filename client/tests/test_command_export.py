@@ -248,3 +248,40 @@ def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert "1 images, 1 annotations" in printed.out
     assert "1 masks are empty" in printed.err
+
+
+def test_export_waits_for_its_turn_as_often_as_it_is_told_to(truck: Path, served: Served) -> None:
+    Path("prompts.jsonl").write_text('{"picture": "truck.png", "box": [0, 0, 60, 40]}')
+    embedded = httpx.post(f"{served.url}/embed", content=truck.read_bytes(), headers=OCTETS).content
+    slowly = b'{"error": {"code": "rate_limited", "message": "Slowly."}}'
+    served.trouble.replies[:] = [(200, {}, embedded), *[(429, {"Retry-After": "0"}, slowly)] * 12]
+    assert main(["export", "prompts.jsonl", "--coco", "out.json"]) == 0
+    assert len(COCO("out.json").anns) == 1
+    assert served.trouble.replies == []
+
+
+@pytest.mark.parametrize(
+    "edit", [{"bbox": [0, 0, 0, 0]}, {"bbox": [1, 2, 3, None]}, {"area": 7}, {"iou": 10**400}]
+)
+def test_a_reply_that_was_edited_is_refused_in_words(
+    truck: Path, edit: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decode", str(truck), "--point", "30,20", "-o", "cap.json"]) == 0
+    reply = json.loads(Path("cap.json").read_text())
+    best = reply["predictions"][0]["masks"][0]
+    best["bbox"], best["area"] = [*map(float, best["bbox"])], float(best["area"])  # as JavaScript's tools may
+    Path("floats.json").write_text(json.dumps(reply))
+    assert main(["export", "floats.json", "--coco", "out.json", "--yolo", "yolo", "--polygons"]) == 0
+    best |= edit
+    Path("edited.json").write_text(json.dumps(reply))
+    assert main(["export", "edited.json", "--coco", "out.json", "--yolo", "other", "--polygons"]) == 1
+    assert "edited.json is not a reply of /decode" in capsys.readouterr().err
+
+
+def test_the_extent_of_a_mask_is_that_of_its_pixels() -> None:
+    random = np.random.default_rng(0)
+    for share in [0, 0.1, 0.5, 0.9, 1] * 40:
+        mask = random.random(random.integers(1, 9, 2)) < share
+        runs = rle.encode(mask)
+        area, box = rle.extent(runs)
+        assert (area, [*box]) == (mask.sum(), coco_mask.toBbox(runs).tolist())

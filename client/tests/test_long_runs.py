@@ -1,5 +1,6 @@
 """What long runs have in common."""
 
+import errno
 import os
 import sys
 from dataclasses import replace
@@ -76,3 +77,19 @@ def test_a_run_over_the_clients_limits_waits_for_its_turn(
     assert main(arguments) == 0
     assert read()["annotations"]
     assert not refusals
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+@LONG_RUNS
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_obstacle(
+    arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    write(box_set(boxed(1, 7, [1, 1, 9, 9])))
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert main(arguments) == 0
+    assert read()["annotations"]

@@ -223,3 +223,9 @@ def test_a_file_that_another_name_means_is_not_guessed() -> None:
     assert found["A/1.jpg"] == "no such picture by this very name; /data/photos/a/1.jpg may be another one"
     found = picture_names.find(["A/1.jpg", "a/1.JPG"], files)
     assert not any(isinstance(each, Path) for each in found.values())
+
+
+def test_of_a_thousand_files_with_one_name_a_few_are_named() -> None:
+    files = [f"{video}/1.jpg" for video in range(1000)]
+    a, b, c, *_ = (f"/data/photos/{file}" for file in files)
+    assert found_in(*files, name="1.jpg") == f"it may be {a} or {b} or {c} or one of 997 more"

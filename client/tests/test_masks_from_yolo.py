@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from box_files import read
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -75,6 +76,25 @@ def test_names_of_categories(photos: Path, name: str, content: str) -> None:
     Path("set", name).write_text(content, "utf-8", newline="")
     assert main(["masks-from-boxes", "set/labels/train", "photos", "-o", "out.json"]) == 0
     assert [each["name"] for each in read()["categories"]] == ["cat", "big, dog", "x"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "names:\n- \"B\\xFCrste\"\n# the next one\n- 'no #1'\n- 'O''Brien, Jr.' # a 'name'\n- it's\n",
+        "names: {0: \"B\\xFCrste\", 1: 'no #1', # it's\n  2: 'O''Brien, Jr.', 3: it's}\n",
+        'names:\n  0: "B\\U000000FCrste"\n  1: "no #1" # a "name"\n  2: "O\'Brien, Jr."\n  3: it\'s #\n',
+    ],
+)
+def test_names_with_quotes_marks_and_escapes(photos: Path, content: str) -> None:
+    wanted = ["Bürste", "no #1", "O'Brien, Jr.", "it's"]
+    names = yaml.safe_load(content)["names"]
+    assert [*(names.values() if isinstance(names, dict) else names)] == wanted
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    Path("labels/data.yaml").write_text(content)
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == wanted
 
 
 def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
