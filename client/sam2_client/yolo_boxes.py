@@ -5,12 +5,11 @@ shares of the picture's, and perhaps a confidence. The names of categories are i
 folder or one above it. Format: https://docs.ultralytics.com/datasets/detect/. Does not know where pictures are.
 """
 
-import json
 import math
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sam2_client import coco
 from sam2_client.box_sets import BoxSet, of_document
@@ -18,13 +17,6 @@ from sam2_client.named_files import files_below, tell_left_out
 
 _NAME_FILES = ("classes.txt", "obj.names")
 _NO_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt"}
-_QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'"
-_COMMENT = r"(?:\s#.*|\s*)"
-_ITEM = re.compile(rf"\s+(\d+)\s*:\s*({_QUOTED}|.*?){_COMMENT}|\s*-\s+({_QUOTED}|.*?){_COMMENT}")
-_INLINE = re.compile(rf"(?:(\d+)\s*:\s*)?({_QUOTED}|[^,\s][^,]*)")
-_INLINE_COMMENT = re.compile(rf"((?<=[\s\[{{,:])(?:{_QUOTED}))|\s#.*")
-_ESCAPE = re.compile(r"\\(?:(\\)|x([0-9A-Fa-f]{2})|U([0-9A-Fa-f]{8}))")
-"""Those of YAML that JSON lacks. PyYAML writes \xe9 for é, unless it is told otherwise."""
 _NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
 _LEVELS = 3
 
@@ -64,7 +56,7 @@ def read_yolo(folder: Path) -> BoxSet:
     tell_left_out(others, why="they do not begin with the number of a category, so they are no labels")
     if not images and not problems:
         raise ValueError(_NO_FILES.format(folder))
-    names = _names(folder)
+    names = _names(folder, problems)
     used = sorted({annotation["category_id"] for annotation in annotations} | names.keys())
     categories = [{"id": each, "name": names.get(each, str(each)), "supercategory": ""} for each in used]
     found = of_document(
@@ -98,15 +90,19 @@ def _is_prose(lines: list[str]) -> bool:
     return not first.lstrip("+-.")[:1].isdigit()
 
 
-def _names(folder: Path) -> dict[int, str]:
-    """Return the names of the categories that data.yaml or classes.txt have."""
+def _names(folder: Path, problems: list[str]) -> dict[int, str]:
+    """Return the names of the categories that data.yaml or classes.txt have. Adds a data.yaml that is no YAML."""
     for place in [folder.absolute(), *folder.absolute().parents][:_LEVELS]:
         for file in sorted(place.glob("*.yaml")):
             try:
-                text = file.read_text("utf-8-sig", errors="replace")
+                names = _yaml_names(file.read_text("utf-8-sig", errors="replace"))
             except OSError:  # another's, above the data set, or a folder
                 continue
-            if names := dict(_yaml_names(text)):
+            except yaml.YAMLError as error:
+                if file.name == "data.yaml":
+                    problems.append(f"{file} is left out: {' '.join(str(error).split())}")
+                continue
+            if names:
                 return names
         for name in _NAME_FILES:
             if (file := place / name).is_file():
@@ -115,44 +111,16 @@ def _names(folder: Path) -> dict[int, str]:
     return {}
 
 
-def _yaml_names(text: str) -> Iterator[tuple[int, str]]:
-    """Read `names`, a list or numbered, as data.yaml has it: only this part of YAML."""
-    lines = iter(text.splitlines())
-    for line in lines:
-        if not line.startswith("names:"):
-            continue
-        rest = _uncommented(line.removeprefix("names:"))
-        if rest[:1] in ("[", "{"):
-            while rest[-1] not in "]}" and (more := next(lines, None)) is not None:
-                rest += f" {_uncommented(more)}"
-            for count, (number, name) in enumerate(_INLINE.findall(rest[1:-1])):
-                yield int(number or count), _scalar(name)
-            return
-        count = 0
-        for item in lines:
-            if not _uncommented(f" {item}"):
-                continue
-            if (match := _ITEM.fullmatch(item)) is None:
-                return
-            number, name, listed = match.groups()
-            yield (count, _scalar(listed)) if number is None else (int(number), _scalar(name))
-            count += 1
-        return
-
-
-def _uncommented(text: str) -> str:
-    return _INLINE_COMMENT.sub(lambda match: match[1] or "", text).strip()
-
-
-def _scalar(text: str) -> str:
-    text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        return text[1:-1].replace("''", "'")
-    try:
-        return str(json.loads(_ESCAPE.sub(_as_in_json, text))) if text.startswith('"') else text
-    except ValueError:
-        return text
-
-
-def _as_in_json(escape: re.Match[str]) -> str:
-    return escape[0] if escape[1] else json.dumps(chr(int(escape[2] or escape[3], 16)))[1:-1]
+def _yaml_names(text: str) -> dict[int, str]:
+    """Read `names`, a list or numbered. Raises YAMLError."""
+    document = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # as text: a class may be called no, or 1.0
+    names = document.get("names") if isinstance(document, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict):
+        return {}
+    return {
+        int(number): name
+        for number, name in names.items()
+        if str(number).isdecimal() and isinstance(name, str)
+    }

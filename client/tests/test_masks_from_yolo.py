@@ -66,6 +66,7 @@ def test_labels_of_yolo_become_coco(photos: Path, capsys: pytest.CaptureFixture[
         ("classes.txt", "cat\nbig, dog\nx\n"),
         ("classes.txt", "\ufeffcat\r\nbig, dog\r\nx\r\n"),
         ("data.yaml", "\ufeffnames: [cat, 'big, dog', x]\r\n"),
+        ("data.yaml", "base: &base\n  - cat\n  - >-\n    big,\n    dog\n  - x\nnames: *base\n"),
         ("obj.names", "cat\nbig, dog\nx"),
     ],
 )
@@ -95,6 +96,27 @@ def test_names_with_quotes_marks_and_escapes(photos: Path, content: str) -> None
     Path("labels/data.yaml").write_text(content)
     assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 0
     assert [each["name"] for each in read()["categories"]] == wanted
+
+
+def test_names_are_text_whatever_yaml_takes_them_for(photos: Path) -> None:
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    Path("labels/data.yaml").write_text("names: [no, 1.0, null, 2026-11-30]\n")
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["no", "1.0", "null", "2026-11-30"]
+
+
+@pytest.mark.parametrize("content", ["names: [cat, dog\n", "names:\n  0: 'cat\n", "\tnames: [cat]\n"])
+def test_a_data_yaml_that_is_none(photos: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    Path("labels/data.yaml").write_text(content)
+    Path("other.yaml").write_text("{{ not: [ours\n")
+    main(["masks-from-boxes", "labels", "photos", "-o", "out.json"])
+    assert [each["name"] for each in read()["categories"]] == ["0"]
+    told = capsys.readouterr().err
+    assert "data.yaml is left out: " in told
+    assert "other.yaml" not in told
 
 
 def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
