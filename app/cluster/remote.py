@@ -68,6 +68,7 @@ class RemoteSegmentation:
         self.videos = RemoteVideos(self._ask, self._workers, deadline=partial(within, settings.deadline_s))
         self.tracks = RemoteTracks(self._ask, self._follow, self._watch)
         metrics.watch_readiness(self.ready)
+        metrics.watch_names(lambda: not self.names_problem)
 
     @property
     def cache_limits(self) -> CacheLimits:

@@ -163,10 +163,12 @@ async def test_a_front_says_that_its_devices_cannot_reach_the_names(monkeypatch:
     monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
     async with front(devices=2) as (served, _devices):
         assert (await served.client.get("/readyz")).json() == {"status": "ready"}
+        assert "sam2_names_reachable 1.0" in (await served.client.get("/metrics")).text.splitlines()
         monkeypatch.setattr("app.service.local.LocalSegmentation.names_problem", "PostgreSQL is away")
         service: RemoteSegmentation = served.app.state.service
         await until(lambda: bool(service.names_problem))
         assert (await served.client.get("/readyz")).json() == {"status": "ready", "names": "unreachable"}
+        assert "sam2_names_reachable 0.0" in (await served.client.get("/metrics")).text.splitlines()
 
 
 async def test_devices_that_cannot_be_started_are_a_failure() -> None:
