@@ -32,6 +32,7 @@ from app.service.segmentation import (
     Embedded,
     EmbeddingDtype,
     EmbeddingFormat,
+    Exported,
     ModelCard,
     NewPicture,
 )
@@ -244,7 +245,7 @@ class RemoteSegmentation:
         tenant: str,
         times: StageTimes,
         share: str,
-    ) -> bytes:
+    ) -> Exported:
         """Return a file with the feature maps of a picture."""
         file = await self._ask(
             of_image(image_id, tenant),
@@ -256,7 +257,7 @@ class RemoteSegmentation:
             tenant=tenant,
             share=share,
         )
-        return cast(bytes, file)
+        return cast(Exported, file)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture."""

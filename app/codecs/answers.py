@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from app.codecs.logits import encode_logits
 from app.codecs.rle import encode_counts
+from app.segmenter import ModelName
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
 from model.masks.one_bit_png import png
@@ -98,6 +99,7 @@ class Decoded:
     height: int
     width: int
     predictions: list[list[MaskAnswer]]
+    model: ModelName
 
 
 def answer(

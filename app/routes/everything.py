@@ -71,9 +71,7 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
             image_id, found = await service.everything(
                 picture, criteria, tenant=tenant, times=times, share=share, report=report
             )
-            return await service.work(
-                lambda: write_everything(found, image_id=image_id, model=model.name), share=share
-            )
+            return await service.work(lambda: write_everything(found, image_id=image_id), share=share)
 
         if not wants_lines(request):
             content = await while_connected(request.receive, story(lambda _progress, _found: None))

@@ -12,6 +12,7 @@ from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.errors import ServiceError
 from app.scheduling.deadlines import within
+from app.segmenter import ModelName
 from app.service.embedding_export import pack
 from app.service.everything import everything
 from app.service.found_masks import Criteria, Everything
@@ -21,6 +22,7 @@ from app.service.segmentation import (
     Embedded,
     EmbeddingDtype,
     EmbeddingFormat,
+    Exported,
     ModelCard,
     NewPicture,
 )
@@ -49,6 +51,7 @@ class LocalSegmentation(SegmentationService):
         needs_name: bool = True,
     ) -> Embedded:
         """Store the embedding of an uploaded picture. Raises what `take_in` raises."""
+        model = ModelName.of(self.ready())
         taken = await self.take_in(
             data,
             tenant=tenant,
@@ -59,12 +62,13 @@ class LocalSegmentation(SegmentationService):
             stretch=stretch,
             needs_name=needs_name,
         )
-        return _describe_taken(taken)
+        return _describe_taken(taken, model)
 
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept. Raises what `find` raises."""
+        model = ModelName.of(self.ready())
         embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
-        return _describe(image_id, embedding, cached=True)
+        return _describe(image_id, embedding, model, cached=True)
 
     async def segment(
         self,
@@ -92,7 +96,7 @@ class LocalSegmentation(SegmentationService):
             replace=replace,
             stretch=stretch,
         )
-        return _describe_taken(taken), decoded
+        return _describe_taken(taken, decoded.model), decoded
 
     async def everything(
         self,
@@ -118,7 +122,7 @@ class LocalSegmentation(SegmentationService):
         tenant: str,
         times: StageTimes,
         share: str,
-    ) -> bytes:
+    ) -> Exported:
         """Return a file with the feature maps of a picture. Raises what `find` raises."""
         async with within(self.settings.deadline_s):
             embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
@@ -130,9 +134,10 @@ class LocalSegmentation(SegmentationService):
                 "width": str(embedding.width),
                 "height": str(embedding.height),
             }
-            return await self.work(
+            content = await self.work(
                 lambda: pack(embedding, dtype=dtype, form=form, metadata=metadata), share=share
             )
+            return Exported(content, ModelName.of(segmenter))
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture. Raises ImageNotFound."""
@@ -176,9 +181,10 @@ class LocalSegmentation(SegmentationService):
         return self.metrics.render()
 
 
-def _describe_taken(taken: TakenIn) -> Embedded:
-    return _describe(taken.image_id, taken.embedding, cached=taken.cached)
+def _describe_taken(taken: TakenIn, model: ModelName) -> Embedded:
+    return _describe(taken.image_id, taken.embedding, model, cached=taken.cached)
 
 
-def _describe(image_id: str, embedding: Embedding, *, cached: bool) -> Embedded:
-    return Embedded(image_id, embedding.height, embedding.width, embedding.nbytes, cached=cached)
+def _describe(image_id: str, embedding: Embedding, model: ModelName, *, cached: bool) -> Embedded:
+    height, width, nbytes = embedding.height, embedding.width, embedding.nbytes
+    return Embedded(image_id, height, width, nbytes, cached=cached, model=model)

@@ -20,6 +20,7 @@ from app.errors import DeadlineExceeded, InvalidPrompt, Overloaded
 from app.scheduling.batching import Ran
 from app.scheduling.deadlines import left_s
 from app.scheduling.shares import Shares, Turns
+from app.segmenter import ModelName
 from app.service.decodings import Decodable, Shaped, shape_all
 from app.service.found_masks import Criteria, Everything, FirstLook, Found, Sifting, most_wanted, write
 from app.service.wiring import (
@@ -121,6 +122,7 @@ class Request:
     file: tuple[bytes, Stretch] | None
     """The picture and how it is read, required if it is cropped."""
     criteria: Criteria
+    model: ModelName
     logit_bytes: int
     is_passed: bool
     """Whether clicks pass the batches of searches while they run."""
@@ -175,7 +177,8 @@ class Searches:
                     return [write(c, options=options, logit_bytes=logit_bytes, **size) for c in best]
 
                 with request.times.during("masks"):
-                    return Everything(height, width, await self._workers.run(write_all, share=share))
+                    masks = await self._workers.run(write_all, share=share)
+                    return Everything(height, width, masks, request.model)
 
     @contextmanager
     def _memory(self, share: str) -> Iterator[_Held]:

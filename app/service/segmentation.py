@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
-from app.segmenter import Model, Segmenter, TrackerKind
+from app.segmenter import Model, ModelName, Segmenter, TrackerKind
 from app.service.found_masks import Criteria, Everything
 from app.service.search import Report
 from app.service.track_service import TrackService
@@ -41,6 +41,14 @@ class Embedded:
     """Of the embedding."""
     cached: bool
     """Whether no encoder ran for this request."""
+    model: ModelName
+
+
+class Exported(NamedTuple):
+    """A file with feature maps."""
+
+    content: bytes
+    model: ModelName
 
 
 class NewPicture(NamedTuple):
@@ -237,7 +245,7 @@ class Segmentation(Protocol):
         tenant: str,
         times: StageTimes,
         share: str,
-    ) -> bytes:
+    ) -> Exported:
         """Return a file with the feature maps of a picture."""
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:

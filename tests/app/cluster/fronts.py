@@ -1,7 +1,8 @@
 """A Front before several fake devices."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from tests.fakes import FakeSegmenter, Served, until
 
 @asynccontextmanager
 async def front(
-    devices: int = 3, *, folder: Path | None = None, **settings: Any
+    devices: int = 3, *, folder: Path | None = None, models: Sequence[str] = (), **settings: Any
 ) -> AsyncIterator[tuple[Served, FakeDevices]]:
-    """Run a Front before some devices."""
+    """Run a Front before some devices: of these models, or all of one."""
     wanted = Settings(**{"workers": 2, "cache_dir": str(folder) if folder else ""} | settings)
     segmenters = [FakeSegmenter() for _ in range(devices)]
+    for segmenter, model in zip(segmenters, models, strict=False):
+        segmenter.name, segmenter.fingerprint = model, sha256(model.encode()).hexdigest()
     fake = FakeDevices(wanted, *segmenters)
     app = create_app(wanted, connect=fake.connect)
     app.state.fake_devices = fake

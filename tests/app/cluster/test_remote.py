@@ -1,6 +1,7 @@
 """A Front before several devices that share a folder: keys, devices that die, errors and readiness."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -147,6 +148,42 @@ async def test_who_leaves_frees_the_device() -> None:
         await served.segmenter.wait_until_entered()
         asked.cancel()
         await until(lambda: len(devices.services[0]._encodings) == 0)
+
+
+async def test_a_reply_names_the_model_of_the_device_that_made_it(tmp_path: Path) -> None:
+    models = ["old", "new"]
+    async with front(devices=2, folder=tmp_path, models=models, keep_uploads=True) as (served, devices):
+        for i in range(8):
+            name = f"p{i}"
+            embedded = await served.embed(picture(), name)
+            owner = devices.asked[-1][1]
+            prompt = {"point_coords": [[30, 20]], "point_labels": [1]}
+            fields = {"point_coords": "[[30, 20]]", "point_labels": "[1]", "image_id": name}
+            replies = [
+                embedded,
+                await served.post("/decode", {"image_id": name, **prompt}),
+                await served.client.post("/segment", files={"image": picture()}, data=fields),
+                await served.post("/everything", {"image_id": name, "points_per_side": 2}),
+                await served.client.get(f"/images/{name}"),
+            ]
+            assert {device for _, device in devices.asked[-len(replies) :]} == {owner}
+            assert [reply.json()["model"] for reply in replies] == [models[owner]] * len(replies)
+
+            url = f"/images/{name}/embedding?format=safetensors"
+            exported = await served.client.get(url)
+            end = 8 + int.from_bytes(exported.content[:8], "little")
+            inside = json.loads(exported.content[8:end])["__metadata__"]
+            assert exported.headers["x-sam2-model"] == inside["model"] == models[owner]
+            assert exported.headers["x-sam2-fingerprint"] == inside["fingerprint"]
+            assert inside["fingerprint"][:16] in exported.headers["etag"]
+            known = {"if-none-match": exported.headers["etag"]}
+            assert (await served.client.get(url, headers=known)).status_code == 304
+            devices.dead.add(owner)  # the other one embeds the picture again
+            assert (await served.click(name)).json()["model"] == models[1 - owner]
+            other = await served.client.get(url, headers=known)
+            assert (other.status_code, other.headers["x-sam2-model"]) == (200, models[1 - owner])
+            devices.dead.clear()
+        assert {device for _, device in devices.asked} == {0, 1}
 
 
 async def test_without_a_ready_device_it_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
