@@ -1,7 +1,7 @@
 """The interface between the service and a model. model/runner.py and the tests' fake implement it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from model.types import Embedding, Pixels, Prediction, Prompt
 from model.video.values import Direction, Frame, ObjectMask, TrackPrompt
@@ -104,18 +104,6 @@ class Model(Protocol):
     @property
     def mask_size(self) -> tuple[int, int]:
         """Height and width of the low-resolution logits."""
-
-
-class ModelName(NamedTuple):
-    """Which model has done a piece of work: devices of one server may have two, while one replaces the other."""
-
-    name: str
-    fingerprint: str
-
-    @classmethod
-    def of(cls, model: Model) -> Self:
-        """Take it from a model."""
-        return cls(model.name, model.fingerprint)
 
 
 class Segmenter(Model, Protocol):

@@ -10,7 +10,6 @@ from typing import Literal, TypeAlias
 
 from app.codecs.logits import encode_logits
 from app.codecs.rle import encode_counts
-from app.segmenter import ModelName
 from model.masks.cleaning import clean
 from model.masks.cropping import crop
 from model.masks.one_bit_png import png
@@ -99,7 +98,8 @@ class Decoded:
     height: int
     width: int
     predictions: list[list[MaskAnswer]]
-    model: ModelName
+    model: str
+    """Which one made them: devices of one server may have two, while one replaces the other."""
 
 
 def answer(

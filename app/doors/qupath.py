@@ -58,7 +58,7 @@ async def predict(request: Request) -> Response:
     masks = decoded.predictions[0]
 
     def features() -> list[dict[str, Any]]:
-        model = decoded.model.name
+        model = decoded.model
         return [_feature(mask, model) for mask in masks if mask.polygons]  # QuPath would add what nobody sees
 
     return await json_of(request, features)

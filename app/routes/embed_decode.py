@@ -97,7 +97,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         image_id=embedded.image_id,
         width=embedded.width,
         height=embedded.height,
-        model=embedded.model.name,
+        model=embedded.model,
         cached=embedded.cached,
     )
     return timed_json(reply.model_dump_json().encode(), times)

@@ -109,7 +109,7 @@ def write_decoded(decoded: Decoded, *, image_id: str) -> bytes:
         image_id=image_id,
         width=decoded.width,
         height=decoded.height,
-        model=decoded.model.name,
+        model=decoded.model,
         predictions=[],
     )
     predictions = (
@@ -125,7 +125,7 @@ def write_everything(everything: Everything, *, image_id: str) -> bytes:
         image_id=image_id,
         width=everything.width,
         height=everything.height,
-        model=everything.model.name,
+        model=everything.model,
         masks=[],
     )
     masks = (

@@ -11,7 +11,7 @@ from app.routes.endpoints import new_router
 from app.routes.etags import client_has
 from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
-from app.segmenter import ModelName
+from app.service.segmentation import Exported
 from app.storage.pages import place_as_text
 from app.storage.store import ImageRecord
 
@@ -57,7 +57,7 @@ async def get_embedding(
     """The three feature maps, for a decoder that runs elsewhere, for example in a browser."""
     service = service_of(request)
     record = await service.describe(image_id, tenant=tenant_of(request))
-    headers = _headers(record, record.model, query)
+    headers = _headers(record.content, record, query)
     if client_has(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     exported = await service.export(
@@ -68,19 +68,19 @@ async def get_embedding(
         times=begin_stages(request),
         share=share_of(request),
     )
-    headers = _headers(record, exported.model, query)  # it may be another device's
+    headers = _headers(record.content, exported, query)  # it may be another device's
     headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
     return Response(exported.content, media_type="application/octet-stream", headers=headers)
 
 
-def _headers(record: ImageRecord, model: ModelName, query: schemas.EmbeddingQuery) -> dict[str, str]:
+def _headers(content: str, made: ImageRecord | Exported, query: schemas.EmbeddingQuery) -> dict[str, str]:
     # All of the content's key: the same file, read with another stretch, has other maps.
-    content_hash = sha256(record.content.encode()).hexdigest()[:32]
+    content_hash = sha256(content.encode()).hexdigest()[:32]
     return {
-        "ETag": f'"{content_hash}-{model.fingerprint[:16]}-{query.dtype}-{query.format}"',
+        "ETag": f'"{content_hash}-{made.fingerprint[:16]}-{query.dtype}-{query.format}"',
         "Cache-Control": "private, no-cache",
-        "X-SAM2-Model": model.name,
-        "X-SAM2-Fingerprint": model.fingerprint,
+        "X-SAM2-Model": made.model,
+        "X-SAM2-Fingerprint": made.fingerprint,
     }
 
 
@@ -89,7 +89,7 @@ def _image_reply(record: ImageRecord) -> schemas.ImageReply:
         image_id=record.image_id,
         width=record.width,
         height=record.height,
-        model=record.model.name,
+        model=record.model,
         bytes=record.nbytes,
         created=record.created,
         used=record.used,

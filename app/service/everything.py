@@ -7,7 +7,6 @@ from app.codecs.deep import Stretch
 from app.codecs.logits import bytes_per_logit
 from app.errors import Detail, InvalidPrompt
 from app.scheduling.deadlines import within
-from app.segmenter import ModelName
 from app.service.found_masks import Criteria, Everything
 from app.service.search import DEADLINE_SETTING, Report, Request
 from app.service.segmentation import NewPicture
@@ -64,7 +63,7 @@ async def everything(
             crops,
             file,
             criteria,
-            ModelName.of(segmenter),
+            segmenter.name,
             logit_bytes=bytes_per_logit(segmenter.dtype_name),
             is_passed=segmenter.cpu_threads > 0,
             share=share,

@@ -10,7 +10,6 @@ from typing import Literal
 from app.codecs.answers import MaskAnswer, MaskOptions, written_mask
 from app.codecs.logits import encode_logits
 from app.scheduling.abandoned import check_wanted
-from app.segmenter import ModelName
 from app.service.decodings import is_quick_to_draw
 from model.everything.candidates import Candidate, Extras, Thresholds, sift
 from model.everything.crops import Box, Pattern
@@ -53,7 +52,7 @@ class Everything:
     height: int
     width: int
     masks: list[Found]
-    model: ModelName
+    model: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.errors import ServiceError
 from app.scheduling.deadlines import within
-from app.segmenter import ModelName
 from app.service.embedding_export import pack
 from app.service.everything import everything
 from app.service.found_masks import Criteria, Everything
@@ -51,7 +50,7 @@ class LocalSegmentation(SegmentationService):
         needs_name: bool = True,
     ) -> Embedded:
         """Store the embedding of an uploaded picture. Raises what `take_in` raises."""
-        model = ModelName.of(self.ready())
+        model = self.ready().name
         taken = await self.take_in(
             data,
             tenant=tenant,
@@ -66,7 +65,7 @@ class LocalSegmentation(SegmentationService):
 
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept. Raises what `find` raises."""
-        model = ModelName.of(self.ready())
+        model = self.ready().name
         embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
         return _describe(image_id, embedding, model, cached=True)
 
@@ -137,7 +136,7 @@ class LocalSegmentation(SegmentationService):
             content = await self.work(
                 lambda: pack(embedding, dtype=dtype, form=form, metadata=metadata), share=share
             )
-            return Exported(content, ModelName.of(segmenter))
+            return Exported(content, segmenter.name, segmenter.fingerprint)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture. Raises ImageNotFound."""
@@ -181,10 +180,10 @@ class LocalSegmentation(SegmentationService):
         return self.metrics.render()
 
 
-def _describe_taken(taken: TakenIn, model: ModelName) -> Embedded:
+def _describe_taken(taken: TakenIn, model: str) -> Embedded:
     return _describe(taken.image_id, taken.embedding, model, cached=taken.cached)
 
 
-def _describe(image_id: str, embedding: Embedding, model: ModelName, *, cached: bool) -> Embedded:
+def _describe(image_id: str, embedding: Embedding, model: str, *, cached: bool) -> Embedded:
     height, width, nbytes = embedding.height, embedding.width, embedding.nbytes
     return Embedded(image_id, height, width, nbytes, cached=cached, model=model)

@@ -20,7 +20,6 @@ from app.errors import DeadlineExceeded, InvalidPrompt, Overloaded
 from app.scheduling.batching import Ran
 from app.scheduling.deadlines import left_s
 from app.scheduling.shares import Shares, Turns
-from app.segmenter import ModelName
 from app.service.decodings import Decodable, Shaped, shape_all
 from app.service.found_masks import Criteria, Everything, FirstLook, Found, Sifting, most_wanted, write
 from app.service.wiring import (
@@ -122,7 +121,7 @@ class Request:
     file: tuple[bytes, Stretch] | None
     """The picture and how it is read, required if it is cropped."""
     criteria: Criteria
-    model: ModelName
+    model: str
     logit_bytes: int
     is_passed: bool
     """Whether clicks pass the batches of searches while they run."""

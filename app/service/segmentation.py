@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
-from app.segmenter import Model, ModelName, Segmenter, TrackerKind
+from app.segmenter import Model, Segmenter, TrackerKind
 from app.service.found_masks import Criteria, Everything
 from app.service.search import Report
 from app.service.track_service import TrackService
@@ -41,14 +41,15 @@ class Embedded:
     """Of the embedding."""
     cached: bool
     """Whether no encoder ran for this request."""
-    model: ModelName
+    model: str
 
 
 class Exported(NamedTuple):
     """A file with feature maps."""
 
     content: bytes
-    model: ModelName
+    model: str
+    fingerprint: str
 
 
 class NewPicture(NamedTuple):

@@ -19,7 +19,7 @@ from app.codecs.prompts import PromptRequest, check_number, check_whole, resolve
 from app.errors import ImageIdConflict, ImageNotFound, NotReady, ServiceError, ShuttingDown
 from app.limits import memory_limit_bytes
 from app.scheduling.deadlines import left_s, within
-from app.segmenter import ModelName, Segmenter
+from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.digests import digest_of
 from app.service.loading import cache_limits, load_video_half
@@ -262,7 +262,7 @@ class SegmentationService:
             jobs = [Job(embedding, prompt, options, logit_bytes) for prompt in prompts]
             ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
             masks = await shape_all(jobs, ran, workers=self._workers, share=share, times=times)
-            return Decoded(height, width, masks, ModelName.of(segmenter))
+            return Decoded(height, width, masks, segmenter.name)
 
     async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
         """Return an image's embedding: at once if it is on the device, encoded again if only its upload was kept.

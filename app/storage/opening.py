@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from app.errors import Overloaded
-from app.segmenter import ModelName, Segmenter
+from app.segmenter import Segmenter
 from app.settings import Settings
 from app.storage.store import EmbeddingStore, StoreLimits
 from app.storage.tiers import DEVICE, DISK, HOST
@@ -83,7 +83,8 @@ async def open_store(
             folder=settings.cache_path,
             ttl_s=settings.image_ttl_s,
         ),
-        model=ModelName.of(segmenter),
+        model=segmenter.name,
+        fingerprint=segmenter.fingerprint,
         adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),
         on_evict=lambda tier: metrics.evictions.labels(tier).inc(),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import ImageIdConflict, ImageNotFound
-from app.segmenter import ModelName
 from app.storage.arriving import arrived
 from app.storage.claims import Claim, Claims
 from app.storage.disk_trouble import DiskTrouble
@@ -66,8 +65,8 @@ class ImageRecord:
     """Seconds since 1970, when the embedding was last used under this name."""
     tiers: tuple[str, ...]
     """Those of device, host and disk that hold the embedding; empty if the picture must be embedded again."""
-    model: ModelName
-    """Whose embeddings these are."""
+    model: str
+    fingerprint: str
 
 
 class EmbeddingStore:
@@ -81,7 +80,8 @@ class EmbeddingStore:
         self,
         limits: StoreLimits,
         *,
-        model: ModelName,
+        model: str,
+        fingerprint: str,
         adopt: Callable[[Embedding], Awaitable[Embedding]],
         on_hit: Callable[[str], None],
         on_evict: Callable[[str], None],
@@ -90,12 +90,12 @@ class EmbeddingStore:
         sharing: "Sharing | None" = None,
     ) -> None:
         """Create it; `open` opens the register. With `sharing`, names are those of all servers."""
-        self._model, folder = model, limits.folder
+        self._model, self._fingerprint, folder = model, fingerprint, limits.folder
         trouble = DiskTrouble(folder, on_failure=on_disk_failure) if folder is not None else None
         self._kept = kept = Kept.in_place(
             bucket,
             folder,
-            fingerprint=model.fingerprint,
+            fingerprint=fingerprint,
             capacity_bytes=limits.disk_bytes,
             trouble=trouble,
             on_evict=lambda: on_evict(DISK),
@@ -314,6 +314,7 @@ class EmbeddingStore:
                 used=self._register.used(name),
                 tiers=where[name.content],
                 model=self._model,
+                fingerprint=self._fingerprint,
             )
             for name in names
         ]

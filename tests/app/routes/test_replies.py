@@ -12,7 +12,6 @@ import pytest
 from app.codecs.answers import Decoded, MaskAnswer, MaskFormat, MaskOptions, answer
 from app.routes import schemas
 from app.routes.replies import written
-from app.segmenter import ModelName
 from app.service.service import SegmentationService
 from model.masks.outlines import Outline
 from model.masks.runs import Runs
@@ -45,7 +44,7 @@ class Workers:
 async def write(masks: list[MaskAnswer], *, prompts: int = 1) -> tuple[dict[str, Any], int]:
     """The reply, and how many jobs the workers got."""
     workers = Workers()
-    decoded = Decoded(height=9, width=8, predictions=[masks] * prompts, model=ModelName("m", "f"))
+    decoded = Decoded(height=9, width=8, predictions=[masks] * prompts, model="m")
     service = cast(SegmentationService, workers)
     text = await written(service, decoded, image_id="truck", share="anna")
     reply: dict[str, Any] = json.loads(text)
