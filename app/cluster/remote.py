@@ -55,14 +55,13 @@ class RemoteSegmentation:
     def __init__(
         self, settings: Settings, metrics: Metrics, *, connect: Callable[[], Awaitable[Devices]]
     ) -> None:
-        self.settings = settings
         self.metrics = metrics
         self.failure: Exception | None = None
         self._connect = connect
         self._devices: Devices
         self._workers = Workers(settings.workers)
         self._figures = ClusterMetrics(metrics.registry)
-        self._watch = Watch(self._figures)
+        self._watch = Watch(self._figures, settings)
         self._asking: Asking
         self._draining = False
         self._watching: asyncio.Task[None] | None = None
@@ -70,6 +69,11 @@ class RemoteSegmentation:
         self.tracks = RemoteTracks(self._ask, self._follow, self._watch)
         metrics.watch_readiness(self.ready)
         metrics.watch_names(lambda: not self.names_problem)
+
+    @property
+    def settings(self) -> Settings:
+        """Those of this server, but for what counts at the Devices: that is as one of them has it."""
+        return self._watch.settings
 
     @property
     def cache_limits(self) -> CacheLimits:
@@ -277,7 +281,8 @@ class RemoteSegmentation:
         """Return how many embeddings of this size all Devices keep before the first one is dropped."""
         limits = self._watch.limits
         memory_bytes = (limits.device_bytes + limits.host_bytes) * max(1, len(self._watch.states))
-        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.keeps_files else 0
+        keeps_files = any(state.keeps_files for state in self._watch.states)
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if keeps_files else 0
         return max(memory_bytes, disk_bytes) // embedding_bytes
 
     async def work(self, job: Callable[[], T], *, share: str) -> T:

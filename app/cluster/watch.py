@@ -8,6 +8,7 @@ from time import monotonic
 from app.cluster.devices import Devices
 from app.errors import NotReady
 from app.service.segmentation import DeviceState, ModelCard
+from app.settings import Settings
 from app.storage.opening import CacheLimits
 from app.telemetry.cluster_metrics import ClusterMetrics
 
@@ -23,8 +24,10 @@ _FORGOTTEN_S = 10.0
 class Watch:
     """The newest states of all Devices, and what is the same for all of them."""
 
-    def __init__(self, figures: ClusterMetrics) -> None:
+    def __init__(self, figures: ClusterMetrics, settings: Settings) -> None:
         self._figures = figures
+        self.settings = settings
+        """Of this server, with what counts at the Devices as one of them has it."""
         self.states: list[DeviceState] = []
         self.limits: CacheLimits
         """Of one Device. Exists once one has been ready."""
@@ -71,6 +74,7 @@ class Watch:
             if self._card is None:
                 log.info("Ready: %s", state.model.name)
             self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
+            self.settings = self.settings.model_copy(update=state.settings)
         self._figures.devices.set(len(self.states))
         self._figures.ready_devices.set(ready)
 

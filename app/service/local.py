@@ -17,6 +17,7 @@ from app.service.everything import everything
 from app.service.found_masks import Criteria, Everything
 from app.service.search import Report
 from app.service.segmentation import (
+    OF_DEVICES,
     DeviceState,
     Embedded,
     EmbeddingDtype,
@@ -169,6 +170,7 @@ class LocalSegmentation(SegmentationService):
             images=self.store.tiers.num_images(DEVICE) if self.is_loaded else 0,
             names_problem=self.names_problem,
             keeps_files=self.settings.keeps_files,
+            settings={name: getattr(self.settings, name) for name in OF_DEVICES},
         )
 
     async def devices(self) -> list[DeviceState]:

@@ -108,6 +108,36 @@ async def test_a_scrape_says_who_answered_and_what_moved(tmp_path: Path) -> None
         assert f'sam2_cache_hits_total{{device="{1 - owner}",tier="disk"}} 1.0' in lines
 
 
+async def test_limits_are_those_of_the_devices_where_these_keep_them(tmp_path: Path) -> None:
+    theirs = {
+        "max_image_megapixels": 0.5,
+        "max_prompts": 8,
+        "max_video_frames": 70,
+        "disk_cache_mib": 99,
+        "image_ttl_s": 3600.0,
+    }
+    tracks = {"max_tracks": 3, "track_memory_mib": 11}
+    own = {"max_upload_mib": 5, "deadline_s": 7.0}
+    files = {"cache_dir": str(tmp_path), "device_cache_mib": 1}
+    async with front(devices=2, **own, of_devices=theirs | tracks | files) as (served, _):
+        model = (await served.client.get("/model")).json()
+        assert {name: model["limits"][name] for name in theirs | own} == theirs | own
+        assert model["tracks"]["max_frames"] == theirs["max_video_frames"]
+        assert (model["tracks"]["max_tracks"], model["tracks"]["memory_mib"]) == (3, 11)
+        assert served.app.state.service.keeps(10 * 2**20) == 9  # on the disk of the devices
+        await served.embed(picture(), "a")
+        clicks = [{"point_coords": [[30, 20]], "point_labels": [1]}] * 9
+        reply = await served.post("/decode", {"image_id": "a", "prompts": clicks})
+        assert "the limit is 8" in reply.text
+
+
+async def test_what_is_switched_off_at_the_devices_is_refused_by_the_front() -> None:
+    async with front(devices=1, of_devices={"video": "off"}) as (served, _):
+        await served.embed(picture(), "a")
+        assert (await served.post("/tracks", {"frames": ["a"]})).status_code == 501
+        assert (await served.client.get("/model")).json()["tracks"] is None
+
+
 async def test_ones_own_metrics_are_told_while_no_device_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def lost(self: FakeDevices, *, patience_s: float) -> list[tuple[str, bytes]]:
         raise Lost(patience_s)
