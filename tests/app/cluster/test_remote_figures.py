@@ -108,6 +108,31 @@ async def test_a_scrape_says_who_answered_and_what_moved(tmp_path: Path) -> None
         assert f'sam2_cache_hits_total{{device="{1 - owner}",tier="disk"}} 1.0' in lines
 
 
+async def test_the_log_says_which_devices_are_lost_and_that_none_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    monkeypatch.setattr("app.cluster.watch._FORGOTTEN_S", 0.05)
+
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.name == "app.cluster.watch"]
+
+    async with front(devices=2) as (_, devices):
+        devices.dead.add(1)
+        await until(lambda: "Devices that are ready: 1 of 1" in said())
+        devices.services[0].drain()
+        await until(lambda: any("so requests get 503" in each for each in said()))
+        assert f"Devices that are ready: 0 of 1 (0 on {socket.gethostname()}: " in "\n".join(said())
+        assert "shutting down" in said()[-1]
+        devices.dead.add(0)
+        await until(lambda: "Devices that are ready: 0 of 0" in said())
+        devices.dead.discard(1)
+        await until(lambda: any("ready again, after" in each for each in said()))
+        warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+        assert len(warnings) == 2
+
+
 async def test_limits_are_those_of_the_devices_where_these_keep_them(tmp_path: Path) -> None:
     theirs = {
         "max_image_megapixels": 0.5,
