@@ -26,7 +26,7 @@ class Watch:
 
     def __init__(self, figures: ClusterMetrics, settings: Settings) -> None:
         self._figures = figures
-        self.settings = settings
+        self._own = self.settings = settings
         """Of this server, with what counts at the Devices as one of them has it."""
         self.states: list[DeviceState] = []
         self.limits: CacheLimits
@@ -79,7 +79,8 @@ class Watch:
             if self._card is None:
                 log.info("Ready: %s", state.model.name)
             self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
-            self.settings = self.settings.model_copy(update=state.settings)
+            is_off = {"video": "off"} if self._own.video == "off" else {}
+            self.settings = self._own.model_copy(update=state.settings | is_off)
         self._figures.devices.set(len(self.states))
         self._figures.ready_devices.set(ready)
         self._log(ready, why)

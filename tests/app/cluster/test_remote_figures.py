@@ -156,8 +156,11 @@ async def test_limits_are_those_of_the_devices_where_these_keep_them(tmp_path: P
         assert "the limit is 8" in reply.text
 
 
-async def test_what_is_switched_off_at_the_devices_is_refused_by_the_front() -> None:
-    async with front(devices=1, of_devices={"video": "off"}) as (served, _):
+@pytest.mark.parametrize(
+    "off", [{"of_devices": {"video": "off"}}, {"video": "off", "of_devices": {"video": "auto"}}]
+)
+async def test_videos_that_a_front_or_its_devices_have_switched_off_are_refused(off: dict[str, Any]) -> None:
+    async with front(devices=1, **off) as (served, _):
         await served.embed(picture(), "a")
         assert (await served.post("/tracks", {"frames": ["a"]})).status_code == 501
         assert (await served.client.get("/model")).json()["tracks"] is None
