@@ -6,7 +6,7 @@ result keeps. Grafana's variables may be used as a duration or as the text of a 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 AGGREGATIONS = {"sum", "avg", "min", "max", "count"}
 TAKES_RANGE = {"rate", "increase", "irate", "delta", "max_over_time", "avg_over_time"}
@@ -41,7 +41,9 @@ class Selector:
     function: str
     """The innermost function or aggregation around it, or ""."""
     grouped: tuple[tuple[str, ...], ...]
-    """Labels of each `by` around it."""
+    """Labels of each `by` around it, the innermost first."""
+    aggregated: tuple[str, ...]
+    """The aggregations that these belong to."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ class _Parser:
                     f"the two sides of an operator have labels {labels} and {right}, so nothing matches"
                 )
             labels = right if labels == frozenset() else labels
+        if self.value == "or" and binding == 0:
+            self._next()
+            right = self.expression(0, function)
+            labels = right if labels is None else labels if right is None else labels & right
         return labels
 
     def _operand(self, function: str) -> frozenset[str] | None:
@@ -134,7 +140,7 @@ class _Parser:
         if labels is not None and not set(by) <= labels:
             raise PromqlError(f"by {by}: the inner expression has only the labels {sorted(labels)}")
         self.selectors[start:] = [
-            Selector(s.metric, s.matched, s.ranged, s.function, (*s.grouped, by))
+            replace(s, grouped=(*s.grouped, by), aggregated=(*s.aggregated, name))
             for s in self.selectors[start:]
         ]
         return frozenset(by)
@@ -195,4 +201,4 @@ class _Parser:
                 raise PromqlError(
                     f"a range of {metric} is used where {function or 'an expression'} takes none"
                 )
-        self.selectors.append(Selector(metric, tuple(matched), ranged, function, ()))
+        self.selectors.append(Selector(metric, tuple(matched), ranged, function, (), ()))

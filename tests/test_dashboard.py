@@ -91,6 +91,34 @@ def test_a_panel_asks_for_what_is_exported(target: dict[str, str], exported: dic
     assert in_legend <= (kept if expression.labels is None else expression.labels)
 
 
+COUNTED_BY_FRONTS = {"sam2_device_calls_total", "sam2_pictures_ahead", "sam2_embedded_ahead_total"}
+SHARED = {"sam2_tracks", "sam2_video_bytes"}
+"""What each of several servers that share a folder or a database counts in full."""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_several_servers_tell_alike_is_counted_once(
+    target: dict[str, str], exported: dict[str, Exported]
+) -> None:
+    """All Fronts tell the metrics of all Devices."""
+    of_parts = (
+        " / " in target["expr"] or "histogram_quantile" in target["expr"]
+    )  # what counts twice cancels out
+    for selector in parse(target["expr"]).selectors:
+        if selector.metric in SHARED or 'tier="disk"' in target["expr"]:
+            assert selector.aggregated == ("max",)
+        elif (
+            "device" in exported[selector.metric].labels
+            and selector.metric not in COUNTED_BY_FRONTS
+            and "sum" in selector.aggregated
+            and "instance" not in selector.grouped[-1]
+            and not of_parts
+        ):
+            assert selector.aggregated == ("max", "sum")
+            assert "device" in selector.matched
+            assert {"device", "instance"} & set(selector.grouped[0])
+
+
 def test_a_device_is_busy_with_the_batches_of_every_queue(exported: dict[str, Exported]) -> None:
     panels = [panel for panel in BOARD["panels"] if panel["title"].startswith("Device busy")]
     assert len(panels) == 2
@@ -157,6 +185,8 @@ async def test_prometheus_asks_where_the_server_answers() -> None:
         ("histogram_quantile(0.9, sum by (le, q) (rate(a_bucket[1h]))) * 1000", ["a_bucket"], {"q"}),
         ("time() - (a + b) * 2 > 1", ["a", "b"], None),
         ("max(sum by (x) (a))", ["a"], set()),
+        ("sum by (x) (max by (x, y) (a) or max by (x, z) (b))", ["a", "b"], {"x"}),
+        ("sum by (x, y) (a) or sum by (x) (b) * 2", ["a", "b"], {"x"}),
     ],
 )
 def test_promql_is_read(text: str, metrics: list[str], labels: set[str] | None) -> None:
@@ -185,6 +215,8 @@ def test_promql_is_read(text: str, metrics: list[str], labels: set[str] | None) 
         "histogram_quantile(0.95, sum by (q) (rate(a_bucket[5m])))",
         "sum by (x) (sum by (y) (a))",
         "sum by (x) (a) / sum by (y) (b)",
+        "sum by (y) (max by (x, y) (a) or max by (x, z) (b))",
+        "a or",
         "a # b",
     ],
 )

@@ -15,6 +15,25 @@ SECRETS = {"api_keys", "label_studio_api_key"}
 """Settings that a Front alone needs."""
 OF_THE_FRONT = SECRETS | {"cluster", "devices", "host", "port"}
 
+OF_DEVICES_ALONE = {
+    *(
+        "model",
+        "checkpoint",
+        "weights_dir",
+        "weights_url",
+        "device",
+        "dtype",
+        "compile",
+        "threads",
+        "watchdog_s",
+    ),
+    *("cache_dir", "register_url", "cache_url", "device_cache_mib", "host_cache_mib", "disk_cache_mib"),
+    *("keep_uploads", "image_ttl_s", "max_image_megapixels", "max_prompts", "rate_pictures_per_minute"),
+    *("max_video_frames", "video_cache_mib", "max_tracks", "track_memory_mib"),
+    *("max_waiting_images", "max_waiting_prompts", "batch_images", "batch_prompts"),
+}
+"""Settings that a Front does not use whose Devices others have started."""
+
 
 class ClusterError(Exception):
     """The devices cannot be started. The message says why and what to do."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from app.cluster import ray_environment
-from app.cluster.chosen_devices import Chosen, ClusterError
+from app.cluster.chosen_devices import OF_DEVICES_ALONE, Chosen, ClusterError
 from app.cluster.devices import Devices
 from app.cluster.messages import MESSAGE_BYTES
 from app.service.loading import count_gpus
@@ -53,6 +53,13 @@ def machine_for(settings: Settings) -> Machine | None:
         ray_environment.prepare(gpus=gpus)
     else:
         ray_environment.prepare_to_join()
+        set_here = {name for name in settings.model_fields_set & OF_DEVICES_ALONE if getattr(settings, name)}
+        if set_here:
+            log.info(
+                "%s: settings of devices, which this server does not use. Theirs are under args where they were "
+                "deployed, and in the environment of 'ray start'.",
+                ", ".join(f"SAM2_{name.upper()}" for name in sorted(set_here)),
+            )
     if settings.max_upload_mib > _MOST_UPLOAD_MIB:
         raise ClusterError(
             f"SAM2_MAX_UPLOAD_MIB={settings.max_upload_mib}, but a Front passes on uploads of "

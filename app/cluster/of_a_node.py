@@ -11,12 +11,14 @@ from app.cluster.chosen_devices import settings_of_each
 from app.cluster.ray_environment import differences
 from app.errors import NotReady
 from app.settings import Settings
+from app.storage.opening import check_bucket, check_folder
 
 
 def settings_on_this_node(given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a Device here: memory and CPUs are divided by the Devices that have room on the node.
 
-    Raises NotReady if Ray was started without what deploy/ray/environment says.
+    Raises NotReady if Ray was started without what deploy/ray/environment says, and CacheDirError or CacheUrlError
+    if what they share cannot be used here: `serve status` shows it, as the command would.
     """
     if lacking := differences():
         raise NotReady(
@@ -24,6 +26,8 @@ def settings_on_this_node(given: dict[str, Any]) -> dict[str, Any]:
             "start it with deploy/ray/environment"
         )
     settings = Settings(**given)
+    check_folder(settings)
+    check_bucket(settings)
     on_gpus = bool(ray.get_gpu_ids())
     count = _devices_on_this_node("GPU" if on_gpus else "CPU")
     each = settings_of_each(settings, count=count, on_gpus=on_gpus, cache_dir=settings.cache_dir)

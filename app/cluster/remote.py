@@ -32,6 +32,7 @@ from app.service.segmentation import (
     Embedded,
     EmbeddingDtype,
     EmbeddingFormat,
+    Exported,
     ModelCard,
     NewPicture,
 )
@@ -54,20 +55,25 @@ class RemoteSegmentation:
     def __init__(
         self, settings: Settings, metrics: Metrics, *, connect: Callable[[], Awaitable[Devices]]
     ) -> None:
-        self.settings = settings
         self.metrics = metrics
         self.failure: Exception | None = None
         self._connect = connect
         self._devices: Devices
         self._workers = Workers(settings.workers)
         self._figures = ClusterMetrics(metrics.registry)
-        self._watch = Watch(self._figures)
+        self._watch = Watch(self._figures, settings)
         self._asking: Asking
         self._draining = False
         self._watching: asyncio.Task[None] | None = None
         self.videos = RemoteVideos(self._ask, self._workers, deadline=partial(within, settings.deadline_s))
         self.tracks = RemoteTracks(self._ask, self._follow, self._watch)
         metrics.watch_readiness(self.ready)
+        metrics.watch_names(lambda: not self.names_problem)
+
+    @property
+    def settings(self) -> Settings:
+        """Those of this server, but for what counts at the Devices: that is as one of them has it."""
+        return self._watch.settings
 
     @property
     def cache_limits(self) -> CacheLimits:
@@ -243,7 +249,7 @@ class RemoteSegmentation:
         tenant: str,
         times: StageTimes,
         share: str,
-    ) -> bytes:
+    ) -> Exported:
         """Return a file with the feature maps of a picture."""
         file = await self._ask(
             of_image(image_id, tenant),
@@ -255,7 +261,7 @@ class RemoteSegmentation:
             tenant=tenant,
             share=share,
         )
-        return cast(bytes, file)
+        return cast(Exported, file)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture."""
@@ -275,7 +281,8 @@ class RemoteSegmentation:
         """Return how many embeddings of this size all Devices keep before the first one is dropped."""
         limits = self._watch.limits
         memory_bytes = (limits.device_bytes + limits.host_bytes) * max(1, len(self._watch.states))
-        disk_bytes = self.settings.disk_cache_mib * 2**20 if self.settings.keeps_files else 0
+        keeps_files = any(state.keeps_files for state in self._watch.states)
+        disk_bytes = self.settings.disk_cache_mib * 2**20 if keeps_files else 0
         return max(memory_bytes, disk_bytes) // embedding_bytes
 
     async def work(self, job: Callable[[], T], *, share: str) -> T:

@@ -8,6 +8,7 @@ from time import monotonic
 from app.cluster.devices import Devices
 from app.errors import NotReady
 from app.service.segmentation import DeviceState, ModelCard
+from app.settings import Settings
 from app.storage.opening import CacheLimits
 from app.telemetry.cluster_metrics import ClusterMetrics
 
@@ -23,13 +24,20 @@ _FORGOTTEN_S = 10.0
 class Watch:
     """The newest states of all Devices, and what is the same for all of them."""
 
-    def __init__(self, figures: ClusterMetrics) -> None:
+    def __init__(self, figures: ClusterMetrics, settings: Settings) -> None:
         self._figures = figures
+        self._own = self.settings = settings
+        """Of this server, with what counts at the Devices as one of them has it."""
         self.states: list[DeviceState] = []
         self.limits: CacheLimits
         """Of one Device. Exists once one has been ready."""
         self._card: ModelCard | None = None
         self._seen_at = -math.inf
+        self._looked_at = math.inf
+        """The first time."""
+        self._told = 0, 0
+        self._away_since: float | None = None
+        """Since when none has been ready, if that was logged."""
 
     @property
     def has_seen_one(self) -> bool:
@@ -57,12 +65,12 @@ class Watch:
 
     async def look(self, devices: Devices) -> None:
         """Ask all Devices how they are."""
+        self._looked_at = min(self._looked_at, monotonic())
+        why = "none answers"
         try:
             self.states = await devices.states(patience_s=_PATIENCE_S)
-        except Exception as error:  # the engine may be restarting anything; `model` tells when it lasts
-            if self.states:  # once, not each second
-                log.info("No device says how it is: %s", error)
-            self.states = []
+        except Exception as error:  # the engine may be restarting anything; `_log` tells when it lasts
+            self.states, why = [], f"{why} ({error})"
         ready = 0
         for state in self.states:
             if state.problem or state.model is None or state.limits is None:
@@ -71,8 +79,29 @@ class Watch:
             if self._card is None:
                 log.info("Ready: %s", state.model.name)
             self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
+            is_off = {"video": "off"} if self._own.video == "off" else {}
+            self.settings = self._own.model_copy(update=state.settings | is_off)
         self._figures.devices.set(len(self.states))
         self._figures.ready_devices.set(ready)
+        self._log(ready, why)
+
+    def _log(self, ready: int, why: str) -> None:
+        """Say what has changed, and once that requests are refused, which nobody else may log."""
+        problems = "; ".join(
+            f"{each.name} on {each.node}: {each.problem}" for each in self.states if each.problem
+        )
+        if self._told != (counts := (ready, len(self.states))):
+            self._told = counts
+            log.info("Devices that are ready: %d of %d%s", *counts, f" ({problems})" if problems else "")
+        now, since = monotonic(), max(self._looked_at, self._seen_at)
+        if ready and self._away_since is not None:
+            log.warning("A device is ready again, after %.0f s", now - self._away_since)
+            self._away_since = None
+        elif not ready and self._away_since is None and now - since > _FORGOTTEN_S:
+            log.warning(
+                "No device has been ready for %.0f s, so requests get 503: %s", now - since, problems or why
+            )
+            self._away_since = since
 
 
 async def figures_of(devices: Devices) -> list[tuple[str, bytes]]:

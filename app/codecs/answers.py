@@ -98,6 +98,8 @@ class Decoded:
     height: int
     width: int
     predictions: list[list[MaskAnswer]]
+    model: str
+    """Which one made them: devices of one server may have two, while one replaces the other."""
 
 
 def answer(

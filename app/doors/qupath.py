@@ -39,7 +39,7 @@ class SamBody(ToolBody):
 @router.post("/")
 async def predict(request: Request) -> Response:
     """Masks as a list of GeoJSON features, the best first; those that are empty are left out."""
-    model = service_of(request).ready().name
+    service_of(request).ready()  # admission comes before any work
     begin_stages(request)
     async with reading(request, SamBody) as body:
         if body.b64mask:
@@ -58,6 +58,7 @@ async def predict(request: Request) -> Response:
     masks = decoded.predictions[0]
 
     def features() -> list[dict[str, Any]]:
+        model = decoded.model
         return [_feature(mask, model) for mask in masks if mask.polygons]  # QuPath would add what nobody sees
 
     return await json_of(request, features)

@@ -69,7 +69,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
     The id is `image_id`, the client's own name for the picture, or the SHA-256 of the uploaded bytes.
     """
     service, times, share = service_of(request), begin_stages(request), share_of(request)
-    model = service.ready().name
+    service.ready()  # admission comes before any work
     max_bytes = service.settings.max_upload_mib * 2**20
     async with body_of(request) as body:
         parse = partial(parse_upload, headers=request.headers, query=query, max_bytes=max_bytes)
@@ -97,7 +97,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
         image_id=embedded.image_id,
         width=embedded.width,
         height=embedded.height,
-        model=model,
+        model=embedded.model,
         cached=embedded.cached,
     )
     return timed_json(reply.model_dump_json().encode(), times)
@@ -106,7 +106,7 @@ async def embed(request: Request, query: Annotated[schemas.EmbedFields, Query()]
 async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> Response:
     """Masks for one or many prompts on an embedded picture, with their predicted IoU."""
     service, times = service_of(request), begin_stages(request)
-    model = service.ready().name
+    service.ready()  # admission comes before any work
     async with body_of(request) as body:
         wanted = await parsed(request, body, partial(parse_json, schemas.DecodeBody))
         decoded = await while_connected(
@@ -120,7 +120,7 @@ async def decode(request: Request, _: Annotated[schemas.NoFields, Query()]) -> R
                 share=share_of(request),
             ),
         )
-    return await decode_reply(request, decoded, image_id=wanted.image_id, model=model, times=times)
+    return await decode_reply(request, decoded, image_id=wanted.image_id, times=times)
 
 
 router.add_api_route(

@@ -57,7 +57,7 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
     result, or an error, as the last line. `found` counts near duplicates, which are removed at the end.
     """
     service, settings, times = service_of(request), service_of(request).settings, begin_stages(request)
-    model, share, tenant = service.ready().name, share_of(request), tenant_of(request)
+    model, share, tenant = service.ready(), share_of(request), tenant_of(request)
     content_type = request.headers.get("content-type", "")
     max_bytes = settings.max_upload_mib * 2**20
     async with AsyncExitStack() as held:
@@ -65,15 +65,13 @@ async def find_everything(request: Request, _: Annotated[schemas.NoFields, Query
         parse = partial(_parse, content_type=content_type, max_bytes=max_bytes)
         picture, wanted = await parsed(request, body, parse)
         body = b""  # what was parsed is held instead: a file in a form is a copy
-        criteria = wanted.criteria(default_thresholds(settings.model), format_options(wanted))
+        criteria = wanted.criteria(default_thresholds(model.variant), format_options(wanted))
 
         async def story(report: Report) -> bytes:
             image_id, found = await service.everything(
                 picture, criteria, tenant=tenant, times=times, share=share, report=report
             )
-            return await service.work(
-                lambda: write_everything(found, image_id=image_id, model=model), share=share
-            )
+            return await service.work(lambda: write_everything(found, image_id=image_id), share=share)
 
         if not wants_lines(request):
             content = await while_connected(request.receive, story(lambda _progress, _found: None))

@@ -53,18 +53,16 @@ def format_options(wanted: FormatFields) -> MaskOptions:
     )
 
 
-async def decode_reply(
-    request: Request, decoded: Decoded, *, image_id: str, model: str, times: StageTimes
-) -> Response:
+async def decode_reply(request: Request, decoded: Decoded, *, image_id: str, times: StageTimes) -> Response:
     """Return masks as a reply. Raises what `written` does."""
     service = service_of(request)
     share = share_of(request)
-    return timed_json(await written(service, decoded, image_id=image_id, model=model, share=share), times)
+    return timed_json(await written(service, decoded, image_id=image_id, share=share), times)
 
 
-async def written(service: Segmentation, decoded: Decoded, *, image_id: str, model: str, share: str) -> bytes:
+async def written(service: Segmentation, decoded: Decoded, *, image_id: str, share: str) -> bytes:
     """Return masks as JSON. Many or large ones are written in a thread. Raises as Segmentation.work does."""
-    write = partial(write_decoded, decoded, image_id=image_id, model=model)
+    write = partial(write_decoded, decoded, image_id=image_id)
     return write() if _is_little(decoded) else await service.work(write, share=share)
 
 
@@ -102,13 +100,17 @@ def _prompt_request(prompt: schemas.PromptBody) -> PromptRequest:
     )
 
 
-def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> bytes:
+def write_decoded(decoded: Decoded, *, image_id: str) -> bytes:
     """Serialise the reply, one mask at a time, because each holds the interpreter lock.
 
     In bytes from the beginning: encoding 10 MB at the end would hold the event loop for 20 ms.
     """
     reply = schemas.DecodeReply(
-        image_id=image_id, width=decoded.width, height=decoded.height, model=model, predictions=[]
+        image_id=image_id,
+        width=decoded.width,
+        height=decoded.height,
+        model=decoded.model,
+        predictions=[],
     )
     predictions = (
         b'{"masks":[%b]}' % b",".join(write_mask(mask).encode() for mask in masks)
@@ -117,10 +119,14 @@ def write_decoded(decoded: Decoded, *, image_id: str, model: str) -> bytes:
     return _filled(reply, predictions)
 
 
-def write_everything(everything: Everything, *, image_id: str, model: str) -> bytes:
+def write_everything(everything: Everything, *, image_id: str) -> bytes:
     """Serialise the reply of /everything, one mask at a time."""
     reply = EverythingReply(
-        image_id=image_id, width=everything.width, height=everything.height, model=model, masks=[]
+        image_id=image_id,
+        width=everything.width,
+        height=everything.height,
+        model=everything.model,
+        masks=[],
     )
     masks = (
         FoundReply.model_construct(**_mask_fields(found.answer), point=found.point, crop=found.crop)

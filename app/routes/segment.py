@@ -51,7 +51,7 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
     request counts as one after the reply: the masks are returned, and nothing is stored. There is no 404.
     """
     service, times = service_of(request), begin_stages(request)
-    model = service.ready().name
+    service.ready()  # admission comes before any work
     content_type = request.headers.get("content-type", "")
     max_bytes = service.settings.max_upload_mib * 2**20
     async with body_of(request) as body:
@@ -70,4 +70,4 @@ async def segment(request: Request, _: Annotated[schemas.NoFields, Query()]) -> 
             stretch=upload.stretch,
         )
         embedded, decoded = await while_connected(request.receive, story)
-    return await decode_reply(request, decoded, image_id=embedded.image_id, model=model, times=times)
+    return await decode_reply(request, decoded, image_id=embedded.image_id, times=times)

@@ -26,7 +26,7 @@ async def get_model(request: Request) -> schemas.ModelReply:
         dtype=segmenter.dtype_name,
         mask_size=segmenter.mask_size,
         everything=schemas.EverythingDefaults.model_validate(
-            default_thresholds(settings.model), from_attributes=True
+            default_thresholds(segmenter.variant), from_attributes=True
         ),
         limits=schemas.LimitsReply(
             max_upload_mib=settings.max_upload_mib,

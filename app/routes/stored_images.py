@@ -11,6 +11,7 @@ from app.routes.endpoints import new_router
 from app.routes.etags import client_has
 from app.routes.image_ids import ImageId
 from app.routes.state import begin_stages, service_of
+from app.service.segmentation import Exported
 from app.storage.pages import place_as_text
 from app.storage.store import ImageRecord
 
@@ -21,11 +22,10 @@ router = new_router()
 async def list_images(request: Request, query: Annotated[schemas.PageQuery, Query()]) -> schemas.ImagesReply:
     """Stored pictures, newest first."""
     service = service_of(request)
-    model = service.ready().name
     records = await service.describe_all(tenant=tenant_of(request), limit=query.limit + 1, after=query.after)
     page = records[: query.limit]
     return schemas.ImagesReply(
-        images=[_image_reply(record, model) for record in page],
+        images=[_image_reply(record) for record in page],
         next=place_as_text(page[-1].created, page[-1].image_id) if len(records) > query.limit else None,
     )
 
@@ -34,8 +34,7 @@ async def list_images(request: Request, query: Annotated[schemas.PageQuery, Quer
 async def get_image(request: Request, image_id: ImageId) -> schemas.ImageReply:
     """Describes a stored picture."""
     service = service_of(request)
-    model = service.ready().name
-    return _image_reply(await service.describe(image_id, tenant=tenant_of(request)), model)
+    return _image_reply(await service.describe(image_id, tenant=tenant_of(request)))
 
 
 @router.delete("/images/{image_id}", status_code=204)
@@ -57,20 +56,11 @@ async def get_embedding(
 ) -> Response:
     """The three feature maps, for a decoder that runs elsewhere, for example in a browser."""
     service = service_of(request)
-    model = service.ready()
     record = await service.describe(image_id, tenant=tenant_of(request))
-    # All of the content's key: the same file, read with another stretch, has other maps.
-    content_hash = sha256(record.content.encode()).hexdigest()[:32]
-    etag = f'"{content_hash}-{model.fingerprint[:16]}-{query.dtype}-{query.format}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": "private, no-cache",
-        "X-SAM2-Model": model.name,
-        "X-SAM2-Fingerprint": model.fingerprint,
-    }
-    if client_has(request, etag):
+    headers = _headers(record.content, record, query)
+    if client_has(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    content = await service.export(
+    exported = await service.export(
         image_id,
         dtype=query.dtype,
         form=query.format,
@@ -78,16 +68,28 @@ async def get_embedding(
         times=begin_stages(request),
         share=share_of(request),
     )
+    headers = _headers(record.content, exported, query)  # it may be another device's
     headers["Content-Disposition"] = f'attachment; filename="{image_id.replace(":", "_")}.{query.format}"'
-    return Response(content, media_type="application/octet-stream", headers=headers)
+    return Response(exported.content, media_type="application/octet-stream", headers=headers)
 
 
-def _image_reply(record: ImageRecord, model: str) -> schemas.ImageReply:
+def _headers(content: str, made: ImageRecord | Exported, query: schemas.EmbeddingQuery) -> dict[str, str]:
+    # All of the content's key: the same file, read with another stretch, has other maps.
+    content_hash = sha256(content.encode()).hexdigest()[:32]
+    return {
+        "ETag": f'"{content_hash}-{made.fingerprint[:16]}-{query.dtype}-{query.format}"',
+        "Cache-Control": "private, no-cache",
+        "X-SAM2-Model": made.model,
+        "X-SAM2-Fingerprint": made.fingerprint,
+    }
+
+
+def _image_reply(record: ImageRecord) -> schemas.ImageReply:
     return schemas.ImageReply(
         image_id=record.image_id,
         width=record.width,
         height=record.height,
-        model=model,
+        model=record.model,
         bytes=record.nbytes,
         created=record.created,
         used=record.used,

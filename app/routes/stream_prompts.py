@@ -102,7 +102,6 @@ class PromptConnection:
         body, share, times = item.body, item.share, StageTimes()
         try:
             with item.held, in_flight_of(self._websocket).request(share):
-                model = self._service.ready().name
                 decoded = await self._service.decode(
                     body.image_id,
                     prompt_requests([body]),
@@ -111,9 +110,7 @@ class PromptConnection:
                     times=times,
                     share=share,
                 )
-                reply = await written(
-                    self._service, decoded, image_id=body.image_id, model=model, share=share
-                )
+                reply = await written(self._service, decoded, image_id=body.image_id, share=share)
         except ServiceError as error:
             await self._refuse(body.tag, error)
             return

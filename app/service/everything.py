@@ -63,6 +63,7 @@ async def everything(
             crops,
             file,
             criteria,
+            segmenter.name,
             logit_bytes=bytes_per_logit(segmenter.dtype_name),
             is_passed=segmenter.cpu_threads > 0,
             share=share,

@@ -52,6 +52,7 @@ class Everything:
     height: int
     width: int
     masks: list[Found]
+    model: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,12 @@ from app.service.everything import everything
 from app.service.found_masks import Criteria, Everything
 from app.service.search import Report
 from app.service.segmentation import (
+    OF_DEVICES,
     DeviceState,
     Embedded,
     EmbeddingDtype,
     EmbeddingFormat,
+    Exported,
     ModelCard,
     NewPicture,
 )
@@ -49,6 +51,7 @@ class LocalSegmentation(SegmentationService):
         needs_name: bool = True,
     ) -> Embedded:
         """Store the embedding of an uploaded picture. Raises what `take_in` raises."""
+        model = self.ready().name
         taken = await self.take_in(
             data,
             tenant=tenant,
@@ -59,12 +62,13 @@ class LocalSegmentation(SegmentationService):
             stretch=stretch,
             needs_name=needs_name,
         )
-        return _describe_taken(taken)
+        return _describe_taken(taken, model)
 
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept. Raises what `find` raises."""
+        model = self.ready().name
         embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
-        return _describe(image_id, embedding, cached=True)
+        return _describe(image_id, embedding, model, cached=True)
 
     async def segment(
         self,
@@ -92,7 +96,7 @@ class LocalSegmentation(SegmentationService):
             replace=replace,
             stretch=stretch,
         )
-        return _describe_taken(taken), decoded
+        return _describe_taken(taken, decoded.model), decoded
 
     async def everything(
         self,
@@ -118,7 +122,7 @@ class LocalSegmentation(SegmentationService):
         tenant: str,
         times: StageTimes,
         share: str,
-    ) -> bytes:
+    ) -> Exported:
         """Return a file with the feature maps of a picture. Raises what `find` raises."""
         async with within(self.settings.deadline_s):
             embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
@@ -130,9 +134,10 @@ class LocalSegmentation(SegmentationService):
                 "width": str(embedding.width),
                 "height": str(embedding.height),
             }
-            return await self.work(
+            content = await self.work(
                 lambda: pack(embedding, dtype=dtype, form=form, metadata=metadata), share=share
             )
+            return Exported(content, segmenter.name, segmenter.fingerprint)
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:
         """Return information about a stored picture. Raises ImageNotFound."""
@@ -165,6 +170,7 @@ class LocalSegmentation(SegmentationService):
             images=self.store.tiers.num_images(DEVICE) if self.is_loaded else 0,
             names_problem=self.names_problem,
             keeps_files=self.settings.keeps_files,
+            settings={name: getattr(self.settings, name) for name in OF_DEVICES},
         )
 
     async def devices(self) -> list[DeviceState]:
@@ -176,9 +182,10 @@ class LocalSegmentation(SegmentationService):
         return self.metrics.render()
 
 
-def _describe_taken(taken: TakenIn) -> Embedded:
-    return _describe(taken.image_id, taken.embedding, cached=taken.cached)
+def _describe_taken(taken: TakenIn, model: str) -> Embedded:
+    return _describe(taken.image_id, taken.embedding, model, cached=taken.cached)
 
 
-def _describe(image_id: str, embedding: Embedding, *, cached: bool) -> Embedded:
-    return Embedded(image_id, embedding.height, embedding.width, embedding.nbytes, cached=cached)
+def _describe(image_id: str, embedding: Embedding, model: str, *, cached: bool) -> Embedded:
+    height, width, nbytes = embedding.height, embedding.width, embedding.nbytes
+    return Embedded(image_id, height, width, nbytes, cached=cached, model=model)

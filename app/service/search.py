@@ -121,6 +121,7 @@ class Request:
     file: tuple[bytes, Stretch] | None
     """The picture and how it is read, required if it is cropped."""
     criteria: Criteria
+    model: str
     logit_bytes: int
     is_passed: bool
     """Whether clicks pass the batches of searches while they run."""
@@ -175,7 +176,8 @@ class Searches:
                     return [write(c, options=options, logit_bytes=logit_bytes, **size) for c in best]
 
                 with request.times.during("masks"):
-                    return Everything(height, width, await self._workers.run(write_all, share=share))
+                    masks = await self._workers.run(write_all, share=share)
+                    return Everything(height, width, masks, request.model)
 
     @contextmanager
     def _memory(self, share: str) -> Iterator[_Held]:

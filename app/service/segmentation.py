@@ -7,8 +7,8 @@ work.
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
@@ -41,6 +41,15 @@ class Embedded:
     """Of the embedding."""
     cached: bool
     """Whether no encoder ran for this request."""
+    model: str
+
+
+class Exported(NamedTuple):
+    """A file with feature maps."""
+
+    content: bytes
+    model: str
+    fingerprint: str
 
 
 class NewPicture(NamedTuple):
@@ -94,6 +103,13 @@ class FrontState(NamedTuple):
         return cls(socket.gethostname(), os.getpid())
 
 
+OF_DEVICES = (
+    *("max_image_megapixels", "max_prompts", "max_video_frames", "max_tracks", "track_memory_mib", "video"),
+    *("disk_cache_mib", "image_ttl_s"),
+)
+"""Settings that count where the device is, and that other processes tell their clients of, or obey themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceState:
     """How a device is, and how busy."""
@@ -121,6 +137,8 @@ class DeviceState:
     """Whether other devices may have what it knows, from a folder or a bucket."""
     fronts: tuple[FrontState, ...] = ()
     """Servers that have asked lately how it is."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Those of OF_DEVICES, by their names."""
 
 
 class Segmentation(Protocol):
@@ -129,8 +147,11 @@ class Segmentation(Protocol):
     `times` gets the stages of the request. `share` says whose turn in the queues it takes.
     """
 
-    settings: Settings
     metrics: Metrics
+
+    @property
+    def settings(self) -> Settings:
+        """Those of this process, but where there are devices elsewhere, OF_DEVICES as they have them."""
 
     @property
     def failure(self) -> Exception | None:
@@ -237,7 +258,7 @@ class Segmentation(Protocol):
         tenant: str,
         times: StageTimes,
         share: str,
-    ) -> bytes:
+    ) -> Exported:
         """Return a file with the feature maps of a picture."""
 
     async def describe(self, image_id: str, *, tenant: str) -> ImageRecord:

@@ -262,7 +262,7 @@ class SegmentationService:
             jobs = [Job(embedding, prompt, options, logit_bytes) for prompt in prompts]
             ran = await self._decoder.submit_all(jobs, deadline_s=left_s(), share=share)
             masks = await shape_all(jobs, ran, workers=self._workers, share=share, times=times)
-            return Decoded(height, width, masks)
+            return Decoded(height, width, masks, segmenter.name)
 
     async def find(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedding:
         """Return an image's embedding: at once if it is on the device, encoded again if only its upload was kept.

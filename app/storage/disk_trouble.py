@@ -1,9 +1,11 @@
 """Log messages about a failing disk or bucket: at once, then once a minute, and when it works again.
 
-A full disk fails a hundred times a second, and one log line says as much. Does not know what is on the disk.
+A full disk fails a hundred times a second, and one log line says as much. So it is where reads fail and writes in
+between do not. Does not know what is on the disk.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -29,7 +31,8 @@ class DiskTrouble:
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._failures = 0
-        self._last_logged = 0.0
+        self._last_logged = -math.inf
+        self._is_logged = False  # since it worked
 
     def report(self, what: str, error: Exception) -> None:
         """Report a failed disk operation."""
@@ -37,9 +40,9 @@ class DiskTrouble:
         with self._lock:
             self._failures += 1
             now = monotonic()
-            if self._failures > 1 and now - self._last_logged < QUIET_S:
+            if now - self._last_logged < QUIET_S:
                 return
-            self._last_logged = now
+            self._last_logged, self._is_logged = now, True
             count = self._failures
         times = f" ({count} failures so far)" if count > 1 else ""
         log.error(
@@ -57,5 +60,6 @@ class DiskTrouble:
             return
         with self._lock:
             failures, self._failures = self._failures, 0
-        if failures:
+            is_logged, self._is_logged = self._is_logged, False
+        if is_logged:
             log.warning("%s %s works again, after %d failures.", self._setting, self._place, failures)

@@ -83,6 +83,7 @@ async def open_store(
             folder=settings.cache_path,
             ttl_s=settings.image_ttl_s,
         ),
+        model=segmenter.name,
         fingerprint=segmenter.fingerprint,
         adopt=adopt_with_room,
         on_hit=lambda tier: metrics.cache_hits.labels(tier).inc(),

@@ -65,6 +65,8 @@ class ImageRecord:
     """Seconds since 1970, when the embedding was last used under this name."""
     tiers: tuple[str, ...]
     """Those of device, host and disk that hold the embedding; empty if the picture must be embedded again."""
+    model: str
+    fingerprint: str
 
 
 class EmbeddingStore:
@@ -78,6 +80,7 @@ class EmbeddingStore:
         self,
         limits: StoreLimits,
         *,
+        model: str,
         fingerprint: str,
         adopt: Callable[[Embedding], Awaitable[Embedding]],
         on_hit: Callable[[str], None],
@@ -87,7 +90,7 @@ class EmbeddingStore:
         sharing: "Sharing | None" = None,
     ) -> None:
         """Create it; `open` opens the register. With `sharing`, names are those of all servers."""
-        folder = limits.folder
+        self._model, self._fingerprint, folder = model, fingerprint, limits.folder
         trouble = DiskTrouble(folder, on_failure=on_disk_failure) if folder is not None else None
         self._kept = kept = Kept.in_place(
             bucket,
@@ -310,6 +313,8 @@ class EmbeddingStore:
                 created=name.created,
                 used=self._register.used(name),
                 tiers=where[name.content],
+                model=self._model,
+                fingerprint=self._fingerprint,
             )
             for name in names
         ]

@@ -1,7 +1,8 @@
 """A Front before several fake devices."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ from tests.fakes import FakeSegmenter, Served, until
 
 @asynccontextmanager
 async def front(
-    devices: int = 3, *, folder: Path | None = None, **settings: Any
+    devices: int = 3,
+    *,
+    folder: Path | None = None,
+    models: Sequence[str] = (),
+    of_devices: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Served, FakeDevices]]:
-    """Run a Front before some devices."""
-    wanted = Settings(**{"workers": 2, "cache_dir": str(folder) if folder else ""} | settings)
+    """Run a Front before some devices: of these models, or all of one. They may have other settings than it has."""
+    given = {"workers": 2, "cache_dir": str(folder) if folder else ""} | settings
+    wanted = Settings(**given)
     segmenters = [FakeSegmenter() for _ in range(devices)]
-    fake = FakeDevices(wanted, *segmenters)
+    for segmenter, model in zip(segmenters, models, strict=False):
+        segmenter.name, segmenter.fingerprint = model, sha256(model.encode()).hexdigest()
+    fake = FakeDevices(Settings(**given | (of_devices or {})), *segmenters)
     app = create_app(wanted, connect=fake.connect)
     app.state.fake_devices = fake
     async with app.router.lifespan_context(app):

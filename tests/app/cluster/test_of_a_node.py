@@ -1,6 +1,11 @@
 """What a Device of a cluster gets of its node. Needs the extra `cluster` (make test-cluster), but runs no Ray."""
 
+from pathlib import Path
+
 import pytest
+
+from app.storage.opening import CacheDirError, CacheUrlError
+from tests.server import free_port
 
 pytest.importorskip("ray", reason="the extra cluster is not installed; make test-cluster does")
 pytestmark = pytest.mark.cluster
@@ -46,3 +51,33 @@ def test_a_device_takes_its_part_of_its_node(
     assert found["workers"] == max(2, 32 // parts)
     if "GPU" not in given:
         assert found["threads"] == 32 // parts
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node on which Ray was started as it must be."""
+    from app.cluster import of_a_node
+
+    monkeypatch.setattr(of_a_node, "differences", list)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's imports
+@pytest.mark.usefixtures("node")
+def test_a_folder_that_no_waiting_mends_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    from app.cluster.of_a_node import settings_on_this_node
+
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheDirError, match="cannot be written: Not a directory"):
+        settings_on_this_node({"cache_dir": str(tmp_path / "file" / "cache")})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's imports
+@pytest.mark.usefixtures("node")
+def test_so_is_a_bucket_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from app.cluster.of_a_node import settings_on_this_node
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "here")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(CacheUrlError, match="cannot be reached"):
+        settings_on_this_node({"cache_url": "s3://bucket/prefix", "cache_dir": str(tmp_path)})

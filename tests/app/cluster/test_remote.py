@@ -1,6 +1,7 @@
 """A Front before several devices that share a folder: keys, devices that die, errors and readiness."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -149,6 +150,42 @@ async def test_who_leaves_frees_the_device() -> None:
         await until(lambda: len(devices.services[0]._encodings) == 0)
 
 
+async def test_a_reply_names_the_model_of_the_device_that_made_it(tmp_path: Path) -> None:
+    models = ["old", "new"]
+    async with front(devices=2, folder=tmp_path, models=models, keep_uploads=True) as (served, devices):
+        for i in range(8):
+            name = f"p{i}"
+            embedded = await served.embed(picture(), name)
+            owner = devices.asked[-1][1]
+            prompt = {"point_coords": [[30, 20]], "point_labels": [1]}
+            fields = {"point_coords": "[[30, 20]]", "point_labels": "[1]", "image_id": name}
+            replies = [
+                embedded,
+                await served.post("/decode", {"image_id": name, **prompt}),
+                await served.client.post("/segment", files={"image": picture()}, data=fields),
+                await served.post("/everything", {"image_id": name, "points_per_side": 2}),
+                await served.client.get(f"/images/{name}"),
+            ]
+            assert {device for _, device in devices.asked[-len(replies) :]} == {owner}
+            assert [reply.json()["model"] for reply in replies] == [models[owner]] * len(replies)
+
+            url = f"/images/{name}/embedding?format=safetensors"
+            exported = await served.client.get(url)
+            end = 8 + int.from_bytes(exported.content[:8], "little")
+            inside = json.loads(exported.content[8:end])["__metadata__"]
+            assert exported.headers["x-sam2-model"] == inside["model"] == models[owner]
+            assert exported.headers["x-sam2-fingerprint"] == inside["fingerprint"]
+            assert inside["fingerprint"][:16] in exported.headers["etag"]
+            known = {"if-none-match": exported.headers["etag"]}
+            assert (await served.client.get(url, headers=known)).status_code == 304
+            devices.dead.add(owner)  # the other one embeds the picture again
+            assert (await served.click(name)).json()["model"] == models[1 - owner]
+            other = await served.client.get(url, headers=known)
+            assert (other.status_code, other.headers["x-sam2-model"]) == (200, models[1 - owner])
+            devices.dead.clear()
+        assert {device for _, device in devices.asked} == {0, 1}
+
+
 async def test_without_a_ready_device_it_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     async with front(devices=2) as (served, _devices):
         assert (await served.client.get("/readyz")).status_code == 200
@@ -163,10 +200,12 @@ async def test_a_front_says_that_its_devices_cannot_reach_the_names(monkeypatch:
     monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
     async with front(devices=2) as (served, _devices):
         assert (await served.client.get("/readyz")).json() == {"status": "ready"}
+        assert "sam2_names_reachable 1.0" in (await served.client.get("/metrics")).text.splitlines()
         monkeypatch.setattr("app.service.local.LocalSegmentation.names_problem", "PostgreSQL is away")
         service: RemoteSegmentation = served.app.state.service
         await until(lambda: bool(service.names_problem))
         assert (await served.client.get("/readyz")).json() == {"status": "ready", "names": "unreachable"}
+        assert "sam2_names_reachable 0.0" in (await served.client.get("/metrics")).text.splitlines()
 
 
 async def test_devices_that_cannot_be_started_are_a_failure() -> None:

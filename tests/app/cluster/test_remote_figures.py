@@ -108,6 +108,64 @@ async def test_a_scrape_says_who_answered_and_what_moved(tmp_path: Path) -> None
         assert f'sam2_cache_hits_total{{device="{1 - owner}",tier="disk"}} 1.0' in lines
 
 
+async def test_the_log_says_which_devices_are_lost_and_that_none_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    monkeypatch.setattr("app.cluster.watch._FORGOTTEN_S", 0.05)
+
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.name == "app.cluster.watch"]
+
+    async with front(devices=2) as (_, devices):
+        devices.dead.add(1)
+        await until(lambda: "Devices that are ready: 1 of 1" in said())
+        devices.services[0].drain()
+        await until(lambda: any("so requests get 503" in each for each in said()))
+        assert f"Devices that are ready: 0 of 1 (0 on {socket.gethostname()}: " in "\n".join(said())
+        assert "shutting down" in said()[-1]
+        devices.dead.add(0)
+        await until(lambda: "Devices that are ready: 0 of 0" in said())
+        devices.dead.discard(1)
+        await until(lambda: any("ready again, after" in each for each in said()))
+        warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+        assert len(warnings) == 2
+
+
+async def test_limits_are_those_of_the_devices_where_these_keep_them(tmp_path: Path) -> None:
+    theirs = {
+        "max_image_megapixels": 0.5,
+        "max_prompts": 8,
+        "max_video_frames": 70,
+        "disk_cache_mib": 99,
+        "image_ttl_s": 3600.0,
+    }
+    tracks = {"max_tracks": 3, "track_memory_mib": 11}
+    own = {"max_upload_mib": 5, "deadline_s": 7.0}
+    files = {"cache_dir": str(tmp_path), "device_cache_mib": 1}
+    async with front(devices=2, **own, of_devices=theirs | tracks | files) as (served, _):
+        model = (await served.client.get("/model")).json()
+        assert {name: model["limits"][name] for name in theirs | own} == theirs | own
+        assert model["tracks"]["max_frames"] == theirs["max_video_frames"]
+        assert (model["tracks"]["max_tracks"], model["tracks"]["memory_mib"]) == (3, 11)
+        assert served.app.state.service.keeps(10 * 2**20) == 9  # on the disk of the devices
+        await served.embed(picture(), "a")
+        clicks = [{"point_coords": [[30, 20]], "point_labels": [1]}] * 9
+        reply = await served.post("/decode", {"image_id": "a", "prompts": clicks})
+        assert "the limit is 8" in reply.text
+
+
+@pytest.mark.parametrize(
+    "off", [{"of_devices": {"video": "off"}}, {"video": "off", "of_devices": {"video": "auto"}}]
+)
+async def test_videos_that_a_front_or_its_devices_have_switched_off_are_refused(off: dict[str, Any]) -> None:
+    async with front(devices=1, **off) as (served, _):
+        await served.embed(picture(), "a")
+        assert (await served.post("/tracks", {"frames": ["a"]})).status_code == 501
+        assert (await served.client.get("/model")).json()["tracks"] is None
+
+
 async def test_ones_own_metrics_are_told_while_no_device_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def lost(self: FakeDevices, *, patience_s: float) -> list[tuple[str, bytes]]:
         raise Lost(patience_s)

@@ -82,9 +82,14 @@ async def test_thresholds_are_the_models_own_unless_given_and_model_states_them(
         assert set(own) == {"pred_iou_thresh", "stability_score_thresh", "box_nms_thresh"}
         left_out = await ask(served, points_per_side=4)
         assert left_out.json() == (await ask(served, points_per_side=4, **own)).json()
-    async with serving(Settings(workers=2, model="sam2.1_hiera_tiny")) as served:
+    # SAM2_MODEL does not say it where weights do (SAM2_CHECKPOINT), or the devices of a cluster.
+    segmenter = FakeSegmenter()
+    segmenter.variant = "sam2.1_hiera_tiny"
+    async with serving(segmenter=segmenter) as served:
         meta = (await served.client.get("/model")).json()["everything"]
         assert meta == {"pred_iou_thresh": 0.8, "stability_score_thresh": 0.95, "box_nms_thresh": 0.7}
+        left_out = await ask(served, points_per_side=4)
+        assert left_out.json() == (await ask(served, points_per_side=4, **meta)).json()
 
 
 async def test_the_thresholds_decide_what_is_an_object() -> None:

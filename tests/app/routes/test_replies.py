@@ -44,9 +44,9 @@ class Workers:
 async def write(masks: list[MaskAnswer], *, prompts: int = 1) -> tuple[dict[str, Any], int]:
     """The reply, and how many jobs the workers got."""
     workers = Workers()
-    decoded = Decoded(height=9, width=8, predictions=[masks] * prompts)
+    decoded = Decoded(height=9, width=8, predictions=[masks] * prompts, model="m")
     service = cast(SegmentationService, workers)
-    text = await written(service, decoded, image_id="truck", model="m", share="anna")
+    text = await written(service, decoded, image_id="truck", share="anna")
     reply: dict[str, Any] = json.loads(text)
     schemas.DecodeReply.model_validate(reply)
     return reply, workers.jobs
