@@ -15,7 +15,7 @@ export function listen(stage, canvas, { label, meant }) {
 
   const far = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
   const middle = () => [0, 1].map((axis) => [...down.values()].reduce((sum, at) => sum + at[axis], 0) / down.size);
-  const spread = () => (down.size > 1 ? far(...[...down.values()].slice(0, 2)) : 0);
+  const spread = () => (down.size > 1 ? far(...down.values()) : 0);
   const end = () => {
     clearTimeout(began?.hold);
     began = null;
