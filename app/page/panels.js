@@ -21,6 +21,7 @@ function each(list, items, make, update) {
     child.dataset.key = key;
     kept.delete(key);
     if (list.children[at] !== child) list.insertBefore(child, list.children[at] ?? null);
+    child.item = item; // another one of its id, if another window has changed it
     update(child, item);
   });
   for (const child of kept.values()) {
@@ -44,10 +45,11 @@ export function thumbnails(session, requests) {
       Object.assign(canvas, { width: small.width, height: small.height });
       canvas.getContext("2d").drawImage(small, 0, 0);
     }, () => {});
-    const open = element("button", { className: "open", onclick: () => (picture.problem ? requests.retry(picture) : 0, session.show(picture)) }, canvas, element("span"));
-    const remove = element("button", { className: "remove", textContent: "×", title: `Remove ${picture.name}`, onclick: () => session.remove(picture) });
+    const open = element("button", { className: "open", onclick: () => (made.item.problem ? requests.retry(made.item) : 0, session.show(made.item)) }, canvas, element("span"));
+    const remove = element("button", { className: "remove", textContent: "×", title: `Remove ${picture.name}`, onclick: () => session.remove(made.item) });
     attributes(remove, { "aria-label": remove.title });
-    return element("li", {}, open, remove);
+    const made = element("li", {}, open, remove);
+    return made;
   };
   each($("thumbnails"), session.pictures, make, (item, picture) => {
     const state = picture.problem ? "failed" : picture.imageId ? `${picture.objects.length || "no"} objects` : "uploading";

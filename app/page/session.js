@@ -103,7 +103,7 @@ export class Session extends EventTarget {
   changed(picture = this.current) {
     this.preview = null;
     if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(this.#full);
-    this.dispatchEvent(new Event("change"));
+    this.redraw();
   }
 
   /** Announce a change that is not stored: a preview, progress, a figure. */
@@ -116,23 +116,24 @@ export class Session extends EventTarget {
     if (document.hidden || this.#catching.size || !this.#elsewhere.size) return;
     [this.#catching, this.#elsewhere] = [this.#elsewhere, new Set()];
     for (const id of this.#catching) {
-      let record;
       try {
-        record = await this.#storage.read(id);
+        const record = await this.#storage.read(id), now = record ? [await revived(record)] : [];
+        if (this.#catching.has(id)) this.#replace(id, now); // else removed meanwhile
       } catch {
         this.#elsewhere.add(id); // tried again at the next use; until then nothing is written over it
-        continue;
       }
-      if (!this.#catching.has(id)) continue; // removed meanwhile
-      const now = record ? [await revived(record)] : [];
-      const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
-      if (before?.working) continue;
-      this.pictures.splice(at < 0 ? this.pictures.length : at, at < 0 ? 0 : 1, ...now);
-      before?.close?.();
-      before?.release();
-      if (before && before === this.current) this.current = now[0] ?? this.pictures[0] ?? null;
+      this.#catching.delete(id); // what is done from here on is stored
     }
-    this.#catching.clear();
+  }
+
+  /** Announced at once: a thumbnail must not mean what is here no more. */
+  #replace(id, now) {
+    const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
+    if (before?.working) return;
+    this.pictures.splice(at < 0 ? this.pictures.length : at, at < 0 ? 0 : 1, ...now);
+    before?.close?.();
+    before?.release();
+    if (before && before === this.current) this.current = now[0] ?? this.pictures[0] ?? null;
     this.redraw();
   }
 }
