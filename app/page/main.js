@@ -78,7 +78,7 @@ const commands = {
   undo: () => edit((picture) => picture.undo()),
   redo: () => edit((picture) => picture.redo()),
   choose: (chosen) => edit((picture) => !picture.video && picture.object?.masks?.[chosen] && picture.change(picture.selected, { chosen })),
-  three: () => edit((picture) => !picture.video && picture.object && picture.point(withThree)),
+  three: () => edit((picture) => !picture.video && picture.object && picture.change(picture.selected, { prompt: withThree(picture.object.prompt), done: false })),
   accept: () => edit((picture) => picture.object && chosenMask(picture.object) && (picture.accept(), notice.say("Accepted."))),
   begin: () => edit((picture) => picture.select(null)),
   remove: () => edit((picture) => picture.object && picture.remove(picture.selected)),
