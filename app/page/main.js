@@ -191,6 +191,7 @@ async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
   const picture = session.current, came = picture !== last;
+  if (picture?.id !== last?.id) gestures.cancel(); // what was begun on another picture
   last = picture;
   if (came && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
   if (!picture || picture.bitmap || picture.opening || picture.unreadable || picture.video) return;

@@ -78,7 +78,7 @@ export class Session extends EventTarget {
     this.pictures.splice(at, 1);
     this.#catching.delete(picture.id);
     this.#storage?.remove(picture.id).catch(() => {}); // it comes back with a reload
-    this.show(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
+    this.show(picture === this.current ? this.pictures[Math.min(at, this.pictures.length - 1)] ?? null : this.current);
   }
 
   show(picture) {

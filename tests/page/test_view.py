@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext
 
+from tests.fakes import picture
 from tests.page.conftest import PageServer
 from tests.page.fabricated import Object
 from tests.page.scene import CAT, SCENE, TRUCK, answer, block
-from tests.page.visitor import Visitor
+from tests.page.visitor import HEIGHT, WIDTH, Visitor
 from tests.server import ROOT
 
 PIXELS = """() => {
@@ -178,3 +179,32 @@ def test_many_masks_move_with_the_picture_and_are_drawn_when_it_rests(
     assert seen["wrong"] == 0
     assert seen["moved"] > 0.01
     assert seen["blurred"] < 0.2 * seen["moved"]  # only at edges
+
+
+def test_a_picture_that_is_not_shown_is_removed_without_leaving_the_one_that_is(visitor: Visitor) -> None:
+    """The page went to the neighbour of the one that was removed."""
+    visitor.add(TRUCK, CAT, ("dog.png", picture(WIDTH, HEIGHT, shade=100)))
+    visitor.find("[title='Remove dog.png']").click()
+    visitor.until(lambda: visitor.find("#thumbnails li").count() == 2)
+    assert visitor.find("[aria-current=true]").get_attribute("title") == "truck.png"
+    visitor.find("[title='Remove truck.png']").click()
+    assert visitor.find("[aria-current=true]").get_attribute("title") == "cat.png"
+
+
+def test_a_click_that_is_let_go_on_the_next_picture_places_nothing_there(visitor: Visitor) -> None:
+    """As of a hand that is faster than the other one: the click, or the box, was the next picture's."""
+    visitor.add(TRUCK, CAT)
+    for x in (100, 300):
+        visitor.page.mouse.move(*visitor.place(100, 100))
+        visitor.page.mouse.down()
+        visitor.page.mouse.move(*visitor.place(x, x), steps=3)
+        visitor.press("PageDown" if x == 100 else "PageUp")
+        visitor.until_ready()
+        visitor.page.mouse.up()
+    visitor.page.wait_for_timeout(100)
+    assert [
+        thumbnail.get_attribute("aria-label") for thumbnail in visitor.find("#thumbnails .open").all()
+    ] == [
+        "truck.png, no objects",
+        "cat.png, no objects",
+    ]
