@@ -190,10 +190,10 @@ let last = null; // the current picture, when keepBitmap last looked
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
-  const picture = session.current, came = picture !== last;
+  const picture = session.current;
   if (picture?.id !== last?.id) gestures.cancel(); // what was begun on another picture
+  if (picture !== last && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
   last = picture;
-  if (came && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
   if (!picture || picture.bitmap || picture.opening || picture.unreadable || picture.video) return;
   picture.opening = true;
   try {

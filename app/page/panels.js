@@ -72,8 +72,7 @@ export function objects(session) {
     const swatch = element("button", { className: "swatch", onclick: () => (session.current.select(id), session.changed()) });
     const name = element("input", { onchange: () => change(id, { name: name.value.trim() || `object ${id}` }) });
     name.onkeydown = ({ key, isComposing }) => key === "Enter" && !isComposing && $("stage").focus(); // the next keys are commands
-    name.setAttribute("aria-label", "Name");
-    name.setAttribute("list", "names");
+    attributes(name, { "aria-label": "Name", list: "names" });
     const figure = element("span", { className: "figure" });
     const eye = element("button", { textContent: "◉", title: "Shown", onclick: () => change(id, { hidden: eye.ariaPressed === "true" }) });
     const remove = element("button", { textContent: "×", title: "Delete", onclick: () => (session.current.remove(id), session.changed()) });
@@ -139,10 +138,9 @@ function sketch(canvas, picture, { mask, masks, colour }) {
 export function figures({ last }) {
   $("last").hidden = !last;
   if (!last) return;
-  const stages = last.stages.map(([name, ms]) => `${name} ${ms.toFixed(1)}`).join(" · ");
   $("round-trip").textContent = `${last.roundTripMs.toFixed(0)} ms`;
   $("server-time").textContent = `${last.serverMs.toFixed(0)} ms`;
-  $("stages").textContent = stages;
+  $("stages").textContent = last.stages.map(([name, ms]) => `${name} ${ms.toFixed(1)}`).join(" · ");
   const shown = last.curl.replace(/("mask_input":".{12})[^"]+/, "$1…");
   if ($("curl").textContent !== shown) $("curl").textContent = shown;
 }

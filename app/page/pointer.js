@@ -22,8 +22,10 @@ export function listen(stage, canvas, { label, meant }) {
     meant.draft(null);
   };
 
-  addEventListener("keydown", (event) => {
-    if (event.key === " " && event.target === stage) space = true;
+  stage.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return;
+    event.preventDefault(); // a narrow page would scroll
+    space = true;
   });
   addEventListener("keyup", (event) => {
     if (event.key === " ") space = false;

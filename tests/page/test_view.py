@@ -57,6 +57,19 @@ def test_space_moves_the_picture_until_it_is_released_or_the_window_is_left(visi
     visitor.find("#objects li").wait_for()
 
 
+def test_space_does_not_scroll_a_narrow_page_below_the_picture(visitor: Visitor) -> None:
+    """The picture slid away under the pointer that was to move it."""
+    visitor.page.set_viewport_size({"width": 800, "height": 440})
+    visitor.add(TRUCK)
+    visitor.find("#stage").focus()
+    before, room = visitor.find("main").evaluate(
+        "main => [main.scrollTop, main.scrollHeight - main.clientHeight]"
+    )
+    visitor.press("Space", "Space")
+    visitor.page.wait_for_timeout(300)  # Chromium scrolls smoothly
+    assert visitor.find("main").evaluate("main => main.scrollTop") == before < room
+
+
 STEPS = """async () => {
   const find = (selector) => document.querySelector(selector), stage = find("#stage"), canvas = find("#masks");
   const button = (row, at) => find("#objects").children[row].querySelectorAll("button")[at].click();
