@@ -21,7 +21,7 @@ function each(list, items, make, update) {
     child.dataset.key = key;
     kept.delete(key);
     if (list.children[at] !== child) list.insertBefore(child, list.children[at] ?? null);
-    child.item = item; // another one of its id, if another window has changed it
+    child.item = item; // another window may have changed it
     update(child, item);
   });
   for (const child of kept.values()) {

@@ -10,7 +10,7 @@ const isAside = ({ shiftKey, ctrlKey }) => shiftKey || ctrlKey; // on a Mac, Ctr
  */
 export function listen(stage, canvas, { label, meant }) {
   const down = new Map(); // positions by pointer id
-  let began = null; // {at, moved, button, shift, touch, hold}
+  let began = null; // {at, moved, pan, label, hold}
   let space = false;
 
   const far = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
@@ -30,7 +30,7 @@ export function listen(stage, canvas, { label, meant }) {
   addEventListener("keyup", (event) => {
     if (event.key === " ") space = false;
   });
-  addEventListener("blur", () => (space = false)); // its release is another window's
+  addEventListener("blur", () => (space = false)); // another window hears of its release
 
   stage.addEventListener("pointerdown", (event) => {
     if ([3, 4].includes(event.button)) return; // back and forward
@@ -40,9 +40,8 @@ export function listen(stage, canvas, { label, meant }) {
     end();
     meant.hover(null);
     if (down.size > 1) return; // two fingers pan and zoom
-    const touch = event.pointerType === "touch";
     began = { at, moved: false, pan: event.button === 1 || space, label: event.button === 2 || isAside(event) ? 0 : label() };
-    if (touch)
+    if (event.pointerType === "touch")
       began.hold = setTimeout(() => {
         if (!began || began.moved) return;
         navigator.vibrate?.(15);

@@ -78,13 +78,13 @@ export class Session extends EventTarget {
     this.pictures.splice(at, 1);
     this.#catching.delete(picture.id);
     this.#storage?.remove(picture.id).catch(() => {}); // it comes back with a reload
-    this.show(picture === this.current ? this.pictures[Math.min(at, this.pictures.length - 1)] ?? null : this.current);
+    this.show(picture === this.current ? this.pictures[at] ?? this.pictures.at(-1) ?? null : this.current);
   }
 
   show(picture) {
     this.current = picture;
     values.set("sam2-current", picture?.id ?? "");
-    this.changed();
+    this.changed(null);
   }
 
   /** Show the picture `step` places further. */
@@ -96,13 +96,13 @@ export class Session extends EventTarget {
   set(option, value) {
     this.options[option] = value;
     values.set(OPTIONS, JSON.stringify(this.options));
-    this.changed();
+    this.changed(null);
   }
 
-  /** Announce and store a change of the current picture, or of `picture`. */
-  changed(picture = this.current) {
+  /** Announce and store a change of the current picture, or of `picture`; null: of none. Unless `told`, other windows ask for it themselves. */
+  changed(picture = this.current, told = true) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(this.#full);
+    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record, told).catch(this.#full);
     this.redraw();
   }
 
@@ -126,7 +126,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Announced at once: a thumbnail must not mean what is here no more. */
+  /** Announced at once, so that no thumbnail means what has left. */
   #replace(id, now) {
     const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
     if (before?.working) return;

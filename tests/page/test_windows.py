@@ -94,3 +94,34 @@ def test_what_is_done_on_a_picture_while_others_are_still_read_is_kept(
     visitor.until(lambda: visitor.find("[aria-label='cat.png, 1 objects']").count() == 1)
     visitor.page.reload()
     visitor.find("[aria-label='truck.png, 2 objects']").wait_for()
+
+
+def test_an_answer_for_a_window_that_was_left_takes_nothing_back_in_the_other(
+    open_page: Callable[[PageServer], Visitor], server: PageServer
+) -> None:
+    """What was done there after the answer was gone as soon as the pointer came back to the picture."""
+    left = open_page(server)
+    left.add(TRUCK)
+    left.until(lambda: "truck" in left.stored())
+    visitor = open_page(server)
+    visitor.until_ready()
+    server.segmenter.gate.clear()
+    left.click(104, 104)
+    left.until(lambda: '"points":[[104,104,1]]' in left.stored())
+    visitor.page.mouse.move(5, 5)
+    visitor.page.mouse.move(*visitor.place(300, 200))
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["…"])
+    server.segmenter.gate.set()
+    for window in (left, visitor):
+        window.until(lambda of=window: of.find("#objects .figure").all_inner_texts() == ["1.00"])
+        window.page.wait_for_timeout(200)  # until it is stored, and the other window has heard of it
+    visitor.press("n")
+    visitor.click(504, 304)
+    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
+    visitor.page.mouse.move(5, 5)
+    visitor.page.mouse.move(*visitor.place(300, 200))
+    visitor.page.wait_for_timeout(300)
+    assert visitor.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"]
+    left.page.mouse.move(5, 5)
+    left.page.mouse.move(*left.place(300, 200))
+    left.until(lambda: left.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
