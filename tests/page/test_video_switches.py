@@ -1,4 +1,4 @@
-"""A video that is left and come back to while a frame is on its way, and one that the server forgets meanwhile."""
+"""A video that is left, or forgotten by the server, while a frame is on its way; and a frame that is typed."""
 
 import httpx
 from playwright.sync_api import BrowserContext, Route
@@ -86,3 +86,16 @@ def test_tracking_whose_video_is_found_to_be_forgotten_by_a_frame_begins_anew(
     watcher.until_at(11)
     visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["0.75"])
     assert visitor.alert() == ""
+
+
+def test_after_a_frame_number_the_next_keys_are_commands(visitor: Visitor) -> None:
+    """They were the field's: the arrow keys and T did nothing."""
+    watcher = Watcher(visitor)
+    watcher.open(clip(frames=6, size=(WIDTH, HEIGHT)))
+    number = visitor.find("#timeline input[type=number]")
+    number.fill("3")
+    number.press("Enter")
+    watcher.until_at(2)
+    visitor.press("ArrowRight")
+    watcher.until_at(3)
+    assert number.input_value() == "4"
