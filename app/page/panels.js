@@ -46,7 +46,7 @@ export function thumbnails(session, requests) {
       canvas.getContext("2d").drawImage(small, 0, 0);
     }, () => {});
     const open = element("button", { className: "open", onclick: () => (made.item.problem ? requests.retry(made.item) : 0, session.show(made.item)) }, canvas, element("span"));
-    const remove = element("button", { className: "remove", textContent: "×", title: `Remove ${picture.name}`, onclick: () => session.remove(made.item) });
+    const remove = element("button", { className: "remove", textContent: "×", title: `Remove ${picture.name}`, onclick: ({ detail }) => (detail > 1 && made.item.objects.length) || session.remove(made.item) }); // or the next goes
     attributes(remove, { "aria-label": remove.title });
     const made = element("li", {}, open, remove);
     return made;

@@ -24,7 +24,7 @@ export function listen(stage, canvas, { label, meant }) {
 
   stage.addEventListener("keydown", (event) => {
     if (event.key !== " ") return;
-    event.preventDefault(); // a narrow page would scroll
+    event.preventDefault(); // or it scrolls
     space = true;
   });
   addEventListener("keyup", (event) => {

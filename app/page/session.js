@@ -118,7 +118,7 @@ export class Session extends EventTarget {
     for (const id of this.#catching) {
       try {
         const record = await this.#storage.read(id), now = record ? [await revived(record)] : [];
-        if (this.#catching.has(id)) this.#replace(id, now); // else removed meanwhile
+        if (this.#catching.has(id)) this.#replace(id, now); // or it was removed
       } catch {
         this.#elsewhere.add(id); // tried again at the next use; until then nothing is written over it
       }

@@ -221,3 +221,18 @@ def test_a_click_that_is_let_go_on_the_next_picture_places_nothing_there(visitor
         "truck.png, no objects",
         "cat.png, no objects",
     ]
+
+
+def test_a_double_click_removes_no_second_picture_with_work_on_it(visitor: Visitor) -> None:
+    """The next picture had come to its place, and went with all its objects."""
+    visitor.add(TRUCK, CAT)
+    visitor.press("PageDown")
+    visitor.until_ready()
+    visitor.click(100, 100)
+    visitor.find("[aria-label='cat.png, 1 objects']").wait_for()
+    visitor.find("[title='Remove truck.png']").dblclick()
+    visitor.until(lambda: visitor.find("#thumbnails li").count() == 1)
+    visitor.page.wait_for_timeout(100)
+    assert visitor.find("#thumbnails .open").get_attribute("aria-label") == "cat.png, 1 objects"
+    visitor.find("[title='Remove cat.png']").click()
+    visitor.find("#welcome").wait_for()
