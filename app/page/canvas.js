@@ -132,9 +132,9 @@ export class Canvas {
 
   #drawMarks({ object }) {
     const box = this.draft ?? (object?.prompt.box && [object.prompt.box.slice(0, 2), object.prompt.box.slice(2)]);
-    if (box) this.#drawBox(box, [[4, "#000a", []], [2, "#fff", []], [2, object?.colour ?? "#fff", [6, 6]]]);
+    if (box) this.#drawBox(box, [[4, "#000a"], [2, "#fff"], [2, object?.colour ?? "#fff", [6, 6]]]);
     const part = object && chosenMask(object)?.region;
-    if (part) this.#drawBox([part.slice(0, 2), part.slice(2)], [[2, "#0008", []], [1, "#fff", [3, 5]]]);
+    if (part) this.#drawBox([part.slice(0, 2), part.slice(2)], [[2, "#0008"], [1, "#fff", [3, 5]]]);
     for (const [x, y, label] of object?.prompt.points ?? []) this.#drawPoint(this.view.toScreen([x + 0.5, y + 0.5]), label, object.colour);
     if (this.cursor) this.#drawCursor(this.view.toScreen(this.cursor));
   }

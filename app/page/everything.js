@@ -153,7 +153,7 @@ export class Everything {
   }
 
   describe(mask) {
-    const share = +(100 * mask.area / (this.found.width * this.found.height)).toPrecision(2);
+    const { width, height } = this.found, share = +(100 * mask.area / (width * height)).toPrecision(2);
     return `${this.nameOf(mask)}: predicted IoU ${mask.iou.toFixed(2)}, stability ${mask.stability.toFixed(2)}, ${mask.area.toLocaleString("en")} pixels, ${share} % of the picture`;
   }
 
@@ -234,6 +234,6 @@ export class Everything {
     } finally {
       if (this.#asked === abort) this.#asked = null;
     }
-    session.changed(picture);
+    session.redraw();
   }
 }

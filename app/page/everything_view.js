@@ -11,11 +11,10 @@ export class EverythingView {
   #hint = $("hint").textContent;
   #context = $("found").getContext("2d");
   #labels = new Uint16Array(0);
-  #laid = ""; // what the labels show
+  #found = null; // what the labels show
+  #laid = ""; // and where
   #coloured = ""; // what the canvas shows
   #pointer = null; // the place of the label: device pixels of the stage
-  #numbers = new WeakMap(); // of what was found
-  #count = 0;
 
   constructor(everything, canvas, { stage }) {
     Object.assign(this, { everything, canvas, stage });
@@ -57,8 +56,7 @@ export class EverythingView {
   }
 
   #label() {
-    const { named, found } = this.everything;
-    const at = this.#pointer;
+    const { named, found } = this.everything, at = this.#pointer;
     $("named").hidden = !named || !at || !found;
     if ($("named").hidden) return;
     $("named-name").textContent = this.everything.nameOf(named);
@@ -80,11 +78,11 @@ export class EverythingView {
       this.#coloured = this.#laid = "";
       return;
     }
-    const key = JSON.stringify([this.#number(found), found.threshold, view.x, view.y, view.scale, width, height]);
-    if (key !== this.#laid) {
+    const key = JSON.stringify([found.threshold, view.x, view.y, view.scale, width, height]);
+    if (found !== this.#found || key !== this.#laid) {
       if (this.#labels.length !== width * height) this.#labels = new Uint16Array(width * height);
       layLabels(this.#labels, found.visible.map((mask) => ({ ...found.runs(mask), label: mask.label })), found, view, screen);
-      this.#laid = key;
+      [this.#found, this.#laid, this.#coloured] = [found, key, ""];
     }
     const taken = found.masks.filter((mask) => everything.objectOf(mask)).map(({ label }) => label);
     const colours = `${key} ${taken}`;
@@ -97,10 +95,5 @@ export class EverythingView {
     const image = this.#context.createImageData(width, height);
     colourLabels(new Uint32Array(image.data.buffer), this.#labels, screen, { fills, edges, thickness: Math.ceil(this.canvas.ratio) });
     this.#context.putImageData(image, 0, 0);
-  }
-
-  #number(found) {
-    if (!this.#numbers.has(found)) this.#numbers.set(found, ++this.#count);
-    return this.#numbers.get(found);
   }
 }

@@ -36,7 +36,7 @@ export function colourLabels(pixels, labels, { width, height }, { fills, edges, 
     const before = Math.max(x - thickness, 0) * height, after = Math.min(x + thickness, width - 1) * height;
     for (let y = 0, at = x; y < height; y++, at += width) {
       const label = labels[line + y];
-      if (!label) continue; // `pixels` are transparent at first
+      if (!label) continue;
       const inner = labels[before + y] === label && labels[after + y] === label &&
         labels[line + Math.max(y - thickness, 0)] === label && labels[line + Math.min(y + thickness, height - 1)] === label;
       pixels[at] = inner ? fills[label] : edges[label];

@@ -78,7 +78,7 @@ const commands = {
   undo: () => edit((picture) => picture.undo()),
   redo: () => edit((picture) => picture.redo()),
   choose: (chosen) => edit((picture) => !picture.video && picture.object?.masks?.[chosen] && picture.change(picture.selected, { chosen })),
-  three: () => edit((picture) => !picture.video && picture.object && picture.point(withThree)),
+  three: () => edit((picture) => !picture.video && picture.object && picture.change(picture.selected, { prompt: withThree(picture.object.prompt), done: false })),
   accept: () => edit((picture) => picture.object && chosenMask(picture.object) && (picture.accept(), notice.say("Accepted."))),
   begin: () => edit((picture) => picture.select(null)),
   remove: () => edit((picture) => picture.object && picture.remove(picture.selected)),
@@ -190,9 +190,10 @@ let last = null; // the current picture, when keepBitmap last looked
 async function keepBitmap() {
   for (const picture of session.pictures)
     if (picture !== session.current) picture.release();
-  const picture = session.current, came = picture !== last;
+  const picture = session.current;
+  if (picture?.id !== last?.id) gestures.cancel(); // what was begun on another picture
+  if (picture !== last && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
   last = picture;
-  if (came && picture?.unreadable) notice.tell(`${picture.name}: ${picture.problem}`);
   if (!picture || picture.bitmap || picture.opening || picture.unreadable || picture.video) return;
   picture.opening = true;
   try {

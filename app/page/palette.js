@@ -61,12 +61,7 @@ const near = (one, other, { width, height }) =>
 
 function common(cells, others) {
   let count = 0;
-  for (let at = 0; at < cells.length; at++) {
-    let word = cells[at] & others[at];
-    if (!word) continue;
-    word -= (word >>> 1) & 0x55555555; // counts the bits: of pairs, of fours, of eights, and of all
-    word = (word & 0x33333333) + ((word >>> 2) & 0x33333333);
-    count += Math.imul((word + (word >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
-  }
+  for (let at = 0; at < cells.length; at++)
+    for (let word = cells[at] & others[at]; word; word &= word - 1) count++; // a bit is gone
   return count;
 }

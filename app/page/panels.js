@@ -21,6 +21,7 @@ function each(list, items, make, update) {
     child.dataset.key = key;
     kept.delete(key);
     if (list.children[at] !== child) list.insertBefore(child, list.children[at] ?? null);
+    child.item = item; // another window may have changed it
     update(child, item);
   });
   for (const child of kept.values()) {
@@ -44,10 +45,11 @@ export function thumbnails(session, requests) {
       Object.assign(canvas, { width: small.width, height: small.height });
       canvas.getContext("2d").drawImage(small, 0, 0);
     }, () => {});
-    const open = element("button", { className: "open", onclick: () => (picture.problem ? requests.retry(picture) : 0, session.show(picture)) }, canvas, element("span"));
-    const remove = element("button", { className: "remove", textContent: "×", title: `Remove ${picture.name}`, onclick: () => session.remove(picture) });
+    const open = element("button", { className: "open", onclick: () => (made.item.problem ? requests.retry(made.item) : 0, session.show(made.item)) }, canvas, element("span"));
+    const remove = element("button", { className: "remove", textContent: "×", title: `Remove ${picture.name}`, onclick: ({ detail }) => (detail > 1 && made.item.objects.length) || session.remove(made.item) }); // or the next goes
     attributes(remove, { "aria-label": remove.title });
-    return element("li", {}, open, remove);
+    const made = element("li", {}, open, remove);
+    return made;
   };
   each($("thumbnails"), session.pictures, make, (item, picture) => {
     const state = picture.problem ? "failed" : picture.imageId ? `${picture.objects.length || "no"} objects` : "uploading";
@@ -70,8 +72,7 @@ export function objects(session) {
     const swatch = element("button", { className: "swatch", onclick: () => (session.current.select(id), session.changed()) });
     const name = element("input", { onchange: () => change(id, { name: name.value.trim() || `object ${id}` }) });
     name.onkeydown = ({ key, isComposing }) => key === "Enter" && !isComposing && $("stage").focus(); // the next keys are commands
-    name.setAttribute("aria-label", "Name");
-    name.setAttribute("list", "names");
+    attributes(name, { "aria-label": "Name", list: "names" });
     const figure = element("span", { className: "figure" });
     const eye = element("button", { textContent: "◉", title: "Shown", onclick: () => change(id, { hidden: eye.ariaPressed === "true" }) });
     const remove = element("button", { textContent: "×", title: "Delete", onclick: () => (session.current.remove(id), session.changed()) });
@@ -137,10 +138,9 @@ function sketch(canvas, picture, { mask, masks, colour }) {
 export function figures({ last }) {
   $("last").hidden = !last;
   if (!last) return;
-  const stages = last.stages.map(([name, ms]) => `${name} ${ms.toFixed(1)}`).join(" · ");
   $("round-trip").textContent = `${last.roundTripMs.toFixed(0)} ms`;
   $("server-time").textContent = `${last.serverMs.toFixed(0)} ms`;
-  $("stages").textContent = stages;
+  $("stages").textContent = last.stages.map(([name, ms]) => `${name} ${ms.toFixed(1)}`).join(" · ");
   const shown = last.curl.replace(/("mask_input":".{12})[^"]+/, "$1…");
   if ($("curl").textContent !== shown) $("curl").textContent = shown;
 }

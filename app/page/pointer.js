@@ -10,25 +10,27 @@ const isAside = ({ shiftKey, ctrlKey }) => shiftKey || ctrlKey; // on a Mac, Ctr
  */
 export function listen(stage, canvas, { label, meant }) {
   const down = new Map(); // positions by pointer id
-  let began = null; // {at, moved, button, shift, touch, hold}
+  let began = null; // {at, moved, pan, label, hold}
   let space = false;
 
   const far = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
   const middle = () => [0, 1].map((axis) => [...down.values()].reduce((sum, at) => sum + at[axis], 0) / down.size);
-  const spread = () => (down.size > 1 ? far(...[...down.values()].slice(0, 2)) : 0);
+  const spread = () => (down.size > 1 ? far(...down.values()) : 0);
   const end = () => {
     clearTimeout(began?.hold);
     began = null;
     meant.draft(null);
   };
 
-  addEventListener("keydown", (event) => {
-    if (event.key === " " && event.target === stage) space = true;
+  stage.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return;
+    event.preventDefault(); // or it scrolls
+    space = true;
   });
   addEventListener("keyup", (event) => {
     if (event.key === " ") space = false;
   });
-  addEventListener("blur", () => (space = false)); // its release is another window's
+  addEventListener("blur", () => (space = false)); // another window hears of its release
 
   stage.addEventListener("pointerdown", (event) => {
     if ([3, 4].includes(event.button)) return; // back and forward
@@ -38,9 +40,8 @@ export function listen(stage, canvas, { label, meant }) {
     end();
     meant.hover(null);
     if (down.size > 1) return; // two fingers pan and zoom
-    const touch = event.pointerType === "touch";
     began = { at, moved: false, pan: event.button === 1 || space, label: event.button === 2 || isAside(event) ? 0 : label() };
-    if (touch)
+    if (event.pointerType === "touch")
       began.hold = setTimeout(() => {
         if (!began || began.moved) return;
         navigator.vibrate?.(15);

@@ -100,7 +100,7 @@ export class Requests {
       }
     }
     this.#uploading = null;
-    session.changed(picture);
+    session.changed(picture, false);
   }
 
   /** Request masks for the waiting prompt, the current picture's first. A newer click aborts it. */
@@ -138,7 +138,7 @@ export class Requests {
     } finally {
       if (this.#asked === asked) this.#asked = null;
     }
-    session.changed(picture);
+    session.changed(picture, false);
   }
 
   /** The picture for a prompt, or a part of it on a closer look. */
@@ -161,11 +161,9 @@ export class Requests {
   }
 
   #describe({ objects, width, height }, prompt) {
-    const object = objects.find((one) => one.prompt === prompt);
-    const [best] = object.masks;
-    const share = (100 * best.area / (width * height)).toPrecision(2);
-    const many = object.masks.length > 1 ? `${object.masks.length} candidates. ` : "";
-    this.notice.say(`${many}${object.name}: ${+share} % of the picture, predicted IoU ${best.iou.toFixed(2)}.${best.region ? " A closer look." : ""}`);
+    const { name, masks } = objects.find((one) => one.prompt === prompt), [best] = masks;
+    const many = masks.length > 1 ? `${masks.length} candidates. ` : "";
+    this.notice.say(`${many}${name}: ${+(100 * best.area / (width * height)).toPrecision(2)} % of the picture, predicted IoU ${best.iou.toFixed(2)}.${best.region ? " A closer look." : ""}`);
   }
 
   async #preview(point) {

@@ -78,13 +78,13 @@ export class Session extends EventTarget {
     this.pictures.splice(at, 1);
     this.#catching.delete(picture.id);
     this.#storage?.remove(picture.id).catch(() => {}); // it comes back with a reload
-    this.show(this.pictures[Math.min(at, this.pictures.length - 1)] ?? null);
+    this.show(picture === this.current ? this.pictures[at] ?? this.pictures.at(-1) ?? null : this.current);
   }
 
   show(picture) {
     this.current = picture;
     values.set("sam2-current", picture?.id ?? "");
-    this.changed();
+    this.changed(null);
   }
 
   /** Show the picture `step` places further. */
@@ -96,14 +96,14 @@ export class Session extends EventTarget {
   set(option, value) {
     this.options[option] = value;
     values.set(OPTIONS, JSON.stringify(this.options));
-    this.changed();
+    this.changed(null);
   }
 
-  /** Announce and store a change of the current picture, or of `picture`. */
-  changed(picture = this.current) {
+  /** Announce and store a change of the current picture, or of `picture`; null: of none. Unless `told`, other windows ask for it themselves. */
+  changed(picture = this.current, told = true) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record).catch(this.#full);
-    this.dispatchEvent(new Event("change"));
+    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record, told).catch(this.#full);
+    this.redraw();
   }
 
   /** Announce a change that is not stored: a preview, progress, a figure. */
@@ -116,23 +116,24 @@ export class Session extends EventTarget {
     if (document.hidden || this.#catching.size || !this.#elsewhere.size) return;
     [this.#catching, this.#elsewhere] = [this.#elsewhere, new Set()];
     for (const id of this.#catching) {
-      let record;
       try {
-        record = await this.#storage.read(id);
+        const record = await this.#storage.read(id), now = record ? [await revived(record)] : [];
+        if (this.#catching.has(id)) this.#replace(id, now); // or it was removed
       } catch {
         this.#elsewhere.add(id); // tried again at the next use; until then nothing is written over it
-        continue;
       }
-      if (!this.#catching.has(id)) continue; // removed meanwhile
-      const now = record ? [await revived(record)] : [];
-      const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
-      if (before?.working) continue;
-      this.pictures.splice(at < 0 ? this.pictures.length : at, at < 0 ? 0 : 1, ...now);
-      before?.close?.();
-      before?.release();
-      if (before && before === this.current) this.current = now[0] ?? this.pictures[0] ?? null;
+      this.#catching.delete(id); // what is done from here on is stored
     }
-    this.#catching.clear();
+  }
+
+  /** Announced at once, so that no thumbnail means what has left. */
+  #replace(id, now) {
+    const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
+    if (before?.working) return;
+    this.pictures.splice(at < 0 ? this.pictures.length : at, at < 0 ? 0 : 1, ...now);
+    before?.close?.();
+    before?.release();
+    if (before && before === this.current) this.current = now[0] ?? this.pictures[0] ?? null;
     this.redraw();
   }
 }

@@ -98,9 +98,9 @@ export class Storage {
     this.#windows.postMessage(record.id);
   }
 
-  /** Write a record. If several wait for one picture, only the newest is written. Resolves once all are written. */
-  save(record) {
-    this.#waiting.set(record.id, record);
+  /** Write a record; if `told`, other windows hear of it. If several wait for one picture, only the newest is written. Resolves once all are written. */
+  save(record, told) {
+    this.#waiting.set(record.id, { record, told: told || this.#waiting.get(record.id)?.told });
     return (this.#writing ??= this.#write().finally(() => (this.#writing = null)));
   }
 
@@ -123,12 +123,12 @@ export class Storage {
 
   async #write() {
     while (this.#waiting.size) {
-      const [id, record] = this.#waiting.entries().next().value;
+      const [[id, { record, told }]] = this.#waiting;
       this.#waiting.delete(id);
       const transaction = this.#database.transaction("records", "readwrite");
       transaction.objectStore("records").put(record);
       await written(transaction);
-      this.#windows.postMessage(id);
+      if (told) this.#windows.postMessage(id);
     }
   }
 }

@@ -85,3 +85,17 @@ def test_a_taken_object_is_refined_from_its_mask(visitor: Visitor, server: PageS
     visitor.until(lambda: server.prompts() == [((1, 0), True)])
     visitor.until_seen(disc_mask(200, 160, RADII[1], height=HEIGHT, width=WIDTH))
     assert visitor.alert() == ""
+
+
+def test_what_is_taken_can_be_asked_for_three_candidates(
+    visitor: Visitor, answered: list[dict[str, object]]
+) -> None:
+    """The button began a new object, without a click and without a mask."""
+    find_all(visitor)
+    visitor.click(440, 200)
+    visitor.find("#three").click()
+    visitor.until(lambda: visitor.find("#candidates button").count() == 3)
+    assert visitor.find("#objects li").count() == 1
+    visitor.press("z")
+    visitor.until(lambda: visitor.find("#objects .figure").inner_text() == "0.85")
+    assert visitor.find("#objects .swatch").inner_text() == "✓"

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from playwright.sync_api import BrowserContext
 
+from tests.fakes import picture
 from tests.page.conftest import PageServer
 from tests.page.fabricated import Object
 from tests.page.scene import CAT, SCENE, TRUCK, answer, block
-from tests.page.visitor import Visitor
+from tests.page.visitor import HEIGHT, WIDTH, Visitor
 from tests.server import ROOT
 
 PIXELS = """() => {
@@ -54,6 +55,19 @@ def test_space_moves_the_picture_until_it_is_released_or_the_window_is_left(visi
     assert visitor.find("#objects li").count() == 0
     visitor.click(200, 150)
     visitor.find("#objects li").wait_for()
+
+
+def test_space_does_not_scroll_a_narrow_page_below_the_picture(visitor: Visitor) -> None:
+    """The picture slid away under the pointer that was to move it."""
+    visitor.page.set_viewport_size({"width": 800, "height": 440})
+    visitor.add(TRUCK)
+    visitor.find("#stage").focus()
+    before, room = visitor.find("main").evaluate(
+        "main => [main.scrollTop, main.scrollHeight - main.clientHeight]"
+    )
+    visitor.press("Space", "Space")
+    visitor.page.wait_for_timeout(300)  # Chromium scrolls smoothly
+    assert visitor.find("main").evaluate("main => main.scrollTop") == before < room
 
 
 STEPS = """async () => {
@@ -178,3 +192,47 @@ def test_many_masks_move_with_the_picture_and_are_drawn_when_it_rests(
     assert seen["wrong"] == 0
     assert seen["moved"] > 0.01
     assert seen["blurred"] < 0.2 * seen["moved"]  # only at edges
+
+
+def test_a_picture_that_is_not_shown_is_removed_without_leaving_the_one_that_is(visitor: Visitor) -> None:
+    """The page went to the neighbour of the one that was removed."""
+    visitor.add(TRUCK, CAT, ("dog.png", picture(WIDTH, HEIGHT, shade=100)))
+    visitor.find("[title='Remove dog.png']").click()
+    visitor.until(lambda: visitor.find("#thumbnails li").count() == 2)
+    assert visitor.find("[aria-current=true]").get_attribute("title") == "truck.png"
+    visitor.find("[title='Remove truck.png']").click()
+    assert visitor.find("[aria-current=true]").get_attribute("title") == "cat.png"
+
+
+def test_a_click_that_is_let_go_on_the_next_picture_places_nothing_there(visitor: Visitor) -> None:
+    """As of a hand that is faster than the other one: the click, or the box, was the next picture's."""
+    visitor.add(TRUCK, CAT)
+    for x in (100, 300):
+        visitor.page.mouse.move(*visitor.place(100, 100))
+        visitor.page.mouse.down()
+        visitor.page.mouse.move(*visitor.place(x, x), steps=3)
+        visitor.press("PageDown" if x == 100 else "PageUp")
+        visitor.until_ready()
+        visitor.page.mouse.up()
+    visitor.page.wait_for_timeout(100)
+    assert [
+        thumbnail.get_attribute("aria-label") for thumbnail in visitor.find("#thumbnails .open").all()
+    ] == [
+        "truck.png, no objects",
+        "cat.png, no objects",
+    ]
+
+
+def test_a_double_click_removes_no_second_picture_with_work_on_it(visitor: Visitor) -> None:
+    """The next picture had come to its place, and went with all its objects."""
+    visitor.add(TRUCK, CAT)
+    visitor.press("PageDown")
+    visitor.until_ready()
+    visitor.click(100, 100)
+    visitor.find("[aria-label='cat.png, 1 objects']").wait_for()
+    visitor.find("[title='Remove truck.png']").dblclick()
+    visitor.until(lambda: visitor.find("#thumbnails li").count() == 1)
+    visitor.page.wait_for_timeout(100)
+    assert visitor.find("#thumbnails .open").get_attribute("aria-label") == "cat.png, 1 objects"
+    visitor.find("[title='Remove cat.png']").click()
+    visitor.find("#welcome").wait_for()

@@ -7,7 +7,7 @@ export class Player extends EventTarget {
   playing = false;
   #video = null;
   #frames = null;
-  #seeking = null; // the video whose frame is being loaded
+  #seeking = null; // the frames of which one is being loaded
 
   /** `onError(error, frame)` hears why a frame cannot be shown. */
   constructor(session, onError) {
@@ -29,7 +29,7 @@ export class Player extends EventTarget {
   /** Show what should be shown and is not, after an undo or an upload. */
   follow() {
     const video = this.#video;
-    if (!video?.load || this.#seeking === video || this.playing) return;
+    if (!video?.load || this.#seeking === this.#frames || this.playing) return;
     if (!video.bitmap || video.shown !== video.frame) this.seek(video.frame);
   }
 
@@ -63,28 +63,29 @@ export class Player extends EventTarget {
 
   /** One at a time: of the frames that are wanted meanwhile, only the last is loaded. */
   async #load() {
-    const video = this.#video;
-    if (this.#seeking === video || !video?.load) return;
-    this.#seeking = video;
-    for (let frame = null; video === this.#video && frame !== this.wanted;) {
+    const frames = this.#frames;
+    if (this.#seeking === frames || !this.#video?.load) return;
+    this.#seeking = frames;
+    for (let frame = null; frames === this.#frames && frame !== this.wanted;) {
       frame = this.wanted;
       await this.#show(frame);
     }
-    if (this.#seeking === video) this.#seeking = null;
-    if (video === this.#video) this.#frames.prepare(this.wanted);
+    if (this.#seeking === frames) this.#seeking = null;
+    if (frames === this.#frames) frames.prepare(this.wanted);
   }
 
+  /** What comes after the video was left is closed, also if it has been come back to. */
   async #show(frame) {
-    const video = this.#video;
+    const video = this.#video, frames = this.#frames;
     let bitmap;
     try {
-      bitmap = await this.#frames.get(frame);
+      bitmap = await frames.get(frame);
     } catch (error) {
-      if (video !== this.#video) return;
+      if (frames !== this.#frames) return;
       bitmap = await createImageBitmap(new ImageData(video.width ?? 16, video.height ?? 9)); // white: not another frame's picture
       this.onError(error, frame);
     }
-    if (video === this.#video) this.#display(frame, bitmap);
+    if (frames === this.#frames) this.#display(frame, bitmap);
   }
 
   #display(frame, bitmap) {
@@ -103,7 +104,7 @@ export class Player extends EventTarget {
     if (video.frame === video.frames - 1) await this.#show(0);
     this.#moved();
     let start = performance.now() - 1000 * video.times[video.frame];
-    while (this.playing && video === this.#video && video.frame < video.frames - 1) {
+    while (this.playing && frames === this.#frames && video.frame < video.frames - 1) {
       const next = video.frame + 1;
       frames.prepare(video.frame);
       try {
@@ -112,7 +113,7 @@ export class Player extends EventTarget {
       const early = start + 1000 * video.times[next] - performance.now();
       if (early > 0) await new Promise((resolve) => setTimeout(resolve, early));
       else start -= early;
-      if (!this.playing || video !== this.#video) return;
+      if (!this.playing || frames !== this.#frames) return;
       this.wanted = next;
       await this.#show(next);
     }

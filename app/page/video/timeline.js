@@ -22,6 +22,7 @@ export class Timeline {
   constructor(player, commands) {
     Object.assign(this, { player, commands });
     this.number = attributes(element("input", { type: "number", min: 1, onchange: () => player.seek(this.number.value - 1) }), { "aria-label": "Frame number" });
+    this.number.onkeydown = ({ key }) => key === "Enter" && document.getElementById("stage").focus(); // the next keys are commands
     this.count = element("span", { className: "count" });
     this.play = button("▶", "Play (Space)", () => player.toggle());
     this.clear = button("Clear frame", "Take the selected object's prompts on this frame back", () => commands.clearFrame());

@@ -33,7 +33,7 @@ export class Tracker {
     const remote = this.#remote(video);
     const complete = video.ready && !remote.prompts.next(video);
     if (video.problem || (complete && !remote.working)) return Promise.resolve();
-    if (remote.streaming && !complete) remote.propagation.abort(); // prompts go first
+    if (remote.streaming && remote.streaming === remote.track && !complete) remote.propagation.abort(); // prompts go first
     return (remote.working ??= this.#follow(video, remote).finally(() => (remote.working = null)));
   }
 
@@ -57,6 +57,11 @@ export class Tracker {
     return true;
   }
 
+  /** The same, unless it is under way: a frame that was asked for may have found `track` lost. */
+  #recovers(video, track, error) {
+    return (track && track !== this.#remote(video).track) || this.recover(video, error);
+  }
+
   /** Follow the objects: "forward" and "backward" from the keyframe that is next that way, or "both". */
   async propagate(video, direction, onFrame) {
     const remote = this.#remote(video);
@@ -67,16 +72,18 @@ export class Tracker {
     this.session.redraw();
     try {
       while (video.working.passes.length) {
+        let track = null;
         try {
           await this.follow(video);
           signal.throwIfAborted();
-          if (!remote.track) return; // the reason is told
-          remote.streaming = true;
-          await patiently(() => this.#pass(video, remote.track, { signal, onFrame }), { notice: this.notice, signal });
+          ({ track } = remote);
+          if (!track) return; // the reason is told
+          remote.streaming = track;
+          await patiently(() => this.#pass(video, track, { signal, onFrame }), { notice: this.notice, signal });
           video.working.passes.shift();
         } catch (error) {
-          remote.streaming = false;
-          if (signal.aborted || !this.recover(video, error)) throw error;
+          remote.streaming = null;
+          if (signal.aborted || !this.#recovers(video, track, error)) throw error;
           video.working = planned(video, direction);
         }
       }
@@ -88,7 +95,7 @@ export class Tracker {
       remote.stopped = remote.prompts.next(video) ? null : video.working;
     } finally {
       video.working = remote.propagation = null;
-      remote.streaming = false;
+      remote.streaming = null;
       this.session.changed(video);
     }
   }
@@ -110,7 +117,7 @@ export class Tracker {
   }
 
   #remote(video) {
-    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: [], losses: [], gone: new AbortController(), working: null, propagation: null, streaming: false, stopped: null });
+    if (!this.#remotes.has(video)) this.#remotes.set(video, { track: null, prompts: new Prompts(), forgotten: [], losses: [], gone: new AbortController(), working: null, propagation: null, streaming: null, stopped: null });
     return this.#remotes.get(video);
   }
 
@@ -118,19 +125,20 @@ export class Tracker {
     await null; // so that those who are told of changes find it at work
     const { signal } = remote.gone, wait = { notice: this.notice, signal };
     for (;;) {
-      let step = null;
+      let step = null, track = null;
       try {
         if (!video.ready) await this.#upload(video, wait);
         step = remote.prompts.next(video);
         if (!step) return;
-        remote.track ??= await patiently(() => client.track(video.sequence ? video.imageIds : { videoId: video.videoId }, { signal }), wait);
+        track = remote.track ??= await patiently(() => client.track(video.sequence ? video.imageIds : { videoId: video.videoId }, { signal }), wait);
+        const { prompts } = remote;
         remote.stopped = null;
-        await patiently(() => this.#send(video, remote, step), wait);
+        await patiently(() => this.#send(video, { track, prompts }, step), wait);
         remote.forgotten = [];
         this.session.changed(video);
       } catch (error) {
         if (signal.aborted) return;
-        if (this.recover(video, error)) continue;
+        if (this.#recovers(video, track, error)) continue;
         if (!step) video.problem ||= error.message;
         else if (!video.problem) this.#refuse(video, remote, step);
         this.notice.tell(video.problem ? `${video.name}: ${video.problem}` : error.message);
