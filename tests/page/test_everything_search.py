@@ -27,12 +27,21 @@ def test_the_server_finds_shows_its_progress_and_stops(visitor: Visitor, server:
         visitor.until(lambda: "Looking for every object: 0 %" in visitor.find("#search").inner_text())
         cancel()
         visitor.find("#search").wait_for(state="hidden")
+    visitor.until(
+        lambda: _ended_searches(server) == len(waits)
+    )  # the server has seen that they were given up
     server.segmenter.gate.set()
     visitor.until_ready()
     batches = len(server.segmenter.decoded)
     assert batches <= len(waits), "cancelled searches must not go on"
     assert visitor.alert() == ""
     assert not visitor.find("#everything-panel").is_visible()
+
+
+def _ended_searches(server: PageServer) -> float:
+    lines = httpx.get(f"{server.url}metrics", trust_env=False).text.splitlines()
+    counts = [line for line in lines if line.startswith("sam2_requests_total{") and '"/everything"' in line]
+    return sum(float(line.split()[-1]) for line in counts)
 
 
 def test_a_picture_that_was_forgotten_is_uploaded_again_and_searched(
