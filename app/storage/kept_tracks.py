@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -17,14 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import Key
 from app.storage.staged_file import StagedFile, is_stale
-
-if sys.platform != "win32":
-    import fcntl
+from model.checkpoints.file_locks import lock
 
 log = logging.getLogger(__name__)
 
@@ -266,22 +263,11 @@ class KeptTracks:
         """Keep other processes from writing. Raises OSError if one does so for long: it may be stopped."""
         with self._lock, (folder / _LOCK).open("a") as file:
             end = time.monotonic() + _PATIENCE_S
-            while not _locked(file):
+            while not lock(file):
                 if time.monotonic() > end:
                     raise OSError(f"another process holds {folder / _LOCK}")
                 time.sleep(0.005)
             yield
-
-
-def _locked(file: IO[str]) -> bool:
-    """Lock a file until it is closed, if nobody else has."""
-    if sys.platform == "win32":
-        return True  # two servers that share a folder there may lose a prompt to each other
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _mark(stat: os.stat_result) -> tuple[int, int, int]:

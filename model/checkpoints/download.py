@@ -3,7 +3,6 @@
 Does not know about settings, or about the contents of a file.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 from tqdm import tqdm
 
+from model.checkpoints.file_locks import lock
 from model.errors import CheckpointError, WeightsUnavailable
 from model.network.config import BUILTIN
 
@@ -180,11 +180,9 @@ def _download_or_wait(url: str, target: Path, release: Release) -> None:
     """Create `target`, unless another process does so first. The caller looks again either way."""
     partial = target.with_name(f"{target.name}.part")
     with partial.open("ab+", buffering=0) as part:
-        try:
-            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(part):
             logger.info("another process is downloading %s; waiting for it", target)
-            fcntl.flock(part, fcntl.LOCK_EX)
+            lock(part, waits=True)
         if not _is_at(part, partial):
             return  # the process that held the lock has renamed or removed this file
         try:

@@ -219,10 +219,11 @@ def test_who_waits_takes_over_when_the_first_fails(tmp_path, web, caplog):
 
 
 def test_a_file_that_another_process_finished_just_now_is_not_downloaded_again(tmp_path, web, monkeypatch):
-    def lock(file: io.FileIO, operation: int) -> None:
+    def lock(file: io.FileIO) -> bool:
         (tmp_path / FILE).write_bytes(CONTENT)
+        return True
 
-    monkeypatch.setattr(download.fcntl, "flock", lock)
+    monkeypatch.setattr(download, "lock", lock)
     assert locate(VARIANT, weights_dir=tmp_path, base_url=web.url) == tmp_path / FILE
     assert web.asked == []
     assert names(tmp_path) == [FILE]
