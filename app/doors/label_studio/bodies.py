@@ -223,7 +223,8 @@ def _address(text: View) -> Any:
         raise NotJson(
             f"a picture's address has {len(text)} bytes, where at most {_MOST_ADDRESS} are expected"
         )
-    return address
+    # Browsers, and so Label Studio's editor, take a URL without what is around it.
+    return address.strip() if isinstance(address, str) else address
 
 
 def is_inline(address: str | Pieces) -> bool:

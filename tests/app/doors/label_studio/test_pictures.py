@@ -42,9 +42,12 @@ async def test_paths_and_whole_addresses_of_label_studio() -> None:
             studio.url + PATH,
             "/tasks/7/resolve/?fileuri=abc",
             "/data/local-files/?d=birds%2Fa.png",
+            f" {PATH}",
+            f"{studio.url}{PATH}\r\n",
         ):
             assert await look(served, address) == (200, "")
         assert {authorization for _, authorization in studio.requests} == {"Token legacy"}
+        assert not any("%20" in path for path, _ in studio.requests)
 
 
 async def test_addresses_of_storages_are_opened_by_label_studio() -> None:
