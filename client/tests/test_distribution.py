@@ -26,7 +26,7 @@ TRACKING = (ROOT / "docs/tracking.md").read_text()
 DATA_SETS = (ROOT / "docs/data-sets.md").read_text()
 PROJECT = tomllib.loads((CLIENT / "pyproject.toml").read_text())["project"]
 FILES = sorted((CLIENT / "sam2_client").glob("*.py"))
-NEEDED = {"anyio", "httpx", "numpy", "PIL", "tqdm"}
+NEEDED = {"anyio", "httpx", "numpy", "PIL", "tqdm", "yaml"}
 
 
 def test_importing_it_imports_neither_torch_nor_the_service() -> None:
@@ -76,7 +76,7 @@ def test_a_file_says_what_it_is_and_imports_only_what_is_asked_for(path: Path) -
 
 def test_constraints_pin_what_it_needs() -> None:
     needed = {Requirement(line).name for line in PROJECT["dependencies"]}
-    assert needed == {"anyio", "httpx", "numpy", "pillow", "tqdm"}
+    assert needed == {"anyio", "httpx", "numpy", "pillow", "pyyaml", "tqdm"}
     needed |= {
         Requirement(line).name for lines in PROJECT["optional-dependencies"].values() for line in lines
     }
