@@ -30,7 +30,7 @@ embedded=$(ask --form image=@- "$url/embed" <"$picture") # curl reads names with
 image_id=$(first image_id "$embedded") width=$(first width "$embedded") height=$(first height "$embedded")
 echo "$picture is $width x $height pixels, image_id $image_id, embedded by $(first model "$embedded")"
 
-decoded=$(ask --json @- "$url/decode" <<JSON
+decoded=$(ask --data @- "$url/decode" <<JSON
 {"image_id": "$image_id", "point_coords": [[$x, $y]], "point_labels": [1], "mask_format": "png"}
 JSON
 )

@@ -102,8 +102,8 @@ def require_onnx() -> None:
         importlib.import_module("onnx")
     except ImportError as error:
         raise ExportError(
-            "Exporting needs the package onnx, which is not installed. Install it with this package's extra: "
-            "pip install 'sam2-service[onnx]', or pip install onnx."
+            "Exporting needs the package onnx, which is not installed. Install it with the extra 'onnx', "
+            "in the source tree: pip install '.[onnx]', or alone: pip install onnx."
         ) from error
 
 

@@ -170,6 +170,15 @@ def test_compose_leaves_the_server_no_rights_and_nothing_to_write_to(compose: di
         assert home in writable  # where libraries keep their caches
 
 
+def test_compose_mounts_the_file_of_keys_that_it_names() -> None:
+    """Once the lines are no comments any more: a setting alone would name a file that no container has."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    compose = yaml.safe_load(re.sub(r"# (SAM2_API_KEYS: |- \./keys:)", r"\1", text))
+    for service in servers_of(compose):
+        mounted = {volume.split(":")[1] for volume in service["volumes"]}
+        assert service["environment"]["SAM2_API_KEYS"] in mounted
+
+
 def test_compose_gives_settings_that_the_server_accepts(compose: dict[str, Any]) -> None:
     for service in servers_of(compose):
         given = {name: value for name, value in service["environment"].items() if name.startswith("SAM2_")}

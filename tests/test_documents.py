@@ -1,13 +1,17 @@
 """README, docs/ and the other pages are true and short: tables against the code, links, lengths."""
 
 import re
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 import yaml
 
 from app import errors, names_errors, track_errors
+from app.doors.doors import ALL
+from app.doors.roboflow import ROBOFLOW
 from app.main import create_app
+from app.middleware.callers import FREE
 from app.settings import Settings
 from tests.server import ROOT
 from tests.test_architecture import ROOMS
@@ -67,7 +71,30 @@ def test_the_http_page_lists_every_error_with_its_status() -> None:
         and issubclass(error, errors.ServiceError)
         and error is not errors.ServiceError
     }
-    assert raised - {(500, "internal_error")} == listed
+    assert raised | {(500, errors.ServiceError.code)} == listed
+    for status in (405, 426):  # Starlette's own errors, of paths that exist
+        assert f"{status} `{HTTPStatus(status).name.lower()}`" in read("docs/http-api.md")
+
+
+def test_the_http_page_says_what_is_taken_where_nothing_is_given() -> None:
+    page, described = read("docs/http-api.md"), create_app(Settings()).openapi()["paths"]
+    given = {
+        each["name"]: each["schema"].get("default")
+        for path in ("/images", "/images/{image_id}/embedding")
+        for each in described[path]["get"]["parameters"]
+    }
+    assert f"`limit`, 1 to 1000, default {given['limit']};" in page
+    for name in ("format", "dtype"):
+        assert f"`{name}={given[name]}` (default)" in page
+
+
+@pytest.mark.parametrize("page", ["docs/operating.md", "SECURITY.md"])
+def test_pages_name_every_path_that_needs_no_key(page: str) -> None:
+    """But for folders of the pages' scripts, and for Roboflow's paths, whose keys are in bodies."""
+    free = FREE | {path for door in ALL for path in door.free if door is not ROBOFLOW}
+    pages = {"/", "/client.js", "/docs", "/openapi.json"}
+    named = set(re.findall(r"`(/[\w/.-]*)`", read(page)))
+    assert free - pages <= named
 
 
 def test_the_architecture_page_lists_the_rooms_on_their_floors() -> None:

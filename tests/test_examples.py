@@ -166,6 +166,13 @@ def test_every_curl_line_of_readme_works(folder: Path, url: str) -> None:
         assert done.returncode == 0, script + done.stderr
 
 
+def test_curl_lines_need_no_option_that_common_systems_lack() -> None:
+    """--json is from 7.82; Ubuntu 22.04 has 7.81 and RHEL 9 has 7.76."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples/one_click.sh"]
+    for page in (*pages, ROOT / "app/page/prompts.js"):
+        assert not re.search(r"^.*(curl|ask) .*--json.*$", page.read_text(), re.MULTILINE), page
+
+
 def test_python_of_readme_works_and_so_does_the_command_beside_it(folder: Path, url: str) -> None:
     readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)

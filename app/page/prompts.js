@@ -36,7 +36,7 @@ export function boxBetween([ax, ay], [bx, by], { width, height }) {
 export function curl(url, body, { withKey }) {
   const key = withKey ? ` -H "X-API-Key: $SAM2_API_KEY"` : "";
   const json = JSON.stringify(body);
-  return json.length < 4000 ? `curl ${url}${key} --json '${json}'` : `curl ${url}${key} --json @- <<'END'\n${json}\nEND`;
+  return json.length < 4000 ? `curl ${url}${key} -d '${json}'` : `curl ${url}${key} -d @- <<'END'\n${json}\nEND`;
 }
 
 /** The curl command that uploads a picture file. */

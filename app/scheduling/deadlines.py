@@ -27,7 +27,8 @@ async def within(deadline_s: float, setting: str = "SAM2_DEADLINE_S") -> AsyncIt
             yield
     except TimeoutError as error:
         raise DeadlineExceeded(
-            f"No answer within {deadline_s:g} s ({setting}); the server is busy. Try again later."
+            f"No answer within {deadline_s:g} s ({setting}): the server is busy, or this is too much for one "
+            "request. Try again later, or ask for less."
         ) from error
     finally:
         _due.reset(token)

@@ -89,7 +89,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 where there is nothing to export."""
-    parser = argparse.ArgumentParser(prog="python -m model.training.export", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m model.training.export",
+        description="Write weights to serve, in half precision: those of a run, or the mean of several.",
+    )
     parser.add_argument(
         "states",
         type=Path,

@@ -183,7 +183,7 @@ def test_what_a_click_costs_and_the_command_that_does_the_same(visitor: Visitor)
     assert visitor.find("#round-trip").inner_text().endswith(" ms")
     assert "device" in visitor.find("#stages").inner_text()
     command = visitor.find("#curl").inner_text()
-    assert command.startswith(f"curl {visitor.url}decode --json '{{")
+    assert command.startswith(f"curl {visitor.url}decode -d '{{")
     assert '"point_coords":[[200,150]],"point_labels":[1]' in command
 
 
