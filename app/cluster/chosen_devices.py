@@ -28,11 +28,12 @@ OF_DEVICES_ALONE = {
         "watchdog_s",
     ),
     *("cache_dir", "register_url", "cache_url", "device_cache_mib", "host_cache_mib", "disk_cache_mib"),
-    *("keep_uploads", "image_ttl_s", "max_image_megapixels", "max_prompts", "rate_pictures_per_minute"),
+    *("keep_uploads", "image_ttl_s", "max_image_megapixels", "max_prompts"),
     *("max_video_frames", "video_cache_mib", "max_tracks", "track_memory_mib"),
     *("max_waiting_images", "max_waiting_prompts", "batch_images", "batch_prompts"),
 }
-"""Settings that a Front does not use whose Devices others have started."""
+"""Settings that a Front does not use whose Devices others have started. By the rate of pictures it paces what it
+embeds ahead for Label Studio."""
 
 
 class ClusterError(Exception):

@@ -58,9 +58,15 @@ class Watch:
         return self._card
 
     async def keep_looking(self, devices: Devices) -> None:
-        """Look until cancelled."""
+        """Look until cancelled. No fault may end it: this server would not be ready again."""
+        told = ""
         while True:
-            await self.look(devices)
+            try:
+                await self.look(devices)
+            except Exception as error:
+                if told != repr(error):  # once, not each second
+                    log.exception("What Devices say of themselves is not understood")
+                told = repr(error)
             await asyncio.sleep(_EVERY_S)
 
     async def look(self, devices: Devices) -> None:
@@ -80,7 +86,8 @@ class Watch:
                 log.info("Ready: %s", state.model.name)
             self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
             is_off = {"video": "off"} if self._own.video == "off" else {}
-            self.settings = self._own.model_copy(update=state.settings | is_off)
+            theirs = getattr(state, "settings", {})  # a Device of the version before tells none
+            self.settings = self._own.model_copy(update=theirs | is_off)
         self._figures.devices.set(len(self.states))
         self._figures.ready_devices.set(ready)
         self._log(ready, why)

@@ -3,8 +3,9 @@
 Does not know how names are given and taken.
 """
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from app.storage.kept_videos import KeptVideos
 from app.storage.register_file import ImageName
 from app.storage.registers import NameRegister
 from app.storage.store import EmbeddingStore
+
+log = logging.getLogger(__name__)
 
 _UNREADABLE = (VideoNotFound, InvalidVideo, ValidationFailed, ImageTooLarge, VideoTooLarge)
 """Errors of a kept file that was evicted, or that stricter limits refuse now: then its frames are not known."""
@@ -51,7 +54,18 @@ class LostVideos:
     async def forget(
         self, lost: Collection[str], frames: Mapping[str, Collection[str]], *, tenant: str, share: str
     ) -> None:
-        """Forget contents without a name, and those of their `frames` that no other video of their file has."""
+        """Forget contents without a name, and those of their `frames` that no other video of their file has.
+
+        To its end even if the request goes away: nobody else knows what was lost.
+        """
+        if lost:
+            forgetting = asyncio.create_task(self._forget(lost, frames, tenant=tenant, share=share))
+            forgetting.add_done_callback(_hear)
+            await asyncio.shield(forgetting)
+
+    async def _forget(
+        self, lost: Collection[str], frames: Mapping[str, Collection[str]], *, tenant: str, share: str
+    ) -> None:
         for content in lost:
             self._open_videos.forget(content)
             await self._files.wait_removed(content)
@@ -62,7 +76,17 @@ class LostVideos:
             await self._store().delete_all(gone, tenant=tenant)
 
     async def _frames(self, video_id: str, content: str, *, share: str) -> list[str]:
-        with suppress(*_UNREADABLE):
+        try:
             video = await self._survey(video_id, content, share=share)
             return await self._workers.run(partial(frame_ids, content, video), share=share)
-        return []
+        except _UNREADABLE:
+            return []
+        except OSError as error:  # of a failing disk, which must not keep a name
+            log.warning("A video that is not needed any more cannot be read, so its frames stay: %s", error)
+            return []
+
+
+def _hear(forgetting: asyncio.Task[None]) -> None:
+    """See the error of one whose request has gone away."""
+    if not forgetting.cancelled() and (error := forgetting.exception()) is not None:
+        log.warning("The frames of a video that is not needed any more stay: %s", error)

@@ -130,8 +130,16 @@ class Videos:
                 is_replaced = row is not None and row.content != content
                 frames = await self._lost.frames_of(row if is_replaced else None, share=share)
                 claim.check()
-                lost = await self._keep(name, content, video, data, tenant=tenant, replace=replace)
-                await self._lost.forget(lost, frames, tenant=tenant, share=share)
+                lost = await self._name(name, content, video, len(data), tenant=tenant, replace=replace)
+                try:
+                    await self._files.save(
+                        content,
+                        data,
+                        while_named=self._register.while_named,
+                        is_named=self._register.is_named,
+                    )
+                finally:  # also where the client has gone: with a retry, the name would be the new one's already
+                    await self._lost.forget(lost, frames, tenant=tenant, share=share)
                 claim.check()  # then the name that it got is removed already
             return NamedVideo.of(name, video)
 
@@ -278,25 +286,17 @@ class Videos:
         if row is not None and row.content != content and not replace:
             raise VideoIdConflict.for_id(name)
 
-    async def _keep(
-        self, name: str, content: str, video: Video, data: bytes, *, tenant: str, replace: bool
+    async def _name(
+        self, name: str, content: str, video: Video, nbytes: int, *, tenant: str, replace: bool
     ) -> frozenset[str]:
-        """Give a file its name and write it, after which it survives a restart if there is a folder.
-
-        Returns the contents that lost their last name by it.
-        """
+        """Give a file its name. Returns the contents that lost their last one by it. Raises VideoIdConflict."""
         now = self._register.now()
-        row = ImageName(tenant, name, content, video.height, video.width, len(data), created=now, used=now)
+        row = ImageName(tenant, name, content, video.height, video.width, nbytes, created=now, used=now)
         known = self._register.find(name, tenant=tenant)
-        lost = frozenset[str]()
+        if known is not None and known.content == content:
+            self._register.use(known)
+            return frozenset()
         try:
-            if known is not None and known.content == content:
-                self._register.use(known)
-            else:
-                lost = await self._register.add(row, replace=replace)
+            return await self._register.add(row, replace=replace)
         except ImageIdConflict as error:  # another server was faster
             raise VideoIdConflict.for_id(name) from error
-        await self._files.save(
-            content, data, while_named=self._register.while_named, is_named=self._register.is_named
-        )
-        return lost

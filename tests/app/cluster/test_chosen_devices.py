@@ -236,12 +236,17 @@ def test_a_front_that_joins_devices_says_which_of_its_settings_count_for_nothing
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(machine.ray_environment, "prepare_to_join", lambda: None)
-    given = {"cache_dir": "", "deadline_s": 5.0, "workers": 2, "max_upload_mib": 1000}  # too much for a Front
-    for idle in ({}, {"rate_pictures_per_minute": 60.0, "model": "sam2.1_hiera_tiny"}):
+    given = {
+        "cache_dir": "",
+        "rate_pictures_per_minute": 60.0,
+        "workers": 2,
+        "max_upload_mib": 1000,
+    }  # too much for a Front
+    for idle in ({}, {"max_prompts": 60, "model": "sam2.1_hiera_tiny"}):
         with pytest.raises(chosen_devices.ClusterError):
             machine_for(Settings(cluster="auto", **given, **idle))
     (said,) = [each.getMessage() for each in caplog.records if each.name == machine.__name__]
-    assert said.startswith("SAM2_MODEL, SAM2_RATE_PICTURES_PER_MINUTE: settings of devices")
+    assert said.startswith("SAM2_MAX_PROMPTS, SAM2_MODEL: settings of devices")
     assert Settings.model_fields.keys() > chosen_devices.OF_DEVICES_ALONE
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.service.segmentation import DeviceState
+from app.settings import Settings
 from app.version import VERSION
 from tests.app.cluster.fronts import front
 from tests.fake_devices import FakeDevices, Lost
@@ -131,6 +133,40 @@ async def test_the_log_says_which_devices_are_lost_and_that_none_is_left(
         await until(lambda: any("ready again, after" in each for each in said()))
         warnings = [each for each in caplog.records if each.levelname == "WARNING"]
         assert len(warnings) == 2
+
+
+async def test_a_device_of_the_version_before_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    states_now = FakeDevices.states
+
+    async def states_before(self: FakeDevices, **patience: float) -> list[DeviceState]:
+        found = await states_now(self, **patience)
+        for state in found:
+            object.__delattr__(state, "settings")
+        return found
+
+    monkeypatch.setattr(FakeDevices, "states", states_before)
+    async with front(devices=1) as (served, _):
+        assert (await served.client.get("/readyz")).status_code == 200
+        assert (await served.client.get("/model")).json()["limits"]["max_prompts"] == Settings().max_prompts
+
+
+async def test_what_is_not_understood_of_a_device_does_not_end_the_looking(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.cluster.watch._EVERY_S", 0.01)
+    states_now, strange = FakeDevices.states, 0
+
+    async def states(self: FakeDevices, **patience: float) -> list[DeviceState]:
+        nonlocal strange
+        strange += 1
+        return await states_now(self, **patience) if strange > 5 else [object()]  # type: ignore[list-item]
+
+    monkeypatch.setattr(FakeDevices, "states", states)
+    async with front(devices=1) as (served, _):
+        assert (await served.client.get("/readyz")).status_code == 200
+    assert [each.getMessage() for each in caplog.records if each.exc_info] == [
+        "What Devices say of themselves is not understood"
+    ]
 
 
 async def test_limits_are_those_of_the_devices_where_these_keep_them(tmp_path: Path) -> None:
