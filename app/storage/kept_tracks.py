@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.register_file import Key
 from app.storage.staged_file import StagedFile, is_stale
-from model.checkpoints.file_locks import lock
+from model.checkpoints.file_locks import NoLocks, lock
 
 log = logging.getLogger(__name__)
 
@@ -263,10 +263,11 @@ class KeptTracks:
         """Keep other processes from writing. Raises OSError if one does so for long: it may be stopped."""
         with self._lock, (folder / _LOCK).open("a") as file:
             end = time.monotonic() + _PATIENCE_S
-            while not lock(file):
-                if time.monotonic() > end:
-                    raise OSError(f"another process holds {folder / _LOCK}")
-                time.sleep(0.005)
+            with suppress(NoLocks):  # then two servers that share the folder may lose a prompt to each other
+                while not lock(file):
+                    if time.monotonic() > end:
+                        raise OSError(f"another process holds {folder / _LOCK}")
+                    time.sleep(0.005)
             yield
 
 

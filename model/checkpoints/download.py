@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from tqdm import tqdm
 
-from model.checkpoints.file_locks import lock
+from model.checkpoints.part_file import part_of, size_of
 from model.errors import CheckpointError, WeightsUnavailable
 from model.network.config import BUILTIN
 
@@ -178,29 +178,21 @@ def _present(variant: str, release: Release, weights_dir: Path) -> Path | None:
 
 def _download_or_wait(url: str, target: Path, release: Release) -> None:
     """Create `target`, unless another process does so first. The caller looks again either way."""
-    partial = target.with_name(f"{target.name}.part")
-    with partial.open("ab+", buffering=0) as part:
-        if not lock(part):
-            logger.info("another process is downloading %s; waiting for it", target)
-            lock(part, waits=True)
-        if not _is_at(part, partial):
-            return  # the process that held the lock has renamed or removed this file
-        try:
-            if not target.is_file():
-                logger.info("downloading %s to %s", _USER.sub("***@", url), target)
-                _fetch(url, part, release)
-                os.fsync(part.fileno())
-                partial.replace(target)
-                _sync_folder(target.parent)
-                logger.info("%s: downloaded, SHA-256 as released", target)
-        finally:
-            if _is_at(part, partial) and not _size(part):
-                partial.unlink()
+    with part_of(target) as found:
+        if found is None or target.is_file():
+            return
+        part, place = found
+        logger.info("downloading %s to %s", _USER.sub("***@", url), target)
+        _fetch(url, part, release)
+        os.fsync(part.fileno())
+        place.replace(target)
+        _sync_folder(target.parent)
+        logger.info("%s: downloaded, SHA-256 as released", target)
 
 
 def _fetch(url: str, part: FileIO, release: Release) -> None:
     """Append to `part` until it is the released file, with as many attempts as make progress."""
-    furthest = start = _size(part)
+    furthest = start = size_of(part)
     failures = 0
     with httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
         while True:
@@ -211,15 +203,15 @@ def _fetch(url: str, part: FileIO, release: Release) -> None:
                 unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if unreached and furthest == start:
                     raise  # offline: say so at once
-                progressed = _size(part) > furthest
-                furthest = max(furthest, _size(part))
+                progressed = size_of(part) > furthest
+                furthest = max(furthest, size_of(part))
                 failures = 1 if progressed else failures + 1
                 if failures > len(RETRY_WAITS_S):
                     raise _Refused(f"{_reason(error)}, after {failures} tries") from error
                 wait = RETRY_WAITS_S[failures - 1]
                 logger.warning(
                     "download cut at %s bytes (%s); next try in %g s",
-                    f"{_size(part):,}",
+                    f"{size_of(part):,}",
                     _reason(error),
                     wait,
                 )
@@ -235,7 +227,7 @@ def _fetch(url: str, part: FileIO, release: Release) -> None:
 
 def _receive(client: httpx.Client, url: str, part: FileIO, release: Release) -> None:
     """Send one request for the missing part. Raises _Cut or httpx.TransportError if another attempt may help."""
-    offset = _size(part)
+    offset = size_of(part)
     headers = {"Accept-Encoding": "identity"}  # offsets count the bytes of the file itself
     if offset:
         headers["Range"] = f"bytes={offset}-"
@@ -258,7 +250,7 @@ def _receive(client: httpx.Client, url: str, part: FileIO, release: Release) -> 
             if begin != 0:  # a range is ignored by some servers, but never moved
                 raise _Cut("the server sends another range than requested; starting over")
         _append(response, part, total=total, name=release.file_name)
-        if total is not None and _size(part) < total:
+        if total is not None and size_of(part) < total:
             raise _Cut("the server sent less than it promised")
 
 
@@ -275,7 +267,7 @@ def _append(response: httpx.Response, part: FileIO, *, total: int | None, name: 
     with _Progress(
         desc=name,
         total=total,
-        initial=_size(part),
+        initial=size_of(part),
         unit="B",
         unit_scale=True,
         disable=None,  # no bar where standard error is not a terminal
@@ -289,17 +281,6 @@ def _append(response: httpx.Response, part: FileIO, *, total: int | None, name: 
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__  # some time-outs carry no text
-
-
-def _size(file: FileIO) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-def _is_at(file: FileIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _sha256(file: FileIO) -> str:

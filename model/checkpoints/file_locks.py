@@ -1,4 +1,4 @@
-"""Locks that processes have by a file, as far as the file system has any. Does not know what is in it."""
+"""Locks that processes have by a file. Does not know what is in it."""
 
 import errno
 import sys
@@ -11,19 +11,23 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems say that have none, such as Lustre and NFS as many clusters mount them."""
 
 
+class NoLocks(OSError):
+    """The file system has no locks, so another process may be at the same."""
+
+
 def lock(file: IO[Any], *, waits: bool = False) -> bool:
     """Lock a file until it is closed: False if another process has it locked, and this one does not wait.
 
-    True too where there are no locks: who works there with several processes may do work twice, or lose a change
-    that another process makes in the same moment.
+    Raises OSError, and of its kinds NoLocks.
     """
     if sys.platform == "win32":
-        return True
+        raise NoLocks(errno.ENOSYS, "this system has no locks")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+        if error.errno in _NO_LOCKS:
+            raise NoLocks(error.errno, error.strerror) from error
+        raise
     return True

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoints import download
+from model.checkpoints import part_file
 from model.checkpoints.download import RELEASES, locate
+from model.checkpoints.file_locks import NoLocks
 from model.errors import CheckpointError, WeightsUnavailable
 from model.network.config import BUILTIN, VARIANTS
 from tests.model.checkpoints.weights_server import CONTENT, FILE, PART, SHA256, VARIANT, names
@@ -79,7 +80,7 @@ def test_an_unknown_variant_names_the_known_ones(tmp_path):
 
 
 def test_fresh_download_into_a_new_folder(tmp_path, web, caplog):
-    caplog.set_level(logging.INFO, "model.checkpoints.download")
+    caplog.set_level(logging.INFO, "model.checkpoints")
     folder = tmp_path / "new" / "weights"
     path = locate(VARIANT, weights_dir=folder, base_url=web.url)
     assert path == folder / FILE
@@ -205,7 +206,7 @@ def test_two_processes_download_once(tmp_path, web):
 
 
 def test_who_waits_takes_over_when_the_first_fails(tmp_path, web, caplog):
-    caplog.set_level(logging.INFO, "model.checkpoints.download")
+    caplog.set_level(logging.INFO, "model.checkpoints")
     web.statuses = [404]
     with ThreadPoolExecutor(2) as pool:
         with web.silence():
@@ -223,9 +224,23 @@ def test_a_file_that_another_process_finished_just_now_is_not_downloaded_again(t
         (tmp_path / FILE).write_bytes(CONTENT)
         return True
 
-    monkeypatch.setattr(download, "lock", lock)
+    monkeypatch.setattr(part_file, "lock", lock)
     assert locate(VARIANT, weights_dir=tmp_path, base_url=web.url) == tmp_path / FILE
     assert web.asked == []
+    assert names(tmp_path) == [FILE]
+
+
+def test_without_locks_each_process_downloads_a_file_of_its_own(tmp_path, web, monkeypatch):
+    def lock(file: io.FileIO, *, waits: bool = False) -> bool:
+        raise NoLocks
+
+    monkeypatch.setattr(part_file, "lock", lock)
+    monkeypatch.setattr("os.getpid", threading.get_ident)
+    with ThreadPoolExecutor(2) as pool:
+        with web.silence():
+            both = [pool.submit(locate, VARIANT, weights_dir=tmp_path, base_url=web.url) for _ in range(2)]
+            wait_until(lambda: len(web.asked) == 2)
+        assert [each.result().read_bytes() for each in both] == [CONTENT] * 2
     assert names(tmp_path) == [FILE]
 
 

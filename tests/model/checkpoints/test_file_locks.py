@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoints.file_locks import lock
+from model.checkpoints.file_locks import NoLocks, lock
 
 
 def test_one_has_the_lock_until_its_file_is_closed(tmp_path: Path) -> None:
@@ -33,19 +33,20 @@ def test_who_waits_gets_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("waits", [False, True])
-def test_without_locks_everybody_goes_on(
+def test_a_file_system_without_locks_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, *, waits: bool
 ) -> None:
-    """As on Lustre, and on NFS mounted without them."""
+    """As Lustre does, and NFS mounted without them."""
     monkeypatch.setattr("fcntl.flock", _refusing(code))
-    with (tmp_path / "lock").open("w") as file:
-        assert lock(file, waits=waits)
+    with (tmp_path / "lock").open("w") as file, pytest.raises(NoLocks):
+        lock(file, waits=waits)
 
 
 def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.flock", _refusing(errno.EIO))
-    with (tmp_path / "lock").open("w") as file, pytest.raises(OSError, match="Input/output"):
+    with (tmp_path / "lock").open("w") as file, pytest.raises(OSError, match="Input/output") as caught:
         lock(file)
+    assert not isinstance(caught.value, NoLocks)
 
 
 def _refusing(code: int) -> object:
