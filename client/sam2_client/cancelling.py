@@ -24,13 +24,16 @@ async def cancellable(work: Awaitable[T]) -> T:
         return None  # nobody waits for it
 
     task = asyncio.create_task(scoped())
+    task.add_done_callback(_hear)
     try:
         await asyncio.wait({task})  # which leaves the task alone if this is cancelled
     except asyncio.CancelledError:
         scope.cancel()
         await asyncio.wait({task})
         raise
-    finally:
-        if task.done() and not task.cancelled():
-            task.exception()  # seen
     return cast("T", task.result())
+
+
+def _hear(task: "asyncio.Task[T | None]") -> None:
+    if not task.cancelled():
+        task.exception()  # marks it as retrieved: who waited may have been cancelled twice

@@ -98,7 +98,7 @@ def _names(folder: Path, problems: list[str]) -> dict[int, str]:
                 names = _yaml_names(file.read_text("utf-8-sig", errors="replace"))
             except OSError:  # another's, above the data set, or a folder
                 continue
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, RecursionError) as error:
                 if file.name == "data.yaml":
                     problems.append(f"{file} is left out: {' '.join(str(error).split())}")
                 continue
@@ -112,8 +112,11 @@ def _names(folder: Path, problems: list[str]) -> dict[int, str]:
 
 
 def _yaml_names(text: str) -> dict[int, str]:
-    """Read `names`, a list or numbered. Raises YAMLError."""
-    document = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # as text: a class may be called no, or 1.0
+    """Read `names`, a list or numbered. Raises YAMLError, and RecursionError for what is nested too deeply."""
+    if "names" not in text:  # a file of something else, perhaps a large one
+        return {}
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # as text: a class may be called no, or 1.0
+    document = yaml.load(text, Loader=loader)  # noqa: S506  # neither makes any objects
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))

@@ -106,7 +106,9 @@ def test_names_are_text_whatever_yaml_takes_them_for(photos: Path) -> None:
     assert [each["name"] for each in read()["categories"]] == ["no", "1.0", "null", "2026-11-30"]
 
 
-@pytest.mark.parametrize("content", ["names: [cat, dog\n", "names:\n  0: 'cat\n", "\tnames: [cat]\n"])
+@pytest.mark.parametrize(
+    "content", ["names: [cat, dog\n", "names:\n  0: 'cat\n", "\tnames: [cat]\n", "names: " + "[" * 5000]
+)
 def test_a_data_yaml_that_is_none(photos: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     Path("labels").mkdir()
     Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")

@@ -24,11 +24,11 @@ from sam2_client import Client
 client = Client(sys.argv[1], timeout=20, retries=0)
 client.model()
 child = os.fork()
+if child:  # later than the child, so that a shared connection would be in use twice, and not be dropped as stale
+    assert os.waitpid(child, 0)[1] == 0
 for _ in range(20):
     assert client.model().name == "fake"
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-else:
+if not child:
     os._exit(0)
 """
 

@@ -57,7 +57,7 @@ class _Followed:
         return self.held[min(behind, key=lambda each: abs(frame - each))] if behind else None
 
     def forget_prompt(self, frame: int) -> None:
-        """Take a prompt back: also its mask, unless a step was taken from it, after which it is an ordinary one."""
+        """Take a prompt back: also its mask, unless a step was taken since, after which it is an ordinary one."""
         self.prompts.pop(frame, None)
         if frame in self.unprompted:
             del self.held[frame]

@@ -141,11 +141,14 @@ def test_a_prompt_that_is_taken_back_leaves_nothing_unless_a_step_was_taken_from
     assert asked.mask_logits is None  # built on nothing
     held = track.nbytes
     track.step(frame(2))
-    tracked = track.shown(2)[0].logits
+    tracked, both = track.shown(2)[0].logits, track.nbytes
+    assert tracked is not None
     track.prompt(frame(2), 1, CLICK)
     track.prompt(frame(2), 1, MaskPrompt(np.ones((32, 64), bool)))
+    assert track.nbytes == both + tracked.nbytes  # what the frame was before its correction is held too
     track.clear_prompts(2, 1)
     assert track.shown(2)[0].logits is tracked  # as before the correction
+    assert track.nbytes == both
     track.clear_prompts(1, 1)
     assert track.shown(1)[0].visible  # an ordinary frame, as Meta's predictor has it
     track.step(frame(3))
