@@ -48,9 +48,9 @@ class Client:
         retries: int = 4,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout` is the longest wait for a reply in seconds, `retries` how often to try again if the server is
-        busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests; forks and event loops
-        cannot share one. Raises ValueError for a bad argument, proxy or certificate, also in the environment.
+        """`timeout` is the longest wait for a reply in seconds, `retries` the number of retries if the server is
+        busy or unreachable. `transport` is that of httpx, for proxies, certificates and tests; neither forks nor
+        event loops share one. Raises ValueError for a bad argument, proxy or certificate, also in the environment.
         """
         chosen = options(url, api_key, timeout)
         self._pool = Pool(lambda: httpx.Client(**chosen, transport=transport))
