@@ -138,7 +138,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             cluster.fronts.append(Front(process, f"http://127.0.0.1:{port}"))
         for front in cluster.fronts:
             wait_until(lambda front=front: answers(f"{front.url}/readyz"))  # type: ignore[misc]
-        wait_until(lambda: len(cluster.devices()) == 2)
+        wait_until(lambda: all(len(cluster.devices(i)) == 2 for i in range(len(cluster.fronts))))
         yield cluster
     finally:
         for front in cluster.fronts:
