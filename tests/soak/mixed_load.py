@@ -17,6 +17,8 @@ _CLIENTS = 6
 _WARM_UP = 0.4
 _WARM_UP_REQUESTS = 400
 """At least: on a busy machine, a second and a half is too short for each pool to have all its threads."""
+_LATE_THREADS = 3
+"""That pools begin after a short warm-up, when they are first as busy as they can be. A leak has one a request."""
 _MOST_WARM_UP_S = 120.0
 _SETTLE_S = 2.0
 """Time for connections to close and worker threads to finish."""
@@ -41,10 +43,10 @@ def check_shortly(effort: Effort) -> list[Finding]:
     """Run a short form without the model, for CI."""
     settings = {"cache_dir": str(effort.folder / "cache"), "device_cache_mib": "1", "disk_cache_mib": "8"}
     with serving(known_answers(), effort.folder, **settings) as server:
-        return asyncio.run(run(server, effort.seconds(full=10, quick=4)))
+        return asyncio.run(run(server, effort.seconds(full=10, quick=4), late_threads=_LATE_THREADS))
 
 
-async def run(server: Server, seconds: float) -> list[Finding]:
+async def run(server: Server, seconds: float, *, late_threads: int = 0) -> list[Finding]:
     """Run the load. Compare the server's figures after warm-up with those at the end."""
     wrong: list[str] = []
     done = [0] * _CLIENTS
@@ -77,7 +79,7 @@ async def run(server: Server, seconds: float) -> list[Finding]:
         enough(NAME, "requests", sum(done), int(seconds)),
         none(NAME, "unexpected replies", wrong),
         at_most(NAME, f"drift of {memory_mib:.0f} MiB after warm-up", drift, 2, unit=" %"),
-        at_most(NAME, "threads more than after warm-up", after_threads - threads, 0),
+        at_most(NAME, "threads more than after warm-up", after_threads - threads, late_threads),
         at_most(NAME, "file descriptors more than after warm-up", server.descriptors() - descriptors, 0),
     ]
 
