@@ -63,7 +63,7 @@ class Watch:
         while True:
             try:
                 await self.look(devices)
-            except Exception as error:
+            except Exception as error:  # a bug, or a Device of another version
                 if told != repr(error):  # once, not each second
                     log.exception("What Devices say of themselves is not understood")
                 told = repr(error)
