@@ -10,6 +10,7 @@ import httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.main import create_app
 from app.settings import Settings
@@ -47,7 +48,8 @@ class PageServer:
     def start(self) -> None:
         """Start, or start again with empty storage."""
         self.segmenter = FakeSegmenter()
-        app = create_app(self.settings, self.segmenter)
+        self.received: list[str] = []
+        app = self._noting(create_app(self.settings, self.segmenter))
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app, port=self.port, log_config=None, log_level="error", timeout_graceful_shutdown=1
@@ -78,6 +80,14 @@ class PageServer:
         """Delete every picture."""
         for image in httpx.get(f"{self.url}images", trust_env=False).json()["images"]:
             httpx.delete(f"{self.url}images/{image['image_id']}", trust_env=False)
+
+    def _noting(self, app: ASGIApp) -> ASGIApp:
+        async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                self.received.append(scope["path"])
+            await app(scope, receive, send)
+
+        return noting
 
     def _ready(self) -> bool:
         return self._server.started and httpx.get(f"{self.url}readyz", trust_env=False).is_success

@@ -23,8 +23,7 @@ def test_the_server_finds_shows_its_progress_and_stops(visitor: Visitor, server:
         lambda: visitor.press("PageDown"),
     ]
     for cancel in waits:
-        visitor.find("#everything").click()
-        visitor.until(lambda: "Looking for every object: 0 %" in visitor.find("#search").inner_text())
+        _begin(visitor, server)
         cancel()
         visitor.find("#search").wait_for(state="hidden")
     visitor.until(
@@ -36,6 +35,14 @@ def test_the_server_finds_shows_its_progress_and_stops(visitor: Visitor, server:
     assert batches <= len(waits), "cancelled searches must not go on"
     assert visitor.alert() == ""
     assert not visitor.find("#everything-panel").is_visible()
+
+
+def _begin(visitor: Visitor, server: PageServer) -> None:
+    """Search, until the server knows. The page asks for the model first: cancelled then, nothing is sent."""
+    before = server.received.count("/everything")
+    visitor.find("#everything").click()
+    visitor.until(lambda: "Looking for every object: 0 %" in visitor.find("#search").inner_text())
+    visitor.until(lambda: server.received.count("/everything") == before + 1)
 
 
 def _ended_searches(server: PageServer) -> float:
