@@ -2,10 +2,12 @@
 
 A label file has a line for each object: the number of its category, then the box's centre, width and height as
 shares of the picture's, and perhaps a confidence. The names of categories are in data.yaml or classes.txt, in the
-folder or one above it. Format: https://docs.ultralytics.com/datasets/detect/. Does not know where pictures are.
+folder, beside the labels, or above it. Format: https://docs.ultralytics.com/datasets/detect/. Does not know where
+pictures are.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import yaml
 
 from sam2_client import coco
 from sam2_client.box_sets import BoxSet, of_document
+from sam2_client.messages import complain, named
 from sam2_client.named_files import files_below, tell_left_out
 
 _NAME_FILES = ("classes.txt", "obj.names")
-_NO_LABELS = {*_NAME_FILES, "train.txt", "val.txt", "test.txt"}
+_LISTS = {"train.txt", "val.txt", "test.txt"}
+"""Where Darknet has the paths of a set's pictures. But test.txt has the labels of a picture test.jpg too."""
+_YAML = ("*.yaml", "*.yml")
 _NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
 _LEVELS = 3
 
@@ -26,7 +31,7 @@ def read_yolo(folder: Path) -> BoxSet:
 
     Raises OSError, and ValueError if there are no label files.
     """
-    labels = [file for file in files_below(folder, suffixes={".txt"}) if file.name not in _NO_LABELS]
+    labels = [file for file in files_below(folder, suffixes={".txt"}) if file.name not in _NAME_FILES]
     if not labels:
         raise ValueError(_NO_FILES.format(folder))
     images: list[dict[str, Any]] = []
@@ -39,7 +44,10 @@ def read_yolo(folder: Path) -> BoxSet:
         except UnicodeDecodeError:
             problems.append(f"{file} is left out: it is not a text file in UTF-8")
             continue
-        if _is_prose(lines):
+        first = next((line.split()[0] for line in lines if line.strip()), "")
+        if file.name in _LISTS and first and not _is_number(first):
+            continue
+        if _is_prose(first) or (file.name in _LISTS and not first):
             others.append(file)
             continue
         number = len(images) + 1
@@ -56,8 +64,12 @@ def read_yolo(folder: Path) -> BoxSet:
     tell_left_out(others, why="they do not begin with the number of a category, so they are no labels")
     if not images and not problems:
         raise ValueError(_NO_FILES.format(folder))
-    names = _names(folder, problems)
+    names = _names(folder, labels, problems)
     used = sorted({annotation["category_id"] for annotation in annotations} | names.keys())
+    if nameless := [each for each in used if each not in names]:
+        complain(
+            f"no name in data.yaml or classes.txt for categories {named(nameless)}: they get their numbers"
+        )
     categories = [{"id": each, "name": names.get(each, str(each)), "supercategory": ""} for each in used]
     found = of_document(
         {**coco.head(), "images": images, "annotations": annotations, "categories": categories},
@@ -84,30 +96,65 @@ def _fields(line: str) -> dict[str, Any]:
     return {"category_id": int(category), "bbox": box[:4], **confidence}
 
 
-def _is_prose(lines: list[str]) -> bool:
-    """Whether a file is something to read, such as Roboflow's README.dataset.txt."""
-    first = next((line.split()[0] for line in lines if line.strip()), "0")
-    return not first.lstrip("+-.")[:1].isdigit()
+def _is_prose(first: str) -> bool:
+    """Whether a file with this first word is something to read, such as Roboflow's README.dataset.txt."""
+    return bool(first) and not first.lstrip("+-.")[:1].isdigit()
 
 
-def _names(folder: Path, problems: list[str]) -> dict[int, str]:
-    """Return the names of the categories that data.yaml or classes.txt have. Adds a data.yaml that is no YAML."""
-    for place in [folder.absolute(), *folder.absolute().parents][:_LEVELS]:
-        for file in sorted(place.glob("*.yaml")):
-            try:
-                names = _yaml_names(file.read_text("utf-8-sig", errors="replace"))
-            except OSError:  # another's, above the data set, or a folder
-                continue
-            except (yaml.YAMLError, RecursionError) as error:
-                if file.name == "data.yaml":
-                    problems.append(f"{file} is left out: {' '.join(str(error).split())}")
-                continue
-            if names:
-                return names
-        for name in _NAME_FILES:
-            if (file := place / name).is_file():
-                lines = file.read_text("utf-8-sig", errors="replace").splitlines()
-                return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _names(folder: Path, labels: Sequence[Path], problems: list[str]) -> dict[int, str]:
+    """Return the names of the categories. Adds a data.yaml that is no YAML, and names that differ by folder."""
+    own, *above = [folder.absolute(), *folder.absolute().parents][:_LEVELS]
+    if names := _names_in(own, problems):
+        return names
+    sources: dict[int, Path] = {}
+    for place in _folders_below(folder, labels):  # as of LabelImg, which writes classes.txt beside the labels
+        found = _names_in(place, problems)
+        if other := [number for number in found if names.get(number, found[number]) != found[number]]:
+            number = other[0]
+            problems.append(
+                f"category {number} is {names[number]} in {sources[number]}, but {found[number]} in {place}: take "
+                "these folders one by one"
+            )
+        sources = dict.fromkeys(found, place) | sources
+        names = found | names
+    return names or next((found for place in above if (found := _names_in(place, problems))), {})
+
+
+def _folders_below(folder: Path, labels: Sequence[Path]) -> Iterator[Path]:
+    """Yield the folders of labels and those above them, but for `folder` itself, each once."""
+    seen = {folder}
+    for file in labels:
+        for place in file.parents:
+            if place in seen:
+                break
+            seen.add(place)
+            yield place
+
+
+def _names_in(place: Path, problems: list[str]) -> dict[int, str]:
+    for file in sorted(file for pattern in _YAML for file in place.glob(pattern)):
+        try:
+            names = _yaml_names(file.read_text("utf-8-sig", errors="replace"))
+        except OSError:  # another's, above the data set, or a folder
+            continue
+        except (yaml.YAMLError, RecursionError) as error:
+            if file.stem == "data":
+                problems.append(f"{file} is left out: {' '.join(str(error).split())}")
+            continue
+        if names:
+            return names
+    for name in _NAME_FILES:
+        if (file := place / name).is_file():
+            lines = file.read_text("utf-8-sig", errors="replace").splitlines()
+            return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     return {}
 
 

@@ -68,6 +68,7 @@ def test_labels_of_yolo_become_coco(photos: Path, capsys: pytest.CaptureFixture[
         ("data.yaml", "\ufeffnames: [cat, 'big, dog', x]\r\n"),
         ("data.yaml", "base: &base\n  - cat\n  - >-\n    big,\n    dog\n  - x\nnames: *base\n"),
         ("obj.names", "cat\nbig, dog\nx"),
+        ("data.yml", "names: [cat, 'big, dog', x]\n"),
     ],
 )
 def test_names_of_categories(photos: Path, name: str, content: str) -> None:
@@ -119,6 +120,51 @@ def test_a_data_yaml_that_is_none(photos: Path, capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().err
     assert "data.yaml is left out: " in told
     assert "other.yaml" not in told
+
+
+def test_names_beside_the_labels_of_a_whole_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """LabelImg writes classes.txt into the folder of the labels."""
+    for folder, label, names in (("train", "a", "cat\ndog\n"), ("val", "b", "cat\ndog\nx\n")):
+        Path("set/labels", folder).mkdir(parents=True)
+        Path("set/labels", folder, f"{label}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+        Path("set/labels", folder, "classes.txt").write_text(names)
+    Path("classes.txt").write_text("of\nanother\nset\n")
+    assert main(["masks-from-boxes", "set", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["cat", "dog", "x"]
+    assert "no name" not in capsys.readouterr().err
+    Path("set/labels/val/classes.txt").write_text("dog\ncat\n")
+    assert main(["masks-from-boxes", "set", "photos", "-o", "out.json"]) == 1
+    told = "category 0 is cat in set/labels/train, but dog in set/labels/val: take these folders one by one"
+    assert told in capsys.readouterr().err
+
+
+def test_categories_without_names_are_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n2 0.5 0.5 0.25 0.5\n")
+    Path("labels/classes.txt").write_text("cat\n")
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["cat", "2"]
+    assert "no name in data.yaml or classes.txt for categories 2: they get" in capsys.readouterr().err
+
+
+def test_pictures_that_are_called_as_lists_of_pictures_are(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photos/a.png").rename("photos/test.png")
+    Path("photos/b.PNG").rename("photos/train.png")
+    Path("labels").mkdir()
+    Path("labels/test.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    Path("labels/train.txt").write_text("0.0 0.5 0.5 0.25 0.5\n")
+    Path("labels/val.txt").write_text("")
+    Path("labels/more").mkdir()
+    Path("labels/more/train.txt").write_text("0001.jpg\n0002.jpg\n")  # of Darknet
+    Path("labels/classes.txt").write_text("cat\n")
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 0
+    content = read()
+    assert [each["file_name"] for each in content["images"]] == ["photos/test.png", "photos/train.png"]
+    assert len(content["annotations"]) == 2
+    told = "left out labels/val.txt: they do not begin with the number of a category"
+    assert told in capsys.readouterr().err, "it may be of a picture without objects"
 
 
 def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
