@@ -15,9 +15,9 @@ import numpy as np
 
 from sam2_client.images import KnownImage
 from sam2_client.masks import Mask
-from sam2_client.messages import naming
 from sam2_client.simplifying import area
 from sam2_client.version import __version__
+from sam2_client.whole_files import whole
 
 DEFAULT_LABEL = "object"
 
@@ -166,36 +166,8 @@ def write(file: Path, parts: Mapping[str, Any]) -> None:
     """Write a data set at once or not at all: a cut leaves the file as it was. Iterators are written as lists,
     piece by piece, so that a large one takes little memory. Raises OSError.
     """
-    if _is_special(file):
-        with naming(file), file.open("w", encoding="utf-8") as out:
-            out.writelines(_pieces(parts))
-        return
-    file, new = _beside(file)
-    try:
-        with naming(file), new.open("w", encoding="utf-8") as out:
-            out.writelines(_pieces(parts))
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def require_writable(file: Path) -> None:
-    """Raise OSError if a data set could not be written there."""
-    if not _is_special(file):
-        _, new = _beside(file)
-        new.touch()
-        new.unlink()
-
-
-def _is_special(file: Path) -> bool:
-    """Whether it is no file that can be replaced, such as /dev/stdout, which may link to a pipe without a path."""
-    return file.exists() and not file.is_file()
-
-
-def _beside(file: Path) -> tuple[Path, Path]:
-    """Return where a file is, as a link stays one, and where it is until it is complete."""
-    file = file.resolve()
-    return file, file.with_name(f"{file.name}.new")
+    with whole(file) as new, new.open("w", encoding="utf-8") as out:
+        out.writelines(_pieces(parts))
 
 
 def _pieces(parts: Mapping[str, Any]) -> Iterator[str]:

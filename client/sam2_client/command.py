@@ -25,14 +25,15 @@ from sam2_client.errors import InvalidPrompt, Sam2Error, ValidationFailed
 from sam2_client.everything_command import everything
 from sam2_client.masks import Mask
 from sam2_client.masks_from_boxes import masks_from_boxes
-from sam2_client.messages import complain, naming, tell, why
+from sam2_client.messages import complain, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
-from sam2_client.outputs import require_another, require_data_set, require_picture
+from sam2_client.outputs import picture_kind, require_another, require_data_set, require_picture
 from sam2_client.prompt_errors import is_of_a_prompt
 from sam2_client.prompt_lines import PromptLine, read_prompt_lines
 from sam2_client.replies import MAX_PIXELS
 from sam2_client.sync_image import Image
 from sam2_client.track_command import track
+from sam2_client.whole_files import require_writable, whole
 from sam2_client.workers import until_admitted
 
 FAILED, MISUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
@@ -137,16 +138,16 @@ def decode(client: Client, arguments: argparse.Namespace) -> bool:
                 f"{width} x {height} at {x},{y}"
             )
     for output in arguments.output:
-        with naming(output):
+        with whole(output) as new:
             if output.suffix.lower() == ".json":
-                output.write_text(json.dumps(reply) + "\n", "utf-8")
+                new.write_text(json.dumps(reply) + "\n", "utf-8")
             else:
-                masks[0].to_pil().save(output)
+                masks[0].to_pil().save(new, picture_kind(output))
     for draw, output in ((masks[0].overlay, arguments.overlay), (masks[0].cutout, arguments.cutout)):
         if output is not None:
             picture = draw(source)
-            with naming(output):
-                picture.save(output)
+            with whole(output) as new:
+                picture.save(new, picture_kind(output))
     return True
 
 
@@ -160,7 +161,7 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
         raise Misuse("--simplify requires --polygons or --yolo")
     if arguments.coco is not None:
         require_data_set("--coco", arguments.coco)
-        coco.require_writable(arguments.coco)
+        require_writable(arguments.coco)
     if arguments.yolo is not None:
         yolo.require_empty(arguments.yolo)
     instances: list[Instance] = []

@@ -58,11 +58,16 @@ def require_another(
 
 def require_picture(option: str, output: Path, *, mode: str) -> None:
     """Raise Misuse if the kind of picture that the name says cannot hold a mode of Pillow, such as RGBA."""
-    kind = Image.registered_extensions().get(output.suffix.lower())
     try:
-        Image.new(mode, (16, 16)).save(io.BytesIO(), kind or output.suffix)
+        Image.new(mode, (16, 16)).save(io.BytesIO(), picture_kind(output))
     except (KeyError, OSError, ValueError) as error:
         raise Misuse(
             f"{option} {output}: this cannot be written as {output.suffix or 'a file without a suffix'}; "
             "use .png"
         ) from error
+
+
+def picture_kind(output: Path) -> str:
+    """Return Pillow's name for the kind of picture that a file's suffix says; the suffix itself if it has none."""
+    suffix = output.suffix
+    return Image.registered_extensions().get(suffix.lower(), suffix)

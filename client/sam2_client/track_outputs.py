@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image
 
 from sam2_client import coco
-from sam2_client.messages import complain, naming, say
+from sam2_client.messages import complain, say
 from sam2_client.overlay_video import OverlayVideo
 from sam2_client.tracked import TrackedFrame, TrackedMask
+from sam2_client.whole_files import require_writable, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,8 @@ class MaskFiles:
         for number, mask in frame.masks.items():
             file = masks_of(self._folder, number) / f"{frame.index:06d}.png"
             file.parent.mkdir(exist_ok=True)
-            new = file.with_suffix(".new")
-            try:
-                with naming(file):
-                    mask.to_pil().save(new, "PNG")
-                new.replace(file)
-            finally:
-                new.unlink(missing_ok=True)
+            with whole(file) as new:
+                mask.to_pil().save(new, "PNG")
             self._count += 1
 
     def close(self, *, is_complete: bool) -> Path | None:
@@ -78,7 +74,7 @@ class CocoFile:
 
     def __post_init__(self) -> None:
         """Raise OSError if the file cannot be written: at the end, what is done would be lost."""
-        coco.require_writable(self.file)
+        require_writable(self.file)
 
     def add(self, frame: TrackedFrame) -> None:
         """Keep the masks of a frame."""

@@ -2,12 +2,16 @@
 
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from box_files import COMMAND, box_set, boxed, write
 
+from sam2_client import coco
 from sam2_client.command import main
 
 pytestmark = pytest.mark.usefixtures("commanded")
@@ -68,3 +72,39 @@ def test_a_pipe_takes_a_data_set_of_export_but_no_long_run(
     assert "1 annotations" in capsys.readouterr().err
     assert main(["everything", "photos", "--coco", os.devnull]) == 2
     assert "/dev/null is not a file, and the run keeps what is done beside it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("truck")
+@pytest.mark.skipif(sys.platform == "win32", reason="by a shell of Unix")
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [(["-o"], "mask.png"), (["-o"], "mask.json"), (["--overlay"], "over.png"), (["--cutout"], "cut.png")],
+)
+def test_a_full_disk_leaves_what_was_there(options: list[str], file: str) -> None:
+    command = ["decode", "truck.png", "--point", "30,20", *options, file]
+    assert main(command) == 0
+    before, files = Path(file).read_bytes(), sorted(Path().iterdir())
+    done = subprocess.run(  # noqa: S603  # ourselves
+        ["/bin/sh", "-c", 'ulimit -f 0; exec "$0" -m sam2_client "$@"', sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, f"'{file}'" in done.stderr) == (1, True), done.stderr
+    assert Path(file).read_bytes() == before
+    assert sorted(Path().iterdir()) == files
+
+
+def test_of_two_that_write_one_data_set_the_last_one_stays() -> None:
+    file = Path("out.json")
+
+    def images() -> Iterator[dict[str, Any]]:
+        yield {"id": 1}
+        coco.write(file, {"images": [{"id": number} for number in range(9)]})  # as another process
+        assert len(json.loads(file.read_text())["images"]) == 9
+        yield {"id": 2}
+
+    coco.write(file, {"images": images()})
+    assert json.loads(file.read_text()) == {"images": [{"id": 1}, {"id": 2}]}
+    assert [*Path().iterdir()] == [file]
