@@ -30,18 +30,20 @@ class Journal:
         self.path = output.with_name(f"{output.name}.partial")
         self._places: dict[str, int] = {}
         self._file = self.path.open("r+b" if self.path.exists() else "w+b")
-        try:
-            _lock(self._file, self.path)
-            self._open(json.loads(json.dumps(run)))
-        except BaseException:
-            self._file.close()
-            raise
+        with naming(self.path):
+            try:
+                _lock(self._file, self.path)
+                self._open(json.loads(json.dumps(run)))
+            except BaseException:
+                self._file.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming(self.path):  # it writes once more what a full disk did not take
+            self._file.close()
         if not self._places:  # nothing to go on from
             self.path.unlink(missing_ok=True)
 

@@ -32,6 +32,29 @@ def test_a_full_disk_is_said_with_the_file(arguments: str, capsys: pytest.Captur
     assert re.search(r"No space left on device: '(/dev/full|full\.(png|json))'", capsys.readouterr().err)
 
 
+_KEEPING = """
+from pathlib import Path
+from sam2_client.journal import Journal
+with Journal(Path("out.json"), {}) as journal:
+    journal["a.png"] = "x" * 1000
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="by a shell of Unix")
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_full_disk_is_said_with_the_file_of_what_is_done(blocks: int) -> None:
+    """Full at the start of a long run, or once a picture is done."""
+    shell = f'ulimit -f {blocks}; exec "$0" -c "$1"'
+    done = subprocess.run(  # noqa: S603  # ourselves
+        ["/bin/sh", "-c", shell, sys.executable, _KEEPING],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large: 'out.json.partial'"
+
+
 @pytest.mark.usefixtures("photos")
 @pytest.mark.skipif(sys.platform == "win32", reason="by a shell of Unix")
 def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
