@@ -16,9 +16,14 @@ from pathlib import Path
 from sam2_client.coco import Instance, sizes
 from sam2_client.joining import joined
 from sam2_client.masks import Mask
-from sam2_client.messages import naming
+from sam2_client.messages import naming, why
+from sam2_client.pictures import open_picture
 
 _SUFFIX = re.compile(r"(?:\.\w{1,10})?$")
+_READ = frozenset(
+    ".avif .bmp .dng .heic .heif .jp2 .jpeg .jpg .mpo .png .tif .tiff .webp".split()  # noqa: SIM905
+)
+"""Suffixes of the pictures that Ultralytics reads. It passes over others and their labels without a word."""
 _LONGEST_NAME = 200
 """Bytes; file systems take 255, and a number and a suffix may follow."""
 
@@ -26,7 +31,7 @@ _LONGEST_NAME = 200
 def write(
     folder: Path, instances: Sequence[Instance], *, files: Mapping[str, Path], simplify: float = 0.0
 ) -> list[str]:
-    """Write a data set into a new or empty folder, with copies of the pictures.
+    """Write a data set into a new or empty folder, with copies of the pictures, in PNG if YOLO does not read them.
 
     `files` has the file of each instance's picture. Returns a message for each picture without one: which file to
     put where. Pictures whose masks are all empty get an empty label file, which tells YOLO that they are
@@ -49,14 +54,35 @@ def write(
         with naming(label_file):
             label_file.write_text("".join(of_picture), "utf-8")
         suffix = _SUFFIX.findall(picture)[0]
-        target = images / f"{name}{suffix}"
+        target = f"{images / name}{suffix}"
         if (file := files.get(picture)) is not None and os.path.isfile(file):  # noqa: PTH113  # takes any name
-            shutil.copyfile(file, target)
+            try:
+                _copy(file, str(images / name), suffix)
+            except ValueError as error:
+                missing.append(f"{picture}: {error}")
         else:
             as_kind = "" if suffix else " with the suffix of its kind, such as .jpg, which YOLO requires"
             missing.append(f"{picture} is not found: copy it to {target}{as_kind}")
     (folder / "data.yaml").write_text(_description(list(categories)), "utf-8")
     return missing
+
+
+def _copy(file: Path, target: str, suffix: str) -> None:
+    """Copy a picture with a suffix that YOLO reads. Raises OSError, and ValueError if it cannot be converted."""
+    if suffix.lower() in _READ:
+        shutil.copyfile(file, f"{target}{suffix}")
+        return
+    with file.open("rb") as opened:
+        is_jpeg = opened.read(2) == b"\xff\xd8"
+    if is_jpeg:  # .jfif, as Windows has it
+        shutil.copyfile(file, f"{target}.jpg")
+        return
+    try:
+        shown = open_picture(file)
+    except OSError as error:
+        raise ValueError(f"YOLO does not read it; convert it to {target}.png ({why(error)})") from error
+    with naming(Path(f"{target}.png")):
+        shown.save(f"{target}.png")
 
 
 def require_empty(folder: Path) -> None:

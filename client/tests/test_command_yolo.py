@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from sam2_client import rle, yolo
 from sam2_client.command import main
+from sam2_client.pictures import open_picture
 from tests.fakes import RADII, disc_mask, picture
 from tests.rasters import HARD, beyond, ragged, rasterised
 
@@ -102,6 +104,34 @@ def test_no_two_pictures_have_one_label_file(truck: Path) -> None:
     files = [path.name for path in Path("set/labels/train").iterdir()]
     assert len({name.casefold() for name in files}) == len(names)
     assert all(len(name.encode()) <= 255 for name in files)
+
+
+def test_pictures_get_suffixes_that_ultralytics_reads(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It passes over others without a word."""
+    with Image.open("photos/a.png") as opened:
+        shown = opened.convert("RGB")
+    shown.save("windows.jfif", "JPEG")
+    shown.save("first.gif", save_all=True, append_images=[shown.rotate(180)])
+    shown.save("v1.2 bare", "PNG")
+    names = ["windows.jfif", "first.gif", "v1.2 bare", "photos/b.PNG"]
+    lines = [json.dumps({"picture": name, "point_coords": [[30, 20]]}) for name in names]
+    Path("prompts.jsonl").write_text("\n".join(lines))
+    assert main(["export", "prompts.jsonl", "--yolo", "set"]) == 0
+    images = {path.name: path for path in Path("set/images/train").iterdir()}
+    assert sorted(images) == ["first.png", "photos-b.PNG", "v1.2-bare.png", "windows.jpg"]
+    assert images["windows.jpg"].read_bytes() == Path("windows.jfif").read_bytes()
+    assert images["v1.2-bare.png"].stat().st_size
+    assert np.array_equal(open_picture(images["first.png"]), open_picture("first.gif"))
+    labels = {path.stem for path in Path("set/labels/train").iterdir()}
+    assert labels == {path.stem for path in images.values()}
+    with Path("first.gif").open("r+b") as cut:
+        cut.truncate(99)
+    Path("1.json").write_text(json.dumps(reply(np.ones((4, 4), bool), picture="first.gif")))
+    assert main(["export", "1.json", "--yolo", "other"]) == 1
+    target = Path("other/images/train/first.png")
+    assert f"first.gif: YOLO does not read it; convert it to {target} (" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_not_there_is_named(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
