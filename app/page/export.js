@@ -6,9 +6,9 @@ import { chosenMask, withRuns } from "./picture.js";
 import { toBitmap } from "../client/rle.js";
 
 const MADE_WITH = "Made with SAM 2";
-const LONGEST_NAME = 200; // bytes; file systems take 255, and a number and a suffix may follow
+const LONGEST_NAME = 200; // bytes of 255: a number and a suffix may follow
 
-/** The objects of a picture that can be exported: those whose mask has a pixel. */
+/** The objects of a picture whose mask has a pixel. */
 export const exportable = ({ objects }) => objects.filter((object) => chosenMask(object)?.area);
 
 const json = (value) => new Blob([JSON.stringify(value, null, 1)], { type: "application/json" });
@@ -72,13 +72,13 @@ export async function masks(pictures) {
 export async function yolo(pictures) {
   const categories = categoriesOf(pictures), files = [], names = new Names();
   for (const picture of pictures) {
-    const name = names.take(stem(picture.name)); // a label belongs to the picture with its name, whatever the suffix
+    const name = names.take(stem(picture.name)); // that of the label too; YOLO reads no .jfif
     const lines = exportable(picture).map((object) => {
       const { polygons, holes } = outline(bitmapOf(object, picture), picture);
       const points = joined([...polygons, ...holes]).flatMap(([x, y]) => [x / picture.width, y / picture.height]);
       return [categories.indexOf(object.name), ...points.map((value) => +value.toFixed(6))].join(" ");
     });
-    const suffix = picture.name.match(/\.\w+$/)?.[0] ?? "";
+    const suffix = picture.file.type === "image/jpeg" ? ".jpg" : picture.name.match(/\.\w+$/)?.[0] ?? "";
     files.push({ name: `images/train/${name}${suffix}`, bytes: new Uint8Array(await picture.file.arrayBuffer()) });
     files.push({ name: `labels/train/${name}.txt`, bytes: new TextEncoder().encode(`${lines.join("\n")}\n`) });
   }

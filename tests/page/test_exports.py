@@ -231,10 +231,21 @@ _ZIPPED = """async ([kind, pictures]) => {
   const exports = await import("./page/export.js");
   const counts = String.fromCharCode(48, 49, 51); // runs 0, 1, 3: one of 2 x 2 pixels is on the object
   const object = (name) => ({ name, chosen: 0, masks: [{ counts, area: 1, bbox: [0, 0, 1, 1], iou: 1 }] });
+  const type = (name) => (name.endsWith(".jfif") ? "image/jpeg" : "");
   const { blob } = await exports[kind](pictures.map(([name, ...names]) =>
-    ({ name, width: 2, height: 2, file: new Blob([name]), objects: names.map(object) })));
+    ({ name, width: 2, height: 2, file: new Blob([name], { type: type(name) }), objects: names.map(object) })));
   return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer())));
 }"""
+
+
+def test_yolo_reads_no_jfif(visitor: Visitor) -> None:
+    """Windows calls JPEG files so, and Ultralytics passes over them without a word."""
+    data = base64.b64decode(visitor.page.evaluate(_ZIPPED, ["yolo", [["a.jfif", "dog"], ["b.webp", "dog"]]]))
+    names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert [name for name in names if name.startswith("images")] == [
+        "images/train/a.jpg",
+        "images/train/b.webp",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["masks", "yolo"])
