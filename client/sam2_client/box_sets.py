@@ -81,18 +81,22 @@ def of_document(document: dict[str, Any], *, in_shares: bool = False) -> BoxSet:
     """Return the set of boxes of a COCO file's content."""
     found = BoxSet(document, [], 0, [], in_shares)
     by_id: dict[Any, BoxedPicture] = {}
+    shared: set[Any] = set()
     for place, entry in enumerate(document["images"]):
         try:
             if not isinstance(entry, dict):
                 raise TypeError("it is not an object")
             picture = BoxedPicture(place, _text(entry["file_name"]), _size(entry))
-            if entry["id"] in by_id:
+            if (other := by_id.get(entry["id"])) is not None:
+                if other.name != picture.name:
+                    shared.add(entry["id"])
                 raise ValueError(f"its id {entry['id']} is that of another one")
             by_id[entry["id"]] = picture
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             found.problems.append(f"entry {place + 1} of images cannot be used: {why}")
     homeless: list[str] = []
+    doubtful: list[str] = []
     for place, entry in enumerate(document["annotations"]):
         if not isinstance(entry, dict):
             found.problems.append(f"entry {place + 1} of annotations is not an object")
@@ -102,11 +106,17 @@ def of_document(document: dict[str, Any], *, in_shares: bool = False) -> BoxSet:
             found.crowds += 1
             continue
         try:
-            by_id[entry.get("image_id")].boxes.append(Box(place, name, entry.get("bbox")))
+            picture = by_id[entry.get("image_id")]
+            if entry["image_id"] in shared:  # as of data sets that were put together without new ids
+                doubtful.append(name)
+            else:
+                picture.boxes.append(Box(place, name, entry.get("bbox")))
         except (KeyError, TypeError):
             homeless.append(name)
     if homeless:
         found.problems.append(_kept("annotations", homeless, "their picture is not one of images"))
+    if doubtful:
+        found.problems.append(_kept("annotations", doubtful, "several pictures have their image_id"))
     found.pictures = [picture for picture in by_id.values() if picture.boxes or in_shares]
     return found
 

@@ -70,6 +70,19 @@ def test_pictures_that_are_missing_or_other_ones_are_a_line_each(
     assert after["images"] == before["images"]
 
 
+@pytest.mark.usefixtures("photos")
+def test_boxes_of_an_id_that_two_pictures_have_get_no_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of data sets that were put together without new ids: the boxes of one lie on the other's pictures."""
+    before = box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, 7, [1, 1, 9, 9]), boxed(3, "b", [1, 1, 9, 9]))
+    before["images"] += [{"id": 7, "file_name": "more/c.png"}, {"id": "b", "file_name": "b.PNG"}]
+    write(before)
+    assert main(COMMAND) == 1
+    assert "annotations 1, 2 are kept as they were: several pictures have" in capsys.readouterr().err
+    after = read()
+    assert after["annotations"][:2] == before["annotations"][:2]
+    assert "segmentation" in after["annotations"][2], "its picture stands there twice"
+
+
 def test_pictures_with_one_name_are_told_apart_by_their_folders(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
