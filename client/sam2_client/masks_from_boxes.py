@@ -28,6 +28,9 @@ from sam2_client.stories import PROMPTS_PER_REQUEST
 from sam2_client.sync_image import Image
 from sam2_client.yolo_boxes import read_yolo
 
+_MOST_MISSING = 20
+"""Pictures that get a line each: users who have a part of a large data set want to see the other lines."""
+
 
 def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     """Segment all boxes, write the data set with their masks, and return whether every box got one."""
@@ -102,6 +105,8 @@ class Run:
             if not self._is_unchanged(key, journal[key]["stamp"]):
                 journal.forget(key)
         failed = 0
+        missing: list[BoxedPicture] = []
+        fate = "left out" if self._boxes.in_shares else "kept as they were"
         results = work_through(
             self._client, self.keys, self._segment, journal, concurrency=concurrency, shown=shown
         )
@@ -110,13 +115,17 @@ class Run:
                 picture = self._pictures[key]
                 if isinstance(result, Exception):
                     failed += 1
-                    fate = "left out" if self._boxes.in_shares else "kept as they were"
-                    complain(f"{picture.name}: {why(result)}; its {len(picture.boxes)} boxes are {fate}")
+                    missing += [picture] if self._found[picture.name] == picture_names.MISSING else []
+                    if len(missing) <= _MOST_MISSING or picture is not missing[-1]:
+                        complain(f"{picture.name}: {why(result)}; its {len(picture.boxes)} boxes are {fate}")
                 else:
                     for line in _in_words(picture, result):
                         complain(line)
         finally:
             self._ended.set()
+        if more := missing[_MOST_MISSING:]:  # of a part of a data set
+            boxes = sum(len(picture.boxes) for picture in more)
+            complain(f"{len(more)} more pictures are missing; their {boxes} boxes are {fate}")
         return failed
 
     def join(self, journal: Journal) -> Counts:

@@ -14,7 +14,8 @@ from sam2_client.named_files import NamedFile
 
 Parts = tuple[str, ...]
 
-_NONE = "no such picture"
+MISSING = "no such picture"
+"""Why a name has no file, if there is none that it may mean."""
 _MOST_NAMED = 3
 
 
@@ -31,14 +32,14 @@ def find(
     known = list(files)
     sure = found = _find(names, known, with_suffix=with_suffix, form=str)
     for form in (str, str.casefold):
-        left = {name: _of_address(name) for name, file in found.items() if file == _NONE}
+        left = {name: _of_address(name) for name, file in found.items() if file == MISSING}
         again = _find([*left.values()], known, with_suffix=with_suffix, form=form)
         found = found | {name: again[path] for name, path in left.items()}
     count = Counter(file for file in found.values() if isinstance(file, Path))
     others = {
         name: f"no such picture by this very name; {file} may be another one"
         for name, file in found.items()
-        if isinstance(file, Path) and sure[name] == _NONE and count[file] > 1
+        if isinstance(file, Path) and sure[name] == MISSING and count[file] > 1
     }
     return found | others
 
@@ -72,7 +73,7 @@ def _find(
             if len(matches) == 1 and not sure:
                 guessed[matches[0]].append(name)
         else:
-            found[name] = _NONE
+            found[name] = MISSING
     certain = {path for name, path in found.items() if isinstance(path, Path) and name not in guessed[path]}
     for path, its_names in guessed.items():
         if len(its_names) > 1 or path in certain:
@@ -85,7 +86,7 @@ def find_labelled(names: Sequence[str], files: Sequence[NamedFile]) -> dict[str,
     where the path has `labels`: train/images/1.jpg for train/labels/1.txt, as Ultralytics and Roboflow have it.
     """
     found = find(names, files, with_suffix=False)
-    others = {name: _among_images(name) for name, file in found.items() if file == _NONE}
+    others = {name: _among_images(name) for name, file in found.items() if file == MISSING}
     among_images = find([*others.values()], files, with_suffix=False)
     better = {name: among_images[other] for name, other in others.items()}
     return found | {name: file for name, file in better.items() if isinstance(file, Path)}

@@ -71,6 +71,21 @@ def test_pictures_that_are_missing_or_other_ones_are_a_line_each(
 
 
 @pytest.mark.usefixtures("photos")
+def test_a_part_of_the_pictures_is_not_a_line_for_each_other_one(capsys: pytest.CaptureFixture[str]) -> None:
+    before = box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, "b", [55, 1, 9, 9]))
+    before["images"] += [{"id": number, "file_name": f"{number}.jpg"} for number in range(1000, 3000)]
+    before["annotations"] += [boxed(number, 1000 + number % 2000, [1, 1, 9, 9]) for number in range(4000)]
+    write(before)
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert "b.PNG: boxes over the edge are clipped: annotations 2" in error
+    assert error.count("no such picture; its 2 boxes are kept as they were\n") == 20
+    assert "sam2: 1980 more pictures are missing; their 3960 boxes are kept as they were\n" in error
+    assert "2000 of 2002 pictures failed" in error
+    assert len(error.splitlines()) == 24, "with notes.txt, which is no picture"
+
+
+@pytest.mark.usefixtures("photos")
 def test_boxes_of_an_id_that_two_pictures_have_get_no_masks(capsys: pytest.CaptureFixture[str]) -> None:
     """Of data sets that were put together without new ids: the boxes of one lie on the other's pictures."""
     before = box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, 7, [1, 1, 9, 9]), boxed(3, "b", [1, 1, 9, 9]))
