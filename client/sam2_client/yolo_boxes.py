@@ -24,6 +24,8 @@ _LISTS = {"train.txt", "val.txt", "test.txt"}
 _YAML = ("*.yaml", "*.yml")
 _NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
 _LEVELS = 3
+_MOST_LOST = 20
+"""Lines of labels that are named: there are thousands where a set has outlines."""
 
 
 def read_yolo(folder: Path) -> BoxSet:
@@ -38,6 +40,7 @@ def read_yolo(folder: Path) -> BoxSet:
     annotations: list[dict[str, Any]] = []
     problems: list[str] = []
     others: list[Path] = []
+    lost: list[str] = []
     for file in labels:
         try:
             lines = file.read_text("utf-8-sig").splitlines()
@@ -56,11 +59,14 @@ def read_yolo(folder: Path) -> BoxSet:
             try:
                 fields = _fields(line)
             except ValueError as error:
-                problems.append(f"{file}, line {line_number} is left out: {error}")
+                lost.append(f"{file}, line {line_number} is left out: {error}")
                 continue
             if fields:
                 numbers = {"id": len(annotations) + 1, "image_id": number}
                 annotations.append({**numbers, **fields, "iscrowd": 0})
+    problems += lost[:_MOST_LOST]
+    if (more := len(lost) - _MOST_LOST) > 0:
+        problems.append(f"{more} more lines are left out for such reasons")
     tell_left_out(others, why="they do not begin with the number of a category, so they are no labels")
     if not images and not problems:
         raise ValueError(_NO_FILES.format(folder))

@@ -167,6 +167,17 @@ def test_pictures_that_are_called_as_lists_of_pictures_are(
     assert told in capsys.readouterr().err, "it may be of a picture without objects"
 
 
+def test_thousands_of_outlines_are_not_a_line_each(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n" * 3000 + "0 0.5 0.5 0.25 0.5\n")
+    Path("labels/classes.txt").write_text("cat\n")
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    error = capsys.readouterr().err
+    assert error.count(" is left out: it has 7 numbers, but a box is: ") == 20
+    assert "sam2: 2980 more lines are left out for such reasons\n" in error
+    assert len(read()["annotations"]) == 1
+
+
 def test_a_folder_without_labels(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["masks-from-boxes", "photos/more", "photos", "-o", "out.json"]) == 1
     assert (
