@@ -6,6 +6,7 @@ folder, beside the labels, or above it. Format: https://docs.ultralytics.com/dat
 pictures are.
 """
 
+import codecs
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ _LISTS = {"train.txt", "val.txt", "test.txt"}
 """Where Darknet has the paths of a set's pictures. But test.txt has the labels of a picture test.jpg too."""
 _YAML = ("*.yaml", "*.yml")
 _NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
+_NO_TEXT = "{} is left out: it is not a text file in UTF-8"
 _LEVELS = 3
 _MOST_LOST = 20
 """Lines of labels that are named: there are thousands where a set has outlines."""
@@ -43,9 +45,9 @@ def read_yolo(folder: Path) -> BoxSet:
     lost: list[str] = []
     for file in labels:
         try:
-            lines = file.read_text("utf-8-sig").splitlines()
+            lines = _text(file).splitlines()
         except UnicodeDecodeError:
-            problems.append(f"{file} is left out: it is not a text file in UTF-8")
+            problems.append(_NO_TEXT.format(file))
             continue
         first = next((line.split()[0] for line in lines if line.strip()), "")
         if file.name in _LISTS and first and not _is_number(first):
@@ -148,20 +150,35 @@ def _folders_below(folder: Path, labels: Sequence[Path]) -> Iterator[Path]:
 def _names_in(place: Path, problems: list[str]) -> dict[int, str]:
     for file in sorted(file for pattern in _YAML for file in place.glob(pattern)):
         try:
-            names = _yaml_names(file.read_text("utf-8-sig", errors="replace"))
+            names = _yaml_names(_text(file))
         except OSError:  # another's, above the data set, or a folder
             continue
+        except UnicodeDecodeError:
+            why = _NO_TEXT.format(file)
         except (yaml.YAMLError, RecursionError) as error:
-            if file.stem == "data":
-                problems.append(f"{file} is left out: {' '.join(str(error).split())}")
+            why = f"{file} is left out: {' '.join(str(error).split())}"
+        else:
+            if names:
+                return names
             continue
-        if names:
-            return names
+        if file.stem == "data":
+            problems.append(why)
     for name in _NAME_FILES:
         if (file := place / name).is_file():
-            lines = file.read_text("utf-8-sig", errors="replace").splitlines()
+            try:
+                lines = _text(file).splitlines()
+            except UnicodeDecodeError:
+                problems.append(_NO_TEXT.format(file))
+                continue
             return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     return {}
+
+
+def _text(file: Path) -> str:
+    """Return what a file says in UTF-8, or in UTF-16 with a byte order mark, as PowerShell writes it."""
+    content = file.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 def _yaml_names(text: str) -> dict[int, str]:

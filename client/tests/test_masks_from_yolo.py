@@ -147,6 +147,29 @@ def test_categories_without_names_are_told(photos: Path, capsys: pytest.CaptureF
     assert "no name in data.yaml or classes.txt for categories 2: they get" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("names", ["classes.txt", "data.yaml"])
+def test_text_as_powershell_writes_it(photos: Path, names: str) -> None:
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("1 0.5 0.5 0.25 0.5\n", "utf-16")
+    Path("labels", names).write_text(
+        "B\u00fcrste\ndog\n" if names == "classes.txt" else "names: [B\u00fcrste, dog]", "utf-16"
+    )
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["B\u00fcrste", "dog"]
+
+
+@pytest.mark.parametrize("names", ["classes.txt", "data.yaml"])
+def test_names_that_are_no_utf_8_are_told(
+    photos: Path, names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels").mkdir()
+    Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    Path("labels", names).write_text("names: [B\u00fcrste]\n", "latin-1")
+    assert main(["masks-from-boxes", "labels", "photos", "-o", "out.json"]) == 1
+    assert f"{names} is left out: it is not a text file in UTF-8\n" in capsys.readouterr().err
+    assert [each["name"] for each in read()["categories"]] == ["0"]
+
+
 def test_pictures_that_are_called_as_lists_of_pictures_are(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
