@@ -167,12 +167,12 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
     instances: list[Instance] = []
     prompts: list[PromptLine] = []
     no_replies: list[Path] = []
+    given = set(map(Path, arguments.files))
     done = True
     for file, _ in named_files(arguments.files, suffixes={".json", ".jsonl"}):
-        named = str(file) in arguments.files
         if file == arguments.coco:
             continue
-        if file.suffix.lower() == ".json" and not named and not coco.is_reply(file):
+        if file.suffix.lower() == ".json" and file not in given and not coco.is_reply(file):
             no_replies.append(file)
             continue
         try:

@@ -241,6 +241,16 @@ def test_export_tells_two_pictures_of_one_name_and_size_apart(
     assert not Path("yolo").exists()
 
 
+def test_export_refuses_a_file_that_is_named_in_whatever_form(
+    truck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decode", "truck.png", "--point", "30,20", "-o", "1.json"]) == 0
+    Path("half.json").write_text('{"pred')
+    for name in ("half.json", "./half.json"):
+        assert main(["export", "1.json", name, "--coco", "out.json"]) == 1
+        assert "half.json is not a reply of /decode" in capsys.readouterr().err
+
+
 def test_export_leaves_out_empty_masks(truck: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["decode", "truck.png", "--point", "30,20", "-o", "full.json"]) == 0
     assert main(["decode", "truck.png", "--point=-60,-40", "-o", "empty.json"]) == 0
