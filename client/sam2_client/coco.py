@@ -103,6 +103,15 @@ def sizes(instances: Iterable[Instance]) -> dict[str, tuple[int, int]]:
     return found
 
 
+def several_names(instances: Iterable[Instance]) -> list[str]:
+    """Return the names of each picture that has several. It becomes as many images, none with all its objects."""
+    names: dict[str, dict[str, None]] = {}
+    for instance in instances:
+        if instance.image_id is not None:
+            names.setdefault(instance.image_id, {})[instance.picture] = None
+    return [" = ".join(each) for each in names.values() if len(each) > 1]
+
+
 def dataset(instances: Sequence[Instance], *, simplify: float | None = None) -> dict[str, Any]:
     """Return COCO's JSON with all its fields, as pycocotools, Detectron2 and MMDetection read it.
 

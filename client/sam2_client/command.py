@@ -25,7 +25,7 @@ from sam2_client.errors import InvalidPrompt, Sam2Error, ValidationFailed
 from sam2_client.everything_command import everything
 from sam2_client.masks import Mask
 from sam2_client.masks_from_boxes import masks_from_boxes
-from sam2_client.messages import complain, tell, why
+from sam2_client.messages import complain, named, tell, why
 from sam2_client.named_files import PICTURE_SUFFIXES, named_files, tell_left_out
 from sam2_client.outputs import picture_kind, require_another, require_data_set, require_picture
 from sam2_client.prompt_errors import is_of_a_prompt
@@ -201,6 +201,10 @@ def export(client: Client, arguments: argparse.Namespace) -> bool:
             complain(found)
     if not instances:
         raise ValueError("nothing to export: the files contain no masks")
+    if several := coco.several_names(instances):
+        complain(
+            f"pictures with several names become several images, none with all objects: {named(several)}"
+        )
     if arguments.coco is not None:
         data = coco.dataset(instances, simplify=arguments.simplify if arguments.polygons else None)
         coco.write(arguments.coco, data)

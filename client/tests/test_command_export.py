@@ -241,6 +241,22 @@ def test_export_tells_two_pictures_of_one_name_and_size_apart(
     assert not Path("yolo").exists()
 
 
+def test_export_says_that_one_picture_has_several_names(
+    truck: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the images would have a part of the objects, and YOLO take the others for background."""
+    Path("more").mkdir()
+    Path("more/prompts.jsonl").write_text('{"picture": "../truck.png", "box": [20, 10, 40, 30]}\n')
+    for name in ("truck.png", str(truck.resolve())):
+        assert main(["decode", name, "--point", "30,20", "-o", f"{len(name)}.json"]) == 0
+    capsys.readouterr()
+    assert main(["export", "*.json", "more/prompts.jsonl", "--coco", "out.json"]) == 0
+    names = [image["file_name"] for image in COCO("out.json").imgs.values()]
+    told = f"become several images, none with all objects: {' = '.join(names)}\n"
+    assert len(names) == 3
+    assert told in capsys.readouterr().err
+
+
 def test_export_refuses_a_file_that_is_named_in_whatever_form(
     truck: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
