@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sam2_client.messages import named
+from sam2_client.messages import at_most, named
 
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
@@ -82,6 +82,7 @@ def of_document(document: dict[str, Any], *, in_shares: bool = False) -> BoxSet:
     found = BoxSet(document, [], 0, [], in_shares)
     by_id: dict[Any, BoxedPicture] = {}
     shared: set[Any] = set()
+    useless: list[str] = []
     for place, entry in enumerate(document["images"]):
         try:
             if not isinstance(entry, dict):
@@ -94,7 +95,8 @@ def of_document(document: dict[str, Any], *, in_shares: bool = False) -> BoxSet:
             by_id[entry["id"]] = picture
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            found.problems.append(f"entry {place + 1} of images cannot be used: {why}")
+            useless.append(f"entry {place + 1} of images cannot be used: {why}")
+    found.problems += at_most(useless, "entries of images cannot be used")  # as of LVIS, which names no files
     homeless: list[str] = []
     doubtful: list[str] = []
     for place, entry in enumerate(document["annotations"]):

@@ -51,6 +51,12 @@ def named(things: Sequence[object]) -> str:
     return f"{', '.join(map(str, things[:_MOST_NAMED]))}{more}"
 
 
+def at_most(lines: Sequence[str], others: str) -> list[str]:
+    """Return all of a few lines, or the first and one about the others: there may be thousands of one kind."""
+    more = len(lines) - _MOST_NAMED
+    return [*lines[:_MOST_NAMED], *([f"{more} more {others}"] if more > 0 else [])]
+
+
 def _line(message: str, file: TextIO) -> str:
     """Return the message as one line that `file` can encode. Names in data sets may hold anything."""
     shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)

@@ -16,7 +16,7 @@ import yaml
 
 from sam2_client import coco
 from sam2_client.box_sets import BoxSet, of_document
-from sam2_client.messages import complain, named
+from sam2_client.messages import at_most, complain, named
 from sam2_client.named_files import files_below, tell_left_out
 
 _NAME_FILES = ("classes.txt", "obj.names")
@@ -26,8 +26,6 @@ _YAML = ("*.yaml", "*.yml")
 _NO_FILES = "{} has no label files: name a COCO file, or the folder of YOLO's .txt files"
 _NO_TEXT = "{} is left out: it is not a text file in UTF-8"
 _LEVELS = 3
-_MOST_LOST = 20
-"""Lines of labels that are named: there are thousands where a set has outlines."""
 
 
 def read_yolo(folder: Path) -> BoxSet:
@@ -66,9 +64,7 @@ def read_yolo(folder: Path) -> BoxSet:
             if fields:
                 numbers = {"id": len(annotations) + 1, "image_id": number}
                 annotations.append({**numbers, **fields, "iscrowd": 0})
-    problems += lost[:_MOST_LOST]
-    if (more := len(lost) - _MOST_LOST) > 0:
-        problems.append(f"{more} more lines are left out for such reasons")
+    problems += at_most(lost, "lines are left out for such reasons")  # as in a set of outlines
     tell_left_out(others, why="they do not begin with the number of a category, so they are no labels")
     if not images and not problems:
         raise ValueError(_NO_FILES.format(folder))

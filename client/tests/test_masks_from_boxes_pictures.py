@@ -86,6 +86,18 @@ def test_a_part_of_the_pictures_is_not_a_line_for_each_other_one(capsys: pytest.
 
 
 @pytest.mark.usefixtures("photos")
+def test_thousands_of_entries_without_a_file_are_not_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    before = box_set(boxed(1, 7, [1, 1, 9, 9]))
+    before["images"] += [{"id": number, "coco_url": f"http://x/{number}.jpg"} for number in range(100, 2100)]
+    write(before)
+    assert main(COMMAND) == 1
+    error = capsys.readouterr().err
+    assert error.count(" of images cannot be used: it has no 'file_name'\n") == 20
+    assert "sam2: 1980 more entries of images cannot be used\n" in error
+    assert "segmentation" in read()["annotations"][0]
+
+
+@pytest.mark.usefixtures("photos")
 def test_boxes_of_an_id_that_two_pictures_have_get_no_masks(capsys: pytest.CaptureFixture[str]) -> None:
     """Of data sets that were put together without new ids: the boxes of one lie on the other's pictures."""
     before = box_set(boxed(1, 7, [1, 1, 9, 9]), boxed(2, 7, [1, 1, 9, 9]), boxed(3, "b", [1, 1, 9, 9]))
