@@ -41,7 +41,9 @@ def masks_from_boxes(client: Client, arguments: argparse.Namespace) -> bool:
     require_another("-o", output, [arguments.boxes], what="the file of boxes")
     is_folder = arguments.boxes.is_dir()
     boxes = read_yolo(arguments.boxes) if is_folder else box_sets.read_coco(arguments.boxes)
-    of_boxes = {".txt", ".yaml", ".yml"} if is_folder else {".json"}  # they may lie among the pictures
+    of_boxes = (
+        {".txt", ".yaml", ".yml", ".names"} if is_folder else {".json"}
+    )  # they may lie among the pictures
     files = list(named_files(arguments.pictures, suffixes=PICTURE_SUFFIXES, read_otherwise=of_boxes))
     for each in files:
         each.path.lstat()  # a folder that is not there would be said of each picture: no such picture

@@ -138,6 +138,18 @@ def test_names_beside_the_labels_of_a_whole_folder(photos: Path, capsys: pytest.
     assert told in capsys.readouterr().err
 
 
+def test_what_is_read_for_names_is_not_left_out(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """CVAT's YOLO format."""
+    Path("photos/obj_train_data").mkdir()
+    Path("photos/a.png").rename("photos/obj_train_data/a.png")
+    Path("photos/obj_train_data/a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    Path("photos/obj.names").write_text("cat\ndog\n")
+    Path("photos/notes.txt").unlink()
+    assert main(["masks-from-boxes", "photos", "photos", "-o", "out.json"]) == 0
+    assert [each["name"] for each in read()["categories"]] == ["cat", "dog"]
+    assert "left out" not in capsys.readouterr().err
+
+
 def test_categories_without_names_are_told(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("labels").mkdir()
     Path("labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n2 0.5 0.5 0.25 0.5\n")
