@@ -6,13 +6,16 @@ Does not know about servers.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from sam2_client.coco import DEFAULT_LABEL
 from sam2_client.data_set_arguments import Misuse, add_polygons, box, name, number, path, point, positive
+from sam2_client.deep_pictures import is_deep
 from sam2_client.prompts import TrackPrompt
 
 if TYPE_CHECKING:
@@ -98,7 +101,7 @@ def add_track(
             "--mask",
             path,
             "FILE",
-            "the object's mask as a picture, not black on it; all black: it is not here",
+            "the object's mask as a picture, black or transparent elsewhere; all black: it is not here",
         ),
     ):
         one.add_argument(
@@ -179,7 +182,15 @@ def _add(fields: dict[str, Any], option: str, value: Any, where: str) -> None:
     elif option == "--box":
         fields["box"] = value
     else:
-        with Image.open(value) as picture:
-            fields["mask"] = np.asarray(picture.convert("L")) > 0
+        fields["mask"] = _drawn(value)
     if "mask" in fields and len(fields) > 1:
         raise Misuse(f"--mask and other prompts for {where}: a mask is a prompt of its own")
+
+
+def _drawn(file: Path) -> npt.NDArray[np.bool_]:
+    """Return the mask that a picture shows: not black, and not transparent. Raises OSError."""
+    with Image.open(file) as picture:
+        if is_deep(picture):
+            return np.asarray(np.asarray(picture) > 0)
+        values = np.asarray(picture.convert("RGBA"))
+    return np.asarray(values[..., :3].any(axis=2) & (values[..., 3] > 0))

@@ -153,6 +153,27 @@ def test_masks_may_be_polygons_and_take_their_options() -> None:
     assert overlaps == [True, False]
 
 
+def test_a_mask_is_what_is_neither_black_nor_transparent() -> None:
+    drawn = np.zeros((4, 6), bool)
+    drawn[1:3, 2:5] = True
+    on_nothing = Image.fromarray(np.dstack([np.full((4, 6, 3), 255, np.uint8), drawn * np.uint8(255)]))
+    dark = Image.fromarray(drawn.astype(np.uint8)).convert("P")
+    dark.putpalette([0, 0, 0, 0, 0, 1])
+    pictures = {
+        "white": Image.fromarray(drawn * np.uint8(255)),
+        "on_nothing": on_nothing,  # as GIMP and other editors save it
+        "dark": dark,
+        "one_bit": Image.fromarray(drawn),
+        "number": Image.fromarray(drawn.astype(np.uint16) * np.uint16(7)),
+        "share": Image.fromarray(drawn * np.float32(0.5)),
+    }
+    for name, picture in pictures.items():
+        file = Path(f"{name}.tiff" if name == "share" else f"{name}.png")
+        picture.save(file)
+        (prompt,) = prompts_of([("--mask", file)]).prompts
+        assert np.array_equal(prompt.mask, drawn), name
+
+
 @pytest.mark.parametrize("option", ["--max-hole-area", "--max-sprinkle-area"])
 def test_clean_up_reaches_the_server(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*POINT, "-o", "masks", option, "70000") == 1
