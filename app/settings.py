@@ -190,8 +190,8 @@ class Settings(ClientSettings, BaseSettings):
     track_memory_mib: int = Field(
         1024,
         ge=1,
-        description="Memory for what tracks remember, on a GPU of its memory; those used longest ago give way "
-        "first.",
+        description="Memory for what tracks remember, on a GPU of its memory (at most a quarter of what is free "
+        "there, where SAM2_DEVICE_CACHE_MIB is auto); those used longest ago give way first.",
     )
     max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(

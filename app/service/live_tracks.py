@@ -129,9 +129,12 @@ class LiveTracks:
         remade: Remade | None = state.remade
         if remade is None or remade.history != state.history:
             async with within(self._deadline_s):
+                segmenter = self._ready()
+                if (most := segmenter.tracking.most_bytes) is not None:
+                    self._capacity_bytes = min(self._capacity_bytes, most)  # a GPU may have less to give
                 begin = partial(
                     _begin,
-                    self._ready(),
+                    segmenter,
                     num_frames=state.count,
                     corrections=state.corrections,
                     between=self._between,
@@ -178,8 +181,9 @@ class LiveTracks:
             mib = state.nbytes / 2**20
             self.forget(state)
             raise Overloaded(
-                f"Tracks take more memory than SAM2_TRACK_MEMORY_MIB ({self._capacity_bytes // 2**20}), {mib:.0f} "
-                "MiB of it this one. Its prompts are kept. Remove objects, or try again when others are done.",
+                f"Tracks take more memory than they may ({self._capacity_bytes // 2**20} MiB: "
+                f"SAM2_TRACK_MEMORY_MIB, on a GPU at most a quarter of what is free), {mib:.0f} MiB of it this "
+                "one. Its prompts are kept. Remove objects, or try again when others are done.",
                 retry_after_s=10,
             )
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from model.gpu.encoding import Encoding
 from model.gpu.options import GpuOptions
 from model.network.sam2 import Sam2
 from model.runner import Sam2Runner
-from tests.fakes import error, picture, serving
+from tests.fakes import FakeSegmenter, error, picture, serving
 from tests.model.gpu.host_gpu import HostGpu
 from tests.model.gpu.small_runners import SMALL
 
@@ -99,3 +100,24 @@ async def test_a_picture_that_a_gpu_has_no_memory_for_is_shrunk_by_the_host(
         monkeypatch.setattr(gpu.uploads, "upload", full)
         await served.embed(picture(), "truck")
         assert (await served.click("truck")).status_code == 200
+
+
+async def test_tracks_keep_to_what_a_gpu_has_left_for_them() -> None:
+    """More would be taken of the memory that clicks and pictures need."""
+    segmenter = FakeSegmenter()
+    mask = segmenter.frame_bytes
+    segmenter.most_bytes = 2 * mask
+    async with serving(Settings(workers=2), segmenter) as served:
+        await served.embed(picture(), "truck")
+
+        async def click(track: str, number: int) -> httpx.Response:
+            body = {"frame": 0, "object": number, "point_coords": [[30, 20]], "point_labels": [1]}
+            return await served.post(f"/tracks/{track}/prompts", body)
+
+        for track in ("a", "b", "c"):
+            await served.post("/tracks", {"frames": ["truck"], "track_id": track})
+            assert (await click(track, 1)).status_code == 200
+        assert served.service.tracks._live.used_bytes == 2 * mask
+        assert (await click("c", 2)).status_code == 200
+        assert error(refused := await click("c", 3)) == (503, "overloaded")
+        assert "at most a quarter" in refused.text
