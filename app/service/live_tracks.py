@@ -14,6 +14,7 @@ from app.codecs.prompts import resolve_of_track
 from app.errors import InvalidPrompt, Overloaded, ServiceError
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Corrections, ObjectTracks, Segmenter
+from app.service.decodings import overflow
 from app.service.track_state import TrackState
 from app.service.track_values import TrackPromptRequest
 from app.service.wiring import Machinery
@@ -219,4 +220,8 @@ def _attempt(live: ObjectTracks, work: Callable[[ObjectTracks], T]) -> "Outcome[
         result = work(live)
     except TrackError as error:
         return InvalidPrompt(str(error))
+    if isinstance(result, list):  # of masks
+        failures = (overflow(each.object_score, each.iou) for each in result)
+        if (failure := next(filter(None, failures), None)) is not None:
+            return failure
     return Outcome(result, live.nbytes, live.unsettled, live.first_frame)
