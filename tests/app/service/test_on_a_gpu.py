@@ -121,3 +121,4 @@ async def test_tracks_keep_to_what_a_gpu_has_left_for_them() -> None:
         assert (await click("c", 2)).status_code == 200
         assert error(refused := await click("c", 3)) == (503, "overloaded")
         assert "at most a quarter" in refused.text
+        assert (await served.client.get("/model")).json()["tracks"]["memory_mib"] == 0
