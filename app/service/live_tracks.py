@@ -79,6 +79,7 @@ class LiveTracks:
         self._ready, self._embedding = ready, embedding
         self._capacity_bytes, self._deadline_s = capacity_bytes, deadline_s
         self._live: OrderedDict[TrackState, None] = OrderedDict()  # least recently used first
+        machinery.on_full.append(self._shed)
 
     @property
     def used_bytes(self) -> int:
@@ -172,9 +173,25 @@ class LiveTracks:
         self._live.move_to_end(state)
         self._keep_within(state)
 
+    def _idle(self) -> list[TrackState]:
+        return [each for each in self._live if not each.lock.locked()]
+
+    def _shed(self, fraction: float) -> int:
+        """Forget at least this part of what idle tracks remember, least recently used first. Returns how many."""
+        idle = self._idle()
+        left = fraction * sum(each.nbytes for each in idle)
+        shed = 0
+        for each in idle:
+            if left <= 0:
+                break
+            left -= each.nbytes
+            shed += 1
+            self.forget(each)
+        return shed
+
     def _keep_within(self, state: TrackState) -> None:
         """Forget what idle tracks remember, least recently used first, until the rest fits."""
-        for idle in [each for each in self._live if not each.lock.locked() and each is not state]:
+        for idle in [each for each in self._idle() if each is not state]:
             if self.used_bytes <= self._capacity_bytes:
                 return
             self.forget(idle)
