@@ -197,8 +197,9 @@ class Settings(ClientSettings, BaseSettings):
     max_waiting_images: int = Field(
         64,
         ge=1,
-        description="Most pictures of one client that are being embedded or wait for it; of all clients together, "
-        "a third more. Requests beyond this get 503.",
+        description="Most pictures of one client that are being embedded or wait for it, and as many that are "
+        "searched (/everything) or wait for that; of all clients together, a third more. Requests beyond this get "
+        "503.",
     )
     max_waiting_prompts: Annotated[int, AfterValidator(check_holds_a_request)] = Field(
         1024,
