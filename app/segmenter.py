@@ -66,6 +66,10 @@ class Tracking(Protocol):
     def frame_bytes(self) -> int:
         """Bytes of what is remembered of one object on one frame. For any thread."""
 
+    @property
+    def most_bytes(self) -> int | None:
+        """Device memory that was left for what is remembered; None if the settings alone bound it."""
+
     def load(self) -> None:
         """Load now what the first `begin` would load. Raises CheckpointError."""
 

@@ -190,15 +190,16 @@ class Settings(ClientSettings, BaseSettings):
     track_memory_mib: int = Field(
         1024,
         ge=1,
-        description="Memory for what tracks remember, on a GPU of its memory; those used longest ago give way "
-        "first.",
+        description="Memory for what tracks remember, on a GPU of its memory (at most a quarter of what is free "
+        "there, where SAM2_DEVICE_CACHE_MIB is auto); those used longest ago give way first.",
     )
     max_prompts: int = Field(256, ge=1, le=4096, description="Most prompts in one /decode request.")
     max_waiting_images: int = Field(
         64,
         ge=1,
-        description="Most pictures of one client that are being embedded or wait for it; of all clients together, "
-        "a third more. Requests beyond this get 503.",
+        description="Most pictures of one client that are being embedded or wait for it, and as many that are "
+        "searched (/everything) or wait for that; of all clients together, a third more. Requests beyond this get "
+        "503.",
     )
     max_waiting_prompts: Annotated[int, AfterValidator(check_holds_a_request)] = Field(
         1024,

@@ -85,6 +85,7 @@ class Sam2Runner:
             self._cpu_decoder = None
             with self._faults.named():
                 self._engine = GpuEngine(model, gpu, gpu_options, preprocess=self._preprocess.by_channel)
+            self.tracking.most_bytes = self._engine.track_bytes
 
     @property
     def device_name(self) -> str:

@@ -38,6 +38,8 @@ class Tracking:
         self._model, self._source, self._decode = model, source, decode
         self._named, self._working = named, working
         self._network: DeviceNetwork | None = None
+        self.most_bytes: int | None = None
+        """Device memory that was left for what is remembered; None where nobody has measured it."""
 
     @property
     def kind(self) -> Literal["memory", "mask_prompt"]:

@@ -48,6 +48,7 @@ class FakeSegmenter:
     mask_size = (MASK_SIDE, MASK_SIDE)
     shares_host_memory = True
     cache_bytes: int | None = None
+    most_bytes: int | None = None
     cpu_threads = 8
 
     def __init__(

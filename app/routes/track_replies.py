@@ -69,7 +69,8 @@ def _described(number: int, prompts: list[TrackPromptRequest]) -> ObjectOfTrack:
 
 def track_limits(service: Segmentation) -> TrackLimits:
     """What GET /model says of tracks."""
-    tracks, settings = service.tracks, service.settings
+    tracks, settings, left_bytes = service.tracks, service.settings, service.cache_limits.track_bytes
+    asked_mib = settings.track_memory_mib
     return TrackLimits(
         tracker=tracks.kind,
         max_tracks=settings.max_tracks,
@@ -77,5 +78,5 @@ def track_limits(service: Segmentation) -> TrackLimits:
         max_objects=MOST_OBJECTS,
         max_prompts=MOST_PROMPTS,
         bytes_per_object_and_frame=tracks.frame_bytes,
-        memory_mib=settings.track_memory_mib,
+        memory_mib=asked_mib if left_bytes is None else min(asked_mib, left_bytes // 2**20),
     )

@@ -1,6 +1,6 @@
-"""A batch that does not fit into device memory: stored embeddings are evicted, and the batch runs in halves.
+"""A batch that does not fit into device memory: what is stored is evicted, and the batch runs in halves.
 
-Does not know about tensors, or which embeddings are evicted.
+Does not know about tensors, or what is evicted.
 """
 
 import logging
@@ -24,10 +24,10 @@ _RETRY_AFTER_S = 5
 class WithinMemory(Generic[Item, Result]):
     """Wraps the `run` of a Batcher: an item that does not fit into device memory fails alone, with Overloaded.
 
-    If a batch does not fit, `shed` gets the fraction (0..1) of the stored embeddings to evict, and returns how many
-    it evicted. Then halves of the batch are tried, and halves of a half that still does not fit. If a single item
-    does not fit, the items behind it fail too: they are no smaller, and others wait for the device. `on_full` is
-    called once for each such batch.
+    If a batch does not fit, `shed` gets the fraction (0..1) to evict of the stored embeddings, or of what else
+    takes memory and is not in use, and returns how many it evicted. Then halves of the batch are tried, and halves
+    of a half that still does not fit. If a single item does not fit, the items behind it fail too: they are no
+    smaller, and others wait for the device. `on_full` is called once for each such batch.
 
     If only places for embeddings are missing (NoFreeSlot), `make_room` evicts the coldest embedding and returns
     when it has left. This repeats until the batch fits or `make_room` returns false: nothing is left to evict.
@@ -55,7 +55,7 @@ class WithinMemory(Generic[Item, Result]):
             return whole
         self._on_full()
         log.warning(
-            "The device ran out of memory in a batch of %d. Evicted %d stored embeddings; trying halves.",
+            "The device ran out of memory in a batch of %d. Evicted %d embeddings or tracks; trying halves.",
             len(items),
             self._shed(SHED_FRACTION),
         )

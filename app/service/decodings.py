@@ -4,6 +4,7 @@ Does not know about image names, queues or JSON.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from app.codecs.answers import MaskAnswer, MaskOptions, answer
-from app.errors import ServiceError
+from app.errors import InferenceFailed, ServiceError
 from app.scheduling.abandoned import check_wanted
 from app.scheduling.batching import Ran
 from app.scheduling.device import DeviceThread
@@ -126,9 +127,10 @@ class DecodeBatch:
 
     def __call__(self, jobs: Sequence[Decodable[Any]]) -> Sequence[Prediction | Shaped[Any] | ServiceError]:
         """Return results in the order of the jobs. Raises what `decode` raises."""
-        outcomes: list[Prediction | Shaped[Any] | ServiceError] = list(
-            self._decode([(job.embedding, job.prompt) for job in jobs])
-        )
+        decoded = self._decode([(job.embedding, job.prompt) for job in jobs])
+        outcomes: list[Prediction | Shaped[Any] | ServiceError] = [
+            overflow(each.object_score) or each if isinstance(each, Prediction) else each for each in decoded
+        ]
         if not self._shares_cores() and not (len(jobs) == 1 and self._device.nobody_waits()):
             return outcomes
         until = perf_counter() + _SHAPING_S
@@ -158,16 +160,31 @@ class SearchBatch:
         self._search = search
         self._shares_cores = shares_cores
 
-    def __call__(self, jobs: Sequence[Decodable[Any]]) -> list[Prediction | Shaped[Any]]:
+    def __call__(self, jobs: Sequence[Decodable[Any]]) -> list[Prediction | Shaped[Any] | ServiceError]:
         """Return results in the order of the jobs. Raises what the search raises."""
         shapes = self._shares_cores()
 
-        def finish(place: int, prediction: Prediction) -> Prediction | Shaped[Any]:
+        def finish(place: int, prediction: Prediction) -> Prediction | Shaped[Any] | ServiceError:
+            if (failure := overflow(prediction.object_score)) is not None:
+                return failure
             job = jobs[place]
             masks = _masks_of(job, prediction) if shapes and _is_quick(job, prediction) else None
             return prediction if masks is None else Shaped(masks, 0.0)
 
         return self._search([(job.embedding, job.prompt) for job in jobs], finish)
+
+
+def overflow(*scores: float) -> InferenceFailed | None:
+    """What the caller is told where a score, and with it all that the network says, is no number; else None.
+
+    Without it, the answer would look like that of an object that is not there.
+    """
+    if not any(map(math.isnan, scores)):
+        return None
+    return InferenceFailed(
+        "The model's answer is not a number: the network overflows in its precision. SAM2_DTYPE=float32 has the "
+        "range; the server continues."
+    )
 
 
 def _is_quick(job: Decodable[Any], prediction: Prediction) -> bool:

@@ -37,7 +37,8 @@ async def everything(
     bad picture, options that leave nothing to do, crops of a picture whose file is not kept, a full queue, a
     client over its rate, or a missed deadline.
     """
-    async with within(service.settings.everything_deadline_s, DEADLINE_SETTING):
+    searches = service.searches
+    async with within(service.settings.everything_deadline_s, DEADLINE_SETTING), searches.admitted(share):
         segmenter = service.ready()
         file: tuple[bytes, Stretch] | None
         if isinstance(picture, NewPicture):
@@ -70,7 +71,7 @@ async def everything(
             times=times,
             report=report,
         )
-        return image_id, await service.searches.run(request)
+        return image_id, await searches.run(request)
 
 
 def _crops(criteria: Criteria, embedding: Embedding) -> list[Crop]:

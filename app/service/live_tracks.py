@@ -14,6 +14,7 @@ from app.codecs.prompts import resolve_of_track
 from app.errors import InvalidPrompt, Overloaded, ServiceError
 from app.scheduling.deadlines import left_s, within
 from app.segmenter import Corrections, ObjectTracks, Segmenter
+from app.service.decodings import overflow
 from app.service.track_state import TrackState
 from app.service.track_values import TrackPromptRequest
 from app.service.wiring import Machinery
@@ -78,6 +79,7 @@ class LiveTracks:
         self._ready, self._embedding = ready, embedding
         self._capacity_bytes, self._deadline_s = capacity_bytes, deadline_s
         self._live: OrderedDict[TrackState, None] = OrderedDict()  # least recently used first
+        machinery.on_full.append(self._shed)
 
     @property
     def used_bytes(self) -> int:
@@ -129,9 +131,12 @@ class LiveTracks:
         remade: Remade | None = state.remade
         if remade is None or remade.history != state.history:
             async with within(self._deadline_s):
+                segmenter = self._ready()
+                if (most := segmenter.tracking.most_bytes) is not None:
+                    self._capacity_bytes = min(self._capacity_bytes, most)  # a GPU may have less to give
                 begin = partial(
                     _begin,
-                    self._ready(),
+                    segmenter,
                     num_frames=state.count,
                     corrections=state.corrections,
                     between=self._between,
@@ -168,9 +173,25 @@ class LiveTracks:
         self._live.move_to_end(state)
         self._keep_within(state)
 
+    def _idle(self) -> list[TrackState]:
+        return [each for each in self._live if not each.lock.locked()]
+
+    def _shed(self, fraction: float) -> int:
+        """Forget at least this part of what idle tracks remember, least recently used first. Returns how many."""
+        idle = self._idle()
+        left = fraction * sum(each.nbytes for each in idle)
+        shed = 0
+        for each in idle:
+            if left <= 0:
+                break
+            left -= each.nbytes
+            shed += 1
+            self.forget(each)
+        return shed
+
     def _keep_within(self, state: TrackState) -> None:
         """Forget what idle tracks remember, least recently used first, until the rest fits."""
-        for idle in [each for each in self._live if not each.lock.locked() and each is not state]:
+        for idle in [each for each in self._idle() if each is not state]:
             if self.used_bytes <= self._capacity_bytes:
                 return
             self.forget(idle)
@@ -178,8 +199,9 @@ class LiveTracks:
             mib = state.nbytes / 2**20
             self.forget(state)
             raise Overloaded(
-                f"Tracks take more memory than SAM2_TRACK_MEMORY_MIB ({self._capacity_bytes // 2**20}), {mib:.0f} "
-                "MiB of it this one. Its prompts are kept. Remove objects, or try again when others are done.",
+                f"Tracks take more memory than they may ({self._capacity_bytes // 2**20} MiB: "
+                f"SAM2_TRACK_MEMORY_MIB, on a GPU at most a quarter of what is free), {mib:.0f} MiB of it this "
+                "one. Its prompts are kept. Remove objects, or try again when others are done.",
                 retry_after_s=10,
             )
 
@@ -215,4 +237,8 @@ def _attempt(live: ObjectTracks, work: Callable[[ObjectTracks], T]) -> "Outcome[
         result = work(live)
     except TrackError as error:
         return InvalidPrompt(str(error))
+    if isinstance(result, list):  # of masks
+        failures = (overflow(each.object_score, each.iou) for each in result)
+        if (failure := next(filter(None, failures), None)) is not None:
+            return failure
     return Outcome(result, live.nbytes, live.unsettled, live.first_frame)

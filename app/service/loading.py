@@ -122,7 +122,9 @@ def cache_limits(settings: Settings, segmenter: Segmenter, *, memory_bytes: int)
     device = segmenter.cache_bytes
     if device is None:
         device = share if settings.device_cache_mib == "auto" else settings.device_cache_mib * 2**20
-    limits = CacheLimits(device, host_bytes=0 if segmenter.shares_host_memory else host)
+    limits = CacheLimits(
+        device, 0 if segmenter.shares_host_memory else host, track_bytes=segmenter.tracking.most_bytes
+    )
     log.info(
         "Embeddings may take %d MiB%s",
         limits.device_bytes // 2**20,

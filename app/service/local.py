@@ -5,13 +5,15 @@ Adds the stories of more than one step to SegmentationService, and keeps embeddi
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.codecs.answers import Decoded, MaskOptions
 from app.codecs.deep import Stretch
 from app.codecs.prompts import PromptRequest
 from app.errors import ServiceError
 from app.scheduling.deadlines import within
+from app.scheduling.shares import Turns
+from app.segmenter import Segmenter
 from app.service.embedding_export import pack
 from app.service.everything import everything
 from app.service.found_masks import Criteria, Everything
@@ -28,8 +30,10 @@ from app.service.segmentation import (
 )
 from app.service.segmenting import segment
 from app.service.service import SegmentationService, TakenIn
+from app.settings import Settings
 from app.storage.store import ImageRecord
 from app.storage.tiers import DEVICE
+from app.telemetry.metrics import Metrics
 from app.telemetry.stages import StageTimes
 from app.version import VERSION
 from model.types import Embedding
@@ -37,6 +41,11 @@ from model.types import Embedding
 
 class LocalSegmentation(SegmentationService):
     """A Segmentation."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, load: Callable[[], Segmenter]) -> None:
+        super().__init__(settings, metrics, load=load)
+        # Who waits for a worker with an embedding at hand holds it beside those that the cache may hold.
+        self._exports = Turns(settings.workers, reserved=1)
 
     async def embed(
         self,
@@ -124,7 +133,7 @@ class LocalSegmentation(SegmentationService):
         share: str,
     ) -> Exported:
         """Return a file with the feature maps of a picture. Raises what `find` raises."""
-        async with within(self.settings.deadline_s):
+        async with within(self.settings.deadline_s), self._exports.turn(share):
             embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
             segmenter = self.ready()
             # A decoder of other weights would give masks that only look right, so the file says what it is of.

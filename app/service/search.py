@@ -5,8 +5,8 @@ Belongs to the event loop. Does not know where pictures and their embeddings com
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -133,13 +133,18 @@ class Request:
 class Searches:
     """Runs searches, a few at a time. The others wait for their turn."""
 
-    def __init__(self, machinery: Machinery, *, most_prompts: int, most_waiting: int) -> None:
-        """`most_prompts` in one batch, `most_waiting` of one client in the queue of searches."""
+    def __init__(
+        self, machinery: Machinery, *, most_prompts: int, most_waiting: int, most_pictures: int
+    ) -> None:
+        """`most_prompts` in one batch, `most_waiting` of one client in the queue of searches, `most_pictures` of
+        one client that are searched or wait for it.
+        """
         self._searcher, self._workers = machinery.searcher, machinery.workers
         self._encodings = machinery.encodings
         # So that all batches of all searches that run at a time have room in the queue, at once and of one client.
         room = most_waiting // SEARCH_BATCHES
         self._most_prompts = max(1, min(most_prompts, room))
+        self._admitted = Shares(most_pictures)
         self._turns = Turns(SEARCHES_AT_ONCE, reserved=SEARCHES_OF_NEWCOMERS)
         self._cropping = Turns(1, reserved=0)
         self._shares = Shares(_HELD_BYTES)
@@ -149,6 +154,22 @@ class Searches:
     def held_bytes(self) -> int:
         """Memory that masks take at this moment."""
         return self._shares.used
+
+    @asynccontextmanager
+    async def admitted(self, share: str) -> AsyncIterator[None]:
+        """Count a search while the block runs: each holds an embedding, also while it waits for its turn.
+
+        Raises Overloaded.
+        """
+        if not self._admitted.admits(share, 1):
+            held = f"{self._admitted.held(share)} of yours and {self._admitted.used} of all"
+            what = f"Too many pictures are searched or wait for it: {held} (SAM2_MAX_WAITING_IMAGES)."
+            raise Overloaded(f"{what} Try again later.", retry_after_s=10)
+        self._admitted.add(share, 1)
+        try:
+            yield
+        finally:
+            self._admitted.remove(share, 1)
 
     async def run(self, request: Request) -> Everything:
         """Return every object. Within a deadline, which counts from before its turn.

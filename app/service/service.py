@@ -83,7 +83,10 @@ class SegmentationService:
         self._encoder = machinery.encoder
         self._encodings = machinery.encodings
         self.searches = Searches(
-            machinery, most_prompts=settings.batch_prompts, most_waiting=settings.max_waiting_prompts
+            machinery,
+            most_prompts=settings.batch_prompts,
+            most_waiting=settings.max_waiting_prompts,
+            most_pictures=settings.max_waiting_images,
         )
         self.videos = Videos(settings, metrics, machinery, check_ready=self.ready, store=lambda: self.store)
         self.tracks = Tracks(settings, metrics, machinery, service=self)

@@ -68,6 +68,9 @@ class Machinery:
     sharing: "Sharing | None"
     """What several servers share; not open yet."""
     bucket: "Bucket | None"
+    on_full: list[Callable[[float], int]]
+    """What gives memory back where a GPU is out of it: called on the event loop with the fraction (0..1) of what is
+    not in use, returns the number of what it has dropped."""
 
     def drain(self) -> None:
         """Reject new and waiting work."""
@@ -101,12 +104,17 @@ def wire(
     device = DeviceThread()
     device.on_idle = return_freed_memory
     workers = Workers(settings.workers)
+    on_full: list[Callable[[float], int]] = []
+
+    async def give_back(fraction: float) -> int:
+        return sum(each(fraction) for each in on_full)
 
     # Both are called on the device thread, but the store belongs to the event loop.
     def shed(fraction: float) -> int:
         segmenter = loaded()
         if segmenter is not None and not segmenter.shares_host_memory:
-            return 0  # a GPU's memory for embeddings is taken once, and evicting frees none of it
+            # A GPU's memory for embeddings is taken once, and evicting frees none of it.
+            return device.await_loop(lambda: give_back(fraction))
         return device.await_loop(lambda: store().shed(fraction))
 
     def make_room() -> bool:
@@ -207,5 +215,5 @@ def wire(
     watchdog = Watchdog(device, limit_s=settings.watchdog_s)
     bucket = bucket_by(settings, metrics)
     return Machinery(
-        device, watchdog, workers, decoder, searcher, encoder, encodings, tracker, sharing, bucket
+        device, watchdog, workers, decoder, searcher, encoder, encodings, tracker, sharing, bucket, on_full
     )

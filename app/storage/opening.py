@@ -45,11 +45,13 @@ class SharingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """What embeddings may take of the two kinds of memory."""
+    """What embeddings may take of the two kinds of memory, and tracks."""
 
     device_bytes: int
     host_bytes: int
     """0 if the device is the host."""
+    track_bytes: int | None = None
+    """What was left of a GPU for tracks, which may be less than their setting. None: the setting alone counts."""
 
 
 async def open_store(

@@ -4,6 +4,7 @@ That takes as long as two clicks and 40 MiB, so those of the last pictures are k
 """
 
 import weakref
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,18 +54,21 @@ class SearchedPictures:
 
     def __init__(self, weights: SearchWeights) -> None:
         self._weights = weights
-        self._kept: list[tuple[weakref.ref[Tensor], SearchedPicture]] = []
+        # By the id of the embedding's rows, the last one used last. An embedding may be dropped on any thread, at
+        # any moment of a search: each change is one operation of a dict.
+        self._kept: dict[int, tuple[weakref.ref[Tensor], SearchedPicture]] = {}
 
     def of(self, embedding: Embedding) -> SearchedPicture:
         """Return what is kept of a picture, or make it."""
         rows = embedding.image_rows
-        for i, (ref, picture) in enumerate(self._kept):
-            if ref() is rows:
-                self._kept.append(self._kept.pop(i))
-                return picture
-        picture = SearchedPicture(self._weights, embedding)
-        self._kept = [*self._kept[-MOST_PICTURES + 1 :], (weakref.ref(rows, self._forget), picture)]
-        return picture
+        place = id(rows)  # no other's before `_forget` has returned
+        kept = self._kept.pop(place, None)
+        if kept is None:
+            kept = weakref.ref(rows, partial(self._forget, place)), SearchedPicture(self._weights, embedding)
+        self._kept[place] = kept
+        for oldest in list(self._kept)[:-MOST_PICTURES]:
+            self._kept.pop(oldest, None)
+        return kept[1]
 
-    def _forget(self, ref: weakref.ref[Tensor]) -> None:
-        self._kept = [each for each in self._kept if each[0] is not ref]
+    def _forget(self, place: int, _: weakref.ref[Tensor]) -> None:
+        self._kept.pop(place, None)

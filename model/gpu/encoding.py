@@ -89,6 +89,7 @@ class Encoding:
         self._copied: Mark | None = None
         """Behind the last copy out of `_shrunk`."""
         self._is_waiting = False
+        """Whether pictures may be expected: an encode runs, and there was memory for them so far."""
         self._expected: list[weakref.ref[Pixels]] = []
         """The pictures that are in `_shrunk` already, for the batch that follows."""
         self._slots = torch.zeros(most, device=gpu.device, dtype=torch.int64)
@@ -139,7 +140,10 @@ class Encoding:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return  # its own encode will say so, if there is no memory then either
+            # Not at the next look, a tenth of a millisecond later, with the whole upload once more: after this
+            # batch. Its own encode says so, if there is no memory then either.
+            self._is_waiting = False
+            return
         self._expected.append(weakref.ref(image))
 
     def warm_up(self) -> Embedding:

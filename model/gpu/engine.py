@@ -36,10 +36,12 @@ class GpuEngine:
         """
         self._model, self._gpu, self._options, self._preprocess = model, gpu, options, preprocess
         with naming_the_settings(options):
-            kept, reason = self._kept()
+            kept, reason, track_bytes = self._kept()
             self.arena, self._encoding, self._decoding = self._parts(kept + num_slots_beside(options))
         self.cache_bytes = kept * slot_bytes(model)
         """Bytes for embeddings that somebody keeps."""
+        self.track_bytes = track_bytes
+        """Bytes that were left for what tracks remember; None where that was not measured."""
         # Weights and constants were made on the stream that is current here, and are read on others.
         gpu.settle()
         log.info(
@@ -86,14 +88,18 @@ class GpuEngine:
             self._decoding.warm_up(self._encoding.warm_up())
         self._gpu.trim()  # of the runs before the captures nothing is used again
 
-    def _kept(self) -> tuple[int, str]:
-        """Embeddings that the cache may hold, and why, for the log. Raises ValueError where none fits."""
+    def _kept(self) -> tuple[int, str, int | None]:
+        """Embeddings that the cache may hold, why, for the log, and bytes for tracks, where they are measured.
+
+        Raises ValueError where no embedding fits.
+        """
         options, one, spare = self._options, slot_bytes(self._model), num_slots_beside(self._options)
         if options.cache_mib is None:
             room = self._room()
             if (kept := room.num_slots(self._model) - spare) < 1:
                 raise _too_little_memory(options, str(room))
-            return kept, f" (SAM2_DEVICE_CACHE_MIB=auto: {room})"
+            of_tracks = room.tracks_get if self._model.config.video is not None else None
+            return kept, f" (SAM2_DEVICE_CACHE_MIB=auto: {room})", of_tracks
         kept, free = max(1, options.cache_mib * 2**20 // one), self._gpu.free_bytes()
         if (kept + spare) * one > free:
             # Not left to the driver: that of Windows does not fail, but goes on in host memory, ten times slower.
@@ -101,7 +107,7 @@ class GpuEngine:
                 f"{kept + spare} embeddings of {one / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
             )
             raise _too_little_memory(options, reason)
-        return kept, ""
+        return kept, "", None
 
     def _parts(self, slots: int) -> tuple[Arena, Encoding, Decoding]:
         model, gpu, options = self._model, self._gpu, self._options

@@ -12,7 +12,7 @@ from app.service import search
 from app.settings import Settings
 from tests.app.requests_under_way import start
 from tests.app.service.searches import FOUND, LINES, asking, stepping
-from tests.fakes import error, picture, serving, until
+from tests.fakes import LONG_S, error, picture, serving, until
 
 
 async def test_every_step_is_a_line_and_the_reply_is_the_last() -> None:
@@ -99,6 +99,24 @@ async def test_few_run_at_once_and_a_newcomer_is_one_of_them() -> None:
         await asyncio.gather(*requests)
         assert [len(caller.lines[-1]["masks"]) > 0 for caller in callers] == [True] * 4
         assert turns._taken == 0
+
+
+async def test_no_more_wait_than_pictures_may() -> None:
+    """Each holds an embedding, beside those that the cache may hold, for as long as it waits."""
+    async with stepping(Settings(max_waiting_images=3)) as (served, model):
+        callers = [asking() for _ in range(3)]
+        requests = [caller.request(served) for caller in callers]
+        await model.wait_until_entered()
+        await until(lambda: all(caller.lines for caller in callers))
+        refused = await asyncio.wait_for(served.post("/everything", {"image_id": "dots"}), LONG_S)
+        assert error(refused) == (503, "overloaded")
+        assert "SAM2_MAX_WAITING_IMAGES" in refused.text
+        callers[2].gone.set()
+        await requests[2]
+        model.held = False
+        model.gate.set()
+        await asyncio.gather(*requests)
+        assert (await served.post("/everything", {"image_id": "dots"})).status_code == 200
 
 
 async def test_a_queue_for_one_prompt_takes_searches_too() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -109,17 +110,41 @@ def test_scores_are_computed_in_float32_in_half_precision_too() -> None:
 
 
 def test_what_is_kept_of_a_picture_goes_with_its_embedding(runner: Sam2Runner) -> None:
-    runner._search_decoder._pictures._kept.clear()
-    several = runner.encode([image(str(i), 40, 40) for i in range(MOST_PICTURES + 1)])
     kept = runner._search_decoder._pictures._kept
+    kept.clear()
+    several = runner.encode([image(str(i), 40, 40) for i in range(MOST_PICTURES + 1)])
     for count, embedding in enumerate(several, start=1):
         runner.decode([(embedding, searching(PROMPTS["click"]))])
-        kept = runner._search_decoder._pictures._kept
         assert len(kept) == min(count, MOST_PICTURES)
-    made = kept[0][1]
+    _, made = next(iter(kept.values()))
     runner.decode([(several[1], searching(PROMPTS["click"]))])
-    kept = runner._search_decoder._pictures._kept
-    assert (len(kept), kept[-1][1]) == (MOST_PICTURES, made)
+    assert len(kept) == MOST_PICTURES
+    assert list(kept.values())[-1][1] is made
     del several, embedding
     gc.collect()
-    assert not runner._search_decoder._pictures._kept
+    assert not kept
+
+
+def test_a_picture_may_be_deleted_at_any_moment_of_a_search_of_another(
+    runner: Sam2Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time that the search looks whether what is kept is of its picture, another one goes."""
+    pictures = runner._search_decoder._pictures
+    pictures._kept.clear()
+    searched, *others = runner.encode([image(str(i), 40, 40) for i in range(3)])
+
+    class Watched(weakref.ref[torch.Tensor]):
+        def __call__(self) -> torch.Tensor | None:
+            found = super().__call__()
+            if found is searched.image_rows and others:
+                others.pop()
+                gc.collect()
+            return found
+
+    monkeypatch.setattr("model.cpu.searched_picture.weakref.ref", Watched)
+    for each in (0, 1):
+        pictures.of(others[each])
+    first = pictures.of(searched)
+    assert pictures.of(searched) is first
+    others.clear()
+    assert len(pictures._kept) == 1

@@ -25,10 +25,14 @@ OPTIONS = GpuOptions(cache_mib=1, batch_images=2, batch_prompts=8)
 
 
 def make_gpu_runner(
-    *, gpu: HostGpu | None = None, options: GpuOptions = OPTIONS, dtype: torch.dtype = torch.float32
+    *,
+    gpu: HostGpu | None = None,
+    options: GpuOptions = OPTIONS,
+    dtype: torch.dtype = torch.float32,
+    config: Sam2Config = SMALL,
 ) -> Sam2Runner:
     with torch.device("meta"):
-        model = Sam2(SMALL)
+        model = Sam2(config)
     untrained_parameters(model, device=HostGpu.device, dtype=dtype)
     return Sam2Runner(model, name="gpu", weights_fingerprint="gpu", gpu=gpu or HostGpu(), gpu_options=options)
 

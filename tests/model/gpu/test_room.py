@@ -98,9 +98,24 @@ def test_a_model_for_pictures_leaves_nothing_to_tracks() -> None:
         gpu = HostGpu()
         gpu.free = 1100 * MIB
         options = GpuOptions(track_mib=10)
-        found.append(len(GpuEngine(model, gpu, options, preprocess=lambda image: image).arena))
+        engine = GpuEngine(model, gpu, options, preprocess=lambda image: image)
+        found.append((len(engine.arena), engine.track_bytes))
         gpu.peaks.clear()
-    assert (found[0] - found[1]) * slot_bytes(model) == 10 * MIB
+    (without, none), (beside, tracks) = found
+    assert (without - beside) * slot_bytes(model) == 10 * MIB
+    assert (none, tracks) == (None, 10 * MIB)
+
+
+def test_tracks_hear_that_they_have_a_quarter_of_a_small_card() -> None:
+    """They took what the settings say, the reserve of clicks and pictures too."""
+    gpu = HostGpu()
+    gpu.free = 1100 * MIB
+    measured, said = (
+        make_gpu_runner(gpu=gpu, config=CONFIG, options=GpuOptions(cache_mib=cache, track_mib=1024))
+        for cache in (None, 1)
+    )
+    assert measured.tracking.most_bytes == (gpu.free - PICTURE_BYTES - MARGIN_BYTES) // 4
+    assert said.tracking.most_bytes is None
 
 
 def test_a_card_that_is_too_small_is_told_what_to_lower() -> None:
