@@ -31,6 +31,13 @@ class Trouble:
     most_at_once: int = 0
     _at_once: int = 0
 
+    def until_idle(self) -> None:
+        """Wait until no request is under way, as after a cut: the server notices that when it can."""
+        end = time.monotonic() + LONG_S
+        while self._at_once:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["path"] == "/readyz":

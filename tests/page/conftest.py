@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ from tests.fakes import FakeSegmenter
 from tests.page.scene import SCENE, answer
 from tests.page.visitor import PATIENCE_S, Visitor
 from tests.page.web_tools import WebTool
-from tests.server import free_port
 
 _BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 """The first has no windows, so it opens a page in a third of the time of the others."""
@@ -40,8 +40,7 @@ class PageServer:
     """The whole service around a fake segmenter, on a port of 127.0.0.1, in a thread."""
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.port = 0
         self.settings = settings or Settings(workers=2)
         self.start()
 
@@ -51,11 +50,13 @@ class PageServer:
         self.received: list[str] = []
         app = self._noting(create_app(self.settings, self.segmenter))
         self._server = uvicorn.Server(
-            uvicorn.Config(
-                app, port=self.port, log_config=None, log_level="error", timeout_graceful_shutdown=1
-            )
+            uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1)
         )
-        self._thread = threading.Thread(target=self._server.run)
+        # Bound from the start: another process could take a port that is chosen first and bound later.
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
         self._thread.start()
         end = time.monotonic() + PATIENCE_S
         while not self._ready():
@@ -78,8 +79,9 @@ class PageServer:
 
     def forget(self) -> None:
         """Delete every picture."""
-        for image in httpx.get(f"{self.url}images", trust_env=False).json()["images"]:
-            httpx.delete(f"{self.url}images/{image['image_id']}", trust_env=False)
+        with httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE_S) as client:
+            for image in client.get("images").json()["images"]:
+                client.delete(f"images/{image['image_id']}")
 
     def _noting(self, app: ASGIApp) -> ASGIApp:
         async def noting(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +92,9 @@ class PageServer:
         return noting
 
     def _ready(self) -> bool:
-        return self._server.started and httpx.get(f"{self.url}readyz", trust_env=False).is_success
+        if not self._server.started:
+            return False
+        return httpx.get(f"{self.url}readyz", trust_env=False, timeout=PATIENCE_S).is_success
 
 
 def chromium() -> str | None:
