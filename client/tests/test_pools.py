@@ -44,7 +44,8 @@ def test_a_forked_process_has_connections_of_its_own(served: Served) -> None:
         timeout=LONG_S * 4,
     )
     assert done.returncode == 0, done.stderr
-    assert len(served.trouble.peers) == 2, "one for each process"
+    # One for each process, and another where the child took longer than httpx keeps the parent's idle one.
+    assert len(served.trouble.peers) >= 2
 
 
 def test_a_closed_client_stays_closed_after_a_fork(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
