@@ -18,7 +18,7 @@ from tests.server import ROOT, environment
 def ready(url: str) -> bool:
     """Wait until the server has its model."""
     for _ in range(2000):
-        response = httpx.get(f"{url}/readyz", trust_env=False)
+        response = httpx.get(f"{url}/readyz", trust_env=False, timeout=LONG_S)
         if response.is_success:
             return True
         time.sleep(0.01)

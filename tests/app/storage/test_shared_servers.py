@@ -93,7 +93,8 @@ async def test_pictures_a_minute_are_those_at_all_servers(url: str, tmp_path: Pa
     async with two(url, tmp_path, pictures_per_minute=3) as (one, other):
         for shade in range(3):
             served = (one, other)[shade % 2]
-            assert (await served.embed(picture(shade=shade))).status_code == 200
+            await served.embed(picture(shade=shade), f"p{shade}")
+            await on_disk(served, f"p{shade}")
         refused = await one.embed(picture(shade=3))
         assert error(refused) == (429, "rate_limited")
         assert 15 <= int(refused.headers["Retry-After"]) <= 20

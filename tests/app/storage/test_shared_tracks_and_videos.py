@@ -75,6 +75,7 @@ async def test_without_the_database_known_tracks_go_on_and_are_written_later(tmp
         async with two(server.new_database(), tmp_path, deadline_s=4) as (one, other):
             for number in range(3):
                 await one.embed(picture(shade=number), f"f{number}")
+                await on_disk(one, f"f{number}")
             await begin_track(one, "run")
             await other.client.get("/tracks/run")
             await other.service.store.tend()
