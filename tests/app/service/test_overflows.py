@@ -52,7 +52,7 @@ async def test_others_in_the_batch_are_answered() -> None:
         await served.embed(picture(shade=DARK + 1), "day")
         segmenter.gate.clear()
         first = asyncio.create_task(served.click("day"))
-        await segmenter.wait_until_entered()
+        await until(lambda: bool(segmenter.decoded))  # it is at the gate; the encodes have entered before
         others = [asyncio.create_task(served.click(name)) for name in ("night", "day")]
         await until(lambda: served.service._decoder.waiting == 2)
         segmenter.gate.set()
