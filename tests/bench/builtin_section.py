@@ -20,13 +20,11 @@ from model.runner import load_runner
 from model.training.export import read_weights
 from model.types import Pixels, Prompt
 from tests.bench.agreement import check
-from tests.bench.peer_onnx import OnnxRuntime, export
 from tests.bench.peer_transformers import Transformers
-from tests.bench.report import ONNX, OURS, TRANSFORMERS, Row, timed_rows
+from tests.bench.report import HALF, TRANSFORMERS, Row, timed_rows
 from tests.bench.sides import Ours, Side
 from tests.bench.timing import take_turns
 from tests.bench.traffic import HEIGHT, WIDTH
-from tests.bench.weights import plain_model
 from tests.bench.workbench import Workbench
 
 SCENES = Path(__file__).parents[1] / "data" / "scenes"
@@ -44,22 +42,17 @@ def builtin(bench: Workbench) -> list[Row]:
         name: [runner.encode([picture])[0] for picture in pictures] for name, runner in runners.items()
     }
     transformers = Transformers(state, pictures, name=TRANSFORMERS, dtype=torch.float32, variant=BUILTIN)
-    onnx = OnnxRuntime(
-        export(plain_model(state, variant=BUILTIN)),
-        pictures,
-        name=ONNX,
-        num_threads=bench.num_threads,
-    )
     maps = [embedding.to_arrays(np.float32) for embedding in embeddings[bench.ours[0]]]
-    for peer in (transformers, onnx):
+    peers = [transformers, *bench.graph_peers(state, pictures, variant=BUILTIN)]
+    for peer in peers:
         peer.take(maps)
-    sides: list[Side] = [transformers, onnx]
+    sides: list[Side] = [*peers]
     sides += [Ours(runner, embeddings[name], name=name) for name, runner in runners.items()]
 
     rows = []
     for picture, click in enumerate(clicks):
         case = f"a click on picture {picture + 1}"
-        rows += check(sides, [click], case=case, size=(HEIGHT, WIDTH), half=[OURS[1]], picture=picture)
+        rows += check(sides, [click], case=case, size=(HEIGHT, WIDTH), half=HALF, picture=picture)
     calls = {side.name: partial(_one_by_one, side, clicks) for side in sides}
     times = take_turns(calls, bench.effort(30, quick_seconds=5))
     each = {name: [t / len(clicks) for t in seconds] for name, seconds in times.items()}

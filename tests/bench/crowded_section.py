@@ -20,8 +20,9 @@ from model.network.config import BUILTIN
 from model.runner import Sam2Runner, load_runner
 from model.training.export import read_weights
 from tests.bench.builtin_section import scenes
-from tests.bench.peer_onnx import OnnxRuntime, export
+from tests.bench.peer_onnx import OnnxRuntime
 from tests.bench.peer_transformers import Transformers
+from tests.bench.plain_decoder import export
 from tests.bench.report import ONNX, TRANSFORMERS, Row
 from tests.bench.sides import Ours, Side
 from tests.bench.timing import summarise, take_turns

@@ -9,14 +9,14 @@ import numpy as np
 
 from model.types import Prompt
 from tests.bench.agreement import check
-from tests.bench.report import OURS, Row, timed_rows
+from tests.bench.report import HALF, Row, timed_rows
 from tests.bench.timing import Effort, take_turns
 from tests.bench.workbench import CLICK, CROWD, HEIGHT, WIDTH, Workbench
 
 
 def click(bench: Workbench) -> list[Row]:
     """Time one click with three masks on an 1800 x 1200 picture: the decoder alone, and up to RLE."""
-    rows = check(bench.sides, [CLICK], case="one click", size=(HEIGHT, WIDTH), half=[OURS[1]])
+    rows = check(bench.sides, [CLICK], case="one click", size=(HEIGHT, WIDTH), half=HALF)
     effort = bench.effort(30, quick_seconds=5)
     alone = {side.name: partial(side.decode, 0, [CLICK]) for side in bench.sides}
     rows += timed_rows("click", "decoder alone", take_turns(alone, effort))
@@ -26,7 +26,7 @@ def click(bench: Workbench) -> list[Row]:
 
 def boxes(bench: Workbench) -> list[Row]:
     """Time 16 and 64 boxes on one picture, with the best mask of each, up to RLE."""
-    rows = check(bench.sides, some_boxes(16), case="16 boxes", size=(HEIGHT, WIDTH), half=[OURS[1]])
+    rows = check(bench.sides, some_boxes(16), case="16 boxes", size=(HEIGHT, WIDTH), half=HALF)
     for count in (16, 64):
         prompts = some_boxes(count)
         calls = {side.name: partial(side.answer, 0, prompts) for side in bench.sides}

@@ -3,7 +3,7 @@
 With `--before COMMIT` our own code of that commit takes part. Does not know about prompts and HTTP.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter, process_time
 from types import ModuleType
@@ -31,7 +31,6 @@ from tests.bench.weights import VARIANT, golden_state, save_checkpoint
 from tests.bench.workbench import Workbench
 
 LARGE = "sam2.1_hiera_large"
-DTYPES = (torch.float32, torch.bfloat16)
 
 Encodes = dict[str, Callable[[], object]]
 
@@ -41,7 +40,7 @@ def encode(bench: Workbench) -> list[Row]:
     picture = bench.pictures[0]
     runners = dict(bench.runners)
     if bench.earlier:
-        for name, dtype in _chosen(BEFORE, bench):
+        for name, dtype in bench.of_precisions(BEFORE):
             runners[name] = bench.earlier.load_runner(
                 VARIANT, checkpoint=bench.checkpoint, device="cpu", dtype=str(dtype).removeprefix("torch.")
             )
@@ -52,11 +51,11 @@ def encode(bench: Workbench) -> list[Row]:
         (1, ONE_THREAD, process_time),
     ):
         sides: Encodes = {TRANSFORMERS: partial(bench.transformers.encode, picture)}
-        for name, dtype in _chosen(OPENVINO, bench):
+        for name, dtype in bench.of_precisions(OPENVINO):
             peer = OpenVino(graph, dtype=dtype, num_threads=threads)
             sides[name] = partial(peer.encode, picture)
         sides |= {name: partial(runner.encode, [picture]) for name, runner in runners.items()}
-        for name, dtype in _chosen(FLOORS, bench):
+        for name, dtype in bench.of_precisions(FLOORS):
             sides[name] = floor.products(VARIANT, dtype)
         if not rows:
             rows += _check(bench, sides)
@@ -102,12 +101,6 @@ def _large(bench: Workbench, earlier: ModuleType) -> list[Row]:
     )
 
 
-def _chosen(names: Sequence[str], bench: Workbench) -> list[tuple[str, torch.dtype]]:
-    """Those sides of a pair whose precision takes part."""
-    pairs = zip(OURS, names, DTYPES, strict=True)
-    return [(name, dtype) for ours, name, dtype in pairs if ours in bench.ours]
-
-
 def _with_threads(threads: int, call: Callable[[], object]) -> None:
     torch.set_num_threads(threads)
     call()
@@ -118,7 +111,7 @@ def _check(bench: Workbench, sides: Encodes) -> list[Row]:
     expected = bench.transformers.encode(bench.pictures[0])[-1][0].numpy()
     found = {
         name: bench.embeddings[name][0].to_arrays(np.float32)["image_embed"][0] for name in bench.ours
-    } | {name: sides[name]() for name, _ in _chosen(OPENVINO, bench)}
+    } | {name: sides[name]() for name, _ in bench.of_precisions(OPENVINO)}
     most = dict(zip(OURS, (1e-3, 0.03), strict=True))
     rows = []
     for name, embed in found.items():

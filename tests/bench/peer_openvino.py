@@ -1,9 +1,9 @@
-"""OpenVINO on our plain image encoder, exported to ONNX: what a user might pick instead on a CPU.
+"""OpenVINO on our plain image encoder and decoder, exported to ONNX: what a user might pick instead on a CPU.
 
-Only encodes. Pictures are prepared as ours are.
+Pictures are prepared as ours are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.network.preprocessing import Preprocessing
 from model.network.sam2 import Sam2
 from model.types import Pixels
+from tests.bench.plain_decoder import GraphPeer
 from tests.bench.weights import VARIANT, plain_model
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -55,16 +56,10 @@ def export_encoder(state: Mapping[str, Tensor], path: Path, *, variant: str = VA
 
 
 class OpenVino:
-    """The compiled graph for one precision and one number of threads."""
+    """The compiled graph of the encoder for one precision and one number of threads."""
 
     def __init__(self, graph: Path, *, dtype: torch.dtype, num_threads: int) -> None:
-        core = openvino.Core()
-        options = {
-            "INFERENCE_PRECISION_HINT": HINTS[dtype],
-            "INFERENCE_NUM_THREADS": num_threads,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        self._request = core.compile_model(graph, "CPU", options).create_infer_request()
+        self._request = _request(graph, dtype=dtype, num_threads=num_threads)
         side = self._request.get_input_tensor().shape[-1]
         self._preprocess = Preprocessing(side=side, device=torch.device("cpu"))
 
@@ -72,3 +67,31 @@ class OpenVino:
         """Pixels to image_embed (c, h, w)."""
         prepared = self._preprocess(torch.from_numpy(picture))[None].numpy()
         return self._request.infer([prepared])[0][0]
+
+
+class OpenVinoDecoder(GraphPeer):
+    """The compiled graph of the decoder for one precision and one number of threads."""
+
+    def __init__(
+        self, graph: bytes, pictures: Sequence[Pixels], *, name: str, dtype: torch.dtype, num_threads: int
+    ) -> None:
+        self._request = _request(graph, dtype=dtype, num_threads=num_threads)
+        mask_size = self._request.get_tensor("mask_input").shape[-1]
+        super().__init__(pictures, name=name, mask_size=mask_size)
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.generic]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """See GraphPeer."""
+        outputs = self._request.infer(inputs, share_inputs=True)
+        return outputs["logits"], outputs["iou"]
+
+
+def _request(graph: Path | bytes, *, dtype: torch.dtype, num_threads: int) -> openvino.InferRequest:
+    options = {
+        "INFERENCE_PRECISION_HINT": HINTS[dtype],
+        "INFERENCE_NUM_THREADS": num_threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    return core.compile_model(core.read_model(graph), "CPU", options).create_infer_request()

@@ -16,6 +16,8 @@ OURS = ("ours float32", "ours bfloat16")
 ONNX = "ONNX Runtime"
 TRANSFORMERS = "transformers"
 OPENVINO = ("OpenVINO float32", "OpenVINO bfloat16")
+HALF = (OURS[1], OPENVINO[1])
+"""The sides of the decoder's sections that compute in half precision."""
 BEFORE = ("before float32", "before bfloat16")
 """Our own code of an earlier commit (`--before`)."""
 FLOORS = ("floor float32", "floor bfloat16")

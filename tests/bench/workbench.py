@@ -4,7 +4,7 @@ Does not know about time.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,11 @@ from model.runner import Sam2Runner, load_runner
 from model.types import Embedding, Pixels, Prompt
 from tests.bench.discs import disc_state
 from tests.bench.earlier import runner_module
-from tests.bench.peer_onnx import OnnxRuntime, export
+from tests.bench.peer_onnx import OnnxRuntime
+from tests.bench.peer_openvino import OpenVinoDecoder
 from tests.bench.peer_transformers import Transformers
-from tests.bench.report import ONNX, OURS, TRANSFORMERS
+from tests.bench.plain_decoder import GraphPeer, export
+from tests.bench.report import ONNX, OPENVINO, OURS, TRANSFORMERS
 from tests.bench.server import RunningServer, serve
 from tests.bench.sides import Ours, Side
 from tests.bench.timing import Effort
@@ -98,17 +100,34 @@ class Workbench:
         """The peer transformers, without embeddings."""
         return Transformers(self.state, self.pictures, name=TRANSFORMERS, dtype=torch.float32)
 
+    def of_precisions(self, names: Sequence[str]) -> list[tuple[str, torch.dtype]]:
+        """Return those of a pair of sides, float32 and bfloat16, whose precision our sides have, with it."""
+        return [
+            (name, dtype)
+            for name, ours, dtype in zip(names, OURS, (torch.float32, torch.bfloat16), strict=True)
+            if ours in self.ours
+        ]
+
+    def graph_peers(
+        self, state: Mapping[str, torch.Tensor], pictures: Sequence[Pixels], *, variant: str = VARIANT
+    ) -> list[GraphPeer]:
+        """The sides that run the decoder as an ONNX graph, without embeddings."""
+        graph = export(plain_model(state, variant=variant))
+        peers: list[GraphPeer] = [OnnxRuntime(graph, pictures, name=ONNX, num_threads=self.num_threads)]
+        return peers + [
+            OpenVinoDecoder(graph, pictures, name=name, dtype=dtype, num_threads=self.num_threads)
+            for name, dtype in self.of_precisions(OPENVINO)
+        ]
+
     @cached_property
     def sides(self) -> list[Side]:
         """The sides of the decoder's sections. All except our bfloat16 decode the same float32 embeddings."""
         maps = [embedding.to_arrays(np.float32) for embedding in self.embeddings[self.ours[0]]]
-        onnx = OnnxRuntime(
-            export(plain_model(self.state)), self.pictures, name=ONNX, num_threads=self.num_threads
-        )
-        for peer in (self.transformers, onnx):
+        peers = [self.transformers, *self.graph_peers(self.state, self.pictures)]
+        for peer in peers:
             peer.take(maps)
         ours = [Ours(self.runners[name], self.embeddings[name], name=name) for name in self.ours]
-        return [self.transformers, onnx, *ours]
+        return [*peers, *ours]
 
     @cached_property
     def server(self) -> RunningServer:
