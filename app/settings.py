@@ -204,8 +204,8 @@ class Settings(ClientSettings, BaseSettings):
     max_waiting_prompts: Annotated[int, AfterValidator(check_holds_a_request)] = Field(
         1024,
         ge=1,
-        description="Most prompts of one client that wait for the decoder, and as many of searches; of all clients "
-        "together, a third more. Requests beyond this get 503.",
+        description="Most prompts of one client that wait for the decoder, as many of searches, and as many "
+        "requests on pictures that are not on the device; of all clients together, a third more. Beyond this: 503.",
     )
     max_bodies_mib: Annotated[int, AfterValidator(check_holds_an_upload)] = Field(
         1024,

@@ -76,8 +76,9 @@ class LocalSegmentation(SegmentationService):
     async def recall(self, image_id: str, *, tenant: str, times: StageTimes, share: str) -> Embedded:
         """Return a stored picture, embedded again if only its upload was kept. Raises what `find` raises."""
         model = self.ready().name
-        embedding = await self.find(image_id, tenant=tenant, times=times, share=share)
-        return _describe(image_id, embedding, model, cached=True)
+        held = self._fetching.held(image_id, tenant=tenant, times=times, share=share)
+        async with self._deadline(), held as embedding:
+            return _describe(image_id, embedding, model, cached=True)
 
     async def segment(
         self,

@@ -22,6 +22,7 @@ from app.scheduling.deadlines import left_s, within
 from app.segmenter import Segmenter
 from app.service.decodings import Job, shape_all
 from app.service.digests import digest_of
+from app.service.fetching import Fetching
 from app.service.loading import cache_limits, load_video_half
 from app.service.search import Searches
 from app.service.tracks import Tracks
@@ -76,12 +77,11 @@ class SegmentationService:
             settings, metrics, ready=self.ready, loaded=lambda: self._segmenter, store=lambda: self.store
         )
         self._sharing, self._bucket = machinery.sharing, machinery.bucket
-        self._device = machinery.device
-        self._watchdog = machinery.watchdog
-        self._workers = machinery.workers
-        self._decoder, self._searcher = machinery.decoder, machinery.searcher
-        self._encoder = machinery.encoder
-        self._encodings = machinery.encodings
+        self._device, self._watchdog = machinery.device, machinery.watchdog
+        self._workers, self._encodings = machinery.workers, machinery.encodings
+        self._encoder, self._decoder = machinery.encoder, machinery.decoder
+        self._searcher = machinery.searcher
+        self._fetching = Fetching(settings, store=lambda: self.store, find=self.find)
         self.searches = Searches(
             machinery,
             most_prompts=settings.batch_prompts,
@@ -242,12 +242,9 @@ class SegmentationService:
 
         Raises a ServiceError for an unknown image, a bad prompt, a full queue or a missed deadline.
         """
-        async with self._deadline():
-            segmenter = self.ready()
-            if isinstance(image, Embedding):
-                embedding = image
-            else:
-                embedding = await self.find(image, tenant=tenant, times=times, share=share)
+        segmenter = self.ready()
+        held = self._fetching.held(image, tenant=tenant, times=times, share=share)
+        async with self._deadline(), held as embedding:
             height, width = embedding.height, embedding.width
             check_number(len(requests), most=self.settings.max_prompts)
             resolve = partial(
