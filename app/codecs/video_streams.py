@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -80,16 +80,19 @@ def open_container(file: BinaryIO, demuxer: Demuxer) -> InputContainer:
 
     av.logging.set_level(av.logging.PANIC)  # what FFmpeg says of uploaded files
     file.seek(0)
+    # PyAV 19 has no such option: it keeps bytes that are no text.
+    errors: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
-        return av.open(
+        container = av.open(
             file,
             mode="r",
             format=demuxer,
             io_open=_refuse,
             container_options={"codec_whitelist": ",".join(CODECS), "protocol_whitelist": "none"},
             buffer_size=_READ_AT_ONCE,
-            metadata_errors="replace",
+            **errors,
         )
+        return cast("InputContainer", container)
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise InvalidVideo(f"The video cannot be opened ({_reason(error)}). Save it again.") from error
 
