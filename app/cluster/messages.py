@@ -96,7 +96,8 @@ class Messages(asyncio.Protocol):
                 raise ConnectionError("The connection has ended.")
             piece, rest = rest[:_PIECE_BYTES], rest[_PIECE_BYTES:]
             head = _HEAD.pack(kind | _MORE if rest else kind, number, len(piece))
-            self._transport.writelines((head, piece))
+            # Not writelines: before Python 3.12.9 and 3.13.2 it never pauses, whatever waits (CPython's gh-127655).
+            self._transport.write(b"".join((head, piece)))
             if not rest:
                 return
 

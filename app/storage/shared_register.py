@@ -71,8 +71,9 @@ class SharedRegister:
         await self._try_to_catch_up()
 
     async def close(self) -> None:
-        """Write what is pending."""
+        """Write what is pending, and let the copy go."""
         await self.tend()
+        self._copy.close()
 
     def now(self) -> float:
         """Return the time by which names have their ages."""

@@ -18,7 +18,7 @@ from tests.small_videos import FRAMES, number_of
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.cluster.asking._FIRST_PAUSE_S", 0)
-    monkeypatch.setattr(remote_videos, "PART_BYTES", len(CLIP) // 3)
+    monkeypatch.setattr(remote_videos, "PART_BYTES", -(-len(CLIP) // 4))  # four parts
 
 
 async def test_a_large_file_travels_in_parts_and_none_is_left(tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ def test_a_register_in_memory_is_read_while_it_is_written() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert file.find(names[-1].key) == names[-1]
+    file.close()
 
 
 def test_servers_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:

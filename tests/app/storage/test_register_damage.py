@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,9 @@ async def test_a_clock_that_goes_back_loses_no_name(tmp_path: Path, monkeypatch:
 
 def test_only_a_damaged_file_counts_as_damaged() -> None:
     assert not is_damage(sqlite3.OperationalError("disk I/O error"))
-    with pytest.raises(sqlite3.OperationalError) as missing:
-        sqlite3.connect(":memory:").execute("SELECT * FROM nothing")
+    with (
+        closing(sqlite3.connect(":memory:")) as connection,
+        pytest.raises(sqlite3.OperationalError) as missing,
+    ):
+        connection.execute("SELECT * FROM nothing")
     assert not is_damage(missing.value)

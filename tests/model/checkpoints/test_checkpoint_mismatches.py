@@ -39,6 +39,9 @@ def test_says_how_many_and_which_parameters_do_not_fit(tmp_path):
     assert all(tensor.is_meta for tensor in module.state_dict().values())
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Validating sparse tensor invariants"
+)  # torch 2.14 says that it takes time
 def test_sparse_weights_do_not_fit(tmp_path):
     weights = box_weights()
     weights["grid"] = weights["grid"].to_sparse()
