@@ -181,6 +181,7 @@ class _Parts:
             # without application segments and comments, except the two that define the colours: JFIF's and Adobe's
             elif marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
                 self.kept.append(segment)
+        self.kept = [_undisputed(part, self.components) for part in self.kept]
         self.is_arithmetic = kind in _ARITHMETIC
         if not has_end and (self.is_arithmetic or not self._coverage.is_whole or at < len(data)):
             raise InvalidImage("The JPEG is cut off: it ends before its last scan does. Send the whole file.")
@@ -204,6 +205,25 @@ class _Parts:
         stop = _first(_NEXT, data, end)
         self.kept += [header, data[end:stop].rstrip(b"\xff")]  # fill, or half of what is cut off
         return stop
+
+
+def _undisputed(part: bytes, components: int) -> bytes:
+    """Return JFIF's and Adobe's segments with numbers that libjpeg knows, and any other part of a JPEG as it is.
+
+    Of an unknown revision or transform, libjpeg warns and takes these. TurboJPEG makes an error of a warning there.
+    """
+    if part[:2] == b"\xff\xe0" and part[4:9] == b"JFIF\0" and len(part) > 10:
+        return part[:9] + b"\1\1" + part[11:]
+    usual = {3: 1, 4: 2}.get(components)
+    if (
+        part[:2] == b"\xff\xee"
+        and part[4:9] == b"Adobe"
+        and len(part) > 15
+        and usual
+        and part[15] not in (0, usual)
+    ):
+        return part[:15] + bytes((usual,)) + part[16:]
+    return part
 
 
 def claimed_pixels(data: bytes) -> int | None:

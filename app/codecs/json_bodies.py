@@ -170,19 +170,16 @@ def _take_out(body: bytes, token: str) -> tuple[bytes, list[Pieces]]:
 def _long_text(body: bytes, start: int, end: int) -> Pieces | None:
     r"""Return a long string of JSON, from `start` to `end` of a body; None if the parser is to read or refuse it.
 
-    That is for rare ones: with letters beyond ASCII, or where a piece would end between a backslash and the one
-    that escapes it, as in RLE. Escaped line ends and signs are common in base64: PHP writes "/" as \/, .NET writes
-    "+" as \u002B.
+    That is for rare ones, with letters beyond ASCII. Escaped line ends and signs are common in base64: PHP writes
+    "/" as \/, .NET writes "+" as \u002B. RLE has escaped backslashes.
     """
     pieces: list[str] = []
     at = start
     while at < end:
         piece = body[at : min(at + _PIECE, end)]
-        if (
-            at + len(piece) < end
-        ):  # the last backslash begins an escape, or else what is before it is no string
+        if at + len(piece) < end:  # no escape may be cut
             cut = piece.rfind(b"\\", len(piece) - _LONGEST_ESCAPE + 1)
-            piece = piece[:cut] if cut > 0 else piece
+            piece = piece[:cut] if cut > 0 and not _is_escaped(piece, cut) else piece
         try:
             text = from_json(b'"%b"' % piece)
         except ValueError:

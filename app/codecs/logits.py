@@ -53,4 +53,6 @@ def decode_logits(text: str, *, size: tuple[int, int]) -> npt.NDArray[np.float32
     logits = np.frombuffer(values, np.dtype(_DTYPES[bytes_per_value])).reshape(size).astype(np.float32)
     if not np.isfinite(logits).all():
         raise ValueError("it holds values that are not finite")
+    if (np.abs(logits) > LOGIT_LIMIT).any():  # the network could overflow, and call that its own fault
+        raise ValueError(f"it holds values beyond {LOGIT_LIMIT:g}, which no reply has")
     return logits

@@ -143,12 +143,14 @@ class Reader:
 
     def read(self, video: Video, number: int, check: Callable[[], None]) -> Pixels:
         """Return a chosen frame as shown. Raises InvalidFrame if its data are broken."""
+        import av
+
         frame = self.frame_at(int(video.frames.ticks[number]), check)
         if frame is None:
             raise InvalidFrame.of_number(number, video.frames.times_s[number])
         try:
             return to_pixels(frame, video.geometry)
-        except (OSError, ValueError) as error:  # FFmpeg cannot convert frames of its pixel format
+        except (av.FFmpegError, ValueError) as error:  # it cannot convert such pixels, or scale them so much
             raise InvalidFrame.of_number(number, video.frames.times_s[number]) from error
 
     def frame_at(self, at: int, check: Callable[[], None]) -> VideoFrame | None:

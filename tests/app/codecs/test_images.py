@@ -1,5 +1,6 @@
 """Pictures of every kind that docs/http-api.md lists decode to RGB with the right colours."""
 
+import io
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -193,3 +194,16 @@ def test_many_threads_get_what_one_gets() -> None:
     with ThreadPoolExecutor(8) as pool:
         for result, data in zip(pool.map(decoded, files), files, strict=True):
             np.testing.assert_array_equal(result, decoded(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("number", [0, 1, 2, 9])
+def test_a_jpeg_with_a_strange_number_in_its_head_is_read_as_everybody_reads_it(
+    mode: str, number: int
+) -> None:
+    """JFIF's revision, or Adobe's transform: of unknown ones libjpeg warns, and goes on."""
+    data = bytearray(encoded(Image.fromarray(gradient()).convert(mode), "JPEG", keep_rgb=mode == "RGB"))
+    data[data.index(b"Adobe") + 11 if b"Adobe" in data else data.index(b"JFIF\0") + 5] = number
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(decoded(bytes(data)), expected)

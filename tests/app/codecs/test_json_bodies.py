@@ -138,6 +138,8 @@ WRITTEN = {
     ".NET": PICTURE.replace("+", "\\u002B"),
     "an escape at the end": PICTURE + "\\n",
     "one escape after another": "\\n" * 9000,
+    "escaped backslashes": PICTURE.replace("9", "\\\\"),
+    "one escaped backslash after another": "\\\\" * 9000,
 }
 
 

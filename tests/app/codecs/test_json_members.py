@@ -119,3 +119,15 @@ def test_the_middle_of_a_long_string_is_passed_over(cut: int, monkeypatch: pytes
     monkeypatch.setattr(json_members, "_PIECE", 8)
     values = ["-" * cut + "\\" + "a" * 40 + '"' + "b,]" * 20, 1, "\\" * 9 + "c" * 30]
     assert [parsed(each) for each in items(memoryview(json.dumps(values).encode()))] == values
+
+
+def test_a_name_is_not_looked_for_in_megabytes() -> None:
+    """One step of an expression over 60 MB would hold up all other threads for two seconds."""
+    spaces = " " * 2**17
+    for size in (60_000, 2**17):
+        text = memoryview(f'{{{spaces}"{"a" * size}": 1, "b": 2}}'.encode())
+        if size == 60_000:
+            assert [len(name) for name in fields(text)] == [size, 1]
+        else:
+            with pytest.raises(NotJson, match="more than 65536 bytes"):
+                fields(text)

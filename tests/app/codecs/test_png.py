@@ -181,3 +181,17 @@ def test_damaged_transparency_has_no_say(kind: int) -> None:
     assert (decoded(png(values, kind, 8, whole))[3, 3] == 255).all()
     damaged = png(values, kind, 8, whole[:-4] + b"else")
     np.testing.assert_array_equal(decoded(damaged), decoded(png(values, kind, 8)))
+
+
+def test_the_size_is_the_one_that_was_checked() -> None:
+    """Pillow takes the last of several headers. By its size, 500 bytes took gigabytes, and the server died."""
+    huge = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 10**9, 8, 2, 0, 0, 0))
+    small = png(values_of(2, 8)[:1, :1], 2, 8, huge)
+    # a palette that is cut off reaches into the transparency, which is written behind it and holds the header
+    swallowed = bytes(8) + struct.pack(">I", 99) + b"tRNS"
+    transparency = struct.pack(">I", zlib.crc32(b"PLTE" + swallowed)) + huge + struct.pack(">I", 64) + b"IDAT"
+    cut_palette = struct.pack(">I", len(swallowed)) + b"PLTE" + bytes(8)
+    head = small[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 3, 0, 0, 0))
+    for bomb in (small, head + chunk(b"tRNS", transparency.ljust(99, b"\0")) + cut_palette):
+        with pytest.raises(InvalidImage, match="two headers"):
+            decoded(bomb)

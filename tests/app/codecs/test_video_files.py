@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -13,6 +14,7 @@ from av.stream import Disposition
 from app.codecs import video_files
 from app.codecs.video_containers import CONVERT
 from app.codecs.video_files import Reader
+from app.codecs.video_pixels import Geometry
 from app.errors import ImageTooLarge, InvalidFrame, InvalidVideo, VideoTooLarge
 from tests.app.codecs.read_videos import frames_of, nothing, reader, surveyed
 from tests.small_videos import (
@@ -129,6 +131,14 @@ def test_a_broken_frame_is_an_error_of_its_own(container: str, codec: str) -> No
                 decoder.read(video, number, nothing)
         else:
             assert number_of(decoder.read(video, number, nothing)) == number
+
+
+def test_a_frame_that_ffmpeg_cannot_scale_is_an_error_in_words() -> None:
+    """Its pixels are thousands of times as high as wide."""
+    data = clip(frames=2, size=(16, 2))
+    video = replace(surveyed(data), geometry=Geometry((16, 40_000), 1))
+    with pytest.raises(InvalidFrame, match="Frame 0 "):
+        reader(data, video).read(video, 0, nothing)
 
 
 def test_what_is_advised_for_other_files_does_for_an_odd_width_and_height() -> None:

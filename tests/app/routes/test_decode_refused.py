@@ -1,5 +1,8 @@
 """POST /decode: rejected requests get the reason and the place in the request."""
 
+import base64
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -55,7 +58,10 @@ async def test_logits_that_are_damaged_or_of_another_model_are_refused() -> None
         text = masks_in(await served.post("/decode", request))[0]["logits"]
         other = encode_logits(np.zeros((64, 64), np.float32), bytes_per_value=4)
         not_finite = encode_logits(np.full((MASK_SIDE, MASK_SIDE), np.nan, np.float32), bytes_per_value=4)
+        values = np.full((MASK_SIDE, MASK_SIDE), 3e38, "<f4").tobytes()
+        head = struct.pack("<4sBHHI", b"SAML", 4, MASK_SIDE, MASK_SIDE, zlib.crc32(values))
         for bad, words in (
+            (base64.urlsafe_b64encode(head + values).decode(), "beyond 32"),
             (text[:-4], "damaged"),
             (text[:400] + ("A" if text[400] != "A" else "B") + text[401:], "damaged"),
             (other, "64x64 logits; this model's are 32x32"),
