@@ -32,6 +32,8 @@ QUIET_S = 60.0
 MARGIN_S = 0.5
 """A request is told in words so long before its deadline, which says nothing of PostgreSQL."""
 RETRY_AFTER_S = 5
+BEHIND_S = 70.0
+"""After a trouble, until each server has written what had to wait for names: videos within a minute."""
 
 
 class UnusableDatabase(Exception):
@@ -70,6 +72,8 @@ class Postgres:
         self._is_draining = False
         self._probing: asyncio.Task[None] | None = None
         self._since: float | None = None
+        self._answered = self._answered_before = monotonic()  # when it last did, and before the last trouble
+        self._back = float("-inf")
         self._reason = ""
         self._last_logged = float("-inf")
         self._is_logged = False  # since the trouble began
@@ -115,6 +119,15 @@ class Postgres:
             async with asyncio.timeout(patience_s):
                 await self._may_go_on.wait()
         self._check()
+
+    @property
+    def held_up_s(self) -> float:
+        """For how long servers may not have written what has a name, because of this trouble or the last one.
+
+        In seconds, from when the database last answered before it; 0 without one, or long after it.
+        """
+        is_over = self._since is None and monotonic() - self._back > BEHIND_S
+        return 0.0 if is_over else monotonic() - self._answered_before
 
     def unreachable(self) -> NamesUnreachable:
         """Return the error of a request that cannot be answered without the database."""
@@ -185,6 +198,8 @@ class Postgres:
         self._reason = self.explain(error)
         now = monotonic()
         if self._since is None:
+            if now - self._back > BEHIND_S:  # else servers are behind with what waited for the trouble before
+                self._answered_before = self._answered
             self._since = now
         if now - self._last_logged >= QUIET_S:
             self._last_logged, self._is_logged = now, True
@@ -197,9 +212,11 @@ class Postgres:
 
     def _over(self) -> None:
         if self._since is None or self._is_read_only:
+            self._answered = monotonic()
             return  # what reads works while what writes fails
         if self._is_logged:
             log.warning("PostgreSQL at %s works again, after %.0f s.", self.place, monotonic() - self._since)
+        self._answered = self._back = monotonic()
         self._since, self._is_logged = None, False
 
     async def _probe(self) -> None:

@@ -16,6 +16,7 @@ from time import monotonic
 
 from app.errors import ImageIdConflict
 from app.names_errors import NamesUnreachable
+from app.storage.arriving import YOUNG_S
 from app.storage.pages import Placed
 from app.storage.postgres import Postgres
 from app.storage.postgres_line import Connection
@@ -95,6 +96,14 @@ class SharedRegister:
             return
         with suppress(NamesUnreachable):
             await look()
+
+    async def check_arrived(self, content: str) -> None:
+        """Raise NamesUnreachable if a content that is nowhere was named when no server could write it."""
+        await self.catch_up(waits=False)  # whether the database answers
+        if held_up_s := self._postgres.held_up_s:
+            names = map(self._copy.find, self._copy.keys_of(content))
+            if any(name and self.now() - name.created < held_up_s + YOUNG_S for name in names):
+                raise self._postgres.unreachable()
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""

@@ -64,6 +64,29 @@ async def test_without_the_database_known_names_stay_and_new_ones_wait(
         assert ids(ours) == ["new", "truck"]
 
 
+async def test_what_was_named_just_before_a_loss_may_be_written_until_a_while_after_it(
+    frail: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(frail.new_database()) as ours:
+        await ours.add(name("old", B, created=ours.now() - 60), replace=False)
+        await ours.add(name("new", A), replace=False)
+        await ours.check_arrived(A)  # it can be asked, so what is not there is lost
+        frail.kill()
+        try:
+            for _ in range(2):
+                await ours.check_arrived(B)
+                with pytest.raises(NamesUnreachable):
+                    await ours.check_arrived(A)
+        finally:
+            frail.start()
+        async with within(LONG_S):
+            await ours.catch_up()
+        with pytest.raises(NamesUnreachable):
+            await ours.check_arrived(A)  # another server may not have noticed yet that it can write
+        monkeypatch.setattr(postgres_module, "BEHIND_S", 0)
+        await ours.check_arrived(A)
+
+
 async def _within_a_request(register: NameRegister) -> None:
     async with within(LONG_S):
         await register.add(name("new", B), replace=False)
