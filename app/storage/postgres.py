@@ -32,8 +32,10 @@ QUIET_S = 60.0
 MARGIN_S = 0.5
 """A request is told in words so long before its deadline, which says nothing of PostgreSQL."""
 RETRY_AFTER_S = 5
-BEHIND_S = 70.0
-"""After a trouble, until each server has written what had to wait for names: videos within a minute."""
+APART_S = 70.0
+"""Troubles that begin sooner after one another are one: servers are still behind with what had to wait."""
+EITHER_SIDE_S = 5.0
+"""Before and after a trouble, which servers notice at different times: what is named is written a moment later."""
 
 
 class UnusableDatabase(Exception):
@@ -120,14 +122,18 @@ class Postgres:
                 await self._may_go_on.wait()
         self._check()
 
-    @property
-    def held_up_s(self) -> float:
-        """For how long servers may not have written what has a name, because of this trouble or the last one.
+    def held_up(self, ago_s: float, *, behind_s: float) -> bool:
+        """Whether what was named so many seconds ago may not be written yet, for this trouble or the last one.
 
-        In seconds, from when the database last answered before it; 0 without one, or long after it.
+        `behind_s` is the time after a trouble until each server has written what had to wait.
         """
-        is_over = self._since is None and monotonic() - self._back > BEHIND_S
-        return 0.0 if is_over else monotonic() - self._answered_before
+        now = monotonic()
+        named_at = now - ago_s
+        if named_at < self._answered_before - EITHER_SIDE_S:
+            return False
+        return self._since is not None or (
+            now < self._back + behind_s and named_at < self._back + EITHER_SIDE_S
+        )
 
     def unreachable(self) -> NamesUnreachable:
         """Return the error of a request that cannot be answered without the database."""
@@ -198,7 +204,7 @@ class Postgres:
         self._reason = self.explain(error)
         now = monotonic()
         if self._since is None:
-            if now - self._back > BEHIND_S:  # else servers are behind with what waited for the trouble before
+            if now - self._back > APART_S:
                 self._answered_before = self._answered
             self._since = now
         if now - self._last_logged >= QUIET_S:

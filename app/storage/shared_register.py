@@ -16,7 +16,6 @@ from time import monotonic
 
 from app.errors import ImageIdConflict
 from app.names_errors import NamesUnreachable
-from app.storage.arriving import YOUNG_S
 from app.storage.pages import Placed
 from app.storage.postgres import Postgres
 from app.storage.postgres_line import Connection
@@ -31,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _FORGET_S = 600.0
 """Between two times that the clock is set, and old removals are forgotten."""
+
+BEHIND_S = {"image": 10.0, "video": 70.0}
+"""After a trouble, until each server has written what had to wait for names."""
 
 _USES_AT_ONCE = 5000
 """In one statement, which has 5 s. After an outage a server may have a use of every name to tell."""
@@ -53,7 +55,7 @@ class SharedRegister:
         on_unnamed: Callable[[str], None],
     ) -> None:
         """Create a register; `open` reads the names. `ttl_s` 0: names do not expire."""
-        self._postgres, self._names = postgres, SharedNames(kind)
+        self._postgres, self._kind, self._names = postgres, kind, SharedNames(kind)
         self._clock, self._ttl_s, self._on_unnamed = clock, ttl_s, on_unnamed
         self._copy = RegisterFile(None)
         self._seen = -1
@@ -100,10 +102,12 @@ class SharedRegister:
     async def check_arrived(self, content: str) -> None:
         """Raise NamesUnreachable if a content that is nowhere was named when no server could write it."""
         await self.catch_up(waits=False)  # whether the database answers
-        if held_up_s := self._postgres.held_up_s:
-            names = map(self._copy.find, self._copy.keys_of(content))
-            if any(name and self.now() - name.created < held_up_s + YOUNG_S for name in names):
-                raise self._postgres.unreachable()
+        names = map(self._copy.find, self._copy.keys_of(content))
+        if any(
+            name and self._postgres.held_up(self.now() - name.created, behind_s=BEHIND_S[self._kind])
+            for name in names
+        ):
+            raise self._postgres.unreachable()
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""

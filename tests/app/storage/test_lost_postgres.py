@@ -11,7 +11,7 @@ from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import within
 from app.settings import Settings
 from app.storage import postgres as postgres_module
-from app.storage import postgres_line
+from app.storage import postgres_line, shared_register
 from app.storage.postgres import Postgres
 from app.storage.registers import NameRegister
 from app.storage.sharing import Sharing
@@ -83,7 +83,9 @@ async def test_what_was_named_just_before_a_loss_may_be_written_until_a_while_af
             await ours.catch_up()
         with pytest.raises(NamesUnreachable):
             await ours.check_arrived(A)  # another server may not have noticed yet that it can write
-        monkeypatch.setattr(postgres_module, "BEHIND_S", 0)
+        await ours.add(name("later", "c" * 64, created=ours.now() + 60), replace=False)
+        await ours.check_arrived("c" * 64)
+        monkeypatch.setitem(shared_register.BEHIND_S, "image", 0)
         await ours.check_arrived(A)
 
 
