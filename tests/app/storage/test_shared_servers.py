@@ -271,7 +271,7 @@ async def test_embeddings_that_wait_for_the_database_are_no_trouble_of_the_folde
             server.kill()  # before anything is written
             tiers.save_all()
             await tiers.tend()
-            assert tiers._unsaved
+            await until(lambda: bool(tiers._unsaved))  # the maintenance may be trying it at this moment
             assert "SAM2_CACHE_DIR" not in caplog.text
             assert "PostgreSQL" in caplog.text
             server.start()
