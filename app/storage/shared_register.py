@@ -102,11 +102,9 @@ class SharedRegister:
     async def check_arrived(self, content: str) -> None:
         """Raise NamesUnreachable if a content that is nowhere was named when no server could write it."""
         await self.catch_up(waits=False)  # whether the database answers
+        held_up = partial(self._postgres.held_up, behind_s=BEHIND_S[self._kind])
         names = map(self._copy.find, self._copy.keys_of(content))
-        if any(
-            name and self._postgres.held_up(self.now() - name.created, behind_s=BEHIND_S[self._kind])
-            for name in names
-        ):
+        if any(name and held_up(self.now() - name.created) for name in names):
             raise self._postgres.unreachable()
 
     def use(self, name: ImageName) -> None:
