@@ -4,12 +4,14 @@ import asyncio
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from app.scheduling.deadlines import within
 from app.storage.written import Written
 from model.types import Embedding
 from tests.app.storage.kept_images import on_disk
@@ -144,6 +146,7 @@ async def test_without_the_database_known_pictures_are_served(tmp_path: Path) ->
             ready = await one.client.get("/readyz")
             assert (ready.status_code, ready.json()) == (200, {"status": "ready", "names": "unreachable"})
             assert "sam2_names_reachable 0.0" in (await one.client.get("/metrics")).text
+            one.service._deadline = partial(within, LONG_S)  # PostgreSQL may take long to start
             waiting = asyncio.create_task(one.embed(picture(shade=2), "late"))
             await asyncio.sleep(0)
             server.start()
