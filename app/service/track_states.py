@@ -73,16 +73,18 @@ class TrackStates:
         return known
 
     async def newest(self, *, tenant: str, limit: int, after: str | None) -> list[TrackState]:
-        """Return at most `limit` tracks that follow `after`, newest first. Raises TrackNotFound."""
-        await self._catch_up(waits=False)
+        """Return at most `limit` tracks that follow `after`, newest first.
+
+        Raises TrackNotFound, and NamesUnreachable if other servers may have the track `after`.
+        """
+        place, key = (None, None) if after is None else (place_in(after), Key(tenant, after))
+        await self._catch_up(waits=key is not None and place is None and key not in self._states)
         own = [each for each in self._states.values() if each.tenant == tenant]
         own.sort(key=lambda each: (each.created, each.track_id), reverse=True)
-        if after is None:
+        if key is None:
             return own[:limit]
-        place = place_in(after)
         if place is None:
-            last = self._states.get(Key(tenant, after))
-            if last is None:
+            if (last := self._states.get(key)) is None:
                 raise TrackNotFound(f"after={after!r} names no track. Start again without it.")
             place = Place(last.created, last.track_id)
         return [each for each in own if (each.created, each.track_id) < place][:limit]

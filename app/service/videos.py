@@ -185,7 +185,7 @@ class Videos:
             content, _ = await self._numbered(video_id, number, tenant=tenant, share=share)
             with times.during("frame"):
                 return await self._job(
-                    video_id, lambda: write_picture(self._read(content, number), kind), share=share
+                    video_id, content, lambda: write_picture(self._read(content, number), kind), share=share
                 )
 
     async def frame_id(self, video_id: str, number: int, *, tenant: str, share: str) -> str:
@@ -218,7 +218,7 @@ class Videos:
                 with store.claim(image_id, tenant=tenant) as claim:
                     joining = self._encodings.join(picture, source, times, share, claim=claim)
                     try:
-                        embedding = await self._job(video_id, joining, share=share)
+                        embedding = await self._job(video_id, content, joining, share=share)
                     except VideoNotFound:  # of another video of this file, perhaps, whose reading was joined
                         if not is_joined:
                             raise
@@ -255,7 +255,7 @@ class Videos:
             return video
         open_file = partial(io.BytesIO, data) if data is not None else partial(self._files.open, content)
         job = partial(self._open_videos.describe, content, open_file, sampling_of(content))
-        return await self._job(video_id, job, share=share)
+        return await self._job(video_id, content, job, share=share)
 
     def _read(self, content: str, number: int) -> Pixels:
         """Decode a frame, in a worker thread."""
@@ -271,11 +271,17 @@ class Videos:
         self._metrics.video_frames.labels("decoded").inc()
         return pixels
 
-    async def _job(self, video_id: str, job: Callable[[], T] | Awaitable[T], *, share: str) -> T:
-        """Run a job in a worker thread, or wait for it, and say in words that the video's file is gone."""
+    async def _job(
+        self, video_id: str, content: str, job: Callable[[], T] | Awaitable[T], *, share: str
+    ) -> T:
+        """Run a job in a worker thread, or wait for it, and say in words that the video's file is gone.
+
+        Raises NamesUnreachable if another server may not have written it yet.
+        """
         try:
             return await (self._workers.run(job, share=share) if callable(job) else job)
         except VideoGone as error:
+            await self._register.check_arrived(content)
             raise VideoNotFound.fallen_out(video_id) from error
 
     async def _check_name(self, name: str, content: str, *, tenant: str, replace: bool) -> None:

@@ -32,6 +32,10 @@ QUIET_S = 60.0
 MARGIN_S = 0.5
 """A request is told in words so long before its deadline, which says nothing of PostgreSQL."""
 RETRY_AFTER_S = 5
+APART_S = 70.0
+"""Troubles that begin sooner after one another are one: servers are still behind with what had to wait."""
+EITHER_SIDE_S = 5.0
+"""Before and after a trouble, which servers notice at different times: what is named is written a moment later."""
 
 
 class UnusableDatabase(Exception):
@@ -70,6 +74,8 @@ class Postgres:
         self._is_draining = False
         self._probing: asyncio.Task[None] | None = None
         self._since: float | None = None
+        self._answered = self._answered_before = monotonic()  # when it last did, and before the last trouble
+        self._back = float("-inf")
         self._reason = ""
         self._last_logged = float("-inf")
         self._is_logged = False  # since the trouble began
@@ -115,6 +121,19 @@ class Postgres:
             async with asyncio.timeout(patience_s):
                 await self._may_go_on.wait()
         self._check()
+
+    def held_up(self, ago_s: float, *, behind_s: float) -> bool:
+        """Whether what was named so many seconds ago may not be written yet, for this trouble or the last one.
+
+        `behind_s` is the time after a trouble until each server has written what had to wait.
+        """
+        now = monotonic()
+        named_at = now - ago_s
+        if named_at < self._answered_before - EITHER_SIDE_S:
+            return False
+        return self._since is not None or (
+            now < self._back + behind_s and named_at < self._back + EITHER_SIDE_S
+        )
 
     def unreachable(self) -> NamesUnreachable:
         """Return the error of a request that cannot be answered without the database."""
@@ -185,6 +204,8 @@ class Postgres:
         self._reason = self.explain(error)
         now = monotonic()
         if self._since is None:
+            if now - self._back > APART_S:
+                self._answered_before = self._answered
             self._since = now
         if now - self._last_logged >= QUIET_S:
             self._last_logged, self._is_logged = now, True
@@ -197,9 +218,11 @@ class Postgres:
 
     def _over(self) -> None:
         if self._since is None or self._is_read_only:
+            self._answered = monotonic()
             return  # what reads works while what writes fails
         if self._is_logged:
             log.warning("PostgreSQL at %s works again, after %.0f s.", self.place, monotonic() - self._since)
+        self._answered = self._back = monotonic()
         self._since, self._is_logged = None, False
 
     async def _probe(self) -> None:

@@ -18,13 +18,7 @@ from app.errors import ImageIdConflict
 from app.storage.damaged_files import is_damage, move_aside
 from app.storage.disk_trouble import DiskTrouble
 from app.storage.pages import Placed
-from app.storage.register_file import (
-    Change,
-    ImageName,
-    Key,
-    RegisterFile,
-    open_register,
-)
+from app.storage.register_file import Change, ImageName, Key, RegisterFile, open_register
 
 T = TypeVar("T")
 
@@ -89,6 +83,9 @@ class Register:
 
     async def catch_up(self, *, waits: bool = True) -> None:
         """Do nothing: `find` reads what other processes did."""
+
+    async def check_arrived(self, content: str) -> None:
+        """Do nothing: who names a content here need not wait for others to write it."""
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""

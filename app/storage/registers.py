@@ -34,6 +34,9 @@ class NameRegister(Protocol):
     async def catch_up(self, *, waits: bool = True) -> None:
         """See to it that `find` knows what other servers did. Raises NamesUnreachable, unless it need not wait."""
 
+    async def check_arrived(self, content: str) -> None:
+        """Raise NamesUnreachable if a content may not be written yet because names could not be asked for."""
+
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""
 

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 _FORGET_S = 600.0
 """Between two times that the clock is set, and old removals are forgotten."""
 
+BEHIND_S = {"image": 10.0, "video": 70.0}
+"""After a trouble, until each server has written what had to wait for names."""
+
 _USES_AT_ONCE = 5000
 """In one statement, which has 5 s. After an outage a server may have a use of every name to tell."""
 
@@ -52,7 +55,7 @@ class SharedRegister:
         on_unnamed: Callable[[str], None],
     ) -> None:
         """Create a register; `open` reads the names. `ttl_s` 0: names do not expire."""
-        self._postgres, self._names = postgres, SharedNames(kind)
+        self._postgres, self._kind, self._names = postgres, kind, SharedNames(kind)
         self._clock, self._ttl_s, self._on_unnamed = clock, ttl_s, on_unnamed
         self._copy = RegisterFile(None)
         self._seen = -1
@@ -96,6 +99,14 @@ class SharedRegister:
             return
         with suppress(NamesUnreachable):
             await look()
+
+    async def check_arrived(self, content: str) -> None:
+        """Raise NamesUnreachable if a content that is nowhere was named when no server could write it."""
+        await self.catch_up(waits=False)  # whether the database answers
+        held_up = partial(self._postgres.held_up, behind_s=BEHIND_S[self._kind])
+        names = map(self._copy.find, self._copy.keys_of(content))
+        if any(name and held_up(self.now() - name.created) for name in names):
+            raise self._postgres.unreachable()
 
     def use(self, name: ImageName) -> None:
         """Record a use of a name."""

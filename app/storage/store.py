@@ -155,8 +155,10 @@ class EmbeddingStore:
         )
 
     async def find_upload(self, content: str) -> bytes | None:
-        """Return the picture file of a content; None if it was not kept."""
-        return await self.tiers.find_upload(content)
+        """Return a picture's file; None if it was not kept. Raises NamesUnreachable if it may come yet."""
+        if (upload := await self.tiers.find_upload(content)) is None and self._has_files:
+            await self._register.check_arrived(content)
+        return upload
 
     def put(self, content: str, embedding: Embedding) -> None:
         """Hold an embedding in memory. It needs a name before a client can use it."""
@@ -282,16 +284,8 @@ class EmbeddingStore:
 
     async def _name(self, claim: Claim, content: str, embedding: Embedding, *, replace: bool) -> None:
         now = self._register.now()
-        name = ImageName(
-            claim.tenant,
-            claim.name,
-            content,
-            embedding.height,
-            embedding.width,
-            embedding.nbytes,
-            created=now,
-            used=now,
-        )
+        size = embedding.height, embedding.width, embedding.nbytes
+        name = ImageName(claim.tenant, claim.name, content, *size, created=now, used=now)
         for unnamed in await self._register.add(name, replace=replace):
             self._drop_unnamed(unnamed)
 

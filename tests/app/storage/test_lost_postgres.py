@@ -11,7 +11,7 @@ from app.names_errors import NamesUnreachable
 from app.scheduling.deadlines import within
 from app.settings import Settings
 from app.storage import postgres as postgres_module
-from app.storage import postgres_line
+from app.storage import postgres_line, shared_register
 from app.storage.postgres import Postgres
 from app.storage.registers import NameRegister
 from app.storage.sharing import Sharing
@@ -62,6 +62,31 @@ async def test_without_the_database_known_names_stay_and_new_ones_wait(
         assert "geheim" not in caplog.text
     async with opened(url) as ours:
         assert ids(ours) == ["new", "truck"]
+
+
+async def test_what_was_named_just_before_a_loss_may_be_written_until_a_while_after_it(
+    frail: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(frail.new_database()) as ours:
+        await ours.add(name("old", B, created=ours.now() - 60), replace=False)
+        await ours.add(name("new", A), replace=False)
+        await ours.check_arrived(A)  # it can be asked, so what is not there is lost
+        frail.kill()
+        try:
+            for _ in range(2):
+                await ours.check_arrived(B)
+                with pytest.raises(NamesUnreachable):
+                    await ours.check_arrived(A)
+        finally:
+            frail.start()
+        async with within(LONG_S):
+            await ours.catch_up()
+        with pytest.raises(NamesUnreachable):
+            await ours.check_arrived(A)  # another server may not have noticed yet that it can write
+        await ours.add(name("later", "c" * 64, created=ours.now() + 60), replace=False)
+        await ours.check_arrived("c" * 64)
+        monkeypatch.setitem(shared_register.BEHIND_S, "image", 0)
+        await ours.check_arrived(A)
 
 
 async def _within_a_request(register: NameRegister) -> None:

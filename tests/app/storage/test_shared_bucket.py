@@ -148,6 +148,7 @@ async def test_what_another_server_names_before_it_is_removed_stays(
     ):
         await one.embed(picture(), "truck")
         await on_disk(one, "truck")
+        await saved(one)  # else what it writes is discarded again at once, as its name is gone
         removals = one.service.store._kept.removals
         assert removals is not None
         is_free = threading.Event()

@@ -3,11 +3,15 @@
 import asyncio
 import shutil
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from app.scheduling.deadlines import within
 from app.storage.written import Written
 from model.types import Embedding
 from tests.app.storage.kept_images import on_disk
@@ -142,6 +146,7 @@ async def test_without_the_database_known_pictures_are_served(tmp_path: Path) ->
             ready = await one.client.get("/readyz")
             assert (ready.status_code, ready.json()) == (200, {"status": "ready", "names": "unreachable"})
             assert "sam2_names_reachable 0.0" in (await one.client.get("/metrics")).text
+            one.service._deadline = partial(within, LONG_S)  # PostgreSQL may take long to start
             waiting = asyncio.create_task(one.embed(picture(shade=2), "late"))
             await asyncio.sleep(0)
             server.start()
@@ -153,6 +158,54 @@ async def test_without_the_database_known_pictures_are_served(tmp_path: Path) ->
             await until(lambda: not one.service.store.tiers._tasks)
             await other.service.store.tend()
             assert await names(other) == await names(one)
+
+
+async def test_without_the_database_what_another_server_could_not_write_is_not_said_to_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told so uploads again, or tells a user that it is gone."""
+    with running_postgres() as server:
+        async with two(server.new_database(), tmp_path, deadline_s=4) as (one, other):
+            assert (await one.embed(picture(shade=9), "early")).status_code == 200
+            await on_disk(one, "early")
+            goes_on = threading.Event()
+            for place in (one.service.store.tiers.files, one.service.videos._files._place):
+                monkeypatch.setattr(place, "write_beside", _after(goes_on, place.write_beside))  # type: ignore[union-attr]
+            assert (await one.embed(picture(), "truck")).status_code == 200
+            kind = {"Content-Type": "video/mp4"}
+            walk = one.client.post(
+                "/videos", content=clip(frames=3), params={"video_id": "walk"}, headers=kind
+            )
+            sending = asyncio.create_task(walk)
+            await until(lambda: one.service.videos._register.find("walk", tenant="") is not None)
+            assert await names(other) == ["truck", "early"]
+            assert (await other.client.get("/videos")).json()["videos"][0]["video_id"] == "walk"
+            server.kill()
+            goes_on.set()
+            assert (await sending).status_code == 200
+            for reply in await asyncio.gather(
+                other.click("truck"), other.client.get("/videos/walk"), other.client.get("/tracks?after=run")
+            ):
+                assert error(reply) == (503, "names_unreachable")
+                assert reply.headers["Retry-After"] == "5"
+            for each in (one, other):
+                assert (await each.click("early")).status_code == 200
+            assert (await one.click("truck")).status_code == 200
+            server.start()
+            async with asyncio.timeout(LONG_S):
+                while (reply := await other.click("truck")).status_code == 503:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert reply.status_code == 200
+            await one.service.videos.upkeep.tend()
+            assert (await other.client.get("/videos/walk")).status_code == 200
+
+
+def _after(event: threading.Event, write: Callable[..., Written | None]) -> Callable[..., Written | None]:
+    def late(*given: Any) -> Written | None:
+        assert event.wait(LONG_S)
+        return write(*given)
+
+    return late
 
 
 async def test_a_picture_that_was_deleted_elsewhere_a_moment_ago_can_be_sent_again(
@@ -221,7 +274,7 @@ async def test_embeddings_that_wait_for_the_database_are_no_trouble_of_the_folde
             server.kill()  # before anything is written
             tiers.save_all()
             await tiers.tend()
-            assert tiers._unsaved
+            await until(lambda: bool(tiers._unsaved))  # the maintenance may be trying it at this moment
             assert "SAM2_CACHE_DIR" not in caplog.text
             assert "PostgreSQL" in caplog.text
             server.start()
