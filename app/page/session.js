@@ -21,44 +21,50 @@ export class Session extends EventTarget {
   #storage = null;
   #full = () => {}; // says once that the browser stores no more
   #storing = Promise.resolve(); // one file after the other is read
+  #unstored = 0;
   #elsewhere = new Set(); // ids of what another window has changed since this one was used: written here, it would be lost
   #catching = new Set(); // those of them that are being read
 
-  /** Load what an earlier visit stored. If the browser stores nothing, say so once; all else works. */
+  /** Load what is stored. If the browser stores nothing, say so once; all else works. */
   async open(notice) {
-    let said = false;
+    addEventListener("beforeunload", (event) => this.#unstored && event.preventDefault());
     this.#full = () => {
-      if (!said) notice.tell("This browser stores no more for this page. What you do from now on is lost when you close the window.");
-      said = true;
+      this.#full = () => {};
+      notice.tell("This browser stores no more for this page. What you do from now on is lost when you close the window.");
     };
     try {
       this.#storage = await Storage.open();
       this.#storage.onwritten = (id) => this.#elsewhere.add(id);
-      for (const comes of ["focus", "visibilitychange", "pointerover", "focusin"]) addEventListener(comes, () => this.#catchUp());
+      for (const name of ["focus", "visibilitychange", "pointerover", "focusin"]) addEventListener(name, () => this.#catchUp());
       this.pictures = await Promise.all((await this.#storage.load()).map(revived));
     } catch {
       notice.tell("This browser stores nothing for this page. Your work is lost when you close the window.");
     }
-    const looked = this.pictures.find(({ id }) => id === values.get("sam2-current"));
-    this.show(looked ?? this.pictures[0] ?? null);
+    this.show(this.pictures.find(({ id }) => id === values.get("sam2-current")) ?? this.pictures[0] ?? null);
   }
 
   /** Add picture files. Returns how many of the files were pictures. */
   add(files) {
     const found = [...files].filter((file) => file.type.startsWith("image/") || /\.(heic|avif|tiff?|bmp)$/i.test(file.name));
-    const added = found.map((file, at) => {
-      const id = `${Date.now()}-${String(at).padStart(4, "0")}`; // sorts in this order when they are read back
-      return new Picture({ id, name: file.name || "pasted.png", file });
+    found.forEach((file, at) => {
+      const id = `${Date.now()}-${String(at).padStart(4, "0")}`; // sorts in this order
+      this.keep(new Picture({ id, name: file.name || "pasted.png", file }));
     });
-    for (const picture of added) this.keep(picture);
-    if (added.length) this.show(added[0]);
-    return added.length;
+    if (found.length) this.show(this.pictures.at(-found.length));
+    return found.length;
   }
 
   /** Add a picture or a video, without showing it. */
   keep(picture) {
     this.pictures.push(picture);
-    this.#storing = this.#storing.then(() => this.#store(picture));
+    this.#storing = this.#ended(this.#storing.then(() => this.#store(picture)));
+  }
+
+  /** Until all is stored, the browser asks before it leaves. */
+  async #ended(writing) {
+    this.#unstored++;
+    await writing?.catch(() => this.#full());
+    this.#unstored--;
   }
 
   /** Store a new picture. Its content is copied first: the browser may keep no more than the file's place, and there it may change. */
@@ -69,7 +75,7 @@ export class Session extends EventTarget {
       picture.problem ||= "This file cannot be read any more. Add it again.";
       this.redraw();
     }
-    await this.#storage?.add(picture.file, () => this.pictures.includes(picture) && picture.record).catch(this.#full);
+    await this.#storage?.add(picture.file, () => this.pictures.includes(picture) && picture.record);
   }
 
   remove(picture) {
@@ -89,8 +95,8 @@ export class Session extends EventTarget {
 
   /** Show the picture `step` places further. */
   turn(step) {
-    const at = this.pictures.indexOf(this.current) + step;
-    if (this.pictures[at]) this.show(this.pictures[at]);
+    const picture = this.pictures[this.pictures.indexOf(this.current) + step];
+    if (picture) this.show(picture);
   }
 
   set(option, value) {
@@ -102,7 +108,7 @@ export class Session extends EventTarget {
   /** Announce and store a change of the current picture, or of `picture`; null: of none. Unless `told`, other windows ask for it themselves. */
   changed(picture = this.current, told = true) {
     this.preview = null;
-    if (picture && this.pictures.includes(picture) && ![this.#elsewhere, this.#catching].some((ids) => ids.has(picture.id))) this.#storage?.save(picture.record, told).catch(this.#full);
+    if (picture && this.pictures.includes(picture) && !this.#elsewhere.has(picture.id) && !this.#catching.has(picture.id)) this.#ended(this.#storage?.save(picture.record, told));
     this.redraw();
   }
 
@@ -126,7 +132,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Announced at once, so that no thumbnail means what has left. */
+  /** At once, so that no thumbnail means what has left. */
   #replace(id, now) {
     const at = this.pictures.findIndex((picture) => picture.id === id), before = this.pictures[at];
     if (before?.working) return;

@@ -69,18 +69,13 @@ export class Storage {
     return storage;
   }
 
-  /** All records in the order in which they were added, each with its file. */
+  /** All records with their files, in the order of their ids. */
   async load() {
-    const transaction = this.#database.transaction(["files", "records"]);
-    const [records, ids, files] = await Promise.all([
-      settled(transaction.objectStore("records").getAll()),
-      settled(transaction.objectStore("files").getAllKeys()),
-      settled(transaction.objectStore("files").getAll()),
-    ]);
-    return records.map((record) => ({ ...record, file: restored(files[ids.indexOf(record.id)]) })).filter(({ file }) => file);
+    const ids = await settled(this.#database.transaction("records").objectStore("records").getAllKeys());
+    return (await Promise.all(ids.map((id) => this.read(id)))).filter(Boolean);
   }
 
-  /** A record with its file, or null if it has been removed. */
+  /** A record with its file, or null if it was removed. */
   async read(id) {
     const transaction = this.#database.transaction(["files", "records"]);
     const [record, file] = await Promise.all(["records", "files"].map((name) => settled(transaction.objectStore(name).get(id))));

@@ -292,9 +292,8 @@ def test_two_windows_do_not_undo_each_others_work(
     first.click(500, 300)
     first.until(lambda: first.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
     first.find("[title='Remove cat.png']").click()
-    second.page.mouse.move(5, 5)
-    second.page.mouse.move(*second.place(300, 200))
-    second.until(lambda: second.find("#thumbnails li").count() == 1)
+    second.until_back(lambda: second.find("#thumbnails li").count() == 1)
+    second.until_back(lambda: second.find("#objects li").count() == 2)
     names = [element.input_value() for element in second.find("#objects input").all()]
     assert names == ["wheel", "object 2"]
     second.until_seen(disc(100, 100, LARGE) | disc(500, 300, LARGE))

@@ -169,8 +169,8 @@ def test_a_reload_and_a_server_that_has_forgotten_the_part(looker: Looker, serve
     looker.click(245, 150, CLOSER)
     visitor.until(lambda: '"region"' in visitor.stored())
     visitor.page.reload()
+    visitor.until(lambda: visitor.find("#closer").get_attribute("aria-pressed") == "true")
     visitor.until_seen(CLOSER)
-    assert visitor.find("#closer").get_attribute("aria-pressed") == "true"
     looker.click(190, 150, CLOSER)
     assert len(server.segmenter.encoded) == 2, "the server has the part"
     server.forget()

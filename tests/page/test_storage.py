@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Dialog
 
 from tests.fakes import RADII, disc_mask
 from tests.page.conftest import PageServer
@@ -42,17 +42,14 @@ NO_FILES = """const put = IDBObjectStore.prototype.put;
   };"""
 
 
-SLOW = """() => {
+SLOW = """(quick) => {
   const read = Blob.prototype.arrayBuffer;
-  let times = 0;
   Blob.prototype.arrayBuffer = async function () {
-    if (this.name === "cat.png" && times++) await new Promise((resolve) => (window.copy = resolve));
+    if (this.name === "cat.png" && !quick--) await new Promise((resolve) => (window.copy = resolve));
     return read.call(this);
   };
 }"""
-"""The copy that is stored takes long."""
-FILES = """() => new Promise((resolve) => (indexedDB.open("sam2-page").onsuccess = ({ target: { result } }) =>
-  result.transaction("files").objectStore("files").count().onsuccess = ({ target }) => resolve(target.result)))"""
+"""A copy takes long: after one that is quick, that which is stored as bytes."""
 
 
 def test_where_no_files_are_stored_their_bytes_are(browser: Browser, server: PageServer) -> None:
@@ -67,13 +64,12 @@ def test_where_no_files_are_stored_their_bytes_are(browser: Browser, server: Pag
         visitor.until(lambda: '"counts"' in visitor.stored())
         visitor.page.reload()
         visitor.until_seen(mask)
-        visitor.page.evaluate(SLOW)
+        visitor.page.evaluate(SLOW, 1)
         visitor.add(CAT)
         visitor.click(200, 150)
         visitor.until_seen(mask)
-        visitor.until(lambda: visitor.stored().count('"counts"') == 6)
         visitor.page.evaluate("copy()")
-        visitor.until(lambda: visitor.page.evaluate(FILES) == 2)
+        visitor.until(lambda: visitor.stored().count('"counts"') == 6)
         visitor.page.reload()
         visitor.until_seen(mask)
         watcher = Watcher(visitor)
@@ -170,6 +166,7 @@ def test_a_picture_that_is_removed_while_another_windows_work_is_read_stays_away
 ) -> None:
     """As by a tap, whose first half makes the window catch up: it came back as it had been read."""
     visitor.add(TRUCK, CAT)
+    visitor.until(lambda: "cat.png" in visitor.stored())
     other = Visitor(context, server.url)
     other.until_ready()
     other.click(200, 150)
@@ -179,4 +176,29 @@ def test_a_picture_that_is_removed_while_another_windows_work_is_read_stays_away
     )
     visitor.page.wait_for_timeout(300)
     assert visitor.find("#thumbnails li").count() == 1
-    assert "truck.png" not in visitor.stored()
+    visitor.until(lambda: "truck.png" not in visitor.stored())
+
+
+def test_the_browser_asks_before_it_leaves_what_is_not_stored_yet(visitor: Visitor) -> None:
+    """A hundred photographs take ten seconds: those behind them, and all work on them, were gone with a reload."""
+    visitor.page.evaluate(SLOW, 0)
+    visitor.add(TRUCK, CAT)
+    visitor.press("PageDown")
+    visitor.until_ready()
+    visitor.click(200, 150)
+    mask = disc_mask(200, 150, RADII[2], height=HEIGHT, width=WIDTH)
+    visitor.until_seen(mask)
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    visitor.page.on("dialog", stay)
+    visitor.page.evaluate("setTimeout(() => location.reload())")
+    visitor.until(lambda: asked == ["beforeunload"])
+    visitor.page.evaluate("copy()")
+    visitor.until(lambda: visitor.stored().count('"counts"') == 3)
+    visitor.page.reload()
+    visitor.until_seen(mask)
+    assert asked == ["beforeunload"]

@@ -34,9 +34,7 @@ def caught_up(open_page: Callable[[PageServer], Visitor], server: PageServer) ->
     other.until_ready()
     other.click(104, 104)
     other.until(lambda: '"counts"' in other.stored())
-    visitor.page.mouse.move(5, 5)
-    visitor.page.mouse.move(*visitor.place(300, 200))
-    visitor.until(lambda: visitor.find("#objects li").count() == 1)
+    visitor.until_back(lambda: visitor.find("#objects li").count() == 1)
     return visitor
 
 
@@ -84,14 +82,13 @@ def test_what_is_done_on_a_picture_while_others_are_still_read_is_kept(
     other.click(304, 104)
     other.until(lambda: other.stored().count('"answered":{') == 2)
     visitor.page.evaluate(HOLD_ITS_RECORD, "cat.png")
-    visitor.page.mouse.move(5, 5)
-    visitor.page.mouse.move(*visitor.place(300, 200))
-    visitor.until(lambda: visitor.page.evaluate("window.held === true"))
+    visitor.until_back(lambda: visitor.page.evaluate("window.held === true"))
     visitor.press("n")
     visitor.click(504, 304)
     visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
     visitor.page.evaluate("release()")
     visitor.until(lambda: visitor.find("[aria-label='cat.png, 1 objects']").count() == 1)
+    visitor.until(lambda: visitor.stored().count('"answered":{') == 3)
     visitor.page.reload()
     visitor.find("[aria-label='truck.png, 2 objects']").wait_for()
 
@@ -108,9 +105,7 @@ def test_an_answer_for_a_window_that_was_left_takes_nothing_back_in_the_other(
     server.segmenter.gate.clear()
     left.click(104, 104)
     left.until(lambda: '"points":[[104,104,1]]' in left.stored())
-    visitor.page.mouse.move(5, 5)
-    visitor.page.mouse.move(*visitor.place(300, 200))
-    visitor.until(lambda: visitor.find("#objects .figure").all_inner_texts() == ["…"])
+    visitor.until_back(lambda: visitor.find("#objects .figure").all_inner_texts() == ["…"])
     server.segmenter.gate.set()
     for window in (left, visitor):
         window.until(lambda of=window: of.find("#objects .figure").all_inner_texts() == ["1.00"])
@@ -122,6 +117,4 @@ def test_an_answer_for_a_window_that_was_left_takes_nothing_back_in_the_other(
     visitor.page.mouse.move(*visitor.place(300, 200))
     visitor.page.wait_for_timeout(300)
     assert visitor.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"]
-    left.page.mouse.move(5, 5)
-    left.page.mouse.move(*left.place(300, 200))
-    left.until(lambda: left.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])
+    left.until_back(lambda: left.find("#objects .figure").all_inner_texts() == ["1.00", "1.00"])

@@ -21,9 +21,11 @@ PATIENCE_S = 60.0
 _STORED = """async () => {
   const done = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
   const database = await done(indexedDB.open("sam2-page"));
-  const records = await done(database.transaction("records").objectStore("records").getAll());
+  const transaction = database.transaction(["files", "records"]);
+  const files = await done(transaction.objectStore("files").getAllKeys());
+  const records = await done(transaction.objectStore("records").getAll());
   database.close();
-  return JSON.stringify(records);
+  return JSON.stringify(records.filter(({ id }) => files.includes(id)));
 }"""
 _STEP = 8
 _SHOWN = """([width, height, step, scale, left, top]) => {
@@ -79,6 +81,18 @@ class Visitor:
     def stored(self) -> str:
         """Return what the browser keeps across a reload, as JSON."""
         return str(self.page.evaluate(_STORED))
+
+    def until_back(self, holds: Callable[[], bool]) -> None:
+        """Wait until a condition holds in a window that is used again: its pointer comes back to the picture for
+        each look, as one time may be before another window has written.
+        """
+
+        def came_back() -> bool:
+            self.page.mouse.move(5, 5)
+            self.page.mouse.move(*self.place(300, 200))
+            return holds()
+
+        self.until(came_back)
 
     def add(self, *files: tuple[str, bytes]) -> None:
         """Choose picture files, and wait until the server has the first."""
