@@ -99,3 +99,23 @@ def test_after_a_frame_number_the_next_keys_are_commands(visitor: Visitor) -> No
     visitor.press("ArrowRight")
     watcher.until_at(3)
     assert number.input_value() == "4"
+
+
+def test_tracking_that_is_stopped_while_a_click_is_sent_can_begin_anew(
+    visitor: Visitor, server: PageServer
+) -> None:
+    """It ended only with the click, which a busy server may keep; until then T was dropped without a word."""
+    watcher = Watcher(visitor)
+    watcher.open(clip(frames=4, size=(WIDTH, HEIGHT)))
+    server.segmenter.gate.clear()
+    visitor.click(200, 150)
+    watcher.button("Track forward").click()
+    watcher.button("Stop").wait_for()
+    visitor.press("Escape")
+    watcher.until_tracked()
+    visitor.press("t")
+    watcher.button("Stop").wait_for()
+    server.segmenter.gate.set()
+    watcher.until_at(3)
+    watcher.until_tracked()
+    assert visitor.alert() == ""

@@ -67,6 +67,8 @@ export class Tracker {
     const remote = this.#remote(video);
     if (remote.propagation || !video.tracked.length) return;
     const abort = (remote.propagation = new AbortController()), { signal } = abort;
+    const stopped = new Promise((_, end) => signal.addEventListener("abort", () => end(signal.reason)));
+    stopped.catch(() => {}); // where nobody waits for it
     const resumed = remote.stopped?.direction === direction;
     video.working = resumed ? remote.stopped : planned(video, direction);
     this.session.redraw();
@@ -74,10 +76,10 @@ export class Tracker {
       while (video.working.passes.length) {
         let track = null;
         try {
-          await this.follow(video);
-          signal.throwIfAborted();
+          await Promise.race([stopped, this.follow(video)]); // what is being sent goes on when this stops
           ({ track } = remote);
-          if (!track) return; // the reason is told
+          if (!track && (video.problem || !remote.prompts.next(video))) return; // the reason is told, or all objects are gone
+          if (!track) continue; // the server has forgotten it again
           remote.streaming = track;
           await patiently(() => this.#pass(video, track, { signal, onFrame }), { notice: this.notice, signal });
           video.working.passes.shift();
