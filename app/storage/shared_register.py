@@ -62,8 +62,7 @@ class SharedRegister:
         self._read_over = 0  # the connection over which the copy was read, by its number
         self._used: dict[Key, float] = {}
         self._asked: dict[Asked, None] = {}  # in the order in which they came
-        self._applying = asyncio.Lock()
-        self._catching_up = asyncio.Lock()
+        self._applying, self._catching_up = asyncio.Lock(), asyncio.Lock()
         self._wanted, self._covered = 0, 0
         self._has_changed = False
         self._gone = set[str]()  # contents that lost their last name elsewhere
