@@ -33,9 +33,8 @@ def decode(data: bytes, *, max_pixels: int, stretch: Stretch) -> Pixels:
     check_bytes(parts.size[0] * parts.size[1] * parts.pixel_bits // 8, max_pixels)
     bare = b"".join([SIGNATURE, *parts.kept, _END])
     with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
-        if (
-            image.size != parts.size
-        ):  # Pillow takes the last of several headers, whose size nobody has checked
+        # Pillow takes the last of several headers, whose size nobody has checked.
+        if image.size != parts.size:
             raise InvalidImage("The PNG has two headers of different sizes. Save it again.")
         if parts.depth < 16:
             image.load()
