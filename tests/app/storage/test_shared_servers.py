@@ -164,8 +164,9 @@ async def test_without_the_database_what_another_server_could_not_write_is_not_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who is told so uploads again, or tells a user that it is gone."""
+    monkeypatch.setattr("app.storage.postgres.EITHER_SIDE_S", LONG_S)  # however slow this machine is
     with running_postgres() as server:
-        async with two(server.new_database(), tmp_path, deadline_s=4) as (one, other):
+        async with two(server.new_database(), tmp_path, deadline_s=8) as (one, other):
             assert (await one.embed(picture(shade=9), "early")).status_code == 200
             await on_disk(one, "early")
             goes_on = threading.Event()
