@@ -131,8 +131,10 @@ class Reader:
         """The place of the packet at which decoding began."""
         self._fed: int
         """The place of the next packet to decode."""
+        self._first_out: int | None
+        """The first time stamp that came out of the decoder since the last seek."""
         self._last_out: int | None
-        """The latest time stamp that came out of the decoder since the last seek."""
+        """The latest one."""
         self._is_over: bool
         self._open()
 
@@ -159,12 +161,17 @@ class Reader:
             self._kept.move_to_end(at)
             return self._kept[at]
         self._go_to(at)
-        found = self._decode_to(at, check)
-        if found is None and self._begun and self._begun >= self._start_for(at):
-            # Without key frames (intra refresh), a decoder that begins here has whole frames only a while later.
-            self._seek(self._keys[bisect.bisect_left(self._keys, self._begun) - 1])
-            found = self._decode_to(at, check)
+        found, back = self._decode_to(at, check), 1
+        while found is None and self._begun and (self._begun >= self._start_for(at) or self._has_missed(at)):
+            # Without key frames (intra refresh), a decoder that begins here has whole frames only a while later:
+            # with B-frames, behind several more places at which decoding may begin.
+            self._seek(self._keys[max(0, bisect.bisect_left(self._keys, self._begun) - back)])
+            found, back = self._decode_to(at, check), 2 * back
         return found
+
+    def _has_missed(self, at: int) -> bool:
+        """Whether the frame with a time stamp came before all that the decoder gave since the last seek."""
+        return self._first_out is None or self._first_out > at
 
     def _decode_to(self, at: int, check: Callable[[], None]) -> VideoFrame | None:
         """Go on until the frame with a time stamp, or one after it."""
@@ -209,7 +216,8 @@ class Reader:
         import av
 
         self._decoder.flush_buffers()
-        self._last_out, self._is_over = None, False
+        self._first_out = self._last_out = None
+        self._is_over = False
         if start and self._demuxer != "gif":
             ticks = int(self._packets.ticks[start])
             try:
@@ -233,6 +241,8 @@ class Reader:
             if _ticks_of(packet) == wanted:
                 self._begun = self._fed = start
                 self._next = packet
+                if self._packets.palette is not None:
+                    packet.set_sidedata(self._packets.palette)
                 return True
         return False
 
@@ -254,7 +264,10 @@ class Reader:
         whole = [frame for frame in frames if frame.pts is not None and not frame.is_corrupt]
         for frame in whole:
             self._keep(frame)
-        self._last_out = max((frame.pts for frame in frames if frame.pts is not None), default=self._last_out)
+        out = [frame.pts for frame in frames if frame.pts is not None]
+        if out:
+            self._first_out = out[0] if self._first_out is None else self._first_out
+            self._last_out = max(out)
         return whole
 
     def _keep(self, frame: VideoFrame) -> None:
@@ -273,7 +286,7 @@ class Reader:
         self._packets_left = packets_of(self._container, self._stream)
         self._next = None
         self._begun = self._fed = 0
-        self._last_out = None
+        self._first_out = self._last_out = None
         self._is_over = False
 
     def _forget(self) -> None:

@@ -42,6 +42,9 @@ _GREYS = np.clip((np.arange(256) - 16) * 255 / 219 + 0.5, 0, 255).astype(np.uint
 _HD_WIDTH, _HD_HEIGHT = 1280, 576
 _EXACT = 2 | 8192
 """swscale's BILINEAR and FULL_CHR_H_INT, without which more than 8 bits, and scaled frames, have white at 253."""
+_WHOLE_ROWS = 0x40000
+"""swscale's ACCURATE_RND. Without it, yuva420p of a width that 8 does not divide becomes RGBA whose last columns
+are not written: what was in that memory shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def to_pixels(frame: VideoFrame, geometry: Geometry) -> Pixels:
         height=height,
         src_colorspace=matrix,
         dst_colorspace=matrix,
-        interpolation=_EXACT,
+        interpolation=_EXACT | (_WHOLE_ROWS if has_alpha else 0),
         threads=1,
     )
     shown: Pixels = pixels.astype(np.uint8, copy=False)

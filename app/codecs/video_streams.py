@@ -22,6 +22,7 @@ from app.errors import InvalidVideo, VideoTooLarge
 if TYPE_CHECKING:
     from av import Packet
     from av.container import InputContainer
+    from av.packet import PacketSideData
     from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
@@ -53,6 +54,8 @@ class Packets:
     last_ticks: int
     """How long the last frame stays."""
     tick_s: float
+    palette: PacketSideData | None = None
+    """The colours of indices, as QuickTime has up to 256. FFmpeg gives them with the first packet alone."""
 
     @property
     def shown(self) -> Ticks:
@@ -136,6 +139,7 @@ def list_packets(container: InputContainer, stream: VideoStream, check: Callable
     """Read all packets of a stream. Raises InvalidVideo and VideoTooLarge. Calls `check` now and then."""
     ticks, keys, shown = list[int](), list[bool](), list[bool]()
     last = last_ticks = 0
+    palette: PacketSideData | None = None
     for packet in packets_of(container, stream):
         at = packet.pts if packet.pts is not None else packet.dts
         if at is None:
@@ -144,6 +148,8 @@ def list_packets(container: InputContainer, stream: VideoStream, check: Callable
             raise VideoTooLarge(f"The video has more than {MAX_PACKETS} frames. Cut it into several.")
         if len(ticks) % _CHECK_EVERY == 0:
             check()
+        if not ticks and packet.has_sidedata("palette"):
+            palette = packet.get_sidedata("palette")
         ticks.append(at)
         keys.append(packet.is_keyframe)
         shown.append(not packet.is_discard and not _is_hidden(packet, stream))
@@ -152,9 +158,8 @@ def list_packets(container: InputContainer, stream: VideoStream, check: Callable
     tick_s = float(stream.time_base or 0)
     if not any(shown) or not tick_s:
         raise InvalidVideo("The video has no frames. Save it again.")
-    return Packets(
-        np.array(ticks, np.int64), np.array(keys, np.bool_), np.array(shown, np.bool_), last_ticks, tick_s
-    )
+    arrays = np.array(ticks, np.int64), np.array(keys, np.bool_), np.array(shown, np.bool_)
+    return Packets(*arrays, last_ticks, tick_s, palette)
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

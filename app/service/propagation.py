@@ -46,7 +46,10 @@ class Propagation:
                 shown = await self._step(state, number, direction, share=share)
                 state.goes_on_at[direction] = number + direction
                 yield number, shown
-            state.goes_on_at.pop(direction, None)
+            if wanted.way != "both":
+                state.goes_on_at.pop(direction, None)
+        if wanted.way == "both":
+            state.goes_on_at.clear()
 
     async def _settle(self, state: TrackState, *, share: str) -> int:
         """Make the memories of new prompts. Returns the earliest frame with a prompt."""
@@ -89,8 +92,8 @@ def _settled(frame: Frame, live: ObjectTracks) -> None:
 def plan(state: TrackState, wanted: Range, *, first: int) -> list[tuple[Direction, range]]:
     """Return which way, over which frames. `first` is the earliest frame with a prompt.
 
-    Both ways: forward from the start, then backward from the frame before it. Raises InvalidPrompt for frames that
-    are not there, or lie on the other side.
+    Both ways: forward from the start, then backward from the frame before it; of what was stopped, what is left of
+    both. Raises InvalidPrompt for frames that are not there, or lie on the other side.
     """
     last_frame = state.count - 1
     for name, number in (("from", wanted.first), ("to", wanted.last)):
@@ -103,15 +106,14 @@ def plan(state: TrackState, wanted: Range, *, first: int) -> list[tuple[Directio
     if wanted.way == "both":
         if wanted.last is not None:
             raise InvalidPrompt("to needs a direction, 'forward' or 'backward': both ways go to the ends.")
-        starts = goes_on or {Direction.FORWARD: start}
-        if not goes_on and start > 0:
-            starts[Direction.BACKWARD] = start - 1
+        # A way that was not gone yet is gone from the start, also where the other one goes on.
+        starts = {Direction.FORWARD: start, Direction.BACKWARD: start - 1} | (stopped if goes_on else {})
     else:
         way = Direction.FORWARD if wanted.way == "forward" else Direction.BACKWARD
         starts = {way: goes_on.get(way, start)}
     found = []
     for way in (Direction.FORWARD, Direction.BACKWARD):
-        if way not in starts:
+        if not 0 <= starts.get(way, -1) <= last_frame:
             continue
         end = wanted.last if wanted.last is not None else last_frame if way > 0 else 0
         if wanted.last is not None and (end - starts[way]) * way < 0:

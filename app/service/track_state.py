@@ -42,6 +42,7 @@ class TrackState:
     """Those that clients were told to count, also if they could not be written yet."""
     done: set[int] = field(default_factory=set)
     goes_on_at: dict[Direction, int] = field(default_factory=dict)
+    """Where propagations that were stopped go on; beyond the last frame of a way that is done."""
     live: ObjectTracks | None = None
     remade: Any = None
     """What is made again of it so far, while `live` is not there. See live_tracks.py."""

@@ -102,6 +102,12 @@ class Course:
         """Number of frames that the caller has got."""
         return len(self._given)
 
+    @property
+    def goes_on(self) -> dict[int, int]:
+        """Where each way goes on, behind its last frame if it is done; nothing if all are."""
+        starts = {leg.step: leg.stop for leg in self._whole} if len(self._whole) > 1 else {}
+        return starts | {leg.step: leg[0] for leg in self.legs} if self.legs else {}
+
     def request(self) -> dict[str, Any]:
         """Return the fields for the legs that one request can have."""
         leg, *others = self.legs
@@ -160,7 +166,7 @@ def follow(
         try:
             yield from _pass_all(state, course, options, bar, retries)
         finally:
-            state.goes_on = {leg.step: leg[0] for leg in course.legs}
+            state.goes_on = course.goes_on
 
 
 def follow_once(
@@ -275,7 +281,9 @@ def _legs(span: Span, track: Begun) -> Sequence[range]:
     first = min((frame for frames in track.prompted.values() for frame in frames), default=0)
     start = first if span.start is None else span.start
     if span.direction == "both":
-        starts = goes_on or {1: start, -1: start - 1}
+        # A way that was not gone yet is gone from the start, also where the other one goes on.
+        known = {step: at for step, at in stopped.items() if at is not None} if goes_on else {}
+        starts = {1: start, -1: start - 1} | known
     else:
         step = 1 if span.direction == "forward" else -1
         starts = {step: goes_on.get(step, start)}
@@ -283,5 +291,12 @@ def _legs(span: Span, track: Begun) -> Sequence[range]:
     for step in (1, -1):
         if step in starts:
             end = span.end if span.end is not None else last if step > 0 else 0
-            legs.append(range(starts[step], end + step, step))
-    return [leg for leg in legs if leg]
+            leg = range(starts[step], end + step, step)
+            is_done = len(starts) > 1 and goes_on and stopped[step] is None and _holds(track.done, leg)
+            if leg and not is_done:
+                legs.append(leg)
+    return legs
+
+
+def _holds(done: Sequence[tuple[int, int]], leg: range) -> bool:
+    return all(any(first <= frame <= last for first, last in done) for frame in leg)

@@ -10,7 +10,9 @@ from track_files import CLICKED, CLIP, FOLLOWED, MIDDLE, indexes, is_about
 
 import sam2_client
 from sam2_client import Client, Track, TrackPrompt
+from sam2_client.following import Course, Direction, Span
 from sam2_client.masks import Mask
+from sam2_client.track_replies import Begun
 from tests.fakes import RADII, disc_mask, picture
 from tests.small_videos import HEIGHT, WIDTH
 
@@ -147,6 +149,37 @@ def test_a_loop_that_is_left_goes_on_after_what_it_got(track: Track, stop: int) 
     frames.close()
     track.click(MIDDLE, frame=1)
     assert indexes(track.propagate()) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("way", "then"), [("forward", [4, 5, 1, 0]), ("backward", [2, 3, 4, 5, 0])])
+def test_both_ways_pass_all_frames_also_where_only_one_way_was_left(
+    track: Track, way: Direction, then: list[int]
+) -> None:
+    track.click(MIDDLE, frame=2)
+    frames = track.propagate(direction=way)
+    assert len([next(frames), next(frames)]) == 2
+    frames.close()
+    assert indexes(track.propagate(direction="both")) == then
+    assert indexes(track.propagate(direction="both")) == [2, 3, 4, 5, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("done", "forward", "backward", "then"),
+    [
+        ([(2, 3)], 4, None, [[4, 5], [1, 0]]),
+        ([(0, 3)], 4, None, [[4, 5]]),
+        ([(1, 5)], None, 0, [[0]]),
+        ([(1, 2)], None, 0, [[2, 3, 4, 5], [0]]),
+        ([(0, 5)], None, None, [[2, 3, 4, 5], [1, 0]]),
+    ],
+)
+def test_what_is_left_of_both_ways_of_a_track_that_was_found(
+    done: list[tuple[int, int]], forward: int | None, backward: int | None, then: list[list[int]]
+) -> None:
+    """The server does not say which way was done, but which frames were."""
+    prompted = {1: [2]}
+    known = Begun("", 6, 0, 0, "", "", prompted=prompted, done=done, forward=forward, backward=backward)
+    assert [list(leg) for leg in Course(Span(direction="both"), known).legs] == then
 
 
 def test_options_reach_the_server(client: Client) -> None:

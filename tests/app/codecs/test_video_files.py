@@ -38,6 +38,8 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "MPEG-4": lambda: clip(codec="mpeg4"),
     "ProRes": lambda: clip("mov", "prores_ks", pix_fmt="yuv422p10le"),
     "GIF": lambda: clip("gif", "gif", pix_fmt="gray"),
+    "Animation with a palette": lambda: clip("mov", "qtrle", pix_fmt="gray"),
+    "uncompressed with a palette": lambda: clip("mov", "rawvideo", pix_fmt="gray"),
 }
 
 
@@ -74,9 +76,14 @@ def test_an_edit_list_that_shows_a_part_twice_can_be_read_in_any_order(
         assert number_of(decoder.read(video, number, nothing)) == shown[number]
 
 
-def test_a_file_of_intra_refresh_can_be_read_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no key frames but the first. A decoder that begins elsewhere has whole frames a while later."""
-    data = clip(frames=40, x264="intra-refresh=1:keyint=10", b_frames=0)
+@pytest.mark.parametrize(("b_frames", "keyint"), [(0, 10), (3, 4)])
+def test_a_file_of_intra_refresh_can_be_read_in_any_order(
+    b_frames: int, keyint: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no key frames but the first. A decoder that begins elsewhere has whole frames a while later: with
+    B-frames, which refresh nothing, longer than from one such place to the next.
+    """
+    data = clip(frames=40, x264=f"intra-refresh=1:keyint={keyint}", b_frames=b_frames, size=(320, HEIGHT))
     in_order = frames_of(data)
     monkeypatch.setattr(video_files, "KEPT_BYTES", 0)
     video = surveyed(data)

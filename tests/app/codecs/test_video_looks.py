@@ -110,6 +110,18 @@ def test_alpha_of_webm_is_laid_over_white() -> None:
     assert shown[24, 56].max() < 20
 
 
+@pytest.mark.parametrize("width", [65, 66, 71])
+def test_frames_with_alpha_are_written_to_their_last_column(width: int) -> None:
+    """FFmpeg writes eight pixels at a time, and left out what is behind the last eight."""
+    drawn = av.VideoFrame(width, HEIGHT, "yuva420p")
+    for plane, value in zip(drawn.planes, (126, 128, 128, 255), strict=True):
+        plane.update(bytes([value]) * plane.buffer_size)
+    data = clip("webm", "libvpx-vp9", size=(width, HEIGHT), pix_fmt="yuva420p", drawings=[drawn] * 2)
+    shown = frames_of(data)[1]
+    assert shown.shape == (HEIGHT, width, 3)
+    assert np.abs(shown.astype(int) - 128).max() < 3
+
+
 @pytest.mark.parametrize(
     ("matrix", "full_range", "size"),
     [

@@ -63,6 +63,24 @@ async def test_both_ways_go_on_where_they_were_stopped(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    ("way", "stop", "then"), [("forward", 2, [3, 4, 1, 0]), ("backward", 1, [2, 3, 4, 0])]
+)
+@with_service
+async def test_both_ways_pass_all_frames_also_where_only_one_way_was_stopped(
+    served: Served, way: Any, stop: int, then: list[int]
+) -> None:
+    track = await begin(served, 5)
+    await click(served, track, frame=2)
+    fields = {"options": MaskOptions(), "non_overlapping": False, "tenant": "", "share": ""}
+    stream = served.service.tracks.propagate(track, Range(way=way), **fields)  # type: ignore[arg-type]
+    while (await anext(stream)).frame != stop:
+        pass
+    await stream.aclose()
+    assert numbers(await lines(served, track, direction="both")) == then
+    assert numbers(await lines(served, track, direction="both")) == [2, 3, 4, 1, 0]
+
+
+@pytest.mark.parametrize(
     ("way", "stop", "then"), [("both", 0, "backward"), ("forward", 3, "forward"), ("both", 3, "both")]
 )
 @with_service
