@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import math
+from dataclasses import MISSING, fields
 from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
 
 from app.cluster.devices import Devices
 from app.errors import NotReady
@@ -19,6 +21,20 @@ _PATIENCE_S = 2.0
 _EVERY_S = 1.0
 _FORGOTTEN_S = 10.0
 """With no Device ready for so long, none is."""
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+
+
+def _complete(received: "T") -> "T":
+    """Give fields that a Device of a version before did not know their defaults: unpickled, they have no value."""
+    for each in fields(received):
+        if not hasattr(received, each.name):
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            object.__setattr__(received, each.name, default)
+    return received
 
 
 class Watch:
@@ -78,16 +94,15 @@ class Watch:
         except Exception as error:  # the engine may be restarting anything; `_log` tells when it lasts
             self.states, why = [], f"{why} ({error})"
         ready = 0
-        for state in self.states:
+        for state in map(_complete, self.states):
             if state.problem or state.model is None or state.limits is None:
                 continue
             ready += 1
             if self._card is None:
                 log.info("Ready: %s", state.model.name)
-            self._card, self.limits, self._seen_at = state.model, state.limits, monotonic()
+            self._card, self.limits, self._seen_at = state.model, _complete(state.limits), monotonic()
             is_off = {"video": "off"} if self._own.video == "off" else {}
-            theirs = getattr(state, "settings", {})  # a Device of the version before tells none
-            self.settings = self._own.model_copy(update=theirs | is_off)
+            self.settings = self._own.model_copy(update=state.settings | is_off)
         self._figures.devices.set(len(self.states))
         self._figures.ready_devices.set(ready)
         self._log(ready, why)

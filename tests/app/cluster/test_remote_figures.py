@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.service.segmentation import DeviceState
 from app.settings import Settings
+from app.storage.opening import CacheLimits
 from app.version import VERSION
 from tests.app.cluster.fronts import front
 from tests.fake_devices import FakeDevices, Lost
@@ -167,6 +169,23 @@ async def test_what_is_not_understood_of_a_device_does_not_end_the_looking(
     assert [each.getMessage() for each in caplog.records if each.exc_info] == [
         "What Devices say of themselves is not understood"
     ]
+
+
+async def test_devices_of_a_version_before_know_fewer_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(self: CacheLimits) -> list[int]:
+        return [self.device_bytes, self.host_bytes]
+
+    def older_state(self: DeviceState) -> list[Any]:
+        return [getattr(self, each.name) for each in fields(self) if each.name not in ("fronts", "settings")]
+
+    monkeypatch.setattr(CacheLimits, "__getstate__", older)
+    monkeypatch.setattr(DeviceState, "__getstate__", older_state)
+    async with front(devices=1, max_prompts=7) as (served, _):
+        reply = await served.client.get("/model")
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["tracks"]["memory_mib"] == Settings().track_memory_mib
+        assert reply.json()["limits"]["max_prompts"] == 7  # its own, as the Device tells none
+        assert (await served.client.get("/readyz")).status_code == 200
 
 
 async def test_limits_are_those_of_the_devices_where_these_keep_them(tmp_path: Path) -> None:
