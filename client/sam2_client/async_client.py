@@ -18,7 +18,6 @@ from sam2_client.async_track import AsyncTrack, AsyncVideo
 from sam2_client.cancelling import cancellable
 from sam2_client.connection import DEFAULT_URL, options
 from sam2_client.errors import RateLimited
-from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
@@ -27,6 +26,7 @@ from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.pools import LoopPools
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries, turn_s
+from sam2_client.spans import Direction, Span
 from sam2_client.step_lines import is_lines
 from sam2_client.track_sources import FrameSources, Source, VideoOptions, joined, sorted_out, video_file
 from sam2_client.tracked import TrackedFrame

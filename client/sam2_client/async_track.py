@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Self
 from PIL import Image
 
 from sam2_client import following, track_stories
-from sam2_client.following import Direction, Span
 from sam2_client.known_tracks import KnownTrack
 from sam2_client.mending import TrackState
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt
+from sam2_client.spans import Direction, Span
 from sam2_client.track_sources import KnownVideo, StoredVideo
 from sam2_client.tracked import TrackedFrame
 

@@ -14,7 +14,6 @@ import httpx
 from sam2_client import bodies, following, holdings, stories, track_stories
 from sam2_client.asking import Attempt, FrameStory, NextPiece, Story
 from sam2_client.connection import DEFAULT_URL, options
-from sam2_client.following import Direction, Span
 from sam2_client.images import EmbedResult, KnownImage, Model, Progress, check_concurrency
 from sam2_client.mask_options import MaskOptions
 from sam2_client.masks import Embedded, Mask
@@ -23,6 +22,7 @@ from sam2_client.pictures import Picture, PictureSource, Stretch
 from sam2_client.pools import Pool
 from sam2_client.prompts import Box, Labels, MaskPrompt, Points, Prompt, TrackPrompt
 from sam2_client.retries import Retries
+from sam2_client.spans import Direction, Span
 from sam2_client.step_lines import is_lines
 from sam2_client.sync_image import Image
 from sam2_client.sync_track import Track, Video

@@ -10,8 +10,9 @@ from track_files import CLICKED, CLIP, FOLLOWED, MIDDLE, indexes, is_about
 
 import sam2_client
 from sam2_client import Client, Track, TrackPrompt
-from sam2_client.following import Course, Direction, Span
+from sam2_client.following import Course
 from sam2_client.masks import Mask
+from sam2_client.spans import Direction, Span
 from sam2_client.track_replies import Begun
 from tests.fakes import RADII, disc_mask, picture
 from tests.small_videos import HEIGHT, WIDTH
