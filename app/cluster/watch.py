@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import math
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from app.cluster.devices import Devices
 from app.errors import NotReady
@@ -22,19 +22,18 @@ _EVERY_S = 1.0
 _FORGOTTEN_S = 10.0
 """With no Device ready for so long, none is."""
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    T = TypeVar("T", bound=DataclassInstance)
+T = TypeVar("T", DeviceState, CacheLimits)
 
 
-def _complete(received: "T") -> "T":
-    """Give fields that a Device of a version before did not know their defaults: unpickled, they have no value."""
-    for each in fields(received):
-        if not hasattr(received, each.name):
-            default = each.default if each.default_factory is MISSING else each.default_factory()
-            object.__setattr__(received, each.name, default)
-    return received
+def _complete(received: T) -> T:
+    """Return it with a default for each field that a Device of a version before did not know.
+
+    Unpickled, such a field has no value. Raises TypeError where there is no default.
+    """
+    known = {
+        each.name: getattr(received, each.name) for each in fields(received) if hasattr(received, each.name)
+    }
+    return type(received)(**known)
 
 
 class Watch:
@@ -90,11 +89,11 @@ class Watch:
         self._looked_at = min(self._looked_at, monotonic())
         why = "none answers"
         try:
-            self.states = await devices.states(patience_s=_PATIENCE_S)
+            found = await devices.states(patience_s=_PATIENCE_S)
         except Exception as error:  # the engine may be restarting anything; `_log` tells when it lasts
-            self.states, why = [], f"{why} ({error})"
-        ready = 0
-        for state in map(_complete, self.states):
+            found, why = [], f"{why} ({error})"
+        self.states, ready = [_complete(state) for state in found], 0
+        for state in self.states:
             if state.problem or state.model is None or state.limits is None:
                 continue
             ready += 1

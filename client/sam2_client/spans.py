@@ -67,6 +67,7 @@ def legs_of(span: Span, track: Begun) -> Sequence[range]:
         if step in starts:
             end = span.end if span.end is not None else last if step > 0 else 0
             leg = range(starts[step], end + step, step)
+            # Of a way that is done the server names no frame to go on at, as of one that was not gone.
             is_done = len(starts) > 1 and goes_on and stopped[step] is None and _holds(track.done, leg)
             if leg and not is_done:
                 legs.append(leg)
